@@ -32,7 +32,7 @@ class CorpusConfig:
     """Where the documents come from, and which of them are held out."""
 
     source: Literal["embedded", "local", "hub"] = "embedded"
-    path: str = "data/embedded.jsonl.xz"  # embedded: the committed corpus; local: a file, a folder or a glob
+    path: str = "lolm/data/embedded/embedded.jsonl.xz"  # embedded: the committed corpus; local: a file, a folder or a glob
     name: str | None = None  # hub: data set name, e.g. roneneldan/TinyStories
     subset: str | None = None  # hub: configuration of the data set
     split: str = "train"  # hub: split that is streamed
