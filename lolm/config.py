@@ -17,10 +17,12 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from lolm import LolmError
+
 T = TypeVar("T")
 
 
-class ConfigError(ValueError):
+class ConfigError(LolmError):
     """A value of ``params.yaml`` that cannot be used; the message names the key and says what to do."""
 
 

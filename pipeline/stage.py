@@ -9,8 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lolm.config import ConfigError
-from lolm.training.records import RecordError
+from lolm import LolmError
 
 
 @dataclass(frozen=True)
@@ -65,12 +64,12 @@ def arguments(description: str | None, *, run: bool = False) -> argparse.Namespa
 def main(stage: Callable[[], None]) -> None:
     """Run a stage; an expected error becomes one line on stderr and exit status 2.
 
-    Data errors derive from ValueError or OSError; anything else is a bug and keeps its traceback.
+    Expected errors are LolmError and OSError; anything else is a bug and keeps its traceback.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         stage()
-    except (ConfigError, RecordError, OSError) as error:
+    except (LolmError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

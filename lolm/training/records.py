@@ -16,10 +16,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lolm import LolmError
+
 AXES = ("step", "tokens", "flops", "seconds")
 
 
-class RecordError(ValueError):
+class RecordError(LolmError):
     """A record file that is missing, cut short or not what it should be."""
 
 
