@@ -243,7 +243,7 @@ class SizeConfig:
     def __post_init__(self) -> None:
         if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
             raise ConfigError(
-                f"d_model {self.d_model} must be a multiple of n_heads {self.n_heads} with an even head width (RoPE rotates pairs)"
+                f"d_model {self.d_model} must be a multiple of n_heads {self.n_heads} with an even head width: RoPE rotates pairs"
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")

@@ -1,0 +1,1 @@
+"""Sequence mixers, one file each, all under the contract of :mod:`lolm.mixers.base`."""

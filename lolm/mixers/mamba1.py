@@ -1,0 +1,113 @@
+"""Mamba-1 (Gu & Dao 2023, arXiv 2312.00752): the selective SSM block, SSM-M of the spec (A3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lolm.mixers.base import Mixer, keep_init, no_decay, register
+from lolm.mixers.scan import selective_scan, selective_scan_reference
+
+
+def log_arange(channels: int, states: int) -> torch.Tensor:
+    """A_log (I, N) with A_log[c, n] = ln(n + 1): the real S4D initialisation, A = -(1 … N)."""
+    return torch.arange(1, states + 1, dtype=torch.float32).log().repeat(channels, 1)
+
+
+def causal_conv(x_BTI: torch.Tensor, weight_IK: torch.Tensor, bias_I: torch.Tensor) -> torch.Tensor:
+    """Depthwise causal convolution over time, left-padded with zeros; (B, T, I) in and out.
+
+    A handful of shifted multiply-adds: on a CPU far faster than a grouped convolution of width 4.
+    """
+    kernel = weight_IK.shape[1]
+    padded = F.pad(x_BTI, (0, 0, kernel - 1, 0))
+    length = x_BTI.shape[1]
+    y = bias_I + weight_IK[:, 0] * padded[:, :length]
+    for k in range(1, kernel):
+        y = torch.addcmul(y, padded[:, k : k + length], weight_IK[:, k])
+    return y
+
+
+@register("mamba1")
+class Mamba1(Mixer):
+    """in_proj → (x, gate); x: causal conv, SiLU, selective scan with skip; y · SiLU(gate); out_proj.
+
+    Initialisation is upstream's: A = -(1 … N), skip 1, step sizes log-uniform in [0.001, 0.1]; the other maps keep the
+    framework's default, as the stock block does. ``out_proj`` is *not* rescaled by depth here: the block is the stock one.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int = 1,
+        dropout: float = 0.0,
+        d_state: int = 16,
+        expand: int = 2,
+        d_conv: int = 4,
+        dt_rank: int | None = None,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.d_model, self.d_state, self.d_conv = d_model, d_state, d_conv
+        self.d_inner = expand * d_model
+        self.dt_rank = dt_rank or math.ceil(d_model / 16)
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
+        bound = d_conv**-0.5  # the framework's default for a depthwise Conv1d
+        self.conv_weight = nn.Parameter(torch.empty(self.d_inner, d_conv).uniform_(-bound, bound))
+        self.conv_bias = nn.Parameter(torch.empty(self.d_inner).uniform_(-bound, bound))
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
+        self.A_log = nn.Parameter(log_arange(self.d_inner, d_state))
+        self.skip = nn.Parameter(torch.ones(self.d_inner))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        with torch.no_grad():
+            self.dt_proj.weight.uniform_(-(self.dt_rank**-0.5), self.dt_rank**-0.5)
+            step = torch.empty(self.d_inner).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=1e-4)
+            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
+        keep_init(*self.parameters())
+        no_decay(self.A_log, self.skip, self.dt_proj.bias, self.conv_weight, self.conv_bias)
+
+    def _scan_inputs(self, x: torch.Tensor):
+        """Δ (…, I) before softplus, B (…, N), C (…, N) of convolved inputs."""
+        low, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return F.softplus(self.dt_proj(low)), B, C
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        x_BTI, gate_BTI = self.in_proj(x_BTD).chunk(2, dim=-1)
+        x_BTI = F.silu(causal_conv(x_BTI, self.conv_weight, self.conv_bias))
+        delta_BTI, B_BTN, C_BTN = self._scan_inputs(x_BTI)
+        A_IN = -self.A_log.float().exp()
+        y_BTI = selective_scan(x_BTI, delta_BTI, A_IN, B_BTN, C_BTN, self.skip, self.kernels)
+        return self.out_proj(y_BTI * F.silu(gate_BTI))
+
+    def initial_state(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        new_zeros = self.A_log.new_zeros
+        return new_zeros(batch, self.d_inner, self.d_state), new_zeros(batch, self.d_conv - 1, self.d_inner)
+
+    def step(self, x_BD: torch.Tensor, state):
+        state_BIN, window_BKI = state
+        x_BI, gate_BI = self.in_proj(x_BD).chunk(2, dim=-1)
+        window_BKI = torch.cat((window_BKI, x_BI[:, None]), dim=1)
+        x_BI = F.silu(self.conv_bias + torch.einsum("bki,ik->bi", window_BKI, self.conv_weight))
+        delta_BI, B_BN, C_BN = self._scan_inputs(x_BI)
+        inputs = (x[:, None] for x in (x_BI, delta_BI))
+        A_IN = -self.A_log.float().exp()
+        y, state_BIN = selective_scan_reference(*inputs, A_IN, B_BN[:, None], C_BN[:, None], self.skip, state_BIN)
+        return self.out_proj(y[:, 0] * F.silu(gate_BI)), (state_BIN, window_BKI[:, 1:])
+
+    def num_params(self) -> int:
+        d, i, n, r, k = self.d_model, self.d_inner, self.d_state, self.dt_rank, self.d_conv
+        return 2 * d * i + (k + 1) * i + i * (r + 2 * n) + r * i + i + i * n + i + i * d
+
+    def flops_per_token(self, length: int) -> float:
+        d, i, n, r, k = self.d_model, self.d_inner, self.d_state, self.dt_rank, self.d_conv
+        products = 2 * (2 * d * i + i * (r + 2 * n) + r * i + i * d)
+        scan = 9 * i * n + 2 * i + 2 * i  # Gu's 9·I·N for discretise, recur and read; skip; gate
+        return products + 2 * k * i + scan
+
+    def state_size(self, length: int) -> int:
+        return self.d_inner * (self.d_state + self.d_conv - 1)

@@ -1,0 +1,62 @@
+"""SSM-P of the spec (A3): the authors' plain selective SSM, without convolution and with a full step-size map."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lolm.mixers.base import Mixer, keep_init, no_decay, register
+from lolm.mixers.mamba1 import log_arange
+from lolm.mixers.scan import selective_scan, selective_scan_reference
+
+
+@register("plain_ssm")
+class PlainSSM(Mixer):
+    """[u; s] = W_in x; Δ = softplus(W_Δ u + b_Δ); y = scan(u) · SiLU(s) + D ⊙ u; out = W_out y.
+
+    The skip comes after the gate, so it is not gated (Mamba adds it before). b_Δ and W_Δ keep the framework's default, so Δ
+    starts near softplus(0) = 0.69, far above Mamba's range.
+    """
+
+    def __init__(self, d_model: int, n_heads: int = 1, dropout: float = 0.0, d_state: int = 16, expand: int = 2) -> None:
+        super().__init__()
+        self.d_model, self.d_state, self.d_inner = d_model, d_state, expand * d_model
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
+        self.dt_proj = nn.Linear(self.d_inner, self.d_inner)
+        self.B_proj = nn.Linear(self.d_inner, d_state, bias=False)
+        self.C_proj = nn.Linear(self.d_inner, d_state, bias=False)
+        self.A_log = nn.Parameter(log_arange(self.d_inner, d_state))
+        self.skip = nn.Parameter(torch.ones(self.d_inner))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        keep_init(*self.parameters())
+        no_decay(self.A_log, self.skip, self.dt_proj.bias)
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        u_BTI, gate_BTI = self.in_proj(x_BTD).chunk(2, dim=-1)
+        delta_BTI = F.softplus(self.dt_proj(u_BTI))
+        A_IN = -self.A_log.float().exp()
+        y_BTI = selective_scan(u_BTI, delta_BTI, A_IN, self.B_proj(u_BTI), self.C_proj(u_BTI), None, self.kernels)
+        return self.out_proj(y_BTI * F.silu(gate_BTI) + self.skip * u_BTI)
+
+    def initial_state(self, batch: int) -> torch.Tensor:
+        return self.A_log.new_zeros(batch, self.d_inner, self.d_state)
+
+    def step(self, x_BD: torch.Tensor, state):
+        u_BI, gate_BI = self.in_proj(x_BD).chunk(2, dim=-1)
+        inputs = (x[:, None] for x in (u_BI, F.softplus(self.dt_proj(u_BI))))
+        projections = (x[:, None] for x in (self.B_proj(u_BI), self.C_proj(u_BI)))
+        y, state = selective_scan_reference(*inputs, -self.A_log.float().exp(), *projections, None, state)
+        return self.out_proj(y[:, 0] * F.silu(gate_BI) + self.skip * u_BI), state
+
+    def num_params(self) -> int:
+        d, i, n = self.d_model, self.d_inner, self.d_state
+        return 2 * d * i + i * i + i + 3 * i * n + i + i * d
+
+    def flops_per_token(self, length: int) -> float:
+        d, i, n = self.d_model, self.d_inner, self.d_state
+        products = 2 * (2 * d * i + i * i + 2 * i * n + i * d)
+        return products + 9 * i * n + 2 * i + 2 * i  # scan as in Mamba-1; skip; gate
+
+    def state_size(self, length: int) -> int:
+        return self.d_inner * self.d_state
