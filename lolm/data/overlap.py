@@ -1,0 +1,110 @@
+"""How much of each held-out document also stands in the training split.
+
+Exact duplicates are dropped before the split; this finds what they miss: editions, quotations, boilerplate. The measure is the
+share of a document's distinct 8-word sequences (lower case, punctuation ignored) that occur anywhere in the training split.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+NGRAM = 8  # words
+LIMIT_BYTES = 50_000_000  # held-out text that is indexed; more adds little to what the figures say
+_WORD = re.compile(r"[^\W_]+")
+
+
+class OverlapIndex:
+    """Index of held-out documents, against which training documents are compared one at a time."""
+
+    def __init__(self) -> None:
+        self._ids: list[tuple[str, str, int]] = []  # (id, split, words)
+        self._words: dict[str, int] = {}
+        self._grams: list[np.ndarray] = []  # distinct sequence hashes of each document, sorted
+        self._bytes = 0
+        self._skipped = 0
+        self._rng = np.random.default_rng(8)
+        self._codes = np.zeros(1, dtype=np.uint64)  # code 0: a word no held-out document has
+        self._all: np.ndarray | None = None
+
+    def add(self, identity: str, split: str, text: str) -> None:
+        """Index a held-out document."""
+        if self._bytes + len(text) > LIMIT_BYTES:
+            self._skipped += 1
+            return
+        self._bytes += len(text)
+        numbers = np.fromiter((self._words.setdefault(w, len(self._words) + 1) for w in _words(text)), dtype=np.int64)
+        grown = len(self._words) + 1 - len(self._codes)
+        self._codes = np.concatenate([self._codes, self._rng.integers(1, 2**64, size=grown, dtype=np.uint64)])
+        self._ids.append((identity, split, len(numbers)))
+        self._grams.append(np.unique(_hashes(self._codes[numbers])))
+        self._all = None
+
+    def compare(self, identity: str, text: str) -> None:
+        """Note which indexed sequences a training document has."""
+        if self._all is None:
+            self._prepare()
+        assert self._all is not None
+        if not len(self._all):
+            return
+        numbers = np.fromiter((self._words.get(w, 0) for w in _words(text)), dtype=np.int64)
+        grams = _hashes(self._codes[numbers])
+        if len(numbers) >= NGRAM:  # a sequence with an unknown word cannot match
+            grams = grams[np.lib.stride_tricks.sliding_window_view(numbers, NGRAM).all(axis=1)]
+        grams = np.unique(grams)
+        at = np.searchsorted(self._all, grams).clip(max=len(self._all) - 1)
+        matched = at[self._all[at] == grams]
+        self._found[matched] = True
+        flags = np.zeros(len(self._all), dtype=bool)
+        flags[matched] = True
+        for document, places in enumerate(self._places):
+            share = float(flags[places].mean()) if len(places) else 0.0
+            if share > self._nearest[document][0]:
+                self._nearest[document] = (share, identity)
+
+    def _prepare(self) -> None:
+        self._all = np.unique(np.concatenate(self._grams)) if self._grams else np.zeros(0, dtype=np.uint64)
+        self._places = [np.searchsorted(self._all, grams) for grams in self._grams]
+        self._found = np.zeros(len(self._all), dtype=bool)
+        self._nearest: list[tuple[float, str | None]] = [(0.0, None)] * len(self._grams)
+
+    def rows(self) -> list[dict[str, object]]:
+        """One row a held-out document: id, split, words, overlap, and the training document that shares most with it."""
+        if self._all is None:
+            self._prepare()
+        return [
+            {
+                "id": identity,
+                "split": split,
+                "words": words,
+                "overlap": round(float(self._found[places].mean()), 6) if len(places) else 0.0,
+                "nearest": self._nearest[i][1],
+                "nearest_overlap": round(self._nearest[i][0], 6),
+            }
+            for i, ((identity, split, words), places) in enumerate(zip(self._ids, self._places, strict=True))
+        ]
+
+    def summary(self) -> dict[str, float | int]:
+        """Mean (weighted by sequences) and largest share per split, and how many documents were left out of the index."""
+        rows, result = self.rows(), {"documents_not_compared": self._skipped}
+        for split in ("validation", "test"):
+            picked = [i for i, row in enumerate(rows) if row["split"] == split]
+            places = np.unique(np.concatenate([self._places[i] for i in picked])) if picked else np.zeros(0, dtype=np.int64)
+            result[f"{split}_mean"] = round(float(self._found[places].mean()), 6) if len(places) else 0.0
+            result[f"{split}_max"] = max((rows[i]["overlap"] for i in picked), default=0.0)  # type: ignore[type-var]
+        return result
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _hashes(codes: np.ndarray) -> np.ndarray:
+    """(n,) word codes -> (n - 7,) hashes of each run of 8 words, modulo 2^64."""
+    if len(codes) < NGRAM:
+        return np.zeros(0, dtype=np.uint64)
+    result = np.zeros(len(codes) - NGRAM + 1, dtype=np.uint64)
+    for i in range(NGRAM):
+        result = result * np.uint64(0x9E3779B97F4A7C15) + codes[i : len(codes) - NGRAM + 1 + i]
+    return result

@@ -1,0 +1,190 @@
+"""Flat token files: written once in document order, read through memory maps.
+
+Layout of a folder::
+
+    index.json                 vocab_size, dtype, checksum of token_bytes, and per split: shards, n_tokens, n_bytes, n_documents
+    <split>/00000.bin ...      little-endian uint16 (uint32 above 65,536 ids), each document followed by one end-of-document id
+    <split>/documents.npy      (n_documents,) int64, position of each document's first token in the split
+    <split>/documents.json     their ids
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lolm.config import ShardsConfig
+from lolm.data.corpus import SPLITS, iterate_split
+from lolm.data.files import DataError
+from lolm.data.sources import Document
+from lolm.data.tokenizer import Tokenizer
+from lolm.training.records import RecordError, read_json, sha256_of, write_json
+
+REMAKE = "delete its folder and run `dvc repro shards`"
+
+
+def write_shards(config: ShardsConfig, corpus: str | Path, tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+    """Encode every split of a corpus folder into ``folder``; returns the index.
+
+    Raises:
+        DataError: the corpus is missing or broken.
+    """
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 65_536 else "<u4")
+    index: dict[str, Any] = {
+        "vocab_size": tokenizer.vocab_size,
+        "dtype": dtype.name,
+        "eos_id": tokenizer.eos_id,
+        "token_bytes_sha256": hashlib.sha256(tokenizer.token_bytes.astype("<i4").tobytes()).hexdigest(),
+        "splits": {
+            split: write_split(iterate_split(corpus, split), tokenizer, folder / split, config.shard_tokens, dtype)
+            for split in SPLITS
+        },
+    }
+    write_json(folder / "index.json", index)
+    return index
+
+
+def write_split(
+    documents: Iterable[Document], tokenizer: Tokenizer, folder: Path, shard_tokens: int, dtype: np.dtype[Any]
+) -> dict[str, Any]:
+    """Write one split's shards of ``shard_tokens`` tokens each (the last one shorter); returns its entry of the index."""
+    folder.mkdir(parents=True)
+    starts: list[int] = []
+    ids: list[str] = []
+    shards: list[dict[str, Any]] = []
+    n_tokens = n_bytes = 0
+    pending = np.zeros(0, dtype=dtype)
+
+    def save(tokens: np.ndarray) -> None:
+        path = folder / f"{len(shards):05d}.bin"
+        path.write_bytes(tokens.tobytes())
+        shards.append({"file": f"{folder.name}/{path.name}", "tokens": len(tokens), "sha256": sha256_of(path)})
+
+    for document in documents:
+        encoded = tokenizer.encode(document.text)
+        starts.append(n_tokens)
+        ids.append(document.id)
+        pending = np.concatenate([pending, encoded.astype(dtype), np.array([tokenizer.eos_id], dtype=dtype)])
+        n_tokens += len(encoded) + 1
+        n_bytes += len(document.text.encode())
+        while len(pending) >= shard_tokens:
+            save(pending[:shard_tokens])
+            pending = pending[shard_tokens:]
+    if len(pending):
+        save(pending)
+    np.save(folder / "documents.npy", np.array(starts, dtype=np.int64))
+    write_json(folder / "documents.json", ids)
+    return {"shards": shards, "n_tokens": n_tokens, "n_bytes": n_bytes, "n_documents": len(ids)}
+
+
+def shards_report(index: dict[str, Any]) -> dict[str, Any]:
+    """The index as scalars: tokens, bytes, documents, shards and bytes per token of each split."""
+    report: dict[str, Any] = {"vocab_size": index["vocab_size"], "dtype": index["dtype"]}
+    for split, entry in index["splits"].items():
+        report[split] = {
+            "tokens": entry["n_tokens"],
+            "bytes": entry["n_bytes"],
+            "documents": entry["n_documents"],
+            "shards": len(entry["shards"]),
+            "bytes_per_token": round(entry["n_bytes"] / entry["n_tokens"], 6),
+        }
+    return report
+
+
+class TokenStream:
+    """One split as one long sequence of token ids, read from memory-mapped shards.
+
+    Attributes:
+        split: its name.
+        vocab_size: number of ids, V.
+        eos_id: id after each document.
+        n_bytes: UTF-8 bytes of the split's text.
+        document_starts: (n_documents,) int64, position of each document's first token.
+        checksum: SHA-256 over the shards' checksums, as the index has them.
+    """
+
+    def __init__(self, folder: Path, split: str, index: dict[str, Any]) -> None:
+        entry = index["splits"][split]
+        self.split = split
+        self.vocab_size: int = index["vocab_size"]
+        self.eos_id: int = index["eos_id"]
+        self.n_bytes: int = entry["n_bytes"]
+        self.token_bytes_sha256: str = index["token_bytes_sha256"]
+        self._folder = folder
+        self._shards = entry["shards"]
+        dtype = np.dtype(index["dtype"]).newbyteorder("<")
+        self._maps = [_map(folder / shard["file"], shard["tokens"], dtype) for shard in self._shards]
+        self._starts = np.cumsum([0] + [shard["tokens"] for shard in self._shards])
+        self.document_starts = _load_starts(folder / split / "documents.npy", entry["n_documents"])
+        self.checksum = hashlib.sha256("".join(shard["sha256"] for shard in self._shards).encode()).hexdigest()
+
+    @classmethod
+    def open(cls, folder: str | Path, split: str) -> TokenStream:
+        """Open a split and check that every file is there and of its length; :meth:`verify` checks the bytes too.
+
+        Raises:
+            DataError: no such split, or a file that is missing or cut short, by name.
+        """
+        folder = Path(folder)
+        try:
+            index = read_json(folder / "index.json")
+        except RecordError as error:
+            raise DataError(str(error)) from None
+        if split not in index.get("splits", {}):
+            raise DataError(f"{folder / 'index.json'}: no split {split!r}; it has {', '.join(index.get('splits', {}))}")
+        return cls(folder, split, index)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def window(self, start: int, length: int) -> np.ndarray:
+        """(length,) int64: the ids at ``start .. start + length - 1``, across shards; IndexError outside the stream."""
+        if not 0 <= start <= start + length <= len(self):
+            raise IndexError(f"{self.split}: tokens {start}..{start + length} are not within 0..{len(self)}")
+        result = np.empty(length, dtype=np.int64)
+        shard = int(np.searchsorted(self._starts, start, side="right")) - 1
+        done = 0
+        while done < length:
+            offset = start + done - int(self._starts[shard])
+            part = self._maps[shard][offset : offset + length - done]
+            result[done : done + len(part)] = part
+            done += len(part)
+            shard += 1
+        return result
+
+    def document_ids(self) -> list[str]:
+        """Ids of the documents, in the order of ``document_starts``."""
+        return read_json(self._folder / self.split / "documents.json")
+
+    def verify(self) -> None:
+        """Compare every shard's SHA-256 with the index; raises DataError naming the first that differs."""
+        for shard in self._shards:
+            path = self._folder / shard["file"]
+            if sha256_of(path) != shard["sha256"]:
+                raise DataError(f"{path}: its bytes are not those that were written; {REMAKE}")
+
+
+def _map(path: Path, tokens: int, dtype: np.dtype[Any]) -> np.ndarray:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise DataError(f"{path}: this shard is missing; {REMAKE}") from None
+    if size != tokens * dtype.itemsize:
+        raise DataError(f"{path}: {size} bytes, but the index says {tokens * dtype.itemsize}; cut short or changed; {REMAKE}")
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+def _load_starts(path: Path, count: int) -> np.ndarray:
+    try:
+        starts = np.load(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; {REMAKE}") from None
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path}: broken ({error}); {REMAKE}") from None
+    if len(starts) != count:
+        raise DataError(f"{path}: {len(starts)} documents, but the index says {count}; {REMAKE}")
+    return starts

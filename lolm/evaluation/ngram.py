@@ -1,0 +1,113 @@
+"""What counting can do: uniform, unigram and interpolated bigram losses, the yardsticks beside every neural loss.
+
+Absolute discounting (Ney, Essen and Kneser 1994), interpolated with the lower order::
+
+    p(w | v) = max(c(v, w) - d, 0) / c(v) + d N1+(v, .) / c(v) * p(w)        d = n1 / (n1 + 2 n2)
+    p(w)     = max(c(w) - d', 0) / c     + d' N1+(.) / c     * 1 / V
+
+n1 and n2 are how many distinct events were seen once and twice, N1+ how many distinct ones follow. So every token has a
+probability, and a model that was estimated on the tokens a run trained on is a floor which that run must beat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from lolm.data.batches import BatchSampler, EvaluationSet
+from lolm.data.files import DataError
+from lolm.data.shards import TokenStream
+
+CHUNK = 8_388_608  # tokens counted at a time
+
+
+class Bigram:
+    """Interpolated bigram over ``vocab_size`` ids with its unigram, estimated on ranges of a token stream.
+
+    Args:
+        stream: tokens to count.
+        spans: (n, 2) disjoint [start, stop) ranges of target positions; each target is counted with the token before it, so
+            a range starts at 1 or later.
+
+    Raises:
+        DataError: the ranges hold no token.
+    """
+
+    def __init__(self, stream: TokenStream, spans: np.ndarray) -> None:
+        self.vocab_size = v = stream.vocab_size
+        counts = np.zeros(v, dtype=np.int64)
+        keys = np.zeros(0, dtype=np.int64)  # prev * V + next, sorted
+        values = np.zeros(0, dtype=np.int64)
+        for tokens in _chunks(stream, spans):
+            counts += np.bincount(tokens[1:], minlength=v)
+            new_keys, new_values = np.unique(tokens[:-1] * v + tokens[1:], return_counts=True)
+            keys, where = np.unique(np.concatenate([keys, new_keys]), return_inverse=True)
+            values = np.bincount(where, weights=np.concatenate([values, new_values]), minlength=len(keys)).astype(np.int64)
+        self.n_tokens = int(counts.sum())
+        if not self.n_tokens:
+            raise DataError("no training tokens to estimate the n-gram references on")
+        self._keys, self._values = keys, values
+
+        d = discount(counts[counts > 0])
+        self.unigram = np.maximum(counts - d, 0) / self.n_tokens + d * np.count_nonzero(counts) / self.n_tokens / v  # (V,)
+        self._discount = discount(values)
+        previous = keys // v
+        self._context = np.bincount(previous, weights=values, minlength=v)  # (V,) c(v)
+        self._types = np.bincount(previous, minlength=v)  # (V,) N1+(v, .)
+
+    def probability(self, previous: np.ndarray, following: np.ndarray) -> np.ndarray:
+        """p(following | previous), elementwise over two arrays of ids of one shape."""
+        keys = previous * self.vocab_size + following
+        at = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
+        count = np.where(self._keys[at] == keys, self._values[at], 0)
+        context = self._context[previous]
+        seen = context > 0
+        context = np.where(seen, context, 1)
+        weight = np.where(seen, self._discount * self._types[previous] / context, 1.0)
+        return np.maximum(count - self._discount, 0) / context + weight * self.unigram[following]
+
+    def losses(self, evaluation: EvaluationSet) -> dict[str, float]:
+        """Mean nats per scored token of an evaluation set: ``unigram`` and ``bigram``."""
+        unigram = bigram = 0.0
+        for window in evaluation.windows():
+            unigram -= float(np.log(self.unigram[window[1:]]).sum())
+            bigram -= float(np.log(self.probability(window[:-1], window[1:])).sum())
+        return {"unigram": unigram / evaluation.n_tokens, "bigram": bigram / evaluation.n_tokens}
+
+
+def discount(counts: np.ndarray) -> float:
+    """Absolute discount n1 / (n1 + 2 n2) of the counts of distinct events, kept within [0.1, 0.95].
+
+    Small vocabularies on much text have no event seen once; the lower bound then still leaves mass for what was never seen.
+    """
+    n1, n2 = int(np.count_nonzero(counts == 1)), int(np.count_nonzero(counts == 2))
+    return min(max(n1 / (n1 + 2 * n2), 0.1), 0.95) if n1 else 0.1
+
+
+def reference_losses(sampler: BatchSampler, batches: int, evaluations: dict[str, EvaluationSet]) -> dict[str, dict[str, float]]:
+    """References of a run that trained on the sampler's first ``batches`` batches, on each named evaluation set.
+
+    Returns:
+        For each set ``uniform`` (ln V), ``unigram`` and ``bigram`` (estimated on the tokens the run trained on) and
+        ``bigram_all_text`` (estimated on the whole training split), in nats per token.
+    """
+    stream = sampler.stream
+    trained = Bigram(stream, sampler.seen_spans(batches))
+    whole = Bigram(stream, np.array([[1, len(stream)]]))
+    return {
+        name: {
+            "uniform": math.log(stream.vocab_size),
+            **trained.losses(evaluation),
+            "bigram_all_text": whole.losses(evaluation)["bigram"],
+        }
+        for name, evaluation in evaluations.items()
+    }
+
+
+def _chunks(stream: TokenStream, spans: np.ndarray) -> Iterator[np.ndarray]:
+    """Tokens of each range with the one before it, in pieces: (1 + n,) int64."""
+    for start, stop in np.asarray(spans).tolist():
+        for first in range(start, stop, CHUNK):
+            yield stream.window(first - 1, min(CHUNK, stop - first) + 1)
