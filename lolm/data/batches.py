@@ -88,7 +88,7 @@ class EvaluationSet:
         stream: held-out tokens.
         n_tokens: how many tokens to score; rounded down to whole windows, at least one, at most what the split has.
         seq_len: tokens per window, T.
-        token_bytes: (V,) UTF-8 bytes of each id.
+        token_bytes: (V,) UTF-8 bytes of each id; by default those that lie with the shards.
 
     Attributes:
         n_tokens: scored tokens; each window scores T targets.
@@ -98,15 +98,16 @@ class EvaluationSet:
         DataError: the split is shorter than one window, or ``token_bytes`` belongs to another tokenizer.
     """
 
-    def __init__(self, stream: TokenStream, n_tokens: int, seq_len: int, token_bytes: np.ndarray) -> None:
+    def __init__(self, stream: TokenStream, n_tokens: int, seq_len: int, token_bytes: np.ndarray | None = None) -> None:
         room = (len(stream) - 1) // seq_len
         if room < 1:
             raise DataError(
                 f"the {stream.split} split has {len(stream)} tokens, too few for one window of {seq_len} + 1; "
                 f"hold out more text (corpus.{stream.split}, corpus.{stream.split}_fraction) or shorten seq_len"
             )
+        token_bytes = stream.token_bytes if token_bytes is None else token_bytes
         if len(token_bytes) != stream.vocab_size:
-            raise DataError(f"token_bytes has {len(token_bytes)} ids, the shards have {stream.vocab_size}; run `dvc repro shards`")
+            raise DataError(f"token_bytes has {len(token_bytes)} ids, the shards {stream.vocab_size}; run `dvc repro shards`")
         windows = min(room, max(1, n_tokens // seq_len))
         self.stream, self.seq_len = stream, seq_len
         self.starts = np.arange(windows) * (len(stream) - 1) // windows  # at least seq_len apart

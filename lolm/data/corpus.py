@@ -9,22 +9,18 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lolm.config import CorpusConfig
+from lolm.data.documents import SPLITS, Document, DocumentWriter, iterate_split
 from lolm.data.files import DataError, atomic_folder
 from lolm.data.overlap import NGRAM, OverlapIndex
-from lolm.data.sources import Document, read_documents
-from lolm.training.records import read_json, write_json
+from lolm.data.sources import read_documents
+from lolm.training.records import write_json
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-SPLITS = ("train", "validation", "test")
 SALT = "lolm/split/1:"  # another salt is another split
-ROW_GROUP_BYTES = 32_000_000  # text held in memory at a time
 LISTED = 1000  # ids written out in lists; counts are always complete
 
 
@@ -61,7 +57,7 @@ def build_corpus(config: CorpusConfig, folder: str | Path) -> dict[str, Any]:
     overlap = OverlapIndex()
 
     with atomic_folder(folder) as temporary:
-        writers = {split: _Writer(temporary / f"{split}.parquet") for split in SPLITS}
+        writers = {split: DocumentWriter(temporary / f"{split}.parquet") for split in SPLITS}
         kept = kept_bytes = 0
         for document in read_documents(config):
             identity = _digest(document.id)
@@ -109,41 +105,19 @@ def build_corpus(config: CorpusConfig, folder: str | Path) -> dict[str, Any]:
             "bytes": kept_bytes,
             "dropped": {"duplicate": dropped["duplicate"], "empty": dropped["empty"]},
             "splits": {split: dict(totals[split]) for split in SPLITS},
-            "sources": {name: dict(counts) for name, counts in sorted(sources.items())},
+            "sources": {name: dict(counts) for name, counts in _largest(sources, key=lambda item: item[1]["bytes"])},
             "overlap": {"ngram_words": NGRAM, **overlap.summary()},
-            "held_out": overlap.rows(),  # lists are left out of tables of metrics
+            "held_out": overlap.rows()[:LISTED],  # lists are left out of tables of metrics
             "duplicates": duplicates[:LISTED],
             "empty": empty[:LISTED],
-            "licences": [{"licence": name, "documents": count} for name, count in sorted(licences.items())],
+            "licences": [{"licence": name, "documents": count} for name, count in _largest(licences, key=lambda item: item[1])],
         }
         write_json(temporary / "manifest.json", report)
     return report
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The report that lies with a corpus; raises RecordError when the corpus was not made."""
-    return read_json(Path(folder) / "manifest.json")
-
-
-def iterate_split(folder: str | Path, split: str) -> Iterator[Document]:
-    """The documents of one split in order, a row group in memory at a time.
-
-    Raises:
-        DataError: the file is missing or broken.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = Path(folder) / f"{split}.parquet"
-    try:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                for row in file.read_row_group(group).to_pylist():
-                    yield Document(**row)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run `dvc repro corpus` to make it") from None
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: not a whole Parquet file ({error}); delete its folder and run `dvc repro`") from None
+def _largest(table: dict[str, Any], key: Callable[[tuple[str, Any]], int]) -> list[tuple[str, Any]]:
+    return sorted(table.items(), key=lambda item: (-key(item), item[0]))[:50]  # a hub data set may have one source a document
 
 
 def _digest(text: str) -> bytes:
@@ -181,34 +155,3 @@ def _check_complete(
         if not totals[split]["documents"]:
             advice = "lower the fractions" if split == "train" else f"raise corpus.{split}_fraction or name ids in corpus.{split}"
             raise DataError(f"{where}: no document falls into the {split} split; add documents, {advice}")
-
-
-class _Writer:
-    """Parquet file of documents whose bytes depend on the documents alone."""
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self._schema = pa.schema([(name, pa.string()) for name in ("id", "source", "licence", "text")])
-        self._file = pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=["source", "licence"])
-        self._rows: list[Document] = []
-        self._bytes = 0
-
-    def add(self, document: Document, size: int) -> None:
-        self._rows.append(document)
-        self._bytes += size
-        if self._bytes >= ROW_GROUP_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        if self._rows:
-            table: pa.Table = pa.Table.from_pylist([vars(row) for row in self._rows], schema=self._schema)
-            self._file.write_table(table, row_group_size=len(self._rows))
-        self._rows, self._bytes = [], 0
-
-    def close(self) -> None:
-        self._flush()
-        self._file.close()

@@ -56,24 +56,28 @@ class OverlapIndex:
         at = np.searchsorted(self._all, grams).clip(max=len(self._all) - 1)
         matched = at[self._all[at] == grams]
         self._found[matched] = True
-        flags = np.zeros(len(self._all), dtype=bool)
-        flags[matched] = True
-        for document, places in enumerate(self._places):
-            share = float(flags[places].mean()) if len(places) else 0.0
+        owners = [self._owners[self._bounds[place] : self._bounds[place + 1]] for place in matched]
+        for document, shared in zip(*np.unique(np.concatenate(owners), return_counts=True), strict=True) if owners else ():
+            share = float(shared) / len(self._places[document])
             if share > self._nearest[document][0]:
                 self._nearest[document] = (share, identity)
 
     def _prepare(self) -> None:
         self._all = np.unique(np.concatenate(self._grams)) if self._grams else np.zeros(0, dtype=np.uint64)
         self._places = [np.searchsorted(self._all, grams) for grams in self._grams]
+        places = np.concatenate([*self._places, np.zeros(0, dtype=np.int64)]).astype(np.int64)
+        owners = np.repeat(np.arange(len(self._places)), [len(p) for p in self._places])
+        self._owners = owners[np.argsort(places, kind="stable")]  # held-out documents, grouped by sequence
+        self._bounds = np.searchsorted(np.sort(places), np.arange(len(self._all) + 1))  # where each sequence's group starts
         self._found = np.zeros(len(self._all), dtype=bool)
         self._nearest: list[tuple[float, str | None]] = [(0.0, None)] * len(self._grams)
 
     def rows(self) -> list[dict[str, object]]:
-        """One row a held-out document: id, split, words, overlap, and the training document that shares most with it."""
+        """One row a held-out document, the largest overlap first: id, split, words, overlap, and the training document that
+        shares most with it."""
         if self._all is None:
             self._prepare()
-        return [
+        rows = [
             {
                 "id": identity,
                 "split": split,
@@ -84,15 +88,17 @@ class OverlapIndex:
             }
             for i, ((identity, split, words), places) in enumerate(zip(self._ids, self._places, strict=True))
         ]
+        return sorted(rows, key=lambda row: (-row["overlap"], row["id"]))  # type: ignore[operator]
 
     def summary(self) -> dict[str, float | int]:
-        """Mean (weighted by sequences) and largest share per split, and how many documents were left out of the index."""
-        rows, result = self.rows(), {"documents_not_compared": self._skipped}
+        """Share of all distinct sequences and largest share per split, and how many documents were left out of the index."""
+        result: dict[str, float | int] = {"documents_not_compared": self._skipped}
+        rows = self.rows()
         for split in ("validation", "test"):
-            picked = [i for i, row in enumerate(rows) if row["split"] == split]
+            picked = [i for i, (_, where, _) in enumerate(self._ids) if where == split]
             places = np.unique(np.concatenate([self._places[i] for i in picked])) if picked else np.zeros(0, dtype=np.int64)
             result[f"{split}_mean"] = round(float(self._found[places].mean()), 6) if len(places) else 0.0
-            result[f"{split}_max"] = max((rows[i]["overlap"] for i in picked), default=0.0)  # type: ignore[type-var]
+            result[f"{split}_max"] = max((float(row["overlap"]) for row in rows if row["split"] == split), default=0.0)  # type: ignore[arg-type]
         return result
 
 

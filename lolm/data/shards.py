@@ -3,6 +3,7 @@
 Layout of a folder::
 
     index.json                 vocab_size, dtype, checksum of token_bytes, and per split: shards, n_tokens, n_bytes, n_documents
+    token_bytes.npy            (V,) int32, UTF-8 bytes of text that each id stands for
     <split>/00000.bin ...      little-endian uint16 (uint32 above 65,536 ids), each document followed by one end-of-document id
     <split>/documents.npy      (n_documents,) int64, position of each document's first token in the split
     <split>/documents.json     their ids
@@ -13,16 +14,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lolm.config import ShardsConfig
-from lolm.data.corpus import SPLITS, iterate_split
+from lolm.data.documents import SPLITS, Document, iterate_split
 from lolm.data.files import DataError
-from lolm.data.sources import Document
-from lolm.data.tokenizer import Tokenizer
 from lolm.training.records import RecordError, read_json, sha256_of, write_json
+
+if TYPE_CHECKING:  # reading token files needs no tokenizer
+    from lolm.data.tokenizer import Tokenizer
 
 REMAKE = "delete its folder and run `dvc repro shards`"
 
@@ -38,12 +40,13 @@ def write_shards(config: ShardsConfig, corpus: str | Path, tokenizer: Tokenizer,
         "vocab_size": tokenizer.vocab_size,
         "dtype": dtype.name,
         "eos_id": tokenizer.eos_id,
-        "token_bytes_sha256": hashlib.sha256(tokenizer.token_bytes.astype("<i4").tobytes()).hexdigest(),
+        "token_bytes_sha256": _checksum(tokenizer.token_bytes),
         "splits": {
             split: write_split(iterate_split(corpus, split), tokenizer, folder / split, config.shard_tokens, dtype)
             for split in SPLITS
         },
     }
+    np.save(folder / "token_bytes.npy", tokenizer.token_bytes)
     write_json(folder / "index.json", index)
     return index
 
@@ -103,6 +106,7 @@ class TokenStream:
         vocab_size: number of ids, V.
         eos_id: id after each document.
         n_bytes: UTF-8 bytes of the split's text.
+        token_bytes: (V,) int32, UTF-8 bytes of text that each id stands for, 0 for control ids.
         document_starts: (n_documents,) int64, position of each document's first token.
         checksum: SHA-256 over the shards' checksums, as the index has them.
     """
@@ -113,13 +117,15 @@ class TokenStream:
         self.vocab_size: int = index["vocab_size"]
         self.eos_id: int = index["eos_id"]
         self.n_bytes: int = entry["n_bytes"]
-        self.token_bytes_sha256: str = index["token_bytes_sha256"]
+        self.token_bytes = _load_array(folder / "token_bytes.npy", self.vocab_size)
+        if _checksum(self.token_bytes) != index["token_bytes_sha256"]:
+            raise DataError(f"{folder / 'token_bytes.npy'}: not what was written; {REMAKE}")
         self._folder = folder
         self._shards = entry["shards"]
         dtype = np.dtype(index["dtype"]).newbyteorder("<")
         self._maps = [_map(folder / shard["file"], shard["tokens"], dtype) for shard in self._shards]
         self._starts = np.cumsum([0] + [shard["tokens"] for shard in self._shards])
-        self.document_starts = _load_starts(folder / split / "documents.npy", entry["n_documents"])
+        self.document_starts = _load_array(folder / split / "documents.npy", entry["n_documents"])
         self.checksum = hashlib.sha256("".join(shard["sha256"] for shard in self._shards).encode()).hexdigest()
 
     @classmethod
@@ -178,13 +184,17 @@ def _map(path: Path, tokens: int, dtype: np.dtype[Any]) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode="r")
 
 
-def _load_starts(path: Path, count: int) -> np.ndarray:
+def _checksum(token_bytes: np.ndarray) -> str:
+    return hashlib.sha256(token_bytes.astype("<i4").tobytes()).hexdigest()
+
+
+def _load_array(path: Path, length: int) -> np.ndarray:
     try:
-        starts = np.load(path)
+        array = np.load(path)
     except FileNotFoundError:
         raise DataError(f"{path}: missing; {REMAKE}") from None
     except (ValueError, EOFError) as error:
         raise DataError(f"{path}: broken ({error}); {REMAKE}") from None
-    if len(starts) != count:
-        raise DataError(f"{path}: {len(starts)} documents, but the index says {count}; {REMAKE}")
-    return starts
+    if len(array) != length:
+        raise DataError(f"{path}: {len(array)} entries, but the index says {length}; {REMAKE}")
+    return array

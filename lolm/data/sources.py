@@ -10,25 +10,15 @@ import gzip
 import json
 import lzma
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lolm.config import CorpusConfig
+from lolm.data.documents import Document
 from lolm.data.files import DataError
 
 JSONL = (".jsonl", ".jsonl.xz", ".jsonl.gz")
 SUFFIXES = (".txt", ".parquet", *JSONL)
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text with its id (unique in the corpus), the set it comes from, and its licence ("" when unknown)."""
-
-    id: str
-    source: str
-    licence: str
-    text: str
 
 
 def read_documents(config: CorpusConfig) -> Iterator[Document]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lolm.config import TokenizerConfig
-from lolm.data.corpus import iterate_split, read_manifest
+from lolm.data.documents import iterate_split, read_manifest
 from lolm.data.files import DataError
 from lolm.training.records import read_json, sha256_of, write_json
 
@@ -135,21 +135,6 @@ def build_tokenizer(config: TokenizerConfig, corpus: str | Path, folder: Path) -
     }
     write_json(folder / "tokenizer.json", facts)
     return facts
-
-
-def load_token_bytes(folder: str | Path) -> np.ndarray:
-    """(V,) int32: UTF-8 bytes of text that each id stands for, without loading the tokenizer.
-
-    Raises:
-        DataError: the file is missing or broken.
-    """
-    path = Path(folder) / "token_bytes.npy"
-    try:
-        return np.load(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run `dvc repro tokenizer` to make it") from None
-    except ValueError as error:
-        raise DataError(f"{path}: broken ({error}); delete its folder and run `dvc repro`") from None
 
 
 class Tokenizer:

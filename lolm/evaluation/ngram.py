@@ -40,11 +40,10 @@ class Bigram:
         counts = np.zeros(v, dtype=np.int64)
         keys = np.zeros(0, dtype=np.int64)  # prev * V + next, sorted
         values = np.zeros(0, dtype=np.int64)
-        for tokens in _chunks(stream, spans):
-            counts += np.bincount(tokens[1:], minlength=v)
-            new_keys, new_values = np.unique(tokens[:-1] * v + tokens[1:], return_counts=True)
-            keys, where = np.unique(np.concatenate([keys, new_keys]), return_inverse=True)
-            values = np.bincount(where, weights=np.concatenate([values, new_values]), minlength=len(keys)).astype(np.int64)
+        for previous, following in _pairs(stream, spans):
+            counts += np.bincount(following, minlength=v)
+            new_keys, new_values = np.unique(previous * v + following, return_counts=True)
+            keys, values = _add_counts(keys, values, new_keys, new_values)
         self.n_tokens = int(counts.sum())
         if not self.n_tokens:
             raise DataError("no training tokens to estimate the n-gram references on")
@@ -53,9 +52,9 @@ class Bigram:
         d = discount(counts[counts > 0])
         self.unigram = np.maximum(counts - d, 0) / self.n_tokens + d * np.count_nonzero(counts) / self.n_tokens / v  # (V,)
         self._discount = discount(values)
-        previous = keys // v
-        self._context = np.bincount(previous, weights=values, minlength=v)  # (V,) c(v)
-        self._types = np.bincount(previous, minlength=v)  # (V,) N1+(v, .)
+        contexts = keys // v
+        self._context = np.bincount(contexts, weights=values, minlength=v)  # (V,) c(v)
+        self._types = np.bincount(contexts, minlength=v)  # (V,) N1+(v, .)
 
     def probability(self, previous: np.ndarray, following: np.ndarray) -> np.ndarray:
         """p(following | previous), elementwise over two arrays of ids of one shape."""
@@ -106,8 +105,30 @@ def reference_losses(sampler: BatchSampler, batches: int, evaluations: dict[str,
     }
 
 
-def _chunks(stream: TokenStream, spans: np.ndarray) -> Iterator[np.ndarray]:
-    """Tokens of each range with the one before it, in pieces: (1 + n,) int64."""
+def _pairs(stream: TokenStream, spans: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The targets of the ranges and the token before each, about CHUNK at a time: two (n,) int64 arrays."""
+    previous: list[np.ndarray] = []
+    following: list[np.ndarray] = []
+    size = 0
     for start, stop in np.asarray(spans).tolist():
         for first in range(start, stop, CHUNK):
-            yield stream.window(first - 1, min(CHUNK, stop - first) + 1)
+            tokens = stream.window(first - 1, min(CHUNK, stop - first) + 1)
+            previous.append(tokens[:-1])
+            following.append(tokens[1:])
+            size += len(tokens) - 1
+            if size >= CHUNK:
+                yield np.concatenate(previous), np.concatenate(following)
+                previous, following, size = [], [], 0
+    if size:
+        yield np.concatenate(previous), np.concatenate(following)
+
+
+def _add_counts(
+    keys: np.ndarray, values: np.ndarray, new_keys: np.ndarray, new_values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of two sparse tables of counts, each with sorted distinct keys."""
+    merged = np.union1d(keys, new_keys)
+    total = np.zeros(len(merged), dtype=np.int64)
+    total[np.searchsorted(merged, keys)] += values
+    total[np.searchsorted(merged, new_keys)] += new_values
+    return merged, total
