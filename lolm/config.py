@@ -324,6 +324,7 @@ class AnalysisConfig:
     parameter_tolerance: float = 0.005  # largest relative mismatch of arms that are called matched
     inversion_margin: float = 0.05  # nats; a smaller difference of damages is not called an inversion
     equivalence_margin: float = 0.01  # nats; "no difference" needs an interval inside +- this margin
+    gate_margin: float = 0.05  # two gate levels, or shares, closer than this are called equal
     published_window: int = 50  # steps averaged in the published training loss
 
 

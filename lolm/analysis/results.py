@@ -1,0 +1,185 @@
+"""All records of one scale as one typed, read-only object.
+
+Reports and notebooks read results through :func:`load_results` and nothing else; no weights and no torch are needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lolm.config import AnalysisConfig, Params, load_params, scale_of
+from lolm.training.records import RecordError, read_json, read_metrics, series
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What one run (arm, seed) left behind.
+
+    Attributes:
+        config: ``config.json`` (resolved run, parameters, FLOPs a token, data checksums).
+        rows: lines of ``metrics.jsonl``.
+        summary: ``summary.json``, the last values of training.
+        evaluation: final measurement on the test split, or None if that stage has not run.
+        ablation: losses under interventions at several checkpoints, or None.
+    """
+
+    arm: str
+    seed: int
+    config: dict[str, Any]
+    rows: list[dict[str, float]] = field(repr=False)
+    summary: dict[str, Any] = field(repr=False)
+    evaluation: dict[str, Any] | None = field(repr=False)
+    ablation: dict[str, Any] | None = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The run's name in MLflow."""
+        return self.config["name"]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.config["fingerprint"]
+
+    @property
+    def label(self) -> str:
+        return self.config["label"]
+
+    @property
+    def family(self) -> str:
+        return self.config["run"]["architecture"]["family"]
+
+    def points(self, metric: str, axis: str = "step") -> tuple[list[float], list[float]]:
+        """Positions on ``axis`` (step, tokens, flops, seconds) and values of a metric, in training order."""
+        return series(self.rows, metric, axis)
+
+    @property
+    def test_nats(self) -> float | None:
+        """Held-out loss on the test split, nats a token."""
+        return None if self.evaluation is None else self.evaluation["test"]["nats"]
+
+    @property
+    def ablation_steps(self) -> tuple[int, ...]:
+        """Checkpoints the interventions were measured at, ascending."""
+        if self.ablation is None:
+            return ()
+        return tuple(sorted({int(c["step"]) for c in self.ablation["conditions"]}))
+
+    def condition(self, intervention: str, value: float | None = None, step: int | None = None) -> dict[str, Any] | None:
+        """The measurement under one intervention at one checkpoint (default: the last); None if it was not made."""
+        steps = self.ablation_steps
+        if not steps:
+            return None
+        step = steps[-1] if step is None else step
+        for condition in self.ablation["conditions"]:  # type: ignore[index]
+            same = condition["value"] is value or (
+                None not in (condition["value"], value) and abs(condition["value"] - value) < 1e-9  # type: ignore[operator]
+            )
+            if condition["intervention"] == intervention and int(condition["step"]) == step and same:
+                return condition
+        return None
+
+    def damage(self, intervention: str, value: float | None = None, step: int | None = None) -> float | None:
+        """Loss under an intervention minus the learned model's loss on the same tokens, nats."""
+        changed, intact = self.condition(intervention, value, step), self.condition("none", None, step)
+        return None if changed is None or intact is None else changed["nats"] - intact["nats"]
+
+
+@dataclass(frozen=True)
+class ScaleResults:
+    """The records of every run that ``params.yaml`` asks for at one scale."""
+
+    scale: str
+    params: Params
+    plan: dict[str, dict[str, Any]]
+    corpus: dict[str, Any]
+    runs: tuple[RunRecord, ...]
+
+    @property
+    def analysis(self) -> AnalysisConfig:
+        return self.params.analysis
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(run.arm for run in self.runs))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted({run.seed for run in self.runs}))
+
+    def of(self, arm: str) -> tuple[RunRecord, ...]:
+        """Runs of one arm in seed order."""
+        return tuple(sorted((run for run in self.runs if run.arm == arm), key=lambda run: run.seed))
+
+    def family(self, arm: str) -> str:
+        return self.of(arm)[0].family
+
+    def label(self, arm: str) -> str:
+        return self.of(arm)[0].label
+
+    @property
+    def subject(self) -> str | None:
+        """The arm that the claims are about: the first LOLM among ``arms``."""
+        return next((arm for arm in self.arms if self.family(arm) == "lolm"), None)
+
+    @property
+    def baseline(self) -> str | None:
+        """The arm the subject is held against, if it was run."""
+        name = self.params.baseline
+        return name if name in self.arms and name != self.subject else None
+
+    def pairs(self, first: str | None, second: str | None) -> tuple[tuple[RunRecord, RunRecord], ...]:
+        """Runs of two arms that share a seed, hence data order."""
+        if first is None or second is None:
+            return ()
+        other = {run.seed: run for run in self.of(second)}
+        return tuple((run, other[run.seed]) for run in self.of(first) if run.seed in other)
+
+
+def load_results(root: str | Path = ".", scale: str | None = None, params: Params | None = None) -> ScaleResults:
+    """Read the records of a scale below a project root.
+
+    Args:
+        root: the project's root folder, with ``params.yaml``, ``artifacts/`` and ``reports/``.
+        scale: default is the one in ``params.yaml``.
+        params: default is ``params.yaml`` of the root.
+
+    Raises:
+        ConfigError: unknown scale or broken ``params.yaml``.
+        RecordError: a record that ``arms`` x ``seeds`` asks for is missing, broken, or belongs to another run.
+    """
+    root = Path(root)
+    params = params or load_params(root / "params.yaml")
+    scale = scale or params.scale
+    scale_of(params, scale)
+    artifacts, reports = root / "artifacts" / scale, root / "reports" / scale
+    runs = tuple(_load_run(artifacts, arm, seed) for arm in params.arms for seed in params.seeds)
+    plan_path, corpus_path = reports / "plan.json", reports / "corpus.json"
+    plan = read_json(plan_path)
+    missing = [arm for arm in params.arms if arm not in plan]
+    if missing:
+        raise RecordError(f"{plan_path}: has no entry for arm {missing[0]!r}; run `dvc repro` to renew it")
+    corpus = read_json(corpus_path) if corpus_path.exists() else {}
+    return ScaleResults(scale, params, plan, corpus, runs)
+
+
+def _load_run(artifacts: Path, arm: str, seed: int) -> RunRecord:
+    name = f"{arm}-{seed}"
+    folder = artifacts / "runs" / name
+    config = read_json(folder / "config.json")
+    for key in ("name", "fingerprint", "label", "run"):
+        if key not in config:
+            raise RecordError(f"{folder / 'config.json'}: has no {key!r}; delete the folder and run `dvc repro`")
+    rows = read_metrics(folder / "metrics.jsonl")
+    if not rows:
+        raise RecordError(f"{folder / 'metrics.jsonl'}: is empty; delete the folder and run `dvc repro`")
+    records: dict[str, Any] = {}
+    for stage in ("evaluate", "ablate"):
+        path = artifacts / stage / f"{name}.json"
+        records[stage] = record = read_json(path) if path.exists() else None
+        if record is not None and record["fingerprint"] != config["fingerprint"]:
+            raise RecordError(
+                f"{path}: measures run {record['fingerprint']}, but the weights are of {config['fingerprint']}; run `dvc repro`"
+            )
+    return RunRecord(arm, seed, config, rows, read_json(folder / "summary.json"), records["evaluate"], records["ablate"])

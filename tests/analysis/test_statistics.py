@@ -1,0 +1,106 @@
+import math
+import random
+
+import pytest
+
+from lolm.analysis.statistics import (
+    StatisticsError,
+    correlation,
+    equivalence,
+    geometric_interval,
+    paired_difference,
+    paired_ratio,
+    t_interval,
+)
+
+
+def test_interval_by_hand():
+    # mean 2, sd 1, standard error 1/sqrt(3), t(0.975, 2) = 4.302653
+    found = t_interval([1.0, 2.0, 3.0])
+    assert found.value == 2
+    assert found.interval == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), abs=1e-5)
+    # t(0.95, 2) = 2.919986
+    assert t_interval([1.0, 2.0, 3.0], 0.90).interval == pytest.approx(
+        (2 - 2.919986 / math.sqrt(3), 2 + 2.919986 / math.sqrt(3)), abs=1e-5
+    )
+
+
+def test_one_seed_gives_a_value_and_no_interval():
+    found = t_interval([1.25])
+    assert (found.value, found.interval, found.n) == (1.25, None, 1)
+    assert equivalence([0.0], 0.01).equivalent is None
+    assert geometric_interval([2.0]).map(lambda r: 1 - r).interval is None
+
+
+def test_pairing_removes_what_seeds_share():
+    a, b = [1.0, 5.0, 9.0], [0.9, 4.8, 8.9]
+    paired = paired_difference(a, b)
+    assert paired.value == pytest.approx(0.4 / 3)
+    assert paired.per_seed == pytest.approx((0.1, 0.2, 0.1))
+    assert paired.interval[0] == pytest.approx(0.4 / 3 - 4.302653 * math.sqrt(1 / 300 / 3), abs=1e-5)
+
+
+def test_ratio_lives_on_the_log_scale():
+    found = paired_ratio([2.0, 8.0], [1.0, 2.0])
+    assert found.value == pytest.approx(math.sqrt(8))
+    low, high = found.interval
+    assert low * high == pytest.approx(8)  # symmetric about the mean in ln
+    swapped = paired_ratio([1.0, 2.0], [2.0, 8.0])
+    assert swapped.interval == pytest.approx((1 / high, 1 / low))
+
+
+def test_a_decreasing_map_swaps_the_ends():
+    low, high = t_interval([1.0, 2.0, 3.0]).map(lambda x: -x).interval
+    assert low < -2 < high
+
+
+def test_equivalence_needs_the_interval_inside_the_margin():
+    # sd 0.001 over 4 seeds: standard error 0.0005, t(0.95, 3) = 2.353363
+    values = [-0.001, 0.001, -0.001, 0.001]
+    error = math.sqrt(4e-6 / 3 / 4)
+    assert equivalence(values, 2.36 * error).equivalent
+    assert not equivalence(values, 2.35 * error).equivalent
+    assert equivalence(values, 2.353363 * error).p_value == pytest.approx(0.05, abs=1e-4)
+    assert not equivalence([v + 1 for v in values], 0.01).equivalent
+    assert equivalence([0.0, 0.0], 0.01).p_value == 0
+    assert equivalence([0.5, 0.5], 0.01).p_value == 1
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_coverage(n):
+    """95 % intervals hold the truth in 95 % of experiments; a normal quantile would fail this at n = 2 and 3."""
+    draw = random.Random(n)
+    trials = 4000
+    inside = 0
+    for _ in range(trials):
+        low, high = t_interval([draw.gauss(1.0, 0.3) for _ in range(n)]).interval
+        inside += low <= 1.0 <= high
+    assert inside / trials == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / trials))
+
+
+def test_tost_errs_at_most_at_its_level():
+    """With the truth on the margin, equivalence is declared in at most 5 % of experiments."""
+    draw = random.Random(0)
+    wrong = sum(equivalence([draw.gauss(0.01, 0.003) for _ in range(4)], 0.01).equivalent for _ in range(4000))
+    assert wrong / 4000 == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 4000))
+
+
+def test_correlation():
+    assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
+    assert correlation([1, 2, 3], [1, 1, 1]) is None
+    assert correlation([1, 2, 4], [1, 3, 2]) == pytest.approx(0.3273268)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
+def test_values_that_are_none(values):
+    with pytest.raises(StatisticsError):
+        t_interval(values)
+
+
+def test_unequal_pairs_and_bad_ratios():
+    with pytest.raises(StatisticsError, match="differ in number"):
+        paired_difference([1.0], [1.0, 2.0])
+    with pytest.raises(StatisticsError, match="positive"):
+        geometric_interval([1.0, 0.0])
+    with pytest.raises(StatisticsError, match="margin"):
+        equivalence([1.0, 2.0], 0.0)
