@@ -131,9 +131,7 @@ def _backward(u, delta, a, b, c, skip, gy, saved, g_u, g_delta, g_a, g_b, g_c, g
                 for d in range(width):
                     du[s, d] = delta[i, t, lo + d] * u[i, t, lo + d]
                 for n in range(states):
-                    _advance(
-                        history[s + 1, n], decay[s, n], history[s, n], delta[i, t, lo:hi], du[s], a[n, lo:hi], b[i, t, n]
-                    )
+                    _advance(history[s + 1, n], decay[s, n], history[s, n], delta[i, t, lo:hi], du[s], a[n, lo:hi], b[i, t, n])
             for t in range(stop - 1, start - 1, -1):
                 s = t - start
                 gy_t = gy[i, t, lo:hi]

@@ -1,0 +1,60 @@
+"""Held-out loss: nats per token, bits per byte and top-1 accuracy on a fixed set of tokens. Never clipped."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from lolm.data.batches import EvaluationSet
+from lolm.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy in nats per token, the same in bits per UTF-8 byte, share of tokens ranked first."""
+
+    nats: float
+    bits_per_byte: float
+    accuracy: float
+
+
+class ScoreSum:
+    """Adds up token losses over batches in float64."""
+
+    def __init__(self) -> None:
+        self.nats, self.correct, self.tokens = 0.0, 0, 0
+
+    def add(self, log_probs_NV: torch.Tensor, targets_N: torch.Tensor) -> None:
+        """Add N tokens, given the log-probabilities over the vocabulary."""
+        self.nats -= float(log_probs_NV.gather(1, targets_N[:, None]).double().sum())
+        self.correct += int((log_probs_NV.argmax(dim=-1) == targets_N).sum())
+        self.tokens += len(targets_N)
+
+    def score(self, n_bytes: int) -> Score:
+        """``n_bytes``: UTF-8 bytes of all added targets."""
+        return Score(self.nats / self.tokens, self.nats / (n_bytes * math.log(2)), self.correct / self.tokens)
+
+
+@torch.no_grad()
+def score_model(model: LanguageModel, held_out: EvaluationSet, batch_size: int) -> tuple[Score, float | None]:
+    """Score a model on a set, in evaluation mode.
+
+    Returns:
+        the score, and the mean gate over all positions and dimensions (None for a model without a gate).
+    """
+    was_training = model.training
+    model.eval()
+    device = model.embedding.weight.device
+    total, gate, batches = ScoreSum(), 0.0, 0.0
+    for x_BT, y_BT in held_out.batches(batch_size):
+        streams = model.streams(x_BT.to(device))
+        logits = model.logits(model.fuse(streams)).float().flatten(0, 1)
+        total.add(F.log_softmax(logits, dim=-1), y_BT.to(device).flatten())
+        if streams.g is not None:
+            gate += float(streams.g.double().mean()) * len(x_BT)
+            batches += len(x_BT)
+    model.train(was_training)
+    return total.score(held_out.n_bytes), gate / batches if batches else None

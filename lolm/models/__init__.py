@@ -1,0 +1,1 @@
+"""Models: pattern-built stacks, the decoder baselines, and LOLM from its streams."""

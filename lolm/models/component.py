@@ -1,0 +1,27 @@
+"""The contract of a model's parts that are not sequence mixers.
+
+Shape suffixes used in every file of this package: B batch, T time, D model width, F MLP width, R regime codes, E regime
+width, M memory banks, S slots per bank, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+
+class Component(nn.Module, ABC):
+    """A part whose size and cost are known in closed form; conventions as in :class:`lolm.mixers.base.Mixer`."""
+
+    @abstractmethod
+    def num_params(self) -> int:
+        """Parameters by the closed formula."""
+
+    @abstractmethod
+    def flops_per_token(self, length: int) -> float:
+        """Forward FLOPs per token in a sequence of ``length`` tokens."""
+
+    def state_size(self, length: int) -> int:
+        """Elements of state that generation must carry for one sequence; 0 unless overridden."""
+        return 0

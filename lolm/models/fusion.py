@@ -1,0 +1,67 @@
+"""Fusion of the streams under the gate (spec A7, the paper's eq. 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lolm.models.blocks import build_norm, norm_params
+from lolm.models.component import Component
+
+
+class Fusion(Component):
+    """o = g ⊙ LN_h(W_h h) + (1 − g) ⊙ LN_z(W_z z) + W_m m + W_r r.
+
+    Without a gate: the plain sum W_h h + W_z z + W_m m + W_r r, and no branch norm. ``isolate`` detaches r here (only here:
+    the token loss still reaches the codes through the gate). Streams that a model lacks are left out.
+    """
+
+    def __init__(
+        self, d_model: int, latent: bool, memory: bool, regime_width: int, gated: bool, branch_norm: bool, isolate: bool
+    ) -> None:
+        super().__init__()
+        self.d_model, self.gated, self.isolate = d_model, gated, isolate
+        self.surface = nn.Linear(d_model, d_model, bias=False)
+        self.latent = nn.Linear(d_model, d_model, bias=False) if latent else None
+        self.memory = nn.Linear(d_model, d_model, bias=False) if memory else None
+        self.regime = nn.Linear(regime_width, d_model, bias=False) if regime_width else None
+        self.branch_norm = "layernorm" if gated and branch_norm else "none"
+        self.surface_norm = build_norm(self.branch_norm, d_model)
+        self.latent_norm = build_norm(self.branch_norm, d_model)
+
+    def branches(self, h_BTD: torch.Tensor, z_BTD: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the gate weighs: the projected and normalised surface and latent branches."""
+        surface = self.surface_norm(self.surface(h_BTD))
+        return surface, None if self.latent is None or z_BTD is None else self.latent_norm(self.latent(z_BTD))
+
+    def offset(self, m_BTD: torch.Tensor | None, r_BTE: torch.Tensor | None) -> torch.Tensor | float:
+        """What is added beside the gate: W_m m + W_r r."""
+        total: torch.Tensor | float = 0.0
+        if self.memory is not None and m_BTD is not None:
+            total = total + self.memory(m_BTD)
+        if self.regime is not None and r_BTE is not None:
+            total = total + self.regime(r_BTE.detach() if self.isolate else r_BTE)
+        return total
+
+    def forward(
+        self,
+        h_BTD: torch.Tensor,
+        z_BTD: torch.Tensor | None,
+        m_BTD: torch.Tensor | None,
+        r_BTE: torch.Tensor | None,
+        g_BTD: torch.Tensor | None,
+    ) -> torch.Tensor:
+        surface, latent = self.branches(h_BTD, z_BTD)
+        if g_BTD is not None and latent is not None:
+            mixed = latent + g_BTD * (surface - latent)
+        else:
+            mixed = surface if latent is None else surface + latent
+        return mixed + self.offset(m_BTD, r_BTE)
+
+    def num_params(self) -> int:
+        maps = sum(layer is not None for layer in (self.surface, self.latent, self.memory))
+        regime = self.regime.in_features * self.d_model if self.regime is not None else 0
+        return maps * self.d_model**2 + regime + 2 * norm_params(self.branch_norm, self.d_model)
+
+    def flops_per_token(self, length: int) -> float:
+        return 2 * (self.num_params() - 2 * norm_params(self.branch_norm, self.d_model))

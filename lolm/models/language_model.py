@@ -1,0 +1,94 @@
+"""What every model offers: streams → fusion → tied head. The seam between the first two is where interventions act."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lolm.config import ArchitectureConfig, RunConfig, SizeConfig, TrainingConfig
+from lolm.models.blocks import Stack, build_norm, norm_params
+from lolm.models.component import Component
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Everything computed before fusion; None for a stream the model does not have.
+
+    Attributes:
+        h: surface, (B, T, D).
+        z: latent, (B, T, D).
+        m: memory reads, (B, T, D).
+        attention: over memory slots, averaged over banks, (B, T, S).
+        logits: of the regime codes, (B, T, R).
+        p: probabilities of the regime codes, (B, T, R); sampled in training.
+        r: regime embedding, (B, T, E).
+        g: gate, (B, T, D).
+    """
+
+    h: torch.Tensor
+    z: torch.Tensor | None = None
+    m: torch.Tensor | None = None
+    attention: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    p: torch.Tensor | None = None
+    r: torch.Tensor | None = None
+    g: torch.Tensor | None = None
+
+
+class LanguageModel(nn.Module, ABC):
+    """Token embedding, a surface stack, and a head tied to the embedding: logits = norm(o) Eᵀ, no bias (spec A8)."""
+
+    def __init__(
+        self, architecture: ArchitectureConfig, size: SizeConfig, vocab_size: int, training: TrainingConfig | None
+    ) -> None:
+        super().__init__()
+        self.vocab_size, self.d_model, self.dropout = vocab_size, size.d_model, size.dropout
+        self.embedding = nn.Embedding(vocab_size, size.d_model)  # N(0, 1) by default
+        self.surface = Stack(architecture.surface, size, bool(training and training.activation_checkpointing))
+        self.head_norm = build_norm(architecture.recipe.head_norm, size.d_model)
+        self.head_norm_params = norm_params(architecture.recipe.head_norm, size.d_model)
+
+    @abstractmethod
+    def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
+        """All streams of a batch. ``generator`` feeds the Gumbel noise; ``skip_last`` skips blocks of the surface."""
+
+    @abstractmethod
+    def fuse(self, streams: Streams) -> torch.Tensor:
+        """o_BTD, what the head reads."""
+
+    @abstractmethod
+    def components(self) -> dict[str, Component]:
+        """The parts by name, embedding and head apart, for the accounting of parameters and FLOPs."""
+
+    def logits(self, o_BTD: torch.Tensor) -> torch.Tensor:
+        """Scores over the vocabulary, (B, T, V)."""
+        return F.linear(self.head_norm(o_BTD), self.embedding.weight)
+
+    def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        """Logits_BTV."""
+        return self.logits(self.fuse(self.streams(tokens_BT)))
+
+    def set_step(self, step: int) -> None:
+        """Tell schedules inside the model how far training is; nothing to do by default."""
+
+    def _embed(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        return F.dropout(self.embedding(tokens_BT), self.dropout, self.training)
+
+
+def build_model(run: RunConfig) -> LanguageModel:
+    """Construct and initialise the model of a run. Its weights are a function of torch's random state alone."""
+    from lolm.models.decoder import Decoder
+    from lolm.models.init import init_weights
+    from lolm.models.lolm import LOLM
+
+    family = {"lolm": LOLM, "decoder": Decoder}[run.architecture.family]
+    model = family(run.architecture, run.size, run.vocab_size, run.training)
+    init_weights(model, run.architecture.recipe)
+    for module in model.modules():
+        if hasattr(module, "kernels"):
+            module.kernels = run.training.kernels
+    return model

@@ -1,0 +1,61 @@
+"""The latent stream: SSM layers over the surface's output, in the two forms of the spec (A3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lolm.config import LatentConfig, LatentSize, MixerConfig
+from lolm.mixers.base import Mixer, build_mixer
+from lolm.models.blocks import build_norm, norm_params
+from lolm.models.component import Component
+
+MIXER_OF_FORM = {"mamba": "mamba1", "plain": "plain_ssm"}
+
+
+class Latent(Component):
+    """z = layers(W_in x), x being the surface's output or the token embeddings; (B, T, D) in and out.
+
+    Wiring of the layers:
+        ``chain``     x ← f(x): SSM-M as published. Each stock block is about quadratic in its input's scale, and nothing
+                      restores it, so the signal shrinks with every layer.
+        ``postnorm``  x ← LN(f(x) + x): SSM-P as published.
+        ``prenorm``   x ← x + f(LN(x)), and a last LN: as stacks of Mamba blocks are usually built.
+    """
+
+    def __init__(self, config: LatentConfig, size: LatentSize, d_model: int) -> None:
+        super().__init__()
+        self.wiring, self.d_model = config.wiring, d_model
+        self.in_proj = nn.Linear(d_model, d_model, bias=False)
+        mixer = MixerConfig(MIXER_OF_FORM[config.form], {"d_state": size.d_state, "expand": size.expand})
+        self.layers = nn.ModuleList(build_mixer(mixer, d_model, 1, 0.0) for _ in range(size.layers))
+        norms = {"chain": 0, "postnorm": size.layers, "prenorm": size.layers + 1}[config.wiring]
+        self.norms = nn.ModuleList(build_norm("layernorm", d_model) for _ in range(norms))
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        x = self.in_proj(x_BTD)
+        if self.wiring == "chain":
+            for layer in self.layers:
+                x = layer(x)
+        elif self.wiring == "postnorm":
+            for layer, norm in zip(self.layers, self.norms, strict=True):
+                x = norm(layer(x) + x)
+        else:
+            for layer, norm in zip(self.layers, self.norms[:-1], strict=True):
+                x = x + layer(norm(x))
+            x = self.norms[-1](x)
+        return x
+
+    @property
+    def mixers(self) -> list[Mixer]:
+        return list(self.layers)  # type: ignore[arg-type]
+
+    def num_params(self) -> int:
+        layers = sum(layer.num_params() for layer in self.mixers)
+        return self.d_model**2 + layers + len(self.norms) * norm_params("layernorm", self.d_model)
+
+    def flops_per_token(self, length: int) -> float:
+        return 2 * self.d_model**2 + sum(layer.flops_per_token(length) for layer in self.mixers)
+
+    def state_size(self, length: int) -> int:
+        return sum(layer.state_size(length) for layer in self.mixers)

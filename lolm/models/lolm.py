@@ -1,0 +1,73 @@
+"""LOLM: surface decoder, latent SSM, memory, regime codes, gate, fusion (spec A1)."""
+
+from __future__ import annotations
+
+import torch
+
+from lolm.config import ArchitectureConfig, ConfigError, SizeConfig, TrainingConfig
+from lolm.models.component import Component
+from lolm.models.fusion import Fusion
+from lolm.models.gate import Gate
+from lolm.models.language_model import LanguageModel, Streams
+from lolm.models.latent import Latent
+from lolm.models.memory import Memory
+from lolm.models.regime import Regime
+
+
+class LOLM(LanguageModel):
+    """h = surface(tokens); z = latent(h); m = memory(h); r, p = regime(z, h, m); g = gate(z, h, m, r); o = fusion.
+
+    The latent stream reads the surface's output, as published, or the token embeddings (``latent.input``), which makes the
+    two truly parallel. A stream that is switched off enters regime and gate as zeros. The gate needs the latent stream.
+    """
+
+    def __init__(
+        self, architecture: ArchitectureConfig, size: SizeConfig, vocab_size: int, training: TrainingConfig | None = None
+    ) -> None:
+        super().__init__(architecture, size, vocab_size, training)
+        d = size.d_model
+        has_latent = architecture.latent.form != "none"
+        if architecture.gate.enabled and not has_latent:
+            raise ConfigError(
+                "architecture: the gate weighs surface against latent; set gate.enabled: false with latent.form: none"
+            )
+        self.latent_input = architecture.latent.input
+        self.latent = Latent(architecture.latent, _size(size, "latent"), d) if has_latent else None
+        self.memory = Memory(architecture.memory, _size(size, "memory"), d) if architecture.memory.enabled else None
+        self.regime = Regime(architecture.regime, _size(size, "regime"), d) if architecture.regime.enabled else None
+        width = self.regime.size.width if self.regime is not None else 0
+        gated = architecture.gate.enabled
+        self.gate = Gate(architecture.gate, d, width) if gated else None
+        self.fusion = Fusion(
+            d, has_latent, self.memory is not None, width, gated, architecture.gate.branch_norm, architecture.regime.isolate
+        )
+
+    def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
+        x = self._embed(tokens_BT)
+        h = self.surface(x, skip_last)
+        z = None if self.latent is None else self.latent(h if self.latent_input == "surface" else x)
+        m, attention = (None, None) if self.memory is None else self.memory(h)
+        zeros = torch.zeros_like(h)
+        z_in, m_in = (zeros if s is None else s for s in (z, m))
+        logits, p, r = (None, None, None) if self.regime is None else self.regime(z_in, h, m_in, generator)
+        r_in = h.new_zeros(*h.shape[:2], 0) if r is None else r
+        g = None if self.gate is None else self.gate(z_in, h, m_in, r_in)
+        return Streams(h, z, m, attention, logits, p, r, g)
+
+    def fuse(self, streams: Streams) -> torch.Tensor:
+        return self.fusion(streams.h, streams.z, streams.m, streams.r, streams.g)
+
+    def components(self) -> dict[str, Component]:
+        parts = {name: getattr(self, name) for name in ("surface", "latent", "memory", "regime", "gate", "fusion")}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def set_step(self, step: int) -> None:
+        if self.regime is not None:
+            self.regime.set_step(step)
+
+
+def _size(size: SizeConfig, part: str):
+    value = getattr(size, part)
+    if value is None:
+        raise ConfigError(f"sizes: {part!r} is missing, and this architecture has that stream")
+    return value

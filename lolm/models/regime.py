@@ -1,0 +1,84 @@
+"""The regime layer: a soft choice among discrete codes for every token (spec A5)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lolm.config import RegimeConfig, RegimeSize
+from lolm.mixers.base import keep_init, no_decay
+from lolm.models.component import Component
+
+
+def gumbel_softmax(logits: torch.Tensor, tau: float | torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """softmax((ℓ + Gumbel noise) / τ), soft (Jang et al. 2017, arXiv 1611.01144); float32 noise from its own stream."""
+    exponential = torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator)
+    return F.softmax((logits.float() - exponential.log()) / tau, dim=-1).to(logits.dtype)
+
+
+class Regime(Component):
+    """p = Gumbel-softmax of logits over R codes, r = p · E_r.
+
+    ℓ = W_ℓ [z; h; m]; with neighbours ℓ ← ℓ + γ · conv(ℓ), a causal convolution over time with γ learned from 0.1; then a
+    clamp. In training p is sampled at temperature τ; in evaluation it is the noise-free softmax at τ = 1 (as published) or
+    at the temperature that training reached. τ lies in a buffer and travels with the weights.
+    """
+
+    tau: torch.Tensor
+
+    def __init__(self, config: RegimeConfig, size: RegimeSize, d_model: int) -> None:
+        super().__init__()
+        self.config, self.size, self.d_model = config, size, d_model
+        self.logits = nn.Linear(3 * d_model, size.codes, bias=False)
+        self.codebook = nn.Parameter(torch.randn(size.codes, size.width))
+        self.conv: nn.Conv1d | None = None
+        if config.neighbour_conv:
+            self.conv = nn.Conv1d(size.codes, size.codes, config.neighbour_conv)
+            self.conv_weight = nn.Parameter(torch.tensor(0.1))  # γ
+            keep_init(self.conv.weight, self.conv.bias)
+            no_decay(self.conv.weight)
+        keep_init(self.codebook)
+        no_decay(self.codebook)
+        self.register_buffer("tau", torch.tensor(size.tau_start))
+
+    def tau_at(self, step: int) -> float:
+        """Temperature of a training step: linear from ``tau_start`` to ``tau_end`` over ``tau_steps`` steps."""
+        size = self.size
+        return size.tau_start + (size.tau_end - size.tau_start) * min(1.0, step / size.tau_steps)
+
+    def set_step(self, step: int) -> None:
+        self.tau.fill_(self.tau_at(step))
+
+    def forward(
+        self, z_BTD: torch.Tensor, h_BTD: torch.Tensor, m_BTD: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns logits_BTR, probabilities_BTR and r_BTE."""
+        logits_BTR = self.logits(torch.cat((z_BTD, h_BTD, m_BTD), dim=-1))
+        if self.conv is not None:
+            past = F.pad(logits_BTR.transpose(1, 2), (self.conv.kernel_size[0] - 1, 0))
+            logits_BTR = logits_BTR + self.conv_weight * self.conv(past).transpose(1, 2)
+        if self.config.clamp is not None:
+            logits_BTR = logits_BTR.clamp(-self.config.clamp, self.config.clamp)
+        if self.training:
+            p_BTR = gumbel_softmax(logits_BTR, self.tau, generator)
+        else:
+            tau = self.tau.clamp(min=0.01) if self.config.eval_temperature == "trained" else 1.0
+            p_BTR = F.softmax(logits_BTR / tau, dim=-1)
+        return logits_BTR, p_BTR, self.embed(p_BTR)
+
+    def embed(self, p_BTR: torch.Tensor) -> torch.Tensor:
+        """r = p · E_r."""
+        return p_BTR @ self.codebook.to(p_BTR.dtype)
+
+    def num_params(self) -> int:
+        codes, kernel = self.size.codes, self.config.neighbour_conv
+        conv = kernel * codes**2 + codes + 1 if kernel else 0
+        return 3 * self.d_model * codes + codes * self.size.width + conv
+
+    def flops_per_token(self, length: int) -> float:
+        codes, kernel = self.size.codes, self.config.neighbour_conv
+        return 2 * (3 * self.d_model * codes + codes * self.size.width + kernel * codes**2)
+
+    def state_size(self, length: int) -> int:
+        return self.size.codes * max(0, self.config.neighbour_conv - 1)

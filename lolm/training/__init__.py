@@ -1,0 +1,1 @@
+"""Training: one loop for every arm, its optimiser, schedule, checkpoints and records."""

@@ -1,0 +1,114 @@
+"""Checkpoints of unfinished runs, and weights as safetensors."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lolm import LolmError
+from lolm.config import RunConfig, from_mapping
+from lolm.models.language_model import LanguageModel, build_model
+from lolm.objectives import FutureHeads, build_heads
+from lolm.training.records import read_json
+
+HEADS = "objective_heads."
+
+
+class CheckpointError(LolmError):
+    """A checkpoint or weight file that cannot be used."""
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all; the previous one stays until the rename."""
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; raises CheckpointError naming the file when it is broken."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}); delete the folder {path.parent} to start the run again"
+        ) from None
+
+
+def save_weights(path: Path, model: nn.Module, heads: FutureHeads | None) -> None:
+    """Write a model, and its objective heads under their own prefix, as safetensors, whole or not at all."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if heads is not None:
+        tensors |= {HEADS + name: tensor.contiguous() for name, tensor in heads.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary)
+    os.replace(temporary, path)
+
+
+def load_weights(path: Path, model: nn.Module, heads: FutureHeads | None) -> None:
+    """Fill a model, and heads when given, from a file of :func:`save_weights`.
+
+    Raises:
+        CheckpointError: the file is missing, broken, or does not fit the model.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file; run `dvc repro` to train this run")
+    try:
+        tensors = load_file(path)
+        model.load_state_dict({name: t for name, t in tensors.items() if not name.startswith(HEADS)})
+        if heads is not None:
+            heads.load_state_dict({name[len(HEADS) :]: t for name, t in tensors.items() if name.startswith(HEADS)})
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: does not fit the model of this run ({error}); run `dvc repro` to train it again"
+        ) from None
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run as read back from its folder; ``at`` fills model and heads with the weights of a step."""
+
+    folder: Path
+    header: dict[str, Any]
+    run: RunConfig
+    model: LanguageModel
+    heads: FutureHeads | None
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps whose weights were kept, the final one last."""
+        return [*self.run.training.snapshot_steps, self.run.training.steps]
+
+    def at(self, step: int) -> LanguageModel:
+        """The model in evaluation mode with the weights of a kept step."""
+        final = step == self.run.training.steps
+        load_weights(
+            self.folder / ("model.safetensors" if final else f"snapshots/step-{step:06d}.safetensors"), self.model, self.heads
+        )
+        return self.model.eval()
+
+
+def load_run(folder: str | Path) -> TrainedRun:
+    """Open a run's folder and load its final weights.
+
+    Raises:
+        RecordError: ``config.json`` is missing or broken.
+        CheckpointError: the weights are missing or do not fit.
+    """
+    folder = Path(folder)
+    header = read_json(folder / "config.json")
+    run = from_mapping(RunConfig, header["run"], f"{folder}/config.json: run")
+    trained = TrainedRun(folder, header, run, build_model(run), build_heads(run.architecture, run.size))
+    trained.at(run.training.steps)
+    return trained

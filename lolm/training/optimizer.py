@@ -1,0 +1,50 @@
+"""AdamW with the recipe's decay groups, and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from lolm.config import TrainingConfig
+
+
+def decay_groups(modules: list[nn.Module], rule: str, weight_decay: float) -> list[dict]:
+    """Parameter groups for AdamW, in a fixed order.
+
+    ``all``: decay on every parameter, as published. ``matrices``: decay on weight matrices and embeddings only; not on
+    biases, norms, A_log, skips, step sizes, convolutions, memory slots and the codebook.
+    """
+    decayed, free = [], []
+    for module in modules:
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                matrix = parameter.ndim >= 2 and not getattr(parameter, "no_decay", False)
+                (decayed if rule == "all" or matrix else free).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(modules: list[nn.Module], rule: str, training: TrainingConfig, learning_rate: float) -> torch.optim.AdamW:
+    """Fused AdamW over the groups of :func:`decay_groups`."""
+    groups = decay_groups(modules, rule, training.weight_decay)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=training.betas, eps=training.epsilon, fused=True)
+
+
+def learning_rate_at(step: int, training: TrainingConfig, peak: float) -> float:
+    """Learning rate of optimiser step ``step`` (0, 1, …).
+
+    Linear warm-up, then ``cosine``: peak · max(floor, ½ (1 + cos π x)), the published form, with x the share of the rest done;
+    or ``wsd``: constant, then linear to floor · peak over the last ``decay_fraction`` of the run.
+    """
+    if step < training.warmup_steps:
+        return peak * (step + 1) / training.warmup_steps
+    if training.schedule == "cosine":
+        progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
+        return peak * max(training.lr_floor, 0.5 * (1 + math.cos(math.pi * progress)))
+    decay_steps = max(1, round(training.decay_fraction * training.steps))
+    into_decay = step - (training.steps - decay_steps)
+    if into_decay < 0:
+        return peak
+    return peak * (1 - (1 - training.lr_floor) * (into_decay + 1) / decay_steps)

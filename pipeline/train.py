@@ -1,0 +1,70 @@
+"""Train one arm with one seed, from its last checkpoint if it was killed.
+
+Checkpoints lie in ``.scratch/<fingerprint>``, a folder named by configuration, data and code, and go away at success.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+
+from lolm.analysis.accounting import account
+from lolm.config import load_params, resolve_run, to_mapping
+from lolm.data.batches import BatchSampler, EvaluationSet
+from lolm.data.shards import TokenStream
+from lolm.evaluation.held_out import score_model
+from lolm.mixers.scan import choose_backend
+from lolm.models.language_model import LanguageModel
+from lolm.tracking import try_sync
+from lolm.training.loop import Trainer
+from lolm.training.records import fingerprint_of, read_json, write_json
+from pipeline.stage import Paths, arguments, loaded_code, main
+
+
+def train() -> None:
+    args = arguments(__doc__, run=True)
+    paths = Paths(args.scale)
+    run = resolve_run(load_params(), args.scale, args.arm, args.seed)
+    if run.training.threads:
+        torch.set_num_threads(run.training.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    stream = TokenStream.open(paths.shards, "train")
+    held_out = EvaluationSet(TokenStream.open(paths.shards, "validation"), run.training.eval_tokens, run.training.seq_len)
+
+    def evaluate(model: LanguageModel) -> dict[str, float]:
+        score, gate = score_model(model, held_out, run.training.eval_batch_size)
+        values = {f"val/{name}": value for name, value in dataclasses.asdict(score).items()}
+        return values | ({"val/gate_mean": gate} if gate is not None else {})
+
+    sampler = BatchSampler(stream, run.training.batch_size, run.training.seq_len, run.seed)
+    output = paths.run(run.arm, run.seed)
+    trainer = Trainer(run, sampler, evaluate, output=output, on_checkpoint=try_sync, device=device)
+    costs = account(trainer.model, trainer.heads, run.training.seq_len)
+    data = {split: read_json(paths.shards / "index.json")["splits"][split]["checksum"] for split in ("train", "validation")}
+    fingerprint = fingerprint_of(to_mapping(run), data, loaded_code())
+    header = {
+        "fingerprint": fingerprint,
+        "name": run.name,
+        "label": run.architecture.label,
+        "run": to_mapping(run),
+        "parameters": costs["parameters"],
+        "flops_per_token": costs["flops_per_token"],
+        "state_elements": costs["state_elements"],
+        "kernels": choose_backend(device, run.training.kernels),
+        "data": data,
+    }
+    print(
+        f"{run.name}: {costs['parameters']['total']:,} parameters, {costs['flops_per_token']['training']:,.0f} training FLOPs per "
+        f"token, {run.training.steps * run.training.tokens_per_step:,} tokens, fingerprint {fingerprint}",
+        file=sys.stderr,
+    )
+    summary = trainer.fit(header, costs["flops_per_token"]["training"], Path(".scratch") / fingerprint)
+    write_json(paths.metrics(run.arm, run.seed, "train"), summary)
+    try_sync(output)
+
+
+if __name__ == "__main__":
+    main(train)
