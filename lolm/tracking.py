@@ -385,6 +385,11 @@ def try_sync(run_dir: str | Path, finished: bool = False, min_interval: float = 
     _last_try = time.monotonic()
 
 
+def try_prepare_store() -> None:
+    """:func:`prepare_store` under the same terms as :func:`try_sync`."""
+    _guarded(prepare_store)
+
+
 def try_sync_scale(scale: str) -> None:
     """:func:`sync_scale` for the report stage, under the same terms as :func:`try_sync`."""
     _guarded(sync_scale, scale)

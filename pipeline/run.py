@@ -1,0 +1,235 @@
+"""Run the whole pipeline: `dvc repro`, with independent runs side by side.
+
+`dvc repro` makes one stage at a time. This makes what all runs share first, then trains and measures the runs next to each
+other through `dvc repro --single-item`, then lets a plain `dvc repro` make the rest and confirm that all is up to date, and
+fills MLflow. Everything it does can be had from `dvc repro` alone; it is only faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lolm import LolmError, tracking
+from lolm.config import Params, load_params, resolve_run, scale_of
+from lolm.training.records import read_json
+from pipeline import stage
+from pipeline.jobs import Job, foreground, side_by_side
+from pipeline.override import put_back, scale_override
+
+PARAMS = Path("params.yaml")
+SCRATCH = Path(".scratch")
+NOTE = SCRATCH / "scale.json"
+SHARED = ("plan", "shards")  # DVC makes corpus and tokenizer on the way to the shards
+PER_RUN = ("train", "evaluate", "ablate")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+
+
+class PipelineError(LolmError):
+    """A stage failed, or DVC cannot run here."""
+
+
+@dataclass(frozen=True)
+class Run:
+    arm: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.arm}-{self.seed}"
+
+    def stages(self, scale: str) -> list[str]:
+        return [f"{name}@{scale}-{self}" for name in PER_RUN]
+
+
+def run() -> None:
+    args = _arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the children and put params.yaml back, as on Ctrl-C
+    with ExitStack() as stack:
+        SCRATCH.mkdir(exist_ok=True)
+        try:
+            stack.enter_context(FileLock(SCRATCH / "runner.lock", timeout=0))
+        except Timeout:
+            raise PipelineError("the pipeline is running in this folder already; wait for it or stop it") from None
+        if put_back(PARAMS, NOTE):
+            print("params.yaml: put back the scale that an interrupted run had overridden")
+        params = load_params(PARAMS)
+        scale = args.scale or params.scale
+        runs = planned_runs(params, scale)
+        check_dvc(Path())
+        if args.scale:
+            stack.enter_context(scale_override(PARAMS, scale, NOTE))
+        environment = child_environment(scale_of(params, scale).training.threads)
+        jobs = args.jobs or default_jobs(scale_of(params, scale).training.threads, len(runs))
+        reproduce(params, scale, runs, jobs, environment, force=args.force)
+        tracking.try_sync_scale(scale)
+    print(f"the report: reports/{scale}/report.html; the ledger: reports/{scale}/claims.md; the curves: make ui")
+
+
+def reproduce(
+    params: Params, scale: str, runs: list[Run], jobs: int, environment: dict[str, str], *, force: bool = False
+) -> None:
+    """Make everything of a scale.
+
+    Raises:
+        PipelineError: a stage failed; says which, and where its output is.
+    """
+    stale = stale_stages(environment)
+    if not stale and not force:
+        print(f"scale {scale}: everything is up to date")
+        return
+    print(describe(params, scale, runs, jobs), flush=True)
+    store = threading.Thread(target=tracking.try_prepare_store, daemon=True)  # takes 8 s the first time, meanwhile DVC works
+    store.start()
+    flags = ["--force"] if force else []
+    if jobs == 1 or len(runs) == 1:
+        store.join()
+        _foreground([*DVC, "repro", *flags], environment)
+        return
+    _foreground([*DVC, "repro", *flags, *(f"{name}@{scale}" for name in SHARED)], environment)
+    store.join()
+    if not force:
+        stale = stale_stages(environment)
+    queue = []
+    for one in runs:
+        stages = one.stages(scale)
+        # What is measured on a run is only known to be stale once the run has been made again.
+        wanted = stages if force or stages[0] in stale else [name for name in stages if name in stale]
+        if wanted:
+            command = [*DVC, "repro", "--single-item", *flags, *wanted]
+            queue.append(Job(f"{one.arm} {one.seed}", command, SCRATCH / "logs" / f"{scale}-{one}.log"))
+    failures, unstarted = side_by_side(queue, jobs, environment | {"PYTHONUNBUFFERED": "1"})
+    if failures:
+        lines = [f"{f.job.name} failed with status {f.status}: {f.reason}\n       its output: {f.job.log}" for f in failures]
+        if unstarted:
+            lines.append("not started: " + ", ".join(job.name for job in unstarted))
+        raise PipelineError("\n       ".join([*lines, "after mending it, the same command goes on from the last checkpoints"]))
+    if force:
+        _foreground([*DVC, "repro", "--single-item", "--force", f"report@{scale}"], environment)
+    _foreground([*DVC, "repro"], environment)
+
+
+def planned_runs(params: Params, scale: str) -> list[Run]:
+    """Every run of the parameter file at a scale, those that take longest first.
+
+    Raises:
+        ConfigError: the scale is unknown or gives an arm no size.
+    """
+    for arm in params.arms:
+        resolve_run(params, scale, arm, params.seeds[0])
+    slow_first = sorted(params.arms, key=lambda arm: params.architectures[arm].family != "lolm")
+    return [Run(arm, seed) for arm in slow_first for seed in params.seeds]
+
+
+def describe(params: Params, scale: str, runs: list[Run], jobs: int) -> str:
+    """The plan in a few lines, with the time that these runs took before, if they were ever made here."""
+    training = scale_of(params, scale).training
+    tokens = training.steps * training.tokens_per_step
+    lines = [
+        f"scale {scale}: {', '.join(params.arms)} x {len(params.seeds)} seeds = {len(runs)} runs, {jobs} at a time",
+        f"each run: {training.steps:,} steps of {training.tokens_per_step:,} tokens = {tokens / 1e6:.3g} M tokens",
+    ]
+    earlier = [stage.Paths(scale).metrics(one.arm, one.seed, "train") for one in runs]
+    seconds = [read_json(path)["seconds"] for path in earlier if path.exists()]
+    if seconds:
+        lines.append(f"training took {sum(seconds) / len(seconds) / 60:.1f} min a run last time")
+    return "\n".join(lines)
+
+
+def stale_stages(environment: dict[str, str]) -> set[str]:
+    """Names of the stages that DVC would make now, judged each for itself."""
+    done = subprocess.run([*DVC, "status", "--json"], env=environment, capture_output=True, text=True, check=False)
+    try:
+        return set(json.loads(done.stdout)) if not done.returncode else _dvc_failed(done.stderr)
+    except json.JSONDecodeError:
+        return _dvc_failed(done.stdout + done.stderr)
+
+
+def _dvc_failed(output: str) -> set[str]:
+    raise PipelineError(f"`dvc status` failed: {output.strip()}")
+
+
+def check_dvc(root: Path) -> None:
+    """Raises PipelineError when DVC would refuse this folder, and says how to make it accept it."""
+    if any((folder / ".git").exists() for folder in (root.resolve(), *root.resolve().parents)):
+        return
+    config = configparser.ConfigParser()
+    config.read([root / ".dvc" / "config", root / ".dvc" / "config.local"])
+    if not config.getboolean("core", "no_scm", fallback=False):
+        raise PipelineError(
+            "DVC wants a git repository, and this folder is none (a downloaded archive?); `git clone` the project, run "
+            "`git init`, or tell DVC to do without: dvc config --local core.no_scm true"
+        )
+
+
+def child_environment(threads: int) -> dict[str, str]:
+    """Environment of the stages: this interpreter's ``python`` first, one invocation id, ``threads`` per process (0 = all)."""
+    environment = dict(os.environ)
+    environment["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), environment.get("PATH", "")])
+    environment["LOLM_PIPELINE"] = os.environ.setdefault(
+        "LOLM_PIPELINE", f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    )
+    environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    if threads:
+        environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
+    return environment
+
+
+def default_jobs(threads: int, runs: int) -> int:
+    """As many runs as the cores hold at ``threads`` each; one on a GPU, which a single run is meant to fill."""
+    if has_cuda():
+        return 1
+    return max(1, min(available_cores() // threads if threads else 1, runs))
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity, and its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def has_cuda() -> bool:
+    """Whether an NVIDIA driver shows a device that isn't hidden; cheaper than importing PyTorch to ask."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    return Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/nvidia0").exists()
+
+
+def _foreground(command: list[str], environment: dict[str, str]) -> None:
+    if status := foreground(command, environment):
+        raise PipelineError(f"`dvc {' '.join(command[len(DVC) :])}` failed with status {status}; the reason stands above")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", help="run at this scale; params.yaml is the same afterwards (default: what it says)")
+    parser.add_argument("--jobs", type=_positive, help="runs at a time (default: what the cores hold)")
+    parser.add_argument("--force", action="store_true", help="make everything again")
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    stage.main(run)

@@ -1,0 +1,69 @@
+"""Open the local MLflow store: fill it from the records, start the server, print the address of the charts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+from lolm import LolmError, tracking
+from lolm.config import load_params
+from pipeline import stage
+from pipeline.track import recorded_scales
+
+
+def ui() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--scale", help="whose experiment the printed address opens (default: that of params.yaml)")
+    args = parser.parse_args()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((args.host, args.port))
+        except OSError as error:
+            raise LolmError(f"cannot listen on {args.host}:{args.port} ({error.strerror}); try `make ui PORT=5001`") from None
+    for scale in recorded_scales():
+        tracking.sync_scale(scale)
+    experiment = tracking.experiment_id(args.scale or load_params().scale)
+    page = f"#/experiments/{experiment}/runs?compareRunsMode=CHART" if experiment else ""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Without job execution the server is two processes instead of ten.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking.store_uri(), "--workers", "1"]
+    print("starting the MLflow server (some 20 s)", flush=True)
+    server = subprocess.Popen(
+        [*command, "--host", args.host, "--port", str(args.port)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while server.poll() is None and not _answers(f"http://{args.host}:{args.port}/health"):
+            time.sleep(0.5)
+        if server.poll() is None:
+            print(f"\n  http://{args.host}:{args.port}/{page}\n\nCtrl-C stops it", flush=True)
+        if server.wait():
+            raise LolmError(f"the MLflow server ended with status {server.returncode}")
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(timeout=20)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=2) as reply:
+            return reply.status == 200
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    stage.main(ui)
