@@ -51,7 +51,7 @@ def build_corpus(config: CorpusConfig, folder: str | Path) -> dict[str, Any]:
     empty: list[str] = []
     dropped: Counter[str] = Counter()
     missing = set(named)
-    totals = {split: Counter() for split in SPLITS}
+    totals: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     sources: dict[str, Counter[str]] = {}
     licences: Counter[str] = Counter()
     overlap = OverlapIndex()

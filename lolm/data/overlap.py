@@ -7,6 +7,7 @@ share of a document's distinct 8-word sequences (lower case, punctuation ignored
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -72,12 +73,12 @@ class OverlapIndex:
         self._found = np.zeros(len(self._all), dtype=bool)
         self._nearest: list[tuple[float, str | None]] = [(0.0, None)] * len(self._grams)
 
-    def rows(self) -> list[dict[str, object]]:
+    def rows(self) -> list[dict[str, Any]]:
         """One row a held-out document, the largest overlap first: id, split, words, overlap, and the training document that
         shares most with it."""
         if self._all is None:
             self._prepare()
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "id": identity,
                 "split": split,
@@ -88,7 +89,7 @@ class OverlapIndex:
             }
             for i, ((identity, split, words), places) in enumerate(zip(self._ids, self._places, strict=True))
         ]
-        return sorted(rows, key=lambda row: (-row["overlap"], row["id"]))  # type: ignore[operator]
+        return sorted(rows, key=lambda row: (-row["overlap"], row["id"]))
 
     def summary(self) -> dict[str, float | int]:
         """Share of all distinct sequences and largest share per split, and how many documents were left out of the index."""
@@ -98,7 +99,7 @@ class OverlapIndex:
             picked = [i for i, (_, where, _) in enumerate(self._ids) if where == split]
             places = np.unique(np.concatenate([self._places[i] for i in picked])) if picked else np.zeros(0, dtype=np.int64)
             result[f"{split}_mean"] = round(float(self._found[places].mean()), 6) if len(places) else 0.0
-            result[f"{split}_max"] = max((float(row["overlap"]) for row in rows if row["split"] == split), default=0.0)  # type: ignore[arg-type]
+            result[f"{split}_max"] = max((row["overlap"] for row in rows if row["split"] == split), default=0.0)
         return result
 
 

@@ -60,7 +60,8 @@ def write_split(
     ids: list[str] = []
     shards: list[dict[str, Any]] = []
     n_tokens = n_bytes = 0
-    pending = np.zeros(0, dtype=dtype)
+    pending: list[np.ndarray] = []  # encoded documents that are not in a shard yet
+    waiting = 0  # their tokens
 
     def save(tokens: np.ndarray) -> None:
         path = folder / f"{len(shards):05d}.bin"
@@ -71,14 +72,18 @@ def write_split(
         encoded = tokenizer.encode(document.text)
         starts.append(n_tokens)
         ids.append(document.id)
-        pending = np.concatenate([pending, encoded.astype(dtype), np.array([tokenizer.eos_id], dtype=dtype)])
+        pending += [encoded.astype(dtype), np.array([tokenizer.eos_id], dtype=dtype)]
         n_tokens += len(encoded) + 1
+        waiting += len(encoded) + 1
         n_bytes += len(document.text.encode())
-        while len(pending) >= shard_tokens:
-            save(pending[:shard_tokens])
-            pending = pending[shard_tokens:]
-    if len(pending):
-        save(pending)
+        if waiting >= shard_tokens:
+            tokens = np.concatenate(pending)
+            whole = waiting // shard_tokens * shard_tokens
+            for first in range(0, whole, shard_tokens):
+                save(tokens[first : first + shard_tokens])
+            pending, waiting = [tokens[whole:].copy()], waiting - whole
+    if waiting:
+        save(np.concatenate(pending))
     np.save(folder / "documents.npy", np.array(starts, dtype=np.int64))
     write_json(folder / "documents.json", ids)
     return {"shards": shards, "n_tokens": n_tokens, "n_bytes": n_bytes, "n_documents": len(ids)}

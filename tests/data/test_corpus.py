@@ -84,6 +84,16 @@ def test_overlap_finds_what_is_not_an_exact_duplicate(tmp_path, texts):
     assert report["overlap"]["validation_max"] == report["overlap"]["validation_mean"] == share
 
 
+def test_overlap_says_what_it_left_out(tmp_path, texts, monkeypatch):
+    path = write_jsonl(tmp_path / "x.jsonl", texts)
+    whole = build_corpus(config_for(path), tmp_path / "a")
+    monkeypatch.setattr("lolm.data.overlap.LIMIT_BYTES", 3000)
+    part = build_corpus(config_for(path), tmp_path / "b")
+    assert whole["overlap"]["documents_not_compared"] == 0
+    assert 0 < len(part["held_out"]) < len(whole["held_out"])
+    assert len(part["held_out"]) + part["overlap"]["documents_not_compared"] == len(whole["held_out"])
+
+
 def test_limits_stop_reading(tmp_path, texts):
     path = write_jsonl(tmp_path / "x.jsonl", texts)
     assert build_corpus(config_for(path, max_documents=40), tmp_path / "a")["documents"] == 40
