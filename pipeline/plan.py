@@ -5,7 +5,7 @@ Prints the table and writes it to ``reports/<scale>/plan.json``.
 
 from __future__ import annotations
 
-from lolm.analysis.accounting import account_run
+from lolm.analysis.accounting import account_run, matching_d_ff
 from lolm.config import ConfigError, load_params, resolve_run
 from lolm.training.records import write_json
 from pipeline.stage import Paths, arguments, main
@@ -16,7 +16,8 @@ REFERENCE = "lolm"
 def plan() -> None:
     args = arguments(__doc__)
     params = load_params()
-    costs = {arm: account_run(resolve_run(params, args.scale, arm, params.seeds[0])) for arm in params.arms}
+    runs = {arm: resolve_run(params, args.scale, arm, params.seeds[0]) for arm in params.arms}
+    costs = {arm: account_run(run) for arm, run in runs.items()}
     reference = costs.get(REFERENCE, next(iter(costs.values())))["parameters"]["total"]
     table = {
         arm: {
@@ -35,13 +36,13 @@ def plan() -> None:
         n, mismatch, forward, training, state = (row[c] for c in columns)
         print(f"{arm:24}{n:>14,}{mismatch:>10.2%}{forward:>18,.0f}{training:>14,.0f}{state:>10,}")
     baseline = params.baseline
-    if {REFERENCE, baseline} <= set(table):
-        tolerance = params.analysis.parameter_tolerance
-        if abs(table[baseline]["mismatch"]) > tolerance:
-            raise ConfigError(
-                f"params.yaml: scales.{args.scale}.sizes: {baseline} has {table[baseline]['parameters']:,} parameters, {REFERENCE} "
-                f"{reference:,}: a mismatch of {table[baseline]['mismatch']:.2%}, allowed is {tolerance:.2%}; change its d_ff or n_layers"
-            )
+    if {REFERENCE, baseline} <= set(table) and abs(table[baseline]["mismatch"]) > params.analysis.parameter_tolerance:
+        width, left = matching_d_ff(runs[baseline], reference)
+        raise ConfigError(
+            f"params.yaml: {baseline} has {table[baseline]['parameters']:,} parameters, {REFERENCE} {reference:,}: a mismatch of "
+            f"{table[baseline]['mismatch']:.2%} (allowed: {params.analysis.parameter_tolerance:.2%}); "
+            f"scales.{args.scale}.sizes.{baseline}.d_ff: {width} leaves {left:.2%}"
+        )
     write_json(Paths(args.scale).reports / "plan.json", table)
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lolm import LolmError
 
@@ -86,3 +87,14 @@ def loaded_code() -> str:
         if ours and source and name != "lolm.tracking":
             digest.update(name.encode() + b"\0" + Path(source).read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def flat_scalars(record: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a record, nested mappings kept, lists and texts left out: what `dvc metrics show` can print."""
+    kept: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            value = flat_scalars(value)
+        if value and isinstance(value, dict) or isinstance(value, int | float) and not isinstance(value, bool):
+            kept[name] = value
+    return kept

@@ -20,7 +20,7 @@ from lolm.mixers.scan import choose_backend
 from lolm.models.language_model import LanguageModel
 from lolm.tracking import try_sync
 from lolm.training.loop import Trainer
-from lolm.training.records import fingerprint_of, read_json, write_json
+from lolm.training.records import fingerprint_of, write_json
 from pipeline.stage import Paths, arguments, loaded_code, main
 
 
@@ -43,7 +43,7 @@ def train() -> None:
     output = paths.run(run.arm, run.seed)
     trainer = Trainer(run, sampler, evaluate, output=output, on_checkpoint=try_sync, device=device)
     costs = account(trainer.model, trainer.heads, run.training.seq_len)
-    data = {split: read_json(paths.shards / "index.json")["splits"][split]["checksum"] for split in ("train", "validation")}
+    data = {"train": stream.checksum, "validation": held_out.stream.checksum}
     fingerprint = fingerprint_of(to_mapping(run), data, loaded_code())
     header = {
         "fingerprint": fingerprint,
@@ -56,12 +56,10 @@ def train() -> None:
         "kernels": choose_backend(device, run.training.kernels),
         "data": data,
     }
-    print(
-        f"{run.name}: {costs['parameters']['total']:,} parameters, {costs['flops_per_token']['training']:,.0f} training FLOPs per "
-        f"token, {run.training.steps * run.training.tokens_per_step:,} tokens, fingerprint {fingerprint}",
-        file=sys.stderr,
-    )
-    summary = trainer.fit(header, costs["flops_per_token"]["training"], Path(".scratch") / fingerprint)
+    size, cost = costs["parameters"]["total"], costs["flops_per_token"]["training"]
+    tokens = run.training.steps * run.training.tokens_per_step
+    print(f"{run.name}: {size:,} parameters, {cost:,.0f} training FLOPs per token, {tokens:,} tokens", file=sys.stderr)
+    summary = trainer.fit(header, cost, Path(".scratch") / fingerprint)
     write_json(paths.metrics(run.arm, run.seed, "train"), summary)
     try_sync(output)
 

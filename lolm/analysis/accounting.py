@@ -7,11 +7,12 @@ The PaLM convention (arXiv 2204.02311, App. B: 6 N + 12 L H Q T, no causal spars
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from lolm.config import RunConfig
+from lolm.config import ConfigError, RunConfig
 from lolm.mixers.attention import Attention
 from lolm.models.language_model import LanguageModel, build_model
 from lolm.objectives import FutureHeads, build_heads
@@ -55,3 +56,20 @@ def account_run(run: RunConfig) -> dict[str, Any]:
         model = build_model(run)
         heads = build_heads(run.architecture, run.size)
     return account(model, heads, run.training.seq_len)
+
+
+def matching_d_ff(run: RunConfig, parameters: int) -> tuple[int, float]:
+    """MLP width that brings a run closest to a parameter budget, and the relative mismatch that remains.
+
+    The count is linear in the width, so two counts give the answer.
+    """
+
+    def count(d_ff: int) -> int:
+        return account_run(replace(run, size=replace(run.size, d_ff=d_ff)))["parameters"]["total"]
+
+    base = run.size.d_ff
+    slope = count(base + 1) - count(base)
+    if slope == 0:
+        raise ConfigError(f"arm {run.arm!r} has no MLP, so d_ff cannot match it to {parameters:,} parameters")
+    width = max(1, base + round((parameters - count(base)) / slope))
+    return width, count(width) / parameters - 1

@@ -134,7 +134,6 @@ class Trainer:
             self._record_evaluation(records)
         while self.progress.step < self.training.steps:
             self._step(records)
-            self._show(bar)
             step = self.progress.step
             last = step == self.training.steps
             if step % self.training.eval_every == 0 or last:
@@ -143,6 +142,7 @@ class Trainer:
                 save_weights(self.scratch / "snapshots" / f"step-{step:06d}.safetensors", self.model, self.heads)
             if step % self.training.checkpoint_every == 0 or last:
                 self._save(checkpoint, records)
+            self._show(bar)
         bar.close()
         records.close()
         return self._finish()

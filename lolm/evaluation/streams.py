@@ -1,0 +1,138 @@
+"""What the streams of a trained LOLM look like on held-out text: gate, regime codes, auxiliary losses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from lolm.config import ObjectiveConfig
+from lolm.data.batches import EvaluationSet, stream_seed
+from lolm.models.language_model import LanguageModel, Streams
+from lolm.models.regime import gumbel_softmax
+from lolm.objectives import FutureHeads, auxiliary_losses, competitive_target, cpc_positions, entropy
+
+HISTOGRAM_BINS = 20
+SATURATED = (0.05, 0.95)
+
+
+class GateStatistics:
+    """Level and spread of the gate, and the surface branch's share of the gated signal.
+
+    share = |g ⊙ u|² / (|g ⊙ u|² + |(1 − g) ⊙ v|²) per position, averaged: unlike the mean gate it knows how large the
+    branches u (surface) and v (latent) are.
+    """
+
+    def __init__(self) -> None:
+        self.positions, self.share, self.target, self.targets = 0, 0.0, 0.0, 0
+        self.sum_D: torch.Tensor | None = None
+        self.square_D: torch.Tensor | None = None
+        self.counts = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64)
+        self.low = self.high = 0
+
+    def add(self, model: Any, streams: Streams) -> None:
+        g_ND = streams.g.double().flatten(0, 1)
+        u, v = model.fusion.branches(streams.h, streams.z)
+        surface = (streams.g * u).double().square().sum(dim=-1)
+        latent = ((1 - streams.g) * v).double().square().sum(dim=-1)
+        target = competitive_target(streams.h, streams.z)
+        self.share += float((surface / (surface + latent)).sum())
+        self.target += float(target.double().sum())
+        self.targets += target.numel()
+        self.positions += len(g_ND)
+        self.sum_D = g_ND.sum(dim=0) + (0 if self.sum_D is None else self.sum_D)
+        self.square_D = g_ND.square().sum(dim=0) + (0 if self.square_D is None else self.square_D)
+        self.counts += torch.histc(streams.g.float(), HISTOGRAM_BINS, 0.0, 1.0).double()
+        self.low += int((g_ND < SATURATED[0]).sum())
+        self.high += int((g_ND > SATURATED[1]).sum())
+
+    def summary(self) -> dict[str, Any]:
+        """``std_over_positions``: how much a dimension's gate varies over tokens, averaged over dimensions;
+        ``std_over_dimensions``: spread of the per-dimension means."""
+        mean_D = self.sum_D / self.positions
+        variance_D = (self.square_D / self.positions - mean_D**2).clamp(min=0)
+        values = self.positions * len(mean_D)
+        return {
+            "mean": float(mean_D.mean()),
+            "std_over_positions": float(variance_D.sqrt().mean()),
+            "std_over_dimensions": float(mean_D.std(unbiased=False)),
+            "per_dimension": mean_D.tolist(),
+            "histogram": {"edges": torch.linspace(0, 1, HISTOGRAM_BINS + 1).tolist(), "counts": self.counts.tolist()},
+            "saturated_low": self.low / values,
+            "saturated_high": self.high / values,
+            "share": self.share / self.positions,
+            "target": self.target / self.targets,
+        }
+
+
+class RegimeStatistics:
+    """How many codes are in use: sampled with Gumbel noise as published, without noise, and for pure noise.
+
+    With uniform logits every code appears among the argmaxes of Gumbel samples, so "all codes alive" says nothing unless it
+    is compared with that (spec F7). Usage entropy is that of the shares of argmaxes, in nats; ln R at most.
+    """
+
+    def __init__(self, codes: int, seed: int) -> None:
+        self.codes = codes
+        self.counts = {name: torch.zeros(codes, dtype=torch.float64) for name in ("sampled", "noise", "eval")}
+        self.generator = torch.Generator().manual_seed(stream_seed(seed, "evaluation/gumbel") % 2**63)
+
+    def add(self, model: Any, streams: Streams) -> None:
+        logits, tau = streams.logits.float().cpu(), float(model.regime.tau)
+        samples = {
+            "sampled": gumbel_softmax(logits, tau, self.generator),
+            "noise": gumbel_softmax(torch.zeros_like(logits), tau, self.generator),
+            "eval": streams.p.float().cpu(),
+        }
+        for name, p in samples.items():
+            self.counts[name] += torch.bincount(p.argmax(dim=-1).flatten(), minlength=self.codes).double()
+
+    def summary(self) -> dict[str, Any]:
+        result: dict[str, Any] = {"codes": self.codes, "max_entropy": math.log(self.codes)}
+        for name, counts in self.counts.items():
+            result[f"alive_{name}"] = int((counts > 0).sum())
+            result[f"usage_entropy_{name}"] = float(entropy(counts / counts.sum()))
+        return result
+
+
+@torch.no_grad()
+def describe_streams(
+    model: LanguageModel,
+    heads: FutureHeads | None,
+    objectives: ObjectiveConfig,
+    held_out: EvaluationSet,
+    batch_size: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Gate, regime, CPC and auxiliary-loss statistics of a model in evaluation mode; None for what a model lacks.
+
+    Auxiliary losses are unweighted means over the set, with the noise-free regime probabilities. CPC is compared with its true
+    chance level ln n, n being the candidates of one sequence.
+    """
+    model.eval()
+    parts = model.components()
+    gate = GateStatistics() if "gate" in parts else None
+    regime = RegimeStatistics(model.regime.size.codes, seed) if "regime" in parts else None
+    sums: dict[str, float] = {}
+    sequences = 0
+    for x_BT, _ in held_out.batches(batch_size):
+        streams = model.streams(x_BT.to(model.embedding.weight.device))
+        if gate is not None:
+            gate.add(model, streams)
+        if regime is not None:
+            regime.add(model, streams)
+        for name, term in auxiliary_losses(objectives, streams, heads).items():
+            sums[name] = sums.get(name, 0.0) + float(term) * len(x_BT)
+        sequences += len(x_BT)
+    terms = {name: value / sequences for name, value in sums.items()}
+    cpc = None
+    if heads is not None and heads.kind == "cpc" and "future" in terms:
+        candidates = len(cpc_positions(held_out.seq_len, heads.size))
+        cpc = {"nats": terms["future"], "chance": math.log(candidates), "candidates": candidates}
+    return {
+        "objectives": terms or None,
+        "cpc": cpc,
+        "gate": None if gate is None else gate.summary(),
+        "regime": None if regime is None else regime.summary(),
+    }
