@@ -146,17 +146,19 @@ def experiment_id(scale: str) -> str | None:
 # ---------------------------------------------------------------------------------------------- filling
 
 
-def sync_run(run_dir: str | Path, *, finished: bool) -> str:
+def sync_run(run_dir: str | Path, *, finished: bool | None = None) -> str:
     """Make MLflow say of one run what its records say; returns the MLflow run's id.
 
     Args:
-        run_dir: folder with ``config.json`` and ``metrics.jsonl`` (and ``summary.json`` if finished).
-        finished: False at a checkpoint of training that goes on. Call it only *after* the checkpoint is durable, when no line
-            of ``metrics.jsonl`` can be taken back by a resumed run.
+        run_dir: folder with ``config.json`` and ``metrics.jsonl``, and ``summary.json`` if the run is finished.
+        finished: False at a checkpoint of training that goes on (default: whether there is a summary). Call it only *after*
+            the checkpoint is durable, when no line of ``metrics.jsonl`` can be taken back by a resumed run.
 
     Raises:
         RecordError: a record is missing or broken. TrackingError, or any error of MLflow: the store cannot be used.
     """
+    if finished is None:
+        finished = (Path(run_dir) / "summary.json").exists()
     records = Records.load(Path(run_dir), finished)
     with _lock():
         client = _client()
@@ -372,13 +374,15 @@ _warned = False
 _last_try = time.monotonic()
 
 
-def try_sync(run_dir: str | Path, finished: bool = False, min_interval: float = 20.0) -> None:
+def try_sync(run_dir: str | Path, finished: bool | None = None, min_interval: float = 20.0) -> None:
     """:func:`sync_run` for a training run, which must not die of it: any failure is one line on stderr, once.
 
     At checkpoints it does nothing within ``min_interval`` seconds of the process's start or of the last call: runs that short
     are not worth the import of MLflow (some 3 s) before they end.
     """
     global _last_try
+    if finished is None:
+        finished = (Path(run_dir) / "summary.json").exists()
     if not finished and time.monotonic() - _last_try < min_interval:
         return
     _guarded(sync_run, run_dir, finished=finished)

@@ -334,7 +334,9 @@ def test_short_runs_do_not_pay_for_mlflow(project):
     tracking.try_sync(scratch, min_interval=1e9)
     assert runs() == []
     tracking.try_sync(scratch, min_interval=0.0)
-    assert len(runs()) == 1
+    assert [run.info.status for run in runs()] == ["RUNNING"]
+    tracking.try_sync(finished_run(), min_interval=1e9)  # the summary says that it is finished
+    assert [run.info.status for run in runs()] == ["FINISHED"]
 
 
 @pytest.mark.slow
