@@ -1,0 +1,95 @@
+# Every target but `help` and `clean` uses the active environment if this project is installed in it, else makes .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.PHONY: help repro smoke test lint format ui track environment clean FORCE
+
+PORT ?= 5000
+export MLFLOW_DISABLE_TELEMETRY := true
+
+TOOLS_repro := torch mlflow dvc
+TOOLS_test := $(TOOLS_repro) pytest xdist ruff mypy
+installed = cd / && python -c 'import sys, pathlib, importlib.util as u; found = u.find_spec("lolm"); \
+  here = found and pathlib.Path(found.origin).resolve().parents[1] == pathlib.Path(sys.argv[1]).resolve(); \
+  sys.exit(not here or not all(map(u.find_spec, sys.argv[2:])))' "$(CURDIR)"
+
+ACTIVE := $(shell [ -n "$${VIRTUAL_ENV:-}$${CONDA_PREFIX:-}" ] && { $(installed) $(TOOLS_repro); } 2>/dev/null && command -v python)
+ifneq ($(ACTIVE),)
+python := $(ACTIVE)
+ready := active
+else
+python := $(CURDIR)/.venv/bin/python
+ready := .venv/ready
+endif
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Variables: JOBS=<runs at a time> PORT=<of the UI> PYTHON=<interpreter to build .venv with>"
+	@echo "           TORCH_INDEX=<extra package index, for example of PyTorch's CPU builds>"
+
+repro: $(ready) ## everything at the scale of params.yaml, report included
+	@"$(python)" -m pipeline.run $(if $(JOBS),--jobs $(JOBS))
+
+smoke: $(ready) ## the whole pipeline at scale smoke; params.yaml stays as it is
+	@"$(python)" -m pipeline.run --scale smoke $(if $(JOBS),--jobs $(JOBS))
+
+test: $(ready) tools ## the tests
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg \
+	  "$(python)" -m pytest --numprocesses logical --maxprocesses 8 --dist loadscope $(ARGS)
+
+lint: $(ready) tools ## style and types
+	@"$(python)" -m ruff check . && "$(python)" -m ruff format --check . && "$(python)" -m mypy
+
+format: $(ready) tools ## rewrite the source in the project's style
+	@"$(python)" -m ruff check --fix . && "$(python)" -m ruff format .
+
+ui: $(ready) ## the MLflow UI on the local store; prints its address
+	@"$(python)" -m pipeline.ui --port $(PORT) || [ $$? -eq 130 ]
+
+track: $(ready) ## fill MLflow from the records on disk
+	@"$(python)" -m pipeline.track
+
+environment: $(ready) ## only make the environment
+	@echo "using $(python)"
+
+clean: ## remove caches, logs and the checkpoints of unfinished runs; results and .venv stay
+	@rm -rf .scratch .pytest_cache .ruff_cache .mypy_cache .hypothesis build
+	@find lolm pipeline tests -name __pycache__ -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------------------------------------- environment
+
+.PHONY: active tools
+active:
+
+# The test extra may be missing from an environment that the user made for the pipeline alone.
+tools: $(ready)
+ifneq ($(ACTIVE),)
+	@( $(installed) $(TOOLS_test) ) || { echo "the active environment has no test tools; pip install -c constraints.txt -e '.[test]'" >&2; exit 2; }
+endif
+
+# Rebuilt only when what it was built from has changed: the requirements, or the folder's place.
+.venv/ready: FORCE
+	@set -eu; want=$$({ echo "$(CURDIR)"; cat pyproject.toml constraints.txt; } | cksum); \
+	if [ "$$(cat $@ 2>/dev/null || true)" = "$$want" ] && .venv/bin/python -c '' 2>/dev/null; then exit 0; fi; \
+	if ! .venv/bin/python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then \
+	  base=; for candidate in $(PYTHON) python3.12 python3.11 python3 python; do \
+	    if "$$candidate" -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then \
+	      base=$$candidate; break; fi; done; \
+	  if [ -z "$$base" ]; then \
+	    echo "no Python 3.11 or 3.12 with venv found; install one (Debian: python3-venv as well), or name it: make PYTHON=/path/to/python" >&2; \
+	    exit 2; fi; \
+	  echo "making .venv with $$("$$base" --version)"; rm -rf .venv; "$$base" -m venv .venv; \
+	fi; \
+	uv=$$(command -v uv || true); \
+	if [ -z "$$uv" ] && .venv/bin/python -m pip install --quiet uv 2>/dev/null; then uv=.venv/bin/uv; fi; \
+	links=$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}; if [ -n "$$links" ]; then export UV_FIND_LINKS=$${links// /,}; fi; \
+	if [ -n "$${PIP_CERT:-}" ]; then export SSL_CERT_FILE=$${SSL_CERT_FILE:-$$PIP_CERT}; fi; \
+	extra=$(if $(TORCH_INDEX),"--extra-index-url $(TORCH_INDEX)"); what="-c constraints.txt -e .[test]"; \
+	echo "installing the pinned packages"; \
+	if [ -n "$$uv" ] && "$$uv" pip install --quiet --python .venv/bin/python --index-strategy unsafe-best-match \
+	    $${PIP_INDEX_URL:+--default-index "$$PIP_INDEX_URL"} $${PIP_EXTRA_INDEX_URL:+--extra-index-url "$$PIP_EXTRA_INDEX_URL"} \
+	    $$extra $$what; then :; \
+	else .venv/bin/python -m pip install --quiet $$extra $$what; fi; \
+	echo "$$want" > $@
+FORCE:
