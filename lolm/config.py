@@ -358,6 +358,9 @@ class Params:
     def __post_init__(self) -> None:
         if self.scale not in self.scales:
             raise ConfigError(f"scale: {self.scale!r} is not a preset of 'scales'{_nearest(self.scale, self.scales)}")
+        for name in (*self.scales, *self.architectures):
+            if "." in name:
+                raise ConfigError(f"{name!r}: a scale or arm cannot have a dot in its name, which DVC reads as a level of keys")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds: need at least one, each once; got {list(self.seeds)}")
         if not self.arms or len(set(self.arms)) != len(self.arms):

@@ -76,7 +76,7 @@ NUMBERS: dict[str, Number] = {
     "gate_20m": _number(0.27, "gate", "paper scaling", "20.5M, step 20,000", "20m"),
     "gate_149m": _number(0.55, "gate", "paper scaling", "149M", "149m"),
     "gate_304m": _number(0.83, "gate", "paper scaling", "304M, from step 5,000 on", "304m"),
-    "gate_157b": _number(0.71, "gate", "scaling results", "1.57B, step 20,000 (0.706)", "1.57b"),
+    "gate_157b": _number(0.71, "gate", "scaling results", "1.57B, step 20,000 (0.706)", "1570m"),
     "gate_exact": _number(0.706, "gate", "results", "1.57B, step 20,000, batch mean"),
     "gate_start": _number(0.36, "gate", "paper", "304M at the start"),
     "gate_dip": _number(0.17, "gate", "paper", "304M, about step 1,800"),
