@@ -12,6 +12,7 @@ import torch
 from llvmlite import ir
 from numba import float32, get_num_threads, int32, njit, prange, set_num_threads
 from numba.extending import intrinsic
+from torch.autograd.function import once_differentiable
 
 CHUNK = 32  # steps between saved states
 BLOCK = 32  # channels of a block: N * BLOCK states and CHUNK * N * BLOCK recomputed ones stay in cache
@@ -171,6 +172,7 @@ class SelectiveScanCPU(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gy_BTD):  # type: ignore[override]
         _match_threads()
         u, delta, A, B, C, skip, saved = ctx.saved_tensors

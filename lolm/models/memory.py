@@ -88,7 +88,7 @@ class Memory(Component):
     def flops_per_token(self, length: int) -> float:
         d, banks, slots = self.d_model, self.size.banks, self.size.slots
         per_token = 2 * banks * d * d + 4 * banks * slots * d + 2 * banks * d * d  # query; scores and reads; combine
-        per_write = 2 * banks * d * (d + 2 * slots) + 4 * banks * slots * d
+        per_write = 2 * banks * d * (d + 2 * slots) + 3 * banks * slots * d  # content, α and β; the update of the slots
         return per_token + per_write * (len(self.bounds(length)) - 1) / length
 
     def state_size(self, length: int) -> int:
