@@ -30,14 +30,12 @@ def to_records(ledger: list[Claim]) -> list[dict[str, Any]]:
 
 
 def headline(ledger: list[Claim]) -> dict[str, Any]:
-    """Flat numbers for `dvc metrics show`: each measured claim's sound value and interval, and the count of each verdict."""
+    """Flat numbers for `dvc metrics show`: each measured claim's sound value, and the count of each verdict."""
     flat: dict[str, Any] = {f"verdicts/{verdict.split(' at')[0].replace(' ', '_')}": 0 for verdict in VERDICTS}
     for claim in ledger:
         if claim.group == "arithmetic":
             continue
         flat[f"verdicts/{claim.verdict.split(' at')[0].replace(' ', '_')}"] += 1
         if claim.sound is not None and claim.sound.value is not None:
-            flat[f"{claim.id}/value"] = claim.sound.value
-            if claim.sound.interval is not None:
-                flat[f"{claim.id}/low"], flat[f"{claim.id}/high"] = claim.sound.interval
+            flat[claim.id] = claim.sound.value
     return flat

@@ -78,7 +78,7 @@ def _inversion(results: ScaleResults, runs: tuple[RunRecord, ...]) -> Claim:
         "inversion",
         "inversion",
         INVERSION,
-        (*PUBLISHED, "ratio_inversion"),
+        ("ratio_inversion", *PUBLISHED),
         Quantity.of(ratio, "x", "perplexity at g = 1 over perplexity at g = 0, each capped at e^20 as published"),
         Quantity.of(gap, "nats", "loss at g = 1 minus loss at g = 0, uncapped, paired by seed, final weights, test split"),
         above(gap, margin),

@@ -101,7 +101,10 @@ class Claim:
 
     @property
     def published_shown(self) -> str:
-        return " · ".join(dict.fromkeys(show(NUMBERS[k].value, NUMBERS[k].unit) for k in self.published)) or "—"
+        """The published numbers; of an arithmetic entry the first, the others being its inputs."""
+        keys = self.published[:1] if self.group == "arithmetic" else self.published
+        shown = (f"{NUMBERS[k].value:g}" if NUMBERS[k].unit == "gate" else show(NUMBERS[k].value, NUMBERS[k].unit) for k in keys)
+        return " · ".join(dict.fromkeys(shown)) or "—"
 
     @property
     def source(self) -> str:
@@ -190,7 +193,7 @@ def _parts(value: float, unit: str) -> tuple[str, str]:
         return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}", ""
     if unit == "steps":
         return f"{value:,.0f}", ""
-    return _signed(f"{value:.3f}".removesuffix("0")), ""
+    return _signed(f"{value:.3f}"), ""
 
 
 def _signed(text: str) -> str:

@@ -112,7 +112,7 @@ def _codes(results: ScaleResults, runs: tuple[RunRecord, ...]) -> Claim:
 
 
 def _cpc(results: ScaleResults, runs: tuple[RunRecord, ...]) -> Claim:
-    published = ("cpc_304m", "cpc_157b", "cpc_chance_quoted")
+    published = ("cpc_304m", "cpc_157b")
     records = _section(runs, "cpc")
     if records is None:
         return untestable("cpc_chance", "streams", CPC, published, "these runs hold no measured CPC loss")
@@ -175,7 +175,7 @@ def _contribution(results: ScaleResults, runs: tuple[RunRecord, ...], stream: st
 def _sane(results: ScaleResults, arm: str) -> Claim:
     runs = results.of(arm)
     label = results.label(arm)
-    statement = f"{label} predicts held-out text better than a bigram model of the same training tokens."
+    statement = f"{label}: held-out loss below that of a bigram model of the same training tokens."
     if any(run.evaluation is None for run in runs):
         return untestable(f"sanity_{arm}", "sanity", statement, (), "the test losses were not measured")
     confidence = results.analysis.confidence

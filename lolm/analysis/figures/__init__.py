@@ -1,0 +1,24 @@
+"""All figures of a scale, each with the data behind it (:class:`~lolm.analysis.figures.style.Picture`)."""
+
+from __future__ import annotations
+
+from lolm.analysis.figures import interventions, training
+from lolm.analysis.figures.style import Picture
+from lolm.analysis.results import ScaleResults
+
+__all__ = ["Picture", "pictures"]
+
+
+def pictures(results: ScaleResults) -> list[Picture]:
+    """Every figure that these results have data for, in the order of the report."""
+    made = (
+        training.bits_per_byte(results),
+        training.learning_curves(results),
+        training.lead(results),
+        training.gate_path(results),
+        interventions.histogram(results),
+        interventions.sweep(results),
+        interventions.damage(results),
+        interventions.regimes(results),
+    )
+    return [picture for picture in made if picture is not None]

@@ -1,0 +1,39 @@
+"""Claims ledger, figures with the data behind them, and the page a person reads."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from lolm.analysis.claims import build_ledger, headline, to_records
+from lolm.analysis.figures import pictures
+from lolm.analysis.page import html, markdown
+from lolm.analysis.results import load_results
+from lolm.training.records import write_json, write_text
+from pipeline.stage import Paths, arguments, main
+
+
+def report() -> None:
+    scale = arguments(__doc__).scale
+    results = load_results(Path("."), scale)
+    ledger, drawn = build_ledger(results), pictures(results)
+    texts = {"report.html": html(results, ledger, drawn), "claims.md": markdown(results, ledger)}
+    for picture in drawn:
+        texts[f"figures/{picture.name}.svg"], texts[f"figures/{picture.name}.csv"] = picture.svg, picture.csv()
+    curves = {picture.name: picture for picture in drawn}.get("learning_curves")
+    if curves is not None:
+        texts["learning_curves.csv"] = curves.csv()
+    # Everything is made before anything is written, so that an error leaves the last report as it was.
+    folder = Paths(scale).reports
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    write_json(folder / "claims.json", to_records(ledger))
+    write_json(folder / "summary.json", headline(ledger))
+    for claim in ledger:
+        print(f"{claim.verdict:>26}  {claim.statement}")
+    print(f"report: {folder / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main(report)
