@@ -73,7 +73,7 @@ endif
 	@set -eu; want=$$({ echo "$(CURDIR)"; cat pyproject.toml constraints.txt; } | cksum); \
 	if [ "$$(cat $@ 2>/dev/null || true)" = "$$want" ] && .venv/bin/python -c '' 2>/dev/null; then exit 0; fi; \
 	if ! .venv/bin/python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then \
-	  base=; for candidate in $(PYTHON) python3.12 python3.11 python3 python; do \
+	  base=; for candidate in $(PYTHON) python3.11 python3.12 python3 python; do \
 	    if "$$candidate" -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then \
 	      base=$$candidate; break; fi; done; \
 	  if [ -z "$$base" ]; then \
