@@ -112,10 +112,11 @@ def _reached(found: eff.Efficiency, pairs: int) -> str:
 
 def _mismatch(results: ScaleResults) -> str | None:
     tolerance = results.analysis.parameter_tolerance
-    found = results.plan[results.baseline].get("mismatch")  # type: ignore[index]
-    if found is None or abs(found) <= tolerance:
+    subject, baseline = (results.plan[arm]["parameters"] for arm in (results.subject, results.baseline))  # type: ignore[index]
+    found = abs(baseline / subject - 1)
+    if found <= tolerance:
         return None
-    return f"The arms are not matched: their parameters differ by {100 * abs(found):.2f} %, more than {100 * tolerance:g} %"
+    return f"The arms are not matched: their parameters differ by {100 * found:.2f} %, more than {100 * tolerance:g} %"
 
 
 def _test_losses(pairs: Pairs) -> tuple[list[float], list[float]] | None:
