@@ -32,6 +32,7 @@ from lolm.training.records import fingerprint_of, read_json
 
 METRICS_PER_CALL = 1000  # MLflow's limits
 PARAMS_PER_CALL = 100
+RUNNER = "LOLM_RUNNER"  # set in the environment of the stages that the runner starts
 
 
 class TrackingError(LolmError):
@@ -278,8 +279,8 @@ def _parameters(config: dict[str, Any]) -> dict[str, str]:
 
 def _tags(records: Records) -> dict[str, str]:
     config, run = records.config, records.config["run"]
-    millions = config.get("parameters", {}).get("total", 0) / 1e6
-    note = f"{config.get('label', run['arm'])}: {millions:.3g} M parameters, scale {run['scale']}, seed {run['seed']}."
+    total = config.get("parameters", {}).get("total", 0)
+    note = f"{config.get('label', run['arm'])}: {total:,} parameters, scale {run['scale']}, seed {run['seed']}."
     tags = {
         "stage": "train",
         "arm": run["arm"],
@@ -378,12 +379,14 @@ def try_sync(run_dir: str | Path, finished: bool | None = None, min_interval: fl
     """:func:`sync_run` for a training run, which must not die of it: any failure is one line on stderr, once.
 
     At checkpoints it does nothing within ``min_interval`` seconds of the process's start or of the last call: runs that short
-    are not worth the import of MLflow (some 3 s) before they end.
+    are not worth the import of MLflow (4 s) before they end. When they end it is left to the runner, if there is one.
     """
     global _last_try
     if finished is None:
         finished = (Path(run_dir) / "summary.json").exists()
     if not finished and time.monotonic() - _last_try < min_interval:
+        return
+    if finished and _left_to_runner():
         return
     _guarded(sync_run, run_dir, finished=finished)
     _last_try = time.monotonic()
@@ -396,7 +399,13 @@ def try_prepare_store() -> None:
 
 def try_sync_scale(scale: str) -> None:
     """:func:`sync_scale` for the report stage, under the same terms as :func:`try_sync`."""
-    _guarded(sync_scale, scale)
+    if not _left_to_runner():
+        _guarded(sync_scale, scale)
+
+
+def _left_to_runner() -> bool:
+    """Whether ``pipeline.run`` stands behind this process, which fills MLflow from the records and has it loaded already."""
+    return "mlflow" not in sys.modules and RUNNER in os.environ
 
 
 def _guarded(call: Any, *args: Any, **kwargs: Any) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,14 +46,20 @@ def foreground(command: Sequence[str], environment: dict[str, str]) -> int:
         return child.wait()
 
 
-def side_by_side(jobs: Sequence[Job], workers: int, environment: dict[str, str]) -> tuple[list[Failure], list[Job]]:
+def side_by_side(
+    jobs: Sequence[Job], workers: int, environment: dict[str, str], done: Callable[[Job], None]
+) -> tuple[list[Failure], list[Job]]:
     """Run jobs in order, at most ``workers`` at once. After a failure those under way finish and no other starts.
+
+    Args:
+        done: called after each job that succeeded; the others go on meanwhile.
 
     Returns:
         The failures, and the jobs that were not started because of them.
     """
     waiting, running, failures = list(jobs), {}, []  # type: ignore[var-annotated]
     active: list[subprocess.Popen[bytes]] = []
+    ended: list[Job] = []
     with _ended_with_us(active):
         while running or (waiting and not failures):
             while waiting and not failures and len(running) < workers:
@@ -76,7 +82,13 @@ def side_by_side(jobs: Sequence[Job], workers: int, environment: dict[str, str])
                 reader.join(timeout=5)
                 if child.returncode:
                     failures.append(Failure(job, child.returncode))
+                else:
+                    ended.append(job)
+            if ended and not (waiting and not failures and len(running) < workers):  # first start what can start
+                done(ended.pop())
             time.sleep(0.05)
+        for job in ended:
+            done(job)
     return failures, waiting
 
 

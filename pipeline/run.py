@@ -74,7 +74,11 @@ def run() -> None:
             stack.enter_context(scale_override(PARAMS, scale, NOTE))
         environment = child_environment(scale_of(params, scale).training.threads)
         jobs = args.jobs or default_jobs(scale_of(params, scale).training.threads, len(runs))
-        reproduce(params, scale, runs, jobs, environment, force=args.force)
+        try:
+            reproduce(params, scale, runs, jobs, environment, force=args.force)
+        except PipelineError:
+            tracking.try_sync_scale(scale)  # what was made before the failure
+            raise
         tracking.try_sync_scale(scale)
     print(f"the report: reports/{scale}/report.html; the ledger: reports/{scale}/claims.md; the curves: make ui")
 
@@ -111,7 +115,9 @@ def reproduce(
         if wanted:
             command = [*DVC, "repro", "--single-item", *flags, *wanted]
             queue.append(Job(f"{one.arm} {one.seed}", command, SCRATCH / "logs" / f"{scale}-{one}.log"))
-    failures, unstarted = side_by_side(queue, jobs, environment | {"PYTHONUNBUFFERED": "1"})
+    failures, unstarted = side_by_side(
+        queue, jobs, environment | {"PYTHONUNBUFFERED": "1"}, done=lambda job: tracking.try_sync_scale(scale)
+    )
     if failures:
         lines = [f"{f.job.name} failed with status {f.status}: {f.reason}\n       its output: {f.job.log}" for f in failures]
         if unstarted:
@@ -182,7 +188,7 @@ def child_environment(threads: int) -> dict[str, str]:
     environment["LOLM_PIPELINE"] = os.environ.setdefault(
         "LOLM_PIPELINE", f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     )
-    environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", tracking.RUNNER: "1"}
     if threads:
         environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     return environment

@@ -339,6 +339,24 @@ def test_short_runs_do_not_pay_for_mlflow(project):
     assert [run.info.status for run in runs()] == ["FINISHED"]
 
 
+def test_stages_of_the_runner_leave_it_to_the_runner(project):
+    """A short run under the runner ends without loading MLflow; without a runner it fills MLflow itself."""
+    finished_run()
+    code = (
+        "import sys; from lolm import tracking; tracking.try_sync('artifacts/smoke/runs/lolm-1'); print('mlflow' in sys.modules)"
+    )
+    for environment, loaded in (({tracking.RUNNER: "1"}, "False"), ({}, "True")):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.strip() == loaded, done.stderr
+        assert len(runs()) == (loaded == "True")
+
+
 @pytest.mark.slow
 def test_two_processes_prepare_the_store(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
