@@ -7,12 +7,20 @@ Every cell is summed in a fixed order, so results do not depend on the number of
 
 from __future__ import annotations
 
+import threading
+
+import numba
 import numpy as np
 import torch
 from llvmlite import ir
 from numba import float32, get_num_threads, int32, njit, prange, set_num_threads
 from numba.extending import intrinsic
 from torch.autograd.function import once_differentiable
+
+# Numba's OpenMP layer would raise the thread count of torch's OpenMP runtime behind its back; its own work queue does not, but
+# takes one caller at a time.
+numba.config.THREADING_LAYER = "workqueue"
+_one_caller = threading.Lock()
 
 CHUNK = 32  # steps between saved states
 BLOCK = 32  # channels of a block: N * BLOCK states and CHUNK * N * BLOCK recomputed ones stay in cache
@@ -162,19 +170,19 @@ class SelectiveScanCPU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, u_BTD, delta_BTD, A_DN, B_BTN, C_BTN, skip_D):  # type: ignore[override]
-        _match_threads()
         batch, length, channels = u_BTD.shape
         inputs = [_numpy(x) for x in (u_BTD, delta_BTD, A_DN.t(), B_BTN, C_BTN, skip_D)]
         y = torch.empty_like(u_BTD, memory_format=torch.contiguous_format)
         saved = torch.empty(batch, -(-length // CHUNK), A_DN.shape[1], channels)
-        _forward(*inputs, y.numpy(), saved.numpy())
+        with _one_caller:
+            _match_threads()
+            _forward(*inputs, y.numpy(), saved.numpy())
         ctx.save_for_backward(u_BTD, delta_BTD, A_DN, B_BTN, C_BTN, skip_D, saved)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gy_BTD):  # type: ignore[override]
-        _match_threads()
         u, delta, A, B, C, skip, saved = ctx.saved_tensors
         batch, length, channels = u.shape
         states = A.shape[1]
@@ -185,14 +193,14 @@ class SelectiveScanCPU(torch.autograd.Function):
         g_skip = torch.zeros(batch, channels)
         inputs = [_numpy(x) for x in (u, delta, A.t(), B, C, skip, gy_BTD)]
         outputs = [x.numpy() for x in (g_u, g_delta, g_A, g_B, g_C, g_skip)]
-        _backward(*inputs, _numpy(saved), *outputs)
+        with _one_caller:
+            _match_threads()
+            _backward(*inputs, _numpy(saved), *outputs)
         return g_u, g_delta, g_A.sum(0).t(), g_B.sum(1), g_C.sum(1), g_skip.sum(0)
 
 
 def _match_threads() -> None:
     """Use as many threads as torch does: one process of a pair must not take both cores."""
-    from numba import config
-
-    wanted = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
+    wanted = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
     if get_num_threads() != wanted:
         set_num_threads(wanted)

@@ -56,8 +56,7 @@ class Regime(Component):
         """Returns logits_BTR, probabilities_BTR and r_BTE."""
         logits_BTR = self.logits(torch.cat((z_BTD, h_BTD, m_BTD), dim=-1))
         if self.conv is not None:
-            past = F.pad(logits_BTR.transpose(1, 2), (self.conv.kernel_size[0] - 1, 0))
-            logits_BTR = logits_BTR + self.conv_weight * self.conv(past).transpose(1, 2)
+            logits_BTR = logits_BTR + self.conv_weight * self._neighbours(logits_BTR)
         if self.config.clamp is not None:
             logits_BTR = logits_BTR.clamp(-self.config.clamp, self.config.clamp)
         if self.training:
@@ -66,6 +65,12 @@ class Regime(Component):
             tau = self.tau.clamp(min=0.01) if self.config.eval_temperature == "trained" else 1.0
             p_BTR = F.softmax(logits_BTR / tau, dim=-1)
         return logits_BTR, p_BTR, self.embed(p_BTR)
+
+    def _neighbours(self, logits_BTR: torch.Tensor) -> torch.Tensor:
+        """The causal convolution as one matrix product: for so few channels far faster on a CPU than Conv1d's own kernel."""
+        kernel = self.conv.kernel_size[0]
+        windows_BTRK = F.pad(logits_BTR, (0, 0, kernel - 1, 0)).unfold(1, kernel, 1)
+        return F.linear(windows_BTRK.flatten(2), self.conv.weight.flatten(1), self.conv.bias)
 
     def embed(self, p_BTR: torch.Tensor) -> torch.Tensor:
         """r = p · E_r."""

@@ -75,6 +75,11 @@ class Trainer:
         self.run, self.sampler, self.evaluate, self.output, self.on_checkpoint = run, sampler, evaluate, output, on_checkpoint
         self.training, self.device = run.training, torch.device(device)
         recipe = run.architecture.recipe
+        if sampler.stream.vocab_size != run.vocab_size:
+            raise TrainingError(
+                f"the shards were made with {sampler.stream.vocab_size} tokens, tokenizer.vocab_size is {run.vocab_size}; "
+                "run `dvc repro`, which makes them again"
+            )
 
         torch.manual_seed(stream_seed(run.seed, "init") % 2**63)
         self.model = build_model(run).to(self.device)
