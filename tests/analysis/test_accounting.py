@@ -1,0 +1,161 @@
+"""Sizes to the parameter and costs to the operation: the published counts, and one model counted by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from builders import PARAMS, change, make_run
+
+from lolm.analysis.accounting import account, account_run, matching_d_ff
+from lolm.config import ConfigError, FutureSize, LatentSize, MemorySize, RegimeSize, resolve_run
+from lolm.models.language_model import build_model
+from lolm.objectives import build_heads
+
+# Spec A10: decoder (embedding included), embedding, latent, memory, regime, gate, fusion, total.
+PUBLISHED = {
+    ("20m", "lolm_v0", None): (17_591_040, 12_865_792, 1_428_480, 663_744, 13_312, 557_312, 212_992, 20_466_880),
+    ("149m", "lolm_v0", None): (123_570_432, 38_597_376, 12_616_704, 5_751_168, 57_600, 4_866_816, 1_843_200, 148_705_920),
+    ("304m", "lolm_published", None): (
+        252_857_344, 51_463_168, 28_106_752, 10_617_600, 109_601, 8_651_776, 3_280_896, 303_623_969,
+    ),
+    ("304m", "lolm_published", "plain"): (
+        252_857_344, 51_463_168, 43_802_624, 10_617_600, 109_601, 8_651_776, 3_280_896, 319_319_841,
+    ),
+    ("1570m", "lolm_published", None): (
+        1_311_086_592, 102_926_336, 166_371_328, 42_468_864, 438_337, 34_605_056, 13_115_392, 1_568_085_569,
+    ),
+}  # fmt: skip
+
+
+def on_meta(run):
+    with torch.device("meta"):
+        return build_model(run), build_heads(run.architecture, run.size)
+
+
+@pytest.mark.parametrize(("scale", "arm", "form"), PUBLISHED)
+def test_published_sizes_of_lolm(scale, arm, form):
+    run = resolve_run(PARAMS, scale, arm, 1)
+    if form == "plain":
+        run = change(run, architecture=change(run.architecture, latent={"form": "plain", "wiring": "postnorm"}).__dict__)
+    part = account_run(run)["parameters"]["by_part"]
+    found = (
+        part["embedding"] + part["surface"], part["embedding"], part["latent"], part["memory"], part["regime"], part["gate"],
+        part["fusion"], account_run(run)["parameters"]["total"],
+    )  # fmt: skip
+    assert found == PUBLISHED[scale, arm, form]
+    assert sum(p.numel() for p in on_meta(run)[0].parameters()) == found[-1]
+
+
+@pytest.mark.parametrize(
+    ("scale", "layers", "total"),
+    [("20m", 6, 17_656_576), ("304m", 16, 253_905_920), ("304m", 21, 316_840_960), ("1570m", 29, 1_566_980_096)],
+)
+def test_published_sizes_of_baselines(scale, layers, total):
+    """The decoder's own width and MLP, more layers, and W_h."""
+    run = resolve_run(PARAMS, scale, "transformer_published", 1)
+    run = change(run, size={"n_layers": layers, "d_ff": PARAMS.scales[scale].sizes["lolm"].d_ff})
+    assert account_run(run)["parameters"]["total"] == total
+    assert sum(p.numel() for p in on_meta(run)[0].parameters()) == total
+
+
+@pytest.mark.parametrize("scale", PARAMS.scales)
+def test_decoders_match_lolm_at_every_scale(scale):
+    wanted = account_run(resolve_run(PARAMS, scale, "lolm", 1))["parameters"]["total"]
+    for arm, architecture in PARAMS.architectures.items():
+        if architecture.family == "decoder":
+            mismatch = account_run(resolve_run(PARAMS, scale, arm, 1))["parameters"]["total"] / wanted - 1
+            assert abs(mismatch) <= PARAMS.analysis.parameter_tolerance == 0.005, (arm, mismatch)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "tiny"])
+@pytest.mark.parametrize("arm", PARAMS.architectures)
+def test_the_sum_of_the_formulas_is_the_count(scale, arm):
+    run = resolve_run(PARAMS, scale, arm, 1)
+    model, heads = build_model(run), build_heads(run.architecture, run.size)
+    found = account(model, heads, run.training.seq_len)
+    assert found == account_run(run)  # the meta device counts the same
+    assert found["parameters"]["total"] == sum(p.numel() for p in model.parameters())
+    for name, part in model.components().items():
+        assert found["parameters"]["by_part"][name] == sum(p.numel() for p in part.parameters()), name
+
+
+def tiny(arm: str, **architecture):
+    size = {
+        "d_model": 8, "n_heads": 2, "n_layers": 1, "d_ff": 16, "latent": LatentSize(1, 4),
+        "memory": MemorySize(4, chunk_tokens=4), "regime": RegimeSize(4, 4), "future": FutureSize(horizon=2, hidden=16, width=8),
+    }  # fmt: skip
+    return make_run(arm, vocab_size=10, size=size, training={"seq_len": 8}, **architecture)
+
+
+# D = 8, T = 8, V = 10; a multiply-add is 2.
+SURFACE = 2 * 8 * 24 + 2 * 8 * 8 + 4.5 * (2 * 8 + 2 * 8) + 2 * 2 * 8 * 16  # qkv, out, 4.5 keys on average, MLP of width 16
+LATENT = 2 * 8 * 8 + (2 * 8 * 32 + 2 * 4 * 16 + 2 * 16 * 9 + 2 * 16 + 9 * 16 * 4 + 2 * 16 + 2 * 16 + 2 * 16 * 8)  # W_in, Mamba
+MEMORY = 2 * 8 * 24 + 3 * 4 * 8 * 4 + 2 * 24 * 8 + (2 * 8 * 24 + 2 * 2 * 8 * 12 + 3 * 3 * 4 * 8) / 8  # one write in 8 tokens
+REGIME = 2 * 24 * 4 + 2 * 7 * 4 * 4 + 2 * 4 * 4
+GATE = 2 * 28 * 16 + 2 * 16 * 8
+FUSION = 3 * 2 * 8 * 8 + 2 * 4 * 8
+HEAD = 2 * 8 * 10
+CPC = 6 / 8 * (2 * (2 * 8 * 16 + 2 * 16 * 8) + 2 * 6 * 8)  # 6 candidates of 8 positions: two heads of two layers; similarities
+
+
+def test_flops_of_lolm_by_hand():
+    flops = account_run(tiny("lolm"))["flops_per_token"]
+    by_part = {
+        "surface": SURFACE,
+        "latent": LATENT,
+        "memory": MEMORY,
+        "regime": REGIME,
+        "gate": GATE,
+        "fusion": FUSION,
+        "head": HEAD,
+    }
+    assert flops["by_part"] == by_part | {"objective_heads": CPC}
+    assert flops["forward"] == sum(by_part.values())
+    assert flops["training"] == 3 * (sum(by_part.values()) + CPC)  # the factor, and the objectives' heads, once each
+
+
+def test_flops_of_a_decoder_by_hand():
+    found = account_run(tiny("transformer"))
+    assert found["flops_per_token"]["forward"] == SURFACE + 2 * 8 * 8 + HEAD
+    assert found["flops_per_token"]["training"] == 3 * (SURFACE + 2 * 8 * 8 + HEAD)
+    parameters = 10 * 8 + 4 * 64 + 2 * 8 * 16 + 4 * 8 + 2 * 8 + 64 + 2 * 8
+    assert found["parameters"]["total"] == parameters
+    assert found["flops_per_token"]["palm"] == 6 * parameters + 12 * 1 * 8 * 8  # 6 N + 12 L H Q T
+    assert found["state_elements"] == 2 * 8 * 8
+
+
+def test_state_of_lolm_by_hand():
+    keys_and_values, ssm, memory, regime = 2 * 8 * 8, 16 * 4 + 16 * 3, 3 * 4 * 8 + 8, 4 * 6
+    assert account_run(tiny("lolm"))["state_elements"] == keys_and_values + ssm + memory + regime
+
+
+def test_a_cosine_head_costs_one_map():
+    flops = account_run(tiny("lolm_v0"))["flops_per_token"]
+    assert flops["by_part"]["objective_heads"] == 2 * 8 * 8
+    assert flops["training"] == 3 * (flops["forward"] + 2 * 8 * 8)
+
+
+def test_no_auxiliary_cost_without_objective_heads():
+    flops = account_run(tiny("lolm", objectives={"future": "none"}))["flops_per_token"]
+    assert "objective_heads" not in flops["by_part"]
+    assert flops["training"] == 3 * flops["forward"]
+
+
+@pytest.mark.parametrize("arm", ["transformer", "transformer_modern"])
+def test_matching_solves_for_the_mlp_width(arm):
+    run = resolve_run(PARAMS, "tiny", arm, 1)
+    for width in (1, 333):
+        budget = account_run(change(run, size={"d_ff": width}))["parameters"]["total"]
+        assert matching_d_ff(run, budget) == (width, 0.0)
+    target = account_run(resolve_run(PARAMS, "tiny", "lolm", 1))["parameters"]["total"]
+    width, mismatch = matching_d_ff(run, target)
+    for other in (width - 1, width + 1):
+        assert abs(account_run(change(run, size={"d_ff": other}))["parameters"]["total"] / target - 1) >= abs(mismatch)
+
+
+def test_matching_without_an_mlp_is_an_error():
+    run = resolve_run(PARAMS, "tiny", "transformer", 1)
+    blocks = {"layer": replace(run.architecture.surface.blocks["layer"], mlp="none")}
+    surface = replace(run.architecture.surface, blocks=blocks)
+    with pytest.raises(ConfigError, match="'transformer' has no MLP"):
+        matching_d_ff(replace(run, architecture=replace(run.architecture, surface=surface)), 10**6)

@@ -1,0 +1,196 @@
+"""Strict loading: every mistake names its dotted path and what to do."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+from builders import PARAMS, ROOT, make_run
+
+from lolm.config import (
+    ConfigError,
+    Params,
+    RunConfig,
+    SizeConfig,
+    StackConfig,
+    TrainingConfig,
+    flatten,
+    from_mapping,
+    load_params,
+    resolve_run,
+    scale_of,
+    to_mapping,
+)
+
+RAW = json.loads(json.dumps(yaml.safe_load((ROOT / "params.yaml").read_text())))  # no shared anchors
+RUNS = [(scale, arm) for scale in PARAMS.scales for arm in PARAMS.architectures]
+
+
+def with_change(path: str, value) -> dict:
+    raw = copy.deepcopy(RAW)
+    *parents, last = path.split(".")
+    node = raw
+    for key in parents:
+        node = node[key]
+    if value is KeyError:
+        del node[last]
+    else:
+        node[last] = value
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("scales.tiny.training.step", 5, r"unknown key 'scales\.tiny\.training\.step'; did you mean 'steps'\?"),
+        ("architectures.lolm.gate.biass", 0.0, r"'architectures\.lolm\.gate\.biass'; did you mean 'bias'\?"),
+        ("sede", 1, r"unknown key 'sede'; did you mean 'seeds'\?"),
+        ("scales.tiny.training.zzz", 1, r"unknown key 'scales\.tiny\.training\.zzz'; known: .*steps"),
+        ("scales.tiny.training.steps", "many", r"scales\.tiny\.training\.steps: expected int, got str 'many'"),
+        ("scales.tiny.training.steps", 5.0, r"scales\.tiny\.training\.steps: expected int, got float 5\.0"),
+        ("scales.tiny.training.steps", True, r"scales\.tiny\.training\.steps: expected int, got bool True"),
+        ("scales.tiny.training.steps", None, r"scales\.tiny\.training\.steps: expected int, got nothing"),
+        ("scales.tiny.training.compile", 1, r"scales\.tiny\.training\.compile: expected bool, got int 1"),
+        ("scales.tiny.sizes.lolm.learning_rate", "3e-4", r"tiny\.sizes\.lolm\.learning_rate: .*as in 3\.0e-4"),
+        ("scales.tiny.training.snapshots", 0.5, r"scales\.tiny\.training\.snapshots: expected a list, got float"),
+        ("scales.tiny.training.snapshots", [0.5, "x"], r"scales\.tiny\.training\.snapshots\[1\]: expected float"),
+        ("scales.tiny.training.betas", [0.9], r"scales\.tiny\.training\.betas: expected 2 values, got 1"),
+        ("scales.tiny.sizes", [1], r"scales\.tiny\.sizes: expected a mapping, got list"),
+        ("scales.tiny.sizes.lolm", 7, r"scales\.tiny\.sizes\.lolm: expected a mapping, got int 7"),
+        ("architectures.lolm.latent.form", "mambo", r"architectures\.lolm\.latent\.form: 'mambo' .*did you mean 'mamba'\?"),
+        ("scales.tiny.training.steps", KeyError, r"missing key 'scales\.tiny\.training\.steps'"),
+        ("baseline", KeyError, r"missing key 'baseline'"),
+        ("architectures.lolm.surface.pattern", ["laier"], r"architectures\.lolm\.surface: .*'laier'.*did you mean 'layer'\?"),
+        ("scales.tiny.training.batch_size", 0, r"scales\.tiny\.training: training\.batch_size must be at least 1, got 0"),
+        ("scales.tiny.training.warmup_steps", 10**6, r"scales\.tiny\.training: training\.warmup_steps 1000000 leaves nothing"),
+        ("scales.tiny.training.snapshots", [1.0], r"scales\.tiny\.training: training\.snapshots"),
+        ("scales.tiny.sizes.lolm.n_heads", 3, r"scales\.tiny\.sizes\.lolm: d_model 128 must be a multiple of n_heads 3"),
+        ("scales.tiny.sizes.lolm.n_heads", 128, r"scales\.tiny\.sizes\.lolm: .*even head width"),
+        ("scales.tiny.sizes.lolm.dropout", 1.0, r"scales\.tiny\.sizes\.lolm: dropout must be in \[0, 1\)"),
+        ("scales.tiny.corpus.source", "hub", r"scales\.tiny\.corpus: corpus\.name is required"),
+        ("scales.tiny.tokenizer.vocab_size", 100, r"scales\.tiny\.tokenizer: .*at least 260"),
+        ("scale", "tinny", r"scale: 'tinny' is not a preset of 'scales'; did you mean 'tiny'\?"),
+        ("arms", ["lolm", "transfomer"], r"arms: 'transfomer' .*did you mean 'transformer'\?"),
+        ("arms", ["lolm", "lolm"], r"arms: need at least one, each once"),
+        ("seeds", [], r"seeds: need at least one"),
+    ],
+)
+def test_a_mistake_is_named_by_its_path(path, value, message):
+    with pytest.raises(ConfigError, match=message):
+        from_mapping(Params, with_change(path, value))
+
+
+def test_a_dot_in_a_name_is_refused_since_dvc_reads_it_as_a_level():
+    raw = copy.deepcopy(RAW)
+    raw["scales"]["1.57b"] = raw["scales"]["tiny"]
+    with pytest.raises(ConfigError, match="'1.57b'.*dot"):
+        from_mapping(Params, raw)
+
+
+def test_a_text_value_where_any_text_is_allowed_passes():
+    assert from_mapping(Params, with_change("architectures.lolm.label", "x")).architectures["lolm"].label == "x"
+
+
+def test_an_integer_is_a_float_where_a_float_is_wanted():
+    value = from_mapping(Params, with_change("scales.tiny.training.clip", 1)).scales["tiny"].training.clip
+    assert value == 1.0
+    assert isinstance(value, float)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: no such file"):
+        load_params(tmp_path / "absent.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1,")
+    with pytest.raises(ConfigError, match=r"broken\.yaml: not valid YAML"):
+        load_params(tmp_path / "broken.yaml")
+    (tmp_path / "wrong.yaml").write_text("- 1")
+    with pytest.raises(ConfigError, match=r"wrong\.yaml: the file: expected a mapping, got list"):
+        load_params(tmp_path / "wrong.yaml")
+
+
+@pytest.mark.parametrize(("scale", "arm"), RUNS)
+def test_a_run_survives_the_round_trip_through_json(scale, arm):
+    run = resolve_run(PARAMS, scale, arm, 3)
+    assert from_mapping(RunConfig, json.loads(json.dumps(to_mapping(run)))) == run
+    assert from_mapping(RunConfig, to_mapping(run)) == run
+
+
+def test_params_survive_the_round_trip():
+    assert from_mapping(Params, json.loads(json.dumps(to_mapping(PARAMS)))) == PARAMS
+
+
+def test_unknown_scale_arm_and_size():
+    with pytest.raises(ConfigError, match="no scale 'tinny'; did you mean 'tiny'"):
+        scale_of(PARAMS, "tinny")
+    with pytest.raises(ConfigError, match="no arm 'lolmm' under 'architectures'; did you mean 'lolm"):
+        resolve_run(PARAMS, "tiny", "lolmm", 1)
+    raw = with_change("scales.tiny.sizes.lolm_v0", KeyError)
+    with pytest.raises(ConfigError, match=r"scales\.tiny\.sizes has no entry for arm 'lolm_v0'"):
+        resolve_run(from_mapping(Params, raw), "tiny", "lolm_v0", 1)
+
+
+def test_a_run_joins_architecture_size_and_training():
+    run = resolve_run(PARAMS, "tiny", "lolm", 2)
+    assert (run.scale, run.arm, run.seed) == ("tiny", "lolm", 2)
+    assert run.vocab_size == PARAMS.scales["tiny"].tokenizer.vocab_size
+    assert run.architecture == PARAMS.architectures["lolm"]
+    assert run.size == PARAMS.scales["tiny"].sizes["lolm"]
+    assert run.training == PARAMS.scales["tiny"].training
+    assert {part in run.name for part in ("lolm", "tiny", "2")} == {True}
+
+
+def test_derived_values_of_training():
+    training = TrainingConfig(steps=1000, seq_len=64, batch_size=4, accumulation=3, snapshots=(0.5, 0.0001, 0.1, 0.1, 0.9999))
+    assert training.tokens_per_step == 64 * 4 * 3
+    assert training.snapshot_steps == (1, 100, 500)  # at least one, each once, the last step apart
+
+
+@pytest.mark.parametrize("scale", PARAMS.scales)
+def test_presets_are_whole(scale):
+    preset = PARAMS.scales[scale]
+    assert set(preset.sizes) == set(PARAMS.architectures)
+    assert preset.training.seq_len > 8 + 1  # the future horizon
+    for arm in ("lolm", "lolm_published"):
+        assert preset.sizes[arm].memory.chunk_tokens * 4 == preset.training.seq_len
+        assert preset.sizes[arm].memory.chunks == 4
+        assert preset.sizes[arm].regime.tau_end == 0.5
+    assert preset.sizes["lolm_v0"].memory.chunks == 1  # v0 wrote nothing
+    assert preset.sizes["lolm_v0"].regime.tau_end == 0.1
+
+
+# Spec C: steps, T, micro-batch, accumulation, warm-up, peak rate, clip, precision.
+PUBLISHED = {
+    "20m": (100_000, 128, 4, 1, 2000, 1e-4, 0.5, "fp32"),
+    "149m": (25_000, 1024, 2, 16, 1000, 3e-4, 1.0, "bf16"),
+    "304m": (200_000, 2048, 32, 2, 2000, 3e-4, 1.0, "bf16"),
+    "1570m": (200_000, 2048, 16, 1, 4000, 1.5e-4, 0.5, "bf16"),
+}
+
+
+@pytest.mark.parametrize("scale", PUBLISHED)
+def test_published_schedules(scale):
+    t, sizes = PARAMS.scales[scale].training, PARAMS.scales[scale].sizes
+    rates = {size.learning_rate for size in sizes.values()}
+    assert len(rates) == 1
+    found = (t.steps, t.seq_len, t.batch_size, t.accumulation, t.warmup_steps, rates.pop(), t.clip, t.precision)
+    assert found == PUBLISHED[scale]
+    assert (t.weight_decay, t.betas, t.epsilon, t.lr_floor, t.schedule) == (0.1, (0.9, 0.95), 1e-8, 0.1, "cosine")
+    assert PARAMS.scales[scale].tokenizer.vocab_size == 50_257
+    assert sizes["lolm"].future.hidden == max(512, sizes["lolm"].d_model // 2)
+
+
+def test_configurations_are_frozen_and_values_are_checked_when_built_by_hand():
+    with pytest.raises(AttributeError):
+        make_run().size.d_model = 3
+    with pytest.raises(ConfigError, match="even head width"):
+        SizeConfig(d_model=6, n_layers=1, n_heads=2, d_ff=4, learning_rate=1e-3)
+    with pytest.raises(ConfigError, match="at least one block name"):
+        StackConfig(blocks={}, pattern=())
+    with pytest.raises(ConfigError, match="is missing"):
+        make_run("lolm", size={"latent": None})
+    assert replace(make_run(), seed=5).seed == 5
+
+
+def test_flatten_gives_dotted_keys():
+    assert flatten({"a": {"b": 1, "c": {"d": (2,)}}, "e": {}}) == {"a.b": 1, "a.c.d": (2,), "e": {}}
