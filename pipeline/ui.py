@@ -10,11 +10,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 from lolm import LolmError, tracking
 from lolm.config import load_params
 from pipeline import stage
 from pipeline.track import recorded_scales
+
+LOG = Path(".scratch/logs/mlflow-ui.log")
 
 
 def ui() -> None:
@@ -38,19 +41,22 @@ def ui() -> None:
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking.store_uri(), "--workers", "1"]
     print("starting the MLflow server (some 20 s)", flush=True)
-    server = subprocess.Popen(
-        [*command, "--host", args.host, "--port", str(args.port)],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    LOG.parent.mkdir(parents=True, exist_ok=True)
+    with open(LOG, "w", encoding="utf-8") as log:
+        server = subprocess.Popen(
+            [*command, "--host", args.host, "--port", str(args.port)],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         while server.poll() is None and not _answers(f"http://{args.host}:{args.port}/health"):
             time.sleep(0.5)
         if server.poll() is None:
             print(f"\n  http://{args.host}:{args.port}/{page}\n\nCtrl-C stops it", flush=True)
         if server.wait():
-            raise LolmError(f"the MLflow server ended with status {server.returncode}")
+            raise LolmError(f"the MLflow server ended with status {server.returncode}; the reason is in {LOG}")
     finally:
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGTERM)
