@@ -1,0 +1,390 @@
+"""Each loss term against numbers worked out by hand or a loop in NumPy, and which parameters each one trains."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from builders import architecture_of, make_model, make_run, random_tokens
+
+from lolm.config import FutureSize, ObjectiveConfig
+from lolm.models.regime import gumbel_softmax
+from lolm.objectives import (
+    LOSS_BLOCK,
+    FutureHeads,
+    auxiliary_losses,
+    build_heads,
+    change,
+    competitive,
+    competitive_target,
+    cpc_positions,
+    entropy,
+    future_cosine,
+    future_cpc,
+    manifest,
+    memory_attention,
+    memory_variance,
+    regime_balance,
+    regime_entropy,
+    token_loss,
+    total_loss,
+)
+
+
+def cosine(a, b) -> float:
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+# ------------------------------------------------------------------------------------------ token loss
+
+
+def test_token_loss_by_hand():
+    model = make_model("lolm_published", vocab_size=3)
+    with torch.no_grad():
+        model.embedding.weight[:] = 0.0
+        model.embedding.weight[:, 0] = torch.tensor([0.0, 1.0, 2.0])
+    o = torch.zeros(1, 2, 32)
+    o[0, 1, 0] = 1.0  # logits 0 0 0 and 0 1 2
+    wanted = (math.log(3) + math.log(1 + math.e + math.e**2) - 1) / 2
+    assert float(token_loss(model, o, torch.tensor([[2, 1]])).detach()) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_blockwise_token_loss_and_its_gradients_equal_the_whole():
+    model = make_model("lolm")
+    length = LOSS_BLOCK // 2 + 77  # one whole block and a short one
+    o = torch.randn(2, length, 32, requires_grad=True)
+    y = random_tokens(2, length)
+    leaves = [o, model.embedding.weight]
+    whole = F.cross_entropy(model.logits(o).flatten(0, 1), y.flatten())
+    blocks = token_loss(model, o, y)
+    torch.testing.assert_close(blocks, whole)
+    for a, b in zip(torch.autograd.grad(blocks, leaves), torch.autograd.grad(whole, leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-8)
+
+
+# ------------------------------------------------------------------------------------------ future
+
+
+@pytest.mark.parametrize(("length", "candidates"), [(2048, 292), (512, 504), (128, 120), (264, 256), (265, 257), (9, 1)])
+def test_number_of_candidates(length, candidates):
+    size = FutureSize()
+    positions = cpc_positions(length, size)
+    assert len(positions) == candidates
+    assert positions[-1] + size.horizon < length
+    if length == 2048:
+        assert math.log(candidates) == pytest.approx(5.677, abs=1e-3)
+
+
+def test_contrastive_loss_by_hand():
+    torch.manual_seed(0)
+    size = FutureSize(horizon=2, hidden=5, width=3, temperature=0.07, positions=4)
+    heads = FutureHeads("cpc", size, 6)
+    z, h = torch.randn(2, 13, 6), torch.randn(2, 13, 6)
+    losses = []
+    for i in range(2):
+        steps = range(0, 11, 2)  # 11 usable positions, at most about 4: every second
+        q = [F.normalize(heads.z(z[i, t]), dim=0) for t in steps]
+        k = [F.normalize(heads.h(h[i, t + 2]), dim=0) for t in steps]
+        for a in range(6):
+            similarities = torch.stack([(q[a] @ key / 0.07).clamp(-30, 30) for key in k])
+            losses.append(similarities.logsumexp(dim=0) - similarities[a])
+    assert float(future_cpc(z, h, heads)) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+
+
+def test_contrastive_loss_without_information_is_ln_n():
+    heads = FutureHeads("cpc", FutureSize(), 6)
+    z, h = torch.ones(1, 512, 6), torch.ones(1, 512, 6)  # every position looks the same
+    assert float(future_cpc(z, h, heads).detach()) == pytest.approx(math.log(504), abs=1e-5)
+
+
+def test_contrastive_loss_of_a_perfect_match_is_near_zero():
+    heads = FutureHeads("cpc", FutureSize(horizon=1, hidden=8, width=64), 64)
+    heads.z, heads.h = torch.nn.Identity(), torch.nn.Identity()
+    h = torch.eye(64)[None]
+    z = torch.roll(h, -1, dims=1)
+    wanted = math.log(1 + 62 * math.exp(-1 / 0.07))  # 63 candidates, the others orthogonal
+    assert float(future_cpc(z, h, heads)) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_cosine_loss_by_hand(horizon):
+    torch.manual_seed(0)
+    heads = FutureHeads("cosine", FutureSize(horizon=horizon), 4)
+    z, h = torch.randn(2, 9, 4), torch.randn(2, 9, 4)
+    w, b = heads.z.weight.detach().numpy(), heads.z.bias.detach().numpy()
+    values = [
+        cosine(w @ z[i, t].numpy() + b, h[i, t + 1 : t + 1 + horizon].numpy().mean(axis=0))
+        for i in range(2)
+        for t in range(9 - horizon)
+    ]
+    assert float(future_cosine(z, h, heads)) == pytest.approx(-np.mean(values), rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------ change
+
+
+def test_change_is_minus_the_correlation():
+    torch.manual_seed(0)
+    h, p = torch.randn(3, 12, 5), torch.rand(3, 12, 4)
+    correlations = []
+    for i in range(3):
+        a = [1 - cosine(h[i, t].numpy(), h[i, t - 1].numpy()) for t in range(1, 12)]
+        b = [1 - cosine(p[i, t].numpy(), p[i, t - 1].numpy()) for t in range(1, 12)]
+        correlations.append(np.corrcoef(a, b)[0, 1])
+    assert float(change(h, p)) == pytest.approx(-np.mean(correlations), rel=1e-4)
+
+
+def test_change_of_a_stream_with_itself_is_minus_one_and_constant_sequences_do_not_count():
+    torch.manual_seed(0)
+    h = torch.rand(2, 12, 5)
+    assert float(change(h, h)) == pytest.approx(-1, abs=1e-5)
+    p = h.clone()
+    p[1] = 0.2  # does not change
+    assert float(change(h, p)) == pytest.approx(-1, abs=1e-5)
+    flat = torch.full((2, 12, 5), 0.2, requires_grad=True)
+    loss = change(h, flat)
+    assert float(loss.detach()) == 0
+    loss.backward()
+    assert flat.grad.isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------ regime
+
+
+def test_entropy_of_certainty_is_zero_and_of_ignorance_ln_r():
+    assert float(entropy(torch.tensor([0.0, 1.0, 0.0]))) == 0
+    assert float(entropy(torch.full((8,), 1 / 8))) == pytest.approx(math.log(8))
+    assert float(entropy(torch.tensor([0.5, 0.25, 0.25]))) == pytest.approx(1.5 * math.log(2))
+    p = torch.tensor([0.0, 1.0], requires_grad=True)
+    entropy(p).backward()
+    assert p.grad.isfinite().all()
+
+
+def balance_by_hand(p: np.ndarray) -> tuple[float, float, float]:
+    flat = p.reshape(-1, p.shape[-1])
+    shares = np.bincount(flat.argmax(axis=1), minlength=p.shape[-1]) / len(flat)
+    balance = p.shape[-1] * (flat.mean(axis=0) * shares).sum()
+    h = np.mean([-(q[q > 0] * np.log(q[q > 0])).sum() for q in flat])
+    sticky = -np.mean([cosine(s[t], s[t - 1]) for s in p for t in range(1, p.shape[1])])
+    return float(balance), float(h), float(sticky)
+
+
+def test_balanced_regime_loss_by_hand():
+    p = torch.randn(2, 7, 4, dtype=torch.float64).softmax(dim=-1)
+    balance, h, sticky = balance_by_hand(p.numpy())
+    assert float(regime_balance(p)) == pytest.approx(0.5 * balance - h + 0.2 * sticky, rel=1e-5)
+
+
+def test_balance_is_one_at_best_and_r_at_worst():
+    even = torch.eye(4).repeat(1, 2, 1)  # one-hot, each code equally often; neighbours orthogonal
+    assert float(regime_balance(even)) == pytest.approx(0.5 * 1 - 0 + 0.2 * 0)
+    one = torch.eye(4)[:1].repeat(1, 8, 1)  # one code always: balance R, sticky -1
+    assert float(regime_balance(one)) == pytest.approx(0.5 * 4 - 0 - 0.2)
+    p = torch.rand(5, 50, 4).softmax(dim=-1)
+    assert balance_by_hand(p.numpy())[0] >= 1 - 1e-2
+
+
+def test_shares_of_argmaxes_give_no_gradient():
+    p = torch.randn(1, 6, 3).softmax(dim=-1).requires_grad_()
+    share = F.one_hot(p.detach().argmax(dim=-1), 3).float().mean(dim=(0, 1))
+    (gradient,) = torch.autograd.grad(regime_balance(p) + entropy(p).mean(), p)
+    sticky = -F.cosine_similarity(p[:, 1:], p[:, :-1], dim=-1).mean()
+    (of_sticky,) = torch.autograd.grad(0.2 * sticky, p)
+    torch.testing.assert_close(gradient - of_sticky, (0.5 * 3 * share / 6).expand(1, 6, 3), rtol=1e-4, atol=1e-6)
+
+
+def test_entropy_regime_loss_by_hand():
+    p = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.25, 0.75], [0.5, 0.5]]], requires_grad=True)
+    h = (0.25 * math.log(4) + 0.75 * math.log(4 / 3) + math.log(2)) / 4
+    loss = regime_entropy(p)
+    assert float(loss.detach()) == pytest.approx(h + 0.1 * 2 / 3)  # codes 0 1 1 0: two switches of three
+
+
+def test_pure_noise_predicts_the_published_regime_loss():
+    """64 codes, τ = 0.95 and uniform logits: −2.115 by an independent simulation, about what the 1.57B log implies (spec F7)."""
+    rng = np.random.default_rng(0)
+    weights = np.exp(rng.gumbel(size=(8, 2048, 64)) / 0.95)
+    balance, h, sticky = balance_by_hand(weights / weights.sum(axis=-1, keepdims=True))
+    wanted = 0.5 * balance - h + 0.2 * sticky
+    assert wanted == pytest.approx(-2.13, abs=0.02)
+    p = gumbel_softmax(torch.zeros(16, 2048, 64), 0.95, torch.Generator().manual_seed(0))
+    assert float(regime_balance(p)) == pytest.approx(wanted, abs=0.01)
+
+
+# ------------------------------------------------------------------------------------------ gate and memory
+
+
+def test_competitive_target_by_hand():
+    torch.manual_seed(0)
+    h, z = torch.randn(2, 11, 4), torch.randn(2, 11, 4)
+    target = competitive_target(h, z)
+    assert target.shape == (2, 3)
+    for i in range(2):
+        for t in range(3):
+            future = h[i, t + 8].numpy()
+            gap = cosine(h[i, t].numpy(), future) - cosine(z[i, t].numpy(), future)
+            assert float(target[i, t]) == pytest.approx(1 / (1 + math.exp(-5 * np.clip(gap, -5, 5))), rel=1e-4)
+
+
+@pytest.mark.parametrize(("gap", "level"), [(0.317, 0.83), (0.18, 0.71), (0.0, 0.5)])
+def test_published_gate_levels_follow_from_small_cosine_gaps(gap, level):
+    h = torch.zeros(1, 9, 2)
+    h[..., 0] = 1.0  # u_h = 1
+    z = torch.tensor([1 - gap, math.sqrt(1 - (1 - gap) ** 2)]).expand(1, 9, 2)
+    assert float(competitive_target(h, z)) == pytest.approx(level, abs=5e-3)
+
+
+def test_competitive_loss_and_manifest_by_hand():
+    g = torch.tensor([[[0.2, 0.4], [0.6, 0.8], [0.0, 1.0]]])
+    assert float(competitive(g, torch.tensor([[0.5, 0.5]]))) == pytest.approx((0.2**2 + 0.2**2) / 2)
+    assert float(manifest(g)) == pytest.approx(0.5)
+
+
+def test_memory_losses_by_hand():
+    attention = torch.tensor([[[0.5, 0.5, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]]])
+    assert float(memory_attention(attention)) == pytest.approx((0.5 + 0 + 1) / 3)
+    m = torch.tensor([[[1.0, 3.0], [5.0, 5.0]]])
+    assert float(memory_variance(m)) == pytest.approx(-(2.0 + 0.0) / 2)
+
+
+# ------------------------------------------------------------------------------------------ the sum
+
+
+def test_the_sum_is_weighted_and_every_term_but_manifest_clamped():
+    objectives = ObjectiveConfig(
+        future_weight=0.5, change_weight=0.1, regime_weight=0.3, competitive_weight=0.2, memory_weight=0.05, manifest_weight=0.01
+    )
+    values = {"future": 80.0, "change": -0.5, "regime": -70.0, "competitive": 0.25, "memory": 1.0, "manifest": 100.0}
+    terms = {name: torch.tensor(v) for name, v in values.items()}
+    rest = 0.1 * -0.5 + 0.2 * 0.25 + 0.05 * 1 + 0.01 * 100
+    assert float(total_loss(objectives, torch.tensor(60.0), terms)) == pytest.approx(60 + 0.5 * 50 - 0.3 * 50 + rest)
+    free = ObjectiveConfig(auxiliary_clamp=None, regime_weight=0.3, competitive_weight=0.2)
+    assert float(total_loss(free, torch.tensor(60.0), terms)) == pytest.approx(60 + 0.5 * 80 - 0.3 * 70 + rest)
+
+
+@pytest.mark.parametrize(
+    ("arm", "terms"),
+    [
+        ("lolm", {"future", "change", "regime", "competitive", "memory", "manifest"}),
+        ("lolm_v0", {"future", "regime", "memory", "manifest"}),
+        ("transformer", set()),
+    ],
+)
+def test_terms_of_an_arm(arm, terms):
+    model, run = make_model(arm), make_run(arm)
+    heads = build_heads(run.architecture, run.size)
+    streams = model.streams(random_tokens(2, 20))
+    found = auxiliary_losses(run.architecture.objectives, streams, heads)
+    assert set(found) == terms
+    assert all(torch.isfinite(term) for term in found.values())
+
+
+@pytest.mark.parametrize("length", [1, 2, 8, 9, 10])
+def test_sequences_shorter_than_a_horizon_skip_its_term(length):
+    for arm in ("lolm", "lolm_v0"):
+        model, run = make_model(arm, memory={"chunking": "tokens"}), make_run(arm)
+        heads = build_heads(run.architecture, run.size)
+        found = auxiliary_losses(run.architecture.objectives, model.streams(random_tokens(2, length)), heads)
+        assert all(torch.isfinite(term) for term in found.values()), found
+        assert ("future" in found) == (length > 9)
+
+
+# ------------------------------------------------------------------------------------------ who is trained by what
+
+
+def gradients_of(arm: str, loss: str, **architecture) -> set[str]:
+    """Names of the parameters (heads under ``heads.``) that one loss alone reaches with a gradient that is not zero."""
+    run = make_run(arm, **architecture)
+    model = make_model(arm, **architecture).train()
+    heads = build_heads(run.architecture, run.size)
+    tokens = random_tokens(2, 33)
+    streams = model.streams(tokens[:, :-1], torch.Generator().manual_seed(0))
+    if loss == "token":
+        term = token_loss(model, model.fuse(streams), tokens[:, 1:])
+    else:
+        term = auxiliary_losses(run.architecture.objectives, streams, heads)[loss]
+    term.backward()
+    named = list(model.named_parameters()) + [(f"heads.{n}", p) for n, p in (heads.named_parameters() if heads else ())]
+    return {name for name, p in named if p.grad is not None and p.grad.abs().max() > 0}
+
+
+def parts(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def test_the_token_loss_trains_every_part_of_the_model():
+    """Contrary to the published separation of objectives (spec F16)."""
+    names = gradients_of("lolm", "token")
+    every = {name for name, _ in make_model("lolm").named_parameters()}
+    assert every - names == set()
+
+
+def test_isolation_leaves_the_gate_as_the_only_way_to_the_codes():
+    def without_regime_columns(isolate):
+        model = make_model("lolm", regime={"isolate": isolate}).train()
+        with torch.no_grad():
+            model.gate.hidden.weight[:, -16:] = 0  # W₁'s columns of r
+        tokens = random_tokens(2, 33)
+        token_loss(model, model.fuse(model.streams(tokens[:, :-1])), tokens[:, 1:]).backward()
+        return {n: float(p.grad.abs().max()) for n, p in model.named_parameters() if n.startswith("regime.")}
+
+    assert {"regime.codebook", "regime.logits.weight"} <= gradients_of("lolm", "token")
+    assert all(value == 0 for value in without_regime_columns(True).values())
+    assert all(value > 0 for value in without_regime_columns(False).values())
+    ungated = {"gate": {"enabled": False}}
+    assert "regime" not in parts(gradients_of("lolm", "token", **ungated))
+    assert "regime" in parts(gradients_of("lolm", "token", regime={"isolate": False}, **ungated))
+
+
+def test_each_auxiliary_loss_trains_what_it_reads():
+    regime_maps = {"regime.logits.weight", "regime.conv.weight", "regime.conv.bias", "regime.conv_weight"}
+    upstream = {"embedding", "surface", "latent"}
+    future = gradients_of("lolm", "future")
+    assert parts(future) == upstream | {"heads"}  # through z alone
+    assert {n for n in future if n.startswith("heads.h")}
+    assert {n for n in future if n.startswith("heads.z")}
+    for loss in ("change", "regime"):
+        found = gradients_of("lolm", loss)
+        assert parts(found) == upstream | {"memory", "regime"}
+        assert {n for n in found if n.startswith("regime.")} == regime_maps  # never the codebook
+    for loss in ("competitive", "manifest"):
+        found = gradients_of("lolm", loss)
+        assert parts(found) == upstream | {"memory", "regime", "gate"}
+        assert "regime.codebook" in found
+        assert "fusion" not in parts(found)
+    found = gradients_of("lolm", "memory")
+    assert parts(found) == {"embedding", "surface", "memory"}
+    assert "memory.combine.weight" not in found  # attention is read before it
+
+
+def test_targets_are_detached():
+    h, z = (torch.randn(2, 20, 6, requires_grad=True) for _ in range(2))
+    heads = FutureHeads("cpc", FutureSize(hidden=4, width=4), 6)
+    future_cpc(z, h, heads).backward()
+    assert h.grad is None
+    assert z.grad is not None
+    future_cosine(z, h, FutureHeads("cosine", FutureSize(), 6)).backward()
+    assert h.grad is None
+    p = torch.rand(2, 20, 4, requires_grad=True)
+    change(h, p).backward()
+    assert h.grad is None
+    assert p.grad.abs().max() > 0
+    assert not competitive_target(h, z).requires_grad
+
+
+def test_the_first_version_never_trained_its_projection():
+    run = make_run("lolm_v0")
+    assert not any(p.requires_grad for p in build_heads(run.architecture, run.size).parameters())
+    names = gradients_of("lolm_v0", "future")
+    assert parts(names) == {"embedding", "surface", "latent"}
+    assert "heads" in parts(gradients_of("lolm_v0", "future", objectives={"future_trained": True}))
+
+
+def test_heads_exist_only_where_something_reads_them():
+    size = make_run("lolm").size
+    assert build_heads(architecture_of("lolm", objectives={"future": "none"}), size) is None
+    assert build_heads(architecture_of("lolm", latent={"form": "none"}), size) is None
+    assert build_heads(architecture_of("transformer"), size) is None
+    heads = build_heads(architecture_of("lolm"), size)
+    assert sum(p.numel() for p in heads.parameters()) == 2 * (32 * 32 + 32 + 32 * 32 + 32)
