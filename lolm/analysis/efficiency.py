@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lolm import LolmError
 from lolm.analysis.results import RunRecord
@@ -182,12 +183,12 @@ def final_training_loss(run: RunRecord, window: int, share: float = 1.0) -> floa
     return curve.losses[max([i for i, p in enumerate(curve.positions) if p <= last] or [0])]
 
 
-def along(baseline: Sequence[Curve], subject: Sequence[Curve], axis: str) -> list[dict[str, float | str | None]]:
+def along(baseline: Sequence[Curve], subject: Sequence[Curve], axis: str) -> list[dict[str, Any]]:
     """Multiplier of each pair at each loss that the baseline measures: how the lead changes during training.
 
     Returns rows of ``position`` (the baseline's), ``pair``, ``level`` and ``multiplier`` (or None).
     """
-    rows: list[dict[str, float | str | None]] = []
+    rows: list[dict[str, Any]] = []
     for pair, (base, other) in enumerate(zip(baseline, subject, strict=True)):
         envelope = base.envelope()
         for i, (position, level) in enumerate(zip(envelope.positions, envelope.losses, strict=True)):

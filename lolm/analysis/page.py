@@ -157,10 +157,9 @@ def _comparisons(results: ScaleResults) -> list[Row]:
         if not pairs:
             continue
         cells = []
-        if all(run.test_nats is not None for pair in pairs for run in pair):
-            difference = paired_difference(
-                [a.test_nats for a, _ in pairs], [b.test_nats for _, b in pairs], results.analysis.confidence
-            )  # type: ignore[misc]
+        losses = [(a.test_nats, b.test_nats) for a, b in pairs if a.test_nats is not None and b.test_nats is not None]
+        if len(losses) == len(pairs):
+            difference = paired_difference([a for a, _ in losses], [b for _, b in losses], results.analysis.confidence)
             cells.append(_estimate(difference, "nats"))
         else:
             cells.append("—")
@@ -245,7 +244,9 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
         ),
         (
             "Verdicts",
-            "They speak of this scale, these arms and these seeds. A claim that fails here may hold at 1.57B, and the reverse.",
+            "They speak of this scale, these arms and these seeds. A claim that fails here may hold at 1.57B, and the "
+            "reverse. Where an arm "
+            "does not beat the bigram model of its own training tokens, every measured verdict is withheld.",
         ),
     ]  # fmt: skip
 

@@ -42,6 +42,7 @@ class Truth:
     candidates: int = 56
     memory_mean: float = 0.0
     regime_mean: float = 0.05
+    bigram: float = BIGRAM
     steps: int = 400
     log_every: int = 4
     eval_every: int = 20
@@ -156,7 +157,7 @@ def _gate(share: float, truth: Truth, noise: random.Random | None) -> float:
 
 
 def _evaluation(run, fingerprint: str, final: float, lolm: bool, truth: Truth) -> dict[str, Any]:
-    references = {"uniform": UNIFORM, "unigram": UNIGRAM, "bigram": BIGRAM, "bigram_all_text": BIGRAM - 0.2}
+    references = {"uniform": UNIFORM, "unigram": UNIGRAM, "bigram": truth.bigram, "bigram_all_text": truth.bigram - 0.2}
     gate = truth.gate_path[2]
     record: dict[str, Any] = {
         "arm": run.arm,

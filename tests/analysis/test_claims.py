@@ -178,6 +178,16 @@ def test_sanity_names_each_arm(ledger_of):
         assert ledger[f"sanity_{arm}"].verdict == "holds"
 
 
+def test_verdicts_are_withheld_from_models_that_learned_nothing(ledger_of):
+    ledger = ledger_of(Truth(bigram=2.5))
+    measured = [claim for claim in ledger.values() if claim.group not in ("sanity", "arithmetic")]
+    assert {claim.verdict for claim in measured} == {"not testable at this scale"}
+    assert "The rule alone would say: fails" in ledger["efficiency_2x"].why
+    assert within(ledger["efficiency_2x"].sound, 1.2)
+    assert ledger["sanity_lolm"].verdict == "fails"
+    assert ledger["arithmetic_clip"].verdict == "fails"
+
+
 @pytest.mark.parametrize("arms", [("lolm",), ("transformer",), ("transformer_modern", "lolm")])
 def test_any_subset_of_arms(ledger_of, arms):
     ledger = ledger_of(arms=arms)

@@ -5,7 +5,8 @@ A verdict speaks of this scale, these arms and these seeds alone. The rules are 
 - the whole interval on the claimed side of the threshold: *holds*;
 - the whole interval on the other side: *fails*;
 - the interval covers the threshold, or there is none (one seed): *inconclusive*;
-- an absolute level of a published model, or a measurement these runs do not carry: *not testable at this scale*.
+- an absolute level of a published model, a measurement these runs do not carry, or models that do not even beat a bigram
+  model: *not testable at this scale*.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def why_of(estimate: Estimate, threshold: float, unit: str) -> str:
     if high < threshold:
         return f"the interval over {estimate.n} seeds, {shown}, lies below {at}"
     if low == high == threshold:
-        return f"all {estimate.n} seeds give {at} exactly"
+        return f"each of {estimate.n} seeds gives {at} exactly"
     return f"the interval over {estimate.n} seeds, {shown}, covers {at}"
 
 

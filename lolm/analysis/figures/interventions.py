@@ -20,7 +20,7 @@ def ablated(results: ScaleResults) -> tuple[RunRecord, ...]:
 def sweep(results: ScaleResults) -> Picture | None:
     """Loss against the value the gate is forced to, per checkpoint."""
     runs = ablated(results)
-    rows = tuple(
+    rows: tuple[tuple[Any, ...], ...] = tuple(
         (
             run.seed,
             int(c["step"]),
@@ -67,16 +67,8 @@ def sweep(results: ScaleResults) -> Picture | None:
                         axes.plot((value, value), found.interval, color=colour, linewidth=1)
                 _, learned = mean_by((0, row[4]) for row in rows if row[1] == step and row[2] == "learned")
                 axes.axhline(learned[0], color=PALETTE[0], linewidth=1, linestyle=(0, (5, 1.6)))
-                axes.annotate(
-                    "learned gate",
-                    (0.012, learned[0]),
-                    xycoords=("axes fraction", "data"),
-                    xytext=(0, 3),
-                    textcoords="offset points",
-                    fontsize=9,
-                    color=PALETTE[0],
-                )
-            ends.append((y[-1], f"step {step}", colour))
+                ends.append((learned[0], "learned gate", colour))
+            ends.append((y[-1], f"step {step}", colour if last else GREY))
         if max(row[4] for row in rows) > 2.5 * levels["uniform"]:
             axes.set_yscale("log")
         for name, level in levels.items():
@@ -210,7 +202,7 @@ def damage(results: ScaleResults) -> Picture | None:
 
 def histogram(results: ScaleResults) -> Picture | None:
     """How gate values are spread over tokens and dimensions."""
-    rows = tuple(
+    rows: tuple[tuple[Any, ...], ...] = tuple(
         (run.arm, run.seed, edges[i], edges[i + 1], counts[i])
         for run in results.runs
         if run.evaluation is not None and run.evaluation["gate"] is not None
@@ -260,7 +252,7 @@ def regimes(results: ScaleResults) -> Picture | None:
         "noise": "pure noise, same sampling",
         "eval": "evaluation mode, no noise",
     }
-    rows = tuple(
+    rows: tuple[tuple[Any, ...], ...] = tuple(
         (run.arm, run.seed, text, r[f"alive_{kind}"], r["codes"], r[f"usage_entropy_{kind}"], r["max_entropy"])
         for run in results.runs
         if run.evaluation is not None and run.evaluation["regime"] is not None

@@ -21,7 +21,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), (0, (8, 2)))
 GREY, FAINT = "#555555", "#8a8a8a"
 WIDTH = 7.4  # inches
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
@@ -102,7 +102,7 @@ def colours(results: ScaleResults) -> dict[str, tuple[str, Any]]:
 
 def label_ends(axes: Axes, labels: Iterable[tuple[float, str, str]], size: float = 9) -> None:
     """Write labels (y, text, colour) beside the right end of an axis, pushed apart so that none overlap."""
-    axes.figure.draw_without_rendering()
+    axes.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
     wanted = sorted(
         (axes.transAxes.inverted().transform(axes.transData.transform((0, y)))[1], text, colour) for y, text, colour in labels
     )

@@ -34,7 +34,7 @@ def references(results: ScaleResults, split: str = "references_validation") -> d
 
 def learning_curves(results: ScaleResults) -> Picture | None:
     """Held-out loss of every arm against steps, tokens, FLOPs and seconds."""
-    rows = tuple(
+    rows: tuple[tuple[Any, ...], ...] = tuple(
         (
             run.arm,
             run.seed,
@@ -120,7 +120,7 @@ def lead(results: ScaleResults) -> Picture | None:
             found = eff.along([eff.heldout_curve(base, axis)], [eff.heldout_curve(subject, axis)], axis)
             rows += [
                 (f"multiplier in {axis}", subject.seed, steps[r["position"]], r["multiplier"]) for r in found if r["multiplier"]
-            ]  # type: ignore[index]
+            ]
     if not rows:
         return None
     confidence = results.analysis.confidence
@@ -179,7 +179,7 @@ def lead(results: ScaleResults) -> Picture | None:
 def gate_path(results: ScaleResults) -> Picture | None:
     """Mean gate during training beside its supervised target."""
     keys = {"gate/mean": "training batches", "gate/target": "supervised target", "val/gate_mean": "held-out"}
-    rows = tuple(
+    rows: tuple[tuple[Any, ...], ...] = tuple(
         (run.arm, run.seed, row["step"], name, row[key])
         for run in results.runs
         if run.family == "lolm"
