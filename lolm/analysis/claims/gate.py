@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from lolm.analysis.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Claim, Quantity, above, runs_of, show, untestable, why_of
+from lolm.analysis.efficiency import window_rows
 from lolm.analysis.published import NUMBERS
 from lolm.analysis.results import RunRecord, ScaleResults
 from lolm.analysis.statistics import correlation, paired_difference, t_interval
@@ -47,9 +48,8 @@ def _held_out(run: RunRecord) -> float:
 
 def _logged(run: RunRecord, window: int) -> float:
     """Mean gate on training batches over the published window at the end of the run."""
-    steps, values = run.points("gate/mean")
-    kept = [value for step, value in zip(steps, values, strict=True) if step > steps[-1] - window]
-    return math.fsum(kept) / len(kept)
+    values = run.points("gate/mean")[1][-window_rows(run, window) :]
+    return math.fsum(values) / len(values)
 
 
 def _pair(results: ScaleResults, runs: tuple[RunRecord, ...]) -> tuple[Quantity, Quantity]:
