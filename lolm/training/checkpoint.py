@@ -41,7 +41,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: cannot be read ({error}); delete the folder {path.parent} to start the run again"
+            f"{path}: cannot be read as a whole checkpoint ({type(error).__name__}); delete the folder {path.parent} to start "
+            "the run again"
         ) from None
 
 

@@ -140,6 +140,7 @@ class Trainer:
         while self.progress.step < self.training.steps:
             self._step(records)
             step = self.progress.step
+            self.model.set_step(step)  # what is measured and kept from here on has this step's temperature
             last = step == self.training.steps
             if step % self.training.eval_every == 0 or last:
                 self._record_evaluation(records)
@@ -276,7 +277,6 @@ class Trainer:
         print(f"{self.run.name}: going on from step {self.progress.step}", file=sys.stderr, flush=True)
 
     def _finish(self) -> dict[str, Any]:
-        self.model.set_step(self.training.steps)
         save_weights(self.scratch / "model.safetensors", self.model, self.heads)
         evaluation = {name.replace("/", "_"): value for name, value in self.progress.last_evaluation.items()}
         axes = self._axes()
@@ -291,6 +291,8 @@ class Trainer:
             **evaluation,
         }
         write_json(self.scratch / "summary.json", summary)
+        for leftover in self.scratch.rglob("*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink()
         self.output.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.output, ignore_errors=True)
         os.replace(self.scratch, self.output)

@@ -1,0 +1,87 @@
+"""A run of a few steps on a stream in memory. As a script: ``runs.py FOLDER STEP`` kills itself before that step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from builders import ArrayStream, make_run
+
+from lolm.config import RunConfig, to_mapping
+from lolm.data.batches import BatchSampler, EvaluationSet
+from lolm.evaluation.held_out import score_model
+from lolm.training.loop import Trainer
+from lolm.training.records import read_metrics
+
+STEPS = 12
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing in the loop catches it."""
+
+
+def short_run(arm: str = "lolm", **changes: Any) -> RunConfig:
+    training = {
+        "steps": STEPS, "seq_len": 24, "batch_size": 2, "warmup_steps": 2, "log_every": 3, "eval_every": 5, "checkpoint_every": 4,
+        "snapshots": (0.5,),
+    } | changes.pop("training", {})  # fmt: skip
+    size = {"n_layers": 1, "dropout": 0.1} | changes.pop("size", {})
+    return make_run(arm, training=training, size=size, **changes)
+
+
+def make_trainer(run: RunConfig, folder: Path, on_checkpoint: Callable[[Path], None] = lambda folder: None) -> Trainer:
+    stream = ArrayStream()
+    held_out = EvaluationSet(stream, 96, run.training.seq_len)
+    sampler = BatchSampler(stream, run.training.batch_size, run.training.seq_len, run.seed)
+
+    def evaluate(model) -> dict[str, float]:
+        score, gate = score_model(model, held_out, 4)
+        return {"val/nats": score.nats, "val/bits_per_byte": score.bits_per_byte} | (
+            {} if gate is None else {"val/gate_mean": gate}
+        )
+
+    return Trainer(run, sampler, evaluate, folder / "run", on_checkpoint)
+
+
+def fit(trainer: Trainer, folder: Path) -> dict[str, Any]:
+    header = {"parameters": {"total": sum(p.numel() for p in trainer.model.parameters())}, "run": to_mapping(trainer.run)}
+    return trainer.fit(header, 1000.0, folder / "scratch")
+
+
+def train(run: RunConfig, folder: Path, stop_before: int | None = None) -> dict[str, Any]:
+    """Train to the end, or raise :class:`Killed` when the batch of step ``stop_before`` is asked for."""
+    trainer = make_trainer(run, folder)
+    if stop_before is not None:
+        original = trainer.sampler.batch
+
+        def batch(index: int):
+            if index >= stop_before * run.training.accumulation:
+                raise Killed
+            return original(index)
+
+        trainer.sampler.batch = batch
+    return fit(trainer, folder)
+
+
+def records(folder: Path) -> list[dict[str, float]]:
+    """Rows of the finished run without what depends on the clock."""
+    rows = read_metrics(folder / "run" / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in ("seconds", "speed/tokens_per_second")} for row in rows]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Weights of a finished run, byte for byte."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.glob("run/**/*.safetensors"))}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    try:
+        train(short_run(), Path(sys.argv[1]), int(sys.argv[2]))
+    except Killed:
+        os.kill(os.getpid(), signal.SIGKILL)
