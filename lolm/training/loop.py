@@ -137,6 +137,7 @@ class Trainer:
         )
         if self.progress.step == 0:
             self._record_evaluation(records)
+        self._warm_up()
         while self.progress.step < self.training.steps:
             self._step(records)
             step = self.progress.step
@@ -152,6 +153,13 @@ class Trainer:
         bar.close()
         records.close()
         return self._finish()
+
+    def _warm_up(self) -> None:
+        """One forward and backward pass that is thrown away, so that compiling kernels is not counted as training time."""
+        self.model.train()
+        total, _, _ = self._loss(*(t.to(self.device) for t in self.sampler.batch(0)))
+        total.backward()
+        self.optimizer.zero_grad(set_to_none=True)
 
     # ------------------------------------------------------------------------------------------ one step
 
