@@ -244,6 +244,20 @@ def test_arms_see_the_same_batches(tmp_path):
     assert stream_seed(1, "init") != stream_seed(1, "data/0")
 
 
+def test_every_micro_batch_has_noise_of_its_own(tmp_path):
+    trainer = make_trainer(short_run("lolm", training={"steps": 4, "warmup_steps": 0, "accumulation": 2}), tmp_path)
+    losses, seeds = trainer._loss, []
+
+    def spy(x, y):
+        seeds.append((torch.initial_seed(), trainer.noise.initial_seed()))
+        return losses(x, y)
+
+    trainer._loss = spy
+    fit(trainer, tmp_path)
+    taken = seeds[-8:]  # a pass to warm up, which is thrown away, may come first
+    assert len({seed for pair in taken for seed in pair}) == 16
+
+
 def test_bfloat16_autocast_trains_float32_weights(tmp_path):
     summary = train(short_run("lolm", training={"precision": "bf16"}), tmp_path)
     assert math.isfinite(summary["train_loss"])
