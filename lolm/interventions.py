@@ -56,13 +56,19 @@ def stream_means(model: LanguageModel, batches: Iterable[torch.Tensor]) -> Strea
 
 def force_gate(value: float) -> Intervention:
     """g := value at every position and dimension; 1 keeps the surface branch only, 0 the latent one."""
-    return Intervention("gate", value, lambda s: replace(s, g=torch.full_like(s.g, value)))
+    return Intervention("gate", value, lambda s: replace(s, g=torch.full_like(_gate(s), value)))
+
+
+def _gate(streams: Streams) -> torch.Tensor:
+    if streams.g is None:
+        raise ValueError("this model has no gate to force")
+    return streams.g
 
 
 def blend_gate(alpha: float, target: float) -> Intervention:
     """g := α · target + (1 − α) · g, a path from the learned gate to a constant."""
     name = {1.0: "gate_blend_one", 0.0: "gate_blend_zero"}[target]
-    return Intervention(name, alpha, lambda s: replace(s, g=alpha * target + (1 - alpha) * s.g))
+    return Intervention(name, alpha, lambda s: replace(s, g=alpha * target + (1 - alpha) * _gate(s)))
 
 
 def remove_stream(stream: str, means: StreamMeans | None = None) -> Intervention:

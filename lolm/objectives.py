@@ -48,6 +48,7 @@ class FutureHeads(nn.Module):
     def __init__(self, kind: str, size: FutureSize, d_model: int, trained: bool = True) -> None:
         super().__init__()
         self.kind, self.size, self.d_model = kind, size, d_model
+        self.z: nn.Module
         if kind == "cpc":
             self.z = self._mlp(d_model)
             self.h = self._mlp(d_model)

@@ -59,7 +59,7 @@ def imports_of(path: Path, module: str) -> tuple[str, ...]:
             base = ".".join([*above, *([node.module] if node.module else [])])
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
-            names += [node.args[0].value] if isinstance(node.args[0], ast.Constant) else []
+            names += [str(node.args[0].value)] if isinstance(node.args[0], ast.Constant) else []
     return tuple(name for name in names if name.split(".")[0] in PACKAGES)
 
 

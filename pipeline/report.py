@@ -9,6 +9,7 @@ from lolm.analysis.claims import build_ledger, headline, to_records
 from lolm.analysis.figures import pictures
 from lolm.analysis.page import html, markdown
 from lolm.analysis.results import load_results
+from lolm.tracking import try_sync_scale
 from lolm.training.records import write_json, write_text
 from pipeline.stage import Paths, arguments, main
 
@@ -33,6 +34,7 @@ def report() -> None:
     for claim in ledger:
         print(f"{claim.verdict:>26}  {claim.statement}")
     print(f"report: {folder / 'report.html'}")
+    try_sync_scale(scale)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import torch
 
 from lolm.config import ObjectiveConfig
 from lolm.data.batches import EvaluationSet, stream_seed
-from lolm.models.language_model import LanguageModel, Streams
-from lolm.models.regime import gumbel_softmax
+from lolm.models.fusion import Fusion
+from lolm.models.language_model import LanguageModel
+from lolm.models.regime import Regime, gumbel_softmax
 from lolm.objectives import FutureHeads, auxiliary_losses, competitive_target, cpc_positions, entropy
 
 HISTOGRAM_BINS = 20
@@ -26,24 +27,25 @@ class GateStatistics:
 
     def __init__(self) -> None:
         self.positions, self.share, self.target, self.targets = 0, 0.0, 0.0, 0
-        self.sum_D: torch.Tensor | None = None
-        self.square_D: torch.Tensor | None = None
+        self.sum_D: torch.Tensor = torch.zeros(())
+        self.square_D: torch.Tensor = torch.zeros(())
         self.counts = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64)
         self.low = self.high = 0
 
-    def add(self, model: Any, streams: Streams) -> None:
-        g_ND = streams.g.double().flatten(0, 1)
-        u, v = model.fusion.branches(streams.h, streams.z)
-        surface = (streams.g * u).double().square().sum(dim=-1)
-        latent = ((1 - streams.g) * v).double().square().sum(dim=-1)
-        target = competitive_target(streams.h, streams.z)
+    def add(self, fusion: Fusion, h_BTD: torch.Tensor, z_BTD: torch.Tensor, g_BTD: torch.Tensor) -> None:
+        g_ND = g_BTD.double().flatten(0, 1)
+        u, v = fusion.branches(h_BTD, z_BTD)
+        assert v is not None  # a gate has two branches to weigh
+        surface = (g_BTD * u).double().square().sum(dim=-1)
+        latent = ((1 - g_BTD) * v).double().square().sum(dim=-1)
+        target = competitive_target(h_BTD, z_BTD)
         self.share += float((surface / (surface + latent)).sum())
         self.target += float(target.double().sum())
         self.targets += target.numel()
         self.positions += len(g_ND)
-        self.sum_D = g_ND.sum(dim=0) + (0 if self.sum_D is None else self.sum_D)
-        self.square_D = g_ND.square().sum(dim=0) + (0 if self.square_D is None else self.square_D)
-        self.counts += torch.histc(streams.g.float(), HISTOGRAM_BINS, 0.0, 1.0).double()
+        self.sum_D = self.sum_D + g_ND.sum(dim=0)
+        self.square_D = self.square_D + g_ND.square().sum(dim=0)
+        self.counts += torch.histc(g_BTD.float(), HISTOGRAM_BINS, 0.0, 1.0).double()
         self.low += int((g_ND < SATURATED[0]).sum())
         self.high += int((g_ND > SATURATED[1]).sum())
 
@@ -78,12 +80,12 @@ class RegimeStatistics:
         self.counts = {name: torch.zeros(codes, dtype=torch.float64) for name in ("sampled", "noise", "eval")}
         self.generator = torch.Generator().manual_seed(stream_seed(seed, "evaluation/gumbel") % 2**63)
 
-    def add(self, model: Any, streams: Streams) -> None:
-        logits, tau = streams.logits.float().cpu(), float(model.regime.tau)
+    def add(self, logits_BTR: torch.Tensor, p_BTR: torch.Tensor, tau: float) -> None:
+        logits = logits_BTR.float().cpu()
         samples = {
             "sampled": gumbel_softmax(logits, tau, self.generator),
             "noise": gumbel_softmax(torch.zeros_like(logits), tau, self.generator),
-            "eval": streams.p.float().cpu(),
+            "eval": p_BTR.float().cpu(),
         }
         for name, p in samples.items():
             self.counts[name] += torch.bincount(p.argmax(dim=-1).flatten(), minlength=self.codes).double()
@@ -112,16 +114,17 @@ def describe_streams(
     """
     model.eval()
     parts = model.components()
+    fusion, codes = parts.get("fusion"), parts.get("regime")
     gate = GateStatistics() if "gate" in parts else None
-    regime = RegimeStatistics(model.regime.size.codes, seed) if "regime" in parts else None
+    regime = RegimeStatistics(codes.size.codes, seed) if isinstance(codes, Regime) else None
     sums: dict[str, float] = {}
     sequences = 0
     for x_BT, _ in held_out.batches(batch_size):
         streams = model.streams(x_BT.to(model.embedding.weight.device))
-        if gate is not None:
-            gate.add(model, streams)
-        if regime is not None:
-            regime.add(model, streams)
+        if gate is not None and isinstance(fusion, Fusion) and streams.z is not None and streams.g is not None:
+            gate.add(fusion, streams.h, streams.z, streams.g)
+        if regime is not None and isinstance(codes, Regime) and streams.logits is not None and streams.p is not None:
+            regime.add(streams.logits, streams.p, float(codes.tau))
         for name, term in auxiliary_losses(objectives, streams, heads).items():
             sums[name] = sums.get(name, 0.0) + float(term) * len(x_BT)
         sequences += len(x_BT)

@@ -85,10 +85,11 @@ def build_mixer(config: MixerConfig, d_model: int, n_heads: int, dropout: float)
         raise ConfigError(f"mixer {config.name!r}: {error}") from None
 
 
-def keep_init(*parameters: torch.Tensor) -> None:
+def keep_init(*parameters: torch.Tensor | None) -> None:
     """Mark parameters that were given their values on purpose, so that the model's initialiser leaves them alone."""
     for parameter in parameters:
-        parameter.keep_init = True  # type: ignore[attr-defined]
+        if parameter is not None:
+            parameter.keep_init = True  # type: ignore[attr-defined]
 
 
 def no_decay(*parameters: torch.Tensor) -> None:

@@ -94,9 +94,9 @@ class Mamba1(Mixer):
         window_BKI = torch.cat((window_BKI, x_BI[:, None]), dim=1)
         x_BI = F.silu(self.conv_bias + torch.einsum("bki,ik->bi", window_BKI, self.conv_weight))
         delta_BI, B_BN, C_BN = self._scan_inputs(x_BI)
-        inputs = (x[:, None] for x in (x_BI, delta_BI))
         A_IN = -self.A_log.float().exp()
-        y, state_BIN = selective_scan_reference(*inputs, A_IN, B_BN[:, None], C_BN[:, None], self.skip, state_BIN)
+        x_B1I, delta_B1I, B_B1N, C_B1N = (x[:, None] for x in (x_BI, delta_BI, B_BN, C_BN))
+        y, state_BIN = selective_scan_reference(x_B1I, delta_B1I, A_IN, B_B1N, C_B1N, self.skip, state_BIN)
         return self.out_proj(y[:, 0] * F.silu(gate_BI)), (state_BIN, window_BKI[:, 1:])
 
     def num_params(self) -> int:

@@ -44,9 +44,9 @@ class PlainSSM(Mixer):
 
     def step(self, x_BD: torch.Tensor, state):
         u_BI, gate_BI = self.in_proj(x_BD).chunk(2, dim=-1)
-        inputs = (x[:, None] for x in (u_BI, F.softplus(self.dt_proj(u_BI))))
-        projections = (x[:, None] for x in (self.B_proj(u_BI), self.C_proj(u_BI)))
-        y, state = selective_scan_reference(*inputs, -self.A_log.float().exp(), *projections, None, state)
+        inputs = (u_BI, F.softplus(self.dt_proj(u_BI)), self.B_proj(u_BI), self.C_proj(u_BI))
+        u_B1I, delta_B1I, B_B1N, C_B1N = (x[:, None] for x in inputs)
+        y, state = selective_scan_reference(u_B1I, delta_B1I, -self.A_log.float().exp(), B_B1N, C_B1N, None, state)
         return self.out_proj(y[:, 0] * F.silu(gate_BI) + self.skip * u_BI), state
 
     def num_params(self) -> int:

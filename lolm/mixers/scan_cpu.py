@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 # Numba's OpenMP layer would raise the thread count of torch's OpenMP runtime behind its back; its own work queue does not, but
 # takes one caller at a time.
-numba.config.THREADING_LAYER = "workqueue"
+numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
 _one_caller = threading.Lock()
 
 CHUNK = 32  # steps between saved states
@@ -201,6 +201,6 @@ class SelectiveScanCPU(torch.autograd.Function):
 
 def _match_threads() -> None:
     """Use as many threads as torch does: one process of a pair must not take both cores."""
-    wanted = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    wanted = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     if get_num_threads() != wanted:
         set_num_threads(wanted)

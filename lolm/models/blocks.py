@@ -61,7 +61,6 @@ class Block(Component):
         self.norm_kind, self.d_model = config.norm, size.d_model
         self.mixer_norm = build_norm(config.norm, size.d_model)
         self.mixer = build_mixer(config.mixer, size.d_model, size.n_heads, size.dropout)
-        self.mlp_norm: nn.Module | None = None
         self.mlp: MLP | None = None
         if config.mlp != "none":
             self.mlp_norm = build_norm(config.norm, size.d_model)
@@ -76,7 +75,8 @@ class Block(Component):
     @property
     def residual_outputs(self) -> list[nn.Linear]:
         """The maps that write into the residual stream; a scaled initialisation divides them by √(2 · layers)."""
-        maps = [module for name, module in self.mixer.named_children() if name in ("out", "out_proj")]
+        children = self.mixer.named_children()
+        maps = [module for name, module in children if name in ("out", "out_proj") and isinstance(module, nn.Linear)]
         return [*maps, *([self.mlp.down] if self.mlp is not None else [])]
 
     def num_params(self) -> int:
@@ -110,11 +110,15 @@ class Stack(Component):
                 x_BTD = layer(x_BTD)
         return self.final_norm(x_BTD)
 
+    @property
+    def blocks(self) -> list[Block]:
+        return list(self.layers)  # type: ignore[arg-type]
+
     def num_params(self) -> int:
-        return sum(layer.num_params() for layer in self.layers) + self.final_norm_params
+        return sum(block.num_params() for block in self.blocks) + self.final_norm_params
 
     def flops_per_token(self, length: int) -> float:
-        return sum(layer.flops_per_token(length) for layer in self.layers)
+        return sum(block.flops_per_token(length) for block in self.blocks)
 
     def state_size(self, length: int) -> int:
-        return sum(layer.state_size(length) for layer in self.layers)
+        return sum(block.state_size(length) for block in self.blocks)

@@ -42,7 +42,7 @@ def init_weights(model: LanguageModel, recipe: RecipeConfig) -> None:
             bias = getattr(module, "bias", None)
             if bias is not None and not getattr(bias, "keep_init", False):
                 bias.zero_()
-    for layer in model.surface.layers:
-        for residual_output in layer.residual_outputs:
+    for block in model.surface.blocks:
+        for residual_output in block.residual_outputs:
             if not getattr(residual_output.weight, "keep_init", False):
-                residual_output.weight.mul_(1 / math.sqrt(2 * len(model.surface.layers)))
+                residual_output.weight.mul_(1 / math.sqrt(2 * len(model.surface.blocks)))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.config import ArchitectureConfig, RunConfig, SizeConfig, TrainingConfig
+from lolm.mixers.base import Mixer
 from lolm.models.blocks import Stack, build_norm, norm_params
 from lolm.models.component import Component
 
@@ -89,6 +90,6 @@ def build_model(run: RunConfig) -> LanguageModel:
     model = family(run.architecture, run.size, run.vocab_size, run.training)
     init_weights(model, run.architecture.recipe)
     for module in model.modules():
-        if hasattr(module, "kernels"):
+        if isinstance(module, Mixer):
             module.kernels = run.training.kernels
     return model

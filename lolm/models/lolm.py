@@ -35,9 +35,10 @@ class LOLM(LanguageModel):
         self.latent = Latent(architecture.latent, _size(size, "latent"), d) if has_latent else None
         self.memory = Memory(architecture.memory, _size(size, "memory"), d) if architecture.memory.enabled else None
         self.regime = Regime(architecture.regime, _size(size, "regime"), d) if architecture.regime.enabled else None
-        width = self.regime.size.width if self.regime is not None else 0
         gated = architecture.gate.enabled
-        self.gate = Gate(architecture.gate, d, width) if gated else None
+        self.regime_width = size.regime.width if size.regime is not None else 0  # the gate keeps its inputs without the regime
+        self.gate = Gate(architecture.gate, d, self.regime_width) if gated else None
+        width = self.regime_width if self.regime is not None else 0
         self.fusion = Fusion(
             d, has_latent, self.memory is not None, width, gated, architecture.gate.branch_norm, architecture.regime.isolate
         )
@@ -50,7 +51,7 @@ class LOLM(LanguageModel):
         zeros = torch.zeros_like(h)
         z_in, m_in = (zeros if s is None else s for s in (z, m))
         logits, p, r = (None, None, None) if self.regime is None else self.regime(z_in, h, m_in, generator)
-        r_in = h.new_zeros(*h.shape[:2], 0) if r is None else r
+        r_in = h.new_zeros(*h.shape[:2], self.regime_width) if r is None else r
         g = None if self.gate is None else self.gate(z_in, h, m_in, r_in)
         return Streams(h, z, m, attention, logits, p, r, g)
 

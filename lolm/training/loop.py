@@ -312,7 +312,8 @@ class Trainer:
 def stream_metrics(streams: Streams, model: LanguageModel) -> dict[str, float]:
     """Gate and regime values of one micro-batch, as the published logs define them.
 
-    ``regime/alive`` counts distinct argmax codes of the Gumbel samples; ``gate/mean`` is over all positions and dimensions.
+    ``regime/alive`` counts distinct argmax codes of the Gumbel samples, and the usage entropy is that of their shares;
+    ``gate/mean`` is over all positions and dimensions.
     """
     row: dict[str, float] = {}
     if streams.g is not None and streams.z is not None:
@@ -320,7 +321,8 @@ def stream_metrics(streams: Streams, model: LanguageModel) -> dict[str, float]:
         if streams.h.shape[1] > 8:
             row["gate/target"] = float(competitive_target(streams.h, streams.z).mean())
     if streams.p is not None:
-        row["regime/alive"] = float(streams.p.argmax(dim=-1).unique().numel())
-        row["regime/usage_entropy"] = float(entropy(streams.p.float().mean(dim=(0, 1))))
-        row["regime/tau"] = float(model.regime.tau)
+        counts = torch.bincount(streams.p.argmax(dim=-1).flatten(), minlength=streams.p.shape[-1]).double()
+        row["regime/alive"] = float((counts > 0).sum())
+        row["regime/usage_entropy"] = float(entropy(counts / counts.sum()))
+        row["regime/tau"] = float(model.get_buffer("regime.tau"))
     return row

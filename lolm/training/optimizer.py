@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -10,13 +11,14 @@ from torch import nn
 from lolm.config import TrainingConfig
 
 
-def decay_groups(modules: list[nn.Module], rule: str, weight_decay: float) -> list[dict]:
+def decay_groups(modules: Sequence[nn.Module], rule: str, weight_decay: float) -> list[dict]:
     """Parameter groups for AdamW, in a fixed order.
 
     ``all``: decay on every parameter, as published. ``matrices``: decay on weight matrices and embeddings only; not on
     biases, norms, A_log, skips, step sizes, convolutions, memory slots and the codebook.
     """
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for module in modules:
         for parameter in module.parameters():
             if parameter.requires_grad:
@@ -26,7 +28,7 @@ def decay_groups(modules: list[nn.Module], rule: str, weight_decay: float) -> li
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(modules: list[nn.Module], rule: str, training: TrainingConfig, learning_rate: float) -> torch.optim.AdamW:
+def build_optimizer(modules: Sequence[nn.Module], rule: str, training: TrainingConfig, learning_rate: float) -> torch.optim.AdamW:
     """Fused AdamW over the groups of :func:`decay_groups`."""
     groups = decay_groups(modules, rule, training.weight_decay)
     return torch.optim.AdamW(groups, lr=learning_rate, betas=training.betas, eps=training.epsilon, fused=True)

@@ -46,6 +46,15 @@ def test_published_sizes_of_lolm(scale, arm, form):
     assert sum(p.numel() for p in on_meta(run)[0].parameters()) == found[-1]
 
 
+def test_published_size_without_memory_and_regime():
+    """Decoder, plain SSM and gate at d = 1024, the "307M" model: the gate keeps the inputs of the regime it does not have."""
+    run = resolve_run(PARAMS, "304m", "lolm_published", 1)
+    parts = {"latent": {"form": "plain", "wiring": "postnorm"}, "memory": {"enabled": False}, "regime": {"enabled": False}}
+    run = change(run, architecture=change(run.architecture, **parts).__dict__)
+    assert account_run(run)["parameters"]["total"] == 307_412_992
+    assert sum(p.numel() for p in on_meta(run)[0].parameters()) == 307_412_992
+
+
 @pytest.mark.parametrize(
     ("scale", "layers", "total"),
     [("20m", 6, 17_656_576), ("304m", 16, 253_905_920), ("304m", 21, 316_840_960), ("1570m", 29, 1_566_980_096)],

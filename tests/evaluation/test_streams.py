@@ -9,7 +9,6 @@ from builders import ArrayStream, make_model, make_run
 
 from lolm.data.batches import EvaluationSet
 from lolm.evaluation.streams import GateStatistics, RegimeStatistics, describe_streams
-from lolm.models.language_model import Streams
 from lolm.objectives import auxiliary_losses, build_heads, competitive_target
 
 
@@ -57,7 +56,7 @@ def test_saturation_counts_values_near_the_ends():
     g[0, 1, :8] = 0.99
     statistics = GateStatistics()
     with torch.no_grad():
-        statistics.add(model, Streams(h=torch.randn(1, 10, 32), z=torch.randn(1, 10, 32), g=g))
+        statistics.add(model.fusion, torch.randn(1, 10, 32), torch.randn(1, 10, 32), g)
     found = statistics.summary()
     assert (found["saturated_low"], found["saturated_high"]) == (16 / 320, 8 / 320)
 
@@ -98,12 +97,11 @@ def test_statistics_are_the_same_twice(held_out):
 
 def test_pure_noise_uses_every_code_and_evaluation_need_not():
     """What "all codes alive" is worth: with 32 codes noise alone gives a usage entropy of 3.465 of 3.466 (spec F7)."""
-    model = make_model("lolm")
     statistics = RegimeStatistics(32, seed=0)
     logits = torch.zeros(20, 2000, 32)
     logits[..., 3] = 0.5  # a slight preference, which always wins without noise
     for part in logits.split(5):
-        statistics.add(model, Streams(h=torch.empty(0), logits=part, p=part.softmax(dim=-1)))
+        statistics.add(part, part.softmax(dim=-1), tau=1.0)
     found = statistics.summary()
     assert (found["alive_sampled"], found["alive_noise"], found["alive_eval"]) == (32, 32, 1)
     assert found["usage_entropy_noise"] == pytest.approx(3.465, abs=1.5e-3)
