@@ -185,7 +185,12 @@ def wait_for(condition, seconds=60):
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, "2"), (signal.SIGTERM, "2"), (signal.SIGTERM, "1")])
 def test_stopped_runner_leaves_no_process_and_the_parameters_as_they_were(project, number, jobs):
     before = Path("params.yaml").read_bytes()
-    child = subprocess.Popen(command("--jobs", jobs), env=os.environ | {"SLEEP": "300"}, start_new_session=True)
+    child = subprocess.Popen(
+        command("--jobs", jobs),
+        env=os.environ | {"SLEEP": "300"},
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs inherit it ignored
+    )
     assert wait_for(lambda: any(name.startswith("train") for name in started()))
     training = [int(event[2]) for event in events() if event[1].startswith("train")]
     os.kill(child.pid, number)
