@@ -151,7 +151,7 @@ def _contribution(results: ScaleResults, runs: tuple[RunRecord, ...], stream: st
     zeroed, averaged = t_interval(zero, confidence), t_interval(mean, confidence)  # type: ignore[arg-type]
     why = (
         f"Replacing its output by its mean: {why_of(averaged, margin, 'nats')}. Zeroing costs {show(zeroed.value, 'nats')}"
-        f" ({show(math.expm1(min(zeroed.value, 50.0)), 'share')} of perplexity; published {show(NUMBERS[key].value, 'share')}); "
+        f" ({show(math.expm1(zeroed.value), 'share')} of perplexity; published {show(NUMBERS[key].value, 'share')}); "
         "zeroing also removes a constant that the head has learned to expect. What the stream buys in training needs "
         "an arm trained without it."
     )
@@ -160,9 +160,7 @@ def _contribution(results: ScaleResults, runs: tuple[RunRecord, ...], stream: st
         "streams",
         statement,
         (key,),
-        Quantity.of(
-            zeroed.map(lambda d: math.expm1(min(d, 50.0))), "share", "change of perplexity when the stream's output is zeroed"
-        ),
+        Quantity.of(zeroed.map(math.expm1), "share", "change of perplexity when the stream's output is zeroed"),
         Quantity.of(averaged, "nats", "damage when the stream's output is replaced by its mean over test tokens"),
         above(averaged, margin),
         why,
