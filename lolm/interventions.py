@@ -45,7 +45,7 @@ def stream_means(model: LanguageModel, batches: Iterable[torch.Tensor]) -> Strea
     sums: dict[str, torch.Tensor] = {}
     tokens = 0
     for x_BT in batches:
-        streams = model.streams(x_BT)
+        streams = model.streams(x_BT.to(model.embedding.weight.device))
         tokens += x_BT.numel()
         for name in ("m", "r"):
             stream = getattr(streams, name)
@@ -88,7 +88,7 @@ def skip_last_blocks(count: int) -> Intervention:
     return Intervention("skip_last_blocks", float(count), skip_last=count)
 
 
-def published_set(model: LanguageModel, gate_values: Iterable[float], means: StreamMeans) -> list[Intervention]:
+def standard_set(model: LanguageModel, gate_values: Iterable[float], means: StreamMeans) -> list[Intervention]:
     """The learned model and every intervention that applies to it, the learned one first."""
     chosen = [Intervention("none")]
     parts = model.components()

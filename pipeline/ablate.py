@@ -9,7 +9,7 @@ from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.shards import TokenStream
 from lolm.evaluation.ablate import score_interventions
 from lolm.evaluation.ngram import reference_losses
-from lolm.interventions import published_set, stream_means
+from lolm.interventions import standard_set, stream_means
 from lolm.training.checkpoint import load_run
 from lolm.training.records import write_json
 from pipeline.stage import Paths, arguments, main
@@ -28,7 +28,7 @@ def ablate() -> None:
     for step in trained.steps:
         model = trained.at(step)
         means = stream_means(model, (x for x, _ in held_out.batches(config.batch_size)))
-        interventions = published_set(model, config.gate_values, means)
+        interventions = standard_set(model, config.gate_values, means)
         conditions += [{"step": step} | row for row in score_interventions(model, interventions, held_out, config.batch_size)]
     sampler = BatchSampler(TokenStream.open(paths.shards, "train"), training.batch_size, training.seq_len, run.seed)
     references = reference_losses(sampler, training.steps * training.accumulation, {"test": held_out})["test"]

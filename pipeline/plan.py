@@ -10,15 +10,14 @@ from lolm.config import ConfigError, load_params, resolve_run
 from lolm.training.records import write_json
 from pipeline.stage import Paths, arguments, main
 
-REFERENCE = "lolm"
-
 
 def plan() -> None:
     args = arguments(__doc__)
     params = load_params()
     runs = {arm: resolve_run(params, args.scale, arm, params.seeds[0]) for arm in params.arms}
     costs = {arm: account_run(run) for arm, run in runs.items()}
-    reference = costs.get(REFERENCE, next(iter(costs.values())))["parameters"]["total"]
+    subject = next((arm for arm in params.arms if params.architectures[arm].family == "lolm"), params.arms[0])
+    reference = costs[subject]["parameters"]["total"]
     table = {
         arm: {
             "parameters": cost["parameters"]["total"],
@@ -36,10 +35,10 @@ def plan() -> None:
         n, mismatch, forward, training, state = (row[c] for c in columns)
         print(f"{arm:24}{n:>14,}{mismatch:>10.2%}{forward:>18,.0f}{training:>14,.0f}{state:>10,}")
     baseline = params.baseline
-    if {REFERENCE, baseline} <= set(table) and abs(table[baseline]["mismatch"]) > params.analysis.parameter_tolerance:
+    if baseline in table and abs(table[baseline]["mismatch"]) > params.analysis.parameter_tolerance:
         width, left = matching_d_ff(runs[baseline], reference)
         raise ConfigError(
-            f"params.yaml: {baseline} has {table[baseline]['parameters']:,} parameters, {REFERENCE} {reference:,}: a mismatch of "
+            f"params.yaml: {baseline} has {table[baseline]['parameters']:,} parameters, {subject} {reference:,}: a mismatch of "
             f"{table[baseline]['mismatch']:.2%} (allowed: {params.analysis.parameter_tolerance:.2%}); "
             f"scales.{args.scale}.sizes.{baseline}.d_ff: {width} leaves {left:.2%}"
         )

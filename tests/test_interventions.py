@@ -11,9 +11,9 @@ from lolm.interventions import (
     StreamMeans,
     blend_gate,
     force_gate,
-    published_set,
     remove_stream,
     skip_last_blocks,
+    standard_set,
     stream_means,
 )
 
@@ -100,7 +100,7 @@ def test_skipping_the_last_blocks_equals_a_model_without_them(arm, count):
 
 def names(model, means=None) -> list[tuple[str, float | None]]:
     means = stream_means(model, [TOKENS]) if means is None else means
-    return [(i.name, i.value) for i in published_set(model, [0.0, 0.5, 1.0], means)]
+    return [(i.name, i.value) for i in standard_set(model, [0.0, 0.5, 1.0], means)]
 
 
 def test_the_set_for_lolm():

@@ -89,6 +89,7 @@ def _scope(results: ScaleResults) -> dict[str, Any]:
     tokens = sorted({int(row["tokens"]) for row in last})
     steps = sorted({int(row["step"]) for row in last})
     test = sorted({int(run.evaluation["tokens"]) for run in results.runs if run.evaluation is not None})
+    forced = sorted({int(run.ablation["tokens"]) for run in results.runs if run.ablation is not None})
     return {
         "scale": results.scale,
         "seeds": ", ".join(map(str, results.seeds)),
@@ -96,6 +97,7 @@ def _scope(results: ScaleResults) -> dict[str, Any]:
         "tokens": " to ".join(f"{t:,}" for t in dict.fromkeys((tokens[0], tokens[-1]))),
         "steps": " to ".join(f"{s:,}" for s in dict.fromkeys((steps[0], steps[-1]))),
         "test_tokens": f"{test[-1]:,}" if test else "no",
+        "ablation_tokens": f"{forced[-1]:,}" if forced else "no",
         "vocabulary": f"{results.runs[0].config['run']['vocab_size']:,}",
     }
 
@@ -222,7 +224,12 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
             "Costs",
             "FLOPs are counted from the architecture, causal attention exactly, head and auxiliary loss heads "
             "included, backward twice the forward. "
-            "Seconds are wall-clock on whatever machine ran and depend on the maturity of each kernel.",
+            "Seconds are wall-clock on whatever machine ran, with other runs beside it, and depend on the maturity of each kernel.",
+        ),
+        (
+            "Tuning",
+            "Each arm has the peak learning rate that params.yaml gives it. No sweep per arm is part of these runs, and the "
+            "intervals do not cover that choice.",
         ),
         (
             "Equivalence",

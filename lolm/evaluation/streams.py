@@ -43,9 +43,9 @@ class GateStatistics:
         self.target += float(target.double().sum())
         self.targets += target.numel()
         self.positions += len(g_ND)
-        self.sum_D = self.sum_D + g_ND.sum(dim=0)
-        self.square_D = self.square_D + g_ND.square().sum(dim=0)
-        self.counts += torch.histc(g_BTD.float(), HISTOGRAM_BINS, 0.0, 1.0).double()
+        self.sum_D = self.sum_D + g_ND.sum(dim=0).cpu()
+        self.square_D = self.square_D + g_ND.square().sum(dim=0).cpu()
+        self.counts += torch.histc(g_BTD.float(), HISTOGRAM_BINS, 0.0, 1.0).double().cpu()
         self.low += int((g_ND < SATURATED[0]).sum())
         self.high += int((g_ND > SATURATED[1]).sum())
 
@@ -113,6 +113,8 @@ def describe_streams(
     chance level ln n, n being the candidates of one sequence.
     """
     model.eval()
+    if heads is not None:
+        heads.to(model.embedding.weight.device)
     parts = model.components()
     fusion, codes = parts.get("fusion"), parts.get("regime")
     gate = GateStatistics() if "gate" in parts else None

@@ -9,7 +9,7 @@ from builders import ArrayStream, make_model
 from lolm.data.batches import EvaluationSet
 from lolm.evaluation.ablate import score_interventions
 from lolm.evaluation.held_out import score_model
-from lolm.interventions import Intervention, StreamMeans, force_gate, published_set, stream_means
+from lolm.interventions import Intervention, StreamMeans, force_gate, standard_set, stream_means
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def held_out() -> EvaluationSet:
 
 def everything(model, held_out):
     means = stream_means(model, (x for x, _ in held_out.batches(4)))
-    return score_interventions(model, published_set(model, [0.0, 0.5, 1.0], means), held_out, 4)
+    return score_interventions(model, standard_set(model, [0.0, 0.5, 1.0], means), held_out, 4)
 
 
 @pytest.mark.parametrize("arm", ["lolm", "lolm_published", "transformer"])
@@ -59,7 +59,7 @@ def test_numbers_by_hand(held_out):
 
 def test_a_decoder_without_its_last_blocks(held_out):
     model = make_model("transformer")
-    rows = score_interventions(model, published_set(model, [], StreamMeans(None, None)), held_out, 4)
+    rows = score_interventions(model, standard_set(model, [], StreamMeans(None, None)), held_out, 4)
     assert [(row["intervention"], row["value"]) for row in rows] == [("none", None)] + [
         ("skip_last_blocks", k) for k in (1, 2, 3, 4)
     ]

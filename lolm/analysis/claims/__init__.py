@@ -46,7 +46,8 @@ def headline(ledger: list[Claim]) -> dict[str, Any]:
     for claim in ledger:
         if claim.group == "arithmetic":
             continue
-        flat[f"verdicts/{claim.verdict.split(' at')[0].replace(' ', '_')}"] += 1
+        if claim.group != "sanity":
+            flat[f"verdicts/{claim.verdict.split(' at')[0].replace(' ', '_')}"] += 1
         if claim.sound is not None and claim.sound.value is not None:
             flat[claim.id] = claim.sound.value
     return flat

@@ -119,6 +119,12 @@ def _reversal(results: ScaleResults, runs: tuple[RunRecord, ...]) -> Claim:
         f"{why_of(dip, 0.0, 'gate')}. "
         f"End above start: {why_of(climb, 0.0, 'gate')}."
     )
+    if not any(dip.per_seed):
+        top = max(steps, key=lambda step: math.fsum(c[step] for c in curves))
+        peak = t_interval([c[top] for c in curves]).value
+        why += (
+            f" The first log window is the lowest: the gate rises to {peak:.2f} at step {top:g} and then ends at {mean_end:.2f}."
+        )
     details = {
         "depth of the dip": Quantity.of(dip, "gate", "first log window minus the dip"),
         "end minus start": Quantity.of(climb, "gate", "last log window minus the first"),
@@ -160,10 +166,9 @@ def _target(results: ScaleResults, runs: tuple[RunRecord, ...]) -> Claim:
     elif -margin < gap.interval[0] and gap.interval[1] < margin:
         verdict, why = FAILS, f"The gate sits on its supervised target: their difference lies within ±{margin:g}"
     else:
-        verdict, why = (
-            INCONCLUSIVE,
-            f"The gate is not shown to lie within ±{margin:g} of its target; a run without this loss has to decide",
-        )
+        outside = gap.interval[0] >= margin or gap.interval[1] <= -margin
+        state = f"stays more than {margin:g} away from" if outside else f"is not shown to lie within ±{margin:g} of"
+        verdict, why = INCONCLUSIVE, f"The gate {state} its target; whether the target shaped it, a run without this loss decides"
     why += (
         f" (gate {t_interval(gates).value:.3f}, target {t_interval(targets).value:.3f}). A loss of weight "
         f"{weights[0]:g} pulls the mean gate there."

@@ -21,10 +21,10 @@ from lolm.analysis.published import NUMBERS
 from lolm.analysis.results import RunRecord, ScaleResults
 from lolm.analysis.statistics import equivalence, paired_difference, t_interval
 
-CODES = "All regime codes are alive: the regime layer is in use."
+CODES = "All regime codes are alive."
 CPC = "The contrastive loss is learned: it falls below chance."
-MEMORY = "The memory contributes to the loss."
-REGIME = "The regime codes contribute to the loss."
+MEMORY = "The memory contributes to the loss through the fusion sum."
+REGIME = "The regime codes contribute to the loss through the fusion sum."
 LADDER = ("bigram", "unigram", "uniform")
 
 
@@ -81,7 +81,10 @@ def _codes(results: ScaleResults, runs: tuple[RunRecord, ...]) -> Claim:
         noise_text = (
             f"The published count gives {show(sampled.value, 'share')} of the codes, pure noise {show(noise.value, 'share')}. "
         )
-    why = noise_text + f"Without noise the codes ever chosen are {without}."
+    why = (
+        noise_text
+        + f"Without noise the codes ever chosen are {without}. Being chosen is not being of use: see what they contribute."
+    )
     if verdict == INCONCLUSIVE and used.interval is None:
         why += " One seed decides nothing."
     details = {
@@ -152,8 +155,8 @@ def _contribution(results: ScaleResults, runs: tuple[RunRecord, ...], stream: st
     why = (
         f"Replacing its output by its mean: {why_of(averaged, margin, 'nats')}. Zeroing costs {show(zeroed.value, 'nats')}"
         f" ({show(math.expm1(zeroed.value), 'share')} of perplexity; published {show(NUMBERS[key].value, 'share')}); "
-        "zeroing also removes a constant that the head has learned to expect. What the stream buys in training needs "
-        "an arm trained without it."
+        "zeroing also removes a constant that the head has learned to expect. The gate was computed before, as published, so "
+        "what the stream does through the gate is not in this. What it buys in training needs an arm trained without it."
     )
     return Claim(
         id,
