@@ -224,7 +224,7 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
             "Costs",
             "FLOPs are counted from the architecture, causal attention exactly, head and auxiliary loss heads "
             "included, backward twice the forward. "
-            "Seconds are wall-clock on whatever machine ran, with other runs beside it, and depend on the maturity of each kernel.",
+            "Seconds are wall-clock on whatever machine ran, with other runs beside, and depend on the maturity of each kernel.",
         ),
         (
             "Tuning",
