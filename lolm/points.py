@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm.config import flatten
-from lolm.training.records import AXES, fingerprint_of, read_json, read_metrics
+from lolm.records import AXES, fingerprint_of, read_json, read_metrics
 
 SWEPT_OVER_TRAINING = (0.0, 0.5, 1.0)
 ABLATION_METRICS = ("nats", "bits_per_byte", "accuracy", "kl_to_full")

@@ -28,7 +28,7 @@ from typing import Any
 from lolm import LolmError
 from lolm.config import flatten
 from lolm.points import Point, Records, ablation_points, claim_points, evaluation_points, mean_points, training_points
-from lolm.training.records import fingerprint_of, read_json
+from lolm.records import fingerprint_of, read_json
 
 METRICS_PER_CALL = 1000  # MLflow's limits
 PARAMS_PER_CALL = 100

@@ -10,8 +10,8 @@ from lolm.data.shards import TokenStream
 from lolm.evaluation.ablate import score_interventions
 from lolm.evaluation.ngram import reference_losses
 from lolm.interventions import standard_set, stream_means
+from lolm.records import write_json
 from lolm.training.checkpoint import load_run
-from lolm.training.records import write_json
 from pipeline.stage import Paths, arguments, main
 
 

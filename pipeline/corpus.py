@@ -2,7 +2,7 @@
 
 from lolm.config import load_params, scale_of
 from lolm.data.corpus import build_corpus
-from lolm.training.records import write_json
+from lolm.records import write_json
 from pipeline.stage import Paths, arguments, main
 
 

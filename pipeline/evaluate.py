@@ -12,8 +12,8 @@ from lolm.data.shards import TokenStream
 from lolm.evaluation.held_out import score_model
 from lolm.evaluation.ngram import reference_losses
 from lolm.evaluation.streams import describe_streams
+from lolm.records import write_json
 from lolm.training.checkpoint import load_run
-from lolm.training.records import write_json
 from pipeline.stage import Paths, arguments, flat_scalars, main
 
 

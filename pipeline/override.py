@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lolm.config import ConfigError
-from lolm.training.records import write_text
+from lolm.records import write_text
 
 _LINE = re.compile(rb"^scale:[ \t]*(\"[^\"\n]*\"|'[^'\n]*'|[^\s#]+)", re.MULTILINE)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lolm.analysis.accounting import account_run, matching_d_ff
 from lolm.config import ConfigError, load_params, resolve_run
-from lolm.training.records import write_json
+from lolm.records import write_json
 from pipeline.stage import Paths, arguments, main
 
 

@@ -9,8 +9,8 @@ from lolm.analysis.claims import build_ledger, headline, to_records
 from lolm.analysis.figures import pictures
 from lolm.analysis.page import html, markdown
 from lolm.analysis.results import load_results
+from lolm.records import write_json, write_text
 from lolm.tracking import try_sync_scale
-from lolm.training.records import write_json, write_text
 from pipeline.stage import Paths, arguments, main
 
 

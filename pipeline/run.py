@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from lolm import LolmError, tracking
 from lolm.config import Params, load_params, resolve_run, scale_of
-from lolm.training.records import read_json
+from lolm.records import read_json
 from pipeline import stage
 from pipeline.jobs import Job, foreground, side_by_side
 from pipeline.override import put_back, scale_override

@@ -4,7 +4,7 @@ from lolm.config import load_params, scale_of
 from lolm.data.files import atomic_folder
 from lolm.data.shards import shards_report, write_shards
 from lolm.data.tokenizer import Tokenizer
-from lolm.training.records import write_json
+from lolm.records import write_json
 from pipeline.stage import Paths, arguments, main
 
 

@@ -18,9 +18,9 @@ from lolm.data.shards import TokenStream
 from lolm.evaluation.held_out import score_model
 from lolm.mixers.scan import choose_backend
 from lolm.models.language_model import LanguageModel
+from lolm.records import fingerprint_of, write_json
 from lolm.tracking import try_sync
 from lolm.training.loop import Trainer
-from lolm.training.records import fingerprint_of, write_json
 from pipeline.stage import Paths, arguments, loaded_code, main
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from lolm import tracking
 from lolm.points import ablation_points, claim_points, evaluation_points, mean_points
-from lolm.training.records import RecordError, write_json, write_text
+from lolm.records import RecordError, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 

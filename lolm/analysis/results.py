@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm.config import AnalysisConfig, Params, load_params, scale_of
-from lolm.training.records import RecordError, read_json, read_metrics, series
+from lolm.records import RecordError, read_json, read_metrics, series
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from lolm.data.documents import SPLITS, Document, DocumentWriter, iterate_split
 from lolm.data.files import DataError, atomic_folder
 from lolm.data.overlap import NGRAM, OverlapIndex
 from lolm.data.sources import read_documents
-from lolm.training.records import write_json
+from lolm.records import write_json
 
 SALT = "lolm/split/1:"  # another salt is another split
 LISTED = 1000  # ids written out in lists; counts are always complete

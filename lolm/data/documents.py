@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm.data.files import DataError
-from lolm.training.records import read_json
+from lolm.records import read_json
 
 SPLITS = ("train", "validation", "test")
 ROW_GROUP_BYTES = 32_000_000  # text held in memory at a time

@@ -21,7 +21,7 @@ import numpy as np
 from lolm.config import ShardsConfig
 from lolm.data.documents import SPLITS, Document, iterate_split
 from lolm.data.files import DataError
-from lolm.training.records import RecordError, read_json, sha256_of, write_json
+from lolm.records import RecordError, read_json, sha256_of, write_json
 
 if TYPE_CHECKING:  # reading token files needs no tokenizer
     from lolm.data.tokenizer import Tokenizer

@@ -16,7 +16,7 @@ import numpy as np
 from lolm.config import TokenizerConfig
 from lolm.data.documents import iterate_split, read_manifest
 from lolm.data.files import DataError
-from lolm.training.records import read_json, sha256_of, write_json
+from lolm.records import read_json, sha256_of, write_json
 
 MAX_LINE = 65_536  # bytes; longer lines are cut for the trainer, which would drop them
 META = "\u2581"  # SentencePiece's mark for a space

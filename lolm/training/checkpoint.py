@@ -16,7 +16,7 @@ from lolm import LolmError
 from lolm.config import RunConfig, from_mapping
 from lolm.models.language_model import LanguageModel, build_model
 from lolm.objectives import FutureHeads, build_heads
-from lolm.training.records import read_json
+from lolm.records import read_json
 
 HEADS = "objective_heads."
 

@@ -26,9 +26,9 @@ from lolm.config import RunConfig
 from lolm.data.batches import BatchSampler, stream_seed
 from lolm.models.language_model import LanguageModel, Streams, build_model
 from lolm.objectives import auxiliary_losses, build_heads, competitive_target, entropy, token_loss, total_loss
+from lolm.records import MetricsWriter, write_json
 from lolm.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from lolm.training.optimizer import build_optimizer, learning_rate_at
-from lolm.training.records import MetricsWriter, write_json
 
 Evaluate = Callable[[LanguageModel], dict[str, float]]
 

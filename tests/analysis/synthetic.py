@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from lolm.config import load_params, resolve_run, to_mapping
-from lolm.training.records import fingerprint_of, write_json, write_text
+from lolm.records import fingerprint_of, write_json, write_text
 
 PROJECT = Path(__file__).resolve().parents[2]
 FLOOR, HEIGHT, EXPONENT, OFFSET = 2.0, 8.0, 0.3, 4.0

@@ -5,7 +5,7 @@ from synthetic import write_results
 
 from lolm import LolmError
 from lolm.analysis.results import load_results
-from lolm.training.records import RecordError
+from lolm.records import RecordError
 
 
 def test_reads_what_params_ask_for(tmp_path):

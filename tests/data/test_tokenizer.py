@@ -11,7 +11,7 @@ from lolm.config import TokenizerConfig
 from lolm.data.documents import iterate_split
 from lolm.data.files import DataError
 from lolm.data.tokenizer import Tokenizer, build_tokenizer, sample_lines, train_tokenizer
-from lolm.training.records import RecordError
+from lolm.records import RecordError
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from lolm.data.files import DataError
 from lolm.data.shards import TokenStream
 from lolm.evaluation import ngram
 from lolm.evaluation.ngram import Bigram, discount, reference_losses
-from lolm.training.records import sha256_of, write_json
+from lolm.records import sha256_of, write_json
 
 
 def stream_of(folder: Path, tokens: list[int], vocab_size: int) -> TokenStream:

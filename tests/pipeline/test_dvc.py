@@ -24,7 +24,7 @@ PER_RUN = {"train", "evaluate", "ablate"}
 LAYERS = (
     "config data mixers models objectives training interventions evaluation analysis points tracking".split()  # noqa: SIM905
 )
-FREE = {"lolm", "lolm.training", "lolm.training.records"}
+FREE = {"lolm", "lolm.training", "lolm.records"}
 
 # ---------------------------------------------------------------------------------------------- imports and deps
 

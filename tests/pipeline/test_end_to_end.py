@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lolm.training.records import read_json, read_metrics
+from lolm.records import read_json, read_metrics
 
 pytestmark = pytest.mark.slow
 

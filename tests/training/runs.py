@@ -15,8 +15,8 @@ from builders import ArrayStream, make_run
 from lolm.config import RunConfig, to_mapping
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.evaluation.held_out import score_model
+from lolm.records import read_metrics
 from lolm.training.loop import Trainer
-from lolm.training.records import read_metrics
 
 STEPS = 12
 

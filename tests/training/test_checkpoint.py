@@ -6,8 +6,8 @@ from builders import make_model, make_run
 
 from lolm.config import to_mapping
 from lolm.objectives import build_heads
+from lolm.records import RecordError, write_json
 from lolm.training.checkpoint import CheckpointError, load_checkpoint, load_run, load_weights, save_checkpoint, save_weights
-from lolm.training.records import RecordError, write_json
 
 
 def parts(arm: str = "lolm", seed: int = 0):

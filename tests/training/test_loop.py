@@ -16,10 +16,10 @@ from runs import STEPS, Killed, files, fit, make_trainer, records, short_run, tr
 
 from lolm.data.batches import stream_seed
 from lolm.objectives import token_loss
+from lolm.records import RecordError, read_json, read_metrics
 from lolm.training.checkpoint import CheckpointError, load_checkpoint, load_run
 from lolm.training.loop import TrainingError
 from lolm.training.optimizer import learning_rate_at
-from lolm.training.records import RecordError, read_json, read_metrics
 
 ARMS = ["lolm", "lolm_published", "lolm_v0", "transformer"]
 
