@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lolm.mixers.base import Mixer, register
+from lolm.mixers.base import Mixer
 
 
 def rope_tables(length: int, head_width: int, base: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,7 +23,6 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
 
 
-@register("attention")
 class Attention(Mixer):
     """Bias-free projections, RoPE on queries and keys with adjacent dimensions paired, softmax(qkᵀ/√P) v (spec A2).
 

@@ -1,4 +1,4 @@
-"""The contract of a sequence mixer, and the registry by name.
+"""The contract of a sequence mixer; :mod:`lolm.mixers.registry` lists them by name.
 
 Shape suffixes used in every file of this package: B batch, T time, D model width, H heads, P head width, I inner width,
 N states, K convolution kernel, R rank of the step-size projection, V vocabulary.
@@ -6,14 +6,11 @@ N states, K convolution kernel, R rank of the step-size projection, V vocabulary
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import nn
-
-from lolm.config import ConfigError, MixerConfig
 
 
 class Mixer(nn.Module, ABC):
@@ -52,37 +49,6 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def state_size(self, length: int) -> int:
         """Elements of the state of one sequence after ``length`` tokens."""
-
-
-MIXERS: dict[str, type[Mixer]] = {}
-
-
-def register(name: str):
-    """Class decorator: make a mixer available to ``params.yaml`` under a name."""
-
-    def add(cls: type[Mixer]) -> type[Mixer]:
-        MIXERS[name] = cls
-        return cls
-
-    return add
-
-
-def build_mixer(config: MixerConfig, d_model: int, n_heads: int, dropout: float) -> Mixer:
-    """Construct a registered mixer.
-
-    Raises:
-        ConfigError: unknown name (names the nearest) or an option the mixer does not take.
-    """
-    from lolm.mixers import attention, mamba1, plain_ssm  # noqa: F401 - importing registers them
-
-    if config.name not in MIXERS:
-        near = difflib.get_close_matches(config.name, MIXERS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(MIXERS))}"
-        raise ConfigError(f"no mixer {config.name!r}; {hint}")
-    try:
-        return MIXERS[config.name](d_model=d_model, n_heads=n_heads, dropout=dropout, **config.options)
-    except TypeError as error:
-        raise ConfigError(f"mixer {config.name!r}: {error}") from None
 
 
 def keep_init(*parameters: torch.Tensor | None) -> None:

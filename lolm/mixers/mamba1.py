@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lolm.mixers.base import Mixer, keep_init, no_decay, register
+from lolm.mixers.base import Mixer, keep_init, no_decay
 from lolm.mixers.scan import selective_scan, selective_scan_reference
 
 
@@ -31,7 +31,6 @@ def causal_conv(x_BTI: torch.Tensor, weight_IK: torch.Tensor, bias_I: torch.Tens
     return y
 
 
-@register("mamba1")
 class Mamba1(Mixer):
     """in_proj → (x, gate); x: causal conv, SiLU, selective scan with skip; y · SiLU(gate); out_proj.
 

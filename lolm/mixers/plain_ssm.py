@@ -6,12 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lolm.mixers.base import Mixer, keep_init, no_decay, register
+from lolm.mixers.base import Mixer, keep_init, no_decay
 from lolm.mixers.mamba1 import log_arange
 from lolm.mixers.scan import selective_scan, selective_scan_reference
 
 
-@register("plain_ssm")
 class PlainSSM(Mixer):
     """[u; s] = W_in x; Δ = softplus(W_Δ u + b_Δ); y = scan(u) · SiLU(s) + D ⊙ u; out = W_out y.
 

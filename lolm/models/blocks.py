@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lolm.config import BlockConfig, SizeConfig, StackConfig
-from lolm.mixers.base import build_mixer
+from lolm.mixers.registry import build_mixer
 from lolm.models.component import Component
 
 EPSILON = 1e-5

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from lolm.config import LatentConfig, LatentSize, MixerConfig
-from lolm.mixers.base import Mixer, build_mixer
+from lolm.mixers.base import Mixer
+from lolm.mixers.registry import build_mixer
 from lolm.models.blocks import build_norm, norm_params
 from lolm.models.component import Component
 

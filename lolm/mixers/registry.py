@@ -1,0 +1,33 @@
+"""Every sequence mixer by the name ``params.yaml`` calls it."""
+
+from __future__ import annotations
+
+import difflib
+
+from lolm.config import ConfigError, MixerConfig
+from lolm.mixers.attention import Attention
+from lolm.mixers.base import Mixer
+from lolm.mixers.mamba1 import Mamba1
+from lolm.mixers.plain_ssm import PlainSSM
+
+MIXERS: dict[str, type[Mixer]] = {
+    "attention": Attention,
+    "mamba1": Mamba1,
+    "plain_ssm": PlainSSM,
+}
+
+
+def build_mixer(config: MixerConfig, d_model: int, n_heads: int, dropout: float) -> Mixer:
+    """Construct a registered mixer.
+
+    Raises:
+        ConfigError: unknown name (names the nearest), an option the mixer does not take, or options that clash.
+    """
+    if config.name not in MIXERS:
+        near = difflib.get_close_matches(config.name, MIXERS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(MIXERS))}"
+        raise ConfigError(f"no mixer {config.name!r}; {hint}")
+    try:
+        return MIXERS[config.name](d_model=d_model, n_heads=n_heads, dropout=dropout, **config.options)
+    except (TypeError, ConfigError) as error:
+        raise ConfigError(f"mixer {config.name!r}: {error}") from None
