@@ -1,30 +1,21 @@
 """Configuration: frozen dataclasses, loaded strictly from ``params.yaml``.
 
-``params.yaml`` says *which* runs to make (``scale``, ``arms``, ``seeds``), *what* each arm is (``architectures``) and
-*how large* (``scales.<scale>``). :func:`load_params` checks every section; :func:`resolve_run` joins the two halves of
-one arm into the :class:`RunConfig` that is trained. Every derived value is computed here and nowhere else.
+``params.yaml`` says *which* runs to make (``scale``, ``study``), *what* each arm is (``architectures``) and *how large*
+(``scales.<scale>``). :func:`load_params` checks every section; :func:`resolve_run` joins the two halves of one arm into the
+:class:`RunConfig` that is trained. Every derived value is computed here and nowhere else.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import types
-import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
 
-from lolm import LolmError
+from lolm.strict import ConfigError, flatten, from_mapping, nearest, to_mapping
 
-T = TypeVar("T")
-
-
-class ConfigError(LolmError):
-    """A value of ``params.yaml`` that cannot be used; the message names the key and says what to do."""
-
+__all__ = ["ConfigError", "flatten", "from_mapping", "to_mapping"]  # read with the classes below, so offered beside them
 
 # ---------------------------------------------------------------------------------------------- data
 
@@ -91,6 +82,16 @@ class BlockConfig:
     mixer: MixerConfig
     mlp: Literal["gelu", "swiglu", "geglu", "none"] = "gelu"
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    mlp_bias: bool = False
+    experts: int = 0  # a sparse mixture of that many MLPs in place of one
+    experts_per_token: int = 2
+
+    def __post_init__(self) -> None:
+        if self.experts and (self.mlp == "none" or not 1 <= self.experts_per_token <= self.experts):
+            raise ConfigError(
+                f"experts: {self.experts} with mlp {self.mlp!r} and experts_per_token {self.experts_per_token}; a mixture needs "
+                "an mlp, and between 1 and all of its experts for a token"
+            )
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class StackConfig:
             raise ConfigError("a stack needs at least one block name in 'pattern'")
         for name in self.pattern:
             if name not in self.blocks:
-                raise ConfigError(f"pattern names block {name!r}, which 'blocks' does not define{_nearest(name, self.blocks)}")
+                raise ConfigError(f"pattern names block {name!r}, which 'blocks' does not define{nearest(name, self.blocks)}")
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class RecipeConfig:
 class LatentConfig:
     """The latent stream (A3)."""
 
-    form: Literal["mamba", "plain", "none"] = "mamba"  # SSM-M: stock Mamba-1 blocks; SSM-P: plain, post-norm residual
+    form: Literal["mamba", "plain", "transformer", "none"] = "mamba"  # SSM-M: stock Mamba-1; SSM-P: plain; the SSM's control
     wiring: Literal["chain", "postnorm", "prenorm"] = "chain"  # how layers are joined; as published: mamba chain, plain postnorm
     input: Literal["surface", "embedding"] = "surface"  # serial as published, or truly parallel
 
@@ -149,11 +150,12 @@ class RegimeConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """The manifestation gate (A6) and what it weighs (A7)."""
+    """How surface and latent are joined (A6, A7): the manifestation gate, or a simpler rule in its place."""
 
-    enabled: bool = True
-    bias: float = -0.5  # 0 leaves the framework's default bias
-    branch_norm: bool = True  # LayerNorm on both branches before gating
+    form: Literal["dimension", "scalar", "static_dimension", "static_scalar", "fixed", "none", "concat"] = "dimension"
+    bias: float = -0.5  # initial logit of the gate; 0 leaves the framework's default bias
+    value: float = 0.5  # form: fixed
+    branch_norm: bool = True  # LayerNorm on both branches before they are joined
 
 
 @dataclass(frozen=True)
@@ -195,8 +197,9 @@ class ArchitectureConfig:
 @dataclass(frozen=True)
 class LatentSize:
     layers: int
-    d_state: int
+    d_state: int = 16
     expand: int = 2
+    d_ff: int | None = None  # form: transformer, width of its MLP
 
 
 @dataclass(frozen=True)
@@ -227,14 +230,15 @@ class FutureSize:
 
 @dataclass(frozen=True)
 class SizeConfig:
-    """How large an arm is at one scale, and the learning rate tuned for it there."""
+    """How large an arm is at one scale, and the learning rate from which its sweep starts there."""
 
     d_model: int
     n_layers: int
     n_heads: int
-    d_ff: int
     learning_rate: float
+    d_ff: int = 0  # 0: no block of the arm has an MLP
     dropout: float = 0.0
+    mixers: dict[str, dict[str, Any]] = field(default_factory=dict)  # options by mixer, beside those of the architecture
     latent: LatentSize | None = None
     memory: MemorySize | None = None
     regime: RegimeSize | None = None
@@ -264,6 +268,7 @@ class TrainingConfig:
     warmup_steps: int = 0
     lr_floor: float = 0.1  # final learning rate as a share of the peak
     decay_fraction: float = 0.2  # wsd: share of the steps spent decaying
+    horizons: tuple[float, ...] = ()  # wsd: shares of the run at which a copy is annealed too, for matched end-of-schedule points
     betas: tuple[float, float] = (0.9, 0.95)
     epsilon: float = 1e-8
     weight_decay: float = 0.1
@@ -288,6 +293,23 @@ class TrainingConfig:
             raise ConfigError(f"training.warmup_steps {self.warmup_steps} leaves nothing of training.steps {self.steps}")
         if any(not 0 < s < 1 for s in self.snapshots):
             raise ConfigError(f"training.snapshots are shares of the run, each in (0, 1); got {list(self.snapshots)}")
+        if self.horizons and self.schedule != "wsd":
+            raise ConfigError("training.horizons need training.schedule: wsd; a point inside a cosine run is not the end of one")
+        early = [h for h in self.horizons if not 0 < h < 1 or self.decay_starts(round(h * self.steps)) < self.warmup_steps]
+        if early or len(set(self.horizon_steps)) != len(self.horizons):
+            raise ConfigError(
+                f"training.horizons are different shares of the run in (0, 1) whose decay starts after the warm-up of "
+                f"{self.warmup_steps} steps; got {list(self.horizons)}"
+            )
+
+    @property
+    def horizon_steps(self) -> tuple[int, ...]:
+        """Ends of the annealed copies, in steps, ascending; the run's own end is not among them."""
+        return tuple(sorted(max(1, round(share * self.steps)) for share in self.horizons))
+
+    def decay_starts(self, horizon: int) -> int:
+        """Steps done when a ``wsd`` schedule that ends at ``horizon`` begins to decay."""
+        return horizon - max(1, round(self.decay_fraction * horizon))
 
     @property
     def tokens_per_step(self) -> int:
@@ -305,6 +327,49 @@ class EvaluationConfig:
 
     tokens: int = 131_072
     batch_size: int = 8
+    lengths: tuple[int, ...] = (1, 2, 4)  # windows of the length extrapolation, as multiples of training.seq_len
+    samples: int = 16  # texts that are generated, for their diversity
+    sample_tokens: int = 96
+    prompt_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        if any(length < 1 for length in self.lengths):
+            raise ConfigError(f"evaluation.lengths are multiples of training.seq_len, from 1; got {list(self.lengths)}")
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Choice of each arm's peak learning rate, by the validation loss of short runs; every arm has the same budget.
+
+    The rates are the arm's ``learning_rate`` times each factor. While the best is at an edge, the grid grows there by the
+    ratio of its last two factors, at most ``extensions`` times.
+    """
+
+    factors: tuple[float, ...] = ()  # none: the learning rate is taken as given
+    steps: int = 500
+    seeds: tuple[int, ...] = (0,)
+    extensions: int = 2
+
+    def __post_init__(self) -> None:
+        if self.factors and (len(self.factors) < 3 or sorted(set(self.factors)) != list(self.factors) or self.factors[0] <= 0):
+            raise ConfigError(f"sweep.factors: at least three, ascending and positive, or none; got {list(self.factors)}")
+
+
+@dataclass(frozen=True)
+class RecallConfig:
+    """Synthetic tasks that an arm of this size is trained on from scratch: loss on text hides recall."""
+
+    tasks: tuple[Literal["mqar", "induction"], ...] = ()
+    steps: int = 1000
+    batch_size: int = 32
+    seq_len: int = 64
+    vocab_size: int = 128
+    pairs: int = 8  # mqar: key-value pairs to remember
+    eval_sequences: int = 512
+
+    def __post_init__(self) -> None:
+        if self.tasks and 4 * self.pairs > self.seq_len:
+            raise ConfigError(f"recall.pairs {self.pairs} need recall.seq_len of at least {4 * self.pairs}, got {self.seq_len}")
 
 
 @dataclass(frozen=True)
@@ -339,6 +404,25 @@ class ScaleConfig:
     evaluation: EvaluationConfig
     ablation: AblationConfig
     sizes: dict[str, SizeConfig]
+    sweep: SweepConfig = SweepConfig()
+    recall: RecallConfig = RecallConfig()
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Which runs to make and compare. Runs are shared: an arm and seed that two studies name is trained once."""
+
+    name: str  # its folder under reports/<scale>/
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    subject: str  # the arm that the claims are about
+    baseline: str  # the arm that they are held against; the pair is the one declared comparison
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"seeds: need at least one, each once; got {list(self.seeds)}")
+        if not self.arms or len(set(self.arms)) != len(self.arms):
+            raise ConfigError(f"arms: need at least one, each once; got {list(self.arms)}")
 
 
 @dataclass(frozen=True)
@@ -346,9 +430,8 @@ class Params:
     """The whole of ``params.yaml``."""
 
     scale: str
-    arms: tuple[str, ...]
-    seeds: tuple[int, ...]
-    baseline: str  # the arm that the claims are held against
+    study: StudyConfig
+    studies: dict[str, StudyConfig]
     analysis: AnalysisConfig
     architectures: dict[str, ArchitectureConfig]
     scales: dict[str, ScaleConfig]
@@ -357,17 +440,18 @@ class Params:
 
     def __post_init__(self) -> None:
         if self.scale not in self.scales:
-            raise ConfigError(f"scale: {self.scale!r} is not a preset of 'scales'{_nearest(self.scale, self.scales)}")
+            raise ConfigError(f"scale: {self.scale!r} is not a preset of 'scales'{nearest(self.scale, self.scales)}")
         for name in (*self.scales, *self.architectures):
             if "." in name:
                 raise ConfigError(f"{name!r}: a scale or arm cannot have a dot in its name, which DVC reads as a level of keys")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ConfigError(f"seeds: need at least one, each once; got {list(self.seeds)}")
-        if not self.arms or len(set(self.arms)) != len(self.arms):
-            raise ConfigError(f"arms: need at least one, each once; got {list(self.arms)}")
-        for arm in self.arms:
-            if arm not in self.architectures:
-                raise ConfigError(f"arms: {arm!r} is not defined under 'architectures'{_nearest(arm, self.architectures)}")
+        for study in (self.study, *self.studies.values()):
+            if study.name == "runs" or "." in study.name or "/" in study.name:
+                raise ConfigError(f"study {study.name!r}: its folder cannot be called so; use letters, digits, - and _")
+            for arm in study.arms:
+                if arm not in self.architectures:
+                    raise ConfigError(
+                        f"study {study.name!r}: no arm {arm!r} under 'architectures'{nearest(arm, self.architectures)}"
+                    )
 
 
 @dataclass(frozen=True)
@@ -393,6 +477,14 @@ class RunConfig:
             for part, needed in wanted.items():
                 if needed and getattr(self.size, part) is None:
                     raise ConfigError(f"scales.{self.scale}.sizes.{self.arm}.{part} is missing, and arm {self.arm!r} uses it")
+        used = {block.mixer.name for block in self.architecture.surface.blocks.values()}
+        for name in self.size.mixers:
+            if name not in used:
+                raise ConfigError(
+                    f"scales.{self.scale}.sizes.{self.arm}.mixers: no block of the arm has a mixer {name!r}{nearest(name, used)}"
+                )
+        if self.size.d_ff < 1 and any(block.mlp != "none" for block in self.architecture.surface.blocks.values()):
+            raise ConfigError(f"scales.{self.scale}.sizes.{self.arm}.d_ff is missing, and blocks of the arm have an MLP")
 
     @property
     def name(self) -> str:
@@ -425,124 +517,31 @@ def load_params(path: str | Path = "params.yaml") -> Params:
 def scale_of(params: Params, scale: str) -> ScaleConfig:
     """The preset of a scale; raises ConfigError naming the nearest one."""
     if scale not in params.scales:
-        raise ConfigError(f"no scale {scale!r}{_nearest(scale, params.scales)}")
+        raise ConfigError(f"no scale {scale!r}{nearest(scale, params.scales)}")
     return params.scales[scale]
 
 
-def resolve_run(params: Params, scale: str, arm: str, seed: int) -> RunConfig:
+def resolve_run(params: Params, scale: str, arm: str, seed: int, learning_rate: float | None = None) -> RunConfig:
     """Join what an arm is with how large it is at a scale.
+
+    Args:
+        learning_rate: the peak that a sweep chose; default is the one in the arm's size.
 
     Raises:
         ConfigError: unknown scale or arm, or the scale gives no size for the arm.
     """
     preset = scale_of(params, scale)
     if arm not in params.architectures:
-        raise ConfigError(f"no arm {arm!r} under 'architectures'{_nearest(arm, params.architectures)}")
+        raise ConfigError(f"no arm {arm!r} under 'architectures'{nearest(arm, params.architectures)}")
     if arm not in preset.sizes:
-        raise ConfigError(f"scales.{scale}.sizes has no entry for arm {arm!r}{_nearest(arm, preset.sizes)}")
+        raise ConfigError(f"scales.{scale}.sizes has no entry for arm {arm!r}{nearest(arm, preset.sizes)}")
+    size = preset.sizes[arm]
     return RunConfig(
         scale=scale,
         arm=arm,
         seed=seed,
         vocab_size=preset.tokenizer.vocab_size,
         architecture=params.architectures[arm],
-        size=preset.sizes[arm],
+        size=size if learning_rate is None else replace(size, learning_rate=learning_rate),
         training=preset.training,
     )
-
-
-def from_mapping(cls: type[T], raw: Any, where: str = "") -> T:
-    """Build a configuration dataclass from plain mappings, strictly.
-
-    Args:
-        cls: a dataclass of this module.
-        raw: what YAML or JSON gave.
-        where: dotted path of ``raw`` in the file, for messages.
-
-    Raises:
-        ConfigError: unknown key (names the nearest), missing key, wrong type, or a clash found by ``__post_init__``.
-    """
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{where or 'the file'}: expected a mapping, got {_shown(raw)}")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in raw:
-        if key not in fields:
-            raise ConfigError(f"unknown key {_join(where, key)!r}{_nearest(str(key), fields)}")
-    values = {}
-    for name, spec in fields.items():
-        if name in raw:
-            values[name] = _convert(hints[name], raw[name], _join(where, name))
-        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"missing key {_join(where, name)!r}")
-    try:
-        return cls(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}" if where else str(error)) from None
-
-
-def to_mapping(config: Any) -> dict[str, Any]:
-    """The plain mapping :func:`from_mapping` reads back, for JSON records."""
-    return dataclasses.asdict(config)
-
-
-def flatten(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mapping to dotted keys, for trackers that take flat parameters."""
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        name = _join(prefix, key)
-        flat.update(flatten(value, name) if isinstance(value, dict) and value else {name: value})
-    return flat
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        (inner,) = (a for a in args if a is not type(None))
-        return _convert(inner, value, where)
-    if origin is Literal:
-        if value not in args:
-            raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}{_nearest(str(value), args)}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: expected a list, got {_shown(value)}")
-        if args[-1] is Ellipsis:
-            return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-        if len(value) != len(args):
-            raise ConfigError(f"{where}: expected {len(args)} values, got {len(value)}")
-        return tuple(_convert(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(args, value, strict=True)))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected a mapping, got {_shown(value)}")
-        return {str(k): _convert(args[1], v, _join(where, k)) for k, v in value.items()}
-    if dataclasses.is_dataclass(hint):
-        return from_mapping(hint, value, where)  # type: ignore[arg-type]
-    if hint is Any:
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
-        note = ""
-        if hint is float and isinstance(value, str):  # YAML 1.1 reads 3e-4 as text
-            note = "; write scientific notation with a dot, as in 3.0e-4"
-        raise ConfigError(f"{where}: expected {hint.__name__}, got {_shown(value)}{note}")
-    return value
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {value!r}"
-
-
-def _join(where: str, key: Any) -> str:
-    return f"{where}.{key}" if where else str(key)
-
-
-def _nearest(word: str, known: Any) -> str:
-    names = [str(k) for k in known]
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(sorted(names))}" if names else ""

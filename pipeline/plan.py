@@ -14,7 +14,7 @@ from pipeline.stage import Paths, arguments, main
 def plan() -> None:
     args = arguments(__doc__)
     params = load_params()
-    runs = {arm: resolve_run(params, args.scale, arm, params.seeds[0]) for arm in params.arms}
+    runs = {arm: resolve_run(params, args.scale, arm, params.study.seeds[0]) for arm in params.study.arms}
     costs = {arm: account_run(run) for arm, run in runs.items()}
     subject = next((arm for arm in params.arms if params.architectures[arm].family == "lolm"), params.arms[0])
     reference = costs[subject]["parameters"]["total"]

@@ -134,10 +134,10 @@ def planned_runs(params: Params, scale: str) -> list[Run]:
     Raises:
         ConfigError: the scale is unknown or gives an arm no size.
     """
-    for arm in params.arms:
-        resolve_run(params, scale, arm, params.seeds[0])
-    slow_first = sorted(params.arms, key=lambda arm: params.architectures[arm].family != "lolm")
-    return [Run(arm, seed) for arm in slow_first for seed in params.seeds]
+    for arm in params.study.arms:
+        resolve_run(params, scale, arm, params.study.seeds[0])
+    slow_first = sorted(params.study.arms, key=lambda arm: params.architectures[arm].family != "lolm")
+    return [Run(arm, seed) for arm in slow_first for seed in params.study.seeds]
 
 
 def describe(params: Params, scale: str, runs: list[Run], jobs: int) -> str:
@@ -145,7 +145,7 @@ def describe(params: Params, scale: str, runs: list[Run], jobs: int) -> str:
     training = scale_of(params, scale).training
     tokens = training.steps * training.tokens_per_step
     lines = [
-        f"scale {scale}: {', '.join(params.arms)} x {len(params.seeds)} seeds = {len(runs)} runs, {jobs} at a time",
+        f"scale {scale}: {', '.join(params.study.arms)} x {len(params.study.seeds)} seeds = {len(runs)} runs, {jobs} at a time",
         f"each run: {training.steps:,} steps of {training.tokens_per_step:,} tokens = {tokens / 1e6:.3g} M tokens",
     ]
     earlier = [stage.Paths(scale).metrics(one.arm, one.seed, "train") for one in runs]
