@@ -1,4 +1,8 @@
-"""Causal multi-head attention with rotary position embedding (RoPE, Su et al. 2021, arXiv 2104.09864)."""
+"""Causal multi-head attention with grouped keys, sliding windows and rotary position embedding.
+
+RoPE: Su et al. 2021, arXiv 2104.09864. Keys shared by groups of query heads (GQA, with one group MQA): Ainslie et al. 2023,
+arXiv 2305.13245. Sliding window: Beltagy et al. 2020, arXiv 2004.05150.
+"""
 
 from __future__ import annotations
 
@@ -6,73 +10,160 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lolm.mixers.base import Mixer
+from lolm.config import ConfigError
+from lolm.mixers.base import Mixer, check_counts
 
 
-def rope_tables(length: int, head_width: int, base: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of the rotation angles, each (T, P/2): angle = t · base^(-2i/P) for the pair i."""
-    frequency = base ** (-torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width)
+def rope_tables(length: int, width: int, base: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin of the rotation angles, each (T, R/2): angle = t · base^(-2i/R) for the pair i of R rotated dimensions."""
+    frequency = base ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
     angle = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequency
     return angle.cos(), angle.sin()
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate adjacent pairs (x_2i, x_2i+1) of the last dimension; cos and sin broadcast over (…, P/2)."""
-    pairs = x.float().unflatten(-1, (-1, 2))
-    even, odd = pairs.unbind(-1)
+    """Rotate adjacent pairs (x_2i, x_2i+1) of the first R dimensions of (…, P); cos and sin broadcast over (…, R/2)."""
+    width = 2 * cos.shape[-1]
+    if width == 0:
+        return x
+    if width < x.shape[-1]:
+        return torch.cat((rotate(x[..., :width], cos, sin), x[..., width:]), dim=-1)
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
 
 
-class Attention(Mixer):
-    """Bias-free projections, RoPE on queries and keys with adjacent dimensions paired, softmax(qkᵀ/√P) v (spec A2).
+def causal_attention(
+    q_BTHP: torch.Tensor, k_BTHP: torch.Tensor, v_BTHP: torch.Tensor, window: int | None = None, dropout: float = 0.0
+) -> torch.Tensor:
+    """softmax(qkᵀ/√P) v over the last W positions including the query's own, all earlier ones without a window; (B, T, H, P).
 
-    Dropout acts on the attention probabilities only.
+    For T > W the queries are cut into blocks of W, each of which meets the keys of its own and of the previous block: time and
+    memory grow with T·W and no T × T matrix exists.
+    """
+    length = q_BTHP.shape[1]
+    if window is None or length <= window:
+        q, k, v = (x.transpose(1, 2) for x in (q_BTHP, k_BTHP, v_BTHP))
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True).transpose(1, 2)
+
+    # The first block has no predecessor, so it is plain causal attention. Padding lies behind every real query.
+    first = causal_attention(q_BTHP[:, :window], k_BTHP[:, :window], v_BTHP[:, :window], dropout=dropout)
+    q, k, v = (F.pad(x, (0, 0, 0, 0, 0, -length % window)).unflatten(1, (-1, window)) for x in (q_BTHP, k_BTHP, v_BTHP))
+    k, v = (torch.cat((x[:, :-1], x[:, 1:]), dim=2) for x in (k, v))  # (B, blocks - 1, 2W, H, P)
+    band = (
+        torch.ones(window, 2 * window, dtype=torch.bool, device=q.device).triu(1).tril(window)
+    )  # key j for query i: i < j <= i + W
+    q, k, v = (x.flatten(0, 1).transpose(1, 2) for x in (q[:, 1:], k, v))  # (B · (blocks - 1), H, W or 2W, P)
+    rest = F.scaled_dot_product_attention(q, k, v, attn_mask=band, dropout_p=dropout)
+    rest = rest.transpose(1, 2).unflatten(0, (q_BTHP.shape[0], -1)).flatten(1, 2)
+    return torch.cat((first, rest[:, : length - window]), dim=1)
+
+
+class Attention(Mixer):
+    """Bias-free projections, RoPE with adjacent dimensions paired, softmax(qkᵀ/√P) v (spec A2 with the defaults).
+
+    Args:
+        d_model: D.
+        n_heads: H, query heads.
+        dropout: acts on the attention probabilities only.
+        kv_heads: K, heads of keys and values, each shared by H/K consecutive query heads; default H.
+        head_width: P; default D/H.
+        window: W, how many keys a query meets, itself included; default all.
+        rope: share of each head's dimensions, the first ones, that is rotated; 0 for no positions.
+        rope_base: longest wavelength over 2π.
+        out_bias: whether the output map has a bias.
+        output_map: False returns the heads side by side, (B, T, H·P), to a mixer that has an output map of its own.
+
+    Raises:
+        ConfigError: options that are not positive, do not divide, or rotate an odd number of dimensions.
     """
 
-    def __init__(self, d_model: int, n_heads: int, dropout: float = 0.0, rope_base: float = 10_000.0) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        dropout: float = 0.0,
+        kv_heads: int | None = None,
+        head_width: int | None = None,
+        window: int | None = None,
+        rope: float = 1.0,
+        rope_base: float = 10_000.0,
+        out_bias: bool = False,
+        output_map: bool = True,
+    ) -> None:
         super().__init__()
-        self.d_model, self.n_heads, self.dropout, self.rope_base = d_model, n_heads, dropout, rope_base
-        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)  # one product instead of three; same default init
-        self.out = nn.Linear(d_model, d_model, bias=False)
+        check_counts(n_heads=n_heads, kv_heads=kv_heads, head_width=head_width, window=window)
+        if head_width is None and d_model % n_heads:
+            raise ConfigError(f"d_model {d_model} is not a multiple of n_heads {n_heads}; change one, or set head_width")
+        self.d_model, self.n_heads, self.dropout = d_model, n_heads, dropout
+        self.kv_heads = n_heads if kv_heads is None else kv_heads
+        self.head_width = d_model // n_heads if head_width is None else head_width
+        self.window, self.rope_base = window, rope_base
+        if n_heads % self.kv_heads:
+            raise ConfigError(f"kv_heads {kv_heads} must divide n_heads {n_heads}")
+        self.rotated = round(rope * self.head_width)
+        if not 0 <= rope <= 1 or abs(self.rotated - rope * self.head_width) > 1e-6 or self.rotated % 2:
+            raise ConfigError(
+                f"rope {rope} of head width {self.head_width} must be an even number of dimensions (pairs are rotated)"
+            )
+        self.inner = n_heads * self.head_width
+        self.output_map, self.out_bias = output_map, output_map and out_bias
+        # One product instead of three: queries, keys, values in this order.
+        self.qkv = nn.Linear(d_model, (n_heads + 2 * self.kv_heads) * self.head_width, bias=False)
+        self.out = nn.Linear(self.inner, d_model, bias=out_bias) if output_map else nn.Identity()
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def _rope(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         if self._tables is None or self._tables[0].shape[0] < length or self._tables[0].device != device:
-            self._tables = rope_tables(length, self.d_model // self.n_heads, self.rope_base, device)
+            self._tables = rope_tables(length, self.rotated, self.rope_base, device)
         return self._tables
 
     def _heads(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).unbind(-3)
+        """q (…, H, P), k and v (…, K, P)."""
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_width))
+        return heads.split([self.n_heads, self.kv_heads, self.kv_heads], dim=-2)
+
+    def _shared(self, x: torch.Tensor, dim: int) -> torch.Tensor:
+        """Repeat each of the K heads for its group of query heads. Copies, because fused kernels with a mask want equal heads."""
+        group = self.n_heads // self.kv_heads
+        return x if group == 1 else x.repeat_interleave(group, dim=dim)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         length = x_BTD.shape[1]
-        cos, sin = (table[:length, None] for table in self._rope(length, x_BTD.device))  # (T, 1, P/2)
-        q, k, v = self._heads(x_BTD)  # (B, T, H, P)
+        cos, sin = (table[:length, None] for table in self._rope(length, x_BTD.device))  # (T, 1, R/2)
+        q, k, v = self._heads(x_BTD)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T, P)
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=True)
-        return self.out(y.transpose(1, 2).flatten(2))
+        k, v = self._shared(k, dim=2), self._shared(v, dim=2)
+        y_BTHP = causal_attention(q, k, v, self.window, self.dropout if self.training else 0.0)
+        return self.out(y_BTHP.flatten(2))
 
-    def initial_state(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        empty = self.out.weight.new_zeros(batch, self.n_heads, 0, self.d_model // self.n_heads)
-        return empty, empty
+    def initial_state(self, batch: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Rotated keys and values of the last W tokens, each (B, K, ≤ W, P), and the position of the next token."""
+        empty = self.qkv.weight.new_zeros(batch, self.kv_heads, 0, self.head_width)
+        return empty, empty, 0
 
     def step(self, x_BD: torch.Tensor, state):
-        keys, values = state  # (B, H, t, P)
-        position = keys.shape[2]
+        keys, values, position = state
         cos, sin = (table[position] for table in self._rope(position + 1, x_BD.device))
-        q, k, v = self._heads(x_BD)  # (B, H, P)
+        q, k, v = self._heads(x_BD)  # (B, H or K, P)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         keys, values = torch.cat((keys, k[:, :, None]), dim=2), torch.cat((values, v[:, :, None]), dim=2)
-        y = F.scaled_dot_product_attention(q[:, :, None], keys, values)[:, :, 0]
-        return self.out(y.flatten(1)), (keys, values)
+        if self.window is not None:
+            keys, values = keys[:, :, -self.window :], values[:, :, -self.window :]
+        y = F.scaled_dot_product_attention(q[:, :, None], self._shared(keys, dim=1), self._shared(values, dim=1))
+        return self.out(y.flatten(1)), (keys, values, position + 1)
 
     def num_params(self) -> int:
-        return 4 * self.d_model**2
+        d, h, k, p = self.d_model, self.n_heads, self.kv_heads, self.head_width
+        return d * (h + 2 * k) * p + (h * p + self.out_bias) * d * self.output_map
 
     def flops_per_token(self, length: int) -> float:
-        scores_and_values = 4 * self.d_model * (length + 1) / 2  # causal: (T + 1) / 2 keys on average
-        return 2 * self.num_params() + scores_and_values
+        products = self.num_params() - self.d_model * self.out_bias
+        if self.window is None or length <= self.window:
+            keys = (length + 1) / 2
+        else:
+            keys = self.window - self.window * (self.window - 1) / (2 * length)  # the first W - 1 queries meet fewer
+        return 2 * products + 4 * self.inner * keys
 
     def state_size(self, length: int) -> int:
-        return 2 * self.d_model * length
+        kept = length if self.window is None else min(length, self.window)
+        return 2 * self.kv_heads * self.head_width * kept

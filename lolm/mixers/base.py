@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from lolm.config import ConfigError
+
 
 class Mixer(nn.Module, ABC):
-    """Maps a sequence to a sequence of equal shape, causally.
+    """Maps a sequence to a sequence of equal shape, causally; without its output map, to the inner width (option ``output_map``).
 
     Attributes:
         kernels: backend of the scan, for mixers that have one (``training.kernels``).
@@ -49,6 +51,17 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def state_size(self, length: int) -> int:
         """Elements of the state of one sequence after ``length`` tokens."""
+
+
+def check_counts(**options: int | None) -> None:
+    """Refuse options that are given and are not whole numbers of at least 1.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    for name, value in options.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def keep_init(*parameters: torch.Tensor | None) -> None:

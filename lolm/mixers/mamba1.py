@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lolm.mixers.base import Mixer, keep_init, no_decay
+from lolm.mixers.base import Mixer, check_counts, keep_init, no_decay
 from lolm.mixers.scan import selective_scan, selective_scan_reference
 
 
@@ -36,6 +36,21 @@ class Mamba1(Mixer):
 
     Initialisation is upstream's: A = -(1 … N), skip 1, step sizes log-uniform in [0.001, 0.1]; the other maps keep the
     framework's default, as the stock block does. ``out_proj`` is *not* rescaled by depth here: the block is the stock one.
+
+    Args:
+        d_model: D.
+        n_heads, dropout: not used; every mixer is given them.
+        d_state: N.
+        expand: inner width I over D.
+        d_conv: K, width of the causal convolution.
+        dt_rank: R; default ⌈D/16⌉.
+        dt_min, dt_max: range of the step sizes at the start.
+        d_inner: I, in place of ``expand``: the dial by which parameter counts are matched.
+        inner_norms: RMSNorm (ε = 1e-6) on the low-rank step sizes, B and C, as in Jamba (arXiv 2403.19887, section 6.4).
+        output_map: False returns y, (B, T, I), to a mixer that has an output map of its own.
+
+    Raises:
+        ConfigError: a width that is not a positive whole number.
     """
 
     def __init__(
@@ -49,20 +64,28 @@ class Mamba1(Mixer):
         dt_rank: int | None = None,
         dt_min: float = 0.001,
         dt_max: float = 0.1,
+        d_inner: int | None = None,
+        inner_norms: bool = False,
+        output_map: bool = True,
     ) -> None:
         super().__init__()
+        check_counts(d_state=d_state, expand=expand, d_conv=d_conv, dt_rank=dt_rank, d_inner=d_inner)
         self.d_model, self.d_state, self.d_conv = d_model, d_state, d_conv
-        self.d_inner = expand * d_model
-        self.dt_rank = dt_rank or math.ceil(d_model / 16)
+        self.d_inner = expand * d_model if d_inner is None else d_inner
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
+        self.inner_norms, self.output_map = inner_norms, output_map
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
         bound = d_conv**-0.5  # the framework's default for a depthwise Conv1d
         self.conv_weight = nn.Parameter(torch.empty(self.d_inner, d_conv).uniform_(-bound, bound))
         self.conv_bias = nn.Parameter(torch.empty(self.d_inner).uniform_(-bound, bound))
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_norm, self.B_norm, self.C_norm = (
+            nn.RMSNorm(width, eps=1e-6) if inner_norms else nn.Identity() for width in (self.dt_rank, d_state, d_state)
+        )
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
         self.A_log = nn.Parameter(log_arange(self.d_inner, d_state))
         self.skip = nn.Parameter(torch.ones(self.d_inner))
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False) if output_map else nn.Identity()
         with torch.no_grad():
             self.dt_proj.weight.uniform_(-(self.dt_rank**-0.5), self.dt_rank**-0.5)
             step = torch.empty(self.d_inner).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=1e-4)
@@ -71,9 +94,9 @@ class Mamba1(Mixer):
         no_decay(self.A_log, self.skip, self.dt_proj.bias, self.conv_weight, self.conv_bias)
 
     def _scan_inputs(self, x: torch.Tensor):
-        """Δ (…, I) before softplus, B (…, N), C (…, N) of convolved inputs."""
+        """Δ (…, I), B (…, N), C (…, N) of convolved inputs."""
         low, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        return F.softplus(self.dt_proj(low)), B, C
+        return F.softplus(self.dt_proj(self.dt_norm(low))), self.B_norm(B), self.C_norm(C)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         x_BTI, gate_BTI = self.in_proj(x_BTD).chunk(2, dim=-1)
@@ -100,11 +123,12 @@ class Mamba1(Mixer):
 
     def num_params(self) -> int:
         d, i, n, r, k = self.d_model, self.d_inner, self.d_state, self.dt_rank, self.d_conv
-        return 2 * d * i + (k + 1) * i + i * (r + 2 * n) + r * i + i + i * n + i + i * d
+        norms = r + 2 * n if self.inner_norms else 0
+        return 2 * d * i + (k + 1) * i + i * (r + 2 * n) + norms + r * i + i + i * n + i + i * d * self.output_map
 
     def flops_per_token(self, length: int) -> float:
         d, i, n, r, k = self.d_model, self.d_inner, self.d_state, self.dt_rank, self.d_conv
-        products = 2 * (2 * d * i + i * (r + 2 * n) + r * i + i * d)
+        products = 2 * (2 * d * i + i * (r + 2 * n) + r * i + i * d * self.output_map)
         scan = 9 * i * n + 2 * i + 2 * i  # Gu's 9·I·N for discretise, recur and read; skip; gate
         return products + 2 * k * i + scan
 

@@ -7,11 +7,13 @@ import difflib
 from lolm.config import ConfigError, MixerConfig
 from lolm.mixers.attention import Attention
 from lolm.mixers.base import Mixer
+from lolm.mixers.hymba import Hymba
 from lolm.mixers.mamba1 import Mamba1
 from lolm.mixers.plain_ssm import PlainSSM
 
 MIXERS: dict[str, type[Mixer]] = {
     "attention": Attention,
+    "hymba": Hymba,
     "mamba1": Mamba1,
     "plain_ssm": PlainSSM,
 }

@@ -7,21 +7,52 @@ from torch.utils.flop_counter import FlopCounterMode
 from lolm.config import ConfigError, MixerConfig
 from lolm.mixers.registry import MIXERS, build_mixer
 
-OPTIONS = {"mamba1": {"d_state": 4}, "plain_ssm": {"d_state": 4}}  # small states where a mixer has them
+# Every registered mixer at least once, and every option that changes what is computed: label -> (name, options).
+SMALL = {"d_state": 4}
+VARIANTS = {
+    "attention": ("attention", {}),
+    "attention, window 4": ("attention", {"window": 4}),
+    "attention, window 1": ("attention", {"window": 1}),
+    "attention, one key head": ("attention", {"kv_heads": 1}),
+    "attention, wide heads": ("attention", {"head_width": 6}),
+    "attention, half RoPE": ("attention", {"rope": 0.5}),
+    "attention, no positions": ("attention", {"rope": 0}),
+    "attention, as in Griffin": ("attention", {"kv_heads": 1, "rope": 0.5, "window": 3, "out_bias": True}),
+    "mamba1": ("mamba1", SMALL),
+    "mamba1, inner norms": ("mamba1", SMALL | {"inner_norms": True}),
+    "mamba1, expand 3": ("mamba1", SMALL | {"expand": 3}),
+    "mamba1, width 12": ("mamba1", SMALL | {"d_inner": 12, "d_conv": 3, "dt_rank": 2}),
+    "plain_ssm": ("plain_ssm", SMALL),
+    "plain_ssm, expand 3": ("plain_ssm", SMALL | {"expand": 3}),
+    "hymba": ("hymba", SMALL),
+    "hymba, window 3, one key head": ("hymba", SMALL | {"window": 3, "kv_heads": 1, "d_inner": 24, "d_conv": 4, "dt_rank": 2}),
+}
 
 
-def build(name: str, d_model: int = 8, n_heads: int = 2, **options):
+def build(variant: str, d_model: int = 8, n_heads: int = 2):
     torch.manual_seed(0)
-    return build_mixer(MixerConfig(name, OPTIONS.get(name, {}) | options), d_model, n_heads, 0.0).eval()
+    return build_mixer(MixerConfig(*VARIANTS[variant]), d_model, n_heads, 0.0).eval()
 
 
-every_mixer = pytest.mark.parametrize("name", sorted(MIXERS))
+def tensors_of(state) -> list[torch.Tensor]:
+    """The tensors of a state, which may be nested and may hold counters."""
+    if torch.is_tensor(state):
+        return [state]
+    return [t for part in state for t in tensors_of(part)] if isinstance(state, tuple | list) else []
+
+
+every_mixer = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def test_every_registered_mixer_is_tested():
+    assert {name for name, _ in VARIANTS.values()} == set(MIXERS)
+    assert set(FLOPS_BY_HAND) == set(VARIANTS)
 
 
 @every_mixer
 @pytest.mark.parametrize("position", [0, 11, 36])
-def test_a_token_changes_nothing_before_it(name, position):
-    mixer = build(name)
+def test_a_token_changes_nothing_before_it(variant, position):
+    mixer = build(variant)
     x = torch.randn(2, 37, 8)
     changed = x.clone()
     changed[:, position] += 1
@@ -31,17 +62,21 @@ def test_a_token_changes_nothing_before_it(name, position):
 
 
 @every_mixer
-def test_no_gradient_flows_from_the_future(name):
+def test_no_gradient_flows_from_the_future(variant):
     x = torch.randn(1, 12, 8, requires_grad=True)
-    build(name)(x)[:, 5].sum().backward()
+    build(variant)(x)[:, 5].sum().backward()
     assert x.grad[:, 6:].abs().max() == 0
-    assert (x.grad[:, :6].abs().sum(dim=-1) > 0).all()
+    name, options = VARIANTS[variant]
+    oldest = max(0, 6 - options.get("window", 6)) if name == "attention" else 0  # a state reaches back to the start
+    assert x.grad[:, :oldest].abs().sum() == 0
+    reached = x.grad[:, oldest:6].abs().sum(dim=-1) > 0
+    assert reached.all()
 
 
 @every_mixer
 @pytest.mark.parametrize("length", [1, 3, 37])
-def test_step_by_step_equals_all_at_once(name, length):
-    mixer = build(name)
+def test_step_by_step_equals_all_at_once(variant, length):
+    mixer = build(variant)
     x = torch.randn(3, length, 8)
     state, steps = mixer.initial_state(3), []
     with torch.no_grad():
@@ -52,46 +87,65 @@ def test_step_by_step_equals_all_at_once(name, length):
 
 
 @every_mixer
-@pytest.mark.parametrize(("d_model", "n_heads", "options"), [(8, 2, {}), (48, 4, {}), (16, 1, {"expand": 3})])
-def test_parameter_formula_equals_the_count(name, d_model, n_heads, options):
-    if options and name == "attention":
-        options = {}
-    mixer = build(name, d_model, n_heads, **options)
+@pytest.mark.parametrize(("d_model", "n_heads"), [(8, 2), (48, 4)])
+def test_parameter_formula_equals_the_count(variant, d_model, n_heads):
+    mixer = build(variant, d_model, n_heads)
     assert mixer.num_params() == sum(p.numel() for p in mixer.parameters())
 
 
 @every_mixer
+def test_every_parameter_is_used(variant):
+    mixer = build(variant)
+    mixer(torch.randn(1, 12, 8)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in mixer.parameters())
+
+
+@every_mixer
 @pytest.mark.parametrize("length", [1, 9])
-def test_state_size_equals_the_real_state(name, length):
-    mixer = build(name)
+def test_state_size_equals_the_real_state(variant, length):
+    mixer = build(variant)
     state = mixer.initial_state(2)
     for x in torch.randn(length, 2, 8):
         _, state = mixer.step(x, state)
-    tensors = [state] if torch.is_tensor(state) else list(state)
-    assert mixer.state_size(length) == sum(t[0].numel() for t in tensors)
+    assert mixer.state_size(length) == sum(t[0].numel() for t in tensors_of(state))
 
 
-# D = 8, I = 16, N = 4, R = 1, K = 4, T = 5; a multiply-add is 2.
+# Label -> (FLOPs of matrix products, the rest) of one token, by hand. D = 8, T = 5 and, where nothing else is said, H = 2, P = 4,
+# I = 16, N = 4, R = 1, K = 4; a multiply-add is 2. Five queries meet (1 + 2 + 3 + 4 + 5) / 5 = 3 keys on average.
 FLOPS_BY_HAND = {
-    "attention": 2 * 8 * 24 + 2 * 8 * 8 + (1 + 2 + 3 + 4 + 5) / 5 * (2 * 8 + 2 * 8),  # qkv, out; query·key and weight·value
-    "mamba1": 2 * 8 * 32 + 2 * 4 * 16 + 2 * 16 * 9 + 2 * 1 * 16 + 9 * 16 * 4 + 2 * 16 + 2 * 16 + 2 * 16 * 8,
-    "plain_ssm": 2 * 8 * 32 + 2 * 16 * 16 + 2 * 16 * 4 * 2 + 9 * 16 * 4 + 2 * 16 + 2 * 16 + 2 * 16 * 8,
-}
-BESIDES_PRODUCTS = {  # what a counter of matrix products cannot see
-    "attention": 3 * 32,  # three keys on average over five positions
-    "mamba1": 2 * 4 * 16 + 9 * 16 * 4 + 4 * 16,  # convolution; scan; skip and gate
-    "plain_ssm": 9 * 16 * 4 + 4 * 16,
+    "attention": (2 * 8 * 24 + 2 * 8 * 8, 3 * (2 * 8 + 2 * 8)),  # qkv, out; query · key and weight · value
+    "attention, window 4": (512, (1 + 2 + 3 + 4 + 4) / 5 * 32),
+    "attention, window 1": (512, 1 * 32),
+    "attention, one key head": (2 * 8 * (8 + 4 + 4) + 2 * 8 * 8, 3 * 32),
+    "attention, wide heads": (2 * 8 * 36 + 2 * 12 * 8, 3 * (2 * 12 + 2 * 12)),
+    "attention, half RoPE": (512, 96),
+    "attention, no positions": (512, 96),
+    "attention, as in Griffin": (2 * 8 * 16 + 2 * 8 * 8, (1 + 2 + 3 + 3 + 3) / 5 * 32),
+    # in_proj, x_proj, dt_proj, out_proj; convolution, scan, skip and gate
+    "mamba1": (2 * 8 * 32 + 2 * 16 * 9 + 2 * 1 * 16 + 2 * 16 * 8, 2 * 4 * 16 + 9 * 16 * 4 + 4 * 16),
+    "mamba1, inner norms": (2 * 8 * 32 + 2 * 16 * 9 + 2 * 1 * 16 + 2 * 16 * 8, 2 * 4 * 16 + 9 * 16 * 4 + 4 * 16),
+    "mamba1, expand 3": (2 * 8 * 48 + 2 * 24 * 9 + 2 * 1 * 24 + 2 * 24 * 8, 2 * 4 * 24 + 9 * 24 * 4 + 4 * 24),
+    "mamba1, width 12": (2 * 8 * 24 + 2 * 12 * 10 + 2 * 2 * 12 + 2 * 12 * 8, 2 * 3 * 12 + 9 * 12 * 4 + 4 * 12),
+    "plain_ssm": (2 * 8 * 32 + 2 * 16 * 16 + 2 * 16 * 4 * 2 + 2 * 16 * 8, 9 * 16 * 4 + 4 * 16),
+    "plain_ssm, expand 3": (2 * 8 * 48 + 2 * 24 * 24 + 2 * 24 * 4 * 2 + 2 * 24 * 8, 9 * 24 * 4 + 4 * 24),
+    # qkv; in_proj, x_proj, dt_proj; out_proj. Scores and values of width 16; convolution of width 3, scan, skip and gate
+    "hymba": (2 * 8 * 48 + 2 * 8 * 32 + 2 * 16 * 9 + 2 * 16 + 2 * 16 * 8, 3 * 64 + 2 * 3 * 16 + 9 * 16 * 4 + 4 * 16),
+    "hymba, window 3, one key head": (
+        2 * 8 * (24 + 12 + 12) + 2 * 8 * 48 + 2 * 24 * 10 + 2 * 2 * 24 + 2 * 24 * 8,
+        12 / 5 * 96 + 2 * 4 * 24 + 9 * 24 * 4 + 4 * 24,
+    ),
 }
 
 
 @every_mixer
-def test_flops_equal_a_hand_count(name):
-    mixer = build(name)
-    assert mixer.flops_per_token(5) == FLOPS_BY_HAND[name]
+def test_flops_equal_a_hand_count(variant):
+    products, rest = FLOPS_BY_HAND[variant]
+    mixer = build(variant)
+    assert mixer.flops_per_token(5) == pytest.approx(products + rest, rel=1e-12)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         mixer(torch.randn(2, 5, 8))
-    products = sum(n for op, n in counter.get_flop_counts()["Global"].items() if str(op).split(".")[1] in ("mm", "addmm"))
-    assert products / 10 + BESIDES_PRODUCTS[name] == FLOPS_BY_HAND[name]
+    counted = sum(n for op, n in counter.get_flop_counts()["Global"].items() if str(op).split(".")[1] in ("mm", "addmm"))
+    assert counted / 10 == products
 
 
 def test_attention_cost_grows_with_length_and_ssm_cost_does_not():
@@ -102,5 +156,24 @@ def test_attention_cost_grows_with_length_and_ssm_cost_does_not():
 def test_unknown_mixer_and_unknown_option_are_named():
     with pytest.raises(ConfigError, match="did you mean 'mamba1'"):
         build_mixer(MixerConfig("mamba"), 8, 2, 0.0)
-    with pytest.raises(ConfigError, match="'attention'.*window"):
-        build_mixer(MixerConfig("attention", {"window": 4}), 8, 2, 0.0)
+    with pytest.raises(ConfigError, match="'attention'.*'windows'"):
+        build_mixer(MixerConfig("attention", {"windows": 4}), 8, 2, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("attention", {"kv_heads": 3}, "kv_heads 3 must divide n_heads 2"),
+        ("attention", {"window": 0}, "window must be a whole number"),
+        ("attention", {"window": 2.5}, "window must be a whole number"),
+        ("attention", {"head_width": 5}, "even number of dimensions"),
+        ("attention", {"rope": 0.25}, "rope 0.25 of head width 4"),
+        ("attention", {"rope": 1.5}, "rope 1.5"),
+        ("mamba1", {"d_inner": 0}, "d_inner must be a whole number"),
+        ("hymba", {"d_inner": 15}, "inner width 15 must be a multiple of n_heads 2"),
+        ("hymba", {"kv_heads": 3}, "kv_heads 3"),
+    ],
+)
+def test_options_that_clash_are_refused(name, options, message):
+    with pytest.raises(ConfigError, match=f"mixer '{name}': .*{message}"):
+        build_mixer(MixerConfig(name, options), 8, 2, 0.0)
