@@ -353,6 +353,8 @@ class SweepConfig:
     def __post_init__(self) -> None:
         if self.factors and (len(self.factors) < 3 or sorted(set(self.factors)) != list(self.factors) or self.factors[0] <= 0):
             raise ConfigError(f"sweep.factors: at least three, ascending and positive, or none; got {list(self.factors)}")
+        if self.factors and not self.seeds:
+            raise ConfigError("sweep.seeds: need at least one")
 
 
 @dataclass(frozen=True)
@@ -445,7 +447,7 @@ class Params:
             if "." in name:
                 raise ConfigError(f"{name!r}: a scale or arm cannot have a dot in its name, which DVC reads as a level of keys")
         for study in (self.study, *self.studies.values()):
-            if study.name == "runs" or "." in study.name or "/" in study.name:
+            if study.name in ("runs", "sweep") or "." in study.name or "/" in study.name:
                 raise ConfigError(f"study {study.name!r}: its folder cannot be called so; use letters, digits, - and _")
             for arm in study.arms:
                 if arm not in self.architectures:

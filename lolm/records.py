@@ -2,7 +2,8 @@
 
 ``metrics.jsonl``
     One JSON object a line: ``step``, ``tokens``, ``flops``, ``seconds`` of training so far, and any number of values under
-    ``prefix/name`` keys (``train/``, ``val/``, ``gate/``, ``regime/``, ``speed/``).
+    ``prefix/name`` keys (``train/``, ``val/``, ``gate/``, ``regime/``, ``speed/``; ``horizon/`` where a learning-rate schedule
+    ended: at the run's own end, and at those of its annealed copies).
 ``config.json``, ``summary.json``
     The resolved configuration with its fingerprint, and the last values.
 """
@@ -53,7 +54,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """All lines of a ``metrics.jsonl``; raises RecordError naming file and line of a broken one."""
+    """All lines of a ``metrics.jsonl`` by ascending step; raises RecordError naming file and line of a broken one.
+
+    The ends of annealed copies stand at the end of the file, and get their place among the steps here.
+    """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -68,11 +72,11 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
         if missing:
             raise RecordError(f"{path}: line {number} has no {', '.join(missing)}")
         rows.append(row)
-    return rows
+    return sorted(rows, key=lambda row: row["step"])
 
 
 def series(rows: list[dict[str, float]], key: str, axis: str = "step") -> tuple[list[float], list[float]]:
-    """The points of one metric: (positions on the axis, values), in file order."""
+    """The points of one metric: (positions on the axis, values), in the order of the rows."""
     points = [(row[axis], row[key]) for row in rows if key in row]
     return [p[0] for p in points], [p[1] for p in points]
 

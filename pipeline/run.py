@@ -1,8 +1,8 @@
 """Run the whole pipeline: `dvc repro`, with independent runs side by side.
 
-`dvc repro` makes one stage at a time. This makes what all runs share first, then trains and measures the runs next to each
-other through `dvc repro --single-item`, then lets a plain `dvc repro` make the rest and confirm that all is up to date, and
-fills MLflow. Everything it does can be had from `dvc repro` alone; it is only faster.
+`dvc repro` makes one stage at a time. This makes what all runs share first, then sweeps the arms' learning rates, then trains
+and measures the runs, each next to each other through `dvc repro --single-item`, then lets a plain `dvc repro` make the rest
+and confirm that all is up to date, and fills MLflow. Everything it does can be had from `dvc repro` alone; it is only faster.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from lolm import LolmError, tracking
-from lolm.config import Params, load_params, resolve_run, scale_of
-from lolm.records import read_json
+from lolm.config import ConfigError, Params, load_params, resolve_run, scale_of
+from lolm.strict import nearest
+from lolm.training.scratch import clear_finished
 from pipeline import stage
+from pipeline.estimate import Estimate, estimate
 from pipeline.jobs import Job, foreground, side_by_side
-from pipeline.override import put_back, scale_override
+from pipeline.override import override, put_back
 
 PARAMS = Path("params.yaml")
 SCRATCH = Path(".scratch")
-NOTE = SCRATCH / "scale.json"
-SHARED = ("plan", "shards")  # DVC makes corpus and tokenizer on the way to the shards
-PER_RUN = ("train", "evaluate", "ablate")
+NOTE = SCRATCH / "override.json"
+PER_RUN = ("train", "evaluate", "ablate", "recall")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 
@@ -65,13 +66,17 @@ def run() -> None:
         except Timeout:
             raise PipelineError("the pipeline is running in this folder already; wait for it or stop it") from None
         if put_back(PARAMS, NOTE):
-            print("params.yaml: put back the scale that an interrupted run had overridden")
-        params = load_params(PARAMS)
-        scale = args.scale or params.scale
+            print("params.yaml: put back what an interrupted run had overridden")
+        params = chosen(load_params(PARAMS), args.scale, args.study)
+        scale = params.scale
         runs = planned_runs(params, scale)
         check_dvc(Path())
-        if args.scale:
-            stack.enter_context(scale_override(PARAMS, scale, NOTE))
+        wanted = ({"scale": scale} if args.scale else {}) | ({"study": f"*{args.study}"} if args.study else {})
+        stack.enter_context(override(PARAMS, wanted, NOTE))
+        if load_params(PARAMS).study != params.study:
+            raise ConfigError(
+                f"params.yaml: the anchor &{params.study.name} does not mark studies.{params.study.name}; name it so"
+            )
         environment = child_environment(scale_of(params, scale).training.threads)
         jobs = args.jobs or default_jobs(scale_of(params, scale).training.threads, len(runs))
         try:
@@ -80,7 +85,22 @@ def run() -> None:
             tracking.try_sync_scale(scale)  # what was made before the failure
             raise
         tracking.try_sync_scale(scale)
-    print(f"the report: reports/{scale}/report.html; the ledger: reports/{scale}/claims.md; the curves: make ui")
+        clear_finished(SCRATCH)
+    folder = stage.Paths(scale).study(params.study.name)
+    print(f"the report: {folder}/report.html; the ledger: {folder}/claims.md; the curves: make ui")
+
+
+def chosen(params: Params, scale: str | None, study: str | None) -> Params:
+    """The parameters with the scale and study of the command line.
+
+    Raises:
+        ConfigError: there is no such scale or study.
+    """
+    scale = scale or params.scale
+    scale_of(params, scale)
+    if study is not None and study not in params.studies:
+        raise ConfigError(f"no study {study!r}{nearest(study, params.studies)}")
+    return replace(params, scale=scale, study=params.study if study is None else params.studies[study])
 
 
 def reproduce(
@@ -95,7 +115,7 @@ def reproduce(
     if not stale and not force:
         print(f"scale {scale}: everything is up to date")
         return
-    print(describe(params, scale, runs, jobs), flush=True)
+    print(describe(params, scale, runs, jobs, everything(params, scale, runs) if force else stale), flush=True)
     store = threading.Thread(target=tracking.try_prepare_store, daemon=True)  # takes 8 s the first time, meanwhile DVC works
     store.start()
     flags = ["--force"] if force else []
@@ -103,18 +123,32 @@ def reproduce(
         store.join()
         _foreground([*DVC, "repro", *flags], environment)
         return
-    _foreground([*DVC, "repro", *flags, *(f"{name}@{scale}" for name in SHARED)], environment)
+    _foreground([*DVC, "repro", *flags, f"plan@{scale}-{params.study.name}", f"shards@{scale}"], environment)
     store.join()
-    if not force:
-        stale = stale_stages(environment)
+    logs = SCRATCH / "logs"
+
+    def job(name: str, stages: list[str]) -> Job:
+        return Job(name, [*DVC, "repro", "--single-item", *flags, *stages], logs / f"{scale}-{name.replace(' ', '-')}.log")
+
+    stale = stale if force else stale_stages(environment)
+    sweeps = {arm: f"sweep@{scale}-{arm}" for arm in dict.fromkeys(one.arm for one in runs)}
+    _all([job(f"sweep {arm}", [name]) for arm, name in sweeps.items() if force or name in stale], jobs, environment, scale)
+    stale = stale if force else stale_stages(environment)
     queue = []
     for one in runs:
         stages = one.stages(scale)
         # What is measured on a run is only known to be stale once the run has been made again.
         wanted = stages if force or stages[0] in stale else [name for name in stages if name in stale]
         if wanted:
-            command = [*DVC, "repro", "--single-item", *flags, *wanted]
-            queue.append(Job(f"{one.arm} {one.seed}", command, SCRATCH / "logs" / f"{scale}-{one}.log"))
+            queue.append(job(f"{one.arm} {one.seed}", wanted))
+    _all(queue, jobs, environment, scale)
+    if force:
+        _foreground([*DVC, "repro", "--single-item", "--force", f"report@{scale}-{params.study.name}"], environment)
+    _foreground([*DVC, "repro"], environment)
+
+
+def _all(queue: list[Job], jobs: int, environment: dict[str, str], scale: str) -> None:
+    """Do the jobs side by side; raises PipelineError when one fails."""
     failures, unstarted = side_by_side(
         queue, jobs, environment | {"PYTHONUNBUFFERED": "1"}, done=lambda job: tracking.try_sync_scale(scale)
     )
@@ -123,9 +157,11 @@ def reproduce(
         if unstarted:
             lines.append("not started: " + ", ".join(job.name for job in unstarted))
         raise PipelineError("\n       ".join([*lines, "after mending it, the same command goes on from the last checkpoints"]))
-    if force:
-        _foreground([*DVC, "repro", "--single-item", "--force", f"report@{scale}"], environment)
-    _foreground([*DVC, "repro"], environment)
+
+
+def everything(params: Params, scale: str, runs: list[Run]) -> set[str]:
+    """Names of the stages that take time."""
+    return {f"sweep@{scale}-{arm}" for arm in params.study.arms} | {name for one in runs for name in one.stages(scale)}
 
 
 def planned_runs(params: Params, scale: str) -> list[Run]:
@@ -140,19 +176,20 @@ def planned_runs(params: Params, scale: str) -> list[Run]:
     return [Run(arm, seed) for arm in slow_first for seed in params.study.seeds]
 
 
-def describe(params: Params, scale: str, runs: list[Run], jobs: int) -> str:
-    """The plan in a few lines, with the time that these runs took before, if they were ever made here."""
+def describe(params: Params, scale: str, runs: list[Run], jobs: int, stale: set[str]) -> str:
+    """The plan in a few lines, with the time that what is stale will take."""
     training = scale_of(params, scale).training
     tokens = training.steps * training.tokens_per_step
-    lines = [
-        f"scale {scale}: {', '.join(params.study.arms)} x {len(params.study.seeds)} seeds = {len(runs)} runs, {jobs} at a time",
-        f"each run: {training.steps:,} steps of {training.tokens_per_step:,} tokens = {tokens / 1e6:.3g} M tokens",
-    ]
-    earlier = [stage.Paths(scale).metrics(one.arm, one.seed, "train") for one in runs]
-    seconds = [read_json(path)["seconds"] for path in earlier if path.exists()]
-    if seconds:
-        lines.append(f"training took {sum(seconds) / len(seconds) / 60:.1f} min a run last time")
-    return "\n".join(lines)
+    expected: Estimate = estimate(params, scale, stale)
+    return "\n".join(
+        (
+            f"scale {scale}, study {params.study.name}: {len(params.study.arms)} arms x {len(params.study.seeds)} seeds = "
+            f"{len(runs)} runs, {jobs} at a time: {', '.join(params.study.arms)}",
+            f"each run: {training.steps:,} steps of {training.tokens_per_step:,} tokens = {tokens / 1e6:.3g} M tokens"
+            + (f", annealed also at {', '.join(f'{s:,}' for s in training.horizon_steps)}" if training.horizons else ""),
+            expected.text(jobs),
+        )
+    )
 
 
 def stale_stages(environment: dict[str, str]) -> set[str]:
@@ -226,6 +263,7 @@ def _foreground(command: list[str], environment: dict[str, str]) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", help="run at this scale; params.yaml is the same afterwards (default: what it says)")
+    parser.add_argument("--study", help="run this study of `studies`; params.yaml is the same afterwards")
     parser.add_argument("--jobs", type=_positive, help="runs at a time (default: what the cores hold)")
     parser.add_argument("--force", action="store_true", help="make everything again")
     return parser.parse_args()

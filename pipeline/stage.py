@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lolm import LolmError
+from lolm.config import Params, RunConfig, resolve_run
+from lolm.records import read_json
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,35 @@ class Paths:
     def ablation(self, arm: str, seed: int) -> Path:
         return self.artifacts / "ablate" / f"{arm}-{seed}.json"
 
+    def recall(self, arm: str, seed: int) -> Path:
+        return self.artifacts / "recall" / f"{arm}-{seed}.json"
+
+    def sweep(self, arm: str) -> Path:
+        return self.artifacts / "sweep" / f"{arm}.json"
+
     def metrics(self, arm: str, seed: int, stage: str) -> Path:
         return self.reports / "runs" / f"{arm}-{seed}" / f"{stage}.json"
 
+    def study(self, name: str) -> Path:
+        return self.reports / name
 
-def arguments(description: str | None, *, run: bool = False) -> argparse.Namespace:
-    """Parse the arguments of a stage: ``--scale``, and with ``run`` also ``--arm`` and ``--seed``."""
+
+def arguments(description: str | None, *, arm: bool = False, run: bool = False) -> argparse.Namespace:
+    """Parse the arguments of a stage: ``--scale``; with ``arm`` also ``--arm``; with ``run`` also ``--arm`` and ``--seed``."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--scale", required=True, help="name of a preset under `scales` in params.yaml")
-    if run:
+    if arm or run:
         parser.add_argument("--arm", required=True, help="name under `architectures` in params.yaml")
+    if run:
         parser.add_argument("--seed", required=True, type=int)
     return parser.parse_args()
+
+
+def training_device() -> str:
+    """``cuda`` where PyTorch sees a device, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main(stage: Callable[[], None]) -> None:
@@ -78,15 +96,13 @@ def main(stage: Callable[[], None]) -> None:
         raise SystemExit(130) from None
 
 
-def loaded_code() -> str:
-    """Hash of the source of every module of ours that is loaded, tracking apart: what decides a run beside its inputs."""
-    digest = hashlib.sha256()
-    for name, module in sorted(sys.modules.items()):
-        source = getattr(module, "__file__", None)
-        ours = name.split(".")[0] in ("lolm", "pipeline")
-        if ours and source and name not in ("lolm.tracking", "lolm.points"):
-            digest.update(name.encode() + b"\0" + Path(source).read_bytes() + b"\0")
-    return digest.hexdigest()
+def resolved(params: Params, scale: str, arm: str, seed: int) -> RunConfig:
+    """The configuration of a run with the learning rate that its arm's sweep chose.
+
+    Raises:
+        RecordError: the sweep has not been made.
+    """
+    return resolve_run(params, scale, arm, seed, read_json(Paths(scale).sweep(arm))["chosen"])
 
 
 def flat_scalars(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Train one arm with one seed, from its last checkpoint if it was killed.
 
-Checkpoints lie in ``.scratch/<fingerprint>``, a folder named by configuration, data and code, and go away at success.
+Checkpoints lie in ``.scratch/<fingerprint>``, a folder named by configuration, data, code and device.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lolm.analysis.accounting import account
-from lolm.config import load_params, resolve_run, to_mapping
+from lolm.config import load_params, to_mapping
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.shards import TokenStream
 from lolm.evaluation.held_out import score_model
@@ -21,16 +21,21 @@ from lolm.models.language_model import LanguageModel
 from lolm.records import fingerprint_of, write_json
 from lolm.tracking import try_sync
 from lolm.training.loop import Trainer
-from pipeline.stage import Paths, arguments, loaded_code, main
+from lolm.training.scratch import clear_finished
+from pipeline.code import code_hash
+from pipeline.stage import Paths, arguments, main, resolved, training_device
+
+SCRATCH = Path(".scratch")
+KEPT_SECONDS = 600.0  # a finished run's scratch outlives DVC's recording of it, see Trainer.fit
 
 
 def train() -> None:
     args = arguments(__doc__, run=True)
     paths = Paths(args.scale)
-    run = resolve_run(load_params(), args.scale, args.arm, args.seed)
+    run = resolved(load_params(), args.scale, args.arm, args.seed)
     if run.training.threads:
         torch.set_num_threads(run.training.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = training_device()
     stream = TokenStream.open(paths.shards, "train")
     held_out = EvaluationSet(TokenStream.open(paths.shards, "validation"), run.training.eval_tokens, run.training.seq_len)
 
@@ -44,7 +49,8 @@ def train() -> None:
     trainer = Trainer(run, sampler, evaluate, output=output, on_checkpoint=try_sync, device=device)
     costs = account(trainer.model, trainer.heads, run.training.seq_len)
     data = {"train": stream.checksum, "validation": held_out.stream.checksum}
-    fingerprint = fingerprint_of(to_mapping(run), data, loaded_code())
+    kernels = choose_backend(device, run.training.kernels)
+    fingerprint = fingerprint_of(to_mapping(run), data, code_hash("pipeline.train"), device, kernels)
     header = {
         "fingerprint": fingerprint,
         "name": run.name,
@@ -53,13 +59,15 @@ def train() -> None:
         "parameters": costs["parameters"],
         "flops_per_token": costs["flops_per_token"],
         "state_elements": costs["state_elements"],
-        "kernels": choose_backend(device, run.training.kernels),
+        "device": device,
+        "kernels": kernels,
         "data": data,
     }
     size, cost = costs["parameters"]["total"], costs["flops_per_token"]["training"]
     tokens = run.training.steps * run.training.tokens_per_step
     print(f"{run.name}: {size:,} parameters, {cost:,.0f} training FLOPs per token, {tokens:,} tokens", file=sys.stderr)
-    summary = trainer.fit(header, cost, Path(".scratch") / fingerprint)
+    clear_finished(SCRATCH, KEPT_SECONDS)
+    summary = trainer.fit(header, cost, SCRATCH / fingerprint)
     write_json(paths.metrics(run.arm, run.seed, "train"), summary)
     try_sync(output)
 

@@ -25,8 +25,19 @@ class CheckpointError(LolmError):
     """A checkpoint or weight file that cannot be used."""
 
 
+def snapshot_path(folder: Path, step: int) -> Path:
+    """Weights inside a run."""
+    return folder / "snapshots" / f"step-{step:06d}.safetensors"
+
+
+def horizon_path(folder: Path, step: int) -> Path:
+    """Weights of a copy of the run that was annealed to a shorter end."""
+    return folder / "horizons" / f"step-{step:06d}.safetensors"
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all; the previous one stays until the rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as file:
         torch.save(state, file)
@@ -91,12 +102,22 @@ class TrainedRun:
         """Steps whose weights were kept, the final one last."""
         return [*self.run.training.snapshot_steps, self.run.training.steps]
 
+    @property
+    def horizons(self) -> list[int]:
+        """Steps at which a schedule ended, ascending, the run's own end last."""
+        return [*self.run.training.horizon_steps, self.run.training.steps]
+
     def at(self, step: int) -> LanguageModel:
         """The model in evaluation mode with the weights of a kept step."""
+        return self._filled(snapshot_path(self.folder, step), step)
+
+    def at_horizon(self, step: int) -> LanguageModel:
+        """The model in evaluation mode with the weights at the end of a schedule."""
+        return self._filled(horizon_path(self.folder, step), step)
+
+    def _filled(self, path: Path, step: int) -> LanguageModel:
         final = step == self.run.training.steps
-        load_weights(
-            self.folder / ("model.safetensors" if final else f"snapshots/step-{step:06d}.safetensors"), self.model, self.heads
-        )
+        load_weights(self.folder / "model.safetensors" if final else path, self.model, self.heads)
         return self.model.eval()
 
 

@@ -2,12 +2,15 @@
 
 A run is a function of its configuration, data and code. Batches, dropout and Gumbel noise are functions of (seed, step), so a
 run that is killed and goes on from its checkpoint takes the same steps, bit for bit on a CPU.
+
+A run has *legs*. The first is the run itself. Under a ``wsd`` schedule each of ``training.horizons`` adds one: a copy of the run
+as it was when a schedule ending there would have begun to decay, annealed to that end. It gives the loss of a shorter run with a
+whole schedule of its own for the cost of its decay alone.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import sys
 import time
@@ -26,9 +29,16 @@ from lolm.config import RunConfig
 from lolm.data.batches import BatchSampler, stream_seed
 from lolm.models.language_model import LanguageModel, Streams, build_model
 from lolm.objectives import auxiliary_losses, build_heads, competitive_target, entropy, token_loss, total_loss
-from lolm.records import MetricsWriter, write_json
-from lolm.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from lolm.records import MetricsWriter, read_json, write_json
+from lolm.training.checkpoint import (
+    horizon_path,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+    snapshot_path,
+)
 from lolm.training.optimizer import build_optimizer, learning_rate_at
+from lolm.training.scratch import FINISHED, publish
 
 Evaluate = Callable[[LanguageModel], dict[str, float]]
 
@@ -37,18 +47,26 @@ class TrainingError(LolmError):
     """Training cannot go on; the message says why and where the last good checkpoint lies."""
 
 
+class DivergenceError(TrainingError):
+    """A loss or gradient that is not finite."""
+
+
 @dataclass
 class Progress:
     """What a checkpoint must remember besides weights and optimiser."""
 
     step: int = 0
-    seconds: float = 0.0  # spent training; evaluation and checkpoints are not counted
+    leg: int = 0  # 0: the run itself; then its annealed copies
+    seconds: float = 0.0  # spent training up to this step; evaluation and checkpoints are not counted
+    forked_seconds: float = 0.0  # of which before the leg began
+    annealing_seconds: float = 0.0  # spent on the legs that are done, the run itself apart
     window: dict[str, float] = field(default_factory=dict)  # sums since the last log line
     window_steps: int = 0
     window_seconds: float = 0.0
     records_length: int = 0
     last_evaluation: dict[str, float] = field(default_factory=dict)
-    last_loss: float = 0.0
+    last_loss: float = 0.0  # of the last step
+    last_window_loss: float = 0.0  # mean over the last log window
 
 
 class Trainer:
@@ -58,7 +76,8 @@ class Trainer:
         run: the resolved configuration.
         sampler: batches of the training split.
         evaluate: scores the model on the fixed held-out set; gives ``val/...`` values.
-        output: folder that receives ``config.json``, ``metrics.jsonl``, ``summary.json``, the final weights and snapshots.
+        output: folder that receives ``config.json``, ``metrics.jsonl``, ``summary.json``, the final weights, snapshots, and the
+            weights at the other horizons.
         on_checkpoint: called with the scratch folder after each checkpoint.
         device: where to train.
     """
@@ -93,6 +112,8 @@ class Trainer:
             self.clip_groups = [[p for group in self.clip_groups for p in group]]
         self.noise = torch.Generator(device=self.device)
         self.progress = Progress()
+        self.legs = (self.training.steps, *self.training.horizon_steps)  # where each ends
+        self._last_streams: Streams | None = None
         self._loss = torch.compile(self._losses) if self.training.compile else self._losses
 
     def fit(self, header: dict[str, Any], flops_per_token: float, scratch: Path) -> dict[str, Any]:
@@ -101,7 +122,9 @@ class Trainer:
         Args:
             header: what goes into ``config.json``, fingerprint and parameter counts included.
             flops_per_token: training FLOPs of one token, from the accounting.
-            scratch: ignored folder named by the fingerprint; holds the checkpoint, becomes ``output`` at success.
+            scratch: ignored folder named by the fingerprint; holds the checkpoint. A finished run stays there, marked, until
+                :func:`~lolm.training.scratch.clear_finished`, so that a kill before the caller has recorded ``output``
+                costs nothing.
 
         Returns:
             the summary.
@@ -122,37 +145,83 @@ class Trainer:
             ) from None
 
     def _fit(self) -> dict[str, Any]:
+        if (self.scratch / FINISHED).exists():
+            print(f"{self.run.name}: was finished already", file=sys.stderr, flush=True)
+            return publish(self.scratch, self.output)
         checkpoint = self.scratch / "checkpoint.pt"
         if checkpoint.exists():
             self._restore(load_checkpoint(checkpoint))
         write_json(self.scratch / "config.json", self.header)
         records = MetricsWriter(self.scratch / "metrics.jsonl", self.progress.records_length)
-        bar = tqdm(
-            total=self.training.steps,
-            initial=self.progress.step,
-            desc=self.run.name,
-            unit="step",
-            disable=None,
-            dynamic_ncols=True,
-        )
+        bar = tqdm(total=self.training.steps, desc=self.run.name, unit="step", disable=None, dynamic_ncols=True)
         if self.progress.step == 0:
             self._record_evaluation(records)
         self._warm_up()
-        while self.progress.step < self.training.steps:
-            self._step(records)
-            step = self.progress.step
-            self.model.set_step(step)  # what is measured and kept from here on has this step's temperature
-            last = step == self.training.steps
-            if step % self.training.eval_every == 0 or last:
-                self._record_evaluation(records)
-            if step in self.training.snapshot_steps:
-                save_weights(self.scratch / "snapshots" / f"step-{step:06d}.safetensors", self.model, self.heads)
-            if step % self.training.checkpoint_every == 0 or last:
-                self._save(checkpoint, records)
-            self._show(bar)
+        while True:
+            self._run_leg(records, checkpoint, bar)
+            self._end_leg(records)
+            if self.progress.leg + 1 == len(self.legs):
+                break
+            self._begin_leg(self.progress.leg + 1)
+            self._save(checkpoint, records)
         bar.close()
         records.close()
-        return self._finish()
+        checkpoint.unlink()
+        shutil.rmtree(self.scratch / "forks", ignore_errors=True)
+        for leftover in self.scratch.rglob("*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink()
+        (self.scratch / FINISHED).touch()
+        return publish(self.scratch, self.output)
+
+    def _run_leg(self, records: MetricsWriter, checkpoint: Path, bar: tqdm) -> None:
+        """Take steps to the end of the leg under way; only the run itself writes its course into the records."""
+        progress, end = self.progress, self.legs[self.progress.leg]
+        bar.reset(total=end)
+        bar.update(progress.step)
+        while progress.step < end:
+            self._step(end)
+            last = progress.step == end
+            if progress.leg == 0 and (progress.step % self.training.log_every == 0 or last):
+                self._record_window(records)
+            self.model.set_step(progress.step)  # what is measured and kept from here on has this step's temperature
+            if progress.leg == 0:
+                if progress.step % self.training.eval_every == 0 or last:
+                    self._record_evaluation(records)
+                if progress.step in self.training.snapshot_steps:
+                    save_weights(snapshot_path(self.scratch, progress.step), self.model, self.heads)
+                for horizon in self.legs[1:]:
+                    if progress.step == self.training.decay_starts(horizon):
+                        save_checkpoint(self._fork(horizon), self._state())
+            if progress.step % self.training.checkpoint_every == 0 or last:
+                self._save(checkpoint, records)
+            self._show(bar, end)
+
+    def _end_leg(self, records: MetricsWriter) -> None:
+        """Keep the weights and the held-out loss at the end of a schedule."""
+        progress, end = self.progress, self.legs[self.progress.leg]
+        if progress.leg:
+            values = self._evaluated()
+            save_weights(horizon_path(self.scratch, end), self.model, self.heads)
+            summary = read_json(self.scratch / "summary.json")
+            spent = progress.annealing_seconds + progress.seconds - progress.forked_seconds
+            summary["annealing_seconds"] = round(spent, 3)
+        else:
+            values = progress.last_evaluation
+            save_weights(self.scratch / "model.safetensors", self.model, self.heads)
+            summary = self._summary()
+        write_json(self.scratch / "summary.json", summary)
+        records.write(self._axes() | {name.replace("val/", "horizon/", 1): value for name, value in values.items()})
+
+    def _begin_leg(self, leg: int) -> None:
+        """Go back to where the schedule of another leg begins to decay."""
+        ended = self.progress
+        self._restore(load_checkpoint(self._fork(self.legs[leg])), quiet=True)
+        self.progress.leg, self.progress.forked_seconds = leg, self.progress.seconds
+        if ended.leg:
+            self.progress.annealing_seconds = ended.annealing_seconds + ended.seconds - ended.forked_seconds
+
+    def _fork(self, horizon: int) -> Path:
+        return self.scratch / "forks" / f"step-{horizon:06d}.pt"
 
     def _warm_up(self) -> None:
         """One forward and backward pass that is thrown away, so that compiling kernels is not counted as training time."""
@@ -172,12 +241,13 @@ class Trainer:
             total = total_loss(self.run.architecture.objectives, token, terms)
         return total, {"loss": token, "total": total, **terms}, streams
 
-    def _step(self, records: MetricsWriter) -> None:
+    def _step(self, end: int) -> None:
+        """One optimiser step of a schedule that ends at step ``end``."""
         start = time.perf_counter()
         step, accumulation = self.progress.step, self.training.accumulation
         self.model.train()
         self.model.set_step(step)
-        lr = learning_rate_at(step, self.training, self.run.size.learning_rate)
+        lr = learning_rate_at(step, self.training, self.run.size.learning_rate, end)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
@@ -206,15 +276,14 @@ class Trainer:
         progress.last_loss = values["train/loss"]
         for name, value in values.items():
             progress.window[name] = progress.window.get(name, 0.0) + value
-        if progress.step % self.training.log_every == 0 or progress.step == self.training.steps:
-            self._record_window(records, lr, streams)
+        self._last_streams = streams
 
     def _check_finite(self, step: int, values: dict[str, float]) -> None:
         wrong = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
         if wrong:
             good = self.scratch / "checkpoint.pt"
             kept = f"last good checkpoint: {good}" if good.exists() else "no checkpoint was made yet"
-            raise TrainingError(
+            raise DivergenceError(
                 f"{self.run.name}: not finite at step {step + 1}: {', '.join(wrong)}; {kept}. Lower "
                 f"scales.{self.run.scale}.sizes.{self.run.arm}.learning_rate or training.clip and run `dvc repro`"
             )
@@ -230,33 +299,37 @@ class Trainer:
             "seconds": round(self.progress.seconds, 3),
         }
 
-    def _record_window(self, records: MetricsWriter, lr: float, streams: Streams | None) -> None:
+    def _record_window(self, records: MetricsWriter) -> None:
         progress = self.progress
         row = self._axes() | {name: value / progress.window_steps for name, value in progress.window.items()}
-        row["train/lr"] = lr
+        progress.last_window_loss = row["train/loss"]
+        row["train/lr"] = self.optimizer.param_groups[0]["lr"]
         row["speed/tokens_per_second"] = progress.window_steps * self.training.tokens_per_step / progress.window_seconds
-        if streams is not None:
-            row |= stream_metrics(streams, self.model)
+        if self._last_streams is not None:
+            row |= stream_metrics(self._last_streams, self.model)
         records.write(row)
         progress.window, progress.window_steps, progress.window_seconds = {}, 0, 0.0
 
-    def _record_evaluation(self, records: MetricsWriter) -> None:
+    def _evaluated(self) -> dict[str, float]:
         self.model.eval()
         values = self.evaluate(self.model)
         self._check_finite(self.progress.step - 1, values)
-        self.progress.last_evaluation = values
-        records.write(self._axes() | values)
+        return values
 
-    def _show(self, bar: tqdm) -> None:
-        progress, total = self.progress, self.training.steps
+    def _record_evaluation(self, records: MetricsWriter) -> None:
+        self.progress.last_evaluation = self._evaluated()
+        records.write(self._axes() | self.progress.last_evaluation)
+
+    def _show(self, bar: tqdm, end: int) -> None:
+        progress = self.progress
         bar.update(1)
         speed = progress.step * self.training.tokens_per_step / max(progress.seconds, 1e-9)
-        validation = progress.last_evaluation.get("val/nats")
-        bar.set_postfix_str(f"loss {progress.last_loss:.3f}, val {validation:.3f}, {speed:,.0f} tok/s", refresh=False)
-        if bar.disable and (progress.step % max(1, total // 10) == 0 or progress.step == total):
-            left = (total - progress.step) * progress.seconds / progress.step
+        held_out = ", ".join(f"{name} {value:.3f}" for name, value in list(progress.last_evaluation.items())[:1])
+        bar.set_postfix_str(f"loss {progress.last_loss:.3f}, {held_out}, {speed:,.0f} tok/s", refresh=False)
+        if bar.disable and (progress.step == end or progress.leg == 0 and progress.step % max(1, end // 10) == 0):
+            left = (end - progress.step) * progress.seconds / progress.step
             print(
-                f"{self.run.name}: step {progress.step}/{total}, loss {progress.last_loss:.3f}, val {validation:.3f}, "
+                f"{self.run.name}: step {progress.step}/{end}, loss {progress.last_loss:.3f}, {held_out}, "
                 f"{speed:,.0f} tok/s, {left:.0f} s left",
                 file=sys.stderr,
                 flush=True,
@@ -264,48 +337,43 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
-    def _save(self, path: Path, records: MetricsWriter) -> None:
-        self.progress.records_length = records.flush()
-        heads = self.heads.state_dict() if self.heads is not None else {}
-        state = {
+    def _state(self) -> dict[str, Any]:
+        return {
             "model": self.model.state_dict(),
-            "heads": heads,
+            "heads": self.heads.state_dict() if self.heads is not None else {},
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.progress),
         }
-        save_checkpoint(path, state)
+
+    def _save(self, path: Path, records: MetricsWriter) -> None:
+        self.progress.records_length = records.flush()
+        save_checkpoint(path, self._state())
         self.on_checkpoint(self.scratch)
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any], quiet: bool = False) -> None:
         self.model.load_state_dict(state["model"])
         if self.heads is not None:
             self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-        print(f"{self.run.name}: going on from step {self.progress.step}", file=sys.stderr, flush=True)
+        if not quiet:
+            leg = f" of the copy annealed to step {self.legs[self.progress.leg]}" if self.progress.leg else ""
+            print(f"{self.run.name}: going on from step {self.progress.step}{leg}", file=sys.stderr, flush=True)
 
-    def _finish(self) -> dict[str, Any]:
-        save_weights(self.scratch / "model.safetensors", self.model, self.heads)
-        evaluation = {name.replace("/", "_"): value for name, value in self.progress.last_evaluation.items()}
+    def _summary(self) -> dict[str, Any]:
         axes = self._axes()
-        summary = {
+        return {
             "arm": self.run.arm,
             "seed": self.run.seed,
             **axes,
             "parameters": self.header["parameters"]["total"],
             "flops_per_token": self.flops_per_token,
-            "train_loss": self.progress.last_loss,
+            "learning_rate": self.run.size.learning_rate,
+            "train_loss": self.progress.last_window_loss,
             "tokens_per_second": axes["tokens"] / max(axes["seconds"], 1e-9),
-            **evaluation,
+            "annealing_seconds": 0.0,
+            **{name.replace("/", "_"): value for name, value in self.progress.last_evaluation.items()},
         }
-        write_json(self.scratch / "summary.json", summary)
-        for leftover in self.scratch.rglob("*.tmp"):  # of a process that was killed while it wrote
-            leftover.unlink()
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.output, ignore_errors=True)
-        os.replace(self.scratch, self.output)
-        (self.output / "checkpoint.pt").unlink()  # last, so that a kill before the rename loses nothing
-        return summary
 
 
 @torch.no_grad()

@@ -34,19 +34,20 @@ def build_optimizer(modules: Sequence[nn.Module], rule: str, training: TrainingC
     return torch.optim.AdamW(groups, lr=learning_rate, betas=training.betas, eps=training.epsilon, fused=True)
 
 
-def learning_rate_at(step: int, training: TrainingConfig, peak: float) -> float:
-    """Learning rate of optimiser step ``step`` (0, 1, …).
+def learning_rate_at(step: int, training: TrainingConfig, peak: float, horizon: int | None = None) -> float:
+    """Learning rate of optimiser step ``step`` (0, 1, …) of a schedule that ends at ``horizon`` (default: the run's steps).
 
     Linear warm-up, then ``cosine``: peak · max(floor, ½ (1 + cos π x)), the published form, with x the share of the rest done;
-    or ``wsd``: constant, then linear to floor · peak over the last ``decay_fraction`` of the run.
+    or ``wsd`` (warm-up, stable, decay; Hägele et al. 2024, arXiv 2405.18392): constant, then linear to floor · peak over the last
+    ``decay_fraction``. Schedules of different horizons are the same until the shortest begins to decay.
     """
+    end = training.steps if horizon is None else horizon
     if step < training.warmup_steps:
         return peak * (step + 1) / training.warmup_steps
     if training.schedule == "cosine":
-        progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
+        progress = (step - training.warmup_steps) / max(1, end - training.warmup_steps)
         return peak * max(training.lr_floor, 0.5 * (1 + math.cos(math.pi * progress)))
-    decay_steps = max(1, round(training.decay_fraction * training.steps))
-    into_decay = step - (training.steps - decay_steps)
-    if into_decay < 0:
+    start = training.decay_starts(end)
+    if step < start:
         return peak
-    return peak * (1 - (1 - training.lr_floor) * (into_decay + 1) / decay_steps)
+    return peak * (1 - (1 - training.lr_floor) * (step - start + 1) / (end - start))

@@ -13,18 +13,18 @@ import pytest
 import yaml
 
 from lolm.config import load_params
-from pipeline import deps
+from pipeline import code, deps
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = deps.stages_of(ROOT / "dvc.yaml")
-PER_RUN = {"train", "evaluate", "ablate"}
+PER_RUN = {"train", "evaluate", "ablate", "recall"}
 
 # Imports inside lolm/ go only to what stands further left; a name covers the modules under it. Records are the standard
 # library's only and may be used by all that reads or writes them, and so may the package itself (LolmError).
 LAYERS = (
-    "config data mixers models objectives training interventions evaluation analysis points tracking".split()  # noqa: SIM905
+    "strict config data mixers models objectives training interventions evaluation analysis points tracking".split()  # noqa: SIM905
 )
-FREE = {"lolm", "lolm.training", "lolm.records"}
+FREE = {"lolm", "lolm.records"}
 
 # ---------------------------------------------------------------------------------------------- imports and deps
 
@@ -34,7 +34,7 @@ def test_stage_depends_on_exactly_the_code_it_imports(name):
     """Also lazily, and through others. ``lolm/tracking.py`` and what only it needs are left out on purpose: filling MLflow
     changes no result, so an edit of it must rerun nothing. A folder among the deps stands for all files in it.
     ``python -m pipeline.deps --fix`` writes the lists anew."""
-    used = deps.closure(f"pipeline.{name}", ROOT)
+    used = code.closure(f"pipeline.{name}", ROOT)
     declared = deps.declared_code(STAGES[name], ROOT)
     assert f"pipeline/{name}.py" in used
     assert sorted(used - declared) == [], "missing in dvc.yaml"
@@ -42,7 +42,7 @@ def test_stage_depends_on_exactly_the_code_it_imports(name):
 
 
 def test_files_among_the_deps_exist():
-    ours = [dep for declared in STAGES.values() for dep in declared if dep.split("/")[0] in deps.PACKAGES]
+    ours = [dep for declared in STAGES.values() for dep in declared if dep.split("/")[0] in code.PACKAGES]
     assert [dep for dep in ours if not (ROOT / dep).exists()] == []
 
 
@@ -65,7 +65,7 @@ def test_closure_follows_every_kind_of_import(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     unused = {"lolm/tracking.py", "lolm/only_tracking.py", "lolm/d.py", "lolm/g.py"}
-    assert deps.closure("pipeline.stage", tmp_path) == set(files) - unused
+    assert code.closure("pipeline.stage", tmp_path) == set(files) - unused
     text = 'stages:\n  stage:\n    cmd: x\n    deps: [pipeline/old.py, "artifacts/${scale}/x", lolm/data.bin]\n    outs: [y]\n'
     new = deps.fixed(text, "stage", deps_in(text)["stage"], tmp_path)
     assert deps.declared_code(deps_in(new)["stage"], tmp_path) == set(files) - unused
@@ -87,11 +87,11 @@ def modules():
 @pytest.mark.parametrize(("path", "module"), [pytest.param(*pair, id=pair[1]) for pair in modules()])
 def test_imports_go_only_to_earlier_layers(path, module):
     if module in FREE:
-        assert set(deps.imports_of(path, module)) <= {"lolm", "lolm.LolmError"}
+        assert set(code.imports_of(path, module)) <= {"lolm", "lolm.LolmError"}
         return
     rank = LAYERS.index(module.split(".")[1])
-    for name in deps.imports_of(path, module):
-        if name in FREE or name.rpartition(".")[0] in FREE - {"lolm", "lolm.training"} or name == "lolm.LolmError":
+    for name in code.imports_of(path, module):
+        if name in FREE or name.rpartition(".")[0] in FREE - {"lolm"} or name == "lolm.LolmError":
             continue
         package, layer = name.split(".")[:2]
         assert package == "lolm", f"{module} imports {name}: the library knows nothing of the pipeline"
@@ -108,7 +108,7 @@ def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, root)
-    for name in deps.PACKAGES:
+    for name in code.PACKAGES:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_SITE_CACHE_DIR", str(root / ".site"))
@@ -173,11 +173,13 @@ def pristine(project):
 def test_stage_names(project):
     params = load_params(project / "params.yaml")
     names = {line for line in dvc(project, "stage", "list", "--name-only").splitlines() if line}
-    expected = {
-        f"{name}@{params.scale}" + suffix
-        for name in STAGES
-        for suffix in ([f"-{arm}-{seed}" for arm in params.arms for seed in params.seeds] if name in PER_RUN else [""])
+    study = params.study
+    suffixes = {
+        **dict.fromkeys(PER_RUN, [f"-{arm}-{seed}" for arm in study.arms for seed in study.seeds]),
+        **dict.fromkeys(("plan", "report"), [f"-{study.name}"]),
+        "sweep": [f"-{arm}" for arm in study.arms],
     }
+    expected = {f"{name}@{params.scale}{suffix}" for name in STAGES for suffix in suffixes.get(name, [""])}
     assert names == expected
     assert "train" in dvc(project, "dag", "--mermaid")
 
@@ -193,18 +195,28 @@ def test_other_scale_leaves_this_one_alone(pristine):
 
 
 @pytest.mark.slow
+def test_another_study_shares_the_runs_it_can(pristine):
+    """The same arms with fewer seeds: nothing to train, only a plan and a report of its own."""
+    text = (pristine / "params.yaml").read_text(encoding="utf-8")
+    few = "{name: few, arms: [lolm, transformer], seeds: [1], subject: lolm, baseline: transformer}"
+    text = text.replace("\nstudy: *main ", f"\nstudy: {few} ")
+    (pristine / "params.yaml").write_text(text, encoding="utf-8")
+    assert {name.partition("@")[2] for name in status(pristine)} == {"tiny-few"}
+
+
+@pytest.mark.slow
 def test_one_arms_parameter_reruns_that_arm_alone(pristine):
     params = load_params(pristine / "params.yaml")
-    (arm,) = [name for name in params.arms if name != params.baseline]
-    path = pristine / "params.yaml"
+    scale, study = params.scale, params.study
+    arm, path = study.subject, pristine / "params.yaml"
     label = params.architectures[arm].label
     edited(path, f"label: {label}\n", f"label: {label}, changed\n")
     stale = status(pristine)
-    trained = {f"train@{params.scale}-{arm}-{seed}" for seed in params.seeds}
-    assert set(stale) == trained | {f"plan@{params.scale}"}
-    everything = downstream(pristine, set(stale))
-    per_run = {f"{name}@{params.scale}-{arm}-{seed}" for name in PER_RUN for seed in params.seeds}
-    assert everything == per_run | {f"plan@{params.scale}", f"report@{params.scale}"}
+    per_run = {f"{name}@{scale}-{arm}-{seed}" for name in PER_RUN for seed in study.seeds}
+    first = {name for name in per_run if name.startswith(("train", "recall"))}
+    assert set(stale) == first | {f"sweep@{scale}-{arm}", f"plan@{scale}-{study.name}"}
+    wanted = per_run | {f"sweep@{scale}-{arm}", f"plan@{scale}-{study.name}", f"report@{scale}-{study.name}"}
+    assert downstream(pristine, set(stale)) == wanted
 
 
 @pytest.mark.slow
@@ -213,5 +225,5 @@ def test_edited_code_reruns_the_stages_that_use_it(pristine, module):
     path = pristine / module
     path.write_text(path.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
     stale = {name.partition("@")[0] for name in status(pristine)}
-    assert stale == {name for name in STAGES if module in deps.closure(f"pipeline.{name}", ROOT)}
+    assert stale == {name for name in STAGES if module in code.closure(f"pipeline.{name}", ROOT)}
     assert bool(stale) == (module != "lolm/tracking.py")

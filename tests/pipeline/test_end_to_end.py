@@ -55,8 +55,8 @@ def copy_of_project(root):
     params = (root / "params.yaml").read_text(encoding="utf-8")
     smoke, rest = params.split("\n  tiny:", 1)
     smoke = re.sub(r"(?m)^scale: \w+", "scale: smoke", smoke)
-    smoke = re.sub(r"(?m)^arms: \[.*?\]", f"arms: [{', '.join(ARMS)}]", smoke)
-    smoke = re.sub(r"(?m)^seeds: \[.*?\]", f"seeds: [{', '.join(map(str, SEEDS))}]", smoke)
+    study = f"{{name: main, arms: [{', '.join(ARMS)}], seeds: {list(SEEDS)}, subject: lolm, baseline: transformer}}"
+    smoke = re.sub(r"(?m)^  main: &main \{.*\}$", f"  main: &main {study}", smoke)
     smoke = re.sub(r"\bsteps: \d+", f"steps: {STEPS}", smoke, count=1)
     (root / "params.yaml").write_text(smoke + "\n  tiny:" + rest, encoding="utf-8")
     command(root, "git", "init", "-q")
@@ -80,11 +80,11 @@ def mlflow_rows(root, query):
 
 def test_everything_a_reader_expects_is_there(project):
     reports = project / "reports" / "smoke"
-    claims = read_json(reports / "claims.json")
+    claims = read_json(reports / "main" / "claims.json")
     wanted = {"id", "statement", "source", "published", "as_published", "sound", "verdict", "why", "runs"}
     assert all(wanted <= set(claim) for claim in claims)
     assert {c["verdict"] for c in claims} <= {"holds", "fails", "inconclusive", "not testable at this scale"}
-    page = (reports / "report.html").read_text(encoding="utf-8")
+    page = (reports / "main" / "report.html").read_text(encoding="utf-8")
     assert "<svg" in page
     assert not re.search(r"""(src|href)=["'](https?:)?//""", page), "the page must need nothing from outside"
     for name in RUNS:
@@ -92,7 +92,7 @@ def test_everything_a_reader_expects_is_there(project):
         evaluated = [row["step"] for row in rows if "val/nats" in row]
         assert evaluated == [0, 10, 20, 30]
         assert not (project / "artifacts" / "smoke" / "runs" / name / "checkpoint.pt").exists()
-    plan = read_json(reports / "plan.json")
+    plan = read_json(reports / "main" / "plan.json")
     assert abs(plan["transformer"]["mismatch"]) <= 0.005
     assert {"lolm-1", "transformer-1"} <= {Path(p).name for p in (reports / "runs").iterdir()}
 
@@ -115,7 +115,9 @@ def test_every_run_is_in_mlflow_once_with_what_the_records_say(project):
                     WHERE tags.key = 'fingerprint' AND tags.value = '{fingerprint}' AND metrics.key = 'val/nats'"""
         recorded = [(row["step"], row["val/nats"]) for row in read_metrics(folder / "metrics.jsonl") if "val/nats" in row]
         assert sorted(mlflow_rows(project, query)) == recorded
-    runs_of_claims = {run["fingerprint"] for claim in read_json(project / "reports/smoke/claims.json") for run in claim["runs"]}
+    runs_of_claims = {
+        run["fingerprint"] for claim in read_json(project / "reports/smoke/main/claims.json") for run in claim["runs"]
+    }
     tagged = {row[0] for row in mlflow_rows(project, "SELECT value FROM tags WHERE key = 'fingerprint'")}
     assert runs_of_claims
     assert runs_of_claims <= tagged, "each number of the ledger leads to a run in MLflow"

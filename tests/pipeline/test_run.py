@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,42 +19,54 @@ import pytest
 
 from lolm.config import ConfigError, load_params
 from pipeline import jobs, run
-from pipeline.override import put_back, scale_override
+from pipeline.estimate import Estimate, estimate, training_tokens
+from pipeline.override import override, put_back
 
 ROOT = Path(__file__).resolve().parents[2]
 
 STAGES = """
 stages:
   plan:
-    matrix: {scale: ["${scale}"]}
-    cmd: python fake.py plan reports/${item.scale}/plan.json
-    metrics: ["reports/${item.scale}/plan.json": {cache: false}]
+    matrix: {scale: ["${scale}"], study: ["${study.name}"]}
+    cmd: python fake.py plan reports/${item.scale}/${item.study}/plan.json
+    metrics: ["reports/${item.scale}/${item.study}/plan.json": {cache: false}]
   shards:
     matrix: {scale: ["${scale}"]}
     cmd: python fake.py shards artifacts/${item.scale}/shards
     params: ["scales.${item.scale}.shards"]
     outs: ["artifacts/${item.scale}/shards"]
+  sweep:
+    matrix: {scale: ["${scale}"], arm: "${study.arms}"}
+    cmd: python fake.py sweep-${item.arm} artifacts/${item.scale}/sweep/${item.arm}.json
+    deps: ["artifacts/${item.scale}/shards"]
+    outs: ["artifacts/${item.scale}/sweep/${item.arm}.json"]
   train:
-    matrix: {scale: ["${scale}"], arm: "${arms}", seed: "${seeds}"}
+    matrix: {scale: ["${scale}"], arm: "${study.arms}", seed: "${study.seeds}"}
     cmd: python fake.py train-${item.arm}-${item.seed} artifacts/${item.scale}/runs/${item.arm}-${item.seed}
     params: ["architectures.${item.arm}"]
-    deps: ["artifacts/${item.scale}/shards"]
+    deps: ["artifacts/${item.scale}/shards", "artifacts/${item.scale}/sweep/${item.arm}.json"]
     outs: ["artifacts/${item.scale}/runs/${item.arm}-${item.seed}"]
   evaluate: &measure
-    matrix: {scale: ["${scale}"], arm: "${arms}", seed: "${seeds}"}
+    matrix: {scale: ["${scale}"], arm: "${study.arms}", seed: "${study.seeds}"}
     cmd: python fake.py evaluate-${item.arm}-${item.seed} artifacts/${item.scale}/evaluate/${item.arm}-${item.seed}.json
     deps: ["artifacts/${item.scale}/runs/${item.arm}-${item.seed}"]
     outs: ["artifacts/${item.scale}/evaluate/${item.arm}-${item.seed}.json"]
   ablate:
-    matrix: {scale: ["${scale}"], arm: "${arms}", seed: "${seeds}"}
+    matrix: {scale: ["${scale}"], arm: "${study.arms}", seed: "${study.seeds}"}
     cmd: python fake.py ablate-${item.arm}-${item.seed} artifacts/${item.scale}/ablate/${item.arm}-${item.seed}.json
     deps: ["artifacts/${item.scale}/runs/${item.arm}-${item.seed}"]
     outs: ["artifacts/${item.scale}/ablate/${item.arm}-${item.seed}.json"]
+  recall:
+    matrix: {scale: ["${scale}"], arm: "${study.arms}", seed: "${study.seeds}"}
+    cmd: python fake.py recall-${item.arm}-${item.seed} artifacts/${item.scale}/recall/${item.arm}-${item.seed}.json
+    deps: ["artifacts/${item.scale}/sweep/${item.arm}.json"]
+    outs: ["artifacts/${item.scale}/recall/${item.arm}-${item.seed}.json"]
   report:
-    matrix: {scale: ["${scale}"]}
-    cmd: python fake.py report reports/${item.scale}/report.html
-    deps: ["artifacts/${item.scale}/runs", "artifacts/${item.scale}/evaluate", "artifacts/${item.scale}/ablate"]
-    metrics: ["reports/${item.scale}/report.html": {cache: false}]
+    matrix: {scale: ["${scale}"], study: ["${study.name}"]}
+    cmd: python fake.py report reports/${item.scale}/${item.study}/report.html
+    deps: ["artifacts/${item.scale}/runs", "artifacts/${item.scale}/evaluate", "artifacts/${item.scale}/ablate",
+           "artifacts/${item.scale}/recall"]
+    metrics: ["reports/${item.scale}/${item.study}/report.html": {cache: false}]
 """
 
 FAKE = """
@@ -80,8 +93,10 @@ log("end")
 def project(tmp_path, monkeypatch):
     """A DVC project with this project's stage names and parameter file, and stand-ins for the work."""
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    lines = [("seeds: [1, 2]" if line.startswith("seeds:") else line) for line in text.splitlines()]
-    (tmp_path / "params.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    pair = "{name: main, arms: [lolm, transformer], seeds: [1, 2], subject: lolm, baseline: transformer}"
+    text, count = re.subn(r"(?m)^  main: &main \{.*\}$", f"  main: &main {pair}", text)
+    assert count == 1
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     (tmp_path / "dvc.yaml").write_text(STAGES, encoding="utf-8")
     (tmp_path / "fake.py").write_text(FAKE, encoding="utf-8")
     shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=lambda *_: ["tmp", "cache", "config.local"])
@@ -121,8 +136,10 @@ def test_makes_everything_side_by_side_then_nothing(project):
     status, out, error = call("--jobs", "2", SLEEP="2")
     assert status == 0, out + error
     names = started()
-    measured = [f"{s}-{arm}-{n}" for s in ("train", "evaluate", "ablate") for arm in ("lolm", "transformer") for n in (1, 2)]
-    assert sorted(names) == sorted(["plan", "shards", *measured, "report"])
+    arms = ("lolm", "transformer")
+    measured = [f"{s}-{arm}-{n}" for s in ("train", "evaluate", "ablate", "recall") for arm in arms for n in (1, 2)]
+    assert sorted(names) == sorted(["plan", "shards", *(f"sweep-{arm}" for arm in arms), *measured, "report"])
+    assert {"sweep-lolm", "sweep-transformer"} < set(names[: names.index("train-lolm-1")])  # before any run
     assert names[-1] == "report"
     # The slow arm first, and two at a time: the second run starts before the first ends.
     assert [n for n in names if n.startswith("train")][:2] in (["train-lolm-1", "train-lolm-2"], ["train-lolm-2", "train-lolm-1"])
@@ -131,9 +148,9 @@ def test_makes_everything_side_by_side_then_nothing(project):
     assert {event[3] for event in events()} == {"1"}  # one thread a process
     assert len({event[4] for event in events()}) == 1  # one invocation
     assert "[lolm 1] " in out
-    assert Path("reports/smoke/report.html").exists()
+    assert Path("reports/smoke/main/report.html").exists()
     assert Path("params.yaml").read_bytes() == before
-    assert not Path(".scratch/scale.json").exists()
+    assert not Path(".scratch/override.json").exists()
 
     Path("events.txt").unlink()
     status, out, error = call("--jobs", "2")
@@ -211,7 +228,7 @@ def test_killed_runner_is_mended_by_the_next_one(project):
         os.killpg(os.getpgid(process), signal.SIGKILL)
     assert Path("params.yaml").read_bytes() != before
     done = subprocess.run([*command("--jobs", "1"), "--scale", "nowhere"], capture_output=True, text=True, check=False)
-    assert "put back the scale" in done.stdout
+    assert "put back what" in done.stdout
     assert Path("params.yaml").read_bytes() == before
 
 
@@ -227,7 +244,7 @@ def test_second_runner_is_refused(project):
 
 def test_bad_parameters_end_it_before_anything_runs(project):
     text = Path("params.yaml").read_text(encoding="utf-8")
-    Path("params.yaml").write_text(text.replace("arms: [lolm,", "arms: [lolmm,"), encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("arms: [lolm,", "arms: [lolmm,", 1), encoding="utf-8")
     status, _, error = call()
     assert status == 2
     assert "did you mean 'lolm" in error
@@ -244,12 +261,12 @@ def test_folder_without_git_says_what_to_do(project):
 
 def test_override_is_undone_byte_for_byte(tmp_path):
     params, note = tmp_path / "params.yaml", tmp_path / "note.json"
-    original = b"# head\r\nscale:   'tiny'   # smoke | tiny\r\narms: [a]\r\nscales:\n  scale: 3\n"
+    original = b"# head\r\nscale:   'tiny'   # smoke | tiny\r\nstudy: *a # b\r\nscales:\n  scale: 3\n"
     params.write_bytes(original)
 
     def interrupted():
-        with scale_override(params, "smoke", note):
-            assert params.read_bytes() == original.replace(b"'tiny' ", b"smoke ", 1)
+        with override(params, {"scale": "smoke", "study": "*b"}, note):
+            assert params.read_bytes() == original.replace(b"'tiny' ", b"smoke ", 1).replace(b"study: *a", b"study: *b")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -262,26 +279,51 @@ def test_override_is_undone_byte_for_byte(tmp_path):
 def test_override_keeps_what_the_user_edits_meanwhile(tmp_path):
     params, note = tmp_path / "params.yaml", tmp_path / "note.json"
     params.write_text("scale: tiny\nseeds: [1]\n")
-    with scale_override(params, "smoke", note):
+    with override(params, {"scale": "smoke"}, note):
         params.write_text("scale: smoke\nseeds: [1, 2]\n")
     assert params.read_text() == "scale: tiny\nseeds: [1, 2]\n"
-    with scale_override(params, "smoke", note):
+    with override(params, {"scale": "smoke"}, note):
         params.write_text("scale: 20m\nseeds: [1, 2]\n")  # their own choice of scale stands
     assert params.read_text() == "scale: 20m\nseeds: [1, 2]\n"
     params.write_text("{scale: tiny}\n")
-    with pytest.raises(ConfigError, match="line of its own"), scale_override(params, "smoke", note):
+    with pytest.raises(ConfigError, match="line of its own"), override(params, {"scale": "smoke"}, note):
         pass
 
 
-def test_plan_puts_the_slow_family_first(project):
+def test_the_plan_names_the_runs_and_the_time(project):
     params = load_params("params.yaml")
-    names = [str(one) for one in run.planned_runs(params, "tiny")]
-    assert names == ["lolm-1", "lolm-2", "transformer-1", "transformer-2"]
-    Path("reports/tiny/runs/lolm-1").mkdir(parents=True)
-    Path("reports/tiny/runs/lolm-1/train.json").write_text(json.dumps({"seconds": 90.0}))
-    text = run.describe(params, "tiny", run.planned_runs(params, "tiny"), 2)
-    assert "4 runs, 2 at a time" in text
-    assert "1.5 min a run last time" in text
+    runs = run.planned_runs(params, "smoke")
+    assert [str(one) for one in runs] == ["lolm-1", "lolm-2", "transformer-1", "transformer-2"]
+    stale = run.everything(params, "smoke", runs)
+    assert len(stale) == 2 + 4 * 4
+    text = run.describe(params, "smoke", runs, 2, stale)
+    assert "2 arms x 2 seeds = 4 runs, 2 at a time" in text
+    assert "roughly, from FLOPs" in text
+    assert "nothing that takes long" in run.describe(params, "smoke", runs, 2, {"report@smoke-main"})
+
+
+def test_the_estimate_is_the_speed_seen_times_the_tokens_to_train(project):
+    params = load_params("params.yaml")
+    for arm, seconds in (("lolm", 90.0), ("transformer", 30.0)):
+        for seed in (1, 2):
+            path = Path(f"reports/smoke/runs/{arm}-{seed}/train.json")
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps({"seconds": seconds, "tokens": 1000}))
+    preset = params.scales["smoke"]
+    found = estimate(params, "smoke", {"train@smoke-lolm-1", "recall@smoke-transformer-2"})
+    with_measurements = sum(training_tokens(preset, name) for name in ("train", "evaluate", "ablate", "recall"))
+    assert found.measured
+    assert found.stages == 5
+    assert found.seconds == pytest.approx(0.09 * with_measurements + 0.03 * training_tokens(preset, "recall"))
+    assert training_tokens(preset, "train") >= preset.training.steps * preset.training.tokens_per_step
+    assert Estimate(3 * 3600.0, 4, True).text(1).startswith("expected: about 3.0 hours for 4 stages (from the speed")
+    assert "about 20 minutes" in Estimate(2400.0, 4, True).text(2)
+
+
+def test_unknown_study_is_named(project):
+    status, _, error = call("--study", "mian")
+    assert status == 2
+    assert "did you mean 'main'" in error
 
 
 def test_jobs_follow_cores_threads_and_device(monkeypatch):

@@ -1,0 +1,41 @@
+"""Short runs of which only the last measurement is wanted: trials of a sweep, synthetic tasks."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from lolm.config import RunConfig, to_mapping
+from lolm.data.batches import BatchSampler
+from lolm.records import read_metrics
+from lolm.training.loop import Evaluate, Trainer
+
+
+def run_trial(run: RunConfig, sampler: BatchSampler, evaluate: Evaluate, scratch: Path, device: str = "cpu") -> dict[str, float]:
+    """Train a run with the one training loop, from its last checkpoint if it was killed, and leave nothing behind.
+
+    Args:
+        scratch: folder named by a fingerprint of everything the trial rests on.
+
+    Returns:
+        the last row of the records: what ``evaluate`` gave at the end, and ``seconds`` of training among the rest.
+
+    Raises:
+        TrainingError: loss or gradient is not finite, or another process trains this run.
+    """
+    output = scratch.with_name(f"{scratch.name}-output")
+    trainer = Trainer(run, sampler, evaluate, output=output, device=device)
+    header = {
+        "name": run.name,
+        "run": to_mapping(run),
+        "parameters": {"total": sum(p.numel() for p in trainer.model.parameters())},
+    }
+    trainer.fit(header, 0.0, scratch)
+    last: dict[str, float] = {}
+    for row in read_metrics(output / "metrics.jsonl"):
+        if row["step"] == run.training.steps:
+            last |= row
+    for folder in (output, scratch):
+        shutil.rmtree(folder)
+    scratch.with_suffix(".lock").unlink(missing_ok=True)
+    return last

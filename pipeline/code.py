@@ -1,0 +1,71 @@
+"""The code a module's results rest on: every module of ours that it imports, directly or through others, also in functions."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+PACKAGES = ("lolm", "pipeline")
+NOT_AN_INPUT = {"lolm.tracking", "lolm.points"}  # fill MLflow; no result rests on them
+
+
+def code_hash(module: str, root: Path = Path()) -> str:
+    """Hash of the source of a module and of everything of ours behind it: part of a run's fingerprint."""
+    digest = hashlib.sha256()
+    for name in sorted(closure(module, root)):
+        digest.update(name.encode() + b"\0" + (root / name).read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def closure(module: str, root: Path = Path()) -> set[str]:
+    """Files (relative to ``root``) of a module and of all of ours that it imports, with the packages they lie in."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name in NOT_AN_INPUT:
+            continue
+        seen.add(name)
+        parent = name.rpartition(".")[0]
+        waiting += [parent] if parent else []
+        if path := source_of(name, root):
+            waiting += imports_of(path, name)
+    return {path.relative_to(root).as_posix() for name in seen if (path := source_of(name, root))}
+
+
+def source_of(module: str, root: Path) -> Path | None:
+    """File of a module of ours; None for a folder without ``__init__.py`` and for what is no module."""
+    path = root.joinpath(*module.split("."))
+    candidates = (path / "__init__.py", path.with_name(path.name + ".py"))
+    return next((found for found in candidates if found.is_file()), None)
+
+
+@cache
+def imports_of(path: Path, module: str) -> tuple[str, ...]:
+    """Dotted names of ours that a file may import; of ``from a import b`` both ``a`` and ``a.b``, as b may be a module."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names: list[str] = []
+    for node in _executed(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+            names += [str(node.args[0].value)] if isinstance(node.args[0], ast.Constant) else []
+    return tuple(name for name in names if name.split(".")[0] in PACKAGES)
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under ``if TYPE_CHECKING:``."""
+    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        children: list[ast.AST] = list(node.orelse)
+    else:
+        yield node
+        children = list(ast.iter_child_nodes(node))
+    for child in children:
+        yield from _executed(child)

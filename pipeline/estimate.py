@@ -1,0 +1,104 @@
+"""How long the stages that are stale will take, from earlier runs of an arm where there are any, else from its FLOPs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache
+
+from lolm.config import Params, ScaleConfig, resolve_run, scale_of
+from lolm.records import read_json
+from pipeline.stage import Paths
+
+FRACTION_OF_PEAK = 0.35  # of one matrix product's speed that a small model reaches in training
+FORWARD_SHARE = 1 / 3  # of a training token's cost
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of one process, and whether every arm was measured before."""
+
+    seconds: float
+    stages: int
+    measured: bool
+
+    def text(self, jobs: int) -> str:
+        if not self.stages:
+            return "nothing that takes long is left to make"
+        minutes = self.seconds / jobs / 60
+        shown = (
+            f"{minutes / 60:.1f} hours" if minutes > 120 else f"{minutes:.0f} minutes" if minutes >= 1.5 else "a minute or two"
+        )
+        basis = "from the speed of earlier runs" if self.measured else "roughly, from FLOPs and this machine's matrix product"
+        return f"expected: about {shown} for {self.stages} stages ({basis})"
+
+
+def estimate(params: Params, scale: str, stale: set[str]) -> Estimate:
+    """Time for the stale stages of a study."""
+    preset, seconds, stages, measured = scale_of(params, scale), 0.0, 0, True
+    for arm in params.study.arms:
+        wanted = [f"sweep@{scale}-{arm}"] if f"sweep@{scale}-{arm}" in stale else []
+        for seed in params.study.seeds:
+            stages = [f"{kind}@{scale}-{arm}-{seed}" for kind in ("train", "evaluate", "ablate", "recall")]
+            # What is measured on a run is made again with it.
+            wanted += stages if stages[0] in stale else [name for name in stages if name in stale]
+        if not wanted:
+            continue
+        per_token = earlier_speed(params, scale, arm)
+        if per_token is None:
+            per_token, measured = flops_per_token(params, scale, arm) / (FRACTION_OF_PEAK * matmul_speed()), False
+        stages += len(wanted)
+        seconds += per_token * sum(training_tokens(preset, name.partition("@")[0]) for name in wanted)
+    return Estimate(seconds, stages, measured)
+
+
+def training_tokens(preset: ScaleConfig, stage: str) -> float:
+    """Tokens of training that cost as much as a stage."""
+    training, sweep, recall = preset.training, preset.sweep, preset.recall
+    if stage == "sweep":
+        trials = len(sweep.factors) * len(sweep.seeds)
+        return trials * (sweep.steps * training.tokens_per_step + 2 * FORWARD_SHARE * training.eval_tokens)
+    if stage == "train":
+        decays = sum(horizon - training.decay_starts(horizon) for horizon in training.horizon_steps)
+        evaluations = training.steps / training.eval_every + 1 + len(training.horizons)
+        return (training.steps + decays) * training.tokens_per_step + FORWARD_SHARE * evaluations * training.eval_tokens
+    if stage == "recall":
+        return len(recall.tasks) * recall.steps * recall.batch_size * recall.seq_len
+    if stage == "evaluate":
+        passes = 2 + 2 * len(training.horizons) + 2 * len(preset.evaluation.lengths)
+        return FORWARD_SHARE * passes * preset.evaluation.tokens
+    conditions = len(preset.ablation.gate_values) + 12
+    return FORWARD_SHARE * 0.2 * conditions * (1 + len(training.snapshots)) * preset.ablation.tokens
+
+
+def earlier_speed(params: Params, scale: str, arm: str) -> float | None:
+    """Seconds per training token of the arm's earlier runs, the mean over seeds; None if there are none."""
+    paths = [Paths(scale).metrics(arm, seed, "train") for seed in params.study.seeds]
+    records = [read_json(path) for path in paths if path.exists()]
+    if not records:
+        return None
+    return sum(record["seconds"] for record in records) / sum(record["tokens"] for record in records)
+
+
+@cache
+def matmul_speed() -> float:
+    """FLOP/s of a float32 matrix product on one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    a = torch.randn(512, 512)
+    speeds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ a
+        speeds.append(2 * 512**3 / (time.perf_counter() - start))
+    torch.set_num_threads(threads)
+    return sorted(speeds)[2]
+
+
+def flops_per_token(params: Params, scale: str, arm: str) -> float:
+    """Training FLOPs of one token."""
+    from lolm.analysis.accounting import account_run
+
+    return account_run(resolve_run(params, scale, arm, params.study.seeds[0]))["flops_per_token"]["training"]

@@ -1,0 +1,148 @@
+"""Annealed copies: each equals a shorter run of its own, and a kill anywhere changes nothing."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from runs import Killed, files, fit, make_trainer, records, short_run, train
+from safetensors.torch import load_file
+
+from lolm.config import ConfigError, TrainingConfig
+from lolm.records import read_json, read_metrics
+from lolm.training.checkpoint import load_checkpoint, load_run
+from lolm.training.optimizer import learning_rate_at
+
+WSD = {"schedule": "wsd", "decay_fraction": 0.4, "horizons": (0.5, 0.75), "steps": 20, "warmup_steps": 2}
+
+
+def branched(arm: str = "lolm", **training):
+    return short_run(arm, training=WSD | training)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("straight")
+    train(branched(), folder)
+    return folder
+
+
+@pytest.mark.parametrize("horizon", [10, 15])
+def test_a_copy_is_bit_for_bit_the_shorter_run(straight, horizon, tmp_path):
+    alone = branched(steps=horizon, horizons=(), snapshots=())
+    train(alone, tmp_path)
+    wanted = load_file(tmp_path / "run" / "model.safetensors")
+    found = load_file(straight / "run" / "horizons" / f"step-{horizon:06d}.safetensors")
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    end = [row for row in records(tmp_path) if "horizon/nats" in row]
+    ours = [row for row in records(straight) if "horizon/nats" in row and row["step"] == horizon]
+    assert ours == end
+
+
+def test_the_run_itself_is_untouched_by_its_copies(straight, tmp_path):
+    train(branched(horizons=()), tmp_path)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (straight / "run" / "model.safetensors").read_bytes()
+    plain = [row for row in records(straight) if "horizon/nats" not in row or row["step"] == 20]
+    assert plain == records(tmp_path)
+
+
+def test_records_and_summary(straight):
+    rows = read_metrics(straight / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "horizon/nats" in row] == [10, 15, 20]
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+    ends = {row["step"]: row for row in rows if "horizon/nats" in row}
+    course = {row["step"]: row for row in rows if "val/nats" in row}
+    assert ends[20]["horizon/nats"] == course[20]["val/nats"]
+    assert ends[10]["horizon/nats"] != course[10]["val/nats"]
+    for step, row in ends.items():
+        assert row["tokens"] == step * 48
+    summary = read_json(straight / "run" / "summary.json")
+    assert (summary["step"], summary["seconds"]) == (20, ends[20]["seconds"])
+    assert summary["annealing_seconds"] > 0
+    trained = load_run(straight / "run")
+    assert trained.horizons == [10, 15, 20]
+    evaluate = make_trainer(branched(), straight).evaluate
+    for step in trained.horizons:
+        assert evaluate(trained.at_horizon(step))["val/nats"] == ends[step]["horizon/nats"]
+
+
+@pytest.mark.parametrize("stop", [(0, 5), (0, 17), (1, 8), (1, 9), (2, 10), (2, 14)])
+def test_a_run_that_is_cut_off_in_any_leg_ends_as_if_it_had_not_been(straight, stop, tmp_path):
+    trainer = make_trainer(branched(), tmp_path)
+    batch = trainer.sampler.batch
+
+    def cut(index: int):
+        if (trainer.progress.leg, index) == stop and trainer.progress.step == index:  # not the warm-up's batch
+            raise Killed
+        return batch(index)
+
+    trainer.sampler.batch = cut
+    with pytest.raises(Killed):
+        fit(trainer, tmp_path)
+    fit(make_trainer(branched(), tmp_path), tmp_path)
+    assert files(tmp_path) == files(straight)
+    assert records(tmp_path) == records(straight)
+
+
+def test_cut_off_at_every_checkpoint(straight, tmp_path):
+    places = []
+
+    def cut(folder):
+        progress = load_checkpoint(folder / "checkpoint.pt")["progress"]
+        places.append((progress["leg"], progress["step"]))
+        raise Killed
+
+    for _ in range(20):
+        try:
+            fit(make_trainer(branched(), tmp_path, cut), tmp_path)
+        except Killed:
+            continue
+        break
+    assert places == [(0, 4), (0, 8), (0, 12), (0, 16), (0, 20), (1, 6), (1, 8), (1, 10), (2, 9), (2, 12), (2, 15)]
+    assert files(tmp_path) == files(straight)
+    assert records(tmp_path) == records(straight)
+
+
+def test_a_finished_run_that_was_lost_is_given_again(straight, tmp_path, capsys):
+    first = train(branched("transformer"), tmp_path)
+    kept = files(tmp_path)
+    for path in (tmp_path / "run").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    capsys.readouterr()
+    assert train(branched("transformer"), tmp_path, stop_before=0) == first  # no batch is asked for
+    assert "finished already" in capsys.readouterr().err
+    assert files(tmp_path) == kept
+
+
+def test_schedules_agree_until_the_shorter_one_decays():
+    training = TrainingConfig(steps=100, seq_len=4, batch_size=1, warmup_steps=10, schedule="wsd", horizons=(0.5,))
+    assert training.horizon_steps == (50,)
+    assert training.decay_starts(50) == 40
+    rates = [[learning_rate_at(step, training, 1.0, end) for step in range(50)] for end in (50, 100)]
+    assert rates[0][:40] == rates[1][:40]
+    assert rates[0][40:] == pytest.approx([1 - 0.9 * k / 10 for k in range(1, 11)])
+    alone = replace(training, steps=50, horizons=())
+    assert rates[0] == [learning_rate_at(step, alone, 1.0) for step in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "cosine"}, "horizons need training.schedule: wsd"),
+        ({"horizons": (1.0,)}, "different shares of the run"),
+        ({"horizons": (0.1,), "warmup_steps": 9}, "decay starts after the warm-up of 9 steps"),
+        ({"horizons": (0.5, 0.501)}, "different shares"),
+    ],
+)
+def test_horizons_that_cannot_be(changes, message):
+    values = {"steps": 100, "seq_len": 4, "batch_size": 1, "schedule": "wsd", "horizons": (0.5,)} | changes
+    with pytest.raises(ConfigError, match=message):
+        TrainingConfig(**values)
+
+
+def test_the_file_keeps_copies_after_the_run(straight):
+    lines = (straight / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines[-3:]] == [20, 10, 15]
