@@ -40,24 +40,52 @@ PAIRS = {
 }  # fmt: skip
 
 
+INNER_NORMS = {
+    "dt_norm.weight": "dt_layernorm.weight",
+    "B_norm.weight": "b_layernorm.weight",
+    "C_norm.weight": "c_layernorm.weight",
+}
+
+
+def jamba_oracle_of(mixer: Mamba1):
+    """Jamba's mixer with our weights; its own initial values are not the stock ones and are all overwritten."""
+    from transformers import JambaConfig
+    from transformers.models.jamba.modeling_jamba import JambaMambaMixer
+
+    config = JambaConfig(
+        hidden_size=mixer.d_model, mamba_d_state=mixer.d_state, mamba_d_conv=mixer.d_conv, mamba_dt_rank=mixer.dt_rank,
+        mamba_expand=mixer.d_inner // mixer.d_model,
+    )  # fmt: skip
+    oracle = JambaMambaMixer(config, layer_idx=0).eval()
+    ours = dict(mixer.named_parameters())
+    shapes = oracle.state_dict()
+    oracle.load_state_dict({b: ours[a].detach().view_as(shapes[b]) for a, b in (PAIRS | INNER_NORMS).items()})
+    return oracle
+
+
 def check_gradients(mixer, oracle):
+    pairs = PAIRS | (INNER_NORMS if mixer.inner_norms else {})
     theirs = dict(oracle.named_parameters())
-    assert set(PAIRS) == {name for name, _ in mixer.named_parameters()}
+    assert set(pairs) == {name for name, _ in mixer.named_parameters()}
     for name, parameter in mixer.named_parameters():
-        wanted = theirs[PAIRS[name]].grad.view_as(parameter)
+        wanted = theirs[pairs[name]].grad.view_as(parameter)
         torch.testing.assert_close(parameter.grad, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()), msg=name)
 
 
 @pytest.mark.parametrize("length", [1, 3, 45])
 @pytest.mark.parametrize("kernels", ["cpu", "reference"])
-def test_forward_and_every_gradient_equal_transformers(length, kernels):
+@pytest.mark.parametrize("inner_norms", [False, True], ids=["mamba", "jamba"])
+def test_forward_and_every_gradient_equal_transformers(length, kernels, inner_norms):
     torch.manual_seed(0)
-    mixer = Mamba1(D, d_state=N)
+    mixer = Mamba1(D, d_state=N, inner_norms=inner_norms)
     mixer.kernels = kernels
     with torch.no_grad():
+        for norm in (mixer.dt_norm, mixer.B_norm, mixer.C_norm):
+            for weight in norm.parameters():
+                weight.uniform_(0.5, 1.5)
         mixer.skip.uniform_(0.5, 1.5)
         mixer.A_log.add_(0.1 * torch.randn_like(mixer.A_log))
-    oracle = oracle_of(mixer)
+    oracle = jamba_oracle_of(mixer) if inner_norms else oracle_of(mixer)
     x = torch.randn(2, length, D)
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     y, wanted = mixer(ours), oracle(theirs)
@@ -108,6 +136,26 @@ def test_values_after_construction():
     assert float(mixer.dt_proj.weight.detach().std()) == pytest.approx(16**-0.5 / math.sqrt(3), rel=0.05)
     assert mixer.conv_weight.abs().max() <= 0.5
     assert all(getattr(p, "keep_init", False) for p in mixer.parameters())
+
+
+def test_inner_norms_leave_the_stock_values_alone():
+    torch.manual_seed(0)
+    plain = Mamba1(D, d_state=N)
+    torch.manual_seed(0)
+    normed = Mamba1(D, d_state=N, inner_norms=True)
+    values = dict(normed.named_parameters())
+    assert all(torch.equal(values[name], parameter) for name, parameter in plain.named_parameters())
+    assert all(torch.equal(values[name], torch.ones_like(values[name])) for name in INNER_NORMS)
+    assert all(getattr(p, "keep_init", False) for p in normed.parameters())
+
+
+def test_inner_width_in_place_of_the_expansion():
+    torch.manual_seed(0)
+    by_expand = Mamba1(D, d_state=N, expand=3)
+    torch.manual_seed(0)
+    by_width = Mamba1(D, d_state=N, d_inner=3 * D)
+    x = torch.randn(1, 7, D)
+    assert torch.equal(by_expand(x), by_width(x))
 
 
 def test_plain_form_by_the_equations_as_written():
