@@ -8,6 +8,8 @@ Every cell is summed in a fixed order, so results do not depend on the number of
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numba
 import numpy as np
@@ -21,6 +23,17 @@ from torch.autograd.function import once_differentiable
 # takes one caller at a time.
 numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
 _one_caller = threading.Lock()
+
+
+@contextmanager
+def kernel_threads() -> Iterator[None]:
+    """Alone in Numba, with as many threads as torch uses: one process of a pair must not take both cores."""
+    with _one_caller:
+        wanted = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        if get_num_threads() != wanted:
+            set_num_threads(wanted)
+        yield
+
 
 CHUNK = 32  # steps between saved states
 BLOCK = 32  # channels of a block: N * BLOCK states and CHUNK * N * BLOCK recomputed ones stay in cache
@@ -161,7 +174,7 @@ def _backward(u, delta, a, b, c, skip, gy, saved, g_u, g_delta, g_a, g_b, g_c, g
                     g_skip[i, lo + d] += u_t * gy_t[d]
 
 
-def _numpy(x: torch.Tensor) -> np.ndarray:
+def as_numpy(x: torch.Tensor) -> np.ndarray:
     return x.detach().contiguous().numpy()
 
 
@@ -171,11 +184,10 @@ class SelectiveScanCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u_BTD, delta_BTD, A_DN, B_BTN, C_BTN, skip_D):  # type: ignore[override]
         batch, length, channels = u_BTD.shape
-        inputs = [_numpy(x) for x in (u_BTD, delta_BTD, A_DN.t(), B_BTN, C_BTN, skip_D)]
+        inputs = [as_numpy(x) for x in (u_BTD, delta_BTD, A_DN.t(), B_BTN, C_BTN, skip_D)]
         y = torch.empty_like(u_BTD, memory_format=torch.contiguous_format)
         saved = torch.empty(batch, -(-length // CHUNK), A_DN.shape[1], channels)
-        with _one_caller:
-            _match_threads()
+        with kernel_threads():
             _forward(*inputs, y.numpy(), saved.numpy())
         ctx.save_for_backward(u_BTD, delta_BTD, A_DN, B_BTN, C_BTN, skip_D, saved)
         return y
@@ -191,16 +203,8 @@ class SelectiveScanCPU(torch.autograd.Function):
         g_A = torch.zeros(batch, states, channels)
         g_B, g_C = torch.empty(batch, blocks, length, states), torch.empty(batch, blocks, length, states)
         g_skip = torch.zeros(batch, channels)
-        inputs = [_numpy(x) for x in (u, delta, A.t(), B, C, skip, gy_BTD)]
+        inputs = [as_numpy(x) for x in (u, delta, A.t(), B, C, skip, gy_BTD)]
         outputs = [x.numpy() for x in (g_u, g_delta, g_A, g_B, g_C, g_skip)]
-        with _one_caller:
-            _match_threads()
-            _backward(*inputs, _numpy(saved), *outputs)
+        with kernel_threads():
+            _backward(*inputs, as_numpy(saved), *outputs)
         return g_u, g_delta, g_A.sum(0).t(), g_B.sum(1), g_C.sum(1), g_skip.sum(0)
-
-
-def _match_threads() -> None:
-    """Use as many threads as torch does: one process of a pair must not take both cores."""
-    wanted = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    if get_num_threads() != wanted:
-        set_num_threads(wanted)
