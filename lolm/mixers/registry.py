@@ -9,13 +9,17 @@ from lolm.mixers.attention import Attention
 from lolm.mixers.base import Mixer
 from lolm.mixers.hymba import Hymba
 from lolm.mixers.mamba1 import Mamba1
+from lolm.mixers.mamba2 import Mamba2
 from lolm.mixers.plain_ssm import PlainSSM
+from lolm.mixers.rglru import RGLRU
 
 MIXERS: dict[str, type[Mixer]] = {
     "attention": Attention,
     "hymba": Hymba,
     "mamba1": Mamba1,
+    "mamba2": Mamba2,
     "plain_ssm": PlainSSM,
+    "rglru": RGLRU,
 }
 
 

@@ -24,6 +24,13 @@ VARIANTS = {
     "mamba1, width 12": ("mamba1", SMALL | {"d_inner": 12, "d_conv": 3, "dt_rank": 2}),
     "plain_ssm": ("plain_ssm", SMALL),
     "plain_ssm, expand 3": ("plain_ssm", SMALL | {"expand": 3}),
+    "mamba2": ("mamba2", SMALL | {"head_width": 4}),
+    "mamba2, two groups, short chunks": (
+        "mamba2",
+        SMALL | {"head_width": 4, "groups": 2, "chunk": 4, "d_inner": 24, "d_conv": 3},
+    ),
+    "rglru": ("rglru", {}),
+    "rglru, width 12": ("rglru", {"width": 12, "blocks": 3, "d_conv": 3}),
     "hymba": ("hymba", SMALL),
     "hymba, window 3, one key head": ("hymba", SMALL | {"window": 3, "kv_heads": 1, "d_inner": 24, "d_conv": 4, "dt_rank": 2}),
 }
@@ -128,6 +135,12 @@ FLOPS_BY_HAND = {
     "mamba1, width 12": (2 * 8 * 24 + 2 * 12 * 10 + 2 * 2 * 12 + 2 * 12 * 8, 2 * 3 * 12 + 9 * 12 * 4 + 4 * 12),
     "plain_ssm": (2 * 8 * 32 + 2 * 16 * 16 + 2 * 16 * 4 * 2 + 2 * 16 * 8, 9 * 16 * 4 + 4 * 16),
     "plain_ssm, expand 3": (2 * 8 * 48 + 2 * 24 * 24 + 2 * 24 * 4 * 2 + 2 * 24 * 8, 9 * 24 * 4 + 4 * 24),
+    # in_proj, out_proj; convolution of x, B and C, scan, skip and gate
+    "mamba2": (2 * 8 * (16 + 24 + 4) + 2 * 16 * 8, 2 * 4 * 24 + 6 * 16 * 4 + 4 * 16),
+    "mamba2, two groups, short chunks": (2 * 8 * (24 + 40 + 6) + 2 * 24 * 8, 2 * 3 * 40 + 6 * 24 * 4 + 4 * 24),
+    # linear_x, linear_y, linear_out; blocks of the gates (batched, so not in the count below), convolution, recurrence
+    "rglru": (3 * 2 * 8 * 8, 2 * 2 * (2 * 4 * 4) + 2 * 4 * 8 + 10 * 8),
+    "rglru, width 12": (3 * 2 * 8 * 12, 2 * 3 * (2 * 4 * 4) + 2 * 3 * 12 + 10 * 12),
     # qkv; in_proj, x_proj, dt_proj; out_proj. Scores and values of width 16; convolution of width 3, scan, skip and gate
     "hymba": (2 * 8 * 48 + 2 * 8 * 32 + 2 * 16 * 9 + 2 * 16 + 2 * 16 * 8, 3 * 64 + 2 * 3 * 16 + 9 * 16 * 4 + 4 * 16),
     "hymba, window 3, one key head": (
@@ -155,7 +168,7 @@ def test_attention_cost_grows_with_length_and_ssm_cost_does_not():
 
 def test_unknown_mixer_and_unknown_option_are_named():
     with pytest.raises(ConfigError, match="did you mean 'mamba1'"):
-        build_mixer(MixerConfig("mamba"), 8, 2, 0.0)
+        build_mixer(MixerConfig("mamba_1"), 8, 2, 0.0)
     with pytest.raises(ConfigError, match="'attention'.*'windows'"):
         build_mixer(MixerConfig("attention", {"windows": 4}), 8, 2, 0.0)
 
