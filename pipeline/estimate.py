@@ -35,7 +35,7 @@ class Estimate:
 
 def estimate(params: Params, scale: str, stale: set[str]) -> Estimate:
     """Time for the stale stages of a study."""
-    preset, seconds, stages, measured = scale_of(params, scale), 0.0, 0, True
+    preset, seconds, count, measured = scale_of(params, scale), 0.0, 0, True
     for arm in params.study.arms:
         wanted = [f"sweep@{scale}-{arm}"] if f"sweep@{scale}-{arm}" in stale else []
         for seed in params.study.seeds:
@@ -47,9 +47,9 @@ def estimate(params: Params, scale: str, stale: set[str]) -> Estimate:
         per_token = earlier_speed(params, scale, arm)
         if per_token is None:
             per_token, measured = flops_per_token(params, scale, arm) / (FRACTION_OF_PEAK * matmul_speed()), False
-        stages += len(wanted)
+        count += len(wanted)
         seconds += per_token * sum(training_tokens(preset, name.partition("@")[0]) for name in wanted)
-    return Estimate(seconds, stages, measured)
+    return Estimate(seconds, count, measured)
 
 
 def training_tokens(preset: ScaleConfig, stage: str) -> float:
