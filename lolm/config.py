@@ -171,6 +171,7 @@ class ObjectiveConfig:
     competitive_weight: float = 0.1
     memory_weight: float = 0.05
     manifest_weight: float = 0.01
+    router_weight: float = 0.001  # load balancing of mixtures of experts
     future_trained: bool = True  # False: the projection never reaches the optimiser, as in v0
     auxiliary_clamp: float | None = 50.0
 

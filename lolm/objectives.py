@@ -1,6 +1,7 @@
 """Every loss term, one function each, and their weighted sum (spec B).
 
-L = L_tok + λ_future L_future + λ_chg L_chg + λ_regime L_reg + λ_comp L_comp + λ_mem L_mem + λ_man L_man.
+L = L_tok + λ_future L_future + λ_chg L_chg + λ_regime L_reg + λ_comp L_comp + λ_mem L_mem + λ_man L_man,
+and λ_router L_router for models with mixtures of experts (:func:`lolm.models.experts.router_loss`).
 
 Shape suffixes: B batch, T time, D model width, R regime codes, S memory slots, V vocabulary, n contrastive candidates.
 """
@@ -19,11 +20,12 @@ from lolm.models.language_model import LanguageModel, Streams
 
 COMPETITIVE_HORIZON = 8
 COMPETITIVE_SLOPE = 5.0
+IGNORED = -100  # target of a position that is not scored; torch's own convention
 LOSS_BLOCK = 4096  # positions whose logits exist at once
 
 
 def token_loss(model: LanguageModel, o_BTD: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
-    """Mean next-token cross-entropy in nats.
+    """Mean next-token cross-entropy in nats over the positions whose target is not :data:`IGNORED`.
 
     More than 4,096 positions are scored block by block and their logits recomputed in the backward pass, so that no
     (B·T, V) tensor is kept.
@@ -31,12 +33,13 @@ def token_loss(model: LanguageModel, o_BTD: torch.Tensor, targets_BT: torch.Tens
     o, targets = o_BTD.flatten(0, 1), targets_BT.flatten()
 
     def block_loss(o_block: torch.Tensor, target_block: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(model.logits(o_block).float(), target_block, reduction="sum")
+        return F.cross_entropy(model.logits(o_block).float(), target_block, ignore_index=IGNORED, reduction="sum")
 
+    scored = (targets != IGNORED).sum()
     if len(targets) <= LOSS_BLOCK:
-        return block_loss(o, targets) / len(targets)
+        return block_loss(o, targets) / scored
     blocks = zip(o.split(LOSS_BLOCK), targets.split(LOSS_BLOCK), strict=True)
-    return torch.stack([checkpoint(block_loss, *block, use_reentrant=False) for block in blocks]).sum() / len(targets)
+    return torch.stack([checkpoint(block_loss, *block, use_reentrant=False) for block in blocks]).sum() / scored
 
 
 class FutureHeads(nn.Module):
@@ -200,6 +203,8 @@ def auxiliary_losses(objectives: ObjectiveConfig, streams: Streams, heads: Futur
         terms["manifest"] = manifest(s.g)
     if s.m is not None and s.attention is not None and objectives.memory != "none":
         terms["memory"] = memory_attention(s.attention) if objectives.memory == "attention" else memory_variance(s.m)
+    if s.router is not None:
+        terms["router"] = s.router
     return terms
 
 

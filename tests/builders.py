@@ -15,6 +15,7 @@ from lolm.models.language_model import LanguageModel, build_model
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = load_params(ROOT / "params.yaml")
 VOCAB = 61
+ARMS = tuple(arm for arm in PARAMS.architectures if arm in PARAMS.scales["smoke"].sizes)
 
 
 def make_run(

@@ -40,6 +40,24 @@ def test_a_gate_forced_to_its_own_values_changes_nothing(model):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("form", ["scalar", "static_dimension", "static_scalar", "fixed"])
+def test_every_form_of_gate_can_be_forced_and_blended(form):
+    model = make_model("lolm", gate={"form": form})
+    s = model.streams(TOKENS)
+    assert torch.equal(fused(model, force_gate(0.25)), model.fuse(replace(s, g=torch.full((3, 24, 32), 0.25))))
+    torch.testing.assert_close(blend_gate(0.25, 1.0).apply(s).g, 0.25 + 0.75 * s.g)
+    assert names(model) == names(make_model("lolm"))
+
+
+@pytest.mark.parametrize("form", ["none", "concat"])
+def test_without_a_gate_there_is_none_to_force(form):
+    model = make_model("lolm", gate={"form": form})
+    assert not any(name.startswith("gate") for name, _ in names(model))
+    with pytest.raises(ValueError, match="no gate to force"):
+        force_gate(0.5).apply(model.streams(TOKENS))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
 def test_a_forced_gate_weighs_the_branches_by_that_constant(model, value):
     s, fusion = model.streams(TOKENS), model.fusion
@@ -119,6 +137,6 @@ def test_the_set_for_a_decoder():
 
 
 def test_streams_that_are_off_are_not_intervened_on():
-    model = make_model("lolm", regime={"enabled": False}, gate={"enabled": False})
+    model = make_model("lolm", regime={"enabled": False}, gate={"form": "none"})
     assert names(model) == [("none", None), ("memory_zero", None), ("memory_mean", None)]
     assert stream_means(model, [TOKENS]).r is None

@@ -11,6 +11,7 @@ from builders import architecture_of, make_model, make_run, random_tokens
 from lolm.config import FutureSize, ObjectiveConfig
 from lolm.models.regime import gumbel_softmax
 from lolm.objectives import (
+    IGNORED,
     LOSS_BLOCK,
     FutureHeads,
     auxiliary_losses,
@@ -61,6 +62,19 @@ def test_blockwise_token_loss_and_its_gradients_equal_the_whole():
     torch.testing.assert_close(blocks, whole)
     for a, b in zip(torch.autograd.grad(blocks, leaves), torch.autograd.grad(whole, leaves), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("length", [24, LOSS_BLOCK // 2 + 77])  # in one piece, and in blocks
+def test_positions_that_are_not_asked_do_not_count(length):
+    model = make_model("lolm")
+    o = torch.randn(2, length, 32, requires_grad=True)
+    y = random_tokens(2, length)
+    asked = torch.rand(2, length, generator=torch.Generator().manual_seed(0)) < 0.3
+    masked = token_loss(model, o, torch.where(asked, y, IGNORED))
+    torch.testing.assert_close(masked, F.cross_entropy(model.logits(o)[asked], y[asked]))
+    (gradient,) = torch.autograd.grad(masked, o)
+    assert (gradient[~asked] == 0).all()
+    assert (gradient[asked] != 0).any(dim=-1).all()
 
 
 # ------------------------------------------------------------------------------------------ future
@@ -332,7 +346,7 @@ def test_isolation_leaves_the_gate_as_the_only_way_to_the_codes():
     assert {"regime.codebook", "regime.logits.weight"} <= gradients_of("lolm", "token")
     assert all(value == 0 for value in without_regime_columns(True).values())
     assert all(value > 0 for value in without_regime_columns(False).values())
-    ungated = {"gate": {"enabled": False}}
+    ungated = {"gate": {"form": "none"}}
     assert "regime" not in parts(gradients_of("lolm", "token", **ungated))
     assert "regime" in parts(gradients_of("lolm", "token", regime={"isolate": False}, **ungated))
 

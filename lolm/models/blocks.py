@@ -1,17 +1,19 @@
-"""Norms, MLPs, the pre-norm residual block, and stacks built from a pattern of blocks."""
+"""Norms, the pre-norm residual block, and stacks built from a pattern of blocks."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lolm.config import BlockConfig, SizeConfig, StackConfig
+from lolm.config import BlockConfig, ConfigError, MixerConfig, SizeConfig, StackConfig
 from lolm.mixers.registry import build_mixer
 from lolm.models.component import Component
+from lolm.models.experts import Experts, Routing
+from lolm.models.mlp import MLP
 
 EPSILON = 1e-5
+OUTPUT_MAPS = ("out", "out_proj", "linear_out")  # what mixers call their last map
 
 
 def build_norm(kind: str, width: int) -> nn.Module:
@@ -27,61 +29,53 @@ def norm_params(kind: str, width: int) -> int:
     return {"layernorm": 2 * width, "rmsnorm": width, "none": 0}[kind]
 
 
-class MLP(Component):
-    """Bias-free D → F → D with exact GELU, or gated: SwiGLU / GeGLU (Shazeer 2020, arXiv 2002.05202)."""
-
-    def __init__(self, kind: str, d_model: int, d_ff: int, dropout: float) -> None:
-        super().__init__()
-        self.kind, self.d_model, self.d_ff, self.dropout = kind, d_model, d_ff, dropout
-        self.gated = kind in ("swiglu", "geglu")
-        self.up = nn.Linear(d_model, (2 if self.gated else 1) * d_ff, bias=False)
-        self.down = nn.Linear(d_ff, d_model, bias=False)
-
-    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        x = self.up(x_BTD)
-        if self.gated:
-            gate, x = x.chunk(2, dim=-1)
-            x = x * (F.silu(gate) if self.kind == "swiglu" else F.gelu(gate))
-        else:
-            x = F.gelu(x)
-        return F.dropout(self.down(x), self.dropout, self.training)
-
-    def num_params(self) -> int:
-        return (3 if self.gated else 2) * self.d_model * self.d_ff
-
-    def flops_per_token(self, length: int) -> float:
-        return 2 * self.num_params()
-
-
 class Block(Component):
-    """x ← x + mixer(norm(x)); x ← x + mlp(norm(x)), the second part only where the block has an MLP."""
+    """x ← x + mixer(norm(x)); x ← x + mlp(norm(x)), the second part only where the block has an MLP or a mixture of them."""
 
     def __init__(self, config: BlockConfig, size: SizeConfig) -> None:
         super().__init__()
         self.norm_kind, self.d_model = config.norm, size.d_model
+        name = config.mixer.name
+        mixer = MixerConfig(name, config.mixer.options | size.mixers.get(name, {}))
         self.mixer_norm = build_norm(config.norm, size.d_model)
-        self.mixer = build_mixer(config.mixer, size.d_model, size.n_heads, size.dropout)
-        self.mlp: MLP | None = None
+        self.mixer = build_mixer(mixer, size.d_model, size.n_heads, size.dropout)
+        self.mlp: MLP | Experts | None = None
         if config.mlp != "none":
             self.mlp_norm = build_norm(config.norm, size.d_model)
-            self.mlp = MLP(config.mlp, size.d_model, size.d_ff, size.dropout)
+            mlp = (config.mlp, size.d_model, size.d_ff, size.dropout, config.mlp_bias)
+            self.mlp = Experts(*mlp, config.experts, config.experts_per_token) if config.experts else MLP(*mlp)
 
-    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing | None]:
+        """Returns x_BTD, and how a mixture spread its tokens."""
+        routing = None
         x_BTD = x_BTD + self.mixer(self.mixer_norm(x_BTD))
-        if self.mlp is not None:
+        if isinstance(self.mlp, Experts):
+            y_BTD, routing = self.mlp(self.mlp_norm(x_BTD))
+            x_BTD = x_BTD + y_BTD
+        elif self.mlp is not None:
             x_BTD = x_BTD + self.mlp(self.mlp_norm(x_BTD))
-        return x_BTD
+        return x_BTD, routing
 
     @property
     def residual_outputs(self) -> list[nn.Linear]:
-        """The maps that write into the residual stream; a scaled initialisation divides them by √(2 · layers)."""
-        children = self.mixer.named_children()
-        maps = [module for name, module in children if name in ("out", "out_proj") and isinstance(module, nn.Linear)]
-        return [*maps, *([self.mlp.down] if self.mlp is not None else [])]
+        """The maps that write into the residual stream: the mixer's, and the MLP's or every expert's."""
+        maps = [module for name, module in self.mixer.named_children() if name in OUTPUT_MAPS and isinstance(module, nn.Linear)]
+        mlps = self.mlp.mlps if isinstance(self.mlp, Experts) else [self.mlp] if self.mlp is not None else []
+        return [*maps, *(mlp.down for mlp in mlps)]
+
+    @property
+    def residual_writes(self) -> int:
+        """How often a token's residual stream is added to."""
+        return 1 if self.mlp is None else 2
+
+    def _params(self, mlp: int) -> int:
+        return self.residual_writes * norm_params(self.norm_kind, self.d_model) + self.mixer.num_params() + mlp
 
     def num_params(self) -> int:
-        norms = norm_params(self.norm_kind, self.d_model) * (1 if self.mlp is None else 2)
-        return norms + self.mixer.num_params() + (self.mlp.num_params() if self.mlp is not None else 0)
+        return self._params(self.mlp.num_params() if self.mlp is not None else 0)
+
+    def active_params(self) -> int:
+        return self._params(self.mlp.active_params() if self.mlp is not None else 0)
 
     def flops_per_token(self, length: int) -> float:
         return self.mixer.flops_per_token(length) + (self.mlp.flops_per_token(length) if self.mlp is not None else 0)
@@ -91,24 +85,38 @@ class Block(Component):
 
 
 class Stack(Component):
-    """Blocks in the order of the pattern, repeated cyclically, then the final norm. (B, T, D) in and out."""
+    """Blocks in the order of the pattern, repeated cyclically, then the final norm. (B, T, D) in and out.
+
+    Raises:
+        ConfigError: mixtures with different numbers of experts, whose loads would not fit into one table.
+    """
 
     def __init__(self, config: StackConfig, size: SizeConfig, activation_checkpointing: bool = False) -> None:
         super().__init__()
         names = [config.pattern[i % len(config.pattern)] for i in range(size.n_layers)]
+        if len(counts := {config.blocks[name].experts for name in names} - {0}) > 1:
+            raise ConfigError(f"blocks of one stack have {sorted(counts)} experts; give every mixture the same number")
         self.layers = nn.ModuleList(Block(config.blocks[name], size) for name in names)
         self.final_norm = build_norm(config.final_norm, size.d_model)
         self.final_norm_params = norm_params(config.final_norm, size.d_model)
         self.activation_checkpointing = activation_checkpointing
 
-    def forward(self, x_BTD: torch.Tensor, skip_last: int = 0) -> torch.Tensor:
-        """Run the stack; ``skip_last`` leaves out that many blocks at the end (the serial control of an ablation)."""
+    def forward(self, x_BTD: torch.Tensor, skip_last: int = 0) -> tuple[torch.Tensor, Routing | None]:
+        """Run the stack; ``skip_last`` leaves out that many blocks at the end (the serial control of an ablation).
+
+        Returns the normalised stream, and the routing of the mixtures that ran, if any.
+        """
+        routings = []
         for layer in self.layers[: len(self.layers) - skip_last]:
             if self.activation_checkpointing and self.training:
-                x_BTD = checkpoint(layer, x_BTD, use_reentrant=False)
+                # What a block says of its routing is an output like any other, so recomputation counts nothing twice.
+                x_BTD, routing = checkpoint(layer, x_BTD, use_reentrant=False)
             else:
-                x_BTD = layer(x_BTD)
-        return self.final_norm(x_BTD)
+                x_BTD, routing = layer(x_BTD)
+            routings += [routing] if routing is not None else []
+        losses, loads = [routing.loss for routing in routings], [routing.load for routing in routings]
+        spread = Routing(torch.stack(losses).mean(), torch.stack(loads)) if routings else None
+        return self.final_norm(x_BTD), spread
 
     @property
     def blocks(self) -> list[Block]:
@@ -116,6 +124,9 @@ class Stack(Component):
 
     def num_params(self) -> int:
         return sum(block.num_params() for block in self.blocks) + self.final_norm_params
+
+    def active_params(self) -> int:
+        return sum(block.active_params() for block in self.blocks) + self.final_norm_params
 
     def flops_per_token(self, length: int) -> float:
         return sum(block.flops_per_token(length) for block in self.blocks)

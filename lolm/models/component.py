@@ -1,7 +1,7 @@
 """The contract of a model's parts that are not sequence mixers.
 
 Shape suffixes used in every file of this package: B batch, T time, D model width, F MLP width, R regime codes, E regime
-width, M memory banks, S slots per bank, V vocabulary.
+width (in a mixture: experts), K experts of a token, N = B·T tokens, M memory banks, S slots per bank, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ class Component(nn.Module, ABC):
     @abstractmethod
     def num_params(self) -> int:
         """Parameters by the closed formula."""
+
+    def active_params(self) -> int:
+        """Parameters that one token meets; fewer than all only in a mixture of experts."""
+        return self.num_params()
 
     @abstractmethod
     def flops_per_token(self, length: int) -> float:

@@ -37,7 +37,8 @@ class Decoder(LanguageModel):
         self.projection = OutputProjection(size.d_model) if architecture.output_projection else None
 
     def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
-        return Streams(h=self.surface(self._embed(tokens_BT), skip_last))
+        h, routing = self.surface(self._embed(tokens_BT), skip_last)
+        return Streams(h, routing=routing)
 
     def fuse(self, streams: Streams) -> torch.Tensor:
         return streams.h if self.projection is None else self.projection(streams.h)

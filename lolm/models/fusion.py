@@ -12,25 +12,34 @@ from lolm.models.component import Component
 class Fusion(Component):
     """o = g ⊙ LN_h(W_h h) + (1 − g) ⊙ LN_z(W_z z) + W_m m + W_r r.
 
-    Without a gate: the plain sum W_h h + W_z z + W_m m + W_r r, and no branch norm. ``isolate`` detaches r here (only here:
+    Without a gate the branches are added, or with ``concat`` mapped together, P [u; v] with P: 2D → D. The branch norms are
+    there to make two branches comparable, so a model without a latent stream has none. ``isolate`` detaches r here (only here:
     the token loss still reaches the codes through the gate). Streams that a model lacks are left out.
     """
 
     def __init__(
-        self, d_model: int, latent: bool, memory: bool, regime_width: int, gated: bool, branch_norm: bool, isolate: bool
+        self,
+        d_model: int,
+        latent: bool,
+        memory: bool,
+        regime_width: int,
+        branch_norm: bool,
+        isolate: bool,
+        concat: bool = False,
     ) -> None:
         super().__init__()
-        self.d_model, self.gated, self.isolate = d_model, gated, isolate
+        self.d_model, self.isolate = d_model, isolate
         self.surface = nn.Linear(d_model, d_model, bias=False)
         self.latent = nn.Linear(d_model, d_model, bias=False) if latent else None
         self.memory = nn.Linear(d_model, d_model, bias=False) if memory else None
         self.regime = nn.Linear(regime_width, d_model, bias=False) if regime_width else None
-        self.branch_norm = "layernorm" if gated and branch_norm else "none"
+        self.branch_norm = "layernorm" if latent and branch_norm else "none"
         self.surface_norm = build_norm(self.branch_norm, d_model)
         self.latent_norm = build_norm(self.branch_norm, d_model)
+        self.concat = nn.Linear(2 * d_model, d_model, bias=False) if concat else None
 
     def branches(self, h_BTD: torch.Tensor, z_BTD: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the gate weighs: the projected and normalised surface and latent branches."""
+        """What the gate weighs, u and v: the projected and normalised surface and latent branches."""
         surface = self.surface_norm(self.surface(h_BTD))
         return surface, None if self.latent is None or z_BTD is None else self.latent_norm(self.latent(z_BTD))
 
@@ -52,14 +61,18 @@ class Fusion(Component):
         g_BTD: torch.Tensor | None,
     ) -> torch.Tensor:
         surface, latent = self.branches(h_BTD, z_BTD)
-        if g_BTD is not None and latent is not None:
+        if latent is None:
+            mixed = surface
+        elif self.concat is not None:
+            mixed = self.concat(torch.cat((surface, latent), dim=-1))
+        elif g_BTD is not None:
             mixed = latent + g_BTD * (surface - latent)
         else:
-            mixed = surface if latent is None else surface + latent
+            mixed = surface + latent
         return mixed + self.offset(m_BTD, r_BTE)
 
     def num_params(self) -> int:
-        maps = sum(layer is not None for layer in (self.surface, self.latent, self.memory))
+        maps = sum(layer is not None for layer in (self.surface, self.latent, self.memory)) + 2 * (self.concat is not None)
         regime = self.regime.in_features * self.d_model if self.regime is not None else 0
         return maps * self.d_model**2 + regime + 2 * norm_params(self.branch_norm, self.d_model)
 

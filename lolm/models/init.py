@@ -22,16 +22,20 @@ def init_weights(model: LanguageModel, recipe: RecipeConfig) -> None:
     ============================  ==========================  =======================================
     token embedding = head        N(0, 1)                     N(0, 0.02)
     linear maps                   U(±1/√fan_in)               N(0, 0.02)
-    maps into the residual        U(±1/√fan_in)               N(0, 0.02 / √(2 · layers))
+    surface's residual outputs    U(±1/√fan_in)               N(0, 0.02) / √writes
     biases                        U(±1/√fan_in)               0
     norms                         1 and 0                     1 and 0
-    inside SSM layers             as constructed: A = −(1 … N), skip 1, Δ in [0.001, 0.1] (Mamba-1)
+    inside SSM layers             as constructed: A = −(1 … N), skip 1, Δ in [0.001, 0.1] (Mamba-1); in the surface the map
+                                  that writes into the residual stream is also divided by √writes in ``scaled``
     memory slots                  N(0, 0.02)                  the same
     regime codebook               N(0, 1)                     the same
     gate bias, when configured    its value                   the same
+    logits of a static gate       its bias, also when 0       the same
     ============================  ==========================  =======================================
 
-    Parameters marked by :func:`lolm.mixers.base.keep_init` are never touched.
+    *writes* counts the additions to the surface's residual stream: two for a block with an MLP, one for a block without, so that
+    √writes is √(2L) for a Transformer and √L for a stack of Mamba blocks, as upstream. Parameters marked by
+    :func:`lolm.mixers.base.keep_init` keep their values but for that division.
     """
     if recipe.init == "framework":
         return
@@ -42,7 +46,7 @@ def init_weights(model: LanguageModel, recipe: RecipeConfig) -> None:
             bias = getattr(module, "bias", None)
             if bias is not None and not getattr(bias, "keep_init", False):
                 bias.zero_()
+    writes = sum(block.residual_writes for block in model.surface.blocks)
     for block in model.surface.blocks:
         for residual_output in block.residual_outputs:
-            if not getattr(residual_output.weight, "keep_init", False):
-                residual_output.weight.mul_(1 / math.sqrt(2 * len(model.surface.blocks)))
+            residual_output.weight.mul_(1 / math.sqrt(writes))

@@ -13,6 +13,7 @@ from lolm.config import ArchitectureConfig, RunConfig, SizeConfig, TrainingConfi
 from lolm.mixers.base import Mixer
 from lolm.models.blocks import Stack, build_norm, norm_params
 from lolm.models.component import Component
+from lolm.models.experts import Routing
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Streams:
         logits: of the regime codes, (B, T, R).
         p: probabilities of the regime codes, (B, T, R); sampled in training.
         r: regime embedding, (B, T, E).
-        g: gate, (B, T, D).
+        g: gate, (B, T, D), expanded where the gate has fewer values.
+        routing: of the surface's mixtures of experts.
     """
 
     h: torch.Tensor
@@ -38,6 +40,17 @@ class Streams:
     p: torch.Tensor | None = None
     r: torch.Tensor | None = None
     g: torch.Tensor | None = None
+    routing: Routing | None = None
+
+    @property
+    def router(self) -> torch.Tensor | None:
+        """Load-balancing loss, the mean over mixtures of experts."""
+        return None if self.routing is None else self.routing.loss
+
+    @property
+    def load(self) -> torch.Tensor | None:
+        """Share of the assignments that each expert got, (mixtures, experts), without gradient."""
+        return None if self.routing is None else self.routing.load
 
 
 class LanguageModel(nn.Module, ABC):

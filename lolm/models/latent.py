@@ -1,14 +1,14 @@
-"""The latent stream: SSM layers over the surface's output, in the two forms of the spec (A3)."""
+"""The latent stream: SSM layers over the surface's output in the two forms of the spec (A3), or their control."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from lolm.config import LatentConfig, LatentSize, MixerConfig
+from lolm.config import BlockConfig, ConfigError, LatentConfig, LatentSize, MixerConfig, SizeConfig
 from lolm.mixers.base import Mixer
 from lolm.mixers.registry import build_mixer
-from lolm.models.blocks import build_norm, norm_params
+from lolm.models.blocks import Block, build_norm, norm_params
 from lolm.models.component import Component
 
 MIXER_OF_FORM = {"mamba": "mamba1", "plain": "plain_ssm"}
@@ -22,15 +22,28 @@ class Latent(Component):
                       nothing restores it: four layers leave 3e-7, below what the branch norm's ε lets through.
         ``postnorm``  x ← LN(f(x) + x): SSM-P as published.
         ``prenorm``   x ← x + f(LN(x)), and a last LN: as stacks of Mamba blocks are usually built.
+
+    ``form: transformer`` puts K pre-norm blocks of attention with RoPE and a GELU MLP in the place of the SSM layers, so that
+    what the SSM contributes can be told from what the extra depth does.
+
+    Raises:
+        ConfigError: a transformer wired otherwise than ``prenorm``, or without ``latent.d_ff``.
     """
 
-    def __init__(self, config: LatentConfig, size: LatentSize, d_model: int) -> None:
+    def __init__(self, config: LatentConfig, size: LatentSize, d_model: int, n_heads: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
-        self.wiring, self.d_model = config.wiring, d_model
+        self.form, self.wiring, self.d_model = config.form, config.wiring, d_model
         self.in_proj = nn.Linear(d_model, d_model, bias=False)
-        mixer = MixerConfig(MIXER_OF_FORM[config.form], {"d_state": size.d_state, "expand": size.expand})
-        self.layers = nn.ModuleList(build_mixer(mixer, d_model, 1, 0.0) for _ in range(size.layers))
-        norms = {"chain": 0, "postnorm": size.layers, "prenorm": size.layers + 1}[config.wiring]
+        if config.form == "transformer":
+            layers: list[Mixer | Block] = [
+                _transformer_block(config, size, d_model, n_heads, dropout) for _ in range(size.layers)
+            ]
+            norms = 1  # the last; blocks bring their own
+        else:
+            mixer = MixerConfig(MIXER_OF_FORM[config.form], {"d_state": size.d_state, "expand": size.expand})
+            layers = [build_mixer(mixer, d_model, 1, 0.0) for _ in range(size.layers)]
+            norms = {"chain": 0, "postnorm": size.layers, "prenorm": size.layers + 1}[config.wiring]
+        self.layers = nn.ModuleList(layers)
         self.norms = nn.ModuleList(build_norm("layernorm", d_model) for _ in range(norms))
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
@@ -41,6 +54,10 @@ class Latent(Component):
         elif self.wiring == "postnorm":
             for layer, norm in zip(self.layers, self.norms, strict=True):
                 x = norm(layer(x) + x)
+        elif self.form == "transformer":
+            for block in self.layers:
+                x, _ = block(x)
+            x = self.norms[-1](x)
         else:
             for layer, norm in zip(self.layers, self.norms[:-1], strict=True):
                 x = x + layer(norm(x))
@@ -48,15 +65,24 @@ class Latent(Component):
         return x
 
     @property
-    def mixers(self) -> list[Mixer]:
+    def parts(self) -> list[Mixer | Block]:
         return list(self.layers)  # type: ignore[arg-type]
 
     def num_params(self) -> int:
-        layers = sum(layer.num_params() for layer in self.mixers)
+        layers = sum(layer.num_params() for layer in self.parts)
         return self.d_model**2 + layers + len(self.norms) * norm_params("layernorm", self.d_model)
 
     def flops_per_token(self, length: int) -> float:
-        return 2 * self.d_model**2 + sum(layer.flops_per_token(length) for layer in self.mixers)
+        return 2 * self.d_model**2 + sum(layer.flops_per_token(length) for layer in self.parts)
 
     def state_size(self, length: int) -> int:
-        return sum(layer.state_size(length) for layer in self.mixers)
+        return sum(layer.state_size(length) for layer in self.parts)
+
+
+def _transformer_block(config: LatentConfig, size: LatentSize, d_model: int, n_heads: int, dropout: float) -> Block:
+    if config.wiring != "prenorm":
+        raise ConfigError(f"latent.wiring: {config.wiring!r} with latent.form: transformer; its blocks are pre-norm, set prenorm")
+    if not size.d_ff:
+        raise ConfigError("sizes: latent.d_ff is missing, and latent.form: transformer has an MLP")
+    block = BlockConfig(MixerConfig("attention"), mlp="gelu", norm="layernorm")
+    return Block(block, SizeConfig(d_model, size.layers, n_heads, learning_rate=0.0, d_ff=size.d_ff, dropout=dropout))

@@ -7,7 +7,7 @@ import torch
 from lolm.config import ArchitectureConfig, ConfigError, SizeConfig, TrainingConfig
 from lolm.models.component import Component
 from lolm.models.fusion import Fusion
-from lolm.models.gate import Gate
+from lolm.models.gate import build_gate
 from lolm.models.language_model import LanguageModel, Streams
 from lolm.models.latent import Latent
 from lolm.models.memory import Memory
@@ -27,25 +27,25 @@ class LOLM(LanguageModel):
         super().__init__(architecture, size, vocab_size, training)
         d = size.d_model
         has_latent = architecture.latent.form != "none"
-        if architecture.gate.enabled and not has_latent:
+        form = architecture.gate.form
+        if form != "none" and not has_latent:
             raise ConfigError(
-                "architecture: the gate weighs surface against latent; set gate.enabled: false with latent.form: none"
+                f"architecture: gate.form {form!r} joins surface and latent; set gate.form: none with latent.form: none"
             )
         self.latent_input = architecture.latent.input
-        self.latent = Latent(architecture.latent, _size(size, "latent"), d) if has_latent else None
+        latent_size = _size(size, "latent") if has_latent else None
+        self.latent = Latent(architecture.latent, latent_size, d, size.n_heads, size.dropout) if latent_size is not None else None
         self.memory = Memory(architecture.memory, _size(size, "memory"), d) if architecture.memory.enabled else None
         self.regime = Regime(architecture.regime, _size(size, "regime"), d) if architecture.regime.enabled else None
-        gated = architecture.gate.enabled
         self.regime_width = size.regime.width if size.regime is not None else 0  # the gate keeps its inputs without the regime
-        self.gate = Gate(architecture.gate, d, self.regime_width) if gated else None
+        self.gate = build_gate(architecture.gate, d, self.regime_width)
         width = self.regime_width if self.regime is not None else 0
-        self.fusion = Fusion(
-            d, has_latent, self.memory is not None, width, gated, architecture.gate.branch_norm, architecture.regime.isolate
-        )
+        norm, isolate = architecture.gate.branch_norm, architecture.regime.isolate
+        self.fusion = Fusion(d, has_latent, self.memory is not None, width, norm, isolate, concat=form == "concat")
 
     def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
         x = self._embed(tokens_BT)
-        h = self.surface(x, skip_last)
+        h, routing = self.surface(x, skip_last)
         z = None if self.latent is None else self.latent(h if self.latent_input == "surface" else x)
         m, attention = (None, None) if self.memory is None else self.memory(h)
         zeros = torch.zeros_like(h)
@@ -53,7 +53,7 @@ class LOLM(LanguageModel):
         logits, p, r = (None, None, None) if self.regime is None else self.regime(z_in, h, m_in, generator)
         r_in = h.new_zeros(*h.shape[:2], self.regime_width) if r is None else r
         g = None if self.gate is None else self.gate(z_in, h, m_in, r_in)
-        return Streams(h, z, m, attention, logits, p, r, g)
+        return Streams(h, z, m, attention, logits, p, r, g, routing)
 
     def fuse(self, streams: Streams) -> torch.Tensor:
         return self.fusion(streams.h, streams.z, streams.m, streams.r, streams.g)

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from builders import VOCAB, make_model, random_tokens
 
-from lolm.config import BlockConfig, MixerConfig, StackConfig
-from lolm.models.blocks import MLP
+from lolm.config import BlockConfig, MixerConfig, SizeConfig, StackConfig
+from lolm.models.blocks import Block
+from lolm.models.mlp import MLP
 
 
 def test_the_modern_decoder_equals_llama():
@@ -63,22 +64,31 @@ def test_the_published_decoder_by_its_equations():
     torch.testing.assert_close(sound(tokens), F.layer_norm(o, (32,)) @ sound.embedding.weight.T)
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("kind", ["gelu", "swiglu", "geglu"])
-def test_mlp_by_its_equation(kind):
+def test_mlp_by_its_equation(kind, bias):
     torch.manual_seed(0)
-    mlp = MLP(kind, 6, 10, 0.0)
+    mlp = MLP(kind, 6, 10, 0.0, bias)
     x = torch.randn(3, 6)
+    b, c = (mlp.up.bias, mlp.down.bias) if bias else (torch.zeros(20), torch.zeros(6))
 
     def gelu(y):
         return y * torch.distributions.Normal(0, 1).cdf(y)
 
     if kind == "gelu":
-        hidden = gelu(x @ mlp.up.weight.T)
+        hidden = gelu(x @ mlp.up.weight.T + b[:10])
     else:
-        gate, value = x @ mlp.up.weight[:10].T, x @ mlp.up.weight[10:].T
+        gate, value = x @ mlp.up.weight[:10].T + b[:10], x @ mlp.up.weight[10:].T + b[10:]
         hidden = value * (gate * gate.sigmoid() if kind == "swiglu" else gelu(gate))
-    torch.testing.assert_close(mlp(x), hidden @ mlp.down.weight.T)
+    torch.testing.assert_close(mlp(x), hidden @ mlp.down.weight.T + c)
     assert mlp.num_params() == sum(p.numel() for p in mlp.parameters())
+    assert mlp.flops_per_token(9) == 2 * (mlp.up.weight.numel() + mlp.down.weight.numel())  # a bias is no product
+
+
+def test_a_size_sets_options_of_a_mixer_over_those_of_the_architecture():
+    block = BlockConfig(MixerConfig("mamba1", {"d_state": 8, "inner_norms": True}), mlp="none")
+    mixer = Block(block, SizeConfig(32, 1, 2, 0.0, mixers={"mamba1": {"d_inner": 48, "d_state": 4}})).mixer
+    assert (mixer.d_inner, mixer.d_state, mixer.inner_norms) == (48, 4, True)
 
 
 def test_a_pattern_repeats_over_the_layers():

@@ -6,7 +6,9 @@ import pytest
 import torch
 from builders import make_model, make_run
 
-from lolm.config import LatentConfig, LatentSize
+from lolm.config import BlockConfig, LatentConfig, LatentSize, MixerConfig, SizeConfig, StackConfig
+from lolm.mixers.registry import MIXERS
+from lolm.models.blocks import Block
 from lolm.models.language_model import build_model
 from lolm.models.latent import Latent
 
@@ -60,6 +62,54 @@ def test_scaled_recipe_by_value():
     assert std(model.regime.codebook) == pytest.approx(1.0, rel=0.2)
     assert std(model.memory.slots) == pytest.approx(0.02, rel=0.1)
     assert std(model.regime.conv.weight) == pytest.approx((7 * 8) ** -0.5 / math.sqrt(3), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "mlp", "writes"),
+    [("mamba1", "none", 1), ("mamba2", "none", 1), ("mamba1", "swiglu", 2), ("rglru", "geglu", 2)],
+)
+def test_mixers_with_an_initialisation_of_their_own_are_scaled_by_the_writes_of_the_stack(mixer, mlp, writes):
+    """As constructed, divided by √L in a pure stack of Mamba blocks (upstream's rule) and by √(2L) where blocks have an MLP."""
+    options = {"head_width": 16} if mixer == "mamba2" else {}
+    block = BlockConfig(MixerConfig(mixer, options), mlp=mlp, norm="rmsnorm")
+    models = {}
+    for init in ("framework", "scaled"):
+        changes = {"surface": StackConfig({"layer": block}, ("layer",)), "recipe": {"init": init}}
+        models[init] = make_model("transformer_modern", size=WIDE | {"d_ff": 96}, **changes)
+    for as_built, scaled in zip(models["framework"].surface.blocks, models["scaled"].surface.blocks, strict=True):
+        plain = dict(as_built.mixer.named_parameters())
+        names = [n for n, p in scaled.mixer.named_parameters() if any(p is m.weight for m in scaled.residual_outputs)]
+        assert len(names) == 1
+        for name, parameter in scaled.mixer.named_parameters():
+            if name in names:
+                assert std(parameter) == pytest.approx(std(plain[name]) / math.sqrt(3 * writes), rel=0.05)
+            elif getattr(parameter, "keep_init", False) and parameter.numel() > 2000:
+                assert std(parameter) == pytest.approx(std(plain[name]), rel=0.05, abs=1e-6)
+        if mlp != "none":
+            assert std(scaled.mlp.down.weight) == pytest.approx(0.02 / math.sqrt(3 * writes), rel=0.05)
+
+
+def test_writes_are_counted_over_a_mixed_stack_and_every_expert_is_scaled():
+    blocks = {
+        "mamba": BlockConfig(MixerConfig("mamba1"), mlp="none"),
+        "moe": BlockConfig(MixerConfig("attention"), mlp="swiglu", experts=4),
+    }
+    model = make_model("transformer_modern", size=WIDE, surface=StackConfig(blocks, ("mamba", "moe")))
+    mamba, moe, _ = model.surface.blocks
+    writes = 1 + 2 + 1
+    assert mamba.mixer.out_proj.weight.abs().max() <= uniform_bound(mamba.mixer.out_proj) / math.sqrt(writes)
+    assert len(moe.residual_outputs) == 1 + 4
+    for layer in moe.residual_outputs:
+        assert std(layer.weight) == pytest.approx(0.02 / math.sqrt(writes), rel=0.05)
+    assert std(moe.mlp.router.weight) == pytest.approx(0.02, rel=0.15)
+    assert std(moe.mlp.mlps[3].up.weight) == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_every_mixer_has_one_map_into_the_residual_stream(mixer):
+    block = Block(BlockConfig(MixerConfig(mixer), mlp="none"), SizeConfig(64, 1, 2, 0.0))
+    (output,) = block.residual_outputs
+    assert output.out_features == 64
 
 
 def test_first_version_keeps_the_framework_default_of_the_gate_bias():

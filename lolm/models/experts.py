@@ -1,0 +1,85 @@
+"""A sparse mixture of MLPs in place of one, as in Jamba (Lieber et al. 2024, arXiv 2403.19887)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lolm.models.component import Component
+from lolm.models.mlp import MLP
+
+
+class Routing(NamedTuple):
+    """How a mixture spread its tokens; a stack's has one row for each of its mixtures.
+
+    Attributes:
+        loss: :func:`router_loss`, a scalar; of a stack the mean over its mixtures.
+        load: share of the assignments that each expert got, (E,) or (mixtures, E); no gradient.
+    """
+
+    loss: torch.Tensor
+    load: torch.Tensor
+
+
+def router_loss(p_NE: torch.Tensor, load_E: torch.Tensor) -> torch.Tensor:
+    """E · Σ_e f_e P_e (Fedus et al. 2021, arXiv 2101.03961, eq. 4): 1 when experts are used evenly, E when one does it all.
+
+    f is the load, which has no gradient, and P the mean probability of each expert. With k experts a token f still sums to 1.
+    """
+    return p_NE.shape[-1] * (load_E * p_NE.mean(dim=0)).sum()
+
+
+@torch.no_grad()
+def load_metrics(load_LE: torch.Tensor) -> dict[str, float]:
+    """``moe/load_max``, the largest share that an expert of any mixture has (1/E at best), and ``moe/load_entropy`` in nats,
+    averaged over mixtures (ln E at best)."""
+    load = load_LE.double()
+    return {"moe/load_max": float(load.max()), "moe/load_entropy": float(torch.special.entr(load).sum(dim=-1).mean())}
+
+
+class Experts(Component):
+    """y = Σ over the k likeliest experts e of p_e · MLP_e(x), p = softmax(W x) over all E experts.
+
+    The k probabilities are not renormalised, so they keep saying how sure the router is. The router computes in float32. No
+    token is ever dropped: each expert runs once, on all the tokens that chose it.
+    """
+
+    def __init__(self, kind: str, d_model: int, d_ff: int, dropout: float, bias: bool, experts: int, per_token: int) -> None:
+        super().__init__()
+        self.d_model, self.per_token = d_model, per_token
+        self.router = nn.Linear(d_model, experts, bias=False)
+        self.experts = nn.ModuleList(MLP(kind, d_model, d_ff, dropout, bias) for _ in range(experts))
+
+    def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
+        x_ND = x_BTD.flatten(0, 1)
+        with torch.autocast(x_ND.device.type, enabled=False):
+            p_NE = F.softmax(F.linear(x_ND.float(), self.router.weight.float()), dim=-1)
+        weight_NK, chosen_NK = p_NE.topk(self.per_token, dim=-1)
+        order = chosen_NK.flatten().argsort(stable=True)  # assignments grouped by expert
+        counts_E = torch.bincount(chosen_NK.flatten(), minlength=len(self.experts))
+        groups = x_ND[order // self.per_token].split(counts_E.tolist())
+        by_expert = torch.cat([expert(group) for expert, group in zip(self.experts, groups, strict=True)])
+        y_NKD = by_expert[order.argsort()].unflatten(0, chosen_NK.shape)  # back in the order of the tokens: no racing sums
+        y_ND = (y_NKD * weight_NK.to(y_NKD.dtype)[..., None]).sum(dim=1)
+        load_E = counts_E / chosen_NK.numel()
+        return y_ND.view(x_BTD.shape), Routing(router_loss(p_NE, load_E), load_E)
+
+    @property
+    def mlps(self) -> list[MLP]:
+        return list(self.experts)  # type: ignore[arg-type]
+
+    def _params(self, experts: int) -> int:
+        return self.d_model * len(self.experts) + experts * self.mlps[0].num_params()
+
+    def num_params(self) -> int:
+        return self._params(len(self.experts))
+
+    def active_params(self) -> int:
+        return self._params(self.per_token)
+
+    def flops_per_token(self, length: int) -> float:
+        """The router, and the k experts that a token goes to."""
+        return 2 * self.d_model * len(self.experts) + self.per_token * self.mlps[0].flops_per_token(length)
