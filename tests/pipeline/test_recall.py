@@ -1,0 +1,79 @@
+"""The recall stage, in a folder of its own."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lolm.config import RecallConfig, load_params, resolve_run
+from lolm.data.synthetic import MQAR, Induction
+from pipeline import recall as stage
+
+ROOT = Path(__file__).parents[2]
+
+
+def write_project(folder: Path, **recall) -> None:
+    """params.yaml with other recall tasks at scale smoke, and the record of a sweep."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["scales"]["smoke"]["recall"] = recall
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    sweep = folder / "artifacts/smoke/sweep/transformer_modern.json"
+    sweep.parent.mkdir(parents=True, exist_ok=True)
+    sweep.write_text(json.dumps({"chosen": 2e-3}), encoding="utf-8")
+    for package in ("lolm", "pipeline"):  # the stage hashes its own source
+        if not (folder / package).exists():
+            (folder / package).symlink_to(ROOT / package)
+
+
+@pytest.fixture
+def recall(tmp_path, monkeypatch):
+    """Function that runs the stage in the project's folder and reads its record."""
+
+    def _recall() -> dict:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", ["recall", "--scale", "smoke", "--arm", "transformer_modern", "--seed", "3"])
+        stage.recall()
+        return json.loads((tmp_path / "artifacts/smoke/recall/transformer_modern-3.json").read_text(encoding="utf-8"))
+
+    return _recall
+
+
+def test_each_task_is_trained_measured_and_recorded(tmp_path, recall):
+    size = {"steps": 12, "batch_size": 4, "seq_len": 24, "vocab_size": 32, "pairs": 3, "eval_sequences": 20}
+    write_project(tmp_path, tasks=["mqar", "induction"], **size)
+    record = recall()
+    assert (record["arm"], record["seed"], record["name"]) == ("transformer_modern", 3, "transformer_modern · smoke · seed 3")
+    assert record["state_elements"] == 4 * 2 * 24 * 32  # keys and values of four layers
+    for name, task in {"mqar": MQAR(32, 24, 3), "induction": Induction(32, 24)}.items():
+        found = record["tasks"][name]
+        assert (found["chance"], found["order_zero"]) == (task.chance, task.order_zero)
+        assert (found["steps"], found["seq_len"]) == (12, 24)
+        assert 0 <= found["accuracy"] <= 1
+        assert 1 < found["nats"] < 6
+    assert (record["tasks"]["mqar"]["pairs"], record["tasks"]["induction"]["pairs"]) == (3, None)
+    metrics = tmp_path / "reports/smoke/runs/transformer_modern-3/recall.json"
+    assert json.loads(metrics.read_text(encoding="utf-8"))["tasks"]["mqar"]["nats"] == record["tasks"]["mqar"]["nats"]
+    assert not list((tmp_path / ".scratch").glob("*"))
+    write_project(tmp_path, tasks=["induction"], **size)
+    alone = recall()
+    assert alone["tasks"] == {"induction": record["tasks"]["induction"]}  # bit for bit, whatever was trained before
+    assert (alone["fingerprint"] != record["fingerprint"], alone["model"] == record["model"]) == (True, True)
+
+
+def test_without_tasks_the_record_is_empty(tmp_path, recall):
+    write_project(tmp_path)
+    record = recall()
+    assert record["tasks"] == {}
+    assert record["state_elements"] > 0
+
+
+def test_a_task_is_trained_like_text_but_for_lengths_and_schedule():
+    run = resolve_run(load_params(ROOT / "params.yaml"), "tiny", "lolm", 1)
+    config = RecallConfig(tasks=("mqar",), steps=50, batch_size=8, seq_len=32, vocab_size=64, pairs=4)
+    found = stage.task_run(run, config)
+    assert (found.architecture, found.size, found.vocab_size) == (run.architecture, run.size, 64)
+    training = found.training
+    assert (training.steps, training.warmup_steps, training.tokens_per_step, training.schedule) == (50, 5, 256, "cosine")
+    assert (training.horizons, training.snapshots, training.accumulation) == ((), (), 1)
+    assert (training.betas, training.weight_decay, training.clip) == (run.training.betas, run.training.weight_decay, 1.0)
