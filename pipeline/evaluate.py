@@ -1,53 +1,62 @@
-"""Score a run's final weights on the validation and test splits, beside n-gram references, and describe its streams."""
+"""Score a run's final weights on the validation and test splits beside n-gram references: by position, in longer windows, at each
+horizon; describe its streams and the texts it writes."""
 
 from __future__ import annotations
 
 import dataclasses
 
-import torch
-
-from lolm.config import load_params, scale_of
-from lolm.data.batches import BatchSampler, EvaluationSet
-from lolm.data.shards import TokenStream
+from lolm.data.batches import EvaluationSet
+from lolm.data.tokenizer import Tokenizer
 from lolm.evaluation.held_out import score_model
-from lolm.evaluation.ngram import reference_losses
+from lolm.evaluation.lengths import score_lengths
+from lolm.evaluation.position import score_positions
+from lolm.evaluation.samples import sample_texts
 from lolm.evaluation.streams import describe_streams
-from lolm.records import write_json
-from lolm.training.checkpoint import load_run
-from pipeline.stage import Paths, arguments, flat_scalars, main
+from lolm.records import AXES, read_metrics, write_json
+from lolm.training.checkpoint import TrainedRun
+from pipeline.opening import open_run
+from pipeline.stage import arguments, flat_scalars, main
 
 
 def evaluate() -> None:
-    args = arguments(__doc__, run=True)
-    paths = Paths(args.scale)
-    config = scale_of(load_params(), args.scale).evaluation
-    trained = load_run(paths.run(args.arm, args.seed))
-    run, training = trained.run, trained.run.training
-    torch.set_num_threads(training.threads or torch.get_num_threads())
-    model = trained.at(training.steps).to("cuda" if torch.cuda.is_available() else "cpu")
-
-    def held_out_set(split: str) -> EvaluationSet:
-        return EvaluationSet(TokenStream.open(paths.shards, split), config.tokens, training.seq_len)
-
-    sets = {split: held_out_set(split) for split in ("validation", "test")}
-    sampler = BatchSampler(TokenStream.open(paths.shards, "train"), training.batch_size, training.seq_len, run.seed)
-    references = reference_losses(sampler, training.steps * training.accumulation, sets)
+    opened = open_run(arguments(__doc__, run=True))
+    config, run, trained, paths = opened.config.evaluation, opened.run, opened.trained, opened.paths
+    sets = {split: opened.held_out(split, config.tokens) for split in ("validation", "test")}
+    test, seq_len, batch_size = sets["test"], run.training.seq_len, config.batch_size
+    horizons = _horizons(trained, sets, batch_size)
+    references = opened.references(sets)
+    tokenizer = Tokenizer.load(paths.tokenizer)
+    model = trained.at(run.training.steps)
     record = {
-        "arm": run.arm,
-        "seed": run.seed,
-        "name": run.name,
-        "fingerprint": trained.header["fingerprint"],
-        "step": training.steps,
+        **opened.header,
+        "step": run.training.steps,
         "split": "test",
-        "tokens": sets["test"].n_tokens,
-        "bytes": sets["test"].n_bytes,
-        **{split: dataclasses.asdict(score_model(model, held_out, config.batch_size)[0]) for split, held_out in sets.items()},
+        "tokens": test.n_tokens,
+        "bytes": test.n_bytes,
+        **{split: horizons[-1][split] for split in sets},
         "references": references["test"],
         "references_validation": references["validation"],
-        **describe_streams(model, trained.heads, run.architecture.objectives, sets["test"], config.batch_size, run.seed),
+        **describe_streams(model, trained.heads, run.architecture.objectives, test, batch_size, run.seed),
+        "positions": score_positions(model, test, batch_size),
+        "lengths": score_lengths(model, test.stream, config.tokens, seq_len, config.lengths, batch_size),
+        "samples": sample_texts(
+            model, tokenizer, test.stream, config.samples, config.prompt_tokens, config.sample_tokens, seq_len, run.seed
+        ),
+        "horizons": horizons,
     }
     write_json(paths.metrics(run.arm, run.seed, "evaluate"), flat_scalars(record))
     write_json(paths.evaluation(run.arm, run.seed), record)
+
+
+def _horizons(trained: TrainedRun, sets: dict[str, EvaluationSet], batch_size: int) -> list[dict]:
+    """Costs and scores where a learning-rate schedule ended, by ascending step; the run's own end is the last."""
+    ends = {row["step"]: row for row in read_metrics(trained.folder / "metrics.jsonl") if "horizon/nats" in row}
+    rows = []
+    for step in trained.horizons:
+        model = trained.at_horizon(step)
+        scores = {name: dataclasses.asdict(score_model(model, held_out, batch_size)[0]) for name, held_out in sets.items()}
+        rows.append({axis: ends[step][axis] for axis in AXES} | scores)
+    return rows
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -58,3 +59,26 @@ def score_model(model: LanguageModel, held_out: EvaluationSet, batch_size: int) 
             batches += len(x_BT)
     model.train(was_training)
     return total.score(held_out.n_bytes), gate / batches if batches else None
+
+
+@torch.no_grad()
+def token_losses(model: LanguageModel, windows_NL: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Loss of every single target, in evaluation mode, for whoever wants to group them.
+
+    Args:
+        windows_NL: N windows of L ids, of which L − 1 are inputs and L − 1 targets.
+
+    Returns:
+        nats (N, L − 1) float64, and whether the target ranked first (N, L − 1).
+    """
+    was_training = model.training
+    model.eval()
+    device = model.embedding.weight.device
+    nats, correct = [], []
+    for first in range(0, len(windows_NL), batch_size):
+        tokens_BL = torch.from_numpy(windows_NL[first : first + batch_size]).to(device)
+        logits_BTV, targets_BT = model(tokens_BL[:, :-1]).float(), tokens_BL[:, 1:]
+        nats.append(F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT, reduction="none").double().cpu().numpy())
+        correct.append((logits_BTV.argmax(dim=-1) == targets_BT).cpu().numpy())
+    model.train(was_training)
+    return np.concatenate(nats), np.concatenate(correct)

@@ -1,0 +1,98 @@
+"""Texts that a model writes, and how much they repeat themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from lolm.data.batches import EvaluationSet, stream_seed
+from lolm.data.shards import TokenStream
+from lolm.data.tokenizer import Tokenizer
+from lolm.models.language_model import LanguageModel
+
+TEMPERATURE, TOP_K = 0.8, 50  # as published (spec C)
+EXAMPLES = 2  # texts that are kept
+
+
+@torch.no_grad()
+def generate(model: LanguageModel, prompts_BT: torch.Tensor, tokens: int, window: int, seed: int) -> torch.Tensor:
+    """Continue each prompt by ``tokens`` ids, (B, tokens), sampled at temperature 0.8 from the 50 most likely.
+
+    As published: every token is a whole forward pass over the last ``window`` tokens, so no state is carried over and nobody is
+    asked to extrapolate. The noise is a function of the seed and drawn on the CPU, whatever the model's device.
+    """
+    was_training = model.training
+    model.eval()
+    generator = torch.Generator().manual_seed(stream_seed(seed, "evaluation/samples") % 2**63)
+    ids_BT = prompts_BT.to(model.embedding.weight.device)
+    for _ in range(tokens):
+        o_BD = model.fuse(model.streams(ids_BT[:, -window:]))[:, -1]
+        top = model.logits(o_BD).float().topk(min(TOP_K, model.vocab_size), dim=-1)
+        choice_B1 = torch.multinomial((top.values / TEMPERATURE).softmax(dim=-1).cpu(), 1, generator=generator)
+        ids_BT = torch.cat([ids_BT, top.indices.gather(1, choice_B1.to(ids_BT.device))], dim=1)
+    model.train(was_training)
+    return ids_BT[:, prompts_BT.shape[1] :].cpu()
+
+
+def diversity(texts: list[str]) -> dict[str, float | int | None]:
+    """How varied texts are, in bigrams of words between white space.
+
+    Returns:
+        ``distinct_2``: distinct bigrams / bigrams within a text, averaged over the texts that have a bigram;
+        ``bigram_repetition``: 1 − that, the share of bigrams that the same text had before; ``distinct_2_pooled``: distinct
+        bigrams / bigrams over all texts together (Li et al. 2016, arXiv 1510.03055); ``words``. All fall with the length of the
+        texts, so compare equal numbers of tokens. None where no text has two words.
+    """
+    words = [text.split() for text in texts]
+    bigrams = [list(zip(line[:-1], line[1:], strict=True)) for line in words if len(line) > 1]
+    within = sum(len(set(pairs)) / len(pairs) for pairs in bigrams) / len(bigrams) if bigrams else None
+    pooled = [pair for pairs in bigrams for pair in pairs]
+    return {
+        "distinct_2": within,
+        "bigram_repetition": None if within is None else 1 - within,
+        "distinct_2_pooled": len(set(pooled)) / len(pooled) if pooled else None,
+        "words": sum(len(line) for line in words),
+    }
+
+
+def sample_texts(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    stream: TokenStream,
+    count: int,
+    prompt_tokens: int,
+    sample_tokens: int,
+    window: int,
+    seed: int,
+) -> dict[str, Any] | None:
+    """Continue prompts that are spread evenly over a split, all in one batch; None when ``count`` is 0.
+
+    Returns:
+        ``generated`` and, as reference, ``real``: :func:`diversity` of the model's and of the text's own continuations;
+        ``examples``: the first two, with their prompts.
+
+    Raises:
+        DataError: the split is shorter than a prompt and its continuation.
+    """
+    if not count:
+        return None
+    length = prompt_tokens + sample_tokens
+    windows_NL = np.stack(list(EvaluationSet(stream, count * length, length).windows()))[:, :length]
+    prompts_NT = windows_NL[:, :prompt_tokens]
+    written_NT = generate(model, torch.from_numpy(prompts_NT), sample_tokens, window, seed).numpy()
+    prompts, written, real = (
+        [tokenizer.decode(ids) for ids in rows] for rows in (prompts_NT, written_NT, windows_NL[:, prompt_tokens:])
+    )
+    examples = zip(prompts[:EXAMPLES], written, real, strict=False)
+    return {
+        "texts": len(written),
+        "prompt_tokens": prompt_tokens,
+        "sample_tokens": sample_tokens,
+        "temperature": TEMPERATURE,
+        "top_k": TOP_K,
+        "generated": diversity(written),
+        "real": diversity(real),
+        "examples": [{"prompt": p, "generated": w, "real": r} for p, w, r in examples],
+    }
