@@ -29,9 +29,10 @@ def score_lengths(
         batch_size: windows of ``seq_len`` at a time; of longer ones fewer, to the same number of tokens.
 
     Returns:
-        ``windows``: for each length, by its number, ``seq_len``, ``tokens``, ``nats``, ``bits_per_byte``, and ``beyond``: of the targets
-        after the window's first ``seq_len`` alone ``tokens``, ``nats``, and ``nats_trained``, the loss of these very targets in
-        windows of the training length (None for length 1). ``left_out``: for each length that the split cannot fill, why.
+        ``windows``: for each length, by its number, ``seq_len``, ``tokens``, ``nats``, ``bits_per_byte``, and ``beyond``: of the
+        targets after the window's first ``seq_len`` alone ``tokens``, ``nats``, and ``nats_trained``, the loss of these very
+        targets in windows of the training length (None for length 1).
+        ``left_out``: for each length that the split cannot fill, why.
 
     Raises:
         DataError: the split has no room for a window of ``seq_len``.
