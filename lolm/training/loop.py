@@ -27,6 +27,7 @@ from tqdm import tqdm
 from lolm import LolmError
 from lolm.config import RunConfig
 from lolm.data.batches import BatchSampler, stream_seed
+from lolm.models.experts import load_metrics
 from lolm.models.language_model import LanguageModel, Streams, build_model
 from lolm.objectives import auxiliary_losses, build_heads, competitive_target, entropy, token_loss, total_loss
 from lolm.records import MetricsWriter, read_json, write_json
@@ -378,7 +379,7 @@ class Trainer:
 
 @torch.no_grad()
 def stream_metrics(streams: Streams, model: LanguageModel) -> dict[str, float]:
-    """Gate and regime values of one micro-batch, as the published logs define them.
+    """Gate, regime and experts' load of one micro-batch, as the published logs define them.
 
     ``regime/alive`` counts distinct argmax codes of the Gumbel samples, and the usage entropy is that of their shares;
     ``gate/mean`` is over all positions and dimensions.
@@ -393,4 +394,6 @@ def stream_metrics(streams: Streams, model: LanguageModel) -> dict[str, float]:
         row["regime/alive"] = float((counts > 0).sum())
         row["regime/usage_entropy"] = float(entropy(counts / counts.sum()))
         row["regime/tau"] = float(model.get_buffer("regime.tau"))
+    if streams.load is not None:
+        row |= load_metrics(streams.load)
     return row
