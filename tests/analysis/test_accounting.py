@@ -1,13 +1,11 @@
 """Sizes to the parameter and costs to the operation: the published counts, and one model counted by hand."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from builders import PARAMS, change, make_run
+from builders import ARMS, PARAMS, change, make_run
 
-from lolm.analysis.accounting import account, account_run, matching_d_ff
-from lolm.config import ConfigError, FutureSize, LatentSize, MemorySize, RegimeSize, resolve_run
+from lolm.analysis.accounting import account, account_run
+from lolm.config import BlockConfig, FutureSize, LatentSize, MemorySize, MixerConfig, RegimeSize, StackConfig, resolve_run
 from lolm.models.language_model import build_model
 from lolm.objectives import build_heads
 
@@ -67,22 +65,30 @@ def test_published_sizes_of_baselines(scale, layers, total):
     assert sum(p.numel() for p in on_meta(run)[0].parameters()) == total
 
 
-@pytest.mark.parametrize("scale", PARAMS.scales)
-def test_decoders_match_lolm_at_every_scale(scale):
-    wanted = account_run(resolve_run(PARAMS, scale, "lolm", 1))["parameters"]["total"]
-    for arm, architecture in PARAMS.architectures.items():
-        if architecture.family == "decoder":
-            mismatch = account_run(resolve_run(PARAMS, scale, arm, 1))["parameters"]["total"] / wanted - 1
-            assert abs(mismatch) <= PARAMS.analysis.parameter_tolerance == 0.005, (arm, mismatch)
+UNMATCHED = {"ladder"}  # parts are added one by one without matching, so the plan refuses its ends as a declared comparison
+MATCHED = [
+    pytest.param(scale, name, marks=[pytest.mark.xfail(strict=True, reason="not matched")] if name in UNMATCHED else [])
+    for scale, preset in PARAMS.scales.items()
+    for name, study in PARAMS.studies.items()
+    if {study.subject, study.baseline} <= set(preset.sizes)
+]
+
+
+@pytest.mark.parametrize(("scale", "study"), MATCHED)
+def test_the_declared_baseline_of_every_study_matches_its_subject(scale, study):
+    arms = (PARAMS.studies[study].subject, PARAMS.studies[study].baseline)
+    wanted, found = (account_run(resolve_run(PARAMS, scale, arm, 1))["parameters"]["total"] for arm in arms)
+    assert abs(found / wanted - 1) <= PARAMS.analysis.parameter_tolerance == 0.005
 
 
 @pytest.mark.parametrize("scale", ["smoke", "tiny"])
-@pytest.mark.parametrize("arm", PARAMS.architectures)
+@pytest.mark.parametrize("arm", ARMS)
 def test_the_sum_of_the_formulas_is_the_count(scale, arm):
     run = resolve_run(PARAMS, scale, arm, 1)
-    model, heads = build_model(run), build_heads(run.architecture, run.size)
-    found = account(model, heads, run.training.seq_len)
-    assert found == account_run(run)  # the meta device counts the same
+    with torch.device("meta"):
+        model, heads = build_model(run), build_heads(run.architecture, run.size)
+    found = account(model, heads, run.training.seq_len, run.training.precision)
+    assert found == account_run(run)
     assert found["parameters"]["total"] == sum(p.numel() for p in model.parameters())
     for name, part in model.components().items():
         assert found["parameters"]["by_part"][name] == sum(p.numel() for p in part.parameters()), name
@@ -131,6 +137,8 @@ def test_flops_of_a_decoder_by_hand():
     assert found["parameters"]["total"] == parameters
     assert found["flops_per_token"]["palm"] == 6 * parameters + 12 * 1 * 8 * 8  # 6 N + 12 L H Q T
     assert found["state_elements"] == 2 * 8 * 8
+    assert found["state_bytes"] == 4 * 2 * 8 * 8
+    assert account_run(change(tiny("transformer"), training={"precision": "bf16"}))["state_bytes"] == 2 * 2 * 8 * 8
 
 
 def test_state_of_lolm_by_hand():
@@ -150,21 +158,78 @@ def test_no_auxiliary_cost_without_objective_heads():
     assert flops["training"] == 3 * flops["forward"]
 
 
-@pytest.mark.parametrize("arm", ["transformer", "transformer_modern"])
-def test_matching_solves_for_the_mlp_width(arm):
-    run = resolve_run(PARAMS, "tiny", arm, 1)
-    for width in (1, 333):
-        budget = account_run(change(run, size={"d_ff": width}))["parameters"]["total"]
-        assert matching_d_ff(run, budget) == (width, 0.0)
-    target = account_run(resolve_run(PARAMS, "tiny", "lolm", 1))["parameters"]["total"]
-    width, mismatch = matching_d_ff(run, target)
-    for other in (width - 1, width + 1):
-        assert abs(account_run(change(run, size={"d_ff": other}))["parameters"]["total"] / target - 1) >= abs(mismatch)
+# ------------------------------------------------------------------------------------------ what is charged, and to whom
 
 
-def test_matching_without_an_mlp_is_an_error():
-    run = resolve_run(PARAMS, "tiny", "transformer", 1)
-    blocks = {"layer": replace(run.architecture.surface.blocks["layer"], mlp="none")}
-    surface = replace(run.architecture.surface, blocks=blocks)
-    with pytest.raises(ConfigError, match="'transformer' has no MLP"):
-        matching_d_ff(replace(run, architecture=replace(run.architecture, surface=surface)), 10**6)
+def layers(*names: str, **options) -> StackConfig:
+    """A stack without MLPs, one block for each mixer named."""
+    blocks = {name: BlockConfig(MixerConfig(name, options.get(name, {})), mlp="none", norm="rmsnorm") for name in names}
+    return StackConfig(blocks, names)
+
+
+def forward(surface: StackConfig, length: int, **size) -> float:
+    size = {"d_model": 16, "n_heads": 2, "n_layers": len(surface.pattern)} | size
+    run = make_run("transformer_modern", surface=surface, size=size, training={"seq_len": length})
+    return account_run(run)["flops_per_token"]["forward"]
+
+
+@pytest.mark.parametrize("mixer", ["mamba1", "mamba2", "rglru", "plain_ssm"])
+def test_a_stack_without_attention_costs_the_same_at_every_length(mixer):
+    surface = layers(mixer, mamba2={"head_width": 8})
+    assert forward(surface, 64) == forward(surface, 128)
+
+
+def test_attention_is_charged_where_it_is_and_for_its_triangle():
+    """4 · H · P for each key met: (T + 1)/2 on average, or within a window W − W (W − 1)/(2 T)."""
+    one, mixed = layers("attention"), layers("mamba1", "attention", "mamba1")
+    for surface in (one, mixed):
+        assert forward(surface, 128) - forward(surface, 64) == 4 * 16 * (129 - 65) / 2
+    windowed = layers("mamba1", "attention", attention={"window": 32})
+    keys = [32 - 32 * 31 / (2 * length) for length in (64, 128)]
+    assert forward(windowed, 128) - forward(windowed, 64) == pytest.approx(4 * 16 * (keys[1] - keys[0]), abs=1e-9)
+    inside = layers("hymba", hymba={"d_inner": 24})
+    assert forward(inside, 128) - forward(inside, 64) == 4 * 24 * (129 - 65) / 2
+
+
+def test_palm_counts_each_attention_by_its_own_heads():
+    def palm(surface: StackConfig) -> tuple[float, int]:
+        size = {"d_model": 16, "n_heads": 2, "n_layers": len(surface.pattern)}
+        found = account_run(make_run("transformer_modern", surface=surface, size=size, training={"seq_len": 64}))
+        return found["flops_per_token"]["palm"], found["parameters"]["active"]
+
+    for surface, attended in (
+        (layers("mamba1"), 0),
+        (layers("mamba1", "attention"), 12 * 2 * 8 * 64),
+        (layers("attention", attention={"head_width": 4, "kv_heads": 1}), 12 * 2 * 4 * 64),
+        (layers("attention", attention={"window": 16}), 12 * 2 * 8 * 16),
+        (layers("hymba", hymba={"d_inner": 24}), 12 * 24 * 64),
+    ):
+        total, parameters = palm(surface)
+        assert total == 6 * parameters + attended
+
+
+def test_active_parameters_leave_out_the_experts_a_token_does_not_meet():
+    moe = BlockConfig(MixerConfig("attention"), mlp="swiglu", norm="rmsnorm", experts=8, experts_per_token=2)
+    run = make_run("transformer_modern", surface=StackConfig({"moe": moe}, ("moe",)), size={"n_layers": 3})
+    found = account_run(run)
+    assert found["parameters"]["total"] - found["parameters"]["active"] == 3 * 6 * 3 * 32 * run.size.d_ff
+    assert found["flops_per_token"]["palm"] == 6 * found["parameters"]["active"] + 12 * 3 * 32 * run.training.seq_len
+    dense = account_run(make_run("transformer_modern", size={"n_layers": 3, "d_ff": 2 * run.size.d_ff}))
+    router = 3 * 2 * 32 * 8
+    assert found["flops_per_token"]["forward"] == dense["flops_per_token"]["forward"] + router
+
+
+@pytest.mark.parametrize("arm", ["lolm", "transformer"])
+def test_every_part_is_trained_three_times(arm, monkeypatch):
+    """One FLOP more in a part is three more in training, whichever part it is."""
+    run = make_run(arm)
+    model, heads = build_model(run), build_heads(run.architecture, run.size)
+    before = account(model, heads, 64)["flops_per_token"]
+    parts = [*model.components().values(), *([heads] if heads is not None else [])]
+    assert len(parts) == (7 if arm == "lolm" else 2)
+    for part in parts:
+        with monkeypatch.context() as patch:
+            more = part.flops_per_token(64) + 1
+            patch.setattr(part, "flops_per_token", lambda length, more=more: more)
+            assert account(model, heads, 64)["flops_per_token"]["training"] == before["training"] + 3
+    assert before["training"] == 3 * sum(before["by_part"].values())
