@@ -3,7 +3,9 @@
 Names: ``train/ val/ gate/ regime/ speed/`` over the training step; ``eval/*`` at the last step; ``ablate/<intervention>/*``,
 where the step axis is the intervention's strength for a sweep at the final weights (per cent for the gate, blocks for skipped
 blocks), or the training step of the weights when there is nothing to sweep. The gate forced to 0, 0.5 and 1 is also given over
-training: ``ablate/gate_0/*``, ``ablate/gate_0.5/*``, ``ablate/gate_1/*``.
+training: ``ablate/gate_0/*``, ``ablate/gate_0.5/*``, ``ablate/gate_1/*``. ``horizon/*`` at the steps where a learning-rate
+schedule ended; ``position/*`` over the position in the window, ``length/*`` over the window's length in tokens;
+``recall/<task>_*``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ Point = tuple[str, float, int, float]  # key, value, step, seconds since the run
 
 @dataclass(frozen=True)
 class Records:
-    """Everything on disk about one run."""
+    """Everything on disk about one run; ``rows`` in the order they were written: ends of annealed copies come last."""
 
     folder: Path
     config: dict[str, Any]
@@ -31,6 +33,7 @@ class Records:
     summary: dict[str, Any] | None
     evaluation: dict[str, Any] | None
     ablation: dict[str, Any] | None
+    recall: dict[str, Any] | None = None
 
     @classmethod
     def load(cls, folder: Path, finished: bool) -> Records:
@@ -38,26 +41,42 @@ class Records:
         config = read_json(folder / "config.json")
         later: dict[str, Any] = {}
         if finished:
-            for stage in ("evaluate", "ablate"):
+            for stage in ("evaluate", "ablate", "recall"):
                 path = folder.parent.parent / stage / f"{folder.name}.json"
                 record = read_json(path) if path.exists() else None
-                later[stage] = record if record and record.get("fingerprint") == config["fingerprint"] else None
+                later[stage] = record if record and belongs(stage, record, config) else None
+        rows = read_metrics(folder / "metrics.jsonl")
+        end = max((row["step"] for row in rows), default=0)
+        rows.sort(key=lambda row: "horizon/nats" in row and row["step"] < end)  # as written: what was sent stays a prefix
         return cls(
             folder=folder,
             config=config,
-            rows=read_metrics(folder / "metrics.jsonl"),
+            rows=rows,
             summary=read_json(folder / "summary.json") if finished else None,
             evaluation=later.get("evaluate"),
             ablation=later.get("ablate"),
+            recall=later.get("recall"),
         )
 
     @property
     def digest(self) -> str:
-        return fingerprint_of(self.config, self.rows, self.summary, self.evaluation, self.ablation)
+        return fingerprint_of(self.config, self.rows, self.summary, self.evaluation, self.ablation, self.recall)
+
+    @property
+    def step(self) -> int:
+        """The last step of training."""
+        return max((int(row["step"]) for row in self.rows), default=0)
 
     @property
     def seconds(self) -> float:
-        return self.rows[-1]["seconds"] if self.rows else 0.0
+        return max((row["seconds"] for row in self.rows), default=0.0)
+
+
+def belongs(stage: str, record: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether a record of a stage (evaluate, ablate, recall) is of the run, or for recall the model, of a ``config.json``."""
+    if stage == "recall":  # trained anew on other data, so architecture and size are all it shares with the run
+        return record["model"] == fingerprint_of(config["run"]["architecture"], config["run"]["size"])
+    return record.get("fingerprint") == config["fingerprint"]
 
 
 def training_points(rows: list[dict[str, float]]) -> list[Point]:
@@ -66,11 +85,40 @@ def training_points(rows: list[dict[str, float]]) -> list[Point]:
 
 
 def evaluation_points(evaluation: dict[str, Any], step: int, seconds: float) -> list[Point]:
-    """Scalars of an evaluation record as ``eval/<section>_<name>``; lists (histograms) stay in the record."""
-    skip = {"arm", "seed", "fingerprint", "name", "step", "split"}
-    flat = flatten({key: value for key, value in evaluation.items() if key not in skip})
-    numbers = {key: value for key, value in flat.items() if isinstance(value, int | float) and not isinstance(value, bool)}
-    return [(f"eval/{key.replace('.', '_')}", float(value), step, seconds) for key, value in numbers.items()]
+    """Scalars of an evaluation record as ``eval/<section>_<name>``, and three of its tables as series over an axis of their own.
+
+    ``eval/horizon_<split>_<metric>`` over the step at which a schedule ended; ``position/<metric>`` over the first position of
+    each bin; ``length/<metric>`` over the window's tokens. Other lists (histograms), texts and the scores of single lengths stay
+    in the record.
+    """
+    skip = {"arm", "seed", "fingerprint", "name", "step", "split", "horizons", "lengths"}
+    flat = _numbers({key: value for key, value in evaluation.items() if key not in skip})
+    points = [(f"eval/{key}", value, step, seconds) for key, value in flat.items()]
+    for end in evaluation.get("horizons") or ():
+        scores = _numbers({split: end[split] for split in ("validation", "test") if split in end})
+        points += [(f"eval/horizon_{key}", value, int(end["step"]), end["seconds"]) for key, value in scores.items()]
+    for part in (evaluation.get("positions") or {}).get("bins", ()):
+        scores = _numbers({key: value for key, value in part.items() if key not in ("start", "stop")})
+        points += [(f"position/{key}", value, int(part["start"]), seconds) for key, value in scores.items()]
+    for row in (evaluation.get("lengths") or {}).get("lengths", {}).values():
+        scores = _numbers({key: value for key, value in row.items() if key not in ("seq_len", "tokens")})
+        scores.pop("beyond_tokens", None)
+        points += [(f"length/{key}", value, int(row["seq_len"]), seconds) for key, value in scores.items()]
+    return points
+
+
+def recall_points(recall: dict[str, Any], step: int, seconds: float) -> list[Point]:
+    """``recall/<task>_accuracy``, ``_nats`` and ``_chance`` of each task, at a run's last step."""
+    return [
+        (f"recall/{task}_{key}", float(scores[key]), step, seconds)
+        for task, scores in recall["tasks"].items()
+        for key in ("accuracy", "nats", "chance")
+    ]
+
+
+def _numbers(mapping: dict[str, Any]) -> dict[str, float]:
+    flat = {key.replace(".", "_"): value for key, value in flatten(mapping).items()}
+    return {key: float(value) for key, value in flat.items() if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
 def ablation_points(ablation: dict[str, Any], seconds: float) -> list[Point]:

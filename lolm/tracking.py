@@ -27,7 +27,16 @@ from typing import Any
 
 from lolm import LolmError
 from lolm.config import flatten
-from lolm.points import Point, Records, ablation_points, claim_points, evaluation_points, mean_points, training_points
+from lolm.points import (
+    Point,
+    Records,
+    ablation_points,
+    claim_points,
+    evaluation_points,
+    mean_points,
+    recall_points,
+    training_points,
+)
 from lolm.records import fingerprint_of, read_json
 
 METRICS_PER_CALL = 1000  # MLflow's limits
@@ -167,12 +176,14 @@ def sync_run(run_dir: str | Path, *, finished: bool | None = None) -> str:
 
 
 def _fill(client: Any, experiment: str, records: Records, finished: bool) -> str:
-    step, seconds = (int(records.rows[-1]["step"]) if records.rows else 0), records.seconds
+    step, seconds = records.step, records.seconds
     measured: dict[str, tuple[Any, list[Point]]] = {}
     if records.evaluation is not None:
         measured["evaluate"] = (records.evaluation, evaluation_points(records.evaluation, step, seconds))
     if records.ablation is not None:
         measured["ablate"] = (records.ablation, ablation_points(records.ablation, seconds))
+    if records.recall is not None:
+        measured["recall"] = (records.recall, recall_points(records.recall, step, seconds))
 
     run = _find(client, experiment, records.config["fingerprint"])
     if run is not None and not _continues(run.data.tags, records, {k: fingerprint_of(v[0]) for k, v in measured.items()}):
@@ -213,26 +224,26 @@ def _fill(client: Any, experiment: str, records: Records, finished: bool) -> str
 
 
 def sync_scale(scale: str, root: str | Path = ".") -> int:
-    """Fill MLflow from all records of one scale under ``root``, and its report; returns how many MLflow runs it wrote.
+    """Fill MLflow from all records of one scale under ``root``, and the reports of its studies; returns how many runs it wrote.
 
     When everything is there already this costs a look at the SQLite file, and MLflow isn't even imported.
     """
     folders = sorted(p.parent for p in (Path(root) / "artifacts" / scale / "runs").glob("*/summary.json"))
     known = _known(scale)
     missing = [records for records in (Records.load(f, finished=True) for f in folders) if records.digest not in known]
-    reports = Path(root) / "reports" / scale
-    report_digest = _report_digest(Path(root), scale) if (reports / "claims.json").exists() else None
-    report_missing = report_digest is not None and report_digest not in known
-    if not missing and not report_missing:
+    written = sorted(path.parent for path in (Path(root) / "reports" / scale).glob("*/claims.json"))
+    digests = {folder: _report_digest(folder, Path(root) / "dvc.lock", scale) for folder in written}
+    reports = {folder: digest for folder, digest in digests.items() if digest not in known}
+    if not missing and not reports:
         return 0
     with _lock():
         client = _client()
         experiment = _experiment(client, scale)
         for records in missing:
             _fill(client, experiment, records, finished=True)
-        if report_missing:
-            _fill_report(client, experiment, Path(root), scale, str(report_digest))
-    return len(missing) + report_missing
+        for folder, digest in reports.items():
+            _fill_report(client, experiment, Path(root), folder, digest)
+    return len(missing) + len(reports)
 
 
 def _find(client: Any, experiment: str, fingerprint: str) -> Any:
@@ -251,7 +262,7 @@ def _continues(tags: dict[str, str], records: Records, measured: dict[str, str])
     _, planned, digest = _sent(tags)
     if planned > len(records.rows) or fingerprint_of(records.rows[:planned]) != digest:
         return False
-    sent = {stage: tags[f"sent.{stage}"].split()[1] for stage in ("evaluate", "ablate") if f"sent.{stage}" in tags}
+    sent = {stage: tags[f"sent.{stage}"].split()[1] for stage in ("evaluate", "ablate", "recall") if f"sent.{stage}" in tags}
     return all(stage not in measured or measured[stage] == digest for stage, digest in sent.items())
 
 
@@ -326,10 +337,13 @@ def _known(scale: str) -> set[str]:
 # ---------------------------------------------------------------------------------------------- the report
 
 
-def _report_digest(root: Path, scale: str) -> str:
+REPORT_FILES = ("claims.json", "claims.md", "report.html", "leaderboard.csv")
+
+
+def _report_digest(folder: Path, lock: Path, scale: str) -> str:
     """Hash of what a report's MLflow run shows, and of the scale's entries in ``dvc.lock``."""
-    files = [root / "reports" / scale / name for name in ("claims.json", "claims.md", "report.html")]
-    return fingerprint_of([_md5(f) if f.exists() else None for f in files], _lock_entries(root / "dvc.lock", scale))
+    files = [folder / name for name in REPORT_FILES]
+    return fingerprint_of(folder.name, [_md5(f) if f.exists() else None for f in files], _lock_entries(lock, scale))
 
 
 def _lock_entries(path: Path, scale: str) -> dict[str, Any]:
@@ -341,22 +355,22 @@ def _lock_entries(path: Path, scale: str) -> dict[str, Any]:
     return {name: entry for name, entry in stages.items() if (name.partition("@")[2] + "-").startswith(f"{scale}-")}
 
 
-def _fill_report(client: Any, experiment: str, root: Path, scale: str, digest: str) -> None:
-    """One flat run with the ledger: verdicts as parameters, values as metrics, the table as its description."""
-    folder = root / "reports" / scale
+def _fill_report(client: Any, experiment: str, root: Path, folder: Path, digest: str) -> None:
+    """One flat run a study with the ledger: verdicts as parameters, values as metrics, the table as its description."""
+    scale, study = folder.parent.name, folder.name
     claims = read_json(folder / "claims.json")
-    fingerprint = fingerprint_of("report", scale, claims)
+    fingerprint = fingerprint_of("report", scale, study, claims)
     table = folder / "claims.md"
     run = _find(client, experiment, fingerprint)
     if run is None:
-        tags = {"stage": "report", "scale": scale, "fingerprint": fingerprint} | _provenance()
-        run = client.create_run(experiment, tags=tags, run_name=f"report · {scale}")
+        tags = {"stage": "report", "scale": scale, "study": study, "fingerprint": fingerprint} | _provenance()
+        run = client.create_run(experiment, tags=tags, run_name=f"report · {scale} · {study}")
     run_id, start = run.info.run_id, run.info.start_time
     if table.exists():
         client.set_tag(run_id, "mlflow.note.content", table.read_text(encoding="utf-8")[:8000])
     _send_params(client, run_id, {f"verdict.{claim['id']}": claim["verdict"] for claim in claims}, run.data.params)
     _send_points(client, run_id, start, claim_points(claims) + mean_points(root / "artifacts" / scale / "evaluate"))
-    for path in (folder / "claims.json", table, folder / "report.html", root / "params.yaml", root / "dvc.lock"):
+    for path in (*(folder / name for name in REPORT_FILES), root / "params.yaml", root / "dvc.lock"):
         if path.exists():
             client.log_artifact(run_id, str(path))
     client.set_terminated(run_id, "FINISHED", end_time=start)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from lolm import tracking
-from lolm.points import ablation_points, claim_points, evaluation_points, mean_points
-from lolm.records import RecordError, write_json, write_text
+from lolm.points import Records, ablation_points, claim_points, evaluation_points, mean_points, recall_points
+from lolm.records import RecordError, fingerprint_of, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -271,15 +271,16 @@ def test_report_run(project):
         {"id": "gate-mean", "verdict": "fails", "sound": {"value": 0.31, "interval": [0.3, 0.32], "n_seeds": 3}},
         {"id": "scaling", "verdict": "not testable at this scale", "sound": None},
     ]
-    write_json(Path("reports/smoke/claims.json"), claims)
-    write_text("reports/smoke/claims.md", "| claim | verdict |\n")
-    write_text("reports/smoke/report.html", "<html></html>")
+    write_json(Path("reports/smoke/main/claims.json"), claims)
+    write_text("reports/smoke/main/claims.md", "| claim | verdict |\n")
+    write_text("reports/smoke/main/report.html", "<html></html>")
     write_text("params.yaml", "scale: smoke\n")
     write_json(Path("artifacts/smoke/evaluate/lolm-1.json"), evaluation())
     assert tracking.sync_scale("smoke") == 1
     assert tracking.sync_scale("smoke") == 0
     (run,) = runs()
-    assert run.info.run_name == "report · smoke"
+    assert run.info.run_name == "report · smoke · main"
+    assert run.data.tags["study"] == "main"
     assert run.data.params == {"verdict.gate-mean": "fails", "verdict.scaling": "not testable at this scale"}
     assert run.data.metrics["claim/gate-mean_low"] == 0.3
     assert run.data.metrics["mean/lolm_test_nats"] == 4.5
@@ -289,9 +290,13 @@ def test_report_run(project):
     # A new state of dvc.lock refreshes this run; another scale's entries don't.
     write_text("dvc.lock", "stages:\n  train@tiny-lolm-1: {cmd: x}\n")
     assert tracking.sync_scale("smoke") == 0
-    write_text("dvc.lock", "stages:\n  report@smoke: {cmd: x}\n")
+    write_text("dvc.lock", "stages:\n  report@smoke-main: {cmd: x}\n")
     assert tracking.sync_scale("smoke") == 1
     assert len(runs()) == 1
+    # Another study of the same runs has a report of its own.
+    shutil.copytree("reports/smoke/main", "reports/smoke/wide")
+    assert tracking.sync_scale("smoke") == 1
+    assert sorted(run.info.run_name for run in runs()) == ["report · smoke · main", "report · smoke · wide"]
 
 
 def test_names_and_axes():
@@ -302,6 +307,74 @@ def test_names_and_axes():
     trajectory = {(f"ablate/{name}/nats", step) for name in ("none", "gate_1") for step in (10, 40)}
     assert ablated == sweep | trajectory
     assert claim_points([{"id": "a", "sound": {"value": None}}]) == []
+
+
+def test_tables_of_an_evaluation_become_series():
+    score = {"nats": 3.0, "bits_per_byte": 1.5, "accuracy": 0.4}
+    edges = [0, *(2**k for k in range(12))]
+    wide = evaluation() | {
+        "positions": {
+            "bins": [{"start": a, "stop": b} | score for a, b in zip(edges, edges[1:], strict=False)],
+            "early": score, "late": score, "change": score,
+        },
+        "lengths": {
+            "lengths": {str(n): {"seq_len": 64 * n, "tokens": 9, "beyond": {"tokens": 4} | score} | score for n in (1, 2, 4)},
+            "left_out": {"8": "too short"},
+        },
+        "samples": {"texts": 4, "generated": {"distinct_2": 0.8}, "real": {"distinct_2": None}, "examples": [{"prompt": "x"}]},
+        "horizons": [{"step": s, "seconds": 1.0 * s, "validation": score, "test": score} for s in (10, 20, 40)],
+    }  # fmt: skip
+    found = evaluation_points(wide, 40, 20.0)
+    by_key = {}
+    for key, value, step, _ in found:
+        by_key.setdefault(key, []).append((step, value))
+    assert by_key["position/nats"] == [(start, 3.0) for start in edges[:-1]]
+    assert by_key["length/beyond_nats"] == [(64, 3.0), (128, 3.0), (256, 3.0)]
+    assert by_key["eval/horizon_test_nats"] == [(10, 3.0), (20, 3.0), (40, 3.0)]
+    assert by_key["eval/positions_change_bits_per_byte"] == [(40, 1.5)]
+    assert by_key["eval/samples_generated_distinct_2"] == [(40, 0.8)]
+    assert len(by_key) <= 40  # series, not a metric for each bin
+
+
+def test_recall_reaches_mlflow(project):
+    folder = finished_run()
+    path = folder / "config.json"
+    made = json.loads(path.read_text())
+    made["run"] |= {"architecture": {"family": "lolm"}, "size": {"d_model": 32}}
+    write_json(path, made)
+    scores = {"accuracy": 0.75, "nats": 0.5, "chance": 0.01, "steps": 100}
+    record = {"arm": "lolm", "seed": 1, "model": fingerprint_of({"family": "lolm"}, {"d_model": 32}), "tasks": {"mqar": scores}}
+    write_json(Path("artifacts/smoke/recall/lolm-1.json"), record)
+    assert {point[0] for point in recall_points(record, 40, 1.0)} == {
+        "recall/mqar_accuracy",
+        "recall/mqar_nats",
+        "recall/mqar_chance",
+    }
+    assert tracking.sync_scale("smoke") == 1
+    assert tracking.sync_scale("smoke") == 0
+    (run,) = runs()
+    assert run.data.metrics["recall/mqar_accuracy"] == 0.75
+    again = record | {"tasks": {"mqar": scores | {"accuracy": 0.8}}}
+    write_json(Path("artifacts/smoke/recall/lolm-1.json"), again)
+    assert tracking.sync_scale("smoke") == 1  # trained again: the new accuracy replaces the old one
+    (run,) = runs()
+    assert [p for p in points(run) if p[0] == "recall/mqar_accuracy"] == [("recall/mqar_accuracy", 40, 0.8)]
+    write_json(Path("artifacts/smoke/recall/lolm-1.json"), again | {"model": "of another size"})
+    assert Records.load(folder, finished=True).recall is None
+
+
+def test_ends_of_annealed_copies_are_added_to_what_was_sent(project):
+    """They're read in the order of steps, but were written last: nothing that was sent before is sent anew."""
+    scratch = Path(".scratch/f00d")
+    first = tracking.sync_run(write_run(scratch, rows(20), finished=False), finished=False)
+    end = {"step": 40, "tokens": 1, "flops": 1, "seconds": 10.0, "horizon/nats": 4.0}
+    copies = [end, *(end | {"step": s, "seconds": s / 4, "horizon/nats": 5.0} for s in (10, 21))]
+    for count in (1, 2, 3):
+        written = write_run(scratch, rows(20) + copies[:count], finished=False)
+        assert tracking.sync_run(written, finished=False) == first
+    (run,) = runs()
+    assert points(run) == expected(rows(20) + copies)
+    assert run.data.metrics["horizon/nats"] == 4.0
 
 
 def test_means_are_over_seeds(tmp_path):
