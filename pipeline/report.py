@@ -1,4 +1,4 @@
-"""Claims ledger, figures with the data behind them, and the page a person reads."""
+"""Leaderboard, claims ledger, figures with the data behind them, and the page a person reads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lolm.analysis.claims import build_ledger, headline, to_records
 from lolm.analysis.figures import pictures
+from lolm.analysis.leaderboard import leaderboard, metrics, table
 from lolm.analysis.page import html, markdown
 from lolm.analysis.results import load_results
 from lolm.records import write_json, write_text
@@ -17,20 +18,25 @@ from pipeline.stage import Paths, arguments, main
 def report() -> None:
     scale = arguments(__doc__).scale
     results = load_results(Path("."), scale)
-    ledger, drawn = build_ledger(results), pictures(results)
-    texts = {"report.html": html(results, ledger, drawn), "claims.md": markdown(results, ledger)}
+    ledger, drawn, entries = build_ledger(results), pictures(results), leaderboard(results)
+    texts = {
+        "report.html": html(results, ledger, drawn),
+        "claims.md": markdown(results, ledger),
+        "leaderboard.csv": table(entries),
+    }
     for picture in drawn:
         texts[f"figures/{picture.name}.svg"], texts[f"figures/{picture.name}.csv"] = picture.svg, picture.csv()
     curves = {picture.name: picture for picture in drawn}.get("learning_curves")
     if curves is not None:
         texts["learning_curves.csv"] = curves.csv()
     # Everything is made before anything is written, so that an error leaves the last report as it was.
-    folder = Paths(scale).reports
+    folder = Paths(scale).study(results.study)
     shutil.rmtree(folder / "figures", ignore_errors=True)
     for name, text in texts.items():
         write_text(folder / name, text)
     write_json(folder / "claims.json", to_records(ledger))
     write_json(folder / "summary.json", headline(ledger))
+    write_json(folder / "leaderboard.json", metrics(entries))
     for claim in ledger:
         print(f"{claim.verdict:>26}  {claim.statement}")
     print(f"report: {folder / 'report.html'}")

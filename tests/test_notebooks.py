@@ -39,6 +39,6 @@ def test_runs_on_results(tmp_path, monkeypatch, arms):
         if cell.cell_type == "code"
         for output in cell.outputs
     )
-    assert f"scale smoke: arms {', '.join(arms)}; seeds 1, 2" in printed
+    assert f"study main, scale smoke: arms {', '.join(arms)}; seeds 1, 2" in printed
     assert "transformer · smoke · seed 2" in printed
     assert ("lies above" if "lolm" in arms else "not testable at this scale") in printed

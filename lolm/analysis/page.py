@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lolm.analysis import efficiency as eff
+from lolm.analysis import leaderboard as board
 from lolm.analysis.claims import GROUPS, VERDICTS, Claim
 from lolm.analysis.claims.efficiency import measured
 from lolm.analysis.claims.ledger import show, show_interval
@@ -20,9 +21,14 @@ from lolm.analysis.figures.style import Picture
 from lolm.analysis.figures.training import LADDER
 from lolm.analysis.published import NUMBERS
 from lolm.analysis.results import ScaleResults
-from lolm.analysis.statistics import Estimate, paired_difference, t_interval
+from lolm.analysis.statistics import Estimate, t_interval
 from lolm.config import flatten
 
+COLUMNS = (
+    "test nats", "bits/byte", "minus subject, nats", "p", "FLOP multiplier", "at budget, steps", "parameters",
+    "training FLOPs/token", "state bytes", "learning rate", "tokens/s", "late − early, bits/byte", "at 2× length, nats",
+    "at 4× length, nats", "MQAR", "induction", "distinct-2",
+)  # fmt: skip
 TABLE_ROWS = 240  # a longer table is cut in the page; its link holds all rows
 
 
@@ -77,6 +83,10 @@ def _context(results: ScaleResults, ledger: Sequence[Claim]) -> dict[str, Any]:
         "arms": _arms(results),
         "references": _references(results),
         "comparisons": _comparisons(results),
+        "leaderboard": _leaderboard(results),
+        "columns": COLUMNS,
+        "samples": _samples(results),
+        "study": results.study,
         "runs": _runs(results),
         "corpus": [(key, _cell(value)) for key, value in flatten(results.corpus).items() if not isinstance(value, list | dict)],
         "published": NUMBERS,
@@ -151,25 +161,68 @@ def _references(results: ScaleResults) -> list[Row]:
     return [row for _, row in sorted(lines, key=lambda line: -line[0])]
 
 
+def _leaderboard(results: ScaleResults) -> list[Row]:
+    """One line an arm, best test loss first, under :data:`COLUMNS`."""
+    return [Row(entry.label, _cells(entry), _role(results, entry.arm)) for entry in board.leaderboard(results)]
+
+
+def _role(results: ScaleResults, arm: str) -> str:
+    return "subject" if arm == results.subject else "baseline" if arm == results.baseline else ""
+
+
+def _cells(entry: board.Entry) -> tuple[str, ...]:
+    comparison, share = entry.comparison, entry.parameters_active / entry.parameters
+    p_value = "—"
+    if comparison is not None and comparison.p_value is not None:
+        p_value = f"{comparison.p_value:.2g}" + (" declared" if comparison.declared else "")
+    rate = f"{entry.learning_rate:.2g}" + {True: "", False: " (edge)", None: " (no sweep)"}[entry.rate_inside]
+    return (
+        _seen(entry.nats, "{:.3f}"),
+        _seen(entry.bits_per_byte, "{:.3f}"),
+        "—" if comparison is None else _seen(comparison.difference, "{:+.3f}"),
+        p_value,
+        _seen(entry.multiplier, "{:.2f}"),
+        "—" if entry.multiplier_steps is None else f"{entry.multiplier_steps:,}",
+        f"{entry.parameters:,}" + ("" if share == 1 else f" ({_si(entry.parameters_active)} active)"),
+        _si(entry.flops_per_token),
+        _si(entry.state_bytes),
+        rate,
+        "—" if entry.tokens_per_second is None else f"{entry.tokens_per_second:,.0f}",
+        _seen(entry.context, "{:+.3f}"),
+        *(_seen(entry.lengths[length], "{:+.3f}") for length in board.LENGTHS),
+        *(_seen(entry.accuracy[task], "{:.3f}") for task in board.TASKS),
+        _seen(entry.distinct_2, "{:.3f}"),
+    )
+
+
+def _seen(estimate: Estimate | None, form: str) -> str:
+    if estimate is None:
+        return "—"
+    value, *ends = (form.format(number).replace("-", "−") for number in (estimate.value, *(estimate.interval or ())))
+    return f"{value} [{' to '.join(ends)}]" if ends else value
+
+
 def _comparisons(results: ScaleResults) -> list[Row]:
-    """Every arm against the baseline; the first row is the comparison declared in params.yaml, the rest explore."""
+    """Every arm against the baseline at its largest measurable budget, on each axis; the subject's row comes first."""
     rows = []
     for arm in results.arms:
         pairs = results.pairs(arm, results.baseline) if arm != results.baseline else ()
-        if not pairs:
-            continue
-        cells = []
-        losses = [(a.test_nats, b.test_nats) for a, b in pairs if a.test_nats is not None and b.test_nats is not None]
-        if len(losses) == len(pairs):
-            difference = paired_difference([a for a, _ in losses], [b for _, b in losses], results.analysis.confidence)
-            cells.append(_estimate(difference, "nats"))
-        else:
-            cells.append("—")
-        for axis in eff.AXES:
-            common = measured(results, pairs, axis).common
-            cells.append("—" if common is None else _estimate(common, "x"))
-        rows.append(Row(results.label(arm), tuple(cells), "declared" if arm == results.subject else "exploratory"))
-    return sorted(rows, key=lambda row: row.note != "declared")
+        if pairs:
+            found = [measured(results, pairs, axis) for axis in eff.AXES]
+            flops = found[eff.AXES.index("flops")]
+            steps = "—" if flops.largest is None else f"{flops.largest.steps:,}"
+            changes = {None: "unknown", True: f"by {show(flops.change.value, 'x')}" if flops.change else "", False: "not shown"}
+            cells = ["—" if one.estimate is None else _estimate(one.estimate, "x") for one in found]
+            note = "subject" if arm == results.subject else ""
+            rows.append(Row(results.label(arm), (*cells, steps, changes[flops.differ]), note))
+    return sorted(rows, key=lambda row: row.note != "subject")
+
+
+def _samples(results: ScaleResults) -> list[dict[str, str]]:
+    """The first text that the subject and the baseline wrote after the same prompt, beside the real one."""
+    first = [results.of(arm)[0] for arm in (results.subject, results.baseline) if arm]
+    found = [(run.label, (run.measured("samples", "examples") or [None])[0]) for run in first]
+    return [{"label": label} | example for label, example in found if example]
 
 
 def _runs(results: ScaleResults) -> list[Row]:
@@ -213,12 +266,15 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
         ),
         (
             "Multiplier",
-            "The baseline's cost over LOLM's cost to first reach the same held-out loss: the lowest loss that both "
-            "arms of a pair reach. Above 1, LOLM needs less. "
-            "Curves enter as their running minimum, interpolated in ln(cost) between evaluations; nothing is "
-            "extrapolated. Both arms anneal their learning rate, "
-            "so a level reached inside a run is reached at a higher rate than one reached at its end: the lead of "
-            "either arm is understated.",
+            "The baseline's cost over LOLM's cost to reach the same held-out loss, read where learning-rate schedules end: the "
+            "run's own end, and those of copies of it that were annealed earlier. At each of these budgets the level is the "
+            "lowest loss that both arms of a pair reached by then, so the arm behind stands on a measured point and the other is "
+            "interpolated in ln(cost) between two of its own. Above 1, LOLM needs less. Nothing is extrapolated: a budget "
+            "whose level one arm has passed before its first point has no multiplier, and none where a single pair has none. "
+            "Interpolation understates the lead of the arm ahead by up to about "
+            f"{100 * eff.INTERPOLATION:g} %, so multipliers are called different between budgets only beyond that. "
+            "Multipliers inside the runs are kept as a second view: there neither schedule has ended, and the lead of "
+            "either arm is understated by more.",
         ),
         (
             "Costs",
@@ -228,8 +284,7 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
         ),
         (
             "Tuning",
-            "Each arm has the peak learning rate that params.yaml gives it. No sweep per arm is part of these runs, and the "
-            "intervals do not cover that choice.",
+            _tuning(results),
         ),
         (
             "Equivalence",
@@ -245,9 +300,11 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
         ),
         (
             "Multiplicity",
-            "One comparison is declared: the first LOLM arm against the baseline of params.yaml, in FLOPs to the same "
-            "held-out loss. "
-            "Everything else is reported without correction and should be read as such.",
+            "One comparison is declared in params.yaml before the runs: the study's subject against its baseline, in FLOPs to "
+            "the same loss and in test loss. It is not corrected. The test losses of all other arms against the subject are "
+            "compared together, two-sided paired t tests with Holm's step-down correction. Intervals, and all that the ledger "
+            "says of other quantities, are not corrected and should be read as such. A p value above the level shows no "
+            "difference; it does not show that there is none.",
         ),
         (
             "Verdicts",
@@ -256,6 +313,27 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
             "does not beat the bigram model of its own training tokens, every measured verdict is withheld.",
         ),
     ]  # fmt: skip
+
+
+def _tuning(results: ScaleResults) -> str:
+    swept = {arm: sweep for arm, sweep in results.sweeps.items() if sweep["inside"] is not None}
+    if not swept:
+        return (
+            "Each arm has the peak learning rate that params.yaml gives it. No sweep is part of these runs, and the intervals do "
+            "not cover that choice."
+        )
+    edge = [results.label(arm) for arm, sweep in swept.items() if not sweep["inside"]]
+    given = [results.label(arm) for arm in results.arms if arm not in swept]
+    one = next(iter(swept.values()))
+    text = (
+        f"Each arm has the peak learning rate that its own sweep chose by validation loss: short runs of {one['steps']:,} steps, "
+        f"{len(one['seeds'])} {'seed' if len(one['seeds']) == 1 else 'seeds'}, the same budget for every arm. All else is shared "
+        "and was tuned for none of them. The intervals do not cover the choice, nor whether the best rate of a short run is that "
+        "of a long one."
+    )
+    if edge:
+        text += f" At the edge of its grid, so perhaps not the best: {', '.join(edge)}."
+    return text + (f" Not swept: {', '.join(given)}." if given else "")
 
 
 def _described(picture: Picture) -> str:

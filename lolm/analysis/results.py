@@ -5,12 +5,14 @@ Reports and notebooks read results through :func:`load_results` and nothing else
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lolm.config import AnalysisConfig, Params, load_params, scale_of
+from lolm.config import AnalysisConfig, ConfigError, Params, load_params, scale_of
+from lolm.points import belongs
 from lolm.records import RecordError, read_json, read_metrics, series
+from lolm.strict import nearest
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,11 @@ class RunRecord:
 
     Attributes:
         config: ``config.json`` (resolved run, parameters, FLOPs a token, data checksums).
-        rows: lines of ``metrics.jsonl``.
+        rows: lines of ``metrics.jsonl`` by ascending step.
         summary: ``summary.json``, the last values of training.
         evaluation: final measurement on the test split, or None if that stage has not run.
         ablation: losses under interventions at several checkpoints, or None.
+        recall: accuracy on synthetic tasks that the same arm was trained on from scratch, or None.
     """
 
     arm: str
@@ -32,6 +35,7 @@ class RunRecord:
     summary: dict[str, Any] = field(repr=False)
     evaluation: dict[str, Any] | None = field(repr=False)
     ablation: dict[str, Any] | None = field(repr=False)
+    recall: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -58,6 +62,34 @@ class RunRecord:
     def test_nats(self) -> float | None:
         """Held-out loss on the test split, nats a token."""
         return None if self.evaluation is None else self.evaluation["test"]["nats"]
+
+    def annealed(self, split: str, axis: str = "step") -> tuple[list[float], list[float]] | None:
+        """Positions on an axis and losses (nats) where a learning-rate schedule ended, ascending; the run's own end is the last.
+
+        Args:
+            split: ``test`` (scored by the evaluation) or ``validation`` (scored during training, on the fixed smaller set).
+
+        Returns None where that split was not measured there.
+        """
+        if split == "validation":
+            points = self.points("horizon/nats", axis)
+            return points if points[0] else None
+        if self.evaluation is None:
+            return None
+        ends = self.evaluation.get("horizons") or [self.rows[-1] | {split: self.evaluation[split]}]
+        return [end[axis] for end in ends], [end[split]["nats"] for end in ends]
+
+    def measured(self, *path: str) -> Any:
+        """A value inside the evaluation record by its keys; None where it, or anything on the way, is missing."""
+        found: Any = self.evaluation
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
+
+    def accuracy(self, task: str) -> float | None:
+        """Share of the asked positions that the arm gets right in a recall task, or None."""
+        found = (self.recall or {}).get("tasks", {}).get(task)
+        return None if found is None else found["accuracy"]
 
     @property
     def ablation_steps(self) -> tuple[int, ...]:
@@ -88,13 +120,23 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class ScaleResults:
-    """The records of every run that ``params.yaml`` asks for at one scale."""
+    """The records of every run of one study at one scale; ``params.study`` is that study.
+
+    Attributes:
+        plan: exact parameters, FLOPs and state by arm.
+        sweeps: by arm, how its learning rate was chosen; an arm without a record is missing.
+    """
 
     scale: str
     params: Params
     plan: dict[str, dict[str, Any]]
     corpus: dict[str, Any]
     runs: tuple[RunRecord, ...]
+    sweeps: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def study(self) -> str:
+        return self.params.study.name
 
     @property
     def analysis(self) -> AnalysisConfig:
@@ -120,13 +162,14 @@ class ScaleResults:
 
     @property
     def subject(self) -> str | None:
-        """The arm that the claims are about: the first LOLM among ``arms``."""
-        return next((arm for arm in self.arms if self.family(arm) == "lolm"), None)
+        """The arm that the claims are about, if it was run."""
+        name = self.params.study.subject
+        return name if name in self.arms else None
 
     @property
     def baseline(self) -> str | None:
         """The arm the subject is held against, if it was run."""
-        name = self.params.baseline
+        name = self.params.study.baseline
         return name if name in self.arms and name != self.subject else None
 
     def pairs(self, first: str | None, second: str | None) -> tuple[tuple[RunRecord, RunRecord], ...]:
@@ -137,31 +180,42 @@ class ScaleResults:
         return tuple((run, other[run.seed]) for run in self.of(first) if run.seed in other)
 
 
-def load_results(root: str | Path = ".", scale: str | None = None, params: Params | None = None) -> ScaleResults:
-    """Read the records of a scale below a project root.
+def load_results(
+    root: str | Path = ".", scale: str | None = None, params: Params | None = None, study: str | None = None
+) -> ScaleResults:
+    """Read the records of a study's runs at a scale below a project root.
 
     Args:
         root: the project's root folder, with ``params.yaml``, ``artifacts/`` and ``reports/``.
         scale: default is the one in ``params.yaml``.
         params: default is ``params.yaml`` of the root.
+        study: name under ``studies``; default is ``study`` of ``params.yaml``.
 
     Raises:
-        ConfigError: unknown scale or broken ``params.yaml``.
-        RecordError: a record that ``arms`` x ``seeds`` asks for is missing, broken, or belongs to another run.
+        ConfigError: unknown scale or study, or broken ``params.yaml``.
+        RecordError: a record that the study's ``arms`` x ``seeds`` asks for is missing, broken, or belongs to another run.
     """
     root = Path(root)
     params = params or load_params(root / "params.yaml")
+    if study is not None and study != params.study.name:
+        if study not in params.studies:
+            raise ConfigError(f"no study {study!r} under 'studies'{nearest(study, params.studies)}")
+        params = replace(params, study=params.studies[study])
     scale = scale or params.scale
     scale_of(params, scale)
     artifacts, reports = root / "artifacts" / scale, root / "reports" / scale
-    runs = tuple(_load_run(artifacts, arm, seed) for arm in params.arms for seed in params.seeds)
-    plan_path, corpus_path = reports / "plan.json", reports / "corpus.json"
+    arms = params.study.arms
+    runs = tuple(_load_run(artifacts, arm, seed) for arm in arms for seed in params.study.seeds)
+    plan_path, corpus_path = reports / params.study.name / "plan.json", reports / "corpus.json"
     plan = read_json(plan_path)
-    missing = [arm for arm in params.arms if arm not in plan]
+    missing = [arm for arm in arms if arm not in plan]
     if missing:
         raise RecordError(f"{plan_path}: has no entry for arm {missing[0]!r}; run `dvc repro` to renew it")
     corpus = read_json(corpus_path) if corpus_path.exists() else {}
-    return ScaleResults(scale, params, plan, corpus, runs)
+    sweeps = {arm: read_json(path) for arm in arms if (path := artifacts / "sweep" / f"{arm}.json").exists()}
+    for run in runs:
+        _check_rate(artifacts, run, sweeps)
+    return ScaleResults(scale, params, plan, corpus, runs, sweeps)
 
 
 def _load_run(artifacts: Path, arm: str, seed: int) -> RunRecord:
@@ -175,11 +229,19 @@ def _load_run(artifacts: Path, arm: str, seed: int) -> RunRecord:
     if not rows:
         raise RecordError(f"{folder / 'metrics.jsonl'}: is empty; delete the folder and run `dvc repro`")
     records: dict[str, Any] = {}
-    for stage in ("evaluate", "ablate"):
+    for stage in ("evaluate", "ablate", "recall"):
         path = artifacts / stage / f"{name}.json"
         records[stage] = record = read_json(path) if path.exists() else None
-        if record is not None and record["fingerprint"] != config["fingerprint"]:
-            raise RecordError(
-                f"{path}: measures run {record['fingerprint']}, but the weights are of {config['fingerprint']}; run `dvc repro`"
-            )
-    return RunRecord(arm, seed, config, rows, read_json(folder / "summary.json"), records["evaluate"], records["ablate"])
+        if record is not None and not belongs(stage, record, config):
+            raise RecordError(f"{path}: measures another model than {folder / 'config.json'}; run `dvc repro`")
+    summary = read_json(folder / "summary.json")
+    return RunRecord(arm, seed, config, rows, summary, records["evaluate"], records["ablate"], records["recall"])
+
+
+def _check_rate(artifacts: Path, run: RunRecord, sweeps: dict[str, dict[str, Any]]) -> None:
+    used = run.config["run"]["size"]["learning_rate"]
+    if run.arm in sweeps and sweeps[run.arm]["chosen"] != used:
+        raise RecordError(
+            f"{artifacts / 'sweep' / run.arm}.json: chose the learning rate {sweeps[run.arm]['chosen']:g}, but {run.name} was "
+            f"trained with {used:g}; run `dvc repro`"
+        )

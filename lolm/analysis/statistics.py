@@ -87,9 +87,33 @@ def geometric_interval(ratios: Sequence[float], confidence: float = 0.95) -> Est
     return t_interval([math.log(r) for r in ratios], confidence).map(math.exp)
 
 
-def paired_ratio(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """Geometric mean of a / b over paired seeds, with its interval on the ln scale."""
-    return geometric_interval([x / y for x, y in _pairs(a, b)], confidence)
+def paired_p_value(differences: Sequence[float]) -> float | None:
+    """Two-sided p value of Student's t test that the mean of paired differences is zero; None with fewer than two seeds."""
+    differences = _checked(differences)
+    if len(differences) < 2:
+        return None
+    mean = math.fsum(differences) / len(differences)
+    error = _standard_error(differences, mean)
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return 2 * _t_tail(abs(mean) / error, len(differences) - 1)
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Holm's step-down adjustment (1979): the chance of any false rejection among all m tests stays below the level.
+
+    The k-th smallest p value is multiplied by m - k + 1, and none may be smaller than the one before it. Order is kept.
+
+    Raises:
+        StatisticsError: a value outside [0, 1].
+    """
+    if any(not 0 <= p <= 1 for p in p_values):
+        raise StatisticsError(f"p values lie in [0, 1], got {list(p_values)}")
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = running
+    return tuple(adjusted)
 
 
 def equivalence(differences: Sequence[float], margin: float, confidence: float = 0.95) -> Equivalence:

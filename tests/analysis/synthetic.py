@@ -1,7 +1,8 @@
 """A results folder as the pipeline leaves it, with known answers, for tests of everything that reads results.
 
 Losses follow ``E + A * (step + offset)^-alpha``; LOLM follows the same law ``speed`` times faster, so that its multiplier
-in steps at any common loss is ``speed`` exactly, apart from the jitter that each pair of seeds is given.
+in steps at any common loss is ``speed`` exactly, apart from the jitter that each pair of seeds is given. Ends of schedule lie on
+that law; inside the run the loss lies ``bump`` above it until the last fifth, as under a schedule that decays at its end.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ class Truth:
     steps: int = 400
     log_every: int = 4
     eval_every: int = 20
+    horizons: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7)  # shares of the run at which a copy was annealed
+    bump: float = 0.0  # nats above the law before the decay
+    speeds: dict[str, float] = field(default_factory=dict)  # of single arms, in place of ``speed`` (LOLM) or 1
+    recall: bool = True
+    swept: bool = True
 
 
 def law(step: float, speed: float = 1.0) -> float:
@@ -61,30 +67,78 @@ def write_results(
     scale: str = "smoke",
     mismatch: float = 0.001,
 ) -> Path:
-    """Write ``params.yaml``, ``artifacts/<scale>`` and ``reports/<scale>`` below ``root``; returns ``root``."""
-    truth = truth or Truth()
+    """Write ``params.yaml``, ``artifacts/<scale>`` and ``reports/<scale>`` below ``root``; returns ``root``.
+
+    An arm that ``params.yaml`` does not know becomes a copy of ``transformer_modern`` under its own name.
+    """
+    raw = _parameters(arms, seeds)
+    raw["scale"] = scale
+    _write_scale(root, raw, scale, truth or Truth(), mismatch)
+    return root
+
+
+def write_scales(root: Path, count: int, seeds: tuple[int, ...] = (1, 2)) -> Path:
+    """Results of two arms at scales ``s0``, ``s1``, … of the same text, each of four times the compute of the one before."""
+    raw = _parameters(("lolm", "transformer"), seeds)
+    raw["scales"] |= {f"s{i}": raw["scales"]["smoke"] for i in range(count)}
+    for i in range(count):
+        steps = 100 * 4**i
+        _write_scale(root, raw, f"s{i}", Truth(steps=steps, log_every=steps // 50, eval_every=steps // 10), 0.001)
+    return root
+
+
+def _parameters(arms: tuple[str, ...], seeds: tuple[int, ...]) -> dict[str, Any]:
     raw = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
-    raw.update(scale=scale, arms=list(arms), seeds=list(seeds), baseline="transformer")
+    study = {"name": "main", "arms": list(arms), "seeds": list(seeds), "subject": "lolm", "baseline": "transformer"}
+    raw.update(studies={"main": study}, study=study)
     raw["analysis"].update(published_window=20)
+    for arm in arms:
+        if arm not in raw["architectures"]:
+            raw["architectures"][arm] = raw["architectures"]["transformer_modern"] | {"label": arm.replace("_", " ").capitalize()}
+            for preset in raw["scales"].values():
+                preset["sizes"][arm] = preset["sizes"]["transformer_modern"]
+    return raw
+
+
+def _write_scale(root: Path, raw: dict[str, Any], scale: str, truth: Truth, mismatch: float) -> None:
     write_text(root / "params.yaml", yaml.safe_dump(raw, sort_keys=False))
     params = load_params(root / "params.yaml")
     plan = {}
-    for arm in arms:
+    for index, arm in enumerate(params.study.arms):
         lolm = params.architectures[arm].family == "lolm"
         flops = 6e5 * (truth.flops_ratio if lolm else 1.0)
+        parameters = 100_000 + (0 if lolm else round(1e5 * mismatch))
         plan[arm] = {
-            "parameters": 100_000 + (0 if lolm else round(1e5 * mismatch)),
+            "parameters": parameters,
+            "parameters_active": parameters,
             "flops_per_token_forward": flops / 3,
             "flops_per_token_training": flops,
             "flops_per_token_palm": flops * 1.02,
-            "state_elements": 1024,
+            "state_elements": 1024 * (1 + index),
+            "state_bytes": 4096 * (1 + index),
             "mismatch": 0.0 if lolm else mismatch,
         }
-        for seed in seeds:
+        if truth.swept:
+            write_json(root / "artifacts" / scale / "sweep" / f"{arm}.json", _sweep(params, scale, arm))
+        for seed in params.study.seeds:
             _write_run(root, params, scale, arm, seed, lolm, flops, truth)
-    write_json(root / "reports" / scale / "plan.json", plan)
+    write_json(root / "reports" / scale / "main" / "plan.json", plan)
     write_json(root / "reports" / scale / "corpus.json", {"kept": 12, "dropped": 1, "train": {"documents": 8, "bytes": 1000}})
-    return root
+
+
+def _sweep(params, scale: str, arm: str) -> dict[str, Any]:
+    """Five rates around the one that was trained with; of ``transformer_modern`` the best lies at the edge of the grid."""
+    chosen = resolve_run(params, scale, arm, 0).size.learning_rate
+    inside = arm != "transformer_modern"
+    factors = (0.25, 0.5, 1.0, 2.0, 4.0) if inside else (0.125, 0.25, 0.5, 1.0)
+    trials = [
+        {"learning_rate": chosen * factor, "seed": seed, "nats": 4.0 + 0.1 * math.log2(factor) ** 2 + 0.01 * seed}
+        for factor in factors
+        for seed in (1, 2)
+    ]
+    rates = [{"learning_rate": chosen * factor, "nats": 4.015 + 0.1 * math.log2(factor) ** 2} for factor in factors]
+    rates[-1] = rates[-1] if not inside else rates[-1] | {"nats": None}  # diverged
+    return {"arm": arm, "chosen": chosen, "inside": inside, "steps": 40, "seeds": [1, 2], "trials": trials, "rates": rates}
 
 
 def _write_run(root: Path, params, scale: str, arm: str, seed: int, lolm: bool, flops: float, truth: Truth) -> None:
@@ -92,16 +146,24 @@ def _write_run(root: Path, params, scale: str, arm: str, seed: int, lolm: bool, 
     shared = random.Random(f"data-{seed}")
     shift = shared.gauss(0, 0.02)  # what a seed's data order does to both arms
     own = random.Random(f"{arm}-{seed}")
-    speed = truth.speed * math.exp(own.gauss(0, truth.jitter)) if lolm else 1.0
+    speed = truth.speeds.get(arm, truth.speed if lolm else 1.0)
+    if lolm or arm in truth.speeds:
+        speed *= math.exp(own.gauss(0, truth.jitter))
     tokens_per_step, seconds_per_step = 1024, 0.02 if lolm else 0.01
 
-    def loss(step: float) -> float:
+    def ended(step: float) -> float:
         return law(step, speed) + shift
+
+    def loss(step: float) -> float:
+        return ended(step) + truth.bump * min(1.0, max(0.0, 5 * (1 - step / truth.steps)))
+
+    def axes(step: float) -> dict[str, float]:
+        tokens = step * tokens_per_step
+        return {"step": step, "tokens": tokens, "flops": tokens * flops, "seconds": step * seconds_per_step}
 
     rows = []
     for step in range(0, truth.steps + 1, truth.log_every):
-        tokens = step * tokens_per_step
-        row: dict[str, float] = {"step": step, "tokens": tokens, "flops": tokens * flops, "seconds": step * seconds_per_step}
+        row: dict[str, float] = axes(step)
         if step:
             row |= {"train/loss": loss(step) + 0.05, "train/total": loss(step) + 1, "train/grad_norm": 1.0, "train/lr": 1e-3}
             row["speed/tokens_per_second"] = tokens_per_step / seconds_per_step
@@ -118,7 +180,10 @@ def _write_run(root: Path, params, scale: str, arm: str, seed: int, lolm: bool, 
             if lolm:
                 row["val/gate_mean"] = _gate(step / truth.steps, truth, None)
         rows.append(row)
-    final = loss(truth.steps)
+    ends = [truth.steps, *(round(share * truth.steps) for share in truth.horizons)]  # the run's own, then those of the copies
+    for step in ends:
+        rows.append(axes(step) | {"horizon/nats": ended(step), "horizon/bits_per_byte": ended(step) / 3, "horizon/accuracy": 0.3})
+    final = ended(truth.steps)
     fingerprint = fingerprint_of(arm, seed)
     folder = root / "artifacts" / scale / "runs" / f"{arm}-{seed}"
     config = {
@@ -133,8 +198,7 @@ def _write_run(root: Path, params, scale: str, arm: str, seed: int, lolm: bool, 
     }
     write_json(folder / "config.json", config)
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    last = rows[-1]
-    summary = {axis: last[axis] for axis in ("step", "tokens", "flops", "seconds")} | {
+    summary = axes(truth.steps) | {
         "arm": arm,
         "seed": seed,
         "parameters": 100_000,
@@ -146,8 +210,38 @@ def _write_run(root: Path, params, scale: str, arm: str, seed: int, lolm: bool, 
         "tokens_per_second": 1e4,
     }
     write_json(folder / "summary.json", summary)
-    write_json(root / "artifacts" / scale / "evaluate" / f"{arm}-{seed}.json", _evaluation(run, fingerprint, final, lolm, truth))
+    evaluation = _evaluation(run, fingerprint, final, lolm, truth)
+    evaluation["horizons"] = [
+        axes(step) | {split: {"nats": n, "bits_per_byte": n / 3, "accuracy": 0.3} for split, n in _splits(ended(step)).items()}
+        for step in sorted(ends)
+    ]
+    write_json(root / "artifacts" / scale / "evaluate" / f"{arm}-{seed}.json", evaluation)
     write_json(root / "artifacts" / scale / "ablate" / f"{arm}-{seed}.json", _ablation(run, fingerprint, loss, lolm, truth, own))
+    if truth.recall:
+        write_json(root / "artifacts" / scale / "recall" / f"{arm}-{seed}.json", _recall(params, scale, run, own))
+
+
+def _splits(nats: float) -> dict[str, float]:
+    return {"validation": nats, "test": nats + 0.02}
+
+
+def _recall(params, scale: str, run, noise: random.Random) -> dict[str, Any]:
+    index = params.study.arms.index(run.arm)
+    about = {"nats": 0.5, "steps": 100, "seq_len": 64, "pairs": 8}
+    tasks = {
+        "mqar": about
+        | {"accuracy": min(1.0, 0.3 + 0.05 * index + noise.uniform(0, 0.05)), "chance": 1 / 64, "order_zero": 1 / 8},
+        "induction": about | {"accuracy": 0.9 - noise.uniform(0, 0.05), "chance": 1 / 127, "order_zero": 1 / 32, "pairs": None},
+    }
+    return {
+        "arm": run.arm,
+        "seed": run.seed,
+        "name": run.name,
+        "fingerprint": "0" * 16,
+        "model": fingerprint_of(to_mapping(run.architecture), to_mapping(run.size)),
+        "state_elements": 1024 * (1 + index),
+        "tasks": tasks,
+    }
 
 
 def _gate(share: float, truth: Truth, noise: random.Random | None) -> float:
@@ -176,6 +270,14 @@ def _evaluation(run, fingerprint: str, final: float, lolm: bool, truth: Truth) -
         "cpc": None,
         "gate": None,
         "regime": None,
+        "positions": _positions(final + 0.02),
+        "lengths": {"lengths": {str(n): _length(n, final + 0.02) for n in (1, 2)}, "left_out": {"4": "the test split is short"}},
+        "samples": {
+            "texts": 4,
+            "generated": {"distinct_2": 0.8, "bigram_repetition": 0.2, "distinct_2_pooled": 0.7, "words": 90},
+            "real": {"distinct_2": 0.97, "bigram_repetition": 0.03, "distinct_2_pooled": 0.9, "words": 88},
+            "examples": [{"prompt": "It was", "generated": " the the", "real": " a <day> & night"}],
+        },
     }
     if lolm:
         record["cpc"] = {
@@ -205,6 +307,21 @@ def _evaluation(run, fingerprint: str, final: float, lolm: bool, truth: Truth) -
             "max_entropy": math.log(truth.codes),
         }
     return record
+
+
+def _positions(nats: float) -> dict[str, Any]:
+    edges = (0, 1, 2, 4, 8, 16, 32, 64)
+    bins = [{"start": a, "stop": b} | _score(nats + 1.5 / (1 + a) - 0.2) for a, b in zip(edges, edges[1:], strict=False)]
+    return {"bins": bins, "early": _score(nats + 0.3), "late": _score(nats - 0.1), "change": _score(-0.1)}
+
+
+def _length(multiple: int, nats: float) -> dict[str, Any]:
+    beyond = {"tokens": 2048, "nats": nats + 0.1, "nats_trained": nats} if multiple > 1 else None
+    return {"seq_len": 64 * multiple, "tokens": 4096, "beyond": beyond} | _score(nats + 0.05 * (multiple - 1))
+
+
+def _score(nats: float) -> dict[str, float]:
+    return {"nats": nats, "bits_per_byte": nats / 3, "accuracy": 0.3}
 
 
 def _ablation(run, fingerprint: str, loss, lolm: bool, truth: Truth, noise: random.Random) -> dict[str, Any]:

@@ -50,6 +50,36 @@ def test_flops_are_charged(ledger_of):
     assert claim.details["multiplier in seconds"].value == pytest.approx(0.75, rel=0.03)
 
 
+def test_schedules_that_have_not_ended_hide_the_lead(ledger_of):
+    """Losses inside the run lie above those of ended schedules: the in-curve view understates, the sound one doesn't."""
+    claim = ledger_of(Truth(speed=1.5, flops_ratio=1.0, bump=0.1))["efficiency_2x"]
+    assert within(claim.sound, 1.5)
+    assert claim.details["inside the runs, in FLOPs"].value < 1.3
+    assert "At 400 of 400 steps." in claim.sound.note
+    assert "No change is shown between schedules of 200 and 400 steps" in claim.why
+    assert claim.details["in FLOPs at the schedule of 100 steps"].value is None
+    assert "already below" in claim.details["in FLOPs at the schedule of 100 steps"].note
+    assert claim.details["in FLOPs at the schedule of 280 steps"].value == pytest.approx(1.5, rel=0.02)
+
+
+def test_without_annealed_copies_no_multiplier_is_made_up(ledger_of):
+    ledger = ledger_of(Truth(horizons=()))
+    assert ledger["efficiency_2x"].verdict == "inconclusive"
+    assert ledger["efficiency_2x"].sound.value is None
+    assert "No multiplier can be measured" in ledger["efficiency_2x"].why
+    assert ledger["matched_budget"].verdict == "holds"  # the runs' own ends are ends of schedules
+
+
+def test_gaps_at_matched_cost(ledger_of):
+    claim = ledger_of(Truth(speed=1.5, flops_ratio=1.25, jitter=0.0))["gap_25_9"]
+    same_flops = 1 - math.exp(law(400 / 1.25, 1.5) - law(400))
+    same_seconds = 1 - math.exp(law(400 / 2, 1.5) - law(400))  # a step of LOLM takes twice as long
+    assert claim.details["gap at matched training FLOPs"].value == pytest.approx(same_flops, abs=2e-3)
+    assert claim.details["gap at matched seconds"].value == pytest.approx(same_seconds, abs=2e-3)
+    assert claim.details["gap at matched parameters"].value == claim.sound.value
+    assert "1.0010" in claim.details["gap at matched parameters"].definition
+
+
 def test_a_model_that_is_thrice_as_efficient_passes_2x(ledger_of):
     ledger = ledger_of(Truth(speed=3.0, flops_ratio=1.0))
     assert ledger["efficiency_2x"].verdict == "holds"

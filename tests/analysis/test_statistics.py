@@ -8,8 +8,9 @@ from lolm.analysis.statistics import (
     correlation,
     equivalence,
     geometric_interval,
+    holm,
     paired_difference,
-    paired_ratio,
+    paired_p_value,
     t_interval,
 )
 
@@ -41,11 +42,11 @@ def test_pairing_removes_what_seeds_share():
 
 
 def test_ratio_lives_on_the_log_scale():
-    found = paired_ratio([2.0, 8.0], [1.0, 2.0])
+    found = geometric_interval([2.0, 4.0])
     assert found.value == pytest.approx(math.sqrt(8))
     low, high = found.interval
     assert low * high == pytest.approx(8)  # symmetric about the mean in ln
-    swapped = paired_ratio([1.0, 2.0], [2.0, 8.0])
+    swapped = geometric_interval([1 / 2, 1 / 4])
     assert swapped.interval == pytest.approx((1 / high, 1 / low))
 
 
@@ -85,6 +86,47 @@ def test_tost_errs_at_most_at_its_level():
     assert wrong / 4000 == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 4000))
 
 
+def test_p_value_by_hand_and_by_its_interval():
+    # mean 2, standard error 1/sqrt(3): t = 3.4641 at two degrees of freedom, p = 1 - t / sqrt(2 + t^2)
+    t = 2 * math.sqrt(3)
+    assert paired_p_value([1.0, 2.0, 3.0]) == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    assert paired_p_value([-1.0, -2.0, -3.0]) == paired_p_value([1.0, 2.0, 3.0])
+    for values in ([1.0, 2.0, 3.0], [0.1, -0.2, 0.05, 0.3], [5.0, 5.1]):
+        level = 1 - paired_p_value(values)
+        assert pytest.approx(min(t_interval(values, level).interval, key=abs), abs=1e-9) == 0  # the interval just touches 0
+    assert paired_p_value([1.0]) is None
+    assert (paired_p_value([0.0, 0.0]), paired_p_value([1.0, 1.0])) == (1.0, 0.0)
+
+
+def test_holm_by_hand():
+    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1; the last, 0.04, is raised to its predecessor's 0.06
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
+    assert holm([0.2]) == (0.2,)
+    assert holm([]) == ()
+    assert holm([0.5, 0.9]) == (1.0, 1.0)
+
+
+def test_holm_is_monotone_never_below_the_raw_value_and_never_above_bonferroni():
+    draw = random.Random(3)
+    for _ in range(200):
+        raw = [draw.random() ** 3 for _ in range(draw.randint(1, 20))]
+        adjusted = holm(raw)
+        by_raw = [a for _, a in sorted(zip(raw, adjusted, strict=True))]
+        assert by_raw == sorted(by_raw)
+        assert all(p <= a <= min(1.0, len(raw) * p) + 1e-12 for p, a in zip(raw, adjusted, strict=True))
+
+
+def test_holm_bounds_any_false_rejection():
+    """Ten true null hypotheses, sharing one arm: some adjusted p falls below 5 % in at most 5 % of experiments."""
+    draw = random.Random(1)
+    wrong = 0
+    for _ in range(1000):
+        shared = [draw.gauss(0, 1) for _ in range(3)]
+        raw = [paired_p_value([draw.gauss(0, 1) - s for s in shared]) for _ in range(10)]
+        wrong += min(holm(raw)) < 0.05
+    assert wrong / 1000 < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 1000)
+
+
 def test_correlation():
     assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
     assert correlation([1, 2, 3], [1, 1, 1]) is None
@@ -102,5 +144,7 @@ def test_unequal_pairs_and_bad_ratios():
         paired_difference([1.0], [1.0, 2.0])
     with pytest.raises(StatisticsError, match="positive"):
         geometric_interval([1.0, 0.0])
+    with pytest.raises(StatisticsError, match=r"\[0, 1\]"):
+        holm([0.5, 1.5])
     with pytest.raises(StatisticsError, match="margin"):
         equivalence([1.0, 2.0], 0.0)

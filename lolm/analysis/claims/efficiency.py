@@ -5,10 +5,23 @@ from __future__ import annotations
 import math
 
 from lolm.analysis import efficiency as eff
-from lolm.analysis.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Claim, Quantity, above, below, runs_of, untestable, why_of
+from lolm.analysis.claims.ledger import (
+    FAILS,
+    HOLDS,
+    INCONCLUSIVE,
+    Claim,
+    Quantity,
+    above,
+    below,
+    runs_of,
+    show,
+    show_interval,
+    untestable,
+    why_of,
+)
 from lolm.analysis.published import NUMBERS, clipped_perplexity
 from lolm.analysis.results import RunRecord, ScaleResults
-from lolm.analysis.statistics import Estimate, equivalence, geometric_interval, paired_difference
+from lolm.analysis.statistics import equivalence, geometric_interval, paired_difference, t_interval
 
 AXIS_NAMES = {"step": "steps", "tokens": "tokens", "flops": "training FLOPs", "seconds": "seconds"}
 EARLY = 0.06  # share of the run at which the published early gap was read: step 3,000 of 50,000
@@ -42,8 +55,13 @@ GAPS = (
 )
 
 
-def measured(results: ScaleResults, pairs: Pairs, axis: str) -> eff.Efficiency:
-    """Sound multipliers of the pairs: held-out loss on an axis."""
+def measured(results: ScaleResults, pairs: Pairs, axis: str) -> eff.Budgets:
+    """Sound multipliers of the pairs: losses where schedules ended, at every budget."""
+    return eff.at_budgets(pairs, axis, results.analysis.confidence)
+
+
+def in_curve(results: ScaleResults, pairs: Pairs, axis: str) -> eff.Efficiency:
+    """Multipliers of the pairs from validation losses inside the runs, schedules unfinished."""
     curves = [(eff.heldout_curve(base, axis), eff.heldout_curve(subject, axis)) for subject, base in pairs]
     return eff.efficiency(curves, axis, results.analysis.confidence)
 
@@ -65,32 +83,79 @@ def _multipliers(results: ScaleResults, pairs: Pairs) -> list[Claim]:
         f"steps to the lowest training loss both arms reach, trailing mean of {window} log windows; dropout and noise on",
     )
     flops = sound["flops"]
-    quantity = _quantity(
+    quantity = _at_largest(
         flops,
         len(pairs),
-        "baseline's over LOLM's training FLOPs (auxiliary heads included) to the lowest held-out loss both arms of a pair reach",
+        "baseline's over LOLM's training FLOPs (auxiliary heads included) to the lowest loss that both arms of a pair reach "
+        f"where schedules end, {flops.split} split",
     )
     details = {
-        f"multiplier in {AXIS_NAMES[axis]}": _quantity(sound[axis], len(pairs), f"the same in {AXIS_NAMES[axis]}")
+        f"multiplier in {AXIS_NAMES[axis]}": _at_largest(sound[axis], len(pairs), f"the same in {AXIS_NAMES[axis]}")
         for axis in ("step", "tokens", "seconds")
     }
+    for point in flops.points:
+        details[f"in FLOPs at the schedule of {point.steps:,} steps"] = (
+            Quantity(None, "x", "the same at a smaller budget", n_seeds=len(pairs), note=point.reason)
+            if point.estimate is None
+            else Quantity.of(point.estimate, "x", f"the same, both arms annealed by step {point.steps:,}")
+        )
+    if flops.change is not None:
+        details["change over budgets"] = Quantity.of(
+            flops.change, "x", "multiplier in FLOPs at the largest over the smallest budget"
+        )
+    details["inside the runs, in FLOPs"] = _quantity(
+        in_curve(results, pairs, "flops"), len(pairs), "from validation losses before the schedules end, as a second view"
+    )
     matched = _mismatch(results)
     entries = []
     for id, statement, keys, threshold in (
         ("efficiency_2x", TWICE, ("efficiency",), NUMBERS["efficiency"].value),
         ("efficiency_direction", DIRECTION, (), 1.0),
     ):
-        if flops.common is None:
-            verdict, why = INCONCLUSIVE, f"no multiplier can be measured: {flops.reason}"
+        if flops.largest is None or flops.estimate is None:
+            verdict, why = INCONCLUSIVE, f"No multiplier can be measured: {flops.reason}."
         else:
-            verdict, why = above(flops.common, threshold), why_of(flops.common, threshold, "x")
-            why = f"In FLOPs to the same held-out loss, {why}. {_reached(flops, len(pairs))}"
+            verdict, why = above(flops.estimate, threshold), why_of(flops.estimate, threshold, "x")
+            why = f"In FLOPs to the same loss, schedules ended, {why}. {_behind(flops, len(pairs))}{_stability(flops)}"
         if matched:
             verdict, why = INCONCLUSIVE, f"{matched}. {why}"
-        rule = f"holds if the whole interval of the multiplier in FLOPs lies above {threshold:g}, fails if none of it does"
+        rule = (
+            f"holds if the whole interval of the multiplier in FLOPs at the largest measurable budget lies above {threshold:g}, "
+            "fails if none of it does"
+        )
         runs = runs_of(run for pair in pairs for run in pair)
         entries.append(Claim(id, "efficiency", statement, keys, ours, quantity, verdict, why, rule, runs, details))
     return entries
+
+
+def _at_largest(found: eff.Budgets, pairs: int, definition: str) -> Quantity:
+    if found.estimate is None or found.largest is None:
+        return Quantity(None, "x", definition, n_seeds=pairs, note=found.reason)
+    note = f"At {found.largest.steps:,} of {found.points[-1].steps:,} steps."
+    return Quantity.of(found.estimate, "x", definition, f"{note} {_behind(found, pairs)}")
+
+
+def _behind(found: eff.Budgets, pairs: int) -> str:
+    if found.reached == pairs:
+        return f"LOLM reaches the baseline's final loss in every pair ({pairs} of {pairs})."
+    text = f"LOLM never reaches the baseline's final loss in {pairs - found.reached} of {pairs} pairs"
+    if found.needed is not None:
+        text += f"; the baseline gets to LOLM's final loss with {found.needed:.2f} of what LOLM spent"
+    return text + "."
+
+
+def _stability(found: eff.Budgets) -> str:
+    """What the multipliers at different budgets say together."""
+    if found.change is None:
+        return " Only one budget can be measured, so nothing is known of how the multiplier changes with it."
+    first, last = found.measured[0].steps, found.measured[-1].steps
+    between = f"between schedules of {first:,} and {last:,} steps"
+    if found.differ is None:
+        return f" One seed cannot say whether it changes {between}."
+    if found.differ:
+        return f" It changes by {show(found.change.value, 'x')} {between}: no single number describes it."
+    low, high = found.change.interval or (found.change.value, found.change.value)
+    return f" No change is shown {between} (ratio {show_interval(low, high, 'x')})."
 
 
 def _quantity(found: eff.Efficiency, pairs: int, definition: str) -> Quantity:
@@ -119,22 +184,31 @@ def _mismatch(results: ScaleResults) -> str | None:
     return f"The arms are not matched: their parameters differ by {100 * found:.2f} %, more than {100 * tolerance:g} %"
 
 
-def _test_losses(pairs: Pairs) -> tuple[list[float], list[float]] | None:
-    losses = [(subject.test_nats, base.test_nats) for subject, base in pairs]
-    if any(None in pair for pair in losses):
-        return None
-    return [a for a, _ in losses], [b for _, b in losses]  # type: ignore[misc]
+def _gap_share(difference: float) -> float:
+    return 1 - math.exp(difference)
 
 
 def _gaps(results: ScaleResults, pairs: Pairs) -> list[Claim]:
-    losses = _test_losses(pairs)
-    if losses is None:
-        return [
-            untestable(id, "efficiency", statement, (key,), "the test losses were not measured") for id, statement, key in GAPS
-        ]
     confidence, window = results.analysis.confidence, results.analysis.published_window
-    gap = paired_difference(*losses, confidence).map(lambda difference: 1 - math.exp(difference))
-    sound = Quantity.of(gap, "share", "1 - exp(paired difference of test losses), same training tokens, noise off in both arms")
+    found = {axis: eff.gap_at(pairs, axis, confidence) for axis in eff.AXES}
+    at_steps = found["step"]
+    if at_steps.difference is None:
+        return [
+            untestable(id, "efficiency", statement, (key,), "the losses at the end were not measured")
+            for id, statement, key in GAPS
+        ]
+    gap = at_steps.difference.map(_gap_share)
+    split = at_steps.split
+    sound = Quantity.of(
+        gap,
+        "share",
+        f"1 - exp(paired difference of {split} losses), same training tokens, schedules ended, noise off in both arms",
+    )
+    details = {
+        f"gap at matched {AXIS_NAMES[axis]}": _matched_gap(found[axis], len(pairs), AXIS_NAMES[axis])
+        for axis in ("flops", "seconds")
+    }
+    details["gap at matched parameters"] = Quantity.of(gap, "share", f"the same losses; {_residue(results)}")
     late = NUMBERS["lolm_steps_late"].value / NUMBERS["baseline_steps_late"].value
 
     def training(run: RunRecord, share: float = 1.0) -> float:
@@ -160,8 +234,23 @@ def _gaps(results: ScaleResults, pairs: Pairs) -> list[Claim]:
         why = f"On held-out text at the same number of tokens, {why_of(gap, threshold, 'share')}."
         rule = f"holds if the whole interval of the held-out gap lies above {100 * threshold:g} %, fails if none of it does"
         runs = runs_of(run for pair in pairs for run in pair)
-        entries.append(Claim(id, "efficiency", statement, (key,), ours, sound, above(gap, threshold), why, rule, runs))
+        entries.append(Claim(id, "efficiency", statement, (key,), ours, sound, above(gap, threshold), why, rule, runs, details))
     return entries
+
+
+def _matched_gap(found: eff.Gap, pairs: int, what: str) -> Quantity:
+    definition = (
+        f"perplexity gap at the largest {what} that both arms of a pair spent; the arm that spent more interpolated "
+        "between ends of its schedules"
+    )
+    if found.difference is None:
+        return Quantity(None, "share", definition, n_seeds=pairs, note=found.reason)
+    return Quantity.of(found.difference.map(_gap_share), "share", definition)
+
+
+def _residue(results: ScaleResults) -> str:
+    subject, baseline = (results.plan[arm]["parameters"] for arm in (results.subject, results.baseline))  # type: ignore[index]
+    return f"the baseline's parameters over LOLM's are {baseline / subject:.4f}"
 
 
 def _validation(run: RunRecord) -> float:
@@ -169,23 +258,22 @@ def _validation(run: RunRecord) -> float:
 
 
 def _matched(results: ScaleResults, pairs: Pairs) -> Claim:
-    losses = _test_losses(pairs)
-    if losses is None:
-        return untestable("matched_budget", "efficiency", MATCHED, (), "the test losses were not measured")
     confidence, margin = results.analysis.confidence, results.analysis.equivalence_margin
-    difference = paired_difference(*losses, confidence)
+    found = {axis: eff.gap_at(pairs, axis, confidence) for axis in ("step", "flops", "seconds")}
+    difference, split = found["step"].difference, found["step"].split
+    if difference is None:
+        return untestable("matched_budget", "efficiency", MATCHED, (), "the losses at the end were not measured")
     same = equivalence(difference.per_seed, margin, confidence)
     verdict, why = below(difference, 0.0), f"LOLM minus baseline: {why_of(difference, 0.0, 'nats')}."
     if same.equivalent and verdict != FAILS:
         verdict, why = FAILS, f"the two losses are equivalent: TOST within ±{margin:g} nats, p = {same.p_value:.3g}."
     details = {}
-    at_flops = _at_equal_flops(pairs, confidence)
-    if at_flops is not None:
-        details["difference at equal FLOPs"] = Quantity.of(
-            at_flops,
-            "nats",
-            "validation loss of LOLM minus baseline where the arm that costs less has spent its whole budget; the "
-            "other is cut short, not annealed",
+    for axis, name in (("flops", "FLOPs"), ("seconds", "seconds")):
+        definition = f"{split} loss of LOLM minus baseline at the {name} that both spent, interpolated between ends of schedules"
+        details[f"difference at equal {name}"] = (
+            Quantity(None, "nats", definition, n_seeds=len(pairs), note=found[axis].reason)
+            if found[axis].difference is None
+            else Quantity.of(found[axis].difference, "nats", definition)  # type: ignore[arg-type]
         )
     return Claim(
         "matched_budget",
@@ -193,25 +281,13 @@ def _matched(results: ScaleResults, pairs: Pairs) -> Claim:
         MATCHED,
         (),
         None,
-        Quantity.of(difference, "nats", "test loss of LOLM minus baseline, paired by seed"),
+        Quantity.of(difference, "nats", f"{split} loss of LOLM minus baseline, paired by seed"),
         verdict,
         why,
         f"holds if the interval lies below 0; fails if it lies above 0 or the arms are equivalent within {margin:g} nats",
         runs_of(run for pair in pairs for run in pair),
         details,
     )
-
-
-def _at_equal_flops(pairs: Pairs, confidence: float) -> Estimate | None:
-    differences = []
-    for subject, base in pairs:
-        a, b = eff.heldout_curve(subject, "flops"), eff.heldout_curve(base, "flops")
-        budget = min(a.positions[-1], b.positions[-1])
-        ours, theirs = a.at(budget), b.at(budget)
-        if ours is None or theirs is None:
-            return None
-        differences.append(ours - theirs)
-    return paired_difference(differences, [0.0] * len(differences), confidence)
 
 
 def _lead(results: ScaleResults, pairs: Pairs) -> Claim:
@@ -246,6 +322,13 @@ def _lead(results: ScaleResults, pairs: Pairs) -> Claim:
         "early lead": Quantity.of(lead, "nats", f"baseline minus LOLM, validation loss at step {step:g}"),
         "final lead": Quantity.of(final, "nats", "the same at the last step"),
     }
+    steps, curves, split = eff.annealed_curves(pairs, "step")
+    if len(steps) > 1:
+        for i, step_end in ((0, steps[0]), (-1, steps[-1])):
+            at_end = t_interval([base.losses[i] - subject.losses[i] for base, subject in curves], confidence)
+            details[f"lead at the end of the schedule of {step_end:,} steps"] = Quantity.of(
+                at_end, "nats", f"baseline minus LOLM, both annealed, {split} split"
+            )
     ours = Quantity.of(
         final.map(lambda d: 1 - math.exp(-d)), "share", "perplexity gap at the last step; the published TPU pair ends behind"
     )

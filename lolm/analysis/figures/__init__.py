@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lolm.analysis.figures import interventions, training
+from lolm.analysis.figures import arms, budgets, interventions, training
 from lolm.analysis.figures.style import Picture
 from lolm.analysis.results import ScaleResults
 
@@ -14,7 +14,12 @@ def pictures(results: ScaleResults) -> list[Picture]:
     made = (
         training.bits_per_byte(results),
         training.learning_curves(results),
+        budgets.loss_at_ends(results),
+        budgets.multipliers(results),
         training.lead(results),
+        arms.recall(results),
+        arms.by_position(results),
+        arms.rates(results),
         training.gate_path(results),
         interventions.histogram(results),
         interventions.sweep(results),

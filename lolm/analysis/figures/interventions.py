@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from lolm.analysis.claims.inversion import control_depth
-from lolm.analysis.figures.style import GREY, PALETTE, Picture, label_ends, mean_by, new_figure, seeds_text
+from lolm.analysis.figures.style import GREY, PALETTE, Picture, label_ends, looks, mean_by, new_figure, seeds_text
 from lolm.analysis.results import RunRecord, ScaleResults
 from lolm.analysis.statistics import t_interval
 
@@ -215,8 +215,8 @@ def histogram(results: ScaleResults) -> Picture | None:
     def draw() -> Any:
         figure, axes = new_figure(1, 1, 2.7)
         arms = list(dict.fromkeys(row[0] for row in rows))
-        for index, arm in enumerate(arms):
-            colour = PALETTE[index]
+        for arm in arms:
+            colour = looks(results)[arm].colour
             edges = sorted({row[2] for row in rows if row[0] == arm} | {row[3] for row in rows if row[0] == arm})
             shares: list[list[float]] = []
             for seed in {row[1]: None for row in rows if row[0] == arm}:
@@ -231,7 +231,7 @@ def histogram(results: ScaleResults) -> Picture | None:
         axes.set_xlabel("gate value (1 = surface, 0 = latent)")
         axes.set_ylabel("share of values")
         if len(arms) > 1:
-            axes.legend(loc="upper center")
+            axes.legend(loc="upper center", ncols=1 if len(arms) <= 4 else 2)
         return figure
 
     return Picture(

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lolm.analysis.results import ScaleResults
+from lolm.analysis.statistics import Estimate, t_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,35 +85,110 @@ class Picture:
 
 
 def new_figure(rows: int = 1, columns: int = 1, height: float = 3.0, **kwargs: Any) -> tuple[Figure, Any]:
-    """A figure without a window system, and its axes."""
+    """A figure without a window system, and its axes; none with no rows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, **kwargs)
+    return figure, figure.subplots(rows, columns, **kwargs) if rows else None
 
 
-def colours(results: ScaleResults) -> dict[str, tuple[str, Any]]:
-    """Colour and dash of each arm: the subject first, then the baseline, then the others."""
+OTHERS = (*PALETTE[2:], "#7F6000", "#6A3D9A", "#4D7EA8", "#9C3D54")  # arms beside subject and baseline, reused when they run out
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an arm is drawn everywhere: subject and baseline in bold, the others thinner the more there are."""
+
+    colour: str
+    dash: Any
+    width: float
+    bold: bool
+
+    @property
+    def order(self) -> int:
+        return 4 if self.bold else 3
+
+
+def looks(results: ScaleResults) -> dict[str, Look]:
+    """Look of each arm: the subject first, then the baseline, then the others."""
     first = [arm for arm in (results.subject, results.baseline) if arm]
-    order = [*first, *(arm for arm in results.arms if arm not in first)]
-    return {arm: (PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)]) for i, arm in enumerate(order)}
+    others = [arm for arm in results.arms if arm not in first]
+    found = {arm: Look(PALETTE[i], DASHES[i], 2.1, True) for i, arm in enumerate(first)}
+    width = 1.5 if len(others) <= 4 else 0.9
+    for i, arm in enumerate(others):
+        found[arm] = Look(OTHERS[i % len(OTHERS)], DASHES[i // len(OTHERS) % len(DASHES)], width, False)
+    return found
 
 
-def label_ends(axes: Axes, labels: Iterable[tuple[float, str, str]], size: float = 9) -> None:
-    """Write labels (y, text, colour) beside the right end of an axis, pushed apart so that none overlap."""
+def label_room(count: int, least: float, size: float = 9) -> float:
+    """Height of a figure with one panel, in inches, whose right edge takes that many labels."""
+    return max(least, 1.3 * size / 72 * count + 0.8)
+
+
+def label_ends(
+    axes: Axes,
+    labels: Iterable[tuple[float, str, str]],
+    size: float = 9,
+    x: Sequence[float] | None = None,
+    bold: Iterable[str] = (),
+) -> None:
+    """Write labels (y, text, colour) beside the right end of an axis, pushed apart so that none overlap.
+
+    With ``x``, the positions of what is labelled, a thin line leads from there to its label. ``bold`` names the texts in bold.
+    """
     axes.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
-    wanted = sorted(
-        (axes.transAxes.inverted().transform(axes.transData.transform((0, y)))[1], text, colour) for y, text, colour in labels
-    )
+    to_axes = axes.transData + axes.transAxes.inverted()
+    labels = list(labels)
+    points = [to_axes.transform((0 if x is None else x[i], y)) for i, (y, _, _) in enumerate(labels)]
+    order = sorted(range(len(labels)), key=lambda i: points[i][1])
     height = axes.get_window_extent().height / axes.figure.dpi * 72
     gap = 1.25 * size / max(height, 1)
-    placed = spread([min(max(y, 0.0), 1.0) for y, _, _ in wanted], gap)
-    for (_, text, colour), y in zip(wanted, placed, strict=True):
+    placed = spread([min(max(points[i][1], 0.0), 1.0) for i in order], gap)
+    placed = [max(y, gap * i) for i, y in enumerate(placed)]  # beside the panel, not below it
+    placed = [min(y, 1 - gap * i) for i, y in zip(range(len(placed) - 1, -1, -1), placed, strict=True)]
+    start = 1.015 if x is None else 1.045
+    strong = set(bold)
+    for i, y in zip(order, placed, strict=True):
+        _, text, colour = labels[i]
         axes.annotate(
-            text, (1.015, y), xycoords="axes fraction", va="center", ha="left", color=colour, fontsize=size, annotation_clip=False
+            text,
+            (start, y),
+            xycoords="axes fraction",
+            va="center",
+            ha="left",
+            color=colour,
+            fontsize=size,
+            fontweight="bold" if text in strong else "normal",
+            annotation_clip=False,
         )
+        if x is not None:
+            leader: dict[str, Any] = {"color": colour, "linewidth": 0.5, "alpha": 0.7, "clip_on": False, "zorder": 1}
+            axes.plot((points[i][0], start - 0.005), (points[i][1], y), transform=axes.transAxes, **leader)
+
+
+def band(axes: Axes, x: Sequence[float], estimates: Sequence[Estimate], look: Look) -> None:
+    """Intervals of means along a line as a band, where all have one."""
+    ends = [found.interval for found in estimates]
+    if all(end is not None for end in ends):
+        axes.fill_between(x, [e[0] for e in ends], [e[1] for e in ends], color=look.colour, alpha=0.15, linewidth=0)  # type: ignore[index]
+
+
+def log_ticks(axis: Any, form: Callable[[float], str], base: int = 10) -> None:
+    """Few ticks on a logarithmic axis, in the size of all other text: matplotlib's own have small exponents."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    subs = (1.0, 2.0, 5.0) if base == 10 else (1.0,)
+    axis.set_major_locator(LogLocator(base=base, subs=subs, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def scientific(value: float) -> str:
+    """``2e11``: short, for FLOPs."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
@@ -140,6 +216,15 @@ def reference_line(axes: Axes, level: float, text: str, dash: Any = (0, (1, 2)))
             fontsize=9,
             color=GREY,
         )
+
+
+def estimates_by(rows: Iterable[tuple[Any, float]], confidence: float) -> tuple[list[Any], list[Estimate]]:
+    """Mean with its interval of values with the same key, keys ascending."""
+    groups: dict[Any, list[float]] = {}
+    for key, value in rows:
+        groups.setdefault(key, []).append(value)
+    keys = sorted(groups)
+    return keys, [t_interval(groups[key], confidence) for key in keys]
 
 
 def mean_by(rows: Iterable[tuple[Any, float]]) -> tuple[list[Any], list[float]]:

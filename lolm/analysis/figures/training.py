@@ -11,8 +11,11 @@ from lolm.analysis.figures.style import (
     GREY,
     PALETTE,
     Picture,
-    colours,
+    band,
+    estimates_by,
     label_ends,
+    label_room,
+    looks,
     mean_by,
     new_figure,
     reference_line,
@@ -52,51 +55,62 @@ def learning_curves(results: ScaleResults) -> Picture | None:
     if not rows:
         return None
     levels = {name: value for name, value in references(results).items() if name in LADDER}
-    look = colours(results)
+    look = looks(results)
+    confidence = results.analysis.confidence
+    small = ("step", "flops", "seconds")
 
     def draw() -> Any:
         from matplotlib.ticker import EngFormatter
 
-        figure, panels = new_figure(2, 2, 5.6, sharey=True)
+        tall = label_room(len(look), 3.2)
+        figure, _ = new_figure(0, 0, tall + 2.3)
+        panels = figure.subplot_mosaic([["tokens"] * 3, list(small)], height_ratios=(tall, 2.3))
         lowest = min([row[6] for row in rows] + list(levels.values()))
         top = max([*levels.values(), max(row[6] for row in rows if row[2] > 0)])
-        for index, (axes, axis) in enumerate(zip(panels.flat, eff.AXES, strict=True)):
+        last = max(row[2] for row in rows)
+        late = max([row[6] for row in rows if row[2] >= 0.08 * last] + [levels.get("bigram", lowest)])
+        ends, strong = [], []
+        for axis, axes in panels.items():
             column = 2 + eff.AXES.index(axis)
-            ends = []
-            for arm, (colour, dash) in look.items():
+            for arm, style in look.items():
                 mine = [row for row in rows if row[0] == arm]
-                for seed in {row[1]: None for row in mine}:
-                    line = [row for row in mine if row[1] == seed]
-                    axes.plot([r[column] for r in line], [r[6] for r in line], color=colour, linewidth=0.6, alpha=0.5)
                 _, x = mean_by((row[2], row[column]) for row in mine)
-                _, y = mean_by((row[2], row[6]) for row in mine)
-                axes.plot(x, y, color=colour, linewidth=1.9, linestyle=dash)
-                ends.append((y[-1], results.label(arm), colour))
+                _, found = estimates_by(((row[2], row[6]) for row in mine), confidence)
+                y = [e.value for e in found]
+                axes.plot(x, y, color=style.colour, linewidth=style.width, linestyle=style.dash, zorder=style.order)
+                if axis == "tokens":
+                    ends.append((x[-1], y[-1], results.label(arm), style.colour))
+                    strong += [results.label(arm)] if style.bold else []
+                    if style.bold or len(look) <= 4:
+                        band(axes, x, found, style)
             for name, level in levels.items():
-                reference_line(axes, level, name)
+                if axis != "tokens" or level <= late:
+                    reference_line(axes, level, name)
             axes.set_xlabel(AXIS_LABELS[axis])
-            axes.set_xlim(left=0)
-            axes.set_ylim(lowest - 0.04 * (top - lowest), top + 0.06 * (top - lowest))
+            axes.set_xlim(left=0, right=max(row[column] for row in rows) * (1 if axis == "tokens" else 1.03))
+            highest = late if axis == "tokens" else top  # the large panel shows where the arms part
+            axes.set_ylim(lowest - 0.04 * (highest - lowest), highest + 0.06 * (highest - lowest))
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-            axes.locator_params(axis="x", nbins=5)
-            if index % 2 == 0:
-                axes.set_ylabel("held-out loss, nats a token")
-            else:
-                label_ends(axes, ends)
+            axes.locator_params(axis="x", nbins=8 if axis == "tokens" else 3)
+            if axis in ("tokens", small[0]):
+                axes.set_ylabel("held-out loss, nats a token" if axis == "tokens" else "nats a token")
+            if axis in small[1:]:
+                axes.tick_params(labelleft=False)
+        label_ends(panels["tokens"], [end[1:] for end in ends], x=[end[0] for end in ends], bold=strong)
         return figure
 
     alt = (
-        "Four panels of held-out loss falling with "
+        "Panels of held-out loss falling with "
         + ", ".join(AXIS_LABELS.values())
         + f", for {', '.join(map(results.label, results.arms))}."
     )
     return Picture(
         "learning_curves",
         "Learning curves",
-        f"Held-out loss on a fixed validation set during training. Thin: each seed; thick: mean over "
-        f"{seeds_text(results.seeds)}. Dotted: uniform "
-        "guess, unigram and interpolated bigram model of the same training tokens, on the same validation tokens. "
-        "Losses above the uniform guess before the first step are off the page. Seconds depend on the machine and on "
+        f"Held-out loss on a fixed validation set during training, mean over {seeds_text(results.seeds)}; bands: "
+        f"{100 * confidence:g} % intervals of the mean, wider than those of paired differences. Dotted: "
+        "uniform guess, unigram and interpolated bigram model of the same training tokens, on the same validation tokens. "
+        "The large panel leaves out the first losses. Seconds depend on the machine and on "
         "what else it did.",
         alt,
         ("arm", "seed", "step", "tokens", "flops", "seconds", "val_nats", "val_bits_per_byte"),
@@ -189,31 +203,34 @@ def gate_path(results: ScaleResults) -> Picture | None:
     )
     if not rows:
         return None
-    looks = {"training batches": ("-", 1.9), "supervised target": ((0, (5, 1.6)), 1.3), "held-out": ((0, (1.2, 1.2)), 1.5)}
+    series = {"training batches": ("-", 1.9), "supervised target": ((0, (5, 1.6)), 1.3), "held-out": ((0, (1.2, 1.2)), 1.5)}
+    arms = list(dict.fromkeys(row[0] for row in rows))
+    lead_arm = results.subject if results.subject in arms else arms[0]  # of the others the mean on training batches is enough
 
     def draw() -> Any:
-        figure, axes = new_figure(1, 1, 3.2)
-        arms = list(dict.fromkeys(row[0] for row in rows))
+        figure, axes = new_figure(1, 1, label_room(len(arms) + 2, 3.2))
         ends = []
         for arm in arms:
-            for index, (name, (dash, width)) in enumerate(looks.items()):
-                colour = PALETTE[index] if len(arms) == 1 else colours(results)[arm][0]
+            for index, (name, (dash, width)) in enumerate(series.items()):
+                colour = PALETTE[index] if len(arms) == 1 else looks(results)[arm].colour
                 mine = [row for row in rows if row[0] == arm and row[3] == name]
-                if not mine:
+                if not mine or (index and arm != lead_arm):
                     continue
-                if name == "training batches":
+                if name == "training batches" and arm == lead_arm:
                     for seed in {row[1]: None for row in mine}:
                         line = [row for row in mine if row[1] == seed]
                         axes.plot([r[2] for r in line], [r[4] for r in line], color=colour, linewidth=0.6, alpha=0.5)
                 x, y = mean_by((row[2], row[4]) for row in mine)
                 axes.plot(x, y, color=colour, linestyle=dash, linewidth=width)
-                ends.append((y[-1], name if len(arms) == 1 else f"{arm}, {name}", colour))
+                label = name if len(arms) == 1 else results.label(arm) if arm != lead_arm else f"{results.label(arm)}, {name}"
+                ends.append((x[-1], y[-1], label, colour))
         axes.axhline(0.5, color=FAINT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
         axes.set_ylim(0, 1)
         axes.set_xlim(left=0)
         axes.set_xlabel("optimiser steps")
         axes.set_ylabel("mean gate (1 = surface, 0 = latent)")
-        label_ends(axes, ends)
+        axes.set_xlim(right=max(end[0] for end in ends))
+        label_ends(axes, [end[1:] for end in ends], x=[end[0] for end in ends])
         return figure
 
     return Picture(
@@ -247,7 +264,7 @@ def bits_per_byte(results: ScaleResults) -> Picture | None:
         arms = [arm for arm in results.arms if any(row[0] == arm for row in rows)]
         levels = [row for row in rows if row[1] == "reference"]
         names = [*levels, *arms]
-        figure, axes = new_figure(1, 1, 0.9 + 0.34 * len(names))
+        figure, axes = new_figure(1, 1, 0.9 + (0.34 if len(names) <= 12 else 0.25) * len(names))
         ticks = []
         for y, row in enumerate(sorted(levels, key=lambda row: -row[3])):
             axes.plot(row[3], y, "D", color=GREY, markersize=5)
@@ -255,8 +272,9 @@ def bits_per_byte(results: ScaleResults) -> Picture | None:
                 f"{row[3]:.3f}", (row[3], y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9, color=GREY
             )
             ticks.append(row[0].replace("_", " ").replace("bigram all text", "bigram, whole training text"))
+        arms.sort(key=lambda arm: -mean_by((0, row[3]) for row in rows if row[0] == arm)[1][0])  # best on top
         for y, arm in enumerate(arms, len(levels)):
-            colour = colours(results)[arm][0]
+            colour = looks(results)[arm].colour
             values = [row[3] for row in rows if row[0] == arm]
             found = t_interval(values, confidence)
             if found.interval:

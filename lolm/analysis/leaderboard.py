@@ -1,0 +1,188 @@
+"""Every arm in one table, best test loss first: size and cost, loss with intervals and corrected comparisons, recall, lengths.
+
+One comparison is declared before the runs (the study's subject against its baseline) and stands uncorrected. All others of an arm
+against the subject explore, and their p values are adjusted together by Holm's procedure.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from lolm.analysis.efficiency import at_budgets
+from lolm.analysis.results import RunRecord, ScaleResults
+from lolm.analysis.statistics import Estimate, holm, paired_difference, paired_p_value, t_interval
+
+LENGTHS = (2, 4)  # windows of the length extrapolation that get a column, in training windows
+TASKS = ("mqar", "induction")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Test loss of an arm minus the subject's, paired by seed.
+
+    ``p_value`` is Holm-adjusted over all exploratory comparisons; of the declared one it is as it is. None with one seed.
+    """
+
+    difference: Estimate
+    p_value: float | None
+    declared: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One arm. Losses in nats a token unless their name says bits a byte; None where it was not measured in every run.
+
+    Attributes:
+        rate_inside: whether the sweep's best rate lies inside its grid; None where no sweep was made.
+        multiplier: baseline's FLOPs over the arm's at the largest budget that can be measured, that of ``multiplier_steps``.
+        context: bits a byte in the last quarter of the window minus those in the first; below 0, context helps.
+        lengths: by multiple of the training window, loss of the targets beyond the training length in windows that long, minus
+            the loss of the same targets in windows of the training length; above 0, the model does not carry over.
+        accuracy: by recall task.
+        distinct_2: distinct bigrams of words over all, within a generated text; ``distinct_2_real`` that of the text's own words.
+    """
+
+    arm: str
+    label: str
+    parameters: int
+    parameters_active: int
+    flops_per_token: float
+    state_bytes: float | None
+    learning_rate: float
+    rate_inside: bool | None
+    nats: Estimate | None
+    bits_per_byte: Estimate | None
+    comparison: Comparison | None
+    multiplier: Estimate | None
+    multiplier_steps: int | None
+    tokens_per_second: float | None
+    context: Estimate | None
+    lengths: dict[int, Estimate | None]
+    accuracy: dict[str, Estimate | None]
+    distinct_2: Estimate | None
+    distinct_2_real: Estimate | None
+
+
+def leaderboard(results: ScaleResults) -> list[Entry]:
+    """All arms by ascending test loss; arms without one last."""
+    compared = compare(results)
+    entries = [_entry(results, arm, compared.get(arm)) for arm in results.arms]
+    return sorted(entries, key=lambda entry: math.inf if entry.nats is None else entry.nats.value)
+
+
+def compare(results: ScaleResults) -> dict[str, Comparison]:
+    """Each arm against the study's subject, over the seeds whose runs both have a test loss."""
+    differences: dict[str, Estimate] = {}
+    for arm in results.arms:
+        pairs = results.pairs(arm, results.subject) if arm != results.subject else ()
+        losses = [(a.test_nats, b.test_nats) for a, b in pairs if a.test_nats is not None and b.test_nats is not None]
+        if losses:
+            theirs, ours = [a for a, _ in losses], [b for _, b in losses]
+            differences[arm] = paired_difference(theirs, ours, results.analysis.confidence)
+    raw = {arm: paired_p_value(difference.per_seed) for arm, difference in differences.items()}
+    exploratory = {arm: p for arm, p in raw.items() if arm != results.baseline and p is not None}
+    adjusted = dict(zip(exploratory, holm(list(exploratory.values())), strict=True))
+    return {
+        arm: Comparison(difference, adjusted.get(arm, raw[arm]), arm == results.baseline)
+        for arm, difference in differences.items()
+    }
+
+
+def _entry(results: ScaleResults, arm: str, comparison: Comparison | None) -> Entry:
+    runs, plan, sweep = results.of(arm), results.plan[arm], results.sweeps.get(arm)
+
+    def over_seeds(read: Callable[[RunRecord], float | None]) -> Estimate | None:
+        values = [read(run) for run in runs]
+        return None if None in values else t_interval(values, results.analysis.confidence)  # type: ignore[arg-type]
+
+    def context(run: RunRecord) -> float | None:
+        return _minus(run.measured("positions", "late", "bits_per_byte"), run.measured("positions", "early", "bits_per_byte"))
+
+    def extrapolated(run: RunRecord, length: int) -> float | None:
+        beyond = ("lengths", "lengths", str(length), "beyond")
+        return _minus(run.measured(*beyond, "nats"), run.measured(*beyond, "nats_trained"))
+
+    pairs = results.pairs(arm, results.baseline) if arm != results.baseline else ()
+    largest = at_budgets(pairs, "flops", results.analysis.confidence).largest if pairs else None
+    speed = over_seeds(lambda run: run.summary.get("tokens_per_second"))
+    return Entry(
+        arm=arm,
+        label=results.label(arm),
+        parameters=int(plan["parameters"]),
+        parameters_active=int(plan.get("parameters_active", plan["parameters"])),
+        flops_per_token=plan["flops_per_token_training"],
+        state_bytes=plan.get("state_bytes"),
+        learning_rate=runs[0].config["run"]["size"]["learning_rate"],
+        rate_inside=None if sweep is None else sweep["inside"],
+        nats=over_seeds(lambda run: run.test_nats),
+        bits_per_byte=over_seeds(lambda run: run.measured("test", "bits_per_byte")),
+        comparison=comparison,
+        multiplier=None if largest is None else largest.estimate,
+        multiplier_steps=None if largest is None else largest.steps,
+        tokens_per_second=None if speed is None else speed.value,
+        context=over_seeds(context),
+        lengths={length: over_seeds(lambda run, n=length: extrapolated(run, n)) for length in LENGTHS},  # type: ignore[misc]
+        accuracy={task: over_seeds(lambda run, t=task: run.accuracy(t)) for task in TASKS},  # type: ignore[misc]
+        distinct_2=over_seeds(lambda run: run.measured("samples", "generated", "distinct_2")),
+        distinct_2_real=over_seeds(lambda run: run.measured("samples", "real", "distinct_2")),
+    )
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def flat(entry: Entry) -> dict[str, Any]:
+    """An entry as flat columns: each estimate as its mean, and ``_low`` and ``_high`` where it has an interval."""
+    comparison = entry.comparison
+    estimates: dict[str, Estimate | None] = {
+        "test_nats": entry.nats,
+        "bits_per_byte": entry.bits_per_byte,
+        "minus_subject_nats": None if comparison is None else comparison.difference,
+        "flops_multiplier": entry.multiplier,
+        "late_minus_early_bits_per_byte": entry.context,
+        **{f"length_{length}x_nats": found for length, found in entry.lengths.items()},
+        **{f"{task}_accuracy": found for task, found in entry.accuracy.items()},
+        "distinct_2": entry.distinct_2,
+        "distinct_2_real": entry.distinct_2_real,
+    }
+    row: dict[str, Any] = {
+        "parameters": entry.parameters,
+        "parameters_active": entry.parameters_active,
+        "training_flops_per_token": entry.flops_per_token,
+        "state_bytes": entry.state_bytes,
+        "learning_rate": entry.learning_rate,
+        "rate_inside_grid": entry.rate_inside,
+        "tokens_per_second": entry.tokens_per_second,
+        "minus_subject_p": None if comparison is None else comparison.p_value,
+        "minus_subject_p_adjusted": None if comparison is None else not comparison.declared,
+        "flops_multiplier_steps": entry.multiplier_steps,
+    }
+    for name, found in estimates.items():
+        row[name] = None if found is None else found.value
+        row[f"{name}_low"], row[f"{name}_high"] = (None, None) if found is None or found.interval is None else found.interval
+    return row
+
+
+def table(entries: Iterable[Entry]) -> str:
+    """``leaderboard.csv``: one line an arm."""
+    rows = [{"arm": entry.arm, "label": entry.label} | flat(entry) for entry in entries]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def metrics(entries: Iterable[Entry]) -> dict[str, dict[str, float]]:
+    """``leaderboard.json``: by arm, its means as numbers, for `dvc metrics show` and `dvc metrics diff`."""
+    kept = {}
+    for entry in entries:
+        numbers = {k: v for k, v in flat(entry).items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        kept[entry.arm] = {k: v for k, v in numbers.items() if not k.endswith(("_low", "_high", "_steps"))}
+    return kept
