@@ -368,11 +368,12 @@ class RecallConfig:
     seq_len: int = 64
     vocab_size: int = 128
     pairs: int = 8  # mqar: key-value pairs to remember
+    learning_rate: float = 1.0e-3  # the same for every arm
     eval_sequences: int = 512
 
     def __post_init__(self) -> None:
-        if self.tasks and 4 * self.pairs > self.seq_len:
-            raise ConfigError(f"recall.pairs {self.pairs} need recall.seq_len of at least {4 * self.pairs}, got {self.seq_len}")
+        if self.tasks and 3 * self.pairs > self.seq_len:
+            raise ConfigError(f"recall.pairs {self.pairs} need recall.seq_len of at least {3 * self.pairs}, got {self.seq_len}")
 
 
 @dataclass(frozen=True)
@@ -420,6 +421,7 @@ class StudyConfig:
     seeds: tuple[int, ...]
     subject: str  # the arm that the claims are about
     baseline: str  # the arm that they are held against; the pair is the one declared comparison
+    matched: bool = True  # whether the two must have equally many parameters
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -448,7 +450,7 @@ class Params:
             if "." in name:
                 raise ConfigError(f"{name!r}: a scale or arm cannot have a dot in its name, which DVC reads as a level of keys")
         for study in (self.study, *self.studies.values()):
-            if study.name in ("runs", "sweep") or "." in study.name or "/" in study.name:
+            if study.name in ("runs", "sweep", "recall") or "." in study.name or "/" in study.name:
                 raise ConfigError(f"study {study.name!r}: its folder cannot be called so; use letters, digits, - and _")
             for arm in study.arms:
                 if arm not in self.architectures:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -78,7 +79,8 @@ def remove_stream(stream: str, means: StreamMeans | None = None) -> Intervention
     def apply(s: Streams) -> Streams:
         kept = getattr(s, field)
         new = torch.zeros_like(kept) if means is None else getattr(means, field).to(kept.dtype).expand_as(kept)
-        return replace(s, **{field: new})
+        changed: dict[str, Any] = {field: new}
+        return replace(s, **changed)
 
     return Intervention(f"{stream}_{'zero' if means is None else 'mean'}", None, apply)
 

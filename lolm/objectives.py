@@ -16,16 +16,16 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lolm.config import ArchitectureConfig, FutureSize, ObjectiveConfig, SizeConfig
+from lolm.data.batches import IGNORED
 from lolm.models.language_model import LanguageModel, Streams
 
 COMPETITIVE_HORIZON = 8
 COMPETITIVE_SLOPE = 5.0
-IGNORED = -100  # target of a position that is not scored; torch's own convention
 LOSS_BLOCK = 4096  # positions whose logits exist at once
 
 
 def token_loss(model: LanguageModel, o_BTD: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
-    """Mean next-token cross-entropy in nats over the positions whose target is not :data:`IGNORED`.
+    """Mean next-token cross-entropy in nats over the positions whose target is not ``IGNORED``.
 
     More than 4,096 positions are scored block by block and their logits recomputed in the backward pass, so that no
     (B·T, V) tensor is kept.

@@ -53,7 +53,7 @@ def plan() -> None:
         cells = (f"{values[name]:.2%}" if name == "mismatch" else f"{values[name]:,.0f}" for name in HEADINGS)
         print(f"{arm:24}" + "".join(f"{cell:>17}" for cell in cells))
     allowed = params.analysis.parameter_tolerance
-    if baseline in table and abs(mismatch := table[baseline]["mismatch"]) > allowed:
+    if study.matched and baseline in table and abs(mismatch := table[baseline]["mismatch"]) > allowed:
         dial = default_dial(runs[baseline])
         value, left = matching(runs[baseline], reference, dial=dial)
         raise ConfigError(

@@ -24,7 +24,8 @@ def recall() -> None:
     args = arguments(__doc__, run=True)
     paths, params = Paths(args.scale), load_params()
     config = scale_of(params, args.scale).recall
-    run = task_run(resolved(params, args.scale, args.arm, args.seed), config)
+    text_run = resolved(params, args.scale, args.arm, args.seed)
+    run = task_run(text_run, config)
     torch.set_num_threads(run.training.threads or torch.get_num_threads())
     device = training_device()
     fingerprint = fingerprint_of(to_mapping(run), to_mapping(config), code_hash("pipeline.recall"), device)
@@ -33,7 +34,7 @@ def recall() -> None:
         "seed": run.seed,
         "name": run.name,
         "fingerprint": fingerprint,
-        "model": fingerprint_of(to_mapping(run.architecture), to_mapping(run.size)),
+        "model": fingerprint_of(to_mapping(text_run.architecture), to_mapping(text_run.size)),
         "state_elements": account_run(run)["state_elements"],
         "tasks": {
             name: train_on(build_task(name, config), run, config, Path(".scratch") / fingerprint_of(fingerprint, name), device)
@@ -45,7 +46,7 @@ def recall() -> None:
 
 
 def task_run(run: RunConfig, config: RecallConfig) -> RunConfig:
-    """The run with the vocabulary, lengths and steps of the tasks and a cosine schedule; all else is as for text."""
+    """The run with the tasks' vocabulary, lengths, steps and learning rate, and a cosine schedule; all else is as for text."""
     training = replace(
         run.training,
         steps=config.steps,
@@ -59,7 +60,8 @@ def task_run(run: RunConfig, config: RecallConfig) -> RunConfig:
         eval_every=config.steps,
         checkpoint_every=min(run.training.checkpoint_every, config.steps),
     )
-    return replace(run, vocab_size=config.vocab_size, training=training)
+    size = replace(run.size, learning_rate=config.learning_rate)
+    return replace(run, vocab_size=config.vocab_size, training=training, size=size)
 
 
 def train_on(task: SyntheticTask, run: RunConfig, config: RecallConfig, scratch: Path, device: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pipeline import stage
 def recorded_scales() -> list[str]:
     """Scales that have finished runs or a report under the current folder."""
     runs = {path.parents[2].name for path in Path("artifacts").glob("*/runs/*/summary.json")}
-    return sorted(runs | {path.parent.name for path in Path("reports").glob("*/claims.json")})
+    return sorted(runs | {path.parents[1].name for path in Path("reports").glob("*/*/claims.json")})
 
 
 def track() -> None:

@@ -47,7 +47,7 @@ def train() -> None:
     sampler = BatchSampler(stream, run.training.batch_size, run.training.seq_len, run.seed)
     output = paths.run(run.arm, run.seed)
     trainer = Trainer(run, sampler, evaluate, output=output, on_checkpoint=try_sync, device=device)
-    costs = account(trainer.model, trainer.heads, run.training.seq_len)
+    costs = account(trainer.model, trainer.heads, run.training.seq_len, run.training.precision)
     data = {"train": stream.checksum, "validation": held_out.stream.checksum}
     kernels = choose_backend(device, run.training.kernels)
     fingerprint = fingerprint_of(to_mapping(run), data, code_hash("pipeline.train"), device, kernels)
@@ -59,6 +59,7 @@ def train() -> None:
         "parameters": costs["parameters"],
         "flops_per_token": costs["flops_per_token"],
         "state_elements": costs["state_elements"],
+        "state_bytes": costs["state_bytes"],
         "device": device,
         "kernels": kernels,
         "data": data,

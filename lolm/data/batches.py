@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,6 +18,27 @@ from lolm.data.shards import TokenStream
 
 if TYPE_CHECKING:
     import torch
+
+
+IGNORED = -100  # target of a position that is not scored; torch's own convention
+
+
+class Vocabulary(Protocol):
+    """What a sampler draws from."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+
+class Sampler(Protocol):
+    """What the training loop asks of its data."""
+
+    @property
+    def stream(self) -> Vocabulary: ...
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets of a micro-batch, each (B, T) int64, a pure function of ``step``; IGNORED targets do not count."""
+        ...
 
 
 def stream_seed(seed: int, name: str) -> int:

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lolm.config import ConfigError, RecallConfig
-from lolm.data.batches import stream_seed
+from lolm.data.batches import IGNORED, stream_seed
 
 if TYPE_CHECKING:
     import torch
-
-IGNORED = -100  # target of a position that is not asked, torch's own ignore index
 
 
 class SyntheticTask(ABC):

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from lolm import LolmError
 from lolm.config import RunConfig
-from lolm.data.batches import BatchSampler, stream_seed
+from lolm.data.batches import Sampler, stream_seed
 from lolm.models.experts import load_metrics
 from lolm.models.language_model import LanguageModel, Streams, build_model
 from lolm.objectives import auxiliary_losses, build_heads, competitive_target, entropy, token_loss, total_loss
@@ -86,7 +86,7 @@ class Trainer:
     def __init__(
         self,
         run: RunConfig,
-        sampler: BatchSampler,
+        sampler: Sampler,
         evaluate: Evaluate,
         output: Path,
         on_checkpoint: Callable[[Path], None] = lambda folder: None,
@@ -97,7 +97,7 @@ class Trainer:
         recipe = run.architecture.recipe
         if sampler.stream.vocab_size != run.vocab_size:
             raise TrainingError(
-                f"the shards were made with {sampler.stream.vocab_size} tokens, tokenizer.vocab_size is {run.vocab_size}; "
+                f"the data have {sampler.stream.vocab_size} tokens, tokenizer.vocab_size is {run.vocab_size}; "
                 "run `dvc repro`, which makes them again"
             )
 

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 from lolm.config import RunConfig, to_mapping
-from lolm.data.batches import BatchSampler
+from lolm.data.batches import Sampler
 from lolm.records import read_metrics
 from lolm.training.loop import Evaluate, Trainer
 
 
-def run_trial(run: RunConfig, sampler: BatchSampler, evaluate: Evaluate, scratch: Path, device: str = "cpu") -> dict[str, float]:
+def run_trial(run: RunConfig, sampler: Sampler, evaluate: Evaluate, scratch: Path, device: str = "cpu") -> dict[str, float]:
     """Train a run with the one training loop, from its last checkpoint if it was killed, and leave nothing behind.
 
     Args:
