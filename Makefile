@@ -3,9 +3,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke test lint format ui track environment clean FORCE
+.PHONY: help repro smoke scaling test lint format ui track environment clean FORCE
 
 PORT ?= 5000
+SCALES ?= nano micro tiny mini
 export MLFLOW_DISABLE_TELEMETRY := true
 
 TOOLS_repro := torch mlflow dvc
@@ -26,13 +27,18 @@ endif
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Variables: STUDY=<of params.yaml> JOBS=<runs at a time> PORT=<of the UI> PYTHON=<interpreter to build .venv with>"
-	@echo "           TORCH_INDEX=<extra package index, for example of PyTorch's CPU builds>"
+	@echo "           SCALES=<of the fit> TORCH_INDEX=<extra package index, for example of PyTorch's CPU builds>"
 
 repro: $(ready) ## everything at the scale of params.yaml, report included
 	@"$(python)" -m pipeline.run $(if $(STUDY),--study $(STUDY)) $(if $(JOBS),--jobs $(JOBS))
 
 smoke: $(ready) ## the whole pipeline at scale smoke; params.yaml stays as it is
-	@"$(python)" -m pipeline.run --scale smoke $(if $(STUDY),--study $(STUDY)) $(if $(JOBS),--jobs $(JOBS))
+	@"$(python)" -m pipeline.run --scale smoke --study $(or $(STUDY),smoke) $(if $(JOBS),--jobs $(JOBS))
+
+scaling: $(ready) ## a study at every scale of SCALES, then the fit of loss against compute
+	@for scale in $(SCALES); do \
+	  "$(python)" -m pipeline.run --scale $$scale --study $(or $(STUDY),sizes) $(if $(JOBS),--jobs $(JOBS)); done
+	@"$(python)" -m pipeline.scaling --scales $(SCALES) --study $(or $(STUDY),sizes)
 
 test: $(ready) tools ## the tests
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg \
