@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lolm.analysis.results import belongs
 from lolm.config import flatten
 from lolm.records import AXES, fingerprint_of, read_json, read_metrics
 
@@ -70,13 +71,6 @@ class Records:
     @property
     def seconds(self) -> float:
         return max((row["seconds"] for row in self.rows), default=0.0)
-
-
-def belongs(stage: str, record: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether a record of a stage (evaluate, ablate, recall) is of the run, or for recall the model, of a ``config.json``."""
-    if stage == "recall":  # trained anew on other data, so architecture and size are all it shares with the run
-        return record["model"] == fingerprint_of(config["run"]["architecture"], config["run"]["size"])
-    return record.get("fingerprint") == config["fingerprint"]
 
 
 def training_points(rows: list[dict[str, float]]) -> list[Point]:

@@ -24,7 +24,8 @@ from lolm.config import (
 )
 
 RAW = json.loads(json.dumps(yaml.safe_load((ROOT / "params.yaml").read_text())))  # no shared anchors
-RUNS = [(scale, arm) for scale in PARAMS.scales for arm in PARAMS.architectures]
+RUNS = [(scale, arm) for scale, preset in PARAMS.scales.items() for arm in preset.sizes]
+RUNGS = ("nano", "micro", "mini")  # with tiny a ladder of sizes, for the main arms alone
 
 
 def with_change(path: str, value) -> dict:
@@ -45,7 +46,7 @@ def with_change(path: str, value) -> dict:
     [
         ("scales.tiny.training.step", 5, r"unknown key 'scales\.tiny\.training\.step'; did you mean 'steps'\?"),
         ("architectures.lolm.gate.biass", 0.0, r"'architectures\.lolm\.gate\.biass'; did you mean 'bias'\?"),
-        ("sede", 1, r"unknown key 'sede'; did you mean 'seeds'\?"),
+        ("stuby", 1, r"unknown key 'stuby'; did you mean 'study'\?"),
         ("scales.tiny.training.zzz", 1, r"unknown key 'scales\.tiny\.training\.zzz'; known: .*steps"),
         ("scales.tiny.training.steps", "many", r"scales\.tiny\.training\.steps: expected int, got str 'many'"),
         ("scales.tiny.training.steps", 5.0, r"scales\.tiny\.training\.steps: expected int, got float 5\.0"),
@@ -60,7 +61,7 @@ def with_change(path: str, value) -> dict:
         ("scales.tiny.sizes.lolm", 7, r"scales\.tiny\.sizes\.lolm: expected a mapping, got int 7"),
         ("architectures.lolm.latent.form", "mambo", r"architectures\.lolm\.latent\.form: 'mambo' .*did you mean 'mamba'\?"),
         ("scales.tiny.training.steps", KeyError, r"missing key 'scales\.tiny\.training\.steps'"),
-        ("baseline", KeyError, r"missing key 'baseline'"),
+        ("study.baseline", KeyError, r"missing key 'study\.baseline'"),
         ("architectures.lolm.surface.pattern", ["laier"], r"architectures\.lolm\.surface: .*'laier'.*did you mean 'layer'\?"),
         ("scales.tiny.training.batch_size", 0, r"scales\.tiny\.training: training\.batch_size must be at least 1, got 0"),
         ("scales.tiny.training.warmup_steps", 10**6, r"scales\.tiny\.training: training\.warmup_steps 1000000 leaves nothing"),
@@ -71,9 +72,14 @@ def with_change(path: str, value) -> dict:
         ("scales.tiny.corpus.source", "hub", r"scales\.tiny\.corpus: corpus\.name is required"),
         ("scales.tiny.tokenizer.vocab_size", 100, r"scales\.tiny\.tokenizer: .*at least 260"),
         ("scale", "tinny", r"scale: 'tinny' is not a preset of 'scales'; did you mean 'tiny'\?"),
-        ("arms", ["lolm", "transfomer"], r"arms: 'transfomer' .*did you mean 'transformer'\?"),
-        ("arms", ["lolm", "lolm"], r"arms: need at least one, each once"),
-        ("seeds", [], r"seeds: need at least one"),
+        ("study.arms", ["lolm", "transfomer"], r"no arm 'transfomer' .*did you mean 'transformer'\?"),
+        ("studies.gates.arms", ["lolm", "lolm"], r"studies\.gates: arms: need at least one, each once"),
+        ("study.seeds", [], r"study: seeds: need at least one"),
+        ("study.name", "runs", r"study 'runs': its folder cannot be called so"),
+        ("scales.tiny.sweep.factors", [1.0, 2.0], r"scales\.tiny\.sweep: sweep\.factors: at least three"),
+        ("scales.tiny.recall.pairs", 40, r"scales\.tiny\.recall: recall\.pairs 40 need recall\.seq_len of at least 120"),
+        ("scales.tiny.evaluation.lengths", [0], r"scales\.tiny\.evaluation: evaluation\.lengths"),
+        ("architectures.jamba_moe.surface.blocks.experts.experts_per_token", 17, r"experts: 16 .*experts_per_token 17"),
     ],
 )
 def test_a_mistake_is_named_by_its_path(path, value, message):
@@ -125,6 +131,11 @@ def test_unknown_scale_arm_and_size():
         scale_of(PARAMS, "tinny")
     with pytest.raises(ConfigError, match="no arm 'lolmm' under 'architectures'; did you mean 'lolm"):
         resolve_run(PARAMS, "tiny", "lolmm", 1)
+    size = replace(PARAMS.scales["tiny"].sizes["samba"], mixers={"mamba2": {}})
+    with pytest.raises(ConfigError, match=r"sizes\.samba\.mixers: no block of the arm has a mixer 'mamba2'"):
+        replace(resolve_run(PARAMS, "tiny", "samba", 1), size=size)
+    with pytest.raises(ConfigError, match=r"sizes\.samba\.d_ff is missing"):
+        replace(resolve_run(PARAMS, "tiny", "samba", 1), size=replace(size, mixers={}, d_ff=0))
     raw = with_change("scales.tiny.sizes.lolm_v0", KeyError)
     with pytest.raises(ConfigError, match=r"scales\.tiny\.sizes has no entry for arm 'lolm_v0'"):
         resolve_run(from_mapping(Params, raw), "tiny", "lolm_v0", 1)
@@ -137,6 +148,7 @@ def test_a_run_joins_architecture_size_and_training():
     assert run.architecture == PARAMS.architectures["lolm"]
     assert run.size == PARAMS.scales["tiny"].sizes["lolm"]
     assert run.training == PARAMS.scales["tiny"].training
+    assert resolve_run(PARAMS, "tiny", "lolm", 2, 5e-4).size == replace(run.size, learning_rate=5e-4)
     assert {part in run.name for part in ("lolm", "tiny", "2")} == {True}
 
 
@@ -149,8 +161,13 @@ def test_derived_values_of_training():
 @pytest.mark.parametrize("scale", PARAMS.scales)
 def test_presets_are_whole(scale):
     preset = PARAMS.scales[scale]
-    assert set(preset.sizes) == set(PARAMS.architectures)
     assert preset.training.seq_len > 8 + 1  # the future horizon
+    if scale in RUNGS:
+        tiny = PARAMS.scales["tiny"]
+        assert (preset.corpus, preset.tokenizer, preset.training.horizons) == (tiny.corpus, tiny.tokenizer, tiny.training.horizons)
+        assert set(PARAMS.studies["sizes"].arms) <= set(preset.sizes)
+        return
+    assert set(preset.sizes) == set(PARAMS.architectures)
     for arm in ("lolm", "lolm_published"):
         assert preset.sizes[arm].memory.chunk_tokens * 4 == preset.training.seq_len
         assert preset.sizes[arm].memory.chunks == 4
@@ -171,7 +188,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("scale", PUBLISHED)
 def test_published_schedules(scale):
     t, sizes = PARAMS.scales[scale].training, PARAMS.scales[scale].sizes
-    rates = {size.learning_rate for size in sizes.values()}
+    rates = {sizes[arm].learning_rate for arm in sizes}
     assert len(rates) == 1
     found = (t.steps, t.seq_len, t.batch_size, t.accumulation, t.warmup_steps, rates.pop(), t.clip, t.precision)
     assert found == PUBLISHED[scale]

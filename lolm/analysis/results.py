@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm.config import AnalysisConfig, ConfigError, Params, load_params, scale_of
-from lolm.points import belongs
-from lolm.records import RecordError, read_json, read_metrics, series
+from lolm.records import RecordError, fingerprint_of, read_json, read_metrics, series
 from lolm.strict import nearest
 
 
@@ -245,3 +244,10 @@ def _check_rate(artifacts: Path, run: RunRecord, sweeps: dict[str, dict[str, Any
             f"{artifacts / 'sweep' / run.arm}.json: chose the learning rate {sweeps[run.arm]['chosen']:g}, but {run.name} was "
             f"trained with {used:g}; run `dvc repro`"
         )
+
+
+def belongs(stage: str, record: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether a record of a stage (evaluate, ablate, recall) is of the run, or for recall the model, of a ``config.json``."""
+    if stage == "recall":  # trained anew on other data, so architecture and size are all it shares with the run
+        return record["model"] == fingerprint_of(config["run"]["architecture"], config["run"]["size"])
+    return record.get("fingerprint") == config["fingerprint"]
