@@ -10,6 +10,7 @@ from lolm.config import Params, ScaleConfig, resolve_run, scale_of
 from lolm.records import read_json
 from pipeline.stage import Paths
 
+PER_RUN = ("train", "evaluate", "ablate", "recall")
 FRACTION_OF_PEAK = 0.35  # of one matrix product's speed that a small model reaches in training
 FORWARD_SHARE = 1 / 3  # of a training token's cost
 
@@ -33,13 +34,19 @@ class Estimate:
         return f"expected: about {shown} for {self.stages} stages ({basis})"
 
 
+def timed_stages(params: Params, scale: str) -> set[str]:
+    """Names of the stages of a study that take time."""
+    per_run = {f"{kind}@{scale}-{arm}-{seed}" for kind in PER_RUN for arm in params.study.arms for seed in params.study.seeds}
+    return {f"sweep@{scale}-{arm}" for arm in params.study.arms} | per_run
+
+
 def estimate(params: Params, scale: str, stale: set[str]) -> Estimate:
     """Time for the stale stages of a study."""
     preset, seconds, count, measured = scale_of(params, scale), 0.0, 0, True
     for arm in params.study.arms:
         wanted = [f"sweep@{scale}-{arm}"] if f"sweep@{scale}-{arm}" in stale else []
         for seed in params.study.seeds:
-            stages = [f"{kind}@{scale}-{arm}-{seed}" for kind in ("train", "evaluate", "ablate", "recall")]
+            stages = [f"{kind}@{scale}-{arm}-{seed}" for kind in PER_RUN]
             # What is measured on a run is made again with it.
             wanted += stages if stages[0] in stale else [name for name in stages if name in stale]
         if not wanted:

@@ -11,6 +11,7 @@ from lolm.analysis.accounting import account_run
 from lolm.analysis.matching import default_dial, matching
 from lolm.config import ConfigError, RunConfig, load_params, resolve_run
 from lolm.records import write_json
+from pipeline.estimate import estimate, timed_stages
 from pipeline.stage import Paths, arguments, main
 
 HEADINGS = {
@@ -61,6 +62,7 @@ def plan() -> None:
             f"{mismatch:.2%} (allowed: {allowed:.2%}); scales.{args.scale}.sizes.{baseline}.{dial}: {value} leaves {left:.2%}"
         )
     write_json(Paths(args.scale).study(study.name) / "plan.json", table)
+    print(f"the whole study, one run at a time: {estimate(params, args.scale, timed_stages(params, args.scale)).text(1)}")
 
 
 if __name__ == "__main__":

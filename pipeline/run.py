@@ -28,14 +28,13 @@ from lolm.config import ConfigError, Params, load_params, resolve_run, scale_of
 from lolm.strict import nearest
 from lolm.training.scratch import clear_finished
 from pipeline import stage
-from pipeline.estimate import Estimate, estimate
+from pipeline.estimate import PER_RUN, Estimate, estimate, timed_stages
 from pipeline.jobs import Job, foreground, side_by_side
 from pipeline.override import override, put_back
 
 PARAMS = Path("params.yaml")
 SCRATCH = Path(".scratch")
 NOTE = SCRATCH / "override.json"
-PER_RUN = ("train", "evaluate", "ablate", "recall")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 
@@ -115,7 +114,7 @@ def reproduce(
     if not stale and not force:
         print(f"scale {scale}: everything is up to date")
         return
-    print(describe(params, scale, runs, jobs, everything(params, scale, runs) if force else stale), flush=True)
+    print(describe(params, scale, runs, jobs, timed_stages(params, scale) if force else stale), flush=True)
     store = threading.Thread(target=tracking.try_prepare_store, daemon=True)  # takes 8 s the first time, meanwhile DVC works
     store.start()
     flags = ["--force"] if force else []
@@ -157,11 +156,6 @@ def _all(queue: list[Job], jobs: int, environment: dict[str, str], scale: str) -
         if unstarted:
             lines.append("not started: " + ", ".join(job.name for job in unstarted))
         raise PipelineError("\n       ".join([*lines, "after mending it, the same command goes on from the last checkpoints"]))
-
-
-def everything(params: Params, scale: str, runs: list[Run]) -> set[str]:
-    """Names of the stages that take time."""
-    return {f"sweep@{scale}-{arm}" for arm in params.study.arms} | {name for one in runs for name in one.stages(scale)}
 
 
 def planned_runs(params: Params, scale: str) -> list[Run]:

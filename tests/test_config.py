@@ -164,7 +164,11 @@ def test_presets_are_whole(scale):
     assert preset.training.seq_len > 8 + 1  # the future horizon
     if scale in RUNGS:
         tiny = PARAMS.scales["tiny"]
-        assert (preset.corpus, preset.tokenizer, preset.training.horizons) == (tiny.corpus, tiny.tokenizer, tiny.training.horizons)
+        assert (preset.corpus, preset.tokenizer, preset.training.horizons) == (
+            tiny.corpus,
+            tiny.tokenizer,
+            tiny.training.horizons,
+        )
         assert set(PARAMS.studies["sizes"].arms) <= set(preset.sizes)
         return
     assert set(preset.sizes) == set(PARAMS.architectures)

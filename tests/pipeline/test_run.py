@@ -19,7 +19,7 @@ import pytest
 
 from lolm.config import ConfigError, load_params
 from pipeline import jobs, run
-from pipeline.estimate import Estimate, estimate, training_tokens
+from pipeline.estimate import Estimate, estimate, timed_stages, training_tokens
 from pipeline.override import override, put_back
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -294,7 +294,7 @@ def test_the_plan_names_the_runs_and_the_time(project):
     params = load_params("params.yaml")
     runs = run.planned_runs(params, "smoke")
     assert [str(one) for one in runs] == ["lolm-1", "lolm-2", "transformer-1", "transformer-2"]
-    stale = run.everything(params, "smoke", runs)
+    stale = timed_stages(params, "smoke")
     assert len(stale) == 2 + 4 * 4
     text = run.describe(params, "smoke", runs, 2, stale)
     assert "2 arms x 2 seeds = 4 runs, 2 at a time" in text
