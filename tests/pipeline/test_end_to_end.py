@@ -57,6 +57,7 @@ def copy_of_project(root):
     smoke = re.sub(r"(?m)^scale: \w+", "scale: smoke", smoke)
     study = f"{{name: main, arms: [{', '.join(ARMS)}], seeds: {list(SEEDS)}, subject: lolm, baseline: transformer}}"
     smoke = re.sub(r"(?m)^  main: &main \{.*\}$", f"  main: &main {study}", smoke)
+    smoke = re.sub(r"(?m)^study: \*\w+", "study: *main", smoke)
     smoke = re.sub(r"\bsteps: \d+", f"steps: {STEPS}", smoke, count=1)
     (root / "params.yaml").write_text(smoke + "\n  tiny:" + rest, encoding="utf-8")
     command(root, "git", "init", "-q")

@@ -96,6 +96,7 @@ def project(tmp_path, monkeypatch):
     pair = "{name: main, arms: [lolm, transformer], seeds: [1, 2], subject: lolm, baseline: transformer}"
     text, count = re.subn(r"(?m)^  main: &main \{.*\}$", f"  main: &main {pair}", text)
     assert count == 1
+    text = re.sub(r"(?m)^study: \*\w+", "study: *main", text)
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     (tmp_path / "dvc.yaml").write_text(STAGES, encoding="utf-8")
     (tmp_path / "fake.py").write_text(FAKE, encoding="utf-8")
