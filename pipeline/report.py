@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def report() -> None:
         "report.html": html(results, ledger, drawn),
         "claims.md": markdown(results, ledger),
         "leaderboard.csv": table(entries),
+        "leaderboard.json": json.dumps(metrics(entries), indent=2, allow_nan=False) + "\n",  # in order, not sorted by key
     }
     for picture in drawn:
         texts[f"figures/{picture.name}.svg"], texts[f"figures/{picture.name}.csv"] = picture.svg, picture.csv()
@@ -36,7 +38,6 @@ def report() -> None:
         write_text(folder / name, text)
     write_json(folder / "claims.json", to_records(ledger))
     write_json(folder / "summary.json", headline(ledger))
-    write_json(folder / "leaderboard.json", metrics(entries))
     for claim in ledger:
         print(f"{claim.verdict:>26}  {claim.statement}")
     print(f"report: {folder / 'report.html'}")

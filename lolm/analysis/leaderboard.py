@@ -1,4 +1,4 @@
-"""Every arm in one table, best test loss first: size and cost, loss with intervals and corrected comparisons, recall, lengths.
+"""Every arm in one table, best test loss first: loss, corrected comparisons, multipliers; then size and cost, context, recall.
 
 One comparison is declared before the runs (the study's subject against its baseline) and stands uncorrected. All others of an arm
 against the subject explore, and their p values are adjusted together by Holm's procedure.
@@ -39,11 +39,13 @@ class Entry:
 
     Attributes:
         rate_inside: whether the sweep's best rate lies inside its grid; None where no sweep was made.
-        multiplier: baseline's FLOPs over the arm's at the largest budget that can be measured, that of ``multiplier_steps``.
+        multiplier: baseline's FLOPs over the arm's at the largest budget that can be measured, that of ``multiplier_steps``; None
+            for the baseline itself, and where it would have to be extrapolated.
+        tokens_per_second: of training, on whatever machine ran.
         context: bits a byte in the last quarter of the window minus those in the first; below 0, context helps.
         lengths: by multiple of the training window, loss of the targets beyond the training length in windows that long, minus
             the loss of the same targets in windows of the training length; above 0, the model does not carry over.
-        accuracy: by recall task.
+        accuracy: by recall task, share of the asked positions.
         distinct_2: distinct bigrams of words over all, within a generated text; ``distinct_2_real`` that of the text's own words.
     """
 
@@ -127,10 +129,15 @@ def _entry(results: ScaleResults, arm: str, comparison: Comparison | None) -> En
         tokens_per_second=None if speed is None else speed.value,
         context=over_seeds(context),
         lengths={length: over_seeds(lambda run, n=length: extrapolated(run, n)) for length in LENGTHS},  # type: ignore[misc]
-        accuracy={task: over_seeds(lambda run, t=task: run.accuracy(t)) for task in TASKS},  # type: ignore[misc]
-        distinct_2=over_seeds(lambda run: run.measured("samples", "generated", "distinct_2")),
-        distinct_2_real=over_seeds(lambda run: run.measured("samples", "real", "distinct_2")),
+        accuracy={task: _share(over_seeds(lambda run, t=task: run.accuracy(t))) for task in TASKS},  # type: ignore[misc]
+        distinct_2=_share(over_seeds(lambda run: run.measured("samples", "generated", "distinct_2"))),
+        distinct_2_real=_share(over_seeds(lambda run: run.measured("samples", "real", "distinct_2"))),
     )
+
+
+def _share(estimate: Estimate | None) -> Estimate | None:
+    """The estimate of a share, whose interval cannot leave [0, 1]."""
+    return None if estimate is None else estimate.map(lambda share: min(1.0, max(0.0, share)))
 
 
 def _minus(a: float | None, b: float | None) -> float | None:
@@ -138,35 +145,37 @@ def _minus(a: float | None, b: float | None) -> float | None:
 
 
 def flat(entry: Entry) -> dict[str, Any]:
-    """An entry as flat columns: each estimate as its mean, and ``_low`` and ``_high`` where it has an interval."""
+    """An entry as flat columns; an estimate is its mean, followed by ``_low`` and ``_high``, which are None without an interval.
+
+    In the order a reader asks: how low the loss is, against whom, at what cost to the same loss; size and cost; the rest.
+    """
     comparison = entry.comparison
-    estimates: dict[str, Estimate | None] = {
-        "test_nats": entry.nats,
-        "bits_per_byte": entry.bits_per_byte,
-        "minus_subject_nats": None if comparison is None else comparison.difference,
-        "flops_multiplier": entry.multiplier,
-        "late_minus_early_bits_per_byte": entry.context,
-        **{f"length_{length}x_nats": found for length, found in entry.lengths.items()},
-        **{f"{task}_accuracy": found for task, found in entry.accuracy.items()},
-        "distinct_2": entry.distinct_2,
-        "distinct_2_real": entry.distinct_2_real,
-    }
-    row: dict[str, Any] = {
+    return {
+        **_spread("test_nats", entry.nats),
+        **_spread("bits_per_byte", entry.bits_per_byte),
+        **_spread("minus_subject_nats", None if comparison is None else comparison.difference),
+        "minus_subject_p": None if comparison is None else comparison.p_value,
+        "minus_subject_p_adjusted": None if comparison is None else not comparison.declared,
+        **_spread("flops_multiplier", entry.multiplier),
+        "flops_multiplier_steps": entry.multiplier_steps,
         "parameters": entry.parameters,
         "parameters_active": entry.parameters_active,
         "training_flops_per_token": entry.flops_per_token,
         "state_bytes": entry.state_bytes,
+        "tokens_per_second": entry.tokens_per_second,
         "learning_rate": entry.learning_rate,
         "rate_inside_grid": entry.rate_inside,
-        "tokens_per_second": entry.tokens_per_second,
-        "minus_subject_p": None if comparison is None else comparison.p_value,
-        "minus_subject_p_adjusted": None if comparison is None else not comparison.declared,
-        "flops_multiplier_steps": entry.multiplier_steps,
+        **_spread("late_minus_early_bits_per_byte", entry.context),
+        **{k: v for length, found in entry.lengths.items() for k, v in _spread(f"length_{length}x_nats", found).items()},
+        **{k: v for task, found in entry.accuracy.items() for k, v in _spread(f"{task}_accuracy", found).items()},
+        **_spread("distinct_2", entry.distinct_2),
+        **_spread("distinct_2_real", entry.distinct_2_real),
     }
-    for name, found in estimates.items():
-        row[name] = None if found is None else found.value
-        row[f"{name}_low"], row[f"{name}_high"] = (None, None) if found is None or found.interval is None else found.interval
-    return row
+
+
+def _spread(name: str, found: Estimate | None) -> dict[str, float | None]:
+    low, high = (None, None) if found is None or found.interval is None else found.interval
+    return {name: None if found is None else found.value, f"{name}_low": low, f"{name}_high": high}
 
 
 def table(entries: Iterable[Entry]) -> str:
@@ -180,7 +189,7 @@ def table(entries: Iterable[Entry]) -> str:
 
 
 def metrics(entries: Iterable[Entry]) -> dict[str, dict[str, float]]:
-    """``leaderboard.json``: by arm, its means as numbers, for `dvc metrics show` and `dvc metrics diff`."""
+    """``leaderboard.json``: by arm, best first, its means as numbers, for `dvc metrics show` and `dvc metrics diff`."""
     kept = {}
     for entry in entries:
         numbers = {k: v for k, v in flat(entry).items() if isinstance(v, int | float) and not isinstance(v, bool)}

@@ -72,6 +72,11 @@ def test_files(results):
     assert [row["arm"] for row in rows] == [entry.arm for entry in entries]
     assert float(rows[0]["test_nats_low"]) == entries[0].nats.interval[0]
     assert rows[0]["length_4x_nats"] == ""
+    first = ("arm", "label", "test_nats", "test_nats_low", "test_nats_high", "bits_per_byte")
+    assert tuple(rows[0])[:6] == first
+    order = [tuple(rows[0]).index(name) for name in ("minus_subject_nats", "flops_multiplier", "parameters", "mqar_accuracy")]
+    assert order == sorted(order)
+    assert list(metrics(entries)) == [entry.arm for entry in entries]
     flat = metrics(entries)
     assert flat["lolm"]["test_nats"] == entries[1].nats.value
     assert all(isinstance(value, int | float) for numbers in flat.values() for value in numbers.values())
