@@ -156,7 +156,7 @@ def test_any_arms_and_seeds(tmp_path, arms, seeds):
     drawn, ledger = pictures(results), build_ledger(results)
     text = html(results, ledger, drawn)
     assert Page(text).open == []
-    assert ("<b>One seed gives no interval" in text) == (len(seeds) == 1)
+    assert ("One seed gives no interval, so no measured claim is decided." in text) == (len(seeds) == 1)
     assert {"learning_curves", "bits_per_byte"} <= {picture.name for picture in drawn}
     assert ("lead" in {picture.name for picture in drawn}) == ({"lolm", "transformer"} <= set(arms))
     assert markdown(results, ledger)
@@ -184,6 +184,23 @@ def text_heights(svg):
     for attributes, text in re.findall(r"<text([^>]*)>([^<]+)</text>", svg):
         y = re.search(r"translate\([-\d.]+ ([-\d.]+)\)", attributes) or re.search(r' y="([-\d.]+)"', attributes)
         yield float(y[1]), text
+
+
+def test_first_screen_says_what_was_found(results, drawn, tmp_path):
+    text = html(results, build_ledger(results), drawn)
+    first = text[: text.index('id="leaderboard"')]
+    assert re.search(r"needs 1\.\d\d× \[[\d.]+ to [\d.]+×\] the training FLOPs of", first)
+    assert "(published: 2×, in steps)" in first
+    assert "Of the claims with published numbers, " in first
+    poor = load_results(write_results(tmp_path / "poor", truth=Truth(bigram=2.5), mismatch=0.05))
+    first = html(poor, build_ledger(poor), ())
+    first = first[: first.index('id="leaderboard"')]
+    assert "every verdict on a measured claim is withheld" in first
+    assert "The arms are not matched" in first
+    many = load_results(write_results(tmp_path / "many", arms=TWENTY[:5], truth=Truth(speeds={"transformer_modern": 3.0})))
+    first = html(many, build_ledger(many), ())
+    assert "Lowest mean test loss of 5 arms: “" in first
+    assert " of 3 other arms, 1 of them better" in first
 
 
 def test_page_says_what_was_not_measured(tmp_path):

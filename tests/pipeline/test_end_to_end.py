@@ -98,6 +98,32 @@ def test_everything_a_reader_expects_is_there(project):
     assert {"lolm-1", "transformer-1"} <= {Path(p).name for p in (reports / "runs").iterdir()}
 
 
+def test_the_swept_rate_is_the_one_trained_with(project):
+    for arm in ARMS:
+        sweep = read_json(project / "artifacts" / "smoke" / "sweep" / f"{arm}.json")
+        rates = {rate["learning_rate"]: rate["nats"] for rate in sweep["rates"]}
+        assert len(rates) == 3
+        assert sweep["chosen"] == min(rates, key=rates.__getitem__)
+        for seed in SEEDS:
+            config = read_json(project / "artifacts" / "smoke" / "runs" / f"{arm}-{seed}" / "config.json")
+            assert config["run"]["size"]["learning_rate"] == sweep["chosen"]
+
+
+def test_measurements_of_every_kind(project):
+    for name in RUNS:
+        record = read_json(project / "artifacts" / "smoke" / "evaluate" / f"{name}.json")
+        ends = [(row["step"], row["tokens"]) for row in record["horizons"]]
+        assert ends == [(step, step * 256) for step in (8, 15, 30)]
+        assert record["horizons"][-1]["test"] == record["test"]
+        assert record["samples"]["generated"]["distinct_2"] is not None
+        assert record["positions"]["bins"][-1]["stop"] == 64
+        assert set(record["lengths"]["windows"]) | set(record["lengths"]["left_out"]) == {"1", "2", "4"}
+        tasks = read_json(project / "artifacts" / "smoke" / "recall" / f"{name}.json")["tasks"]
+        assert set(tasks) == {"mqar", "induction"}
+    board = read_json(project / "reports" / "smoke" / "main" / "leaderboard.json")
+    assert set(board) == set(ARMS)
+
+
 def test_second_run_does_nothing(project):
     before = {path: path.stat().st_mtime_ns for path in (project / "artifacts").rglob("*") if path.is_file()}
     printed = dvc(project, "repro")
