@@ -14,9 +14,9 @@ from typing import Any
 
 from lolm.analysis import efficiency as eff
 from lolm.analysis import leaderboard as board
-from lolm.analysis.claims import GROUPS, VERDICTS, Claim
+from lolm.analysis.claims import GROUPS, VERDICTS, Claim, findings
 from lolm.analysis.claims.efficiency import measured
-from lolm.analysis.claims.ledger import show, show_interval
+from lolm.analysis.claims.ledger import show, show_estimate
 from lolm.analysis.figures.style import Picture
 from lolm.analysis.figures.training import LADDER
 from lolm.analysis.published import NUMBERS
@@ -25,9 +25,9 @@ from lolm.analysis.statistics import Estimate, t_interval
 from lolm.config import flatten
 
 COLUMNS = (
-    "test nats", "bits/byte", "minus subject, nats", "p", "FLOP multiplier", "at budget, steps", "parameters",
-    "training FLOPs/token", "state bytes", "learning rate", "tokens/s", "late − early, bits/byte", "at 2× length, nats",
-    "at 4× length, nats", "MQAR", "induction", "distinct-2",
+    "test nats", "minus subject, nats", "p", "FLOP multiplier", "bits/byte", "parameters", "training FLOPs/token", "state bytes",
+    "training tokens/s", "learning rate", "late − early, bits/byte", "at 2× length, nats", "at 4× length, nats", "MQAR",
+    "induction", "distinct-2",
 )  # fmt: skip
 TABLE_ROWS = 240  # a longer table is cut in the page; its link holds all rows
 
@@ -71,6 +71,7 @@ def markdown(results: ScaleResults, ledger: Sequence[Claim]) -> str:
 def _context(results: ScaleResults, ledger: Sequence[Claim]) -> dict[str, Any]:
     groups = [(title, [claim for claim in ledger if claim.group == key]) for key, title in GROUPS.items()]
     counted = [claim for claim in ledger if claim.group not in ("arithmetic", "sanity")]
+    entries = board.leaderboard(results)
     return {
         "results": results,
         "groups": [(title, claims) for title, claims in groups if claims],
@@ -83,7 +84,8 @@ def _context(results: ScaleResults, ledger: Sequence[Claim]) -> dict[str, Any]:
         "arms": _arms(results),
         "references": _references(results),
         "comparisons": _comparisons(results),
-        "leaderboard": _leaderboard(results),
+        "leaderboard": _leaderboard(results, entries),
+        "findings": findings(results, entries, ledger),
         "columns": COLUMNS,
         "samples": _samples(results),
         "study": results.study,
@@ -161,37 +163,34 @@ def _references(results: ScaleResults) -> list[Row]:
     return [row for _, row in sorted(lines, key=lambda line: -line[0])]
 
 
-def _leaderboard(results: ScaleResults) -> list[Row]:
+def _leaderboard(results: ScaleResults, entries: Sequence[board.Entry]) -> list[Row]:
     """One line an arm, best test loss first, under :data:`COLUMNS`."""
-    return [Row(entry.label, _cells(entry), _role(results, entry.arm)) for entry in board.leaderboard(results)]
+    roles = {results.subject: "subject", results.baseline: "baseline"}
+    return [Row(entry.label, _cells(entry, roles.get(entry.arm, "")), roles.get(entry.arm, "")) for entry in entries]
 
 
-def _role(results: ScaleResults, arm: str) -> str:
-    return "subject" if arm == results.subject else "baseline" if arm == results.baseline else ""
-
-
-def _cells(entry: board.Entry) -> tuple[str, ...]:
+def _cells(entry: board.Entry, role: str) -> tuple[str, ...]:
     comparison, share = entry.comparison, entry.parameters_active / entry.parameters
     p_value = "—"
     if comparison is not None and comparison.p_value is not None:
         p_value = f"{comparison.p_value:.2g}" + (" declared" if comparison.declared else "")
     rate = f"{entry.learning_rate:.2g}" + {True: "", False: " (edge)", None: " (no sweep)"}[entry.rate_inside]
+    real = "" if entry.distinct_2_real is None else f" (text: {entry.distinct_2_real.value:.3f})"
     return (
         _seen(entry.nats, "{:.3f}"),
-        _seen(entry.bits_per_byte, "{:.3f}"),
-        "—" if comparison is None else _seen(comparison.difference, "{:+.3f}"),
+        "subject" if role == "subject" else _seen(None if comparison is None else comparison.difference, "{:+.3f}"),
         p_value,
-        _seen(entry.multiplier, "{:.2f}"),
-        "—" if entry.multiplier_steps is None else f"{entry.multiplier_steps:,}",
+        "baseline" if role == "baseline" else _seen(entry.multiplier, "{:.2f}"),
+        _seen(entry.bits_per_byte, "{:.3f}"),
         f"{entry.parameters:,}" + ("" if share == 1 else f" ({_si(entry.parameters_active)} active)"),
         _si(entry.flops_per_token),
         _si(entry.state_bytes),
-        rate,
         "—" if entry.tokens_per_second is None else f"{entry.tokens_per_second:,.0f}",
+        rate,
         _seen(entry.context, "{:+.3f}"),
         *(_seen(entry.lengths[length], "{:+.3f}") for length in board.LENGTHS),
         *(_seen(entry.accuracy[task], "{:.3f}") for task in board.TASKS),
-        _seen(entry.distinct_2, "{:.3f}"),
+        "—" if entry.distinct_2 is None else f"{entry.distinct_2.value:.3f}{real}",
     )
 
 
@@ -212,7 +211,7 @@ def _comparisons(results: ScaleResults) -> list[Row]:
             flops = found[eff.AXES.index("flops")]
             steps = "—" if flops.largest is None else f"{flops.largest.steps:,}"
             changes = {None: "unknown", True: f"by {show(flops.change.value, 'x')}" if flops.change else "", False: "not shown"}
-            cells = ["—" if one.estimate is None else _estimate(one.estimate, "x") for one in found]
+            cells = ["—" if one.estimate is None else show_estimate(one.estimate, "x") for one in found]
             note = "subject" if arm == results.subject else ""
             rows.append(Row(results.label(arm), (*cells, steps, changes[flops.differ]), note))
     return sorted(rows, key=lambda row: row.note != "subject")
@@ -361,11 +360,6 @@ def _source(name: str) -> str:
     from importlib.resources import files
 
     return files("lolm.analysis").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _estimate(estimate: Estimate, unit: str) -> str:
-    text = show(estimate.value, unit)
-    return text if estimate.interval is None else f"{text} [{show_interval(*estimate.interval, unit)}]"
 
 
 def _ends(estimate: Estimate) -> str:

@@ -2,37 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from lolm.analysis.claims import efficiency, gate, inversion, streams
 from lolm.analysis.claims.arithmetic import arithmetic
-from lolm.analysis.claims.ledger import FAILS, GROUPS, UNTESTABLE, VERDICTS, Claim, Quantity
+from lolm.analysis.claims.ledger import FAILS, GROUPS, HOLDS, UNTESTABLE, VERDICTS, Claim, Quantity, show, show_estimate
+from lolm.analysis.leaderboard import Entry
 from lolm.analysis.results import ScaleResults
 
-__all__ = ["GROUPS", "VERDICTS", "Claim", "Quantity", "build_ledger", "headline", "to_records"]
+__all__ = ["GROUPS", "VERDICTS", "Claim", "Quantity", "build_ledger", "findings", "headline", "to_records"]
 
 
 def build_ledger(results: ScaleResults) -> list[Claim]:
     """All entries, measured ones first; an arm that was not run makes its claims `not testable at this scale`, never an error."""
     sane = streams.sanity(results)
     measured = [*efficiency.claims(results), *gate.claims(results), *inversion.claims(results), *streams.claims(results)]
-    compared = {f"sanity_{arm}" for arm in (results.subject, results.baseline) if arm}
-    untrained = [claim.statement.split(":")[0] for claim in sane if claim.id in compared and claim.verdict == FAILS]
-    if untrained:
-        measured = [_withheld(claim, " and ".join(untrained)) for claim in measured]
+    below_bigram = untrained(results, sane)
+    if below_bigram:
+        measured = [_withheld(claim, " and ".join(below_bigram)) for claim in measured]
     return [*measured, *sane, *arithmetic()]
+
+
+def untrained(results: ScaleResults, ledger: Sequence[Claim]) -> list[str]:
+    """Labels of the two compared arms that are shown not to beat a bigram model."""
+    failed = {claim.id for claim in ledger if claim.group == "sanity" and claim.verdict == FAILS}
+    return [results.label(arm) for arm in (results.subject, results.baseline) if arm and f"sanity_{arm}" in failed]
 
 
 def _withheld(claim: Claim, arms: str) -> Claim:
     """The numbers of a claim without its verdict: models that know less than a bigram model are no test of anything."""
     if claim.verdict == UNTESTABLE:
         return claim
-    why = (
-        f"Verdict withheld, since {arms} had too little training to beat a bigram model. The rule alone would say: "
-        f"{claim.verdict}. {claim.why}"
-    )
+    why = f"Withheld: no better than a bigram model: {arms}. The rule alone would say: {claim.verdict}. {claim.why}"
     return replace(claim, verdict=UNTESTABLE, why=why)
+
+
+def findings(results: ScaleResults, entries: Sequence[Entry], ledger: Sequence[Claim]) -> list[str]:
+    """What was found, in a few sentences: the declared comparison first, then the whole field, then what may be read into it."""
+    found: list[str] = []
+    board = {entry.arm: entry for entry in entries}
+    subject, baseline = board.get(results.subject or ""), board.get(results.baseline or "")
+    if subject and baseline:
+        ours, theirs = f"“{subject.label}”", f"“{baseline.label}”"
+        if subject.multiplier is None:
+            found.append(
+                f"To the same loss, the training FLOPs of {theirs} over those of {ours} cannot be measured without extrapolation "
+                "(published: 2×, in steps)."
+            )
+        else:
+            found.append(
+                f"To the same loss, {theirs} needs {show_estimate(subject.multiplier, 'x')} the training FLOPs of {ours} "
+                "(published: 2×, in steps)."
+            )
+        unmatched = efficiency.mismatch(results)
+        if unmatched:
+            found[-1] += f" {unmatched}."
+        if baseline.comparison is not None:
+            difference = baseline.comparison.difference.map(lambda nats: -nats)
+            found.append(f"At equal tokens, test loss of {ours} minus {theirs}: {show_estimate(difference, 'nats')}.")
+    ranked = [entry for entry in entries if entry.nats is not None]
+    if len(ranked) > 2:
+        best = ranked[0]
+        text = f"Lowest mean test loss of {len(ranked)} arms: “{best.label}”, {show(best.nats.value, 'nats')}"  # type: ignore[union-attr]
+        if subject in ranked and subject is not best:
+            text += f"; “{subject.label}” is number {ranked.index(subject) + 1}"  # type: ignore[union-attr,arg-type]
+        level = 1 - results.analysis.confidence
+        compared = [entry.comparison for entry in ranked if entry.comparison is not None]
+        shown = [c.difference.value for c in compared if not c.declared and c.p_value is not None and c.p_value < level]
+        if compared:
+            text += f". Shown to differ from the subject after Holm's correction: {len(shown)} of "
+            text += f"{sum(not c.declared for c in compared)} other arms, {sum(d < 0 for d in shown)} of them better"
+        found.append(text + ".")
+    arms = untrained(results, ledger)
+    if arms:
+        named = " and ".join(f"“{arm}”" for arm in arms)
+        found.append(f"No better than a bigram model: {named}. So every verdict on a measured claim is withheld.")
+    elif len(results.seeds) == 1:
+        found.append("One seed gives no interval, so no measured claim is decided.")
+    else:
+        held = [claim.statement for claim in ledger if claim.verdict == HOLDS and claim.published and claim.group != "arithmetic"]
+        failed = sum(claim.verdict == FAILS and bool(claim.published) and claim.group != "arithmetic" for claim in ledger)
+        found.append(
+            f"Of the claims with published numbers, {len(held)} {'holds' if len(held) == 1 else 'hold'} here and {failed} "
+            f"{'fails' if failed == 1 else 'fail'}." + (f" What holds: {' '.join(held)}" if held else "")
+        )
+    return found
 
 
 def to_records(ledger: list[Claim]) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ def _multipliers(results: ScaleResults, pairs: Pairs) -> list[Claim]:
     details["inside the runs, in FLOPs"] = _quantity(
         in_curve(results, pairs, "flops"), len(pairs), "from validation losses before the schedules end, as a second view"
     )
-    matched = _mismatch(results)
+    unmatched = mismatch(results)
     entries = []
     for id, statement, keys, threshold in (
         ("efficiency_2x", TWICE, ("efficiency",), NUMBERS["efficiency"].value),
@@ -117,8 +117,8 @@ def _multipliers(results: ScaleResults, pairs: Pairs) -> list[Claim]:
         else:
             verdict, why = above(flops.estimate, threshold), why_of(flops.estimate, threshold, "x")
             why = f"In FLOPs to the same loss, schedules ended, {why}. {_behind(flops, len(pairs))}{_stability(flops)}"
-        if matched:
-            verdict, why = INCONCLUSIVE, f"{matched}. {why}"
+        if unmatched:
+            verdict, why = INCONCLUSIVE, f"{unmatched}. {why}"
         rule = (
             f"holds if the whole interval of the multiplier in FLOPs at the largest measurable budget lies above {threshold:g}, "
             "fails if none of it does"
@@ -175,7 +175,8 @@ def _reached(found: eff.Efficiency, pairs: int) -> str:
     return text + "."
 
 
-def _mismatch(results: ScaleResults) -> str | None:
+def mismatch(results: ScaleResults) -> str | None:
+    """How far the compared arms are from equal parameters, in words; None where they are matched."""
     tolerance = results.analysis.parameter_tolerance
     subject, baseline = (results.plan[arm]["parameters"] for arm in (results.subject, results.baseline))  # type: ignore[index]
     found = abs(baseline / subject - 1)

@@ -177,6 +177,12 @@ def show(value: float, unit: str) -> str:
     return f"PPL {number}" if unit == "perplexity" else number + suffix
 
 
+def show_estimate(estimate: Estimate, unit: str) -> str:
+    """The value, and its interval where it has one: ``1.20× [1.17 to 1.23×]``."""
+    text = show(estimate.value, unit)
+    return text if estimate.interval is None else f"{text} [{show_interval(*estimate.interval, unit)}]"
+
+
 def show_interval(low: float, high: float, unit: str) -> str:
     """The two ends, the unit once: ``1.17 to 1.23×``."""
     (left, _), (right, suffix) = _parts(low, unit), _parts(high, unit)
