@@ -271,7 +271,8 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
             "interpolated in ln(cost) between two of its own. Above 1, LOLM needs less. Nothing is extrapolated: a budget "
             "whose level one arm has passed before its first point has no multiplier, and none where a single pair has none. "
             "Interpolation understates the lead of the arm ahead by up to about "
-            f"{100 * eff.INTERPOLATION:g} %, so multipliers are called different between budgets only beyond that. "
+            f"{100 * eff.INTERPOLATION:g} % where budgets double, so multipliers are called different between budgets only "
+            "beyond that, and 2× fails only beyond that. "
             "Multipliers inside the runs are kept as a second view: there neither schedule has ended, and the lead of "
             "either arm is understated by more.",
         ),
@@ -287,9 +288,10 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
         ),
         (
             "Equivalence",
-            f"No difference is claimed only if two one-sided tests place it within ±{analysis.equivalence_margin:g} nats. "
+            f"Losses are called equivalent only if two one-sided tests place their difference within "
+            f"±{analysis.equivalence_margin:g} nats; then a claim of a lower one fails, even where the interval lies below 0. "
             f"An inversion needs {analysis.inversion_margin:g} nats; gate levels and shares closer than "
-            f"{analysis.gate_margin:g} count as equal. "
+            f"{analysis.gate_margin:g}, interval and all, count as equal. "
             "All margins stood in params.yaml before the runs.",
         ),
         (
@@ -300,16 +302,16 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
         (
             "Multiplicity",
             "One comparison is declared in params.yaml before the runs: the study's subject against its baseline, in FLOPs to "
-            "the same loss and in test loss. It is not corrected. The test losses of all other arms against the subject are "
-            "compared together, two-sided paired t tests with Holm's step-down correction. Intervals, and all that the ledger "
-            "says of other quantities, are not corrected and should be read as such. A p value above the level shows no "
-            "difference; it does not show that there is none.",
+            "the same loss and in test loss. Neither of the two is corrected. The test losses of all other arms against the "
+            "subject are compared together, two-sided paired t tests with Holm's step-down correction. Intervals, and all that "
+            "the ledger says of other quantities, are not corrected and should be read as such. A p value above the level shows "
+            "no difference; it does not show that there is none.",
         ),
         (
             "Verdicts",
             "They speak of this scale, these arms and these seeds. A claim that fails here may hold at 1.57B, and the "
-            "reverse. Where an arm "
-            "does not beat the bigram model of its own training tokens, every measured verdict is withheld.",
+            "reverse. Where the subject or its baseline is shown to be no better than the bigram model of its own training "
+            "tokens, every measured verdict is withheld.",
         ),
     ]  # fmt: skip
 

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from synthetic import Truth, law, write_results
@@ -179,6 +180,35 @@ def test_noise_makes_no_dip(ledger_of):
 
 def test_gate_level_is_judged_at_published_scales_only(ledger_of):
     assert ledger_of()["gate_level"].verdict == "not testable at this scale"
+
+
+@pytest.mark.parametrize(
+    ("level", "spread", "verdict"),
+    [
+        (0.83, 0.001, "holds"),
+        (0.83, 0.2, "inconclusive"),  # an interval that covers the level because it covers everything shows nothing
+        (0.60, 0.001, "fails"),
+        (0.85, 0.02, "inconclusive"),
+    ],
+)
+def test_gate_level_at_a_published_scale(tmp_path, level, spread, verdict):
+    results = load_results(write_results(tmp_path))
+    runs = []
+    for run in results.runs:
+        gate = run.evaluation["gate"]
+        if gate is not None:
+            gate = gate | {"mean": level + spread * (run.seed - 2)}
+        runs.append(replace(run, evaluation=run.evaluation | {"gate": gate}))
+    ledger = {c.id: c for c in build_ledger(replace(results, scale="304m", runs=tuple(runs)))}
+    assert ledger["gate_level"].verdict == verdict
+    assert "0.83" in ledger["gate_level"].why
+
+
+def test_interpolation_alone_does_not_make_2x_fail(ledger_of):
+    claim = ledger_of(Truth(speed=1.97, flops_ratio=1.0, jitter=0.0005))["efficiency_2x"]
+    assert claim.sound.interval[1] < 2
+    assert claim.verdict == "inconclusive"
+    assert "2 % higher" in claim.rule
 
 
 def test_gate_target_and_share(ledger_of):

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import math
 
-from lolm.analysis.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Claim, Quantity, above, runs_of, show, untestable, why_of
+from lolm.analysis.claims.ledger import (
+    FAILS,
+    HOLDS,
+    INCONCLUSIVE,
+    UNTESTABLE,
+    Claim,
+    Quantity,
+    above,
+    runs_of,
+    show,
+    untestable,
+    why_of,
+)
 from lolm.analysis.efficiency import window_rows
 from lolm.analysis.published import NUMBERS
 from lolm.analysis.results import RunRecord, ScaleResults
@@ -66,19 +78,22 @@ def _pair(results: ScaleResults, runs: tuple[RunRecord, ...]) -> tuple[Quantity,
 def _level(results: ScaleResults, runs: tuple[RunRecord, ...]) -> Claim:
     ours, sound = _pair(results, runs)
     same = next((key for key in LEVELS if NUMBERS[key].scale == results.scale), None)
+    margin = results.analysis.gate_margin
     rule = (
-        "at a published scale: holds if the interval covers the published level, fails if it does not; elsewhere "
-        "no published level applies"
+        f"at a published scale: holds if the whole interval lies within {margin:g} of the published level, fails if none of it "
+        "does; elsewhere no published level applies"
     )
     if same is None:
-        verdict = "not testable at this scale"
+        verdict = UNTESTABLE
         why = f"The levels belong to published models; at scale {results.scale} the gate ends at {show(sound.value, 'gate')}."  # type: ignore[arg-type]
     elif sound.interval is None:
         verdict, why = INCONCLUSIVE, "One seed gives no interval."
     else:
-        inside = sound.interval[0] <= NUMBERS[same].value <= sound.interval[1]
-        verdict = HOLDS if inside else FAILS
-        why = f"The interval {'covers' if inside else 'does not cover'} the published {NUMBERS[same].value}."
+        published = NUMBERS[same].value
+        low, high = (end - published for end in sound.interval)
+        verdict = HOLDS if -margin < low and high < margin else FAILS if low >= margin or high <= -margin else INCONCLUSIVE
+        state = {HOLDS: "lies within", FAILS: "lies outside", INCONCLUSIVE: "is not settled against"}[verdict]
+        why = f"The interval, {sound.shown_interval}, {state} ±{margin:g} of the published {published}."
     return Claim("gate_level", "gate", LEVEL, LEVELS, ours, sound, verdict, why, rule, runs_of(runs))
 
 

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from lolm.analysis.claims.ledger import HOLDS, Claim, Quantity, above, below, runs_of, show, untestable, why_of
+from lolm.analysis.claims.ledger import (
+    FAILS,
+    HOLDS,
+    INCONCLUSIVE,
+    Claim,
+    Quantity,
+    above,
+    below,
+    runs_of,
+    show,
+    untestable,
+    why_of,
+)
 from lolm.analysis.published import clipped_perplexity
 from lolm.analysis.results import RunRecord, ScaleResults
 from lolm.analysis.statistics import Estimate, geometric_interval, paired_difference, t_interval
@@ -97,8 +109,8 @@ def _over_training(results: ScaleResults, runs: tuple[RunRecord, ...]) -> Claim:
         return untestable("inversion_over_training", "inversion", PERSISTS, (), "the gate was forced at one checkpoint only")
     found = {step: difference(runs, confidence, step) for step in steps}
     verdicts = [above(estimate, margin) for estimate in found.values()]
-    verdict = "fails" if "fails" in verdicts else "holds" if set(verdicts) == {"holds"} else "inconclusive"
-    listed = ", ".join(f"step {step}: {verdict}" for step, verdict in zip(steps, verdicts, strict=True))
+    verdict = FAILS if FAILS in verdicts else HOLDS if set(verdicts) == {HOLDS} else INCONCLUSIVE
+    listed = ", ".join(f"step {step}: {found_there}" for step, found_there in zip(steps, verdicts, strict=True))
     weakest = min(found.values(), key=lambda estimate: estimate.value)
     details = {f"step {step}": Quantity.of(e, "nats", "loss at g = 1 minus loss at g = 0") for step, e in found.items()}
     rule = (
@@ -223,11 +235,11 @@ def _alone(results: ScaleResults, runs: tuple[RunRecord, ...], value: float) -> 
             sound,
             below(excess, 0.0),
             why,
-            "holds if the loss lies below the unigram model's, fails if not: who ignores the context does as well",
+            "holds if the interval lies below 0, fails if none of it does: who ignores the context does as well",
             runs_of(runs),
             details,
         )
-    rule = "holds if the loss lies above the unigram model's, fails if not"
+    rule = "holds if the interval lies above 0, fails if none of it does"
     return Claim(
         "surface_alone",
         "inversion",

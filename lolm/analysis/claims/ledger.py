@@ -1,6 +1,7 @@
 """What an entry of the ledger is, and the rules that turn an estimate into a verdict.
 
-A verdict speaks of this scale, these arms and these seeds alone. The rules are few and the same for every claim:
+A verdict speaks of this scale, these arms and these seeds alone. A claim is that a mean lies on one side of a threshold, and the
+rules are few; a claim of *equality* asks for the whole interval within a margin instead, since not to reject it shows nothing:
 
 - the whole interval on the claimed side of the threshold: *holds*;
 - the whole interval on the other side: *fails*;
@@ -161,8 +162,10 @@ def why_of(estimate: Estimate, threshold: float, unit: str) -> str:
         return f"the interval over {estimate.n} seeds, {shown}, lies above {at}"
     if high < threshold:
         return f"the interval over {estimate.n} seeds, {shown}, lies below {at}"
-    if low == high == threshold:
+    if low == high:
         return f"each of {estimate.n} seeds gives {at} exactly"
+    if threshold in (low, high):
+        return f"the interval over {estimate.n} seeds, {shown}, ends at {at}"
     return f"the interval over {estimate.n} seeds, {shown}, covers {at}"
 
 

@@ -125,7 +125,7 @@ def _cpc(results: ScaleResults, runs: tuple[RunRecord, ...]) -> Claim:
     verdict, why = below(excess, 0.0), why_of(excess, 0.0, "nats")
     same = equivalence(excess.per_seed, margin, confidence)
     if same.equivalent:
-        verdict, why = FAILS, f"it equals chance: TOST within ±{margin:g} nats, p = {same.p_value:.3g}"
+        verdict, why = FAILS, f"{why}; it is equivalent to chance: TOST within ±{margin:g} nats, p = {same.p_value:.3g}"
     n = records[0]["candidates"]
     why = (
         f"Loss {show(loss.value, 'nats')} against chance ln {n:g} = {math.log(n):.3f}: {why}. "
@@ -140,7 +140,8 @@ def _cpc(results: ScaleResults, runs: tuple[RunRecord, ...]) -> Claim:
         Quantity.of(excess, "nats", "CPC loss minus ln n, n the number of candidates actually offered, test split"),
         verdict,
         why,
-        f"holds if the interval lies below chance; fails if it does not, or is equivalent to chance within {margin:g} nats",
+        f"fails if none of the interval lies below chance, or if the loss is equivalent to chance within {margin:g} nats, "
+        "wherever it lies; otherwise holds if all of it lies below",
         runs_of(runs),
     )
 
