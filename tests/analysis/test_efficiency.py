@@ -239,6 +239,20 @@ def test_gap_at_matched_cost():
     assert "at its first end of schedule the subject had spent more" in refused.reason
 
 
+def test_what_the_arms_of_a_seed_share_cancels():
+    """Data order that moves both arms alike leaves no width; the same shifts dealt to other seeds' runs do."""
+    shifts = (-0.02, 0.005, 0.03)
+
+    def runs(name, speed, dealt):
+        return [annealed(name, seed, scaled(speed, lambda _, s=s: s)) for seed, s in enumerate(dealt)]
+
+    mine = runs("lolm", math.sqrt(2), shifts)
+    low, high = at_budgets(list(zip(mine, runs("base", 1.0, shifts), strict=True)), "step").estimate.interval
+    assert high / low < 1.001
+    low, high = at_budgets(list(zip(mine, runs("base", 1.0, shifts[1:] + shifts[:1]), strict=True)), "step").estimate.interval
+    assert high / low > 1.3
+
+
 @pytest.mark.parametrize("speed", [1.0, 1.2, math.sqrt(2), 1.7, 0.75])
 def test_coverage(speed):
     """The interval holds the true multiplier in about 95 % of experiments, at knots and between them, whoever is ahead.
