@@ -39,14 +39,16 @@ def scaling() -> None:
         {
             "study": study.name,
             "scales": [r.scale for r in results],
+            "seeds": list(results[0].seeds),
             "baseline": study.baseline,
             "arms": {arm: described(fit) for arm, fit in fits.items()},
             "multipliers": {arm: {"at": [row for row in rows if row["multiplier"] is not None]} for arm, rows in curves.items()},
         },
     )
     for arm, fit in fits.items():
-        low, high = fit.interval("exponent")
-        print(f"{arm}: {fit.form}, exponent {fit.law.exponent:.3f} [{low:.3f} to {high:.3f}]")
+        ends = fit.interval("exponent")
+        shown = "one seed, no interval" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+        print(f"{arm}: {fit.form}, exponent {fit.law.exponent:.3f} [{shown}]")
     print(f"scaling: {folder / 'scaling.svg'}")
 
 

@@ -5,7 +5,8 @@ five different budgets, a straight line in ln L against ln C (E = 0) where it ha
 Hoffmann et al.: Huber loss of ln L residuals, several starting points. Exponents of so few points are loose and E hardly
 separates from alpha; the interval says how loose. No fit is read outside the compute it was made from.
 
-The interval resamples seeds and budgets with replacement. A bootstrap over fewer than five seeds comes out too narrow.
+Intervals resample seeds and budgets with replacement; one seed gives none. A bootstrap over fewer than five seeds comes out too
+narrow: a multiplier then gets the hull of it and of the paired t interval over seeds of the ln of that between a seed's own fits.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import numpy as np
 
 from lolm import LolmError
 from lolm.analysis.results import ScaleResults
+from lolm.analysis.statistics import geometric_interval
 
+FEW = 5  # seeds below which a bootstrap comes out too narrow
 MINIMUM, WITH_FLOOR = 4, 5  # budgets for a fit at all, and for one with an irreducible loss E
 HUBER = 1e-3  # residual of ln L from which on the loss is linear, as by Hoffmann et al.
 REPLICATES = 200
@@ -67,24 +70,36 @@ class ScalingLaw:
 
 @dataclass(frozen=True)
 class ScalingFit:
-    """The fit of one arm, and the laws fitted to its bootstrap replicates (the same draws for every arm)."""
+    """The fit of one arm.
+
+    Attributes:
+        replicates: laws fitted to bootstrap draws, the same for all arms whose points are of the same scales and seeds; empty
+            with one seed.
+        by_seed: laws fitted to the points of single seeds; empty where a seed lacks a scale or there is only one.
+    """
 
     arm: str
     points: tuple[ScalingPoint, ...]
     law: ScalingLaw
     replicates: tuple[ScalingLaw, ...]
+    by_seed: tuple[ScalingLaw, ...]
     confidence: float
+
+    @property
+    def runs(self) -> set[tuple[str, int]]:
+        """(scale, seed) of every point."""
+        return {(p.scale, p.seed) for p in self.points}
 
     @property
     def form(self) -> str:
         return "E + A C^-alpha" if len({p.flops for p in _means(self.points)}) >= WITH_FLOOR else "A C^-alpha"
 
-    def interval(self, name: str) -> tuple[float, float]:
-        """Percentile interval of ``floor``, ``height`` or ``exponent``."""
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """Percentile interval of ``floor``, ``height`` or ``exponent``; None with one seed."""
         return _percentiles([getattr(law, name) for law in self.replicates], self.confidence)
 
-    def band(self, flops: float) -> tuple[float, float]:
-        """Percentile interval of the loss at a compute inside the range."""
+    def band(self, flops: float) -> tuple[float, float] | None:
+        """Percentile interval of the loss at a compute inside the range; None with one seed."""
         return _percentiles([_at(law, flops) for law in self.replicates], self.confidence)
 
 
@@ -126,8 +141,14 @@ def fit_scaling(
         raise ScalingError(f"arm {arm!r}: two scales have the same training FLOPs, so their losses say nothing of scaling")
     if any(not (math.isfinite(p.nats) and p.nats > 0 and p.flops > 0) for p in means):
         raise ScalingError(f"arm {arm!r}: losses and FLOPs must be positive and finite")
-    law = _fit(means, with_floor=len(means) >= WITH_FLOOR)
-    return ScalingFit(arm, tuple(points), law, tuple(_bootstrap(points, law, replicates, seed)), confidence)
+    with_floor = len(means) >= WITH_FLOOR
+    law = _fit(means, with_floor)
+    seeds = sorted({p.seed for p in points})
+    if len(seeds) < 2:
+        return ScalingFit(arm, tuple(points), law, (), (), confidence)
+    alone = [_means([p for p in points if p.seed == own]) for own in seeds]
+    by_seed = tuple(_fit(own, with_floor, law) for own in alone) if all(len(own) == len(means) for own in alone) else ()
+    return ScalingFit(arm, tuple(points), law, tuple(_bootstrap(points, law, replicates, seed)), by_seed, confidence)
 
 
 def multiplier(baseline: ScalingLaw, subject: ScalingLaw, flops: float) -> float | None:
@@ -142,19 +163,32 @@ def multipliers(baseline: ScalingFit, subject: ScalingFit, count: int = 25) -> l
 
     Returns:
         rows of ``flops``, ``multiplier``, ``low``, ``high`` on a logarithmic grid over the subject's range; ``multiplier`` is
-        None where the baseline's fit does not measure the loss. The interval comes from replicates that share their draws of
-        seeds and budgets, and is None where more than a twentieth of them leave the baseline's range by a factor two.
+        None where the baseline's fit does not measure the loss. The interval is None with one seed, where the two arms were not
+        run at the same scales and seeds (nothing pairs their draws), and where more than a twentieth of the replicates, or one
+        seed's own fits, leave the baseline's range by a factor two.
     """
     grid = np.geomspace(subject.law.low, subject.law.high, count)
     rows = []
     for flops in map(float, grid):
-        value = multiplier(baseline.law, subject.law, min(flops, subject.law.high))
-        drawn = [_ratio(b, s, flops) for b, s in zip(baseline.replicates, subject.replicates, strict=True)]
-        inside = [ratio for ratio in drawn if ratio is not None]
-        sure = value is not None and len(inside) >= 0.95 * len(drawn) and inside
-        low, high = _percentiles(inside, subject.confidence) if sure else (None, None)
+        value = multiplier(baseline.law, subject.law, min(max(flops, subject.law.low), subject.law.high))
+        low, high = (None, None) if value is None else _interval(baseline, subject, flops) or (None, None)
         rows.append({"flops": flops, "multiplier": value, "low": low, "high": high})
     return rows
+
+
+def _interval(baseline: ScalingFit, subject: ScalingFit, flops: float) -> tuple[float, float] | None:
+    if baseline.runs != subject.runs:
+        return None
+    drawn = [_ratio(b, s, flops) for b, s in zip(baseline.replicates, subject.replicates, strict=True)]
+    inside = [ratio for ratio in drawn if ratio is not None]
+    ends = _percentiles(inside, subject.confidence) if len(inside) >= 0.95 * len(drawn) else None
+    if ends is None or len({p.seed for p in subject.points}) >= FEW:
+        return ends
+    own = [_ratio(b, s, flops) for b, s in zip(baseline.by_seed, subject.by_seed, strict=True)]
+    if not own or None in own:
+        return None
+    low, high = geometric_interval(own, subject.confidence).interval  # type: ignore[arg-type,misc]
+    return min(low, ends[0]), max(high, ends[1])
 
 
 def _means(points: Sequence[ScalingPoint]) -> list[ScalingPoint]:
@@ -231,6 +265,8 @@ def _ratio(baseline: ScalingLaw, subject: ScalingLaw, flops: float) -> float | N
     return found / flops if baseline.low / 2 <= found <= 2 * baseline.high else None
 
 
-def _percentiles(values: Sequence[float], confidence: float) -> tuple[float, float]:
+def _percentiles(values: Sequence[float], confidence: float) -> tuple[float, float] | None:
+    if not values:
+        return None
     low, high = np.quantile(values, (0.5 - confidence / 2, 0.5 + confidence / 2))
     return float(low), float(high)

@@ -1,6 +1,7 @@
 """Scaling fits: recovery of a known law, refusals, and the multiplier between two fits."""
 
 import json
+import math
 import os
 import random
 import subprocess
@@ -99,6 +100,38 @@ def test_what_seeds_share_cancels_in_the_multiplier():
     row = multipliers(base, other, 7)[3]
     assert row["low"] == pytest.approx(1.3, rel=0.05)
     assert row["high"] == pytest.approx(1.3, rel=0.05)
+
+
+def test_one_seed_gives_no_interval():
+    base, other = (fit_scaling(name, points(SIX, with_floor(speed=s), seeds=(1,))) for name, s in (("b", 1.0), ("a", 1.5)))
+    assert base.interval("exponent") is None
+    assert base.band(SIX[1]) is None
+    row = multipliers(base, other, 7)[3]
+    assert row["multiplier"] == pytest.approx(1.5, rel=1e-3)
+    assert (row["low"], row["high"]) == (None, None)
+
+
+def test_arms_run_at_other_scales_or_seeds_have_no_paired_interval():
+    base = fit_scaling("b", points(SIX, with_floor()), replicates=10)
+    for other in (points(SIX, with_floor(), seeds=(1, 2)), points(SIX[1:], with_floor())):
+        row = multipliers(base, fit_scaling("a", other, replicates=10), 7)[3]
+        assert row["multiplier"] is not None
+        assert row["low"] is None
+
+
+def test_few_seeds_get_at_least_the_t_interval_of_their_own_fits():
+    """Two seeds at 1.2 and 1.4 times the speed: a bootstrap stays between them, t(0.975, 1) = 12.7 does not."""
+    budgets = SIX[:4]
+
+    def line(speed):
+        return lambda flops: 40 * (speed * flops) ** -0.08
+
+    base = fit_scaling("b", points(budgets, line(1.0), seeds=(1, 2)), replicates=40)
+    mine = points(budgets, line(1.2), seeds=(1,)) + points(budgets, line(1.4), seeds=(2,))
+    row = multipliers(base, fit_scaling("a", mine, replicates=40), 7)[2]
+    half = 12.7062 * math.log(1.4 / 1.2) / 2  # the standard error of two values is half their distance
+    assert row["low"] == pytest.approx(math.sqrt(1.2 * 1.4) * math.exp(-half), rel=1e-3)
+    assert row["high"] == pytest.approx(math.sqrt(1.2 * 1.4) * math.exp(half), rel=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def scaling(results: ScaleResults, fits: Mapping[str, ScalingFit], curves: Mappi
     for arm, fit in fits.items():
         for flops in np.geomspace(fit.law.low, fit.law.high, 25):
             flops = min(max(float(flops), fit.law.low), fit.law.high)
-            rows.append((arm, "fit", None, None, flops, fit.law.loss(flops), *fit.band(flops)))
+            rows.append((arm, "fit", None, None, flops, fit.law.loss(flops), *(fit.band(flops) or (None, None))))
     rows += [
         (arm, "multiplier", None, None, r["flops"], r["multiplier"], r["low"], r["high"])
         for arm, curve in curves.items()
@@ -74,8 +74,13 @@ def scaling(results: ScaleResults, fits: Mapping[str, ScalingFit], curves: Mappi
     return Picture(
         "scaling",
         "Loss and compute over scales",
-        f"Test loss at the end of each run at scales {', '.join(scales)}, with fits and bootstrap bands. Below: compute "
-        "multiplier between two fits, drawn where both are measured; dotted: the published 2×.",
+        f"Test loss at the end of each run at scales {', '.join(scales)}, with fits"
+        + (
+            " and bootstrap bands, too narrow with fewer than five seeds"
+            if len(results.seeds) > 1
+            else "; one seed gives no band"
+        )
+        + ". Below: compute multiplier between two fits, drawn where both are measured; dotted: the published 2×.",
         "Test loss against training FLOPs with a fit for each arm, and the compute multiplier against the baseline.",
         ("arm", "kind", "scale", "seed", "flops", "value", "low", "high"),
         tuple(rows),
