@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,8 @@ class Estimate:
     def text(self, jobs: int) -> str:
         if not self.stages:
             return "nothing that takes long is left to make"
+        if math.isnan(self.seconds):
+            return f"expected: unknown before the first run on this device; {self.stages} stages"
         minutes = self.seconds / jobs / 60
         shown = (
             f"{minutes / 60:.1f} hours" if minutes > 120 else f"{minutes:.0f} minutes" if minutes >= 1.5 else "a minute or two"
@@ -89,9 +92,11 @@ def earlier_speed(params: Params, scale: str, arm: str) -> float | None:
 
 @cache
 def matmul_speed() -> float:
-    """FLOP/s of a float32 matrix product on one thread."""
+    """FLOP/s of a float32 matrix product on one thread of a CPU; NaN on a GPU, whose use by a model it would not tell."""
     import torch
 
+    if torch.cuda.is_available():
+        return math.nan
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     a = torch.randn(512, 512)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -33,10 +32,10 @@ class Failure:
 
     @property
     def reason(self) -> str:
-        """The last error line of the job's log."""
+        """The last error line of the job's log: the stage's own (``error:``) rather than DVC's (``ERROR:``)."""
         lines = self.job.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        errors = [line for line in lines if re.match(r"(error|ERROR)\b", line)]
-        return (errors or lines or ["no output"])[-1]
+        own, of_dvc = ([line for line in lines if line.startswith(start)] for start in ("error:", "ERROR:"))
+        return (own or of_dvc or lines or ["no output"])[-1]
 
 
 def foreground(command: Sequence[str], environment: dict[str, str]) -> int:

@@ -11,6 +11,7 @@ from lolm.analysis.accounting import account_run
 from lolm.analysis.matching import default_dial, matching
 from lolm.config import ConfigError, RunConfig, load_params, resolve_run
 from lolm.records import write_json
+from lolm.strict import nearest
 from pipeline.estimate import estimate, timed_stages
 from pipeline.stage import Paths, arguments, main
 
@@ -47,14 +48,22 @@ def plan() -> None:
     study = params.study
     subject, baseline = study.subject, study.baseline
     runs = {arm: resolve_run(params, args.scale, arm, study.seeds[0]) for arm in study.arms}
-    reference = account_run(resolve_run(params, args.scale, subject, study.seeds[0]))["parameters"]["total"]
+    for role, arm in (("subject", subject), ("baseline", baseline)):
+        if arm not in study.arms:
+            raise ConfigError(f"study {study.name!r}: {role} {arm!r} is not among its arms{nearest(arm, study.arms)}")
+    reference = account_run(runs[subject])["parameters"]["total"]
     table = {arm: row(run, reference) for arm, run in runs.items()}
     print(f"{'arm':24}" + "".join(f"{heading:>17}" for heading in HEADINGS.values()))
     for arm, values in table.items():
         cells = (f"{values[name]:.2%}" if name == "mismatch" else f"{values[name]:,.0f}" for name in HEADINGS)
         print(f"{arm:24}" + "".join(f"{cell:>17}" for cell in cells))
     allowed = params.analysis.parameter_tolerance
-    if study.matched and baseline in table and abs(mismatch := table[baseline]["mismatch"]) > allowed:
+    for arm, values in table.items():
+        active = values["parameters_active"] / reference - 1
+        if study.matched and abs(values["mismatch"]) > allowed:
+            note = f"; in the parameters a token meets, by {active:+.2%}" if active != values["mismatch"] else ""
+            print(f"note: {arm} differs from {subject} by {values['mismatch']:+.2%} in parameters{note}")
+    if study.matched and abs(mismatch := table[baseline]["mismatch"]) > allowed:
         dial = default_dial(runs[baseline])
         value, left = matching(runs[baseline], reference, dial=dial)
         raise ConfigError(

@@ -77,6 +77,8 @@ def run() -> None:
                 f"params.yaml: the anchor &{params.study.name} does not mark studies.{params.study.name}; name it so"
             )
         environment = child_environment(scale_of(params, scale).training.threads)
+        if args.force:
+            clear_finished(SCRATCH)  # else a run that has just ended would be handed out again
         jobs = args.jobs or default_jobs(scale_of(params, scale).training.threads, len(runs))
         try:
             reproduce(params, scale, runs, jobs, environment, force=args.force)

@@ -113,6 +113,10 @@ def matching(run: RunConfig, budget: float, of: Quantity = "parameters", dial: s
         raise ConfigError(f"{dial} does not change the {of} of arm {run.arm!r}; turn another dial")
     below, above = 1, 2
     while count(above) < budget:
+        if count(2 * above) <= count(above):
+            raise ConfigError(
+                f"{dial} brings arm {run.arm!r} to {count(above):,.0f} {of} at most, {budget:,.0f} are wanted; turn another dial"
+            )
         below, above = above, 2 * above
     while above - below > 1:
         middle = (below + above) // 2
@@ -122,7 +126,10 @@ def matching(run: RunConfig, budget: float, of: Quantity = "parameters", dial: s
 
 
 def _unit(run: RunConfig, dial: str) -> int:
-    """The smallest value that the run accepts. Sizes are only ever asked to be divisible, so the others are its multiples."""
+    """The smallest value that the run accepts. Dials are sizes that may have to be divisible, so the others are its multiples.
+
+    Counts that must divide another size, as ``kv_heads`` the heads, are no dials: a message of the arm says which is in the way.
+    """
     reason = ConfigError()
     for value in range(1, LARGEST_UNIT + 1):
         try:

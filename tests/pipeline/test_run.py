@@ -335,7 +335,9 @@ def test_jobs_follow_cores_threads_and_device(monkeypatch):
     assert run.default_jobs(1, 6) == 1
 
 
-def test_reason_is_the_last_error_line(tmp_path):
+def test_reason_is_the_last_error_of_the_stage_itself(tmp_path):
     log = tmp_path / "a.log"
     log.write_text("step 1\nerror: loss is NaN\nERROR: failed to reproduce 'train@x'\nbye\n")
+    assert jobs.Failure(jobs.Job("a", [], log), 1).reason == "error: loss is NaN"
+    log.write_text("step 1\nERROR: failed to reproduce 'train@x'\nbye\n")
     assert jobs.Failure(jobs.Job("a", [], log), 1).reason == "ERROR: failed to reproduce 'train@x'"
