@@ -296,11 +296,15 @@ class TrainingConfig:
             raise ConfigError(f"training.snapshots are shares of the run, each in (0, 1); got {list(self.snapshots)}")
         if self.horizons and self.schedule != "wsd":
             raise ConfigError("training.horizons need training.schedule: wsd; a point inside a cosine run is not the end of one")
-        early = [h for h in self.horizons if not 0 < h < 1 or self.decay_starts(round(h * self.steps)) < self.warmup_steps]
-        if early or len(set(self.horizon_steps)) != len(self.horizons):
+        if not 0 < self.decay_fraction <= 1:
+            raise ConfigError(f"training.decay_fraction must be in (0, 1], got {self.decay_fraction}")
+        ends = self.horizon_steps
+        wrong = [h for h in self.horizons if not 0 < h < 1]
+        early = [end for end in ends if end >= self.steps or self.decay_starts(end) < max(1, self.warmup_steps)]
+        if wrong or early or len(set(ends)) != len(ends):
             raise ConfigError(
                 f"training.horizons are different shares of the run in (0, 1) whose decay starts after the warm-up of "
-                f"{self.warmup_steps} steps; got {list(self.horizons)}"
+                f"{self.warmup_steps} steps; got {list(self.horizons)}, which end at {list(ends)} of {self.steps} steps"
             )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from lolm.analysis.accounting import account_run
 from lolm.config import RecallConfig, RunConfig, load_params, scale_of, to_mapping
 from lolm.data.synthetic import SyntheticSampler, SyntheticTask, build_task
 from lolm.evaluation.recall import recall_evaluation
+from lolm.mixers.scan import choose_backend
 from lolm.records import fingerprint_of, write_json
+from lolm.training.loop import DivergenceError
+from lolm.training.scratch import remove
 from lolm.training.trial import run_trial
 from pipeline.code import code_hash
 from pipeline.stage import Paths, arguments, flat_scalars, main, resolved, training_device
@@ -28,7 +32,8 @@ def recall() -> None:
     run = task_run(text_run, config)
     torch.set_num_threads(run.training.threads or torch.get_num_threads())
     device = training_device()
-    fingerprint = fingerprint_of(to_mapping(run), to_mapping(config), code_hash("pipeline.recall"), device)
+    kernels = choose_backend(device, run.training.kernels)
+    fingerprint = fingerprint_of(to_mapping(run), to_mapping(config), code_hash("pipeline.recall"), device, kernels)
     record = {
         "arm": run.arm,
         "seed": run.seed,
@@ -65,12 +70,17 @@ def task_run(run: RunConfig, config: RecallConfig) -> RunConfig:
 
 
 def train_on(task: SyntheticTask, run: RunConfig, config: RecallConfig, scratch: Path, device: str) -> dict[str, Any]:
-    """Accuracy and nats at the positions a task asks, after training on it, beside what guessing reaches."""
+    """Accuracy and nats at the positions a task asks, after training on it, beside what guessing reaches; None if it diverged."""
     sampler = SyntheticSampler(task, run.training.batch_size, run.seed)
-    last = run_trial(run, sampler, recall_evaluation(task, config.eval_sequences, run.seed), scratch, device)
+    try:
+        last = run_trial(run, sampler, recall_evaluation(task, config.eval_sequences, run.seed), scratch, device)
+    except DivergenceError as error:
+        print(f"recall task {task.name}, recall.learning_rate {config.learning_rate:g}: {error}", file=sys.stderr)
+        remove(scratch)
+        last = {}
     return {
-        "accuracy": last["recall/accuracy"],
-        "nats": last["recall/nats"],
+        "accuracy": last.get("recall/accuracy"),
+        "nats": last.get("recall/nats"),
         "chance": task.chance,
         "order_zero": task.order_zero,
         "steps": run.training.steps,

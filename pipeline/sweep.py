@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,11 @@ from lolm.config import ConfigError, RunConfig, SweepConfig, load_params, resolv
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.shards import TokenStream
 from lolm.evaluation.held_out import score_model
+from lolm.mixers.scan import choose_backend
 from lolm.models.language_model import LanguageModel
 from lolm.records import fingerprint_of, read_json, write_json
 from lolm.training.loop import DivergenceError
+from lolm.training.scratch import remove
 from lolm.training.sweep import search
 from lolm.training.trial import run_trial
 from pipeline.code import code_hash
@@ -28,10 +29,12 @@ def sweep() -> None:
     paths, params = Paths(args.scale), load_params()
     config = scale_of(params, args.scale).sweep
     run = resolve_run(params, args.scale, args.arm, config.seeds[0] if config.seeds else 0)
-    record = _swept(run, config, paths) if config.factors else _given(run)
+    notes = Path(".scratch") / f"sweep-{args.scale}-{args.arm}.json"
+    record = _swept(run, config, paths, notes) if config.factors else _given(run)
     flat = {f"rate {rate['learning_rate']:.3g}": rate["nats"] for rate in record["rates"] if rate["nats"] is not None}
     write_json(paths.reports / "sweep" / f"{run.arm}.json", {"chosen": record["chosen"], **flat})
     write_json(paths.sweep(run.arm), record)
+    notes.unlink(missing_ok=True)
 
 
 def _given(run: RunConfig) -> dict:
@@ -39,7 +42,8 @@ def _given(run: RunConfig) -> dict:
     return {"arm": run.arm, "chosen": rate, "inside": None, "steps": 0, "seeds": [], "trials": [], "rates": []}
 
 
-def _swept(run: RunConfig, config: SweepConfig, paths: Paths) -> dict:
+def _swept(run: RunConfig, config: SweepConfig, paths: Paths, notes: Path) -> dict:
+    """Make the trials; those that are done stand in ``notes``, so that a killed sweep makes none twice."""
     training = replace(
         run.training,
         steps=config.steps,
@@ -59,9 +63,10 @@ def _swept(run: RunConfig, config: SweepConfig, paths: Paths) -> dict:
         return {"val/nats": score_model(model, held_out, training.eval_batch_size)[0].nats}
 
     data = {"train": stream.checksum, "validation": held_out.stream.checksum}
-    base = fingerprint_of(to_mapping(replace(run, training=training)), data, code_hash("pipeline.sweep"), device)
-    notes = Path(".scratch") / f"sweep-{base}.json"  # trials that are done, so that a killed sweep makes none twice
-    trials: list[dict] = read_json(notes) if notes.exists() else []
+    kernels = choose_backend(device, training.kernels)
+    base = fingerprint_of(to_mapping(replace(run, training=training)), data, code_hash("pipeline.sweep"), device, kernels)
+    noted = read_json(notes) if notes.exists() else {}
+    trials: list[dict] = noted["trials"] if noted.get("base") == base else []
 
     def trial(rate: float, seed: int) -> float:
         for done in trials:
@@ -74,10 +79,10 @@ def _swept(run: RunConfig, config: SweepConfig, paths: Paths) -> dict:
             nats = run_trial(one, sampler, evaluate, scratch, device)["val/nats"]
         except DivergenceError as error:
             print(f"learning rate {rate:g}: {error}", file=sys.stderr)
-            shutil.rmtree(scratch)
+            remove(scratch)
             nats = None
         trials.append({"learning_rate": rate, "seed": seed, "nats": nats})
-        write_json(notes, trials)
+        write_json(notes, {"base": base, "trials": trials})
         return math.inf if nats is None else nats
 
     def loss_of(rate: float) -> float:
@@ -89,7 +94,6 @@ def _swept(run: RunConfig, config: SweepConfig, paths: Paths) -> dict:
         found = search([run.size.learning_rate * factor for factor in config.factors], loss_of, config.extensions)
     except ValueError as error:
         raise ConfigError(f"scales.{run.scale}.sizes.{run.arm}.learning_rate: {error}; lower it") from None
-    notes.unlink(missing_ok=True)
     rates = [{"learning_rate": rate, "nats": None if math.isinf(loss) else loss} for rate, loss in found.losses.items()]
     return {
         "arm": run.arm,

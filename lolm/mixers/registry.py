@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-
 from lolm.config import ConfigError, MixerConfig
 from lolm.mixers.attention import Attention
 from lolm.mixers.base import Mixer
@@ -12,6 +10,7 @@ from lolm.mixers.mamba1 import Mamba1
 from lolm.mixers.mamba2 import Mamba2
 from lolm.mixers.plain_ssm import PlainSSM
 from lolm.mixers.rglru import RGLRU
+from lolm.strict import nearest
 
 MIXERS: dict[str, type[Mixer]] = {
     "attention": Attention,
@@ -30,9 +29,7 @@ def build_mixer(config: MixerConfig, d_model: int, n_heads: int, dropout: float)
         ConfigError: unknown name (names the nearest), an option the mixer does not take, or options that clash.
     """
     if config.name not in MIXERS:
-        near = difflib.get_close_matches(config.name, MIXERS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(MIXERS))}"
-        raise ConfigError(f"no mixer {config.name!r}; {hint}")
+        raise ConfigError(f"no mixer {config.name!r}{nearest(config.name, MIXERS)}")
     try:
         return MIXERS[config.name](d_model=d_model, n_heads=n_heads, dropout=dropout, **config.options)
     except (TypeError, ConfigError) as error:

@@ -17,6 +17,7 @@ from lolm.config import RunConfig, from_mapping
 from lolm.models.language_model import LanguageModel, build_model
 from lolm.objectives import FutureHeads, build_heads
 from lolm.records import read_json
+from lolm.training.scratch import FORKS
 
 HEADS = "objective_heads."
 
@@ -47,12 +48,15 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; raises CheckpointError naming the file when it is broken."""
+    """Read a checkpoint, of a run or of a fork in a folder below it; raises CheckpointError naming a missing or broken file."""
+    folder = path.parent.parent if path.parent.name == FORKS else path.parent
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file; delete the folder {folder} to start the run again")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: cannot be read as a whole checkpoint ({type(error).__name__}); delete the folder {path.parent} to start "
+            f"{path}: cannot be read as a whole checkpoint ({type(error).__name__}); delete the folder {folder} to start "
             "the run again"
         ) from None
 

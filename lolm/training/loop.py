@@ -29,7 +29,15 @@ from lolm.config import RunConfig
 from lolm.data.batches import Sampler, stream_seed
 from lolm.models.experts import load_metrics
 from lolm.models.language_model import LanguageModel, Streams, build_model
-from lolm.objectives import auxiliary_losses, build_heads, competitive_target, entropy, token_loss, total_loss
+from lolm.objectives import (
+    COMPETITIVE_HORIZON,
+    auxiliary_losses,
+    build_heads,
+    competitive_target,
+    entropy,
+    token_loss,
+    total_loss,
+)
 from lolm.records import MetricsWriter, read_json, write_json
 from lolm.training.checkpoint import (
     horizon_path,
@@ -39,7 +47,7 @@ from lolm.training.checkpoint import (
     snapshot_path,
 )
 from lolm.training.optimizer import build_optimizer, learning_rate_at
-from lolm.training.scratch import FINISHED, publish
+from lolm.training.scratch import FINISHED, FORKS, publish
 
 Evaluate = Callable[[LanguageModel], dict[str, float]]
 
@@ -167,11 +175,9 @@ class Trainer:
             self._save(checkpoint, records)
         bar.close()
         records.close()
+        (self.scratch / FINISHED).touch()  # first, so that a kill from here on loses nothing
         checkpoint.unlink()
-        shutil.rmtree(self.scratch / "forks", ignore_errors=True)
-        for leftover in self.scratch.rglob("*.tmp"):  # of a process that was killed while it wrote
-            leftover.unlink()
-        (self.scratch / FINISHED).touch()
+        shutil.rmtree(self.scratch / FORKS, ignore_errors=True)
         return publish(self.scratch, self.output)
 
     def _run_leg(self, records: MetricsWriter, checkpoint: Path, bar: tqdm) -> None:
@@ -222,7 +228,7 @@ class Trainer:
             self.progress.annealing_seconds = ended.annealing_seconds + ended.seconds - ended.forked_seconds
 
     def _fork(self, horizon: int) -> Path:
-        return self.scratch / "forks" / f"step-{horizon:06d}.pt"
+        return self.scratch / FORKS / f"step-{horizon:06d}.pt"
 
     def _warm_up(self) -> None:
         """One forward and backward pass that is thrown away, so that compiling kernels is not counted as training time."""
@@ -264,7 +270,7 @@ class Trainer:
                 sums[name] += term.detach() / accumulation
         norms = [torch.nn.utils.clip_grad_norm_(group, self.training.clip) for group in self.clip_groups]
         values = {f"train/{name}": float(value) for name, value in sums.items()} | {"train/grad_norm": float(norms[0])}
-        self._check_finite(step, values)
+        self._check_finite(step, values | {f"gradient norm of group {i}": float(norm) for i, norm in enumerate(norms)})
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -387,7 +393,7 @@ def stream_metrics(streams: Streams, model: LanguageModel) -> dict[str, float]:
     row: dict[str, float] = {}
     if streams.g is not None and streams.z is not None:
         row["gate/mean"] = float(streams.g.float().mean())
-        if streams.h.shape[1] > 8:
+        if streams.h.shape[1] > COMPETITIVE_HORIZON:
             row["gate/target"] = float(competitive_target(streams.h, streams.z).mean())
     if streams.p is not None:
         counts = torch.bincount(streams.p.argmax(dim=-1).flatten(), minlength=streams.p.shape[-1]).double()

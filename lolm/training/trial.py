@@ -9,6 +9,7 @@ from lolm.config import RunConfig, to_mapping
 from lolm.data.batches import Sampler
 from lolm.records import read_metrics
 from lolm.training.loop import Evaluate, Trainer
+from lolm.training.scratch import remove
 
 
 def run_trial(run: RunConfig, sampler: Sampler, evaluate: Evaluate, scratch: Path, device: str = "cpu") -> dict[str, float]:
@@ -35,7 +36,6 @@ def run_trial(run: RunConfig, sampler: Sampler, evaluate: Evaluate, scratch: Pat
     for row in read_metrics(output / "metrics.jsonl"):
         if row["step"] == run.training.steps:
             last |= row
-    for folder in (output, scratch):
-        shutil.rmtree(folder)
-    scratch.with_suffix(".lock").unlink(missing_ok=True)
+    remove(scratch)
+    shutil.rmtree(output)
     return last

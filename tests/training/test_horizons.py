@@ -10,9 +10,10 @@ from runs import Killed, files, fit, make_trainer, records, short_run, train
 from safetensors.torch import load_file
 
 from lolm.config import ConfigError, TrainingConfig
-from lolm.records import read_json, read_metrics
-from lolm.training.checkpoint import load_checkpoint, load_run
+from lolm.records import RecordError, read_json, read_metrics
+from lolm.training.checkpoint import CheckpointError, load_checkpoint, load_run
 from lolm.training.optimizer import learning_rate_at
+from lolm.training.scratch import FINISHED, clear_finished, remove
 
 WSD = {"schedule": "wsd", "decay_fraction": 0.4, "horizons": (0.5, 0.75), "steps": 20, "warmup_steps": 2}
 
@@ -135,6 +136,9 @@ def test_schedules_agree_until_the_shorter_one_decays():
         ({"horizons": (1.0,)}, "different shares of the run"),
         ({"horizons": (0.1,), "warmup_steps": 9}, "decay starts after the warm-up of 9 steps"),
         ({"horizons": (0.5, 0.501)}, "different shares"),
+        ({"horizons": (0.999,)}, "which end at .100. of 100 steps"),
+        ({"horizons": (0.02,), "warmup_steps": 0, "decay_fraction": 1.0}, "different shares"),
+        ({"decay_fraction": 1.5}, r"decay_fraction must be in \(0, 1\], got 1.5"),
     ],
 )
 def test_horizons_that_cannot_be(changes, message):
@@ -146,3 +150,61 @@ def test_horizons_that_cannot_be(changes, message):
 def test_the_file_keeps_copies_after_the_run(straight):
     lines = (straight / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines[-3:]] == [20, 10, 15]
+
+
+def test_a_kill_at_the_very_end_loses_nothing(straight, tmp_path, monkeypatch):
+    """After the last step, before the run is published: nothing is trained again."""
+    monkeypatch.setattr("lolm.training.loop.publish", lambda scratch, output: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        train(branched(), tmp_path)
+    monkeypatch.undo()
+    (tmp_path / "scratch" / "checkpoint.pt").write_bytes(b"left over")
+    leftover = tmp_path / ".run.4711.tmp"
+    leftover.mkdir()
+    train(branched(), tmp_path, stop_before=0)
+    assert files(tmp_path) == files(straight)
+    assert records(tmp_path) == records(straight)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "scratch", "scratch.lock"]
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_half_a_finished_folder_is_never_published(tmp_path):
+    summary = train(branched("transformer"), tmp_path)
+    (tmp_path / "scratch" / "summary.json").unlink()
+    with pytest.raises(RecordError, match="summary.json"):
+        train(branched("transformer"), tmp_path)
+    assert read_json(tmp_path / "run" / "summary.json") == summary  # what was there stays
+    remove(tmp_path / "scratch")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
+
+
+def test_training_again_from_scratch_leaves_published_records_alone(tmp_path):
+    train(branched("transformer"), tmp_path)
+    kept = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    (tmp_path / "scratch" / FINISHED).unlink()
+    with pytest.raises(Killed):
+        train(branched("transformer"), tmp_path, stop_before=3)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == kept
+
+
+def test_finished_runs_are_cleared_after_a_while(tmp_path):
+    train(branched("transformer"), tmp_path)
+    clear_finished(tmp_path, seconds=600)
+    assert (tmp_path / "scratch").exists()
+    clear_finished(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_fork_that_went_missing_is_named(tmp_path):
+    trainer = make_trainer(branched(), tmp_path)
+    end_leg = trainer._end_leg
+
+    def lose_the_forks(records):
+        end_leg(records)
+        for fork in (tmp_path / "scratch" / "forks").iterdir():
+            fork.unlink()
+
+    trainer._end_leg = lose_the_forks
+    with pytest.raises(CheckpointError, match=r"forks/step-000010\.pt: no such file; delete the folder .*scratch to start"):
+        fit(trainer, tmp_path)
