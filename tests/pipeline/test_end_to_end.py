@@ -134,7 +134,9 @@ def test_second_run_does_nothing(project):
 
 def test_every_run_is_in_mlflow_once_with_what_the_records_say(project):
     names = [row[0] for row in mlflow_rows(project, "SELECT name FROM runs WHERE lifecycle_stage = 'active'")]
-    assert sorted(names) == sorted([f"{r.split('-')[0]} · smoke · seed {r.split('-')[1]}" for r in RUNS] + ["report · smoke · main"])
+    assert sorted(names) == sorted(
+        [f"{r.split('-')[0]} · smoke · seed {r.split('-')[1]}" for r in RUNS] + ["report · smoke · main"]
+    )
     for name in RUNS:
         folder = project / "artifacts" / "smoke" / "runs" / name
         fingerprint = read_json(folder / "config.json")["fingerprint"]
