@@ -134,7 +134,7 @@ def started():
 @pytest.mark.slow
 def test_makes_everything_side_by_side_then_nothing(project):
     before = Path("params.yaml").read_bytes()
-    status, out, error = call("--jobs", "2", SLEEP="2")
+    status, out, error = call("--jobs", "2", SLEEP="6")  # longer than DVC takes to start on a busy machine
     assert status == 0, out + error
     names = started()
     arms = ("lolm", "transformer")
