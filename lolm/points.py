@@ -94,7 +94,7 @@ def evaluation_points(evaluation: dict[str, Any], step: int, seconds: float) -> 
     for part in (evaluation.get("positions") or {}).get("bins", ()):
         scores = _numbers({key: value for key, value in part.items() if key not in ("start", "stop")})
         points += [(f"position/{key}", value, int(part["start"]), seconds) for key, value in scores.items()]
-    for row in (evaluation.get("lengths") or {}).get("lengths", {}).values():
+    for row in (evaluation.get("lengths") or {}).get("windows", {}).values():
         scores = _numbers({key: value for key, value in row.items() if key not in ("seq_len", "tokens")})
         scores.pop("beyond_tokens", None)
         points += [(f"length/{key}", value, int(row["seq_len"]), seconds) for key, value in scores.items()]

@@ -318,7 +318,7 @@ def test_tables_of_an_evaluation_become_series():
             "early": score, "late": score, "change": score,
         },
         "lengths": {
-            "lengths": {str(n): {"seq_len": 64 * n, "tokens": 9, "beyond": {"tokens": 4} | score} | score for n in (1, 2, 4)},
+            "windows": {str(n): {"seq_len": 64 * n, "tokens": 9, "beyond": {"tokens": 4} | score} | score for n in (1, 2, 4)},
             "left_out": {"8": "too short"},
         },
         "samples": {"texts": 4, "generated": {"distinct_2": 0.8}, "real": {"distinct_2": None}, "examples": [{"prompt": "x"}]},

@@ -106,7 +106,7 @@ def _entry(results: ScaleResults, arm: str, comparison: Comparison | None) -> En
         return _minus(run.measured("positions", "late", "bits_per_byte"), run.measured("positions", "early", "bits_per_byte"))
 
     def extrapolated(run: RunRecord, length: int) -> float | None:
-        beyond = ("lengths", "lengths", str(length), "beyond")
+        beyond = ("lengths", "windows", str(length), "beyond")
         return _minus(run.measured(*beyond, "nats"), run.measured(*beyond, "nats_trained"))
 
     pairs = results.pairs(arm, results.baseline) if arm != results.baseline else ()

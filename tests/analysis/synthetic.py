@@ -271,7 +271,7 @@ def _evaluation(run, fingerprint: str, final: float, lolm: bool, truth: Truth) -
         "gate": None,
         "regime": None,
         "positions": _positions(final + 0.02),
-        "lengths": {"lengths": {str(n): _length(n, final + 0.02) for n in (1, 2)}, "left_out": {"4": "the test split is short"}},
+        "lengths": {"windows": {str(n): _length(n, final + 0.02) for n in (1, 2)}, "left_out": {"4": "the test split is short"}},
         "samples": {
             "texts": 4,
             "generated": {"distinct_2": 0.8, "bigram_repetition": 0.2, "distinct_2_pooled": 0.7, "words": 90},

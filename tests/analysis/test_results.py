@@ -78,8 +78,8 @@ def test_ends_of_schedule_and_what_may_be_absent(tmp_path):
     assert nats[-1] == run.test_nats
     assert run.annealed("validation", "tokens")[0] == [1024 * step for step in steps]
     assert run.rows[-1]["step"] == 400
-    assert run.measured("lengths", "lengths", "2", "beyond", "tokens") == 2048
-    assert run.measured("lengths", "lengths", "4", "nats") is None
+    assert run.measured("lengths", "windows", "2", "beyond", "tokens") == 2048
+    assert run.measured("lengths", "windows", "4", "nats") is None
     assert run.accuracy("mqar") is None
     assert results.sweeps == {}
 

@@ -122,6 +122,8 @@ def test_measurements_of_every_kind(project):
         assert set(tasks) == {"mqar", "induction"}
     board = read_json(project / "reports" / "smoke" / "main" / "leaderboard.json")
     assert set(board) == set(ARMS)
+    columns = {"length_2x_nats", "length_4x_nats", "late_minus_early_bits_per_byte", "mqar_accuracy", "distinct_2"}
+    assert all(columns <= set(row) for row in board.values()), "what the stages write is what the leaderboard reads"
 
 
 def test_second_run_does_nothing(project):
