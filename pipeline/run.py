@@ -28,7 +28,7 @@ from lolm.config import ConfigError, Params, load_params, resolve_run, scale_of
 from lolm.strict import nearest
 from lolm.training.scratch import clear_finished
 from pipeline import stage
-from pipeline.estimate import PER_RUN, Estimate, estimate, timed_stages
+from pipeline.estimate import Estimate, estimate, stages_to_make, timed_stages
 from pipeline.jobs import Job, foreground, side_by_side
 from pipeline.override import override, put_back
 
@@ -50,9 +50,6 @@ class Run:
 
     def __str__(self) -> str:
         return f"{self.arm}-{self.seed}"
-
-    def stages(self, scale: str) -> list[str]:
-        return [f"{name}@{scale}-{self}" for name in PER_RUN]
 
 
 def run() -> None:
@@ -131,18 +128,14 @@ def reproduce(
     def job(name: str, stages: list[str]) -> Job:
         return Job(name, [*DVC, "repro", "--single-item", *flags, *stages], logs / f"{scale}-{name.replace(' ', '-')}.log")
 
-    stale = stale if force else stale_stages(environment)
+    stale = timed_stages(params, scale) if force else stale_stages(environment)
     sweeps = {arm: f"sweep@{scale}-{arm}" for arm in dict.fromkeys(one.arm for one in runs)}
-    _all([job(f"sweep {arm}", [name]) for arm, name in sweeps.items() if force or name in stale], jobs, environment, scale)
-    stale = stale if force else stale_stages(environment)
-    queue = []
-    for one in runs:
-        stages = one.stages(scale)
-        # What is measured on a run is only known to be stale once the run has been made again.
-        wanted = stages if force or stages[0] in stale else [name for name in stages if name in stale]
-        if wanted:
-            queue.append(job(f"{one.arm} {one.seed}", wanted))
+    queue = [job(f"sweep {arm}", [name]) for arm, name in sweeps.items() if name in stale]
     _all(queue, jobs, environment, scale)
+    if queue and not force:
+        stale = stale_stages(environment)
+    made = {one: stages_to_make(stale, scale, one.arm, one.seed) for one in runs}
+    _all([job(f"{one.arm} {one.seed}", wanted) for one, wanted in made.items() if wanted], jobs, environment, scale)
     if force:
         _foreground([*DVC, "repro", "--single-item", "--force", f"report@{scale}-{params.study.name}"], environment)
     _foreground([*DVC, "repro"], environment)
