@@ -13,7 +13,7 @@ from lolm.config import ConfigError, RunConfig, SweepConfig, load_params, resolv
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.shards import TokenStream
 from lolm.evaluation.held_out import score_model
-from lolm.mixers.scan import choose_backend
+from lolm.mixers.backends import choose_backend
 from lolm.models.language_model import LanguageModel
 from lolm.records import fingerprint_of, read_json, write_json
 from lolm.training.loop import DivergenceError

@@ -16,7 +16,7 @@ from lolm.config import load_params, to_mapping
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.shards import TokenStream
 from lolm.evaluation.held_out import score_model
-from lolm.mixers.scan import choose_backend
+from lolm.mixers.backends import choose_backend
 from lolm.models.language_model import LanguageModel
 from lolm.records import fingerprint_of, write_json
 from lolm.tracking import try_sync

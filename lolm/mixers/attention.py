@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.config import ConfigError
+from lolm.mixers.backends import choose_backend
 from lolm.mixers.base import Mixer, check_counts
 
 
@@ -117,10 +118,9 @@ class Attention(Mixer):
             self._tables = rope_tables(length, self.rotated, self.rope_base, device)
         return self._tables
 
-    def _heads(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """q (…, H, P), k and v (…, K, P)."""
-        heads = self.qkv(x).unflatten(-1, (-1, self.head_width))
-        return heads.split([self.n_heads, self.kv_heads, self.kv_heads], dim=-2)
+    def _split(self, heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """q (…, H, P), k and v (…, K, P) of (…, H + 2K, P)."""
+        return heads.split([self.n_heads, self.kv_heads, self.kv_heads], dim=-2)  # type: ignore[return-value]
 
     def _shared(self, x: torch.Tensor, dim: int) -> torch.Tensor:
         """Repeat each of the K heads for its group of query heads. Copies, because fused kernels with a mask want equal heads."""
@@ -128,12 +128,18 @@ class Attention(Mixer):
         return x if group == 1 else x.repeat_interleave(group, dim=dim)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        length = x_BTD.shape[1]
-        cos, sin = (table[:length, None] for table in self._rope(length, x_BTD.device))  # (T, 1, R/2)
-        q, k, v = self._heads(x_BTD)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        k, v = self._shared(k, dim=2), self._shared(v, dim=2)
-        y_BTHP = causal_attention(q, k, v, self.window, self.dropout if self.training else 0.0)
+        length, dropout = x_BTD.shape[1], self.dropout if self.training else 0.0
+        cos, sin = (table[:length] for table in self._rope(length, x_BTD.device))
+        heads = self.qkv(x_BTD).unflatten(-1, (-1, self.head_width))
+        if not dropout and heads.dtype == torch.float32 and choose_backend(heads.device.type, self.kernels) == "cpu":
+            from lolm.mixers.attention_cpu import CausalAttentionCPU
+
+            y_BTHP = CausalAttentionCPU.apply(heads, self.kv_heads, cos, sin, self.window)
+        else:
+            q, k, v = self._split(heads)
+            q, k = rotate(q, cos[:, None], sin[:, None]), rotate(k, cos[:, None], sin[:, None])
+            k, v = self._shared(k, dim=2), self._shared(v, dim=2)
+            y_BTHP = causal_attention(q, k, v, self.window, dropout)
         return self.out(y_BTHP.flatten(2))
 
     def initial_state(self, batch: int) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -144,7 +150,7 @@ class Attention(Mixer):
     def step(self, x_BD: torch.Tensor, state):
         keys, values, position = state
         cos, sin = (table[position] for table in self._rope(position + 1, x_BD.device))
-        q, k, v = self._heads(x_BD)  # (B, H or K, P)
+        q, k, v = self._split(self.qkv(x_BD).unflatten(-1, (-1, self.head_width)))  # (B, H or K, P)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         keys, values = torch.cat((keys, k[:, :, None]), dim=2), torch.cat((values, v[:, :, None]), dim=2)
         if self.window is not None:

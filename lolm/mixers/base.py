@@ -19,7 +19,7 @@ class Mixer(nn.Module, ABC):
     """Maps a sequence to a sequence of equal shape, causally; without its output map, to the inner width (option ``output_map``).
 
     Attributes:
-        kernels: backend of the scan, for mixers that have one (``training.kernels``).
+        kernels: backend of the scan, the convolution and the attention (``training.kernels``).
     """
 
     kernels: str = "auto"

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from lolm.mixers.scan import choose_backend
+from lolm.mixers.backends import choose_backend
 
 
 def linear_scan(a_BTC: torch.Tensor, b_BTC: torch.Tensor, backend: str = "auto") -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from numba import njit, prange
 
-from lolm.mixers.scan_cpu import as_numpy, kernel_threads
+from lolm.mixers.compiled import as_numpy, kernel_threads
 
 BLOCK = 64  # channels of a block: a few cache lines of each tensor per step
 

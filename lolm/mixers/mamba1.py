@@ -9,26 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.mixers.base import Mixer, check_counts, keep_init, no_decay
+from lolm.mixers.causal_conv import causal_conv
 from lolm.mixers.scan import selective_scan, selective_scan_reference
 
 
 def log_arange(channels: int, states: int) -> torch.Tensor:
     """A_log (I, N) with A_log[c, n] = ln(n + 1): the real S4D initialisation, A = -(1 … N)."""
     return torch.arange(1, states + 1, dtype=torch.float32).log().repeat(channels, 1)
-
-
-def causal_conv(x_BTI: torch.Tensor, weight_IK: torch.Tensor, bias_I: torch.Tensor) -> torch.Tensor:
-    """Depthwise causal convolution over time, left-padded with zeros; (B, T, I) in and out.
-
-    A handful of shifted multiply-adds: on a CPU far faster than a grouped convolution of width 4.
-    """
-    kernel = weight_IK.shape[1]
-    padded = F.pad(x_BTI, (0, 0, kernel - 1, 0))
-    length = x_BTI.shape[1]
-    y = bias_I + weight_IK[:, 0] * padded[:, :length]
-    for k in range(1, kernel):
-        y = torch.addcmul(y, padded[:, k : k + length], weight_IK[:, k])
-    return y
 
 
 class Mamba1(Mixer):
@@ -94,17 +81,16 @@ class Mamba1(Mixer):
         no_decay(self.A_log, self.skip, self.dt_proj.bias, self.conv_weight, self.conv_bias)
 
     def _scan_inputs(self, x: torch.Tensor):
-        """Δ (…, I), B (…, N), C (…, N) of convolved inputs."""
+        """Step sizes before their softplus (…, I), B (…, N), C (…, N) of convolved inputs."""
         low, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        return F.softplus(self.dt_proj(self.dt_norm(low))), self.B_norm(B), self.C_norm(C)
+        return self.dt_proj(self.dt_norm(low)), self.B_norm(B), self.C_norm(C)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         x_BTI, gate_BTI = self.in_proj(x_BTD).chunk(2, dim=-1)
-        x_BTI = F.silu(causal_conv(x_BTI, self.conv_weight, self.conv_bias))
+        x_BTI = causal_conv(x_BTI, self.conv_weight, self.conv_bias, silu=True, backend=self.kernels)
         delta_BTI, B_BTN, C_BTN = self._scan_inputs(x_BTI)
         A_IN = -self.A_log.float().exp()
-        y_BTI = selective_scan(x_BTI, delta_BTI, A_IN, B_BTN, C_BTN, self.skip, self.kernels)
-        return self.out_proj(y_BTI * F.silu(gate_BTI))
+        return self.out_proj(selective_scan(x_BTI, delta_BTI, A_IN, B_BTN, C_BTN, self.skip, gate_BTI, self.kernels))
 
     def initial_state(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         new_zeros = self.A_log.new_zeros
@@ -117,9 +103,9 @@ class Mamba1(Mixer):
         x_BI = F.silu(self.conv_bias + torch.einsum("bki,ik->bi", window_BKI, self.conv_weight))
         delta_BI, B_BN, C_BN = self._scan_inputs(x_BI)
         A_IN = -self.A_log.float().exp()
-        x_B1I, delta_B1I, B_B1N, C_B1N = (x[:, None] for x in (x_BI, delta_BI, B_BN, C_BN))
-        y, state_BIN = selective_scan_reference(x_B1I, delta_B1I, A_IN, B_B1N, C_B1N, self.skip, state_BIN)
-        return self.out_proj(y[:, 0] * F.silu(gate_BI)), (state_BIN, window_BKI[:, 1:])
+        x, delta, B, C, gate = (m[:, None] for m in (x_BI, delta_BI, B_BN, C_BN, gate_BI))
+        y, state_BIN = selective_scan_reference(x, delta, A_IN, B, C, self.skip, gate, state_BIN)
+        return self.out_proj(y[:, 0]), (state_BIN, window_BKI[:, 1:])
 
     def num_params(self) -> int:
         d, i, n, r, k = self.d_model, self.d_inner, self.d_state, self.dt_rank, self.d_conv

@@ -10,7 +10,7 @@ from torch import nn
 
 from lolm.config import ConfigError
 from lolm.mixers.base import Mixer, check_counts, keep_init, no_decay
-from lolm.mixers.mamba1 import causal_conv
+from lolm.mixers.causal_conv import causal_conv
 from lolm.mixers.ssd import ssd, ssd_reference
 
 EPSILON = 1e-5  # of the gated norm
@@ -101,10 +101,8 @@ class Mamba2(Mixer):
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         z_BTI, xBC, delta_BTH = self._project(x_BTD)
-        convolved = F.silu(causal_conv(xBC, self.conv_weight, self.conv_bias)).to(
-            xBC.dtype
-        )  # half under autocast, for the kernels
-        x_BTHP, B_BTGN, C_BTGN = self._scan_inputs(convolved)
+        convolved = causal_conv(xBC, self.conv_weight, self.conv_bias, silu=True, backend=self.kernels)
+        x_BTHP, B_BTGN, C_BTGN = self._scan_inputs(convolved.to(xBC.dtype))  # half under autocast, for the kernels
         A_H = -self.A_log.exp()
         y_BTHP = ssd(x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, self.skip, self.chunk, self.kernels)
         return self._gated_output(y_BTHP, z_BTI)

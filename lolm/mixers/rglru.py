@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from lolm.config import ConfigError
 from lolm.mixers.base import Mixer, check_counts, keep_init, no_decay
+from lolm.mixers.causal_conv import causal_conv
 from lolm.mixers.linear_scan import linear_scan
-from lolm.mixers.mamba1 import causal_conv
 
 MAX_SQRT_GRADIENT = 1000.0
 CONV_VARIANCE = 0.01  # of a convolution's initial weights, times its width
@@ -111,7 +111,7 @@ class RGLRU(Mixer):
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         y_BTW = F.gelu(self.linear_y(x_BTD), approximate="tanh")
-        u_BTW = causal_conv(self.linear_x(x_BTD), self.conv_weight, self.conv_bias)
+        u_BTW = causal_conv(self.linear_x(x_BTD), self.conv_weight, self.conv_bias, backend=self.kernels)
         a_BTW, multiplier_BTW, gated_BTW = self._gated(u_BTW)
         multiplier_BTW = F.pad(multiplier_BTW[:, 1:], (0, 0, 1, 0), value=1.0)  # the first token starts a document
         h_BTW = linear_scan(a_BTW, multiplier_BTW * gated_BTW, self.kernels)

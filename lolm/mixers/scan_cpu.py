@@ -1,109 +1,56 @@
-"""Selective scan on CPUs: Numba kernels, fused over discretisation, recurrence and output.
+"""Selective scan on CPUs: Numba kernels, fused over step sizes, discretisation, recurrence, output and gate.
 
-Channels are vectorised in blocks that keep their states in the first-level cache; the backward pass recomputes the
-states from one saved state every :data:`CHUNK` steps, so memory grows with T·N and no (B, T, D, N) tensor exists.
-Every cell is summed in a fixed order, so results do not depend on the number of threads.
+Channels lie in the lanes of vectors, a few vectors make a block, and a block walks through time with its states in the nearest
+cache. The backward pass recomputes the states of :data:`CHUNK` steps from one saved state, so memory grows with T·I·N / CHUNK
+and no (B, T, I, N) tensor exists. Every cell is summed in a fixed order, so results do not depend on the number of threads.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import numba
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import float32, get_num_threads, int32, njit, prange, set_num_threads
-from numba.extending import intrinsic
+from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
-# Numba's OpenMP layer would raise the thread count of torch's OpenMP runtime behind its back; its own work queue does not, but
-# takes one caller at a time.
-numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
-_one_caller = threading.Lock()
+from lolm.mixers.compiled import as_numpy, kernel_threads
+from lolm.mixers.vectors import LANES, LOG2_E, broadcast, exp2, fma, load, sigmoid, softplus, store, total
 
-
-@contextmanager
-def kernel_threads() -> Iterator[None]:
-    """Alone in Numba, with as many threads as torch uses: one process of a pair must not take both cores."""
-    with _one_caller:
-        wanted = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-        if get_num_threads() != wanted:
-            set_num_threads(wanted)
-        yield
-
-
-CHUNK = 32  # steps between saved states
-BLOCK = 32  # channels of a block: N * BLOCK states and CHUNK * N * BLOCK recomputed ones stay in cache
-
-
-@intrinsic
-def _as_float(typingctx, bits):
-    """Reinterpret the bits of an int32 as a float32."""
-
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return float32(int32), codegen
+CHUNK = 16  # steps between saved states
+BLOCK = 4 * LANES  # channels of a block: the states of a chunk and their decays take 2 · CHUNK · N · BLOCK floats
+LN_2 = np.float32(np.log(2.0))
+ONE = np.float32(1.0)
 
 
 @njit(inline="always")
-def _exp(x):
-    """exp(x) for x <= 0 in float32, within 2 ulp: powers of two by bits, the rest by a polynomial that vectorises."""
-    x = max(x, np.float32(-87.0))
-    k = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
-    r = x - k * np.float32(0.693359375)
-    r = r - k * np.float32(-2.12194440e-4)
-    p = np.float32(1.9875691500e-4)
-    p = p * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
-    p = p * r * r + r + np.float32(1.0)
-    return p * _as_float((np.int32(k) + np.int32(127)) << np.int32(23))
+def _read(tile, source, i, start, stop, lo, hi):
+    """Copy the steps and channels of a chunk into a tile (CHUNK · BLOCK,); lanes beyond the last channel stay as they are."""
+    for t in range(start, stop):
+        row = (t - start) * BLOCK
+        for d in range(hi - lo):
+            tile[row + d] = source[i, t, lo + d]
 
 
-@njit(fastmath={"reassoc", "contract", "nsz"}, inline="never")
-def _dot(a, b):
-    total = np.float32(0.0)
-    for i in range(a.shape[0]):
-        total += a[i] * b[i]
-    return total
+@njit(inline="always")
+def _write(tile, target, i, start, stop, lo, hi):
+    for t in range(start, stop):
+        row = (t - start) * BLOCK
+        for d in range(hi - lo):
+            target[i, t, lo + d] = tile[row + d]
 
 
-@njit(fastmath={"contract", "nsz"}, inline="never")
-def _advance(state, decay, previous, delta, du, a_row, b):
-    """One step of one state row: decay = exp(delta a), state = decay previous + delta u b."""
-    for d in range(state.shape[0]):
-        decay[d] = _exp(delta[d] * a_row[d])
-        state[d] = decay[d] * previous[d] + du[d] * b
+@njit(inline="always")
+def _rates(a, lo, hi):
+    """A log2(e) of a block, (N · BLOCK,): exp(Δ A) = 2^(Δ A log2 e)."""
+    states = a.shape[0]
+    rates = np.zeros(states * BLOCK, dtype=np.float32)
+    for n in range(states):
+        for d in range(hi - lo):
+            rates[n * BLOCK + d] = a[n, lo + d] * LOG2_E
+    return rates
 
 
-@njit(fastmath={"contract", "nsz"}, inline="never")
-def _forward_row(state, y, delta, du, a_row, b, c):
-    for d in range(state.shape[0]):
-        s = _exp(delta[d] * a_row[d]) * state[d] + du[d] * b
-        state[d] = s
-        y[d] += s * c
-
-
-@njit(fastmath={"contract", "nsz"}, inline="never")
-def _backward_row(g_state, gy, decay, previous, delta, a_row, b, c, g_row, g_du, g_da, g_a_row):
-    for d in range(g_state.shape[0]):
-        g = g_state[d] + gy[d] * c
-        g_row[d] = g
-        g_du[d] += g * b
-        through_decay = g * previous[d] * decay[d]
-        g_da[d] += through_decay * a_row[d]
-        g_a_row[d] += through_decay * delta[d]
-        g_state[d] = g * decay[d]
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def _forward(u, delta, a, b, c, skip, y, saved):
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def _forward(u, raw, a, b, c, skip, gate, gated, y, out, saved):
     batch, length, channels = u.shape
     states = a.shape[0]
     blocks = (channels + BLOCK - 1) // BLOCK
@@ -111,22 +58,45 @@ def _forward(u, delta, a, b, c, skip, y, saved):
         i = cell // blocks
         lo = (cell % blocks) * BLOCK
         hi = min(lo + BLOCK, channels)
-        state = np.zeros((states, hi - lo), dtype=np.float32)
-        du = np.empty(hi - lo, dtype=np.float32)
-        for t in range(length):
-            if t % CHUNK == 0:
-                saved[i, t // CHUNK, :, lo:hi] = state
-            delta_t = delta[i, t, lo:hi]
-            y_t = y[i, t, lo:hi]
-            for d in range(hi - lo):
-                du[d] = delta_t[d] * u[i, t, lo + d]
-                y_t[d] = skip[lo + d] * u[i, t, lo + d]
-            for n in range(states):
-                _forward_row(state[n], y_t, delta_t, du, a[n, lo:hi], b[i, t, n], c[i, t, n])
+        width = (hi - lo + LANES - 1) // LANES * LANES
+        rates = _rates(a, lo, hi)
+        state = np.zeros(states * BLOCK, dtype=np.float32)
+        direct = np.zeros(BLOCK, dtype=np.float32)
+        direct[: hi - lo] = skip[lo:hi]
+        u_tile, raw_tile, gate_tile, y_tile = np.zeros((4, CHUNK * BLOCK), dtype=np.float32)
+        for start in range(0, length, CHUNK):
+            stop = min(start + CHUNK, length)
+            saved[cell, start // CHUNK] = state
+            _read(u_tile, u, i, start, stop, lo, hi)
+            _read(raw_tile, raw, i, start, stop, lo, hi)
+            if gated:
+                _read(gate_tile, gate, i, start, stop, lo, hi)
+            for t in range(start, stop):
+                row = (t - start) * BLOCK
+                for d in range(0, width, LANES):
+                    u_t = load(u_tile, row + d)
+                    step = softplus(load(raw_tile, row + d))
+                    step_u = step * u_t
+                    y_t = load(direct, d) * u_t
+                    for n in range(states):
+                        k = n * BLOCK + d
+                        decay = exp2(step * load(rates, k))
+                        s = fma(decay, load(state, k), step_u * b[i, t, n])
+                        store(state, k, s)
+                        y_t = fma(s, broadcast(c[i, t, n]), y_t)
+                    store(y_tile, row + d, y_t)
+            _write(y_tile, y, i, start, stop, lo, hi)
+            if gated:
+                for t in range(start, stop):
+                    row = (t - start) * BLOCK
+                    for d in range(row, row + width, LANES):
+                        gate_t = load(gate_tile, d)
+                        store(y_tile, d, load(y_tile, d) * gate_t * sigmoid(gate_t))
+                _write(y_tile, out, i, start, stop, lo, hi)
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _backward(u, delta, a, b, c, skip, gy, saved, g_u, g_delta, g_a, g_b, g_c, g_skip):
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def _backward(u, raw, a, b, c, skip, gate, gated, y, g_out, saved, g_u, g_raw, g_a, g_b, g_c, g_skip, g_gate):
     batch, length, channels = u.shape
     states = a.shape[0]
     blocks = (channels + BLOCK - 1) // BLOCK
@@ -136,75 +106,117 @@ def _backward(u, delta, a, b, c, skip, gy, saved, g_u, g_delta, g_a, g_b, g_c, g
         block = cell % blocks
         lo = block * BLOCK
         hi = min(lo + BLOCK, channels)
-        width = hi - lo
-        g_state = np.zeros((states, width), dtype=np.float32)
-        history = np.empty((CHUNK + 1, states, width), dtype=np.float32)
-        decay = np.empty((CHUNK, states, width), dtype=np.float32)
-        du = np.empty((CHUNK, width), dtype=np.float32)
-        g_row = np.empty(width, dtype=np.float32)
-        g_du = np.empty(width, dtype=np.float32)
-        g_da = np.empty(width, dtype=np.float32)
+        width = (hi - lo + LANES - 1) // LANES * LANES
+        rates = _rates(a, lo, hi)
+        direct, g_direct, g_du, g_exponent = np.zeros((4, BLOCK), dtype=np.float32)
+        direct[: hi - lo] = skip[lo:hi]
+        g_state, g_rates = np.zeros((2, states * BLOCK), dtype=np.float32)
+        history = np.zeros((CHUNK + 1) * states * BLOCK, dtype=np.float32)
+        decays = np.zeros(CHUNK * states * BLOCK, dtype=np.float32)
+        u_tile, raw_tile, gate_tile, y_tile, g_tile, delta, du = np.zeros((7, CHUNK * BLOCK), dtype=np.float32)
         for chunk in range(chunks - 1, -1, -1):
             start = chunk * CHUNK
             stop = min(start + CHUNK, length)
-            history[0] = saved[i, chunk, :, lo:hi]
+            _read(u_tile, u, i, start, stop, lo, hi)
+            _read(raw_tile, raw, i, start, stop, lo, hi)
+            _read(g_tile, g_out, i, start, stop, lo, hi)
+            if gated:  # out = y SiLU(gate)
+                _read(gate_tile, gate, i, start, stop, lo, hi)
+                _read(y_tile, y, i, start, stop, lo, hi)
+                for t in range(start, stop):
+                    row = (t - start) * BLOCK
+                    for d in range(row, row + width, LANES):
+                        gate_t, g_t = load(gate_tile, d), load(g_tile, d)
+                        open_t = sigmoid(gate_t)
+                        store(g_tile, d, g_t * gate_t * open_t)
+                        slope = open_t * (ONE + gate_t * (ONE - open_t))
+                        store(gate_tile, d, g_t * load(y_tile, d) * slope)
+                _write(gate_tile, g_gate, i, start, stop, lo, hi)
+            history[: states * BLOCK] = saved[cell, chunk]
             for t in range(start, stop):
-                s = t - start
-                for d in range(width):
-                    du[s, d] = delta[i, t, lo + d] * u[i, t, lo + d]
-                for n in range(states):
-                    _advance(history[s + 1, n], decay[s, n], history[s, n], delta[i, t, lo:hi], du[s], a[n, lo:hi], b[i, t, n])
+                row = (t - start) * BLOCK
+                here = (t - start) * states * BLOCK
+                for d in range(0, width, LANES):
+                    step = softplus(load(raw_tile, row + d))
+                    step_u = step * load(u_tile, row + d)
+                    store(delta, row + d, step)
+                    store(du, row + d, step_u)
+                    for n in range(states):
+                        k = here + n * BLOCK + d
+                        decay = exp2(step * load(rates, n * BLOCK + d))
+                        store(decays, k, decay)
+                        store(history, k + states * BLOCK, fma(decay, load(history, k), step_u * b[i, t, n]))
             for t in range(stop - 1, start - 1, -1):
-                s = t - start
-                gy_t = gy[i, t, lo:hi]
-                delta_t = delta[i, t, lo:hi]
-                g_du[:] = 0.0
-                g_da[:] = 0.0
+                row = (t - start) * BLOCK
+                here = (t - start) * states * BLOCK
+                for d in range(0, width, LANES):
+                    store(g_du, d, broadcast(np.float32(0.0)))
+                    store(g_exponent, d, broadcast(np.float32(0.0)))
                 for n in range(states):
-                    g_c[i, block, t, n] = _dot(gy_t, history[s + 1, n])
-                    _backward_row(
-                        g_state[n], gy_t, decay[s, n], history[s, n], delta_t, a[n, lo:hi], b[i, t, n], c[i, t, n],
-                        g_row, g_du, g_da, g_a[i, n, lo:hi],
-                    )  # fmt: skip
-                    g_b[i, block, t, n] = _dot(g_row, du[s])
-                for d in range(width):
-                    u_t = u[i, t, lo + d]
-                    g_u[i, t, lo + d] = delta_t[d] * g_du[d] + skip[lo + d] * gy_t[d]
-                    g_delta[i, t, lo + d] = u_t * g_du[d] + g_da[d]
-                    g_skip[i, lo + d] += u_t * gy_t[d]
-
-
-def as_numpy(x: torch.Tensor) -> np.ndarray:
-    return x.detach().contiguous().numpy()
+                    b_t, c_t = broadcast(b[i, t, n]), broadcast(c[i, t, n])
+                    for_b, for_c = broadcast(np.float32(0.0)), broadcast(np.float32(0.0))
+                    for d in range(0, width, LANES):
+                        k = n * BLOCK + d
+                        g_y = load(g_tile, row + d)
+                        g = fma(g_y, c_t, load(g_state, k))
+                        for_c = fma(g_y, load(history, here + states * BLOCK + k), for_c)
+                        for_b = fma(g, load(du, row + d), for_b)
+                        store(g_du, d, fma(g, b_t, load(g_du, d)))
+                        g = g * load(decays, here + k)
+                        store(g_state, k, g)
+                        through = g * load(history, here + k)
+                        store(g_exponent, d, fma(through, load(rates, k), load(g_exponent, d)))
+                        store(g_rates, k, fma(through, load(delta, row + d), load(g_rates, k)))
+                    g_b[i, block, t, n] = total(for_b)
+                    g_c[i, block, t, n] = total(for_c)
+                for d in range(0, width, LANES):
+                    u_t, g_y, step_g = load(u_tile, row + d), load(g_tile, row + d), load(g_du, d)
+                    g_step = fma(u_t, step_g, load(g_exponent, d) * LN_2)
+                    store(g_direct, d, fma(u_t, g_y, load(g_direct, d)))
+                    store(u_tile, row + d, fma(load(delta, row + d), step_g, load(direct, d) * g_y))
+                    store(raw_tile, row + d, g_step * sigmoid(load(raw_tile, row + d)))
+            _write(u_tile, g_u, i, start, stop, lo, hi)
+            _write(raw_tile, g_raw, i, start, stop, lo, hi)
+        for n in range(states):
+            for d in range(hi - lo):
+                g_a[i, n, lo + d] = g_rates[n * BLOCK + d]
+        for d in range(hi - lo):
+            g_skip[i, lo + d] = g_direct[d]
 
 
 class SelectiveScanCPU(torch.autograd.Function):
-    """y = scan(u, delta, A, B, C) + skip·u in float32; shapes as in :func:`lolm.mixers.scan.selective_scan`."""
+    """:func:`lolm.mixers.scan.selective_scan` in float32; ``gate_BTI`` may be None."""
 
     @staticmethod
-    def forward(ctx, u_BTD, delta_BTD, A_DN, B_BTN, C_BTN, skip_D):  # type: ignore[override]
-        batch, length, channels = u_BTD.shape
-        inputs = [as_numpy(x) for x in (u_BTD, delta_BTD, A_DN.t(), B_BTN, C_BTN, skip_D)]
-        y = torch.empty_like(u_BTD, memory_format=torch.contiguous_format)
-        saved = torch.empty(batch, -(-length // CHUNK), A_DN.shape[1], channels)
+    def forward(ctx, u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI):  # type: ignore[override]
+        batch, length, channels = u_BTI.shape
+        blocks = -(-channels // BLOCK)
+        inputs = [as_numpy(x) for x in (u_BTI, delta_BTI, A_IN.t(), B_BTN, C_BTN, skip_I)]
+        gate = u_BTI if gate_BTI is None else gate_BTI
+        y = torch.empty_like(u_BTI, memory_format=torch.contiguous_format)
+        out = y if gate_BTI is None else torch.empty_like(y)
+        saved = torch.empty(batch * blocks, -(-length // CHUNK), A_IN.shape[1] * BLOCK)
         with kernel_threads():
-            _forward(*inputs, y.numpy(), saved.numpy())
-        ctx.save_for_backward(u_BTD, delta_BTD, A_DN, B_BTN, C_BTN, skip_D, saved)
-        return y
+            _forward(*inputs, as_numpy(gate), gate_BTI is not None, y.numpy(), out.numpy(), saved.numpy())
+        kept = None if gate_BTI is None else y
+        ctx.save_for_backward(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI, kept, saved)
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gy_BTD):  # type: ignore[override]
-        u, delta, A, B, C, skip, saved = ctx.saved_tensors
+    def backward(ctx, g_BTI):  # type: ignore[override]
+        u, delta, A, B, C, skip, gate, y, saved = ctx.saved_tensors
         batch, length, channels = u.shape
         states = A.shape[1]
         blocks = -(-channels // BLOCK)
-        g_u, g_delta = torch.empty_like(u), torch.empty_like(u)
-        g_A = torch.zeros(batch, states, channels)
+        contiguous = {"memory_format": torch.contiguous_format}
+        g_u, g_delta = torch.empty_like(u, **contiguous), torch.empty_like(u, **contiguous)
+        g_gate = None if gate is None else torch.empty_like(u, **contiguous)
+        g_A, g_skip = torch.empty(batch, states, channels), torch.empty(batch, channels)
         g_B, g_C = torch.empty(batch, blocks, length, states), torch.empty(batch, blocks, length, states)
-        g_skip = torch.zeros(batch, channels)
-        inputs = [as_numpy(x) for x in (u, delta, A.t(), B, C, skip, gy_BTD)]
-        outputs = [x.numpy() for x in (g_u, g_delta, g_A, g_B, g_C, g_skip)]
+        inputs = [as_numpy(x) for x in (u, delta, A.t(), B, C, skip)]
+        gate_and_y = [as_numpy(u if gate is None else gate), gate is not None, as_numpy(u if y is None else y)]
+        outputs = [x.numpy() for x in (g_u, g_delta, g_A, g_B, g_C, g_skip, g_u if g_gate is None else g_gate)]
         with kernel_threads():
-            _backward(*inputs, as_numpy(saved), *outputs)
-        return g_u, g_delta, g_A.sum(0).t(), g_B.sum(1), g_C.sum(1), g_skip.sum(0)
+            _backward(*inputs, *gate_and_y, as_numpy(g_BTI), saved.numpy(), *outputs)
+        return g_u, g_delta, g_A.sum(0).t(), g_B.sum(1), g_C.sum(1), g_skip.sum(0), g_gate

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lolm.mixers.scan import choose_backend
+from lolm.mixers.backends import choose_backend
 
 
 def ssd(

@@ -4,19 +4,21 @@ import pytest
 import torch
 
 from lolm.config import ConfigError
-from lolm.mixers.scan import choose_backend, selective_scan, selective_scan_reference
+from lolm.mixers.backends import choose_backend
+from lolm.mixers.scan import selective_scan, selective_scan_reference
 
-NAMES = ("u", "delta", "A", "B", "C", "skip")
+NAMES = ("u", "delta", "A", "B", "C", "skip", "gate")
 FORWARD_BOUND = 2e-6  # largest error over the largest value: a few units in the last place of float32, summed over T
 GRADIENT_BOUND = 1e-5
 
 
 def make_inputs(batch=2, length=37, channels=5, states=3, low=1e-3, high=1.0, dtype=torch.float32, seed=0):
     torch.manual_seed(seed)
-    delta = torch.empty(batch, length, channels).uniform_(torch.tensor(low).log(), torch.tensor(high).log()).exp()
+    step = torch.empty(batch, length, channels).uniform_(torch.tensor(low).log(), torch.tensor(high).log()).exp()
+    delta = step + torch.log(-torch.expm1(-step))  # inverse of softplus
     A = -torch.arange(1, states + 1).float().repeat(channels, 1) * torch.empty(channels, states).uniform_(0.5, 1.5)
     B, C = torch.randn(batch, length, states), torch.randn(batch, length, states)
-    inputs = (torch.randn(batch, length, channels), delta, A, B, C, torch.randn(channels))
+    inputs = (torch.randn(batch, length, channels), delta, A, B, C, torch.randn(channels), torch.randn(batch, length, channels))
     return [x.to(dtype).requires_grad_() for x in inputs]
 
 
@@ -40,10 +42,17 @@ def check(inputs):
         assert relative(gradient, wanted) < GRADIENT_BOUND, name
 
 
-@pytest.mark.parametrize("length", [1, 31, 32, 33, 70])
-@pytest.mark.parametrize(("channels", "states"), [(5, 1), (33, 8), (64, 16), (40, 24)])
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 70])
+@pytest.mark.parametrize(("channels", "states"), [(5, 1), (33, 8), (64, 16), (130, 24)])
 def test_kernel_equals_the_recurrence_in_forward_and_every_gradient(length, channels, states):
     check(make_inputs(2, length, channels, states))
+
+
+def test_skip_and_gate_may_be_left_out():
+    u, delta, A, B, C, skip, gate = (x.detach() for x in make_inputs())
+    for arguments in ((u, delta, A, B, C), (u, delta, A, B, C, skip), (u, delta, A, B, C, None, gate)):
+        exact = selective_scan(*(x if x is None else x.double() for x in arguments))
+        assert relative(selective_scan(*arguments, backend="cpu"), exact) < FORWARD_BOUND
 
 
 @pytest.mark.parametrize(("low", "high"), [(1e-4, 1.01e-4), (50.0, 51.0), (1e-4, 50.0)])
@@ -52,8 +61,8 @@ def test_extreme_step_sizes(low, high):
 
 
 def test_inputs_may_be_views():
-    u, delta, A, B, C, skip = make_inputs(2, 35, 12, 4)
-    wide = torch.cat((u, u + 1), dim=-1).detach()
+    u, delta, A, B, C, skip, gate = make_inputs(2, 35, 12, 4)
+    wide = torch.cat((u, gate), dim=-1).detach()
     views = [
         wide.chunk(2, dim=-1)[0],  # a slice, as the input projection gives
         delta.detach().transpose(1, 2).contiguous().transpose(1, 2),  # a transpose
@@ -61,6 +70,7 @@ def test_inputs_may_be_views():
         torch.stack((B, C), dim=-1)[..., 0].detach(),
         C.detach().expand(2, -1, -1),
         skip.detach().repeat_interleave(2)[::2],
+        wide.chunk(2, dim=-1)[1],
     ]
     assert not all(v.is_contiguous() for v in views)
     for view in views:
@@ -94,16 +104,19 @@ def test_the_recurrence_has_the_derivatives_of_numerical_differentiation():
 
 
 def test_the_recurrence_by_hand():
-    u, delta = torch.tensor([[[2.0], [3.0]]]), torch.tensor([[[0.5], [1.0]]])
+    u, step = torch.tensor([[[2.0], [3.0]]]), torch.tensor([[[0.5], [1.0]]])
+    delta = step.expm1().log()  # inverse of softplus
     A, B, C = torch.tensor([[-1.0]]), torch.tensor([[[1.0], [4.0]]]), torch.tensor([[[3.0], [0.5]]])
     y, state = selective_scan_reference(u, delta, A, B, C, torch.tensor([10.0]))
     s1 = 0.5 * 2 * 1  # Δ u B from a zero state
     s2 = 0.36787944 * s1 + 1 * 3 * 4
     torch.testing.assert_close(y.flatten(), torch.tensor([s1 * 3 + 20, s2 * 0.5 + 30]))
     torch.testing.assert_close(state.flatten(), torch.tensor([s2]))
+    gated, _ = selective_scan_reference(u, delta, A, B, C, torch.tensor([10.0]), torch.tensor([[[0.0], [1.0]]]))
+    torch.testing.assert_close(gated.flatten(), torch.tensor([0.0, (s2 * 0.5 + 30) * 0.73105858]))
 
 
-@pytest.mark.parametrize("spoilt", range(6))
+@pytest.mark.parametrize("spoilt", range(7))
 def test_a_nan_is_not_hidden(spoilt):
     inputs = [x.detach().clone() for x in make_inputs(1, 5, 3, 2)]
     inputs[spoilt].view(-1)[0] = float("nan")

@@ -1,0 +1,221 @@
+"""Vectors of 16 float32 as a Numba type, so that a kernel is vectorised because it says so and not because a compiler saw it.
+
+LLVM maps an operation to whatever the processor has: one 512-bit instruction, two of 256 bits, or four of 128 bits.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+from llvmlite import ir
+from numba import float32, intp, njit, types
+from numba.core import cgutils
+from numba.core.datamodel import models
+from numba.extending import intrinsic, overload, register_model
+
+LANES = 16
+FLOATS = ir.VectorType(ir.FloatType(), LANES)
+INTS = ir.VectorType(ir.IntType(32), LANES)
+
+
+class Float32x16(types.Type):
+    def __init__(self) -> None:
+        super().__init__(name="float32x16")
+
+
+vector = Float32x16()
+
+
+@register_model(Float32x16)
+class _Model(models.PrimitiveModel):
+    def __init__(self, manager, type_) -> None:
+        super().__init__(manager, type_, FLOATS)
+
+
+def _splat(builder, value):
+    """A vector with ``value`` in every lane."""
+    one = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, one, ir.Constant(INTS, [0] * LANES))
+
+
+def _llvm(builder, name, arguments, result=FLOATS, fastmath=()):
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in arguments]), name)
+    return builder.call(function, arguments, fastmath=fastmath)
+
+
+def _place(context, builder, signature, array, index):
+    """Pointer to the 16 floats at a flat index of a contiguous array; no bounds are checked."""
+    data = context.make_array(signature.args[0])(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), FLOATS.as_pointer())
+
+
+@intrinsic
+def load(typingctx, array, index):
+    """The 16 floats from a flat index of a contiguous array."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load(_place(context, builder, signature, *args), align=4)
+
+    return vector(array, intp), codegen
+
+
+@intrinsic
+def store(typingctx, array, index, value):
+    """Write 16 floats to a flat index of a contiguous array."""
+
+    def codegen(context, builder, signature, args):
+        builder.store(args[2], _place(context, builder, signature, *args[:2]), align=4)
+
+    return types.void(array, intp, vector), codegen
+
+
+@intrinsic
+def broadcast(typingctx, value):
+    """A float in every lane."""
+    return vector(float32), lambda context, builder, signature, args: _splat(builder, args[0])
+
+
+@intrinsic
+def repeat(typingctx, array, index):
+    """The float at a flat index of a contiguous array, in every lane."""
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return _splat(builder, builder.load(builder.gep(data, [args[1]])))
+
+    return vector(array, intp), codegen
+
+
+@intrinsic
+def fma(typingctx, a, b, c):
+    """a·b + c, fused where the processor can."""
+
+    def codegen(context, builder, signature, args):
+        return _llvm(builder, f"llvm.fmuladd.v{LANES}f32", args)
+
+    return vector(vector, vector, vector), codegen
+
+
+@intrinsic
+def largest(typingctx, a, b):
+    """The larger of two, lane by lane; b where either is not a number."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+    return vector(vector, vector), codegen
+
+
+@intrinsic
+def total(typingctx, a):
+    """Sum over the lanes, in a fixed order."""
+
+    def codegen(context, builder, signature, args):
+        zero = ir.Constant(ir.FloatType(), 0.0)
+        return _llvm(builder, f"llvm.vector.reduce.fadd.v{LANES}f32", [zero, args[0]], ir.FloatType(), ("reassoc",))
+
+    return float32(vector), codegen
+
+
+@intrinsic
+def _exponent_of(typingctx, rounded):
+    """The bits of k + ROUND shifted into the place of an exponent: what multiplies a float by 2^k when added to its bits."""
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(builder.shl(builder.bitcast(args[0], INTS), ir.Constant(INTS, [23] * LANES)), FLOATS)
+
+    return vector(vector), codegen
+
+
+@intrinsic
+def _add_bits(typingctx, a, b):
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(builder.add(*(builder.bitcast(x, INTS) for x in args)), FLOATS)
+
+    return vector(vector, vector), codegen
+
+
+@intrinsic
+def largest_lane(typingctx, a):
+    """The largest of the lanes."""
+
+    def codegen(context, builder, signature, args):
+        return _llvm(builder, f"llvm.vector.reduce.fmax.v{LANES}f32", args, ir.FloatType(), ("nnan",))
+
+    return float32(vector), codegen
+
+
+def _arithmetic(symbol, instruction):
+    @intrinsic
+    def both(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            return getattr(builder, instruction)(*args)
+
+        return vector(vector, vector), codegen
+
+    @overload(symbol, inline="never")
+    def overloaded(a, b):
+        if isinstance(a, Float32x16) and isinstance(b, Float32x16):
+            return lambda a, b: both(a, b)
+        if isinstance(a, Float32x16) and isinstance(b, types.Float):
+            return lambda a, b: both(a, broadcast(np.float32(b)))
+        if isinstance(b, Float32x16) and isinstance(a, types.Float):
+            return lambda a, b: both(broadcast(np.float32(a)), b)
+        return None
+
+
+for _symbol, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
+    _arithmetic(_symbol, _instruction)
+
+LOG2_E = np.float32(1.4426950408889634)
+_LOWEST = np.float32(-126.0)  # exponents below it are no normal float32
+_ROUND = np.float32(1.5 * 2**23)  # adding it leaves the nearest whole number in the last bits
+
+
+@njit
+def exp2(x):
+    """2^x for x ≤ 0, within 2 units in the last place; 2^-126 for all that is smaller."""
+    x = largest(broadcast(_LOWEST), x)
+    rounded = x + _ROUND
+    f = x - (rounded - _ROUND)
+    p = broadcast(np.float32(1.5403530393381606e-4))  # Taylor series in f ln 2; |f| <= 1/2
+    p = fma(p, f, broadcast(np.float32(1.3333558146428443e-3)))
+    p = fma(p, f, broadcast(np.float32(9.6181291076284770e-3)))
+    p = fma(p, f, broadcast(np.float32(5.5504108664821580e-2)))
+    p = fma(p, f, broadcast(np.float32(2.4022650695910071e-1)))
+    p = fma(p, f, broadcast(np.float32(6.9314718055994531e-1)))
+    p = fma(p, f, broadcast(np.float32(1.0)))
+    return _add_bits(p, _exponent_of(rounded))
+
+
+@njit
+def sigmoid(x):
+    """1 / (1 + exp(-x)), of either sign without overflow."""
+    small = exp2(largest(x, np.float32(0.0) - x) * (np.float32(0.0) - LOG2_E))  # exp(-|x|)
+    return _where_positive(x, broadcast(np.float32(1.0)), small) / (small + np.float32(1.0))
+
+
+@intrinsic
+def _where_positive(typingctx, x, a, b):
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", args[0], ir.Constant(FLOATS, [0.0] * LANES)), args[1], args[2])
+
+    return vector(vector, vector, vector), codegen
+
+
+@njit
+def softplus(x):
+    """ln(1 + exp(x)) with small *relative* error: ln(1 + e) = 2 artanh(e / (2 + e)) for e = exp(-|x|)."""
+    e = exp2(largest(x, np.float32(0.0) - x) * (np.float32(0.0) - LOG2_E))
+    s = e / (e + np.float32(2.0))
+    q = s * s
+    p = broadcast(np.float32(2 / 15))
+    p = fma(p, q, broadcast(np.float32(2 / 13)))
+    p = fma(p, q, broadcast(np.float32(2 / 11)))
+    p = fma(p, q, broadcast(np.float32(2 / 9)))
+    p = fma(p, q, broadcast(np.float32(2 / 7)))
+    p = fma(p, q, broadcast(np.float32(2 / 5)))
+    p = fma(p, q, broadcast(np.float32(2 / 3)))
+    p = fma(p, q, broadcast(np.float32(2.0)))
+    return largest(broadcast(np.float32(0.0)), x) + p * s
