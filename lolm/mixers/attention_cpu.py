@@ -12,28 +12,64 @@ import torch
 from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
-from lolm.mixers.compiled import as_numpy, kernel_threads
-from lolm.mixers.vectors import LANES, LOG2_E, broadcast, exp2, fma, largest, largest_lane, load, repeat, store, total
+from lolm.mixers.compiled import as_numpy, flat, kernel_threads
+from lolm.mixers.vectors import (
+    LANES,
+    LOG2_E,
+    broadcast,
+    copy,
+    exp2,
+    fma,
+    largest,
+    largest_lane,
+    load,
+    repeat,
+    store,
+    swapped,
+    total,
+)
 
 ROWS = 4  # queries of a block
 LN_2 = np.float32(np.log(2.0))
-ZERO = np.float32(0.0)
+ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NEVER = np.float32(-np.inf)
 
 
 @njit
-def _rotated(heads, i, head, cos, sin, scale, rows, stride):
-    """Write scale · rope(x) of one head to rows of ``stride`` floats."""
-    length, width = heads.shape[1], heads.shape[3]
-    pairs = cos.shape[1]
+def _tables(cos, sin, stride):
+    """Factors of a lane and of its neighbour in rope, (T · stride,) each: x cos ∓ x' sin for pairs, x itself for the rest."""
+    own, other = np.ones(len(cos) * stride, dtype=np.float32), np.zeros(len(cos) * stride, dtype=np.float32)
+    for t in range(len(cos)):
+        for j in range(cos.shape[1]):
+            at = t * stride + 2 * j
+            own[at] = own[at + 1] = cos[t, j]
+            other[at], other[at + 1] = -sin[t, j], sin[t, j]
+    return own, other
+
+
+@njit
+def _rows(source, first, hop, length, width, stride, rows):
+    """Copy T rows of P floats, ``hop`` apart, to rows of ``stride``."""
     for t in range(length):
-        at = t * stride
-        for j in range(pairs):
-            even, odd = heads[i, t, head, 2 * j] * scale, heads[i, t, head, 2 * j + 1] * scale
-            rows[at + 2 * j] = even * cos[t, j] - odd * sin[t, j]
-            rows[at + 2 * j + 1] = even * sin[t, j] + odd * cos[t, j]
-        for p in range(2 * pairs, width):
-            rows[at + p] = heads[i, t, head, p] * scale
+        copy(rows, t * stride, source, first + t * hop, width)
+
+
+@njit
+def _rotate(rows, count, own, other, scale):
+    """x ← scale · rope(x), in place."""
+    for at in range(0, count, LANES):
+        x = load(rows, at)
+        store(rows, at, fma(swapped(x), load(other, at), x * load(own, at)) * scale)
+
+
+@njit
+def _rotated_back(rows, length, stride, own, other, scale, target, first, hop, width):
+    """Write scale · rope⁻¹(rows) to rows of P floats, ``hop`` apart; the rows are overwritten."""
+    for at in range(0, length * stride, LANES):
+        x = load(rows, at)
+        store(rows, at, (x * load(own, at) - swapped(x) * load(other, at)) * scale)
+    for t in range(length):
+        copy(target, first + t * hop, rows, t * stride, width)
 
 
 @njit
@@ -45,21 +81,6 @@ def _columns(rows, keys, stride, width):
             for lane in range(LANES):
                 columns[k * width + p * LANES + lane] = rows[(k + lane) * stride + p]
     return columns
-
-
-@njit
-def _rotated_back(rows, stride, cos, sin, scale, g_heads, i, head):
-    """Write scale · rope⁻¹(rows) to one head."""
-    length, width = g_heads.shape[1], g_heads.shape[3]
-    pairs = cos.shape[1]
-    for t in range(length):
-        at = t * stride
-        for j in range(pairs):
-            even, odd = rows[at + 2 * j] * scale, rows[at + 2 * j + 1] * scale
-            g_heads[i, t, head, 2 * j] = even * cos[t, j] + odd * sin[t, j]
-            g_heads[i, t, head, 2 * j + 1] = odd * cos[t, j] - even * sin[t, j]
-        for p in range(2 * pairs, width):
-            g_heads[i, t, head, p] = rows[at + p] * scale
 
 
 @njit
@@ -124,31 +145,32 @@ def _mask(row, query, window, first, last, value):
         row[k] = value
 
 
-@njit
-def _sizes(heads, kv_heads):
-    length, width = heads.shape[1], heads.shape[3]
-    keys = (length + LANES - 1) // LANES * LANES
-    stride = (width + LANES - 1) // LANES * LANES
-    return length, width, keys, stride, (heads.shape[2] - 2 * kv_heads) // kv_heads
-
-
 @njit(parallel=True, cache=True, nogil=True, error_model="numpy")
-def _forward(heads, kv_heads, cos, sin, none, window, y, normaliser):
-    length, width, keys, stride, group = _sizes(heads, kv_heads)
+def _forward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser):
+    length = len(cos)
+    hop = heads.size // (batch * length)  # floats of all heads of a token
+    query_heads = hop // width - 2 * kv_heads
+    group = query_heads // kv_heads
+    keys, stride = (length + LANES - 1) // LANES * LANES, (width + LANES - 1) // LANES * LANES
+    own, other = _tables(cos, sin, stride)
     scale = np.float32(width**-0.5) * LOG2_E
-    for cell in prange(heads.shape[0] * kv_heads):
+    for cell in prange(batch * kv_heads):
         i, shared = cell // kv_heads, cell % kv_heads
-        rows, values = np.zeros((2, keys * stride), dtype=np.float32)
-        _rotated(heads, i, group * kv_heads + shared, cos, sin, np.float32(1.0), rows, stride)
-        _rotated(heads, i, (group + 1) * kv_heads + shared, none, none, np.float32(1.0), values, stride)
-        key_columns = _columns(rows, keys, stride, width)
+        start_of_text = i * length * hop
+        rows = np.zeros(keys * stride, dtype=np.float32)
+        values = np.zeros(keys * stride, dtype=np.float32)
+        _rows(heads, start_of_text + (query_heads + shared) * width, hop, length, width, stride, rows)
+        _rows(heads, start_of_text + (query_heads + kv_heads + shared) * width, hop, length, width, stride, values)
+        _rotate(rows, length * stride, own, other, ONE)
+        columns = _columns(rows, keys, stride, width)
         queries, tile = np.zeros((keys + ROWS) * stride, dtype=np.float32), np.zeros(ROWS * keys, dtype=np.float32)
-        out, shares = np.zeros(ROWS * stride, dtype=np.float32), np.zeros(ROWS, dtype=np.float32)
+        out = np.zeros(ROWS * stride, dtype=np.float32)
         for head in range(shared * group, (shared + 1) * group):
-            _rotated(heads, i, head, cos, sin, scale, queries, stride)
+            _rows(heads, start_of_text + head * width, hop, length, width, stride, queries)
+            _rotate(queries, length * stride, own, other, scale)
             for start in range(0, length, ROWS):
                 first, last = _span(start, length, window)
-                _products(queries[start * stride :], stride, key_columns, keys, width, first, last, tile)
+                _products(queries[start * stride :], stride, columns, keys, width, first, last, tile)
                 for r in range(ROWS):
                     row = tile[r * keys : (r + 1) * keys]
                     _mask(row, start + r, window, first, last, NEVER)
@@ -162,44 +184,63 @@ def _forward(heads, kv_heads, cos, sin, none, window, y, normaliser):
                         store(row, k, p)
                         mass = mass + p
                     _mask(row, start + r, window, first, last, ZERO)
-                    shares[r] = np.float32(1.0) / total(mass)
+                    share = ONE / total(mass)
+                    for k in range(first, last, LANES):
+                        store(row, k, load(row, k) * share)
                     if start + r < length:
-                        normaliser[i, head, start + r] = peak - np.float32(np.log2(shares[r]))
-                _gathered(tile, keys, values, stride, first, min(start + ROWS, length), out)
-                for r in range(min(ROWS, length - start)):
-                    for p in range(width):
-                        y[i, start + r, head, p] = out[r * stride + p] * shares[r]
+                        normaliser[i, head, start + r] = peak - np.float32(np.log2(share))
+                met = min(start + ROWS, length)
+                _gathered(tile, keys, values, stride, first, met, out)
+                for t in range(start, met):
+                    copy(y, ((i * length + t) * query_heads + head) * width, out, (t - start) * stride, width)
 
 
 @njit(parallel=True, cache=True, nogil=True, error_model="numpy")
-def _backward(heads, kv_heads, cos, sin, none, window, y, normaliser, g_y, g_heads):
-    length, width, keys, stride, group = _sizes(heads, kv_heads)
+def _backward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser, g_y, g_heads):
+    length = len(cos)
+    hop = heads.size // (batch * length)
+    query_heads = hop // width - 2 * kv_heads
+    group = query_heads // kv_heads
+    keys, stride = (length + LANES - 1) // LANES * LANES, (width + LANES - 1) // LANES * LANES
+    own, other = _tables(cos, sin, stride)
     scale = np.float32(width**-0.5)
-    one = np.float32(1.0)
-    for cell in prange(heads.shape[0] * kv_heads):
+    for cell in prange(batch * kv_heads):
         i, shared = cell // kv_heads, cell % kv_heads
-        key_head, value_head = group * kv_heads + shared, (group + 1) * kv_heads + shared
-        key_rows, value_rows, g_keys, g_values = np.zeros((4, keys * stride), dtype=np.float32)
-        _rotated(heads, i, key_head, cos, sin, one, key_rows, stride)
-        _rotated(heads, i, value_head, none, none, one, value_rows, stride)
+        start_of_text = i * length * hop
+        key_place = start_of_text + (query_heads + shared) * width
+        value_place = key_place + kv_heads * width
+        key_rows = np.zeros(keys * stride, dtype=np.float32)
+        value_rows = np.zeros(keys * stride, dtype=np.float32)
+        g_keys = np.zeros(keys * stride, dtype=np.float32)
+        g_values = np.zeros(keys * stride, dtype=np.float32)
+        _rows(heads, key_place, hop, length, width, stride, key_rows)
+        _rows(heads, value_place, hop, length, width, stride, value_rows)
+        _rotate(key_rows, length * stride, own, other, ONE)
         key_columns, value_columns = _columns(key_rows, keys, stride, width), _columns(value_rows, keys, stride, width)
-        queries, g_queries, g_out = np.zeros((3, (keys + ROWS) * stride), dtype=np.float32)
-        tile, g_tile = np.zeros((2, ROWS * keys), dtype=np.float32)
+        queries = np.zeros((keys + ROWS) * stride, dtype=np.float32)
+        g_queries = np.zeros((keys + ROWS) * stride, dtype=np.float32)
+        outs = np.zeros((keys + ROWS) * stride, dtype=np.float32)
+        g_outs = np.zeros((keys + ROWS) * stride, dtype=np.float32)
+        tile = np.zeros(ROWS * keys, dtype=np.float32)
+        g_tile = np.zeros(ROWS * keys, dtype=np.float32)
         for head in range(shared * group, (shared + 1) * group):
-            _rotated(heads, i, head, cos, sin, scale * LOG2_E, queries, stride)
-            _rotated(g_y, i, head, none, none, one, g_out, stride)
+            query_place, out_place = start_of_text + head * width, (i * length * query_heads + head) * width
+            _rows(heads, query_place, hop, length, width, stride, queries)
+            _rotate(queries, length * stride, own, other, scale * LOG2_E)
+            _rows(y, out_place, query_heads * width, length, width, stride, outs)
+            _rows(g_y, out_place, query_heads * width, length, width, stride, g_outs)
             for start in range(0, length, ROWS):
                 first, last = _span(start, length, window)
                 here = start * stride
                 _products(queries[here:], stride, key_columns, keys, width, first, last, tile)
-                _products(g_out[here:], stride, value_columns, keys, width, first, last, g_tile)
+                _products(g_outs[here:], stride, value_columns, keys, width, first, last, g_tile)
                 for r in range(ROWS):
                     row, g_row = tile[r * keys : (r + 1) * keys], g_tile[r * keys : (r + 1) * keys]
-                    level, mean = ZERO, ZERO
-                    if start + r < length:
-                        level = normaliser[i, head, start + r]
-                        for p in range(width):
-                            mean += g_y[i, start + r, head, p] * y[i, start + r, head, p]
+                    level = normaliser[i, head, start + r] if start + r < length else ZERO
+                    along = broadcast(ZERO)
+                    for p in range(here + r * stride, here + (r + 1) * stride, LANES):
+                        along = fma(load(outs, p), load(g_outs, p), along)
+                    mean = total(along)  # of the gradient over the probabilities
                     _mask(row, start + r, window, first, last, NEVER)
                     for k in range(first, last, LANES):
                         p_k = exp2(load(row, k) - level)
@@ -210,10 +251,11 @@ def _backward(heads, kv_heads, cos, sin, none, window, y, normaliser, g_y, g_hea
                 met = min(start + ROWS, length)
                 _gathered(g_tile, keys, key_rows, stride, first, met, g_queries[here:])
                 _spread(g_tile, keys, queries[here:], stride, first, met, g_keys)
-                _spread(tile, keys, g_out[here:], stride, first, met, g_values)
-            _rotated_back(g_queries, stride, cos, sin, scale, g_heads, i, head)
-        _rotated_back(g_keys, stride, cos, sin, LN_2, g_heads, i, key_head)
-        _rotated_back(g_values, stride, none, none, one, g_heads, i, value_head)
+                _spread(tile, keys, g_outs[here:], stride, first, met, g_values)
+            _rotated_back(g_queries, length, stride, own, other, scale, g_heads, query_place, hop, width)
+        _rotated_back(g_keys, length, stride, own, other, LN_2, g_heads, key_place, hop, width)
+        for t in range(length):
+            copy(g_heads, value_place + t * hop, g_values, t * stride, width)
 
 
 class CausalAttentionCPU(torch.autograd.Function):
@@ -226,11 +268,11 @@ class CausalAttentionCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, heads_BTHP, kv_heads: int, cos, sin, window: int | None):  # type: ignore[override]
         batch, length, heads, width = heads_BTHP.shape
-        ctx.fixed = kv_heads, as_numpy(cos), as_numpy(sin), as_numpy(cos[:, :0]), min(window or length, length)
+        ctx.fixed = batch, kv_heads, width, as_numpy(cos), as_numpy(sin), min(window or length, length)
         y = torch.empty(batch, length, heads - 2 * kv_heads, width)
         normaliser = torch.empty(batch, heads - 2 * kv_heads, length)
         with kernel_threads():
-            _forward(as_numpy(heads_BTHP), *ctx.fixed, y.numpy(), normaliser.numpy())
+            _forward(flat(heads_BTHP), *ctx.fixed, flat(y), normaliser.numpy())
         ctx.save_for_backward(heads_BTHP, y, normaliser)
         return y
 
@@ -240,5 +282,5 @@ class CausalAttentionCPU(torch.autograd.Function):
         heads, y, normaliser = ctx.saved_tensors
         g_heads = torch.empty_like(heads, memory_format=torch.contiguous_format)
         with kernel_threads():
-            _backward(as_numpy(heads), *ctx.fixed, y.numpy(), normaliser.numpy(), as_numpy(g_BTHP), g_heads.numpy())
+            _backward(flat(heads), *ctx.fixed, flat(y), normaliser.numpy(), flat(g_BTHP), flat(g_heads))
         return g_heads, None, None, None, None

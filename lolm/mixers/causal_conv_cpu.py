@@ -10,26 +10,25 @@ import torch
 from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
-from lolm.mixers.compiled import as_numpy, kernel_threads
-from lolm.mixers.vectors import LANES, broadcast, fma, load, sigmoid, store
+from lolm.mixers.compiled import as_numpy, flat, kernel_threads
+from lolm.mixers.vectors import LANES, broadcast, copy, fma, load, sigmoid, store
 
 ONE = np.float32(1.0)
 ZERO = np.float32(0.0)
 
 
 @njit
-def _inputs(x, weight, bias, i, lo, hi):
+def _inputs(x, length, weight, bias, i, lo, count):
     """The inputs of a few channels after K - 1 zeros, (K - 1 + T, LANES), and their K weights and bias; zeros in unused lanes."""
-    length, kernel = x.shape[1], weight.shape[0]
+    kernel, channels = weight.shape
     rows = np.zeros((kernel - 1 + length) * LANES, dtype=np.float32)
     weights = np.zeros((kernel + 1) * LANES, dtype=np.float32)
-    for d in range(hi - lo):
+    for d in range(count):
         for k in range(kernel):
             weights[k * LANES + d] = weight[k, lo + d]
         weights[kernel * LANES + d] = bias[lo + d]
     for t in range(length):
-        for d in range(hi - lo):
-            rows[(kernel - 1 + t) * LANES + d] = x[i, t, lo + d]
+        copy(rows, (kernel - 1 + t) * LANES, x, (i * length + t) * channels + lo, count)
     return rows, weights
 
 
@@ -42,39 +41,37 @@ def _convolved(rows, weights, kernel, t):
 
 
 @njit(parallel=True, cache=True, nogil=True, error_model="numpy")
-def _forward(x, weight, bias, silu, y):
-    batch, length, channels = x.shape
-    kernel = weight.shape[0]
+def _forward(x, length, weight, bias, silu, y):
+    kernel, channels = weight.shape
+    batch = x.size // (length * channels)
     blocks = (channels + LANES - 1) // LANES
     for cell in prange(batch * blocks):
         i, lo = cell // blocks, cell % blocks * LANES
-        hi = min(lo + LANES, channels)
-        rows, weights = _inputs(x, weight, bias, i, lo, hi)
+        count = min(LANES, channels - lo)
+        rows, weights = _inputs(x, length, weight, bias, i, lo, count)
         line = np.empty(LANES, dtype=np.float32)
         for t in range(length):
             y_t = _convolved(rows, weights, kernel, t)
             if silu:
                 y_t = y_t * sigmoid(y_t)
             store(line, 0, y_t)
-            for d in range(hi - lo):
-                y[i, t, lo + d] = line[d]
+            copy(y, (i * length + t) * channels + lo, line, 0, count)
 
 
 @njit(parallel=True, cache=True, nogil=True, error_model="numpy")
-def _backward(x, weight, bias, silu, g, g_x, g_weight, g_bias):
-    batch, length, channels = x.shape
-    kernel = weight.shape[0]
+def _backward(x, length, weight, bias, silu, g, g_x, g_weight, g_bias):
+    kernel, channels = weight.shape
+    batch = x.size // (length * channels)
     blocks = (channels + LANES - 1) // LANES
     for cell in prange(batch * blocks):
         i, lo = cell // blocks, cell % blocks * LANES
-        hi = min(lo + LANES, channels)
-        rows, weights = _inputs(x, weight, bias, i, lo, hi)
+        count = min(LANES, channels - lo)
+        rows, weights = _inputs(x, length, weight, bias, i, lo, count)
         g_rows = np.zeros((length + kernel - 1) * LANES, dtype=np.float32)  # of the convolution, then K - 1 zeros
         sums = np.zeros((kernel + 1) * LANES, dtype=np.float32)
         line = np.zeros(LANES, dtype=np.float32)
         for t in range(length):
-            for d in range(hi - lo):
-                line[d] = g[i, t, lo + d]
+            copy(line, 0, g, (i * length + t) * channels + lo, count)
             g_t = load(line, 0)
             if silu:
                 y_t = _convolved(rows, weights, kernel, t)
@@ -89,9 +86,8 @@ def _backward(x, weight, bias, silu, g, g_x, g_weight, g_bias):
             for k in range(kernel):
                 g_t = fma(load(g_rows, (t + k) * LANES), load(weights, (kernel - 1 - k) * LANES), g_t)
             store(line, 0, g_t)
-            for d in range(hi - lo):
-                g_x[i, t, lo + d] = line[d]
-        for d in range(hi - lo):
+            copy(g_x, (i * length + t) * channels + lo, line, 0, count)
+        for d in range(count):
             for k in range(kernel):
                 g_weight[i, k, lo + d] = sums[k * LANES + d]
             g_bias[i, lo + d] = sums[kernel * LANES + d]
@@ -104,7 +100,7 @@ class CausalConvCPU(torch.autograd.Function):
     def forward(ctx, x_BTI, weight_IK, bias_I, silu: bool):  # type: ignore[override]
         y = torch.empty_like(x_BTI, memory_format=torch.contiguous_format)
         with kernel_threads():
-            _forward(as_numpy(x_BTI), as_numpy(weight_IK.t()), as_numpy(bias_I), silu, y.numpy())
+            _forward(flat(x_BTI), x_BTI.shape[1], as_numpy(weight_IK.t()), as_numpy(bias_I), silu, flat(y))
         ctx.save_for_backward(x_BTI, weight_IK, bias_I)
         ctx.silu = silu
         return y
@@ -116,7 +112,7 @@ class CausalConvCPU(torch.autograd.Function):
         batch, length, channels = x.shape
         g_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         g_weight, g_bias = torch.empty(batch, weight.shape[1], channels), torch.empty(batch, channels)
-        inputs = [as_numpy(x), as_numpy(weight.t()), as_numpy(bias), ctx.silu, as_numpy(g_BTI)]
+        inputs = [flat(x), length, as_numpy(weight.t()), as_numpy(bias), ctx.silu, flat(g_BTI)]
         with kernel_threads():
-            _backward(*inputs, g_x.numpy(), g_weight.numpy(), g_bias.numpy())
+            _backward(*inputs, flat(g_x), g_weight.numpy(), g_bias.numpy())
         return g_x, g_weight.sum(0).t(), g_bias.sum(0), None

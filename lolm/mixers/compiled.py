@@ -37,3 +37,8 @@ def kernel_threads() -> Iterator[None]:
 
 def as_numpy(x: torch.Tensor) -> np.ndarray:
     return x.detach().contiguous().numpy()
+
+
+def flat(x: torch.Tensor) -> np.ndarray:
+    """All elements in one row; a view where the tensor is contiguous."""
+    return as_numpy(x).reshape(-1)

@@ -12,8 +12,8 @@ import torch
 from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
-from lolm.mixers.compiled import as_numpy, kernel_threads
-from lolm.mixers.vectors import LANES, LOG2_E, broadcast, exp2, fma, load, sigmoid, softplus, store, total
+from lolm.mixers.compiled import as_numpy, flat, kernel_threads
+from lolm.mixers.vectors import LANES, LOG2_E, broadcast, copy, exp2, fma, load, repeat, sigmoid, softplus, store, total
 
 CHUNK = 16  # steps between saved states
 BLOCK = 4 * LANES  # channels of a block: the states of a chunk and their decays take 2 · CHUNK · N · BLOCK floats
@@ -21,58 +21,60 @@ LN_2 = np.float32(np.log(2.0))
 ONE = np.float32(1.0)
 
 
-@njit(inline="always")
-def _read(tile, source, i, start, stop, lo, hi):
-    """Copy the steps and channels of a chunk into a tile (CHUNK · BLOCK,); lanes beyond the last channel stay as they are."""
-    for t in range(start, stop):
-        row = (t - start) * BLOCK
-        for d in range(hi - lo):
-            tile[row + d] = source[i, t, lo + d]
+@njit
+def _read(tile, source, first, channels, steps, count):
+    """Copy ``count`` channels of some steps, whose first float lies at ``first``, into a tile of rows of BLOCK."""
+    for t in range(steps):
+        copy(tile, t * BLOCK, source, first + t * channels, count)
+
+
+@njit
+def _write(tile, target, first, channels, steps, count):
+    for t in range(steps):
+        copy(target, first + t * channels, tile, t * BLOCK, count)
 
 
 @njit(inline="always")
-def _write(tile, target, i, start, stop, lo, hi):
-    for t in range(start, stop):
-        row = (t - start) * BLOCK
-        for d in range(hi - lo):
-            target[i, t, lo + d] = tile[row + d]
-
-
-@njit(inline="always")
-def _rates(a, lo, hi):
+def _rates(a, lo, count):
     """A log2(e) of a block, (N · BLOCK,): exp(Δ A) = 2^(Δ A log2 e)."""
     states = a.shape[0]
     rates = np.zeros(states * BLOCK, dtype=np.float32)
     for n in range(states):
-        for d in range(hi - lo):
+        for d in range(count):
             rates[n * BLOCK + d] = a[n, lo + d] * LOG2_E
     return rates
 
 
 @njit(parallel=True, cache=True, nogil=True, error_model="numpy")
 def _forward(u, raw, a, b, c, skip, gate, gated, y, out, saved):
-    batch, length, channels = u.shape
+    batch, length = b.shape[:2]
+    channels = skip.size
     states = a.shape[0]
     blocks = (channels + BLOCK - 1) // BLOCK
     for cell in prange(batch * blocks):
         i = cell // blocks
         lo = (cell % blocks) * BLOCK
-        hi = min(lo + BLOCK, channels)
-        width = (hi - lo + LANES - 1) // LANES * LANES
-        rates = _rates(a, lo, hi)
+        count = min(BLOCK, channels - lo)
+        width = (count + LANES - 1) // LANES * LANES
+        rates = _rates(a, lo, count)
         state = np.zeros(states * BLOCK, dtype=np.float32)
         direct = np.zeros(BLOCK, dtype=np.float32)
-        direct[: hi - lo] = skip[lo:hi]
-        u_tile, raw_tile, gate_tile, y_tile = np.zeros((4, CHUNK * BLOCK), dtype=np.float32)
+        direct[:count] = skip[lo : lo + count]
+        u_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
+        raw_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
+        gate_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
+        y_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
         for start in range(0, length, CHUNK):
-            stop = min(start + CHUNK, length)
+            steps = min(CHUNK, length - start)
+            first = (i * length + start) * channels + lo
             saved[cell, start // CHUNK] = state
-            _read(u_tile, u, i, start, stop, lo, hi)
-            _read(raw_tile, raw, i, start, stop, lo, hi)
+            _read(u_tile, u, first, channels, steps, count)
+            _read(raw_tile, raw, first, channels, steps, count)
             if gated:
-                _read(gate_tile, gate, i, start, stop, lo, hi)
-            for t in range(start, stop):
+                _read(gate_tile, gate, first, channels, steps, count)
+            for t in range(start, start + steps):
                 row = (t - start) * BLOCK
+                maps = (i * length + t) * states
                 for d in range(0, width, LANES):
                     u_t = load(u_tile, row + d)
                     step = softplus(load(raw_tile, row + d))
@@ -81,23 +83,23 @@ def _forward(u, raw, a, b, c, skip, gate, gated, y, out, saved):
                     for n in range(states):
                         k = n * BLOCK + d
                         decay = exp2(step * load(rates, k))
-                        s = fma(decay, load(state, k), step_u * b[i, t, n])
+                        s = fma(decay, load(state, k), step_u * repeat(b, maps + n))
                         store(state, k, s)
-                        y_t = fma(s, broadcast(c[i, t, n]), y_t)
+                        y_t = fma(s, repeat(c, maps + n), y_t)
                     store(y_tile, row + d, y_t)
-            _write(y_tile, y, i, start, stop, lo, hi)
+            _write(y_tile, y, first, channels, steps, count)
             if gated:
-                for t in range(start, stop):
-                    row = (t - start) * BLOCK
+                for row in range(0, steps * BLOCK, BLOCK):
                     for d in range(row, row + width, LANES):
                         gate_t = load(gate_tile, d)
                         store(y_tile, d, load(y_tile, d) * gate_t * sigmoid(gate_t))
-                _write(y_tile, out, i, start, stop, lo, hi)
+                _write(y_tile, out, first, channels, steps, count)
 
 
 @njit(parallel=True, cache=True, nogil=True, error_model="numpy")
 def _backward(u, raw, a, b, c, skip, gate, gated, y, g_out, saved, g_u, g_raw, g_a, g_b, g_c, g_skip, g_gate):
-    batch, length, channels = u.shape
+    batch, length = b.shape[:2]
+    channels = skip.size
     states = a.shape[0]
     blocks = (channels + BLOCK - 1) // BLOCK
     chunks = (length + CHUNK - 1) // CHUNK
@@ -105,37 +107,48 @@ def _backward(u, raw, a, b, c, skip, gate, gated, y, g_out, saved, g_u, g_raw, g
         i = cell // blocks
         block = cell % blocks
         lo = block * BLOCK
-        hi = min(lo + BLOCK, channels)
-        width = (hi - lo + LANES - 1) // LANES * LANES
-        rates = _rates(a, lo, hi)
-        direct, g_direct, g_du, g_exponent = np.zeros((4, BLOCK), dtype=np.float32)
-        direct[: hi - lo] = skip[lo:hi]
-        g_state, g_rates = np.zeros((2, states * BLOCK), dtype=np.float32)
+        count = min(BLOCK, channels - lo)
+        width = (count + LANES - 1) // LANES * LANES
+        rates = _rates(a, lo, count)
+        direct = np.zeros(BLOCK, dtype=np.float32)
+        g_direct = np.zeros(BLOCK, dtype=np.float32)
+        g_du = np.zeros(BLOCK, dtype=np.float32)
+        g_exponent = np.zeros(BLOCK, dtype=np.float32)
+        direct[:count] = skip[lo : lo + count]
+        g_state = np.zeros(states * BLOCK, dtype=np.float32)
+        g_rates = np.zeros(states * BLOCK, dtype=np.float32)
         history = np.zeros((CHUNK + 1) * states * BLOCK, dtype=np.float32)
         decays = np.zeros(CHUNK * states * BLOCK, dtype=np.float32)
-        u_tile, raw_tile, gate_tile, y_tile, g_tile, delta, du = np.zeros((7, CHUNK * BLOCK), dtype=np.float32)
+        u_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
+        raw_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
+        gate_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
+        y_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
+        g_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
+        delta = np.zeros(CHUNK * BLOCK, dtype=np.float32)
+        du = np.zeros(CHUNK * BLOCK, dtype=np.float32)
         for chunk in range(chunks - 1, -1, -1):
             start = chunk * CHUNK
-            stop = min(start + CHUNK, length)
-            _read(u_tile, u, i, start, stop, lo, hi)
-            _read(raw_tile, raw, i, start, stop, lo, hi)
-            _read(g_tile, g_out, i, start, stop, lo, hi)
+            steps = min(CHUNK, length - start)
+            first = (i * length + start) * channels + lo
+            _read(u_tile, u, first, channels, steps, count)
+            _read(raw_tile, raw, first, channels, steps, count)
+            _read(g_tile, g_out, first, channels, steps, count)
             if gated:  # out = y SiLU(gate)
-                _read(gate_tile, gate, i, start, stop, lo, hi)
-                _read(y_tile, y, i, start, stop, lo, hi)
-                for t in range(start, stop):
-                    row = (t - start) * BLOCK
+                _read(gate_tile, gate, first, channels, steps, count)
+                _read(y_tile, y, first, channels, steps, count)
+                for row in range(0, steps * BLOCK, BLOCK):
                     for d in range(row, row + width, LANES):
                         gate_t, g_t = load(gate_tile, d), load(g_tile, d)
                         open_t = sigmoid(gate_t)
                         store(g_tile, d, g_t * gate_t * open_t)
                         slope = open_t * (ONE + gate_t * (ONE - open_t))
                         store(gate_tile, d, g_t * load(y_tile, d) * slope)
-                _write(gate_tile, g_gate, i, start, stop, lo, hi)
+                _write(gate_tile, g_gate, first, channels, steps, count)
             history[: states * BLOCK] = saved[cell, chunk]
-            for t in range(start, stop):
+            for t in range(start, start + steps):
                 row = (t - start) * BLOCK
                 here = (t - start) * states * BLOCK
+                maps = (i * length + t) * states
                 for d in range(0, width, LANES):
                     step = softplus(load(raw_tile, row + d))
                     step_u = step * load(u_tile, row + d)
@@ -145,15 +158,16 @@ def _backward(u, raw, a, b, c, skip, gate, gated, y, g_out, saved, g_u, g_raw, g
                         k = here + n * BLOCK + d
                         decay = exp2(step * load(rates, n * BLOCK + d))
                         store(decays, k, decay)
-                        store(history, k + states * BLOCK, fma(decay, load(history, k), step_u * b[i, t, n]))
-            for t in range(stop - 1, start - 1, -1):
+                        store(history, k + states * BLOCK, fma(decay, load(history, k), step_u * repeat(b, maps + n)))
+            for t in range(start + steps - 1, start - 1, -1):
                 row = (t - start) * BLOCK
                 here = (t - start) * states * BLOCK
+                maps = (i * length + t) * states
                 for d in range(0, width, LANES):
                     store(g_du, d, broadcast(np.float32(0.0)))
                     store(g_exponent, d, broadcast(np.float32(0.0)))
                 for n in range(states):
-                    b_t, c_t = broadcast(b[i, t, n]), broadcast(c[i, t, n])
+                    b_t, c_t = repeat(b, maps + n), repeat(c, maps + n)
                     for_b, for_c = broadcast(np.float32(0.0)), broadcast(np.float32(0.0))
                     for d in range(0, width, LANES):
                         k = n * BLOCK + d
@@ -175,12 +189,12 @@ def _backward(u, raw, a, b, c, skip, gate, gated, y, g_out, saved, g_u, g_raw, g
                     store(g_direct, d, fma(u_t, g_y, load(g_direct, d)))
                     store(u_tile, row + d, fma(load(delta, row + d), step_g, load(direct, d) * g_y))
                     store(raw_tile, row + d, g_step * sigmoid(load(raw_tile, row + d)))
-            _write(u_tile, g_u, i, start, stop, lo, hi)
-            _write(raw_tile, g_raw, i, start, stop, lo, hi)
+            _write(u_tile, g_u, first, channels, steps, count)
+            _write(raw_tile, g_raw, first, channels, steps, count)
         for n in range(states):
-            for d in range(hi - lo):
+            for d in range(count):
                 g_a[i, n, lo + d] = g_rates[n * BLOCK + d]
-        for d in range(hi - lo):
+        for d in range(count):
             g_skip[i, lo + d] = g_direct[d]
 
 
@@ -191,13 +205,11 @@ class SelectiveScanCPU(torch.autograd.Function):
     def forward(ctx, u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI):  # type: ignore[override]
         batch, length, channels = u_BTI.shape
         blocks = -(-channels // BLOCK)
-        inputs = [as_numpy(x) for x in (u_BTI, delta_BTI, A_IN.t(), B_BTN, C_BTN, skip_I)]
-        gate = u_BTI if gate_BTI is None else gate_BTI
         y = torch.empty_like(u_BTI, memory_format=torch.contiguous_format)
         out = y if gate_BTI is None else torch.empty_like(y)
         saved = torch.empty(batch * blocks, -(-length // CHUNK), A_IN.shape[1] * BLOCK)
         with kernel_threads():
-            _forward(*inputs, as_numpy(gate), gate_BTI is not None, y.numpy(), out.numpy(), saved.numpy())
+            _forward(*_inputs(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI), flat(y), flat(out), saved.numpy())
         kept = None if gate_BTI is None else y
         ctx.save_for_backward(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI, kept, saved)
         return out
@@ -205,18 +217,24 @@ class SelectiveScanCPU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, g_BTI):  # type: ignore[override]
-        u, delta, A, B, C, skip, gate, y, saved = ctx.saved_tensors
+        *inputs, y, saved = ctx.saved_tensors
+        u, A, gate = inputs[0], inputs[2], inputs[-1]
         batch, length, channels = u.shape
         states = A.shape[1]
         blocks = -(-channels // BLOCK)
-        contiguous = {"memory_format": torch.contiguous_format}
-        g_u, g_delta = torch.empty_like(u, **contiguous), torch.empty_like(u, **contiguous)
-        g_gate = None if gate is None else torch.empty_like(u, **contiguous)
+        g_u, g_delta = (torch.empty_like(u, memory_format=torch.contiguous_format) for _ in range(2))
+        g_gate = None if gate is None else torch.empty_like(g_u)
         g_A, g_skip = torch.empty(batch, states, channels), torch.empty(batch, channels)
         g_B, g_C = torch.empty(batch, blocks, length, states), torch.empty(batch, blocks, length, states)
-        inputs = [as_numpy(x) for x in (u, delta, A.t(), B, C, skip)]
-        gate_and_y = [as_numpy(u if gate is None else gate), gate is not None, as_numpy(u if y is None else y)]
-        outputs = [x.numpy() for x in (g_u, g_delta, g_A, g_B, g_C, g_skip, g_u if g_gate is None else g_gate)]
+        outputs = (g_A.numpy(), g_B.numpy(), g_C.numpy(), g_skip.numpy(), flat(g_u if g_gate is None else g_gate))
         with kernel_threads():
-            _backward(*inputs, *gate_and_y, as_numpy(g_BTI), saved.numpy(), *outputs)
+            _backward(
+                *_inputs(*inputs), flat(g_u if y is None else y), flat(g_BTI), saved.numpy(), flat(g_u), flat(g_delta), *outputs
+            )
         return g_u, g_delta, g_A.sum(0).t(), g_B.sum(1), g_C.sum(1), g_skip.sum(0), g_gate
+
+
+def _inputs(u, delta, A, B, C, skip, gate):
+    """What both kernels read. Without a gate something takes its place that is never looked at."""
+    maps = [as_numpy(x) for x in (A.t(), B, C, skip)]
+    return [flat(u), flat(delta), *maps, flat(u if gate is None else gate), gate is not None]

@@ -70,6 +70,16 @@ def store(typingctx, array, index, value):
     return types.void(array, intp, vector), codegen
 
 
+@njit
+def copy(target, to, source, start, count):
+    """Copy ``count`` floats between flat places of two flat arrays."""
+    whole = count // LANES * LANES
+    for d in range(0, whole, LANES):
+        store(target, to + d, load(source, start + d))
+    for d in range(whole, count):
+        target[to + d] = source[start + d]
+
+
 @intrinsic
 def broadcast(typingctx, value):
     """A float in every lane."""
@@ -95,6 +105,17 @@ def fma(typingctx, a, b, c):
         return _llvm(builder, f"llvm.fmuladd.v{LANES}f32", args)
 
     return vector(vector, vector, vector), codegen
+
+
+@intrinsic
+def swapped(typingctx, a):
+    """Lanes 1, 0, 3, 2, …"""
+
+    def codegen(context, builder, signature, args):
+        order = ir.Constant(INTS, [lane ^ 1 for lane in range(LANES)])
+        return builder.shuffle_vector(args[0], args[0], order)
+
+    return vector(vector), codegen
 
 
 @intrinsic
