@@ -12,7 +12,7 @@ import torch
 from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
-from lolm.mixers.compiled import as_numpy, flat, kernel_threads
+from lolm.mixers.compiled import Kernel, as_numpy, flat
 from lolm.mixers.vectors import (
     LANES,
     LOG2_E,
@@ -27,6 +27,7 @@ from lolm.mixers.vectors import (
     store,
     swapped,
     total,
+    zeros,
 )
 
 ROWS = 4  # queries of a block
@@ -38,7 +39,7 @@ NEVER = np.float32(-np.inf)
 @njit
 def _tables(cos, sin, stride):
     """Factors of a lane and of its neighbour in rope, (T · stride,) each: x cos ∓ x' sin for pairs, x itself for the rest."""
-    own, other = np.ones(len(cos) * stride, dtype=np.float32), np.zeros(len(cos) * stride, dtype=np.float32)
+    own, other = np.ones(len(cos) * stride, dtype=np.float32), zeros(len(cos) * stride)
     for t in range(len(cos)):
         for j in range(cos.shape[1]):
             at = t * stride + 2 * j
@@ -75,7 +76,7 @@ def _rotated_back(rows, length, stride, own, other, scale, target, first, hop, w
 @njit
 def _columns(rows, keys, stride, width):
     """The same numbers with sixteen keys side by side: element p of key k at (k // 16) · 16 · P + 16 p + k % 16."""
-    columns = np.empty(keys * width, dtype=np.float32)
+    columns = zeros(keys * width)
     for k in range(0, keys, LANES):
         for p in range(width):
             for lane in range(LANES):
@@ -145,7 +146,7 @@ def _mask(row, query, window, first, last, value):
         row[k] = value
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@Kernel
 def _forward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser):
     length = len(cos)
     hop = heads.size // (batch * length)  # floats of all heads of a token
@@ -157,14 +158,14 @@ def _forward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser):
     for cell in prange(batch * kv_heads):
         i, shared = cell // kv_heads, cell % kv_heads
         start_of_text = i * length * hop
-        rows = np.zeros(keys * stride, dtype=np.float32)
-        values = np.zeros(keys * stride, dtype=np.float32)
+        rows = zeros(keys * stride)
+        values = zeros(keys * stride)
         _rows(heads, start_of_text + (query_heads + shared) * width, hop, length, width, stride, rows)
         _rows(heads, start_of_text + (query_heads + kv_heads + shared) * width, hop, length, width, stride, values)
         _rotate(rows, length * stride, own, other, ONE)
         columns = _columns(rows, keys, stride, width)
-        queries, tile = np.zeros((keys + ROWS) * stride, dtype=np.float32), np.zeros(ROWS * keys, dtype=np.float32)
-        out = np.zeros(ROWS * stride, dtype=np.float32)
+        queries, tile = zeros((keys + ROWS) * stride), zeros(ROWS * keys)
+        out = zeros(ROWS * stride)
         for head in range(shared * group, (shared + 1) * group):
             _rows(heads, start_of_text + head * width, hop, length, width, stride, queries)
             _rotate(queries, length * stride, own, other, scale)
@@ -195,7 +196,7 @@ def _forward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser):
                     copy(y, ((i * length + t) * query_heads + head) * width, out, (t - start) * stride, width)
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@Kernel
 def _backward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser, g_y, g_heads):
     length = len(cos)
     hop = heads.size // (batch * length)
@@ -209,20 +210,20 @@ def _backward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser, g_
         start_of_text = i * length * hop
         key_place = start_of_text + (query_heads + shared) * width
         value_place = key_place + kv_heads * width
-        key_rows = np.zeros(keys * stride, dtype=np.float32)
-        value_rows = np.zeros(keys * stride, dtype=np.float32)
-        g_keys = np.zeros(keys * stride, dtype=np.float32)
-        g_values = np.zeros(keys * stride, dtype=np.float32)
+        key_rows = zeros(keys * stride)
+        value_rows = zeros(keys * stride)
+        g_keys = zeros(keys * stride)
+        g_values = zeros(keys * stride)
         _rows(heads, key_place, hop, length, width, stride, key_rows)
         _rows(heads, value_place, hop, length, width, stride, value_rows)
         _rotate(key_rows, length * stride, own, other, ONE)
         key_columns, value_columns = _columns(key_rows, keys, stride, width), _columns(value_rows, keys, stride, width)
-        queries = np.zeros((keys + ROWS) * stride, dtype=np.float32)
-        g_queries = np.zeros((keys + ROWS) * stride, dtype=np.float32)
-        outs = np.zeros((keys + ROWS) * stride, dtype=np.float32)
-        g_outs = np.zeros((keys + ROWS) * stride, dtype=np.float32)
-        tile = np.zeros(ROWS * keys, dtype=np.float32)
-        g_tile = np.zeros(ROWS * keys, dtype=np.float32)
+        queries = zeros((keys + ROWS) * stride)
+        g_queries = zeros((keys + ROWS) * stride)
+        outs = zeros((keys + ROWS) * stride)
+        g_outs = zeros((keys + ROWS) * stride)
+        tile = zeros(ROWS * keys)
+        g_tile = zeros(ROWS * keys)
         for head in range(shared * group, (shared + 1) * group):
             query_place, out_place = start_of_text + head * width, (i * length * query_heads + head) * width
             _rows(heads, query_place, hop, length, width, stride, queries)
@@ -271,8 +272,7 @@ class CausalAttentionCPU(torch.autograd.Function):
         ctx.fixed = batch, kv_heads, width, as_numpy(cos), as_numpy(sin), min(window or length, length)
         y = torch.empty(batch, length, heads - 2 * kv_heads, width)
         normaliser = torch.empty(batch, heads - 2 * kv_heads, length)
-        with kernel_threads():
-            _forward(flat(heads_BTHP), *ctx.fixed, flat(y), normaliser.numpy())
+        _forward(flat(heads_BTHP), *ctx.fixed, flat(y), normaliser.numpy())
         ctx.save_for_backward(heads_BTHP, y, normaliser)
         return y
 
@@ -281,6 +281,5 @@ class CausalAttentionCPU(torch.autograd.Function):
     def backward(ctx, g_BTHP):  # type: ignore[override]
         heads, y, normaliser = ctx.saved_tensors
         g_heads = torch.empty_like(heads, memory_format=torch.contiguous_format)
-        with kernel_threads():
-            _backward(flat(heads), *ctx.fixed, flat(y), normaliser.numpy(), flat(g_BTHP), flat(g_heads))
+        _backward(flat(heads), *ctx.fixed, flat(y), normaliser.numpy(), flat(g_BTHP), flat(g_heads))
         return g_heads, None, None, None, None

@@ -10,8 +10,8 @@ import torch
 from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
-from lolm.mixers.compiled import as_numpy, flat, kernel_threads
-from lolm.mixers.vectors import LANES, broadcast, copy, fma, load, sigmoid, store
+from lolm.mixers.compiled import Kernel, as_numpy, flat
+from lolm.mixers.vectors import LANES, broadcast, copy, fma, load, sigmoid, store, zeros
 
 ONE = np.float32(1.0)
 ZERO = np.float32(0.0)
@@ -21,8 +21,8 @@ ZERO = np.float32(0.0)
 def _inputs(x, length, weight, bias, i, lo, count):
     """The inputs of a few channels after K - 1 zeros, (K - 1 + T, LANES), and their K weights and bias; zeros in unused lanes."""
     kernel, channels = weight.shape
-    rows = np.zeros((kernel - 1 + length) * LANES, dtype=np.float32)
-    weights = np.zeros((kernel + 1) * LANES, dtype=np.float32)
+    rows = zeros((kernel - 1 + length) * LANES)
+    weights = zeros((kernel + 1) * LANES)
     for d in range(count):
         for k in range(kernel):
             weights[k * LANES + d] = weight[k, lo + d]
@@ -40,7 +40,7 @@ def _convolved(rows, weights, kernel, t):
     return y
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@Kernel
 def _forward(x, length, weight, bias, silu, y):
     kernel, channels = weight.shape
     batch = x.size // (length * channels)
@@ -49,7 +49,7 @@ def _forward(x, length, weight, bias, silu, y):
         i, lo = cell // blocks, cell % blocks * LANES
         count = min(LANES, channels - lo)
         rows, weights = _inputs(x, length, weight, bias, i, lo, count)
-        line = np.empty(LANES, dtype=np.float32)
+        line = zeros(LANES)
         for t in range(length):
             y_t = _convolved(rows, weights, kernel, t)
             if silu:
@@ -58,7 +58,7 @@ def _forward(x, length, weight, bias, silu, y):
             copy(y, (i * length + t) * channels + lo, line, 0, count)
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@Kernel
 def _backward(x, length, weight, bias, silu, g, g_x, g_weight, g_bias):
     kernel, channels = weight.shape
     batch = x.size // (length * channels)
@@ -67,9 +67,9 @@ def _backward(x, length, weight, bias, silu, g, g_x, g_weight, g_bias):
         i, lo = cell // blocks, cell % blocks * LANES
         count = min(LANES, channels - lo)
         rows, weights = _inputs(x, length, weight, bias, i, lo, count)
-        g_rows = np.zeros((length + kernel - 1) * LANES, dtype=np.float32)  # of the convolution, then K - 1 zeros
-        sums = np.zeros((kernel + 1) * LANES, dtype=np.float32)
-        line = np.zeros(LANES, dtype=np.float32)
+        g_rows = zeros((length + kernel - 1) * LANES)  # of the convolution, then K - 1 zeros
+        sums = zeros((kernel + 1) * LANES)
+        line = zeros(LANES)
         for t in range(length):
             copy(line, 0, g, (i * length + t) * channels + lo, count)
             g_t = load(line, 0)
@@ -99,8 +99,7 @@ class CausalConvCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_BTI, weight_IK, bias_I, silu: bool):  # type: ignore[override]
         y = torch.empty_like(x_BTI, memory_format=torch.contiguous_format)
-        with kernel_threads():
-            _forward(flat(x_BTI), x_BTI.shape[1], as_numpy(weight_IK.t()), as_numpy(bias_I), silu, flat(y))
+        _forward(flat(x_BTI), x_BTI.shape[1], as_numpy(weight_IK.t()), as_numpy(bias_I), silu, flat(y))
         ctx.save_for_backward(x_BTI, weight_IK, bias_I)
         ctx.silu = silu
         return y
@@ -113,6 +112,5 @@ class CausalConvCPU(torch.autograd.Function):
         g_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         g_weight, g_bias = torch.empty(batch, weight.shape[1], channels), torch.empty(batch, channels)
         inputs = [flat(x), length, as_numpy(weight.t()), as_numpy(bias), ctx.silu, flat(g_BTI)]
-        with kernel_threads():
-            _backward(*inputs, flat(g_x), g_weight.numpy(), g_bias.numpy())
+        _backward(*inputs, flat(g_x), g_weight.numpy(), g_bias.numpy())
         return g_x, g_weight.sum(0).t(), g_bias.sum(0), None

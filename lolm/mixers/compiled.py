@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 
 import numba
 import numpy as np
@@ -25,14 +25,35 @@ if not numba.config.CACHE_DIR:  # type: ignore[attr-defined]
     numba.config.CACHE_DIR = str(_here / "__pycache__" / f"kernels-{_vectors}")  # type: ignore[attr-defined]
 
 
-@contextmanager
-def kernel_threads() -> Iterator[None]:
-    """Alone in Numba, with as many threads as torch uses: one process of a pair must not take both cores."""
-    with _one_caller:
-        wanted = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-        if get_num_threads() != wanted:
-            set_num_threads(wanted)
-        yield
+class Kernel:
+    """A Numba function whose outer loop is a ``prange``: with one thread it runs where it is called, with more in Numba's pool.
+
+    The pool's threads are others than the caller's, so for one thread it would cost a change of core at every call. Both forms
+    do the same sums in the same order.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        options = {"cache": True, "nogil": True, "error_model": "numpy"}
+        self._serial = numba.njit(**options)(_renamed(function, "_serial"))
+        self._parallel = numba.njit(parallel=True, **options)(_renamed(function, "_parallel"))
+
+    def __call__(self, *arguments) -> None:
+        # As many threads as torch uses: one process of a pair must not take both cores.
+        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        if threads == 1:
+            self._serial(*arguments)
+            return
+        with _one_caller:
+            if get_num_threads() != threads:
+                set_num_threads(threads)
+            self._parallel(*arguments)
+
+
+def _renamed(function: Callable[..., None], suffix: str) -> Callable[..., None]:
+    """A copy under another name: Numba's cache tells two forms of one function apart by nothing else."""
+    copy = FunctionType(function.__code__, function.__globals__, function.__name__ + suffix)
+    copy.__qualname__, copy.__module__ = function.__qualname__ + suffix, function.__module__
+    return copy
 
 
 def as_numpy(x: torch.Tensor) -> np.ndarray:

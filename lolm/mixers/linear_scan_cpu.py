@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from numba import njit, prange
+from numba import prange
 
-from lolm.mixers.compiled import as_numpy, kernel_threads
+from lolm.mixers.compiled import Kernel, as_numpy
 
 BLOCK = 64  # channels of a block: a few cache lines of each tensor per step
 
 
-@njit(parallel=True, cache=True, nogil=True, fastmath={"contract", "nsz"})
+@Kernel
 def _forward(a, b, h):
     batch, length, channels = a.shape
     blocks = (channels + BLOCK - 1) // BLOCK
@@ -24,7 +24,7 @@ def _forward(a, b, h):
                 h[i, t, c] = a[i, t, c] * h[i, t - 1, c] + b[i, t, c]
 
 
-@njit(parallel=True, cache=True, nogil=True, fastmath={"contract", "nsz"})
+@Kernel
 def _backward(a, h, g, g_a, g_b):
     batch, length, channels = a.shape
     blocks = (channels + BLOCK - 1) // BLOCK
@@ -44,14 +44,12 @@ def _backward(a, h, g, g_a, g_b):
 def scan_forward(a_BTC: torch.Tensor, b_BTC: torch.Tensor) -> torch.Tensor:
     """h_BTC of :func:`lolm.mixers.linear_scan.linear_scan` in float32."""
     h_BTC = torch.empty_like(b_BTC, memory_format=torch.contiguous_format)
-    with kernel_threads():
-        _forward(as_numpy(a_BTC), as_numpy(b_BTC), h_BTC.numpy())
+    _forward(as_numpy(a_BTC), as_numpy(b_BTC), h_BTC.numpy())
     return h_BTC
 
 
 def scan_backward(a_BTC: torch.Tensor, h_BTC: torch.Tensor, g_BTC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of a and b from the gradient of h."""
     g_a, g_b = (torch.empty_like(h_BTC) for _ in range(2))
-    with kernel_threads():
-        _backward(as_numpy(a_BTC), as_numpy(h_BTC), as_numpy(g_BTC), g_a.numpy(), g_b.numpy())
+    _backward(as_numpy(a_BTC), as_numpy(h_BTC), as_numpy(g_BTC), g_a.numpy(), g_b.numpy())
     return g_a, g_b

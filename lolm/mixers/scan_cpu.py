@@ -12,8 +12,8 @@ import torch
 from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
-from lolm.mixers.compiled import as_numpy, flat, kernel_threads
-from lolm.mixers.vectors import LANES, LOG2_E, broadcast, copy, exp2, fma, load, repeat, sigmoid, softplus, store, total
+from lolm.mixers.compiled import Kernel, as_numpy, flat
+from lolm.mixers.vectors import LANES, LOG2_E, broadcast, copy, exp2, fma, load, repeat, sigmoid, softplus, store, total, zeros
 
 CHUNK = 16  # steps between saved states
 BLOCK = 4 * LANES  # channels of a block: the states of a chunk and their decays take 2 · CHUNK · N · BLOCK floats
@@ -38,14 +38,14 @@ def _write(tile, target, first, channels, steps, count):
 def _rates(a, lo, count):
     """A log2(e) of a block, (N · BLOCK,): exp(Δ A) = 2^(Δ A log2 e)."""
     states = a.shape[0]
-    rates = np.zeros(states * BLOCK, dtype=np.float32)
+    rates = zeros(states * BLOCK)
     for n in range(states):
         for d in range(count):
             rates[n * BLOCK + d] = a[n, lo + d] * LOG2_E
     return rates
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@Kernel
 def _forward(u, raw, a, b, c, skip, gate, gated, y, out, saved):
     batch, length = b.shape[:2]
     channels = skip.size
@@ -57,13 +57,13 @@ def _forward(u, raw, a, b, c, skip, gate, gated, y, out, saved):
         count = min(BLOCK, channels - lo)
         width = (count + LANES - 1) // LANES * LANES
         rates = _rates(a, lo, count)
-        state = np.zeros(states * BLOCK, dtype=np.float32)
-        direct = np.zeros(BLOCK, dtype=np.float32)
+        state = zeros(states * BLOCK)
+        direct = zeros(BLOCK)
         direct[:count] = skip[lo : lo + count]
-        u_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
-        raw_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
-        gate_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
-        y_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
+        u_tile = zeros(CHUNK * BLOCK)
+        raw_tile = zeros(CHUNK * BLOCK)
+        gate_tile = zeros(CHUNK * BLOCK)
+        y_tile = zeros(CHUNK * BLOCK)
         for start in range(0, length, CHUNK):
             steps = min(CHUNK, length - start)
             first = (i * length + start) * channels + lo
@@ -96,7 +96,7 @@ def _forward(u, raw, a, b, c, skip, gate, gated, y, out, saved):
                 _write(y_tile, out, first, channels, steps, count)
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@Kernel
 def _backward(u, raw, a, b, c, skip, gate, gated, y, g_out, saved, g_u, g_raw, g_a, g_b, g_c, g_skip, g_gate):
     batch, length = b.shape[:2]
     channels = skip.size
@@ -110,22 +110,22 @@ def _backward(u, raw, a, b, c, skip, gate, gated, y, g_out, saved, g_u, g_raw, g
         count = min(BLOCK, channels - lo)
         width = (count + LANES - 1) // LANES * LANES
         rates = _rates(a, lo, count)
-        direct = np.zeros(BLOCK, dtype=np.float32)
-        g_direct = np.zeros(BLOCK, dtype=np.float32)
-        g_du = np.zeros(BLOCK, dtype=np.float32)
-        g_exponent = np.zeros(BLOCK, dtype=np.float32)
+        direct = zeros(BLOCK)
+        g_direct = zeros(BLOCK)
+        g_du = zeros(BLOCK)
+        g_exponent = zeros(BLOCK)
         direct[:count] = skip[lo : lo + count]
-        g_state = np.zeros(states * BLOCK, dtype=np.float32)
-        g_rates = np.zeros(states * BLOCK, dtype=np.float32)
-        history = np.zeros((CHUNK + 1) * states * BLOCK, dtype=np.float32)
-        decays = np.zeros(CHUNK * states * BLOCK, dtype=np.float32)
-        u_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
-        raw_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
-        gate_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
-        y_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
-        g_tile = np.zeros(CHUNK * BLOCK, dtype=np.float32)
-        delta = np.zeros(CHUNK * BLOCK, dtype=np.float32)
-        du = np.zeros(CHUNK * BLOCK, dtype=np.float32)
+        g_state = zeros(states * BLOCK)
+        g_rates = zeros(states * BLOCK)
+        history = zeros((CHUNK + 1) * states * BLOCK)
+        decays = zeros(CHUNK * states * BLOCK)
+        u_tile = zeros(CHUNK * BLOCK)
+        raw_tile = zeros(CHUNK * BLOCK)
+        gate_tile = zeros(CHUNK * BLOCK)
+        y_tile = zeros(CHUNK * BLOCK)
+        g_tile = zeros(CHUNK * BLOCK)
+        delta = zeros(CHUNK * BLOCK)
+        du = zeros(CHUNK * BLOCK)
         for chunk in range(chunks - 1, -1, -1):
             start = chunk * CHUNK
             steps = min(CHUNK, length - start)
@@ -208,8 +208,7 @@ class SelectiveScanCPU(torch.autograd.Function):
         y = torch.empty_like(u_BTI, memory_format=torch.contiguous_format)
         out = y if gate_BTI is None else torch.empty_like(y)
         saved = torch.empty(batch * blocks, -(-length // CHUNK), A_IN.shape[1] * BLOCK)
-        with kernel_threads():
-            _forward(*_inputs(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI), flat(y), flat(out), saved.numpy())
+        _forward(*_inputs(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI), flat(y), flat(out), saved.numpy())
         kept = None if gate_BTI is None else y
         ctx.save_for_backward(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI, kept, saved)
         return out
@@ -227,10 +226,9 @@ class SelectiveScanCPU(torch.autograd.Function):
         g_A, g_skip = torch.empty(batch, states, channels), torch.empty(batch, channels)
         g_B, g_C = torch.empty(batch, blocks, length, states), torch.empty(batch, blocks, length, states)
         outputs = (g_A.numpy(), g_B.numpy(), g_C.numpy(), g_skip.numpy(), flat(g_u if g_gate is None else g_gate))
-        with kernel_threads():
-            _backward(
-                *_inputs(*inputs), flat(g_u if y is None else y), flat(g_BTI), saved.numpy(), flat(g_u), flat(g_delta), *outputs
-            )
+        _backward(
+            *_inputs(*inputs), flat(g_u if y is None else y), flat(g_BTI), saved.numpy(), flat(g_u), flat(g_delta), *outputs
+        )
         return g_u, g_delta, g_A.sum(0).t(), g_B.sum(1), g_C.sum(1), g_skip.sum(0), g_gate
 
 

@@ -71,6 +71,14 @@ def store(typingctx, array, index, value):
 
 
 @njit
+def zeros(count):
+    """``count`` zeros that begin at a cache line, so that no vector lies across two."""
+    room = np.zeros(count + LANES, dtype=np.float32)
+    start = -(room.ctypes.data // 4) % LANES
+    return room[start : start + count]
+
+
+@njit
 def copy(target, to, source, start, count):
     """Copy ``count`` floats between flat places of two flat arrays."""
     whole = count // LANES * LANES

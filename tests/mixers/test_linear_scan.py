@@ -88,6 +88,7 @@ def test_one_and_two_threads_give_the_same_bits():
         for threads in (1, 2):
             torch.set_num_threads(threads)
             results.append(forward_and_gradients(*make_inputs(3, 50, 150), torch.float32, "cpu"))
+            if threads > 1:  # one thread needs none of Numba's
             assert numba.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
