@@ -28,15 +28,16 @@ from lolm.config import ConfigError, Params, load_params, resolve_run, scale_of
 from lolm.strict import nearest
 from lolm.training.scratch import clear_finished
 from pipeline import stage
-from pipeline.estimate import Estimate, estimate, stages_to_make, timed_stages
+from pipeline.estimate import Estimate, estimate, stages_of_run, stages_to_make, timed_stages
 from pipeline.jobs import Job, foreground, side_by_side
 from pipeline.override import override, put_back
 
 PARAMS = Path("params.yaml")
 SCRATCH = Path(".scratch")
+SHARED = ("corpus", "tokenizer", "shards")  # by all runs of a scale
 NOTE = SCRATCH / "override.json"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+DVC = (sys.executable, "-m", "pipeline.quick_dvc", "--wait-for-lock")
 
 
 class PipelineError(LolmError):
@@ -57,6 +58,7 @@ def run() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the children and put params.yaml back, as on Ctrl-C
     with ExitStack() as stack:
         SCRATCH.mkdir(exist_ok=True)
+        keep_bytecode(SCRATCH / "bytecode")
         try:
             stack.enter_context(FileLock(SCRATCH / "runner.lock", timeout=0))
         except Timeout:
@@ -109,11 +111,11 @@ def reproduce(
     Raises:
         PipelineError: a stage failed; says which, and where its output is.
     """
-    stale = stale_stages(environment)
-    if not stale and not force:
+    stale = timed_stages(params, scale) if force else stale_stages(environment)
+    if not stale:
         print(f"scale {scale}: everything is up to date")
         return
-    print(describe(params, scale, runs, jobs, timed_stages(params, scale) if force else stale), flush=True)
+    print(describe(params, scale, runs, jobs, stale), flush=True)
     store = threading.Thread(target=tracking.try_prepare_store, daemon=True)  # takes 8 s the first time, meanwhile DVC works
     store.start()
     flags = ["--force"] if force else []
@@ -121,18 +123,22 @@ def reproduce(
         store.join()
         _foreground([*DVC, "repro", *flags], environment)
         return
-    _foreground([*DVC, "repro", *flags, f"plan@{scale}-{params.study.name}", f"shards@{scale}"], environment)
+
+    shared = {f"plan@{scale}-{params.study.name}", *(f"{name}@{scale}" for name in SHARED)}
+    sweeps = {arm: f"sweep@{scale}-{arm}" for arm in params.study.arms}
+    if force or shared & stale:
+        _foreground([*DVC, "repro", *flags, f"plan@{scale}-{params.study.name}", f"shards@{scale}"], environment)
+        if not (stale >= set(sweeps.values()) and all_will_be_made(stale, scale, runs)):
+            stale = stale_stages(environment)
     store.join()
     logs = SCRATCH / "logs"
 
     def job(name: str, stages: list[str]) -> Job:
         return Job(name, [*DVC, "repro", "--single-item", *flags, *stages], logs / f"{scale}-{name.replace(' ', '-')}.log")
 
-    stale = timed_stages(params, scale) if force else stale_stages(environment)
-    sweeps = {arm: f"sweep@{scale}-{arm}" for arm in dict.fromkeys(one.arm for one in runs)}
     queue = [job(f"sweep {arm}", [name]) for arm, name in sweeps.items() if name in stale]
     _all(queue, jobs, environment, scale)
-    if queue and not force:
+    if queue and not all_will_be_made(stale, scale, runs):
         stale = stale_stages(environment)
     made = {one: stages_to_make(stale, scale, one.arm, one.seed) for one in runs}
     _all([job(f"{one.arm} {one.seed}", wanted) for one, wanted in made.items() if wanted], jobs, environment, scale)
@@ -151,6 +157,11 @@ def _all(queue: list[Job], jobs: int, environment: dict[str, str], scale: str) -
         if unstarted:
             lines.append("not started: " + ", ".join(job.name for job in unstarted))
         raise PipelineError("\n       ".join([*lines, "after mending it, the same command goes on from the last checkpoints"]))
+
+
+def all_will_be_made(stale: set[str], scale: str, runs: list[Run]) -> bool:
+    """Whether all stages of all runs are to be made: then DVC, which takes seconds, has nothing to add to what is stale."""
+    return all(stages_to_make(stale, scale, one.arm, one.seed) == stages_of_run(scale, one.arm, one.seed) for one in runs)
 
 
 def planned_runs(params: Params, scale: str) -> list[Run]:
@@ -205,6 +216,18 @@ def check_dvc(root: Path) -> None:
             "DVC wants a git repository, and this folder is none (a downloaded archive?); `git clone` the project, run "
             "`git init`, or tell DVC to do without: dvc config --local core.no_scm true"
         )
+
+
+def keep_bytecode(folder: Path) -> None:
+    """Where Python is told to write no bytecode (as in many containers), let it write that in ``folder`` instead of nowhere.
+
+    Else each of the pipeline's many processes compiles DVC, PyTorch or MLflow anew, 1 to 2 s each time.
+    """
+    if not sys.dont_write_bytecode or sys.pycache_prefix:
+        return
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(folder.resolve())
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 
 def child_environment(threads: int) -> dict[str, str]:

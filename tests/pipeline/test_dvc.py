@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from lolm.config import load_params
-from pipeline import code, deps
+from pipeline import code, deps, quick_dvc
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = deps.stages_of(ROOT / "dvc.yaml")
@@ -34,11 +34,56 @@ def test_stage_depends_on_exactly_the_code_it_imports(name):
     """Also lazily, and through others. ``lolm/tracking.py`` and what only it needs are left out on purpose: filling MLflow
     changes no result, so an edit of it must rerun nothing. A folder among the deps stands for all files in it.
     ``python -m pipeline.deps --fix`` writes the lists anew."""
-    used = code.closure(f"pipeline.{name}", ROOT)
-    declared = deps.declared_code(STAGES[name], ROOT)
-    assert f"pipeline/{name}.py" in used
-    assert sorted(used - declared) == [], "missing in dvc.yaml"
-    assert sorted(declared - used) == [], "superfluous in dvc.yaml"
+    used, declared = code.closure(f"pipeline.{name}", ROOT), code_among(STAGES[name], ROOT)
+    assert STAGES[name][0] == f"pipeline/{name}.py"
+    assert sorted(set(deps.code_of(name, ROOT)) - set(declared)) == [], "missing in dvc.yaml"
+    assert sorted(set(declared) - set(deps.code_of(name, ROOT))) == [], "superfluous in dvc.yaml"
+    assert files_of(declared, ROOT) == used
+
+
+def code_among(declared, root):
+    return [dep for dep in declared if deps.is_code(dep, root)]
+
+
+def files_of(declared, root):
+    paths = [root / dep for dep in declared]
+    return {f.relative_to(root).as_posix() for path in paths for f in (deps.files_in(path) if path.is_dir() else [path])}
+
+
+@pytest.mark.parametrize("package", ["lolm/mixers", "lolm/models"])
+def test_a_run_rests_on_whole_packages_also_on_what_is_imported_in_functions(package):
+    assert package in STAGES["train"]
+    lazily = {"lolm/mixers/scan_cpu.py", "lolm/mixers/vectors.py"}
+    assert lazily <= code.closure("pipeline.train", ROOT)
+    assert not lazily & set(STAGES["train"])  # the folder stands for them
+
+
+def test_a_folder_stands_for_its_files_when_all_are_used(tmp_path):
+    names = ["lolm/__init__.py", "lolm/a/__init__.py", "lolm/a/b/c.py", "lolm/a/b/d.py", "lolm/e/f.py", "lolm/e/g.py"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    used = set(names) - {"lolm/e/g.py"}
+    assert deps.folded(used, tmp_path) == ["lolm/__init__.py", "lolm/a", "lolm/e/f.py"]
+    assert deps.folded(used - {"lolm/a/__init__.py"}, tmp_path) == ["lolm/__init__.py", "lolm/a/b", "lolm/e/f.py"]
+    assert deps.folded(names, tmp_path) == ["lolm"]
+    for ignored in ("lolm/a/__pycache__/c.cpython-311.pyc", "lolm/a/b/c.pyc", "lolm/a/c.py~", "lolm/a/.c.py.swp"):
+        (tmp_path / ignored).parent.mkdir(exist_ok=True)
+        (tmp_path / ignored).write_text("")
+    assert deps.folded(used, tmp_path) == ["lolm/__init__.py", "lolm/a", "lolm/e/f.py"]
+    (tmp_path / "lolm/a/b/table.json").write_text("")  # DVC would hash it too, and nobody has said that it is used
+    assert deps.folded(used, tmp_path) == [
+        "lolm/__init__.py",
+        "lolm/a/__init__.py",
+        "lolm/a/b/c.py",
+        "lolm/a/b/d.py",
+        "lolm/e/f.py",
+    ]
+
+
+def test_dvc_hashes_no_file_that_the_lists_pass_over():
+    ignored = (ROOT / ".dvcignore").read_text(encoding="utf-8").split("\n")
+    assert {pattern.rstrip("/") for pattern in ignored} >= set(deps.NEVER_HASHED)
 
 
 def test_files_among_the_deps_exist():
@@ -68,7 +113,9 @@ def test_closure_follows_every_kind_of_import(tmp_path):
     assert code.closure("pipeline.stage", tmp_path) == set(files) - unused
     text = 'stages:\n  stage:\n    cmd: x\n    deps: [pipeline/old.py, "artifacts/${scale}/x", lolm/data.bin]\n    outs: [y]\n'
     new = deps.fixed(text, "stage", deps_in(text)["stage"], tmp_path)
-    assert deps.declared_code(deps_in(new)["stage"], tmp_path) == set(files) - unused
+    assert deps_in(new)["stage"][:2] == ["pipeline/stage.py", "lolm/__init__.py"]
+    assert "lolm/a" in deps_in(new)["stage"]
+    assert files_of(code_among(deps_in(new)["stage"], tmp_path), tmp_path) == set(files) - unused
     assert deps_in(new)["stage"][-2:] == ["artifacts/${scale}/x", "lolm/data.bin"]
     assert new.startswith("stages:\n  stage:\n    cmd: x\n    deps: [")
     assert new.endswith("]\n    outs: [y]\n")
@@ -99,14 +146,85 @@ def test_imports_go_only_to_earlier_layers(path, module):
         assert LAYERS.index(layer) <= rank, f"{module} imports {name}, which stands later"
 
 
+# ---------------------------------------------------------------------------------------------- dvc.lock
+
+
+def test_lock_holds_only_what_stands_behind_the_reports_in_git(tmp_path):
+    """Every start of DVC reads the whole file. What a trial has left since the last commit doesn't count."""
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("not a clone")
+
+    def git(*arguments):
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True).stdout
+
+    lock = git("show", "HEAD:dvc.lock")
+    (tmp_path / "params.yaml").write_text(git("show", "HEAD:params.yaml"), encoding="utf-8")
+    reports = git("ls-tree", "-r", "--name-only", "HEAD", "reports").splitlines()
+    names = set(deps.locked_stages(lock))
+    assert names == set(yaml.load(lock, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"])
+    left = names - deps.stages_behind(reports, load_params(tmp_path / "params.yaml"))
+    assert sorted(left) == [], "`python -m pipeline.deps --prune` takes them out"
+
+
+def test_prune_takes_out_whole_stages_and_touches_no_other_byte():
+    params = load_params(ROOT / "params.yaml")
+    kept = deps.stages_behind(["reports/tiny/main/claims.json", "reports/nano/else/claims.json", "reports/micro/field/x"], params)
+    assert {"corpus@tiny", "plan@tiny-main", "report@tiny-main", "sweep@tiny-lolm", "recall@tiny-transformer-3"} < kept
+    assert {name.partition("@")[2].partition("-")[0] for name in kept} == {"tiny"}
+    head = "schema: '2.0'\nstages:\n"
+    text = "  {}:\n    cmd: x\n    deps:\n    - path: lolm\n      size: 1\n"
+    names = ["corpus@smoke", "plan@tiny-main", "plan@tiny", "sweep@tiny-hymba", "train@tiny-lolm-1", "train@tiny-lolm-9"]
+    lock = head + "".join(text.format(name) for name in names)
+    assert deps.locked_stages(lock) == names
+    assert deps.pruned(lock, kept) == head + text.format("plan@tiny-main") + text.format("train@tiny-lolm-1")
+
+
 # ---------------------------------------------------------------------------------------------- DVC itself
+
+
+def test_parameter_file_is_parsed_once_until_it_changes(tmp_path):
+    path, calls = tmp_path / "params.yaml", []
+
+    def load(path, fs, **options):
+        calls.append(options)
+        return Path(path).read_text(encoding="utf-8")
+
+    remembered = quick_dvc.remembering(load)
+    path.write_text("a: 1")
+    assert [remembered(str(path), None) for _ in range(3)] == ["a: 1"] * 3
+    assert len(calls) == 1
+    path.write_text("a: 10")
+    assert remembered(str(path), None) == "a: 10"
+    assert remembered(str(path), None, encoding="utf-8") == "a: 10"
+    assert calls == [{}, {}, {"encoding": "utf-8"}]
+    path.unlink()
+    with pytest.raises(FileNotFoundError):  # the loader's own
+        remembered(str(path), None)
+
+
+def test_dvc_still_reads_parameters_where_they_are_remembered(monkeypatch):
+    """Else the runner's DVC would be as slow as DVC itself, and nobody would notice."""
+    from dvc.dependency import param
+
+    monkeypatch.setattr(param, "load_path", param.load_path)
+    monkeypatch.setattr("dvc.cli.main", lambda arguments: len(arguments))
+    before = param.load_path
+    assert quick_dvc.main(["status", "--json"]) == 2
+    assert param.load_path is not before
+    monkeypatch.setattr(param, "load_path", remembering_refused)
+    with pytest.raises(RuntimeError, match="asked"):
+        param.read_param_file(None, "params.yaml", ["a"])
+
+
+def remembering_refused(*_):
+    raise RuntimeError("asked")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A copy of the project in which every stage counts as done: stand-ins for the outputs, committed to DVC."""
     root = tmp_path_factory.mktemp("project")
-    for name in ("params.yaml", "dvc.yaml"):
+    for name in ("params.yaml", "dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, root)
     for name in code.PACKAGES:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -227,3 +345,27 @@ def test_edited_code_reruns_the_stages_that_use_it(pristine, module):
     stale = {name.partition("@")[0] for name in status(pristine)}
     assert stale == {name for name in STAGES if module in code.closure(f"pipeline.{name}", ROOT)}
     assert bool(stale) == (module != "lolm/tracking.py")
+
+
+@pytest.mark.slow
+def test_a_new_file_in_a_package_reruns_what_rests_on_it_and_a_cache_nothing(pristine):
+    package = pristine / "lolm" / "mixers"
+    caches = [
+        package / "__pycache__" / "scan.cpython-311.pyc",
+        package / "old.pyc",
+        package / "scan.py~",
+        package / ".scan.py.swp",
+    ]
+    added = package / "another.py"
+    try:
+        for path in caches:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("x")
+        assert status(pristine) == {}
+        added.write_text("")
+        stale = {name.partition("@")[0] for name in status(pristine)}
+        assert stale == {name for name in STAGES if "lolm/mixers" in STAGES[name]}
+        assert "train" in stale
+    finally:
+        for path in [*caches, added]:
+            path.unlink(missing_ok=True)

@@ -321,6 +321,64 @@ def test_the_estimate_is_the_speed_seen_times_the_tokens_to_train(project):
     assert "about 20 minutes" in Estimate(2400.0, 4, True).text(2)
 
 
+@pytest.mark.parametrize(
+    ("missing", "asked", "shared"),
+    [
+        ("everything", 1, True),  # all that can be stale is
+        ("shards", 2, True),  # the runs may be stale once they are made
+        ("sweeps", 2, False),
+        ("training", 1, False),
+        ("an evaluation", 1, False),
+        ("nothing", 1, False),
+    ],
+)
+def test_dvc_is_asked_and_started_no_more_than_needed(project, monkeypatch, missing, asked, shared):
+    params = load_params("params.yaml")
+    runs, timed = run.planned_runs(params, "smoke"), timed_stages(params, "smoke")
+    answers = {
+        "everything": timed | {"plan@smoke-main", "corpus@smoke", "shards@smoke", "report@smoke-main"},
+        "shards": {"shards@smoke"},
+        "sweeps": {name for name in timed if name.startswith("sweep")},
+        "training": {name for name in timed if name.startswith(("train", "recall"))},
+        "an evaluation": {"evaluate@smoke-lolm-2"},
+        "nothing": set(),
+    }
+    questions, commands, queues = [], [], []
+
+    def stale_stages(environment):
+        questions.append(environment)
+        return answers[missing] if len(questions) == 1 else timed
+
+    monkeypatch.setattr(run, "stale_stages", stale_stages)
+    monkeypatch.setattr(run, "_foreground", lambda command, environment: commands.append(command[len(run.DVC) :]))
+    monkeypatch.setattr(run, "_all", lambda queue, *rest: queues.append([job.name for job in queue]))
+    run.reproduce(params, "smoke", runs, 2, {})
+    assert len(questions) == asked
+    shared_first = [["repro", "plan@smoke-main", "shards@smoke"]] if shared else []
+    assert commands == ([*shared_first, ["repro"]] if missing != "nothing" else [])  # DVC has the last word
+    sweeps, named = ["sweep lolm", "sweep transformer"], ["lolm 1", "lolm 2", "transformer 1", "transformer 2"]
+    assert queues == {
+        "training": [[], named],
+        "an evaluation": [[], ["lolm 2"]],
+        "nothing": [],
+    }.get(missing, [sweeps, named])
+
+
+def test_bytecode_is_kept_where_python_is_told_to_write_none(tmp_path):
+    (tmp_path / "module.py").write_text("")
+    program = (
+        "import sys, subprocess; from pathlib import Path; from pipeline.run import keep_bytecode; keep_bytecode(Path('kept'));"
+        "subprocess.run([sys.executable, '-c', 'import module'], check=True)"
+    )
+    for told, written in (({"PYTHONDONTWRITEBYTECODE": "1"}, ["kept"]), ({}, ["__pycache__"])):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        environment = clean | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"} | told
+        subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
+        found = list(tmp_path.rglob("module.*.pyc"))
+        assert [path.relative_to(tmp_path).parts[0] for path in found] == written
+        found[0].unlink()
+
+
 def test_unknown_study_is_named(project):
     status, _, error = call("--study", "mian")
     assert status == 2
