@@ -16,7 +16,7 @@ from lolm.mixers.compiled import Kernel, as_numpy, flat
 from lolm.mixers.vectors import LANES, LOG2_E, broadcast, copy, exp2, fma, load, repeat, sigmoid, softplus, store, total, zeros
 
 CHUNK = 16  # steps between saved states
-BLOCK = 4 * LANES  # channels of a block: the states of a chunk and their decays take 2 · CHUNK · N · BLOCK floats
+BLOCK = 6 * LANES  # channels of a block: a chunk keeps 2 · CHUNK · N · BLOCK floats of states and decays
 LN_2 = np.float32(np.log(2.0))
 ONE = np.float32(1.0)
 
