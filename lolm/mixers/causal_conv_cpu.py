@@ -1,4 +1,4 @@
-"""Causal convolution on CPUs: Numba kernels that take 16 channels through time at once, the activation included.
+"""Causal convolution on CPUs: Numba kernels that take a few vectors of channels through time, the activation included.
 
 Nothing but the input is kept for the backward pass. Every sum has a fixed order, so results do not depend on threads.
 """
@@ -13,30 +13,36 @@ from torch.autograd.function import once_differentiable
 from lolm.mixers.compiled import Kernel, as_numpy, flat
 from lolm.mixers.vectors import LANES, broadcast, copy, fma, load, sigmoid, store, zeros
 
+CHUNK = 32  # steps at a time
+BLOCK = 6 * LANES  # channels at a time
 ONE = np.float32(1.0)
 ZERO = np.float32(0.0)
 
 
 @njit
-def _inputs(x, length, weight, bias, i, lo, count):
-    """The inputs of a few channels after K - 1 zeros, (K - 1 + T, LANES), and their K weights and bias; zeros in unused lanes."""
-    kernel, channels = weight.shape
-    rows = zeros((kernel - 1 + length) * LANES)
-    weights = zeros((kernel + 1) * LANES)
+def _weights(weight, bias, lo, count):
+    """The K weights and the bias of a block, (K + 1, BLOCK); zeros in unused lanes."""
+    kernel = weight.shape[0]
+    weights = zeros((kernel + 1) * BLOCK)
     for d in range(count):
         for k in range(kernel):
-            weights[k * LANES + d] = weight[k, lo + d]
-        weights[kernel * LANES + d] = bias[lo + d]
-    for t in range(length):
-        copy(rows, (kernel - 1 + t) * LANES, x, (i * length + t) * channels + lo, count)
-    return rows, weights
+            weights[k * BLOCK + d] = weight[k, lo + d]
+        weights[kernel * BLOCK + d] = bias[lo + d]
+    return weights
 
 
 @njit
-def _convolved(rows, weights, kernel, t):
-    y = load(weights, kernel * LANES)
+def _read(tile, source, base, channels, first, last, length, count):
+    """Copy the rows of steps first … last - 1 into a tile; a step outside the text leaves its row as it is."""
+    for t in range(max(first, 0), min(last, length)):
+        copy(tile, (t - first) * BLOCK, source, base + t * channels, count)
+
+
+@njit
+def _convolved(rows, weights, kernel, row, d):
+    y = load(weights, kernel * BLOCK + d)
     for k in range(kernel):
-        y = fma(load(rows, (t + k) * LANES), load(weights, k * LANES), y)
+        y = fma(load(rows, (row + k) * BLOCK + d), load(weights, k * BLOCK + d), y)
     return y
 
 
@@ -44,53 +50,64 @@ def _convolved(rows, weights, kernel, t):
 def _forward(x, length, weight, bias, silu, y):
     kernel, channels = weight.shape
     batch = x.size // (length * channels)
-    blocks = (channels + LANES - 1) // LANES
+    blocks = (channels + BLOCK - 1) // BLOCK
     for cell in prange(batch * blocks):
-        i, lo = cell // blocks, cell % blocks * LANES
-        count = min(LANES, channels - lo)
-        rows, weights = _inputs(x, length, weight, bias, i, lo, count)
-        line = zeros(LANES)
-        for t in range(length):
-            y_t = _convolved(rows, weights, kernel, t)
-            if silu:
-                y_t = y_t * sigmoid(y_t)
-            store(line, 0, y_t)
-            copy(y, (i * length + t) * channels + lo, line, 0, count)
+        lo = cell % blocks * BLOCK
+        base, count = cell // blocks * length * channels + lo, min(BLOCK, channels - lo)
+        weights = _weights(weight, bias, lo, count)
+        rows, line = zeros((kernel - 1 + CHUNK) * BLOCK), zeros(BLOCK)
+        for start in range(0, length, CHUNK):
+            _read(rows, x, base, channels, start - kernel + 1, start + CHUNK, length, count)
+            for t in range(start, min(start + CHUNK, length)):
+                for d in range(0, count, LANES):
+                    y_t = _convolved(rows, weights, kernel, t - start, d)
+                    if silu:
+                        y_t = y_t * sigmoid(y_t)
+                    store(line, d, y_t)
+                copy(y, base + t * channels, line, 0, count)
 
 
 @Kernel
 def _backward(x, length, weight, bias, silu, g, g_x, g_weight, g_bias):
     kernel, channels = weight.shape
     batch = x.size // (length * channels)
-    blocks = (channels + LANES - 1) // LANES
+    blocks = (channels + BLOCK - 1) // BLOCK
+    reach = kernel - 1  # steps after its own that an input acts on
     for cell in prange(batch * blocks):
-        i, lo = cell // blocks, cell % blocks * LANES
-        count = min(LANES, channels - lo)
-        rows, weights = _inputs(x, length, weight, bias, i, lo, count)
-        g_rows = zeros((length + kernel - 1) * LANES)  # of the convolution, then K - 1 zeros
-        sums = zeros((kernel + 1) * LANES)
-        line = zeros(LANES)
-        for t in range(length):
-            copy(line, 0, g, (i * length + t) * channels + lo, count)
-            g_t = load(line, 0)
-            if silu:
-                y_t = _convolved(rows, weights, kernel, t)
-                open_t = sigmoid(y_t)
-                g_t = g_t * open_t * (ONE + y_t * (ONE - open_t))
-            store(g_rows, t * LANES, g_t)
-            for k in range(kernel):
-                store(sums, k * LANES, fma(g_t, load(rows, (t + k) * LANES), load(sums, k * LANES)))
-            store(sums, kernel * LANES, load(sums, kernel * LANES) + g_t)
-        for t in range(length):
-            g_t = broadcast(ZERO)
-            for k in range(kernel):
-                g_t = fma(load(g_rows, (t + k) * LANES), load(weights, (kernel - 1 - k) * LANES), g_t)
-            store(line, 0, g_t)
-            copy(g_x, (i * length + t) * channels + lo, line, 0, count)
+        i, lo = cell // blocks, cell % blocks * BLOCK
+        base, count = i * length * channels + lo, min(BLOCK, channels - lo)
+        weights = _weights(weight, bias, lo, count)
+        rows, g_rows = zeros((reach + CHUNK + reach) * BLOCK), zeros((CHUNK + reach) * BLOCK)
+        sums, line = zeros((kernel + 1) * BLOCK), zeros(BLOCK)
+        for start in range(0, length, CHUNK):
+            stop = min(start + CHUNK, length)
+            _read(rows, x, base, channels, start - reach, start + CHUNK + reach, length, count)
+            g_rows[:] = ZERO  # also behind the end of the text
+            _read(g_rows, g, base, channels, start, start + CHUNK + reach, length, count)
+            for row in range(min(stop + reach, length) - start):
+                for d in range(0, count, LANES):
+                    g_t = load(g_rows, row * BLOCK + d)
+                    if silu:
+                        y_t = _convolved(rows, weights, kernel, row, d)
+                        open_t = sigmoid(y_t)
+                        g_t = g_t * open_t * (ONE + y_t * (ONE - open_t))
+                        store(g_rows, row * BLOCK + d, g_t)
+                    if row < stop - start:
+                        for k in range(kernel):
+                            at = k * BLOCK + d
+                            store(sums, at, fma(g_t, load(rows, (row + k) * BLOCK + d), load(sums, at)))
+                        store(sums, kernel * BLOCK + d, load(sums, kernel * BLOCK + d) + g_t)
+            for t in range(start, stop):
+                for d in range(0, count, LANES):
+                    g_t = broadcast(ZERO)
+                    for k in range(kernel):
+                        g_t = fma(load(g_rows, (t - start + k) * BLOCK + d), load(weights, (reach - k) * BLOCK + d), g_t)
+                    store(line, d, g_t)
+                copy(g_x, base + t * channels, line, 0, count)
         for d in range(count):
             for k in range(kernel):
-                g_weight[i, k, lo + d] = sums[k * LANES + d]
-            g_bias[i, lo + d] = sums[kernel * LANES + d]
+                g_weight[i, k, lo + d] = sums[k * BLOCK + d]
+            g_bias[i, lo + d] = sums[kernel * BLOCK + d]
 
 
 class CausalConvCPU(torch.autograd.Function):
