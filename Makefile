@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke scaling test lint format ui track environment clean FORCE
+.PHONY: help repro smoke scaling bench test lint format ui track environment clean FORCE
 
 PORT ?= 5000
 SCALES ?= nano micro tiny mini
@@ -39,6 +39,9 @@ scaling: $(ready) ## a study at every scale of SCALES, then the fit of loss agai
 	@for scale in $(SCALES); do \
 	  "$(python)" -m pipeline.run --scale $$scale --study $(or $(STUDY),sizes) $(if $(JOBS),--jobs $(JOBS)); done
 	@"$(python)" -m pipeline.scaling --scales $(SCALES) --study $(or $(STUDY),sizes)
+
+bench: $(ready) ## speed on this machine, against its peak and other packages; ARGS=<of pipeline.benchmark>
+	@HF_HUB_OFFLINE=1 "$(python)" -m pipeline.benchmark $(ARGS)
 
 test: $(ready) tools ## the tests
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg \

@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -136,7 +137,10 @@ def _client() -> Any:
 
 
 def _experiment(client: Any, scale: str) -> str:
-    name = experiment_name(scale)
+    return _experiment_called(client, experiment_name(scale))
+
+
+def _experiment_called(client: Any, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         local = _sqlite_path(store_uri()) is not None  # else the server decides where artifacts lie
@@ -382,6 +386,49 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
+# ---------------------------------------------------------------------------------------------- the benchmark
+
+
+BENCHMARK = "benchmark"  # the experiment's name, and that of its runs
+
+
+def sync_benchmark(path: str | Path) -> str:
+    """One MLflow run for a benchmark's record, its numbers as metrics; returns the run's id. Calling it again adds nothing.
+
+    Raises:
+        RecordError: there is no record, or a broken one. TrackingError, or any error of MLflow: the store cannot be used.
+    """
+    record = read_json(path)
+    numbers, texts = {}, {}
+    for key, value in flatten(record).items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            numbers[_metric_key(key.removesuffix(".median").replace(".", "/"))] = float(value)
+        elif value is not None:
+            texts[_metric_key(key)] = value if isinstance(value, str) else json.dumps(value)
+    with _lock():
+        client = _client()
+        experiment = _experiment_called(client, BENCHMARK)
+        fingerprint = fingerprint_of(BENCHMARK, record)
+        run = _find(client, experiment, fingerprint)
+        if run is None:
+            tags = {"stage": BENCHMARK, "fingerprint": fingerprint} | _provenance()
+            run = client.create_run(experiment, tags=tags, run_name=BENCHMARK)
+        run_id, start = run.info.run_id, run.info.start_time
+        if run.data.tags.get("records") == fingerprint:
+            return run_id
+        _send_params(client, run_id, texts, run.data.params)
+        _send_points(client, run_id, start, [(key, value, 0, 0.0) for key, value in numbers.items()])
+        client.log_artifact(run_id, str(path))
+        client.set_terminated(run_id, "FINISHED", end_time=start)
+        client.set_tag(run_id, "records", fingerprint)
+    return run_id
+
+
+def _metric_key(text: str) -> str:
+    """A name that MLflow takes: letters, digits, and some marks."""
+    return re.sub(r"[^\w./ -]", "", text)
+
+
 # ---------------------------------------------------------------------------------------------- from a stage
 
 
@@ -415,6 +462,11 @@ def try_sync_scale(scale: str) -> None:
     """:func:`sync_scale` for the report stage, under the same terms as :func:`try_sync`."""
     if not _left_to_runner():
         _guarded(sync_scale, scale)
+
+
+def try_sync_benchmark(path: str | Path) -> None:
+    """:func:`sync_benchmark` under the same terms as :func:`try_sync`."""
+    _guarded(sync_benchmark, path)
 
 
 def _left_to_runner() -> bool:

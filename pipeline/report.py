@@ -8,10 +8,11 @@ from pathlib import Path
 
 from lolm.analysis.claims import build_ledger, headline, to_records
 from lolm.analysis.figures import pictures
+from lolm.analysis.figures.benchmark import speed
 from lolm.analysis.leaderboard import leaderboard, metrics, table
 from lolm.analysis.page import html, markdown
 from lolm.analysis.results import load_results
-from lolm.records import write_json, write_text
+from lolm.records import read_json, write_json, write_text
 from lolm.tracking import try_sync_scale
 from pipeline.stage import Paths, arguments, main
 
@@ -20,8 +21,11 @@ def report() -> None:
     scale = arguments(__doc__).scale
     results = load_results(Path("."), scale)
     ledger, drawn, entries = build_ledger(results), pictures(results), leaderboard(results)
+    measured = Path("reports") / "benchmark.json"  # of `make bench`, where it was run
+    benchmark = read_json(measured) if measured.exists() else None
+    timings = speed(benchmark) if benchmark else None
     texts = {
-        "report.html": html(results, ledger, drawn),
+        "report.html": html(results, ledger, [*drawn, *([timings] if timings else [])], benchmark),
         "claims.md": markdown(results, ledger),
         "leaderboard.csv": table(entries),
         "leaderboard.json": json.dumps(metrics(entries), indent=2, allow_nan=False) + "\n",  # in order, not sorted by key

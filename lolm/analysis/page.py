@@ -41,8 +41,10 @@ class Row:
     note: str = ""
 
 
-def html(results: ScaleResults, ledger: Sequence[Claim], pictures: Sequence[Picture]) -> str:
-    """``report.html``."""
+def html(
+    results: ScaleResults, ledger: Sequence[Claim], pictures: Sequence[Picture], benchmark: dict[str, Any] | None = None
+) -> str:
+    """``report.html``; ``benchmark`` is the record of `make bench` where there is one."""
     figures = [
         {
             "name": p.name,
@@ -59,7 +61,14 @@ def html(results: ScaleResults, ledger: Sequence[Claim], pictures: Sequence[Pict
     return (
         _environment(True)
         .get_template("report.html")
-        .render(**_context(results, ledger), figures=figures, table_rows=TABLE_ROWS, style=_source("style.css"))
+        .render(
+            **_context(results, ledger),
+            figures=figures,
+            table_rows=TABLE_ROWS,
+            style=_source("style.css"),
+            machine=None if benchmark is None else benchmark["machine"],
+            speed=[] if benchmark is None else _speed(benchmark),
+        )
     )
 
 
@@ -192,6 +201,28 @@ def _cells(entry: board.Entry, role: str) -> tuple[str, ...]:
         *(_seen(entry.accuracy[task], "{:.3f}") for task in board.TASKS),
         "—" if entry.distinct_2 is None else f"{entry.distinct_2.value:.3f}{real}",
     )
+
+
+def _speed(benchmark: dict[str, Any]) -> list[Row]:
+    """One line an arm of the benchmark: at its scale's size, and its shares with all widths doubled."""
+    steps = benchmark.get("steps", {})
+    rows = []
+    for arm, base in steps.get("base", {}).get("arms", {}).items():
+        wide = steps["wide"]["arms"][arm]
+        cells = (
+            f"{1000 * base['seconds']['median']:.1f}",
+            f"{base['tokens_per_second']['median']:,.0f}",
+            _quartiles(base["share_of_peak"]),
+            _quartiles(base.get("over_baseline")),
+            _quartiles(wide["share_of_peak"]),
+            _quartiles(wide.get("over_baseline")),
+        )
+        rows.append(Row(base["label"], cells, "arm"))
+    return rows
+
+
+def _quartiles(value: dict[str, float] | None) -> str:
+    return "—" if value is None else f"{value['median']:.3f} [{value['low']:.3f} to {value['high']:.3f}]"
 
 
 def _seen(estimate: Estimate | None, form: str) -> str:
