@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
+import torch
+
 from lolm.config import ConfigError
 
 BACKENDS = ("auto", "reference", "cpu", "cuda")
@@ -34,6 +36,15 @@ def choose_backend(device_type: str, wanted: str = "auto") -> str:
     if wanted == "cpu":
         raise ConfigError("training.kernels: 'cpu' needs a model on the CPU and the numba package; use 'auto'")
     return "reference"
+
+
+@cache
+def keep_from_tracing() -> None:
+    """Let ``torch.compile`` call the Numba kernels as they are; it would trace into Numba, and fail there."""
+    if _numba_works():
+        from lolm.mixers.compiled import Kernel
+
+        Kernel.__call__ = torch.compiler.disable(Kernel.__call__)  # type: ignore[method-assign]
 
 
 @cache

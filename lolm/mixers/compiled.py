@@ -33,9 +33,10 @@ class Kernel:
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
-        options = {"cache": True, "nogil": True, "error_model": "numpy"}
-        self._serial = numba.njit(**options)(_renamed(function, "_serial"))
-        self._parallel = numba.njit(parallel=True, **options)(_renamed(function, "_parallel"))
+        def build(name: str, parallel: bool) -> Callable[..., None]:
+            return numba.njit(parallel=parallel, cache=True, nogil=True, error_model="numpy")(_renamed(function, name))
+
+        self._serial, self._parallel = build("_serial", False), build("_parallel", True)
 
     def __call__(self, *arguments) -> None:
         # As many threads as torch uses: one process of a pair must not take both cores.

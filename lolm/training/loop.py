@@ -27,6 +27,7 @@ from tqdm import tqdm
 from lolm import LolmError
 from lolm.config import RunConfig
 from lolm.data.batches import Sampler, stream_seed
+from lolm.mixers.backends import keep_from_tracing
 from lolm.models.experts import load_metrics
 from lolm.models.language_model import LanguageModel, Streams, build_model
 from lolm.objectives import (
@@ -123,7 +124,10 @@ class Trainer:
         self.progress = Progress()
         self.legs = (self.training.steps, *self.training.horizon_steps)  # where each ends
         self._last_streams: Streams | None = None
-        self._loss = torch.compile(self._losses) if self.training.compile else self._losses
+        self._loss = self._losses
+        if self.training.compile:
+            keep_from_tracing()
+            self._loss = torch.compile(self._losses)
 
     def fit(self, header: dict[str, Any], flops_per_token: float, scratch: Path) -> dict[str, Any]:
         """Train to the end, from the last checkpoint if there is one.

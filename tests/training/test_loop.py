@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -335,3 +336,15 @@ def test_records_hold_no_absolute_path_or_time(straight):
     )
     assert "/work" not in text
     assert str(straight["lolm"]) not in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_torch_compile_takes_the_same_steps_around_the_compiled_kernels(tmp_path):
+    losses = []
+    for compiled in (False, True):
+        trainer = make_trainer(short_run("hymba", training={"compile": compiled}, size={"dropout": 0.0}), tmp_path)
+        for _ in range(2):
+            trainer._step(STEPS)
+        losses.append(trainer.progress.last_loss)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
