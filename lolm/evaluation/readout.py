@@ -1,0 +1,158 @@
+"""Lost, or only a readout off its distribution? How much of an intervention's damage a refitted readout wins back (spec F4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lolm.data.batches import EvaluationSet
+from lolm.evaluation.held_out import ScoreSum
+from lolm.evaluation.scenes import Scene, scenes
+from lolm.evaluation.temperature import fit_temperature
+from lolm.interventions import EMPTY, Context, Intervention, InterventionError, fusion_of, seeded
+from lolm.models.language_model import LanguageModel
+
+READOUTS = ("temperature", "affine", "head", "head_scratch")
+Logits = Callable[[Scene], torch.Tensor]  # scene → (N, V)
+
+
+@dataclass(frozen=True)
+class Refit:
+    """Losses on held-out text, nats per token.
+
+    Attributes:
+        readout: what was refitted.
+        full: the learned model.
+        damaged: under the intervention, readout as learned.
+        refitted: under the intervention, readout refitted.
+        temperature: for the readout ``temperature``, the one found.
+    """
+
+    readout: str
+    full: float
+    damaged: float
+    refitted: float
+    temperature: float | None = None
+
+    @property
+    def recovered(self) -> float | None:
+        """(damaged − refitted) / (damaged − full); None where nothing was damaged. More than 1 if the refit helps anyway."""
+        damage = self.damaged - self.full
+        return (self.damaged - self.refitted) / damage if damage else None
+
+
+def refit_readout(
+    model: LanguageModel,
+    intervention: Intervention,
+    readout: str,
+    train: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    held_out: EvaluationSet,
+    batch_size: int,
+    steps: int = 200,
+    learning_rate: float = 1e-2,
+    context: Context = EMPTY,
+) -> Refit:
+    """Refit one readout of a damaged model on training text, and score it on held-out text. The model stays as it was.
+
+    What the readout reads is computed once and kept, so ``train`` must fit into memory; a step takes one of its batches, in a
+    random order that starts anew when it is through. AdamW without decay, learning rate falling linearly to 0. To tell what
+    refitting alone brings, refit the learned model too (``Intervention("none")``).
+
+    Args:
+        readout: ``temperature``, one number; ``affine``, gains and biases of the branch norms and the head's; ``head``, an
+            output map that starts from the embedding; ``head_scratch``, one that starts from zero.
+        train: inputs and targets, each (B, T), of the training split.
+
+    Raises:
+        InterventionError: another readout, no training text, or ``affine`` for a model whose norms have none.
+    """
+    if readout not in READOUTS:
+        raise InterventionError(f"no readout {readout!r}; the readouts are {', '.join(READOUTS)}")
+    known = list(scenes(model, train, context))
+    if not known:
+        raise InterventionError("a readout is refitted on training text; give at least one batch")
+    unseen = list(scenes(model, held_out.batches(batch_size), context))
+    full = _nats(unseen, lambda scene: model.logits(_full(scene)))
+    damaged = _nats(unseen, lambda scene: model.logits(scene.fused(model, intervention)))
+    if readout == "temperature":
+        kept = [(_fused(model, intervention, scene), scene.targets_N) for scene in known]
+        t = fit_temperature(lambda: ((model.logits(o).float().flatten(0, 1), y) for o, y in kept))
+        refitted = _nats(unseen, lambda scene: model.logits(scene.fused(model, intervention)) / t)
+        return Refit(readout, full, damaged, refitted, t)
+    make = _affine if readout == "affine" else _head
+    parameters, known_logits, unseen_logits = make(model, intervention, known, unseen, readout == "head_scratch")
+    _train(parameters, known, known_logits, steps, learning_rate, context.seed)
+    return Refit(readout, full, damaged, _nats(unseen, unseen_logits))
+
+
+def _affine(model: LanguageModel, intervention: Intervention, known, unseen, scratch: bool):
+    """A copy of the model of which the norms alone learn: streams are kept, the fusion is run with every step."""
+    copy = deepcopy(model).requires_grad_(False)
+    fusion = fusion_of(copy)
+    norms = [copy.head_norm, *([] if fusion is None else [fusion.surface_norm, fusion.latent_norm])]
+    parameters = [parameter.requires_grad_() for norm in norms for parameter in norm.parameters()]
+    if not parameters:
+        raise InterventionError("readout 'affine': this model's branches and head have no norm; refit another readout")
+
+    def logits(scene: Scene) -> torch.Tensor:
+        return copy.logits(scene.fused(copy, intervention))
+
+    return parameters, logits, logits
+
+
+def _head(model: LanguageModel, intervention: Intervention, known, unseen, scratch: bool):
+    """An output map of its own over what the head reads, which is kept."""
+    embedding = model.embedding.weight.detach()
+    head = nn.Parameter(torch.zeros_like(embedding) if scratch else embedding.clone())
+
+    def reader(set_of_scenes: Sequence[Scene]) -> Logits:
+        kept = {id(scene): _read(model, intervention, scene) for scene in set_of_scenes}
+        return lambda scene: F.linear(kept[id(scene)], head)
+
+    return [head], reader(known), reader(unseen)
+
+
+def _train(
+    parameters: list[nn.Parameter], known: list[Scene], logits: Logits, steps: int, learning_rate: float, seed: int
+) -> None:
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    order: list[int] = []
+    generator = seeded(seed, "readout")
+    for _ in range(steps):
+        order = order or torch.randperm(len(known), generator=generator).tolist()
+        scene = known[order.pop()]
+        with torch.enable_grad():
+            loss = F.cross_entropy(logits(scene).float().flatten(0, 1), scene.targets_N)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+@torch.no_grad()
+def _fused(model: LanguageModel, intervention: Intervention, scene: Scene) -> torch.Tensor:
+    return scene.fused(model, intervention)
+
+
+@torch.no_grad()
+def _read(model: LanguageModel, intervention: Intervention, scene: Scene) -> torch.Tensor:
+    return model.head_norm(scene.fused(model, intervention))
+
+
+def _full(scene: Scene) -> torch.Tensor:
+    assert scene.context.full is not None
+    return scene.context.full
+
+
+@torch.no_grad()
+def _nats(set_of_scenes: Iterable[Scene], logits: Logits) -> float:
+    total = ScoreSum()
+    for scene in set_of_scenes:
+        total.add(F.log_softmax(logits(scene).float().flatten(0, 1), dim=-1), scene.targets_N)
+    return total.nats / total.tokens

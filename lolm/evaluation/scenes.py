@@ -1,0 +1,60 @@
+"""Batches as interventions meet them: streams computed once, and other documents at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+import torch
+
+from lolm.interventions import EMPTY, Context, Intervention, intervene, observe
+from lolm.models.language_model import LanguageModel, Streams
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One batch: tokens (B, T), targets (B·T,), the streams of the unchanged model, and the context, with its o."""
+
+    tokens_BT: torch.Tensor
+    targets_N: torch.Tensor
+    streams: Streams
+    context: Context
+
+    def fused(self, model: LanguageModel, intervention: Intervention) -> torch.Tensor:
+        """o_BTD under an intervention; the streams are computed anew only where blocks are left out."""
+        streams = self.streams
+        if intervention.skip_last:
+            streams = model.streams(self.tokens_BT, skip_last=intervention.skip_last)
+        return intervene(model, intervention, streams, self.context)
+
+
+@torch.no_grad()
+def scenes(
+    model: LanguageModel, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], context: Context = EMPTY
+) -> Iterator[Scene]:
+    """Run a model over batches of inputs and targets, each (B, T), in evaluation mode.
+
+    A window's other document is the window half the set away: neighbours may be of one document. One window alone has none,
+    unless ``context.other`` is given.
+    """
+    model.eval()
+    pairs = list(batches)
+    if not pairs:
+        return
+    device = model.embedding.weight.device
+    windows = torch.cat([x_BT for x_BT, _ in pairs])
+    partners = windows.roll(-(len(windows) // 2), 0).split([len(x_BT) for x_BT, _ in pairs])
+    for number, ((x_BT, y_BT), partner_BT) in enumerate(zip(pairs, partners, strict=True)):
+        x_BT = x_BT.to(device)
+        streams = model.streams(x_BT)
+        other = context.other
+        if other is None and len(windows) > 1:
+            other = cache(partial(_look_at, model, partner_BT.to(device)))
+        here = replace(context, other=other, full=model.fuse(streams), batch=number)
+        yield Scene(x_BT, y_BT.to(device).flatten(), streams, here)
+
+
+@torch.no_grad()
+def _look_at(model: LanguageModel, tokens_BT: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    return observe(model, model.streams(tokens_BT))

@@ -1,0 +1,89 @@
+"""Changes of the gate: its level, its pattern over dimensions, its dependence on context, one at a time (spec F5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from lolm.interventions.core import Change, Context, Intervention, InterventionError
+from lolm.models.language_model import Streams
+
+
+def change_gate(name: str, change: Change, value: float | None = None) -> Intervention:
+    """g := change(g, context), everything else as it was."""
+
+    def apply(s: Streams, context: Context) -> Streams:
+        if s.g is None:
+            raise InterventionError("this model has no gate to force; leave the gate's interventions out")
+        return replace(s, g=change(s.g, context))
+
+    return Intervention(name, value, apply)
+
+
+def force_gate(value: float) -> Intervention:
+    """g := value at every position and dimension; 1 keeps the surface branch only, 0 the latent one."""
+    return change_gate("gate", lambda g, _: torch.full_like(g, value), value)
+
+
+def blend_gate(alpha: float, target: float) -> Intervention:
+    """g := α · target + (1 − α) · g, a path from the learned gate to a constant."""
+    name = {1.0: "gate_blend_one", 0.0: "gate_blend_zero"}[target]
+    return change_gate(name, lambda g, _: alpha * target + (1 - alpha) * g, alpha)
+
+
+def freeze_gate_per_dimension() -> Intervention:
+    """g := its mean over tokens, one value per dimension: takes the context away and keeps the pattern."""
+    return change_gate("gate_mean_dimension", lambda g, context: context.mean("g", g))
+
+
+def freeze_gate_globally() -> Intervention:
+    """g := its mean over tokens and dimensions: keeps the level alone."""
+    return change_gate("gate_mean_global", lambda g, context: context.mean("g", g[0, 0]).mean().expand_as(g))
+
+
+def shuffle_gate_positions() -> Intervention:
+    """Whole gate vectors change places within a sequence: the values stay, their match with the context goes.
+
+    A vector that comes from further on has seen later tokens, so a gain is possible and would mean that.
+    """
+    name = "gate_shuffled_positions"
+    return change_gate(name, lambda g, context: permute_positions(g, context.generator(name)))
+
+
+def permute_gate_dimensions() -> Intervention:
+    """The dimensions of g change places, alike at every position: keeps level and spread, not which dimension has which."""
+    name = "gate_permuted_dimensions"
+
+    def change(g: torch.Tensor, context: Context) -> torch.Tensor:
+        order = torch.randperm(g.shape[-1], generator=context.generator(name, every_batch=False))
+        return g[..., order.to(g.device)]
+
+    return change_gate(name, change)
+
+
+def binarise_gate() -> Intervention:
+    """g := 1 where it is at least 0.5, else 0."""
+    return change_gate("gate_binarised", lambda g, _: (g >= 0.5).to(g))
+
+
+def swap_gate() -> Intervention:
+    """g := 1 − g: the surface gets the latent branch's share, and the reverse."""
+    return change_gate("gate_swapped", lambda g, _: 1 - g)
+
+
+GATE_CONTROLS: tuple[Callable[[], Intervention], ...] = (
+    freeze_gate_per_dimension,
+    freeze_gate_globally,
+    shuffle_gate_positions,
+    permute_gate_dimensions,
+    binarise_gate,
+    swap_gate,
+)
+
+
+def permute_positions(x_BTD: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Each sequence's vectors in a random order of its own."""
+    order_BT = torch.rand(x_BTD.shape[:2], generator=generator).argsort(dim=1).to(x_BTD.device)
+    return x_BTD.gather(1, order_BT[..., None].expand_as(x_BTD))
