@@ -121,7 +121,7 @@ def _train(
     parameters: list[nn.Parameter], known: list[Scene], logits: Logits, steps: int, learning_rate: float, seed: int
 ) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / max(steps, 1))
     order: list[int] = []
     generator = seeded(seed, "readout")
     for _ in range(steps):

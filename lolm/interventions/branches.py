@@ -80,6 +80,6 @@ def match_norm() -> Intervention:
     def change(o: torch.Tensor, context: Context) -> torch.Tensor:
         assert context.full is not None  # `intervene` sees to it
         wanted, found = (x.norm(dim=-1, keepdim=True) for x in (context.full, o))
-        return o * (wanted / found.clamp(min=torch.finfo(o.dtype).tiny))
+        return torch.where(found > 0, o * (wanted / found.clamp(min=torch.finfo(o.dtype).tiny)), o)
 
     return Intervention("match_norm", output=change)

@@ -27,7 +27,7 @@ def test_only_the_branch_that_is_read_is_missed(read):
     model = reader(surface=read == "surface", latent=read == "latent")
     every = [replace_branch(branch, by) for branch in (read, other) for by in REPLACEMENTS]
     full, *rest = losses(model, every + [i | match_norm() for i in every[4:]] + [force_gate(v) for v in (0.0, 1.0)])
-    assert full < 2.0  # it knows the cycle: the unigram entropy of 17 tokens is 2.8
+    assert full < 2.5  # it knows the cycle: the unigram entropy of 17 tokens is 2.8
     assert min(rest[:4]) > full + 0.5
     assert rest[0] == pytest.approx(math.log(WIDTH))  # nothing is left: a uniform guess
     assert rest[4:8] == pytest.approx([full] * 4, abs=1e-6)

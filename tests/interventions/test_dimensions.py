@@ -51,7 +51,7 @@ def test_removing_no_dimension_is_nothing_and_removing_all_is_the_mean():
 def test_orders():
     assert ranked(STATISTICS, "surface", "gate").tolist() == [1, 5, 3, 6, 2, 7, 4, 0]
     assert ranked(STATISTICS, "surface", "contribution").tolist() == [6, 1, 3, 4, 2, 0, 5, 7]
-    assert ranked(STATISTICS, "latent", "contribution").tolist() == [0, 2, 7, 5, 3, 4, 6, 1]
+    assert ranked(STATISTICS, "latent", "contribution").tolist() == [1, 6, 4, 3, 5, 7, 2, 0]
     with pytest.raises(InterventionError, match="cannot order dimensions by 'taste'"):
         ranked(STATISTICS, "latent", "taste")
     with pytest.raises(InterventionError, match="by gate where the model has one"):
