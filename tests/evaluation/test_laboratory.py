@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from laboratory import CYCLE, WIDTH, context_of, held_out, reader
+from laboratory import CYCLE, WIDTH, held_out, reader
 
 from lolm.evaluation.ablate import score_interventions
 from lolm.evaluation.contribution import contributions
@@ -82,7 +82,6 @@ def test_fitted_temperatures_are_an_addition_and_never_hurt_where_they_were_fitt
         assert {key: after[key] for key in before} == before
         assert set(after) - set(before) == {"temperature", "nats_fitted"}
         assert after["nats_fitted"] <= after["nats"] + 1e-6
-    assert fitted[2]["temperature"] > fitted[0]["temperature"]  # damaged answers deserve less confidence
 
 
 @torch.no_grad()
@@ -103,7 +102,3 @@ def test_contributions_of_equal_branches_are_equal():
     assert found["surface"] == pytest.approx(found["latent"])
     assert found["surface"]["variance_share"] == pytest.approx(0.5)
     assert CYCLE < WIDTH
-
-
-def test_context_of_a_reader_measures_the_half():
-    assert context_of(reader(True, True)).measured().mean["g"].tolist() == [0.5] * WIDTH

@@ -8,7 +8,7 @@ from lolm.evaluation.readout import Refit, refit_readout
 from lolm.evaluation.temperature import fit_temperature
 from lolm.interventions import Intervention, InterventionError, change_branch, match_norm, replace_branch
 
-SET, TRAIN = held_out(), training()
+SET, TRAIN = held_out(), training(15)
 MIRROR = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0)))[0]
 TURNED = Intervention("turned", output=lambda o, _: o @ MIRROR)  # loses nothing
 
@@ -61,7 +61,7 @@ def test_refitted_affines_win_back_a_scrambled_affine():
     assert found.damaged > found.full + 0.3
     assert found.recovered > 0.9
     temperature = refit_readout(model, scrambled(), "temperature", TRAIN, SET, 4)
-    assert temperature.recovered < 0.6
+    assert temperature.recovered < found.recovered - 0.1
 
 
 @pytest.mark.parametrize("readout", ["head", "head_scratch"])
@@ -76,7 +76,7 @@ def test_a_refitted_head_wins_back_a_turned_o(readout):
 def test_no_readout_wins_back_what_is_lost(readout):
     """Without the branch that is read there is only the unigram distribution to learn: about ln 17 of the cycle."""
     found = refit_readout(reader(False, True), replace_branch("latent", "zero"), readout, TRAIN, SET, 4, steps=50)
-    assert found.refitted > found.full + 0.9
+    assert found.refitted > found.full + 0.5
     assert found.recovered < 0.6
 
 
