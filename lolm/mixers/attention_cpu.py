@@ -85,37 +85,33 @@ def _columns(rows, keys, stride, width):
 
 
 @njit
-def _products(left, stride, columns, keys, width, first, last, tile):
-    """tile[r, k] = Σ_p left[r, p] columns[p, k] for a block of rows."""
-    for k in range(first, last, LANES):
-        a0 = a1 = a2 = a3 = broadcast(ZERO)
-        for p in range(width):
-            x = load(columns, k * width + p * LANES)
-            a0 = fma(repeat(left, p), x, a0)
-            a1 = fma(repeat(left, stride + p), x, a1)
-            a2 = fma(repeat(left, 2 * stride + p), x, a2)
-            a3 = fma(repeat(left, 3 * stride + p), x, a3)
-        store(tile, k, a0)
-        store(tile, keys + k, a1)
-        store(tile, 2 * keys + k, a2)
-        store(tile, 3 * keys + k, a3)
+def _times(left, hop_left, right, at, hop, first, last, out, to, hop_out):
+    """Sixteen columns of a product: out[r, to …] = Σ_j left[r, j] right[at + j · hop …] for four rows r, first ≤ j < last."""
+    a0 = a1 = a2 = a3 = broadcast(ZERO)
+    for j in range(first, last):
+        x = load(right, at + j * hop)
+        a0 = fma(repeat(left, j), x, a0)
+        a1 = fma(repeat(left, hop_left + j), x, a1)
+        a2 = fma(repeat(left, 2 * hop_left + j), x, a2)
+        a3 = fma(repeat(left, 3 * hop_left + j), x, a3)
+    store(out, to, a0)
+    store(out, hop_out + to, a1)
+    store(out, 2 * hop_out + to, a2)
+    store(out, 3 * hop_out + to, a3)
 
 
 @njit
-def _gathered(tile, stride_tile, right, stride, first, last, out):
+def _products(left, stride, columns, keys, width, first, last, tile):
+    """tile[r, k] = Σ_p left[r, p] columns[p, k] for a block of rows."""
+    for k in range(first, last, LANES):
+        _times(left, stride, columns, k * width, LANES, 0, width, tile, k, keys)
+
+
+@njit
+def _gathered(tile, keys, right, stride, first, last, out):
     """out[r] = Σ_k tile[r, k] right[k]."""
     for v in range(0, stride, LANES):
-        a0 = a1 = a2 = a3 = broadcast(ZERO)
-        for k in range(first, last):
-            x = load(right, k * stride + v)
-            a0 = fma(repeat(tile, k), x, a0)
-            a1 = fma(repeat(tile, stride_tile + k), x, a1)
-            a2 = fma(repeat(tile, 2 * stride_tile + k), x, a2)
-            a3 = fma(repeat(tile, 3 * stride_tile + k), x, a3)
-        store(out, v, a0)
-        store(out, stride + v, a1)
-        store(out, 2 * stride + v, a2)
-        store(out, 3 * stride + v, a3)
+        _times(tile, keys, right, v, stride, first, last, out, v, stride)
 
 
 @njit

@@ -219,9 +219,15 @@ def exp2(x):
 
 
 @njit
+def _exp_of_minus_size(x):
+    """exp(-|x|)."""
+    return exp2(largest(x, np.float32(0.0) - x) * (np.float32(0.0) - LOG2_E))
+
+
+@njit
 def sigmoid(x):
     """1 / (1 + exp(-x)), of either sign without overflow."""
-    small = exp2(largest(x, np.float32(0.0) - x) * (np.float32(0.0) - LOG2_E))  # exp(-|x|)
+    small = _exp_of_minus_size(x)
     return _where_positive(x, broadcast(np.float32(1.0)), small) / (small + np.float32(1.0))
 
 
@@ -236,7 +242,7 @@ def _where_positive(typingctx, x, a, b):
 @njit
 def softplus(x):
     """ln(1 + exp(x)) with small *relative* error: ln(1 + e) = 2 artanh(e / (2 + e)) for e = exp(-|x|)."""
-    e = exp2(largest(x, np.float32(0.0) - x) * (np.float32(0.0) - LOG2_E))
+    e = _exp_of_minus_size(x)
     s = e / (e + np.float32(2.0))
     q = s * s
     p = broadcast(np.float32(2 / 15))
