@@ -10,7 +10,7 @@ import torch
 from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
-from lolm.mixers.compiled import Kernel, as_numpy, flat
+from lolm.mixers.compiled import Kernel, as_numpy, flat, rows
 from lolm.mixers.vectors import LANES, broadcast, copy, fma, load, sigmoid, store, zeros
 
 CHUNK = 32  # steps at a time
@@ -32,35 +32,34 @@ def _weights(weight, bias, lo, count):
 
 
 @njit
-def _read(tile, source, base, channels, first, last, length, count):
+def _read(tile, source, base, hop, first, last, length, count):
     """Copy the rows of steps first … last - 1 into a tile; a step outside the text leaves its row as it is."""
     for t in range(max(first, 0), min(last, length)):
-        copy(tile, (t - first) * BLOCK, source, base + t * channels, count)
+        copy(tile, (t - first) * BLOCK, source, base + t * hop, count)
 
 
 @njit
-def _convolved(rows, weights, kernel, row, d):
+def _convolved(near, weights, kernel, row, d):
     y = load(weights, kernel * BLOCK + d)
     for k in range(kernel):
-        y = fma(load(rows, (row + k) * BLOCK + d), load(weights, k * BLOCK + d), y)
+        y = fma(load(near, (row + k) * BLOCK + d), load(weights, k * BLOCK + d), y)
     return y
 
 
 @Kernel
-def _forward(x, length, weight, bias, silu, y):
+def _forward(x, hop, batch, length, weight, bias, silu, y):
     kernel, channels = weight.shape
-    batch = x.size // (length * channels)
     blocks = (channels + BLOCK - 1) // BLOCK
     for cell in prange(batch * blocks):
-        lo = cell % blocks * BLOCK
-        base, count = cell // blocks * length * channels + lo, min(BLOCK, channels - lo)
+        i, lo = cell // blocks, cell % blocks * BLOCK
+        base, count = i * length * channels + lo, min(BLOCK, channels - lo)
         weights = _weights(weight, bias, lo, count)
-        rows, line = zeros((kernel - 1 + CHUNK) * BLOCK), zeros(BLOCK)
+        near, line = zeros((kernel - 1 + CHUNK) * BLOCK), zeros(BLOCK)
         for start in range(0, length, CHUNK):
-            _read(rows, x, base, channels, start - kernel + 1, start + CHUNK, length, count)
+            _read(near, x, i * length * hop + lo, hop, start - kernel + 1, start + CHUNK, length, count)
             for t in range(start, min(start + CHUNK, length)):
                 for d in range(0, count, LANES):
-                    y_t = _convolved(rows, weights, kernel, t - start, d)
+                    y_t = _convolved(near, weights, kernel, t - start, d)
                     if silu:
                         y_t = y_t * sigmoid(y_t)
                     store(line, d, y_t)
@@ -68,34 +67,33 @@ def _forward(x, length, weight, bias, silu, y):
 
 
 @Kernel
-def _backward(x, length, weight, bias, silu, g, g_x, g_weight, g_bias):
+def _backward(x, hop, batch, length, weight, bias, silu, g, g_x, g_weight, g_bias):
     kernel, channels = weight.shape
-    batch = x.size // (length * channels)
     blocks = (channels + BLOCK - 1) // BLOCK
     reach = kernel - 1  # steps after its own that an input acts on
     for cell in prange(batch * blocks):
         i, lo = cell // blocks, cell % blocks * BLOCK
         base, count = i * length * channels + lo, min(BLOCK, channels - lo)
         weights = _weights(weight, bias, lo, count)
-        rows, g_rows = zeros((reach + CHUNK + reach) * BLOCK), zeros((CHUNK + reach) * BLOCK)
+        near, g_rows = zeros((reach + CHUNK + reach) * BLOCK), zeros((CHUNK + reach) * BLOCK)
         sums, line = zeros((kernel + 1) * BLOCK), zeros(BLOCK)
         for start in range(0, length, CHUNK):
             stop = min(start + CHUNK, length)
-            _read(rows, x, base, channels, start - reach, start + CHUNK + reach, length, count)
+            _read(near, x, i * length * hop + lo, hop, start - reach, start + CHUNK + reach, length, count)
             g_rows[:] = ZERO  # also behind the end of the text
             _read(g_rows, g, base, channels, start, start + CHUNK + reach, length, count)
             for row in range(min(stop + reach, length) - start):
                 for d in range(0, count, LANES):
                     g_t = load(g_rows, row * BLOCK + d)
                     if silu:
-                        y_t = _convolved(rows, weights, kernel, row, d)
+                        y_t = _convolved(near, weights, kernel, row, d)
                         open_t = sigmoid(y_t)
                         g_t = g_t * open_t * (ONE + y_t * (ONE - open_t))
                         store(g_rows, row * BLOCK + d, g_t)
                     if row < stop - start:
                         for k in range(kernel):
                             at = k * BLOCK + d
-                            store(sums, at, fma(g_t, load(rows, (row + k) * BLOCK + d), load(sums, at)))
+                            store(sums, at, fma(g_t, load(near, (row + k) * BLOCK + d), load(sums, at)))
                         store(sums, kernel * BLOCK + d, load(sums, kernel * BLOCK + d) + g_t)
             for t in range(start, stop):
                 for d in range(0, count, LANES):
@@ -116,7 +114,7 @@ class CausalConvCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_BTI, weight_IK, bias_I, silu: bool):  # type: ignore[override]
         y = torch.empty_like(x_BTI, memory_format=torch.contiguous_format)
-        _forward(flat(x_BTI), x_BTI.shape[1], as_numpy(weight_IK.t()), as_numpy(bias_I), silu, flat(y))
+        _forward(*rows(x_BTI), *x_BTI.shape[:2], as_numpy(weight_IK.t()), as_numpy(bias_I), silu, flat(y))
         ctx.save_for_backward(x_BTI, weight_IK, bias_I)
         ctx.silu = silu
         return y
@@ -128,6 +126,6 @@ class CausalConvCPU(torch.autograd.Function):
         batch, length, channels = x.shape
         g_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         g_weight, g_bias = torch.empty(batch, weight.shape[1], channels), torch.empty(batch, channels)
-        inputs = [flat(x), length, as_numpy(weight.t()), as_numpy(bias), ctx.silu, flat(g_BTI)]
+        inputs = [*rows(x), batch, length, as_numpy(weight.t()), as_numpy(bias), ctx.silu, flat(g_BTI)]
         _backward(*inputs, flat(g_x), g_weight.numpy(), g_bias.numpy())
         return g_x, g_weight.sum(0).t(), g_bias.sum(0), None

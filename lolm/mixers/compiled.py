@@ -64,3 +64,13 @@ def as_numpy(x: torch.Tensor) -> np.ndarray:
 def flat(x: torch.Tensor) -> np.ndarray:
     """All elements in one row; a view where the tensor is contiguous."""
     return as_numpy(x).reshape(-1)
+
+
+def rows(x: torch.Tensor) -> tuple[np.ndarray, int]:
+    """The floats of (…, C) from the first on, and how far apart its rows begin: a view for a slice of channels too."""
+    hop = x.stride(-2)
+    evenly = x.stride(-1) == 1 and all(x.stride(i) == x.stride(i + 1) * x.shape[i + 1] for i in range(x.dim() - 2))
+    if not evenly or hop < x.shape[-1]:
+        return flat(x), x.shape[-1]
+    count = x.shape[:-1].numel()
+    return x.detach().as_strided(((count - 1) * hop + x.shape[-1],), (1,)).numpy(), hop

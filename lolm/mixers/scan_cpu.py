@@ -9,29 +9,32 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
-from lolm.mixers.compiled import Kernel, as_numpy, flat
+from lolm.mixers.compiled import Kernel, as_numpy, flat, rows
 from lolm.mixers.vectors import LANES, LOG2_E, broadcast, copy, exp2, fma, load, repeat, sigmoid, softplus, store, total, zeros
 
 CHUNK = 16  # steps between saved states
 BLOCK = 6 * LANES  # channels of a block: a chunk keeps 2 · CHUNK · N · BLOCK floats of states and decays
 LN_2 = np.float32(np.log(2.0))
 ONE = np.float32(1.0)
+ZERO = np.float32(0.0)
+GROUP = 2  # states taken together in the backward pass; an odd one gets a companion that B and C keep at zero
 
 
 @njit
-def _read(tile, source, first, channels, steps, count):
-    """Copy ``count`` channels of some steps, whose first float lies at ``first``, into a tile of rows of BLOCK."""
+def _read(tile, source, hop, row, lo, steps, count):
+    """Copy ``count`` channels from ``lo`` on of some rows, which begin ``hop`` floats apart, into a tile of rows of BLOCK."""
     for t in range(steps):
-        copy(tile, t * BLOCK, source, first + t * channels, count)
+        copy(tile, t * BLOCK, source, (row + t) * hop + lo, count)
 
 
 @njit
-def _write(tile, target, first, channels, steps, count):
+def _write(tile, target, hop, row, lo, steps, count):
     for t in range(steps):
-        copy(target, first + t * channels, tile, t * BLOCK, count)
+        copy(target, (row + t) * hop + lo, tile, t * BLOCK, count)
 
 
 @njit(inline="always")
@@ -46,7 +49,7 @@ def _rates(a, lo, count):
 
 
 @Kernel
-def _forward(u, raw, a, b, c, skip, gate, gated, y, out, saved):
+def _forward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, out, saved):
     batch, length = b.shape[:2]
     channels = skip.size
     states = a.shape[0]
@@ -66,12 +69,12 @@ def _forward(u, raw, a, b, c, skip, gate, gated, y, out, saved):
         y_tile = zeros(CHUNK * BLOCK)
         for start in range(0, length, CHUNK):
             steps = min(CHUNK, length - start)
-            first = (i * length + start) * channels + lo
+            first = i * length + start
             saved[cell, start // CHUNK] = state
-            _read(u_tile, u, first, channels, steps, count)
-            _read(raw_tile, raw, first, channels, steps, count)
+            _read(u_tile, u, u_hop, first, lo, steps, count)
+            _read(raw_tile, raw, channels, first, lo, steps, count)
             if gated:
-                _read(gate_tile, gate, first, channels, steps, count)
+                _read(gate_tile, gate, gate_hop, first, lo, steps, count)
             for t in range(start, start + steps):
                 row = (t - start) * BLOCK
                 maps = (i * length + t) * states
@@ -87,17 +90,34 @@ def _forward(u, raw, a, b, c, skip, gate, gated, y, out, saved):
                         store(state, k, s)
                         y_t = fma(s, repeat(c, maps + n), y_t)
                     store(y_tile, row + d, y_t)
-            _write(y_tile, y, first, channels, steps, count)
+            _write(y_tile, y, channels, first, lo, steps, count)
             if gated:
                 for row in range(0, steps * BLOCK, BLOCK):
                     for d in range(row, row + width, LANES):
                         gate_t = load(gate_tile, d)
                         store(y_tile, d, load(y_tile, d) * gate_t * sigmoid(gate_t))
-                _write(y_tile, out, first, channels, steps, count)
+                _write(y_tile, out, channels, first, lo, steps, count)
+
+
+@njit(inline="always")
+def _back(k, tiles, here, after, now, b_t, c_t, sums, for_b, for_c):
+    """One state of one vector of channels a step back in time; the gradients of Δu, of the exponent, of B and of C grow."""
+    history, decays, rates, g_state, g_rates = tiles
+    g_y, du_t, step = now
+    g_du, g_exponent = sums
+    g = fma(g_y, c_t, load(g_state, k))
+    for_c = fma(g_y, load(history, after + k), for_c)
+    for_b = fma(g, du_t, for_b)
+    g_du = fma(g, b_t, g_du)
+    g = g * load(decays, here + k)
+    store(g_state, k, g)
+    through = g * load(history, here + k)
+    store(g_rates, k, fma(through, step, load(g_rates, k)))
+    return (g_du, fma(through, load(rates, k), g_exponent)), for_b, for_c
 
 
 @Kernel
-def _backward(u, raw, a, b, c, skip, gate, gated, y, g_out, saved, g_u, g_raw, g_a, g_b, g_c, g_skip, g_gate):
+def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, saved, g_u, g_raw, g_a, g_b, g_c, g_skip, g_gate):
     batch, length = b.shape[:2]
     channels = skip.size
     states = a.shape[0]
@@ -126,16 +146,17 @@ def _backward(u, raw, a, b, c, skip, gate, gated, y, g_out, saved, g_u, g_raw, g
         g_tile = zeros(CHUNK * BLOCK)
         delta = zeros(CHUNK * BLOCK)
         du = zeros(CHUNK * BLOCK)
+        tiles = history, decays, rates, g_state, g_rates
         for chunk in range(chunks - 1, -1, -1):
             start = chunk * CHUNK
             steps = min(CHUNK, length - start)
-            first = (i * length + start) * channels + lo
-            _read(u_tile, u, first, channels, steps, count)
-            _read(raw_tile, raw, first, channels, steps, count)
-            _read(g_tile, g_out, first, channels, steps, count)
+            first = i * length + start
+            _read(u_tile, u, u_hop, first, lo, steps, count)
+            _read(raw_tile, raw, channels, first, lo, steps, count)
+            _read(g_tile, g_out, channels, first, lo, steps, count)
             if gated:  # out = y SiLU(gate)
-                _read(gate_tile, gate, first, channels, steps, count)
-                _read(y_tile, y, first, channels, steps, count)
+                _read(gate_tile, gate, gate_hop, first, lo, steps, count)
+                _read(y_tile, y, channels, first, lo, steps, count)
                 for row in range(0, steps * BLOCK, BLOCK):
                     for d in range(row, row + width, LANES):
                         gate_t, g_t = load(gate_tile, d), load(g_tile, d)
@@ -143,7 +164,7 @@ def _backward(u, raw, a, b, c, skip, gate, gated, y, g_out, saved, g_u, g_raw, g
                         store(g_tile, d, g_t * gate_t * open_t)
                         slope = open_t * (ONE + gate_t * (ONE - open_t))
                         store(gate_tile, d, g_t * load(y_tile, d) * slope)
-                _write(gate_tile, g_gate, first, channels, steps, count)
+                _write(gate_tile, g_gate, channels, first, lo, steps, count)
             history[: states * BLOCK] = saved[cell, chunk]
             for t in range(start, start + steps):
                 row = (t - start) * BLOCK
@@ -162,35 +183,32 @@ def _backward(u, raw, a, b, c, skip, gate, gated, y, g_out, saved, g_u, g_raw, g
             for t in range(start + steps - 1, start - 1, -1):
                 row = (t - start) * BLOCK
                 here = (t - start) * states * BLOCK
+                after = here + states * BLOCK
                 maps = (i * length + t) * states
                 for d in range(0, width, LANES):
-                    store(g_du, d, broadcast(np.float32(0.0)))
-                    store(g_exponent, d, broadcast(np.float32(0.0)))
-                for n in range(states):
-                    b_t, c_t = repeat(b, maps + n), repeat(c, maps + n)
-                    for_b, for_c = broadcast(np.float32(0.0)), broadcast(np.float32(0.0))
+                    store(g_du, d, broadcast(ZERO))
+                    store(g_exponent, d, broadcast(ZERO))
+                for n in range(0, states, GROUP):
+                    b_0, c_0 = repeat(b, maps + n), repeat(c, maps + n)
+                    b_1, c_1 = repeat(b, maps + n + 1), repeat(c, maps + n + 1)
+                    for_b0 = for_c0 = for_b1 = for_c1 = broadcast(ZERO)
                     for d in range(0, width, LANES):
-                        k = n * BLOCK + d
-                        g_y = load(g_tile, row + d)
-                        g = fma(g_y, c_t, load(g_state, k))
-                        for_c = fma(g_y, load(history, here + states * BLOCK + k), for_c)
-                        for_b = fma(g, load(du, row + d), for_b)
-                        store(g_du, d, fma(g, b_t, load(g_du, d)))
-                        g = g * load(decays, here + k)
-                        store(g_state, k, g)
-                        through = g * load(history, here + k)
-                        store(g_exponent, d, fma(through, load(rates, k), load(g_exponent, d)))
-                        store(g_rates, k, fma(through, load(delta, row + d), load(g_rates, k)))
-                    g_b[i, block, t, n] = total(for_b)
-                    g_c[i, block, t, n] = total(for_c)
+                        now, k = (load(g_tile, row + d), load(du, row + d), load(delta, row + d)), n * BLOCK + d
+                        sums = load(g_du, d), load(g_exponent, d)
+                        sums, for_b0, for_c0 = _back(k, tiles, here, after, now, b_0, c_0, sums, for_b0, for_c0)
+                        sums, for_b1, for_c1 = _back(k + BLOCK, tiles, here, after, now, b_1, c_1, sums, for_b1, for_c1)
+                        store(g_du, d, sums[0])
+                        store(g_exponent, d, sums[1])
+                    g_b[i, block, t, n], g_c[i, block, t, n] = total(for_b0), total(for_c0)
+                    g_b[i, block, t, n + 1], g_c[i, block, t, n + 1] = total(for_b1), total(for_c1)
                 for d in range(0, width, LANES):
                     u_t, g_y, step_g = load(u_tile, row + d), load(g_tile, row + d), load(g_du, d)
                     g_step = fma(u_t, step_g, load(g_exponent, d) * LN_2)
                     store(g_direct, d, fma(u_t, g_y, load(g_direct, d)))
                     store(u_tile, row + d, fma(load(delta, row + d), step_g, load(direct, d) * g_y))
                     store(raw_tile, row + d, g_step * sigmoid(load(raw_tile, row + d)))
-            _write(u_tile, g_u, first, channels, steps, count)
-            _write(raw_tile, g_raw, first, channels, steps, count)
+            _write(u_tile, g_u, channels, first, lo, steps, count)
+            _write(raw_tile, g_raw, channels, first, lo, steps, count)
         for n in range(states):
             for d in range(count):
                 g_a[i, n, lo + d] = g_rates[n * BLOCK + d]
@@ -207,7 +225,7 @@ class SelectiveScanCPU(torch.autograd.Function):
         blocks = -(-channels // BLOCK)
         y = torch.empty_like(u_BTI, memory_format=torch.contiguous_format)
         out = y if gate_BTI is None else torch.empty_like(y)
-        saved = torch.empty(batch * blocks, -(-length // CHUNK), A_IN.shape[1] * BLOCK)
+        saved = torch.empty(batch * blocks, -(-length // CHUNK), _padded(A_IN.shape[1]) * BLOCK)
         _forward(*_inputs(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI), flat(y), flat(out), saved.numpy())
         kept = None if gate_BTI is None else y
         ctx.save_for_backward(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI, kept, saved)
@@ -219,7 +237,7 @@ class SelectiveScanCPU(torch.autograd.Function):
         *inputs, y, saved = ctx.saved_tensors
         u, A, gate = inputs[0], inputs[2], inputs[-1]
         batch, length, channels = u.shape
-        states = A.shape[1]
+        states = _padded(A.shape[1])
         blocks = -(-channels // BLOCK)
         g_u, g_delta = (torch.empty_like(u, memory_format=torch.contiguous_format) for _ in range(2))
         g_gate = None if gate is None else torch.empty_like(g_u)
@@ -229,10 +247,18 @@ class SelectiveScanCPU(torch.autograd.Function):
         _backward(
             *_inputs(*inputs), flat(g_u if y is None else y), flat(g_BTI), saved.numpy(), flat(g_u), flat(g_delta), *outputs
         )
-        return g_u, g_delta, g_A.sum(0).t(), g_B.sum(1), g_C.sum(1), g_skip.sum(0), g_gate
+        true = slice(A.shape[1])
+        g_maps = g_A.sum(0).t()[:, true], g_B.sum(1)[..., true], g_C.sum(1)[..., true]
+        return g_u, g_delta, *g_maps, g_skip.sum(0), g_gate
+
+
+def _padded(states: int) -> int:
+    return -(-states // GROUP) * GROUP
 
 
 def _inputs(u, delta, A, B, C, skip, gate):
     """What both kernels read. Without a gate something takes its place that is never looked at."""
+    extra = _padded(A.shape[1]) - A.shape[1]
+    A, B, C = (F.pad(x, (0, extra)) if extra else x for x in (A, B, C))
     maps = [as_numpy(x) for x in (A.t(), B, C, skip)]
-    return [flat(u), flat(delta), *maps, flat(u if gate is None else gate), gate is not None]
+    return [*rows(u), flat(delta), *maps, *rows(u if gate is None else gate), gate is not None]
