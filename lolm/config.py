@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,11 +164,14 @@ class ObjectiveConfig:
     """Weights and forms of the seven loss terms (B)."""
 
     future: Literal["cpc", "cosine", "none"] = "cpc"
+    negatives: Literal["sequence", "batch", "position"] = "sequence"  # cpc: see lolm.objectives.future_cpc
     regime: Literal["balance", "entropy", "none"] = "balance"
     memory: Literal["attention", "variance", "none"] = "attention"
     future_weight: float = 0.5
     change_weight: float = 0.1
     regime_weight: float = 0.3
+    regime_balance_weight: float = 0.5  # regime: balance; of L_bal inside L_reg
+    regime_entropy_weight: float = -1.0  # regime: balance; of the mean entropy: -1 maximises it (v3), +1 minimises it (v0)
     competitive_weight: float = 0.1
     memory_weight: float = 0.05
     manifest_weight: float = 0.01
@@ -176,9 +180,19 @@ class ObjectiveConfig:
     auxiliary_clamp: float | None = 50.0
 
 
+Edge = Literal["surface_latent", "latent_regime", "latent_gate", "latent_fusion", "regime_gate"]
+
+
 @dataclass(frozen=True)
 class ArchitectureConfig:
-    """What an arm is, whatever its size."""
+    """What an arm is, whatever its size.
+
+    ``detach`` names edges of the dataflow, source_target, that carry values but no gradient: h into the latent stream; z into
+    regime, gate and fusion; r into the gate. The sixth, r into the fusion, is ``regime.isolate``.
+
+    Raises:
+        ConfigError: an edge that the arm does not have, or one named twice.
+    """
 
     family: Literal["lolm", "decoder"]
     label: str  # how people read it in tables and in MLflow
@@ -190,6 +204,22 @@ class ArchitectureConfig:
     regime: RegimeConfig = RegimeConfig()
     gate: GateConfig = GateConfig()
     objectives: ObjectiveConfig = ObjectiveConfig()
+    detach: tuple[Edge, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.detach)) != len(self.detach):
+            raise ConfigError(f"detach: names an edge twice: {', '.join(self.detach)}")
+        reads = {
+            "surface_latent": self.latent.form != "none" and self.latent.input == "surface",
+            "latent_regime": self.latent.form != "none" and self.regime.enabled,
+            "latent_gate": self.latent.form != "none" and self.gate.form in ("dimension", "scalar"),
+            "latent_fusion": self.latent.form != "none",
+            "regime_gate": self.regime.enabled and self.gate.form in ("dimension", "scalar"),
+        }
+        for edge in self.detach:
+            if self.family != "lolm" or not reads[edge]:
+                has = [name for name, there in reads.items() if there and self.family == "lolm"]
+                raise ConfigError(f"detach: this arm has no edge {edge!r} to cut; it has {', '.join(has) or 'none'}")
 
 
 # ---------------------------------------------------------------------------------------------- sizes
@@ -418,7 +448,16 @@ class ScaleConfig:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """Which runs to make and compare. Runs are shared: an arm and seed that two studies name is trained once."""
+    """Which runs to make and compare. Runs are shared: an arm and seed that two studies name is trained once.
+
+    ``factors`` is the design of a two-level factorial study: for each factor the arms at its high level; all other arms of the
+    study are at its low level. Columns are balanced and orthogonal, so the main effect of a factor on any measurement y, in a
+    seed, is the mean of y over its high arms − the mean over its low ones, with interactions aliased as the comment at the study
+    says. A factor can be told from the arms' configurations as well; the tests hold the two against each other.
+
+    Raises:
+        ConfigError: seeds, arms or recall that are empty, repeated or unknown; factors that are unbalanced or not orthogonal.
+    """
 
     name: str  # its folder under reports/<scale>/
     arms: tuple[str, ...]
@@ -426,12 +465,42 @@ class StudyConfig:
     subject: str  # the arm that the claims are about
     baseline: str  # the arm that they are held against; the pair is the one declared comparison
     matched: bool = True  # whether the two must have equally many parameters
+    recall: tuple[str, ...] | None = None  # the arms that are also trained on the recall tasks: at least one; None: all
+    factors: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds: need at least one, each once; got {list(self.seeds)}")
         if not self.arms or len(set(self.arms)) != len(self.arms):
             raise ConfigError(f"arms: need at least one, each once; got {list(self.arms)}")
+        if self.recall is not None and not self.recall:
+            raise ConfigError(
+                "recall: need at least one arm, so that DVC has a stage for the folder the report reads; the subject"
+            )
+        lists = {"recall": self.recall or (), **{f"factors.{name}": arms for name, arms in self.factors.items()}}
+        for key, arms in lists.items():
+            if len(set(arms)) != len(arms):
+                raise ConfigError(f"{key}: each arm once; got {list(arms)}")
+            for arm in arms:
+                if arm not in self.arms:
+                    raise ConfigError(f"{key}: {arm!r} is not among the study's arms{nearest(arm, self.arms)}")
+        for name, high in self.factors.items():
+            if 2 * len(high) != len(self.arms):
+                raise ConfigError(
+                    f"factors.{name}: {len(high)} of {len(self.arms)} arms are at the high level; it must be half of them"
+                )
+        for first, second in combinations(self.factors, 2):
+            both = len(set(self.factors[first]) & set(self.factors[second]))
+            if 4 * both != len(self.arms):
+                raise ConfigError(
+                    f"factors.{first} and factors.{second} are not orthogonal: {both} of {len(self.arms)} arms are at the high "
+                    "level of both; it must be a quarter of them"
+                )
+
+    @property
+    def recall_arms(self) -> tuple[str, ...]:
+        """The arms that are also trained on the recall tasks."""
+        return self.arms if self.recall is None else self.recall
 
 
 @dataclass(frozen=True)
@@ -483,6 +552,12 @@ class RunConfig:
                 "regime": self.architecture.regime.enabled,
                 "future": self.architecture.objectives.future != "none" and self.architecture.latent.form != "none",
             }
+            objectives, batch = self.architecture.objectives, self.training.batch_size
+            if wanted["future"] and objectives.future == "cpc" and objectives.negatives != "sequence" and batch < 2:
+                raise ConfigError(
+                    f"scales.{self.scale}.training.batch_size {batch} leaves arm {self.arm!r} no negatives, taken from the "
+                    f"other sequences of a batch (objectives.negatives: {objectives.negatives}); set it to 2 or more"
+                )
             for part, needed in wanted.items():
                 if needed and getattr(self.size, part) is None:
                     raise ConfigError(f"scales.{self.scale}.sizes.{self.arm}.{part} is missing, and arm {self.arm!r} uses it")

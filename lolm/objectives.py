@@ -46,11 +46,14 @@ class FutureHeads(nn.Module):
     """Projections that only the future loss uses; trained with the model, not counted in its size.
 
     ``cpc``: two MLPs D → hidden → width with GELU and biases, for z and for h. ``cosine``: one D × D map with bias.
+
+    Args:
+        negatives: of ``cpc``, as in :func:`future_cpc`.
     """
 
-    def __init__(self, kind: str, size: FutureSize, d_model: int, trained: bool = True) -> None:
+    def __init__(self, kind: str, size: FutureSize, d_model: int, trained: bool = True, negatives: str = "sequence") -> None:
         super().__init__()
-        self.kind, self.size, self.d_model = kind, size, d_model
+        self.kind, self.size, self.d_model, self.negatives = kind, size, d_model, negatives
         self.z: nn.Module
         if kind == "cpc":
             self.z = self._mlp(d_model)
@@ -62,13 +65,23 @@ class FutureHeads(nn.Module):
     def _mlp(self, d_model: int) -> nn.Sequential:
         return nn.Sequential(nn.Linear(d_model, self.size.hidden), nn.GELU(), nn.Linear(self.size.hidden, self.size.width))
 
-    def flops_per_token(self, length: int) -> float:
-        """Forward FLOPs per token of the sequence: heads on the candidates, and the similarity matrix."""
+    def flops_per_token(self, length: int, batch: int = 1) -> float:
+        """Forward FLOPs per token of a batch of ``batch`` sequences: heads on the positions, and the similarities."""
         if self.kind == "cosine":
             return 2 * self.d_model**2
-        candidates = len(cpc_positions(length, self.size))
+        positions = len(cpc_positions(length, self.size))
         heads = 2 * 2 * (self.d_model * self.size.hidden + self.size.hidden * self.size.width)
-        return candidates / length * (heads + 2 * candidates * self.size.width)
+        keys = {"sequence": positions, "batch": batch * positions, "position": batch}[self.negatives]
+        return positions / length * (heads + 2 * keys * self.size.width)
+
+    def candidates(self, length: int, batch: int) -> int:
+        """n: how many keys, the right one among them, the contrastive loss chooses between. Its chance level is ln n."""
+        positions = len(cpc_positions(length, self.size))
+        return {"sequence": positions, "batch": 1 + (batch - 1) * positions, "position": batch}[self.negatives]
+
+    def applies(self, length: int, batch: int) -> bool:
+        """Whether the future loss has anything to predict, and to choose between, in ``batch`` sequences of ``length``."""
+        return length > self.size.horizon + 1 and (self.negatives == "sequence" or batch > 1)
 
 
 def build_heads(architecture: ArchitectureConfig, size: SizeConfig) -> FutureHeads | None:
@@ -76,13 +89,13 @@ def build_heads(architecture: ArchitectureConfig, size: SizeConfig) -> FutureHea
     objectives = architecture.objectives
     if architecture.family != "lolm" or architecture.latent.form == "none" or objectives.future == "none" or size.future is None:
         return None
-    return FutureHeads(objectives.future, size.future, size.d_model, objectives.future_trained)
+    return FutureHeads(objectives.future, size.future, size.d_model, objectives.future_trained, objectives.negatives)
 
 
 def cpc_positions(length: int, size: FutureSize) -> range:
     """Positions t whose future t + k is a candidate: every s-th, s = max(1, ⌊(T − k) / positions⌋).
 
-    Their number n sets the chance level ln n of the contrastive loss; n may exceed ``positions`` (292 for T = 2048).
+    Their number n sets the chance level ln n of the published contrastive loss; n may exceed ``positions`` (292 for T = 2048).
     """
     usable = length - size.horizon
     return range(0, max(usable, 0), max(1, usable // size.positions))
@@ -91,15 +104,30 @@ def cpc_positions(length: int, size: FutureSize) -> range:
 def future_cpc(z_BTD: torch.Tensor, h_BTD: torch.Tensor, heads: FutureHeads) -> torch.Tensor:
     """InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) between z_t and h_{t+k}, h detached.
 
-    Negatives are the other positions of the *same* sequence; similarities over τ are clamped to ±30.
+    Similarities over τ are clamped to ±30. Negatives by ``heads.negatives``, where n positions of B sequences are candidates:
+
+    ``sequence``  the other n − 1 positions of the *same* sequence, as published; knowing the position is enough to tell them.
+    ``batch``     all n positions of the B − 1 other sequences; knowing the position still rules out all but B − 1 of them.
+    ``position``  the *same* position of the B − 1 other sequences; the position says nothing.
     """
     size = heads.size
     positions = cpc_positions(z_BTD.shape[1], size)
     index = torch.arange(positions.start, positions.stop, positions.step, device=z_BTD.device)
     query_BnW = F.normalize(heads.z(z_BTD[:, index]).float(), dim=-1)
     key_BnW = F.normalize(heads.h(h_BTD.detach()[:, index + size.horizon]).float(), dim=-1)
+    sequences = len(z_BTD)
+    if heads.negatives == "position":
+        similarity_nBB = (query_BnW.transpose(0, 1) @ key_BnW.permute(1, 2, 0) / size.temperature).clamp(-30, 30)
+        truth_nB = torch.arange(sequences, device=z_BTD.device).expand(len(positions), -1)
+        return F.cross_entropy(similarity_nBB.flatten(0, 1), truth_nB.flatten())
+    if heads.negatives == "batch":
+        similarity_NN = (query_BnW.flatten(0, 1) @ key_BnW.flatten(0, 1).T / size.temperature).clamp(-30, 30)
+        truth_N = torch.arange(len(similarity_NN), device=z_BTD.device)
+        sequence_N = truth_N // len(positions)
+        own_NN = (sequence_N[:, None] == sequence_N) & (truth_N[:, None] != truth_N)
+        return F.cross_entropy(similarity_NN.masked_fill(own_NN, -math.inf), truth_N)
     similarity_Bnn = (query_BnW @ key_BnW.transpose(1, 2) / size.temperature).clamp(-30, 30)
-    truth_Bn = torch.arange(len(positions), device=z_BTD.device).expand(len(z_BTD), -1)
+    truth_Bn = torch.arange(len(positions), device=z_BTD.device).expand(sequences, -1)
     return F.cross_entropy(similarity_Bnn.flatten(0, 1), truth_Bn.flatten())
 
 
@@ -133,8 +161,8 @@ def entropy(p: torch.Tensor) -> torch.Tensor:
     return -torch.special.xlogy(p, p.clamp(min=1e-30)).sum(dim=-1)
 
 
-def regime_balance(p_BTR: torch.Tensor) -> torch.Tensor:
-    """0.5 · L_bal − mean entropy of p + 0.2 · L_sticky (v3).
+def regime_balance(p_BTR: torch.Tensor, balance_weight: float = 0.5, entropy_weight: float = -1.0) -> torch.Tensor:
+    """w_bal · L_bal + w_H · mean entropy of p + 0.2 · L_sticky; in v3 w_bal = 0.5 and w_H = −1, which maximises the entropy.
 
     L_bal = R Σ_c f_c a_c with f the mean probability of a code and a its share of argmaxes (no gradient), 1 at best;
     L_sticky = −mean cos(p_t, p_{t−1}).
@@ -144,7 +172,7 @@ def regime_balance(p_BTR: torch.Tensor) -> torch.Tensor:
     share = F.one_hot(p.argmax(dim=-1), codes).float().mean(dim=(0, 1))
     balance = codes * (p.mean(dim=(0, 1)) * share).sum()
     sticky = -F.cosine_similarity(p[:, 1:], p[:, :-1], dim=-1).mean()
-    return 0.5 * balance - entropy(p).mean() + 0.2 * sticky
+    return balance_weight * balance + entropy_weight * entropy(p).mean() + 0.2 * sticky
 
 
 def regime_entropy(p_BTR: torch.Tensor) -> torch.Tensor:
@@ -187,16 +215,18 @@ def manifest(g_BTD: torch.Tensor) -> torch.Tensor:
 
 
 def auxiliary_losses(objectives: ObjectiveConfig, streams: Streams, heads: FutureHeads | None) -> dict[str, torch.Tensor]:
-    """The unweighted terms that apply to the streams a model has; sequences shorter than a horizon skip its term."""
+    """The unweighted terms that apply to the streams a model has; sequences shorter than a horizon skip its term,
+    and so does a batch of one where negatives come from other sequences."""
     s, terms = streams, {}
     length = s.h.shape[1]
-    if heads is not None and s.z is not None and length > heads.size.horizon + 1:
+    if heads is not None and s.z is not None and heads.applies(length, len(s.h)):
         terms["future"] = (future_cpc if heads.kind == "cpc" else future_cosine)(s.z, s.h, heads)
     if s.p is not None and length > 2:
         if objectives.change_weight:
             terms["change"] = change(s.h, s.p)
         if objectives.regime != "none":
-            terms["regime"] = (regime_balance if objectives.regime == "balance" else regime_entropy)(s.p)
+            weights = objectives.regime_balance_weight, objectives.regime_entropy_weight
+            terms["regime"] = regime_balance(s.p, *weights) if objectives.regime == "balance" else regime_entropy(s.p)
     if s.g is not None and s.z is not None:
         if objectives.competitive_weight and length > COMPETITIVE_HORIZON:
             terms["competitive"] = competitive(s.g, competitive_target(s.h, s.z))

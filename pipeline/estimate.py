@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from functools import cache
 
-from lolm.config import Params, ScaleConfig, resolve_run, scale_of
+from lolm.config import Params, ScaleConfig, StudyConfig, resolve_run, scale_of
 from lolm.records import read_json
 from pipeline.stage import Paths
 
@@ -37,21 +37,21 @@ class Estimate:
         return f"expected: about {shown} for {self.stages} stages ({basis})"
 
 
-def stages_of_run(scale: str, arm: str, seed: int) -> list[str]:
-    """Names of the stages of one run, in their order."""
-    return [f"{kind}@{scale}-{arm}-{seed}" for kind in PER_RUN]
+def stages_of_run(study: StudyConfig, scale: str, arm: str, seed: int) -> list[str]:
+    """Names of the stages of one run of a study, in their order."""
+    return [f"{kind}@{scale}-{arm}-{seed}" for kind in PER_RUN if kind != "recall" or arm in study.recall_arms]
 
 
-def stages_to_make(stale: set[str], scale: str, arm: str, seed: int) -> list[str]:
+def stages_to_make(stale: set[str], study: StudyConfig, scale: str, arm: str, seed: int) -> list[str]:
     """Those of a run that will be made: what is measured on it is only known to be stale once it has been made again."""
-    stages = stages_of_run(scale, arm, seed)
+    stages = stages_of_run(study, scale, arm, seed)
     return stages if stages[0] in stale else [name for name in stages if name in stale]
 
 
 def timed_stages(params: Params, scale: str) -> set[str]:
     """Names of the stages of a study that take time."""
     arms, seeds = params.study.arms, params.study.seeds
-    per_run = {name for arm in arms for seed in seeds for name in stages_of_run(scale, arm, seed)}
+    per_run = {name for arm in arms for seed in seeds for name in stages_of_run(params.study, scale, arm, seed)}
     return {f"sweep@{scale}-{arm}" for arm in arms} | per_run
 
 
@@ -61,7 +61,7 @@ def estimate(params: Params, scale: str, stale: set[str]) -> Estimate:
     for arm in params.study.arms:
         wanted = [f"sweep@{scale}-{arm}"] if f"sweep@{scale}-{arm}" in stale else []
         for seed in params.study.seeds:
-            wanted += stages_to_make(stale, scale, arm, seed)
+            wanted += stages_to_make(stale, params.study, scale, arm, seed)
         if not wanted:
             continue
         per_token = earlier_speed(params, scale, arm)

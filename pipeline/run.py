@@ -24,7 +24,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lolm import LolmError, tracking
-from lolm.config import ConfigError, Params, load_params, resolve_run, scale_of
+from lolm.config import ConfigError, Params, StudyConfig, load_params, resolve_run, scale_of
 from lolm.strict import nearest
 from lolm.training.scratch import clear_finished
 from pipeline import stage
@@ -128,7 +128,7 @@ def reproduce(
     sweeps = {arm: f"sweep@{scale}-{arm}" for arm in params.study.arms}
     if force or shared & stale:
         _foreground([*DVC, "repro", *flags, f"plan@{scale}-{params.study.name}", f"shards@{scale}"], environment)
-        if not (stale >= set(sweeps.values()) and all_will_be_made(stale, scale, runs)):
+        if not (stale >= set(sweeps.values()) and all_will_be_made(stale, params.study, scale, runs)):
             stale = stale_stages(environment)
     store.join()
     logs = SCRATCH / "logs"
@@ -138,9 +138,9 @@ def reproduce(
 
     queue = [job(f"sweep {arm}", [name]) for arm, name in sweeps.items() if name in stale]
     _all(queue, jobs, environment, scale)
-    if queue and not all_will_be_made(stale, scale, runs):
+    if queue and not all_will_be_made(stale, params.study, scale, runs):
         stale = stale_stages(environment)
-    made = {one: stages_to_make(stale, scale, one.arm, one.seed) for one in runs}
+    made = {one: stages_to_make(stale, params.study, scale, one.arm, one.seed) for one in runs}
     _all([job(f"{one.arm} {one.seed}", wanted) for one, wanted in made.items() if wanted], jobs, environment, scale)
     if force:
         _foreground([*DVC, "repro", "--single-item", "--force", f"report@{scale}-{params.study.name}"], environment)
@@ -159,9 +159,11 @@ def _all(queue: list[Job], jobs: int, environment: dict[str, str], scale: str) -
         raise PipelineError("\n       ".join([*lines, "after mending it, the same command goes on from the last checkpoints"]))
 
 
-def all_will_be_made(stale: set[str], scale: str, runs: list[Run]) -> bool:
+def all_will_be_made(stale: set[str], study: StudyConfig, scale: str, runs: list[Run]) -> bool:
     """Whether all stages of all runs are to be made: then DVC, which takes seconds, has nothing to add to what is stale."""
-    return all(stages_to_make(stale, scale, one.arm, one.seed) == stages_of_run(scale, one.arm, one.seed) for one in runs)
+    return all(
+        stages_to_make(stale, study, scale, one.arm, one.seed) == stages_of_run(study, scale, one.arm, one.seed) for one in runs
+    )
 
 
 def planned_runs(params: Params, scale: str) -> list[Run]:

@@ -47,7 +47,7 @@ def train() -> None:
     sampler = BatchSampler(stream, run.training.batch_size, run.training.seq_len, run.seed)
     output = paths.run(run.arm, run.seed)
     trainer = Trainer(run, sampler, evaluate, output=output, on_checkpoint=try_sync, device=device)
-    costs = account(trainer.model, trainer.heads, run.training.seq_len, run.training.precision)
+    costs = account(trainer.model, trainer.heads, run.training.seq_len, run.training.precision, run.training.batch_size)
     data = {"train": stream.checksum, "validation": held_out.stream.checksum}
     kernels = choose_backend(device, run.training.kernels)
     fingerprint = fingerprint_of(to_mapping(run), data, code_hash("pipeline.train"), device, kernels)

@@ -72,13 +72,30 @@ def with_change(path: str, value) -> dict:
         ("scales.tiny.corpus.source", "hub", r"scales\.tiny\.corpus: corpus\.name is required"),
         ("scales.tiny.tokenizer.vocab_size", 100, r"scales\.tiny\.tokenizer: .*at least 260"),
         ("scale", "tinny", r"scale: 'tinny' is not a preset of 'scales'; did you mean 'tiny'\?"),
-        ("study.arms", ["lolm", "transfomer"], r"no arm 'transfomer' .*did you mean 'transformer'\?"),
+        ("studies.inversion.arms", ["lolm", "transfomer"], r"no arm 'transfomer' .*did you mean 'transformer'\?"),
         ("studies.gates.arms", ["lolm", "lolm"], r"studies\.gates: arms: need at least one, each once"),
         ("study.seeds", [], r"study: seeds: need at least one"),
         ("study.name", "runs", r"study 'runs': its folder cannot be called so"),
         ("scales.tiny.sweep.factors", [1.0, 2.0], r"scales\.tiny\.sweep: sweep\.factors: at least three"),
         ("scales.tiny.recall.pairs", 40, r"scales\.tiny\.recall: recall\.pairs 40 need recall\.seq_len of at least 120"),
         ("scales.tiny.evaluation.lengths", [0], r"scales\.tiny\.evaluation: evaluation\.lengths"),
+        ("architectures.lolm.detach", ["latent_gates"], r"lolm\.detach\[0\]: 'latent_gates' .*did you mean 'latent_gate'\?"),
+        ("architectures.lolm.detach", ["latent_gate", "latent_gate"], r"architectures\.lolm: detach: names an edge twice"),
+        ("architectures.transformer.detach", ["latent_gate"], r"no edge 'latent_gate' to cut; it has none"),
+        ("architectures.lolm_no_latent.detach", ["latent_fusion"], r"no edge 'latent_fusion' to cut; it has none"),
+        ("architectures.lolm_no_regime.detach", ["latent_regime"], r"no edge 'latent_regime' to cut; it has surface_latent, "),
+        ("architectures.lolm_parallel.detach", ["surface_latent"], r"no edge 'surface_latent' to cut"),
+        ("architectures.lolm_half.detach", ["regime_gate"], r"no edge 'regime_gate' to cut"),
+        ("studies.cpc.recall", [], r"studies\.cpc: recall: need at least one arm"),
+        ("studies.cpc.recall", ["lolm_no_cpcs"], r"studies\.cpc: recall: 'lolm_no_cpcs' .*did you mean 'lolm_no_cpc'\?"),
+        ("studies.regime.factors.clamp", ["lolm_half"], r"studies\.regime: factors\.clamp: 'lolm_half' is not among"),
+        ("studies.regime.factors.clamp", ["lolm"], r"factors\.clamp: 1 of 8 arms are at the high level; it must be half"),
+        ("studies.regime.factors.clamp", ["lolm", "lolm"], r"factors\.clamp: each arm once"),
+        (
+            "studies.regime.factors.clamp",
+            ["lolm", "lolm_reg_ec", "lolm_reg_eb", "lolm_reg_ie"],
+            r"factors\.isolation and factors\.clamp are not orthogonal: 3 of 8",
+        ),
         ("architectures.jamba_moe.surface.blocks.experts.experts_per_token", 17, r"experts: 16 .*experts_per_token 17"),
     ],
 )
@@ -150,6 +167,85 @@ def test_a_run_joins_architecture_size_and_training():
     assert run.training == PARAMS.scales["tiny"].training
     assert resolve_run(PARAMS, "tiny", "lolm", 2, 5e-4).size == replace(run.size, learning_rate=5e-4)
     assert {part in run.name for part in ("lolm", "tiny", "2")} == {True}
+
+
+def test_runs_recorded_before_a_field_existed_still_load():
+    run = resolve_run(PARAMS, "tiny", "lolm", 1)
+    old = json.loads(json.dumps(to_mapping(run)))
+    del old["architecture"]["detach"]
+    for name in ("negatives", "regime_balance_weight", "regime_entropy_weight"):
+        del old["architecture"]["objectives"][name]
+    assert from_mapping(RunConfig, old) == run
+
+
+# ------------------------------------------------------------------------------------------ studies
+
+
+def test_every_study_says_which_arms_are_trained_on_the_recall_tasks():
+    """DVC reads the list from params.yaml and knows no default."""
+    assert [name for name, study in PARAMS.studies.items() if study.recall is None] == []
+    assert replace(PARAMS.study, recall=None).recall_arms == PARAMS.study.arms
+
+
+def levels(study: str, of) -> dict[str, tuple[str, ...]]:
+    """For each factor the arms of a study at its high level, read from their architectures."""
+    arms = PARAMS.studies[study].arms
+    high = {arm: of(PARAMS.architectures[arm]) for arm in arms}
+    return {factor: tuple(arm for arm in arms if high[arm][factor]) for factor in high["lolm"]}
+
+
+def products(study: str, *factors: str) -> set[bool]:
+    """Whether an odd or an even number of the factors is low, over the arms: one value where they are aliased."""
+    design = PARAMS.studies[study].factors
+    return {sum(arm not in design[factor] for factor in factors) % 2 == 0 for arm in PARAMS.studies[study].arms}
+
+
+def test_factors_of_the_isolation_study():
+    edges = ("surface_latent", "regime_gate", "latent_fusion", "latent_gate")
+    found = levels("isolation", lambda a: {"regime_fusion": a.regime.isolate} | {edge: edge in a.detach for edge in edges})
+    design = PARAMS.studies["isolation"].factors
+    assert {name: set(arms) for name, arms in found.items()} == {name: set(arms) for name, arms in design.items()}
+    cells = [tuple(arm in design[factor] for factor in design) for arm in PARAMS.studies["isolation"].arms]
+    assert len(set(cells)) == 8
+    assert products("isolation", "surface_latent", "regime_fusion", "latent_fusion") == {True}  # I = ABD
+    assert products("isolation", "surface_latent", "regime_gate", "latent_gate") == {False}  # I = -ACE
+    assert products("isolation", "regime_fusion", "regime_gate", "latent_fusion", "latent_gate") == {False}  # I = -BCDE
+    for factor in design:  # the likeliest interaction stands in no main effect's column
+        assert products("isolation", "regime_fusion", "regime_gate", factor) == {True, False}
+
+
+def test_factors_of_the_regime_study():
+    found = levels(
+        "regime",
+        lambda a: {
+            "isolation": a.regime.isolate,
+            "entropy_maximised": a.objectives.regime_entropy_weight < 0,
+            "clamp": a.regime.clamp is not None,
+            "balance": a.objectives.regime_balance_weight > 0,
+        },
+    )
+    design = PARAMS.studies["regime"].factors
+    assert {name: set(arms) for name, arms in found.items()} == {name: set(arms) for name, arms in design.items()}
+    cells = [tuple(arm in design[factor] for factor in design) for arm in PARAMS.studies["regime"].arms]
+    assert {(True,) * 4, (False,) * 4} <= set(cells)  # v3 and v0
+    assert len(set(cells)) == 8
+    assert products("regime", *design) == {True}  # I = ABCD
+
+
+@pytest.mark.parametrize("study", ["isolation", "regime"])
+def test_arms_of_a_factorial_study_differ_in_their_factors_alone(study):
+    lolm = PARAMS.architectures["lolm"]
+    for arm in PARAMS.studies[study].arms:
+        a = PARAMS.architectures[arm]
+        objectives = replace(a.objectives, regime_entropy_weight=-1.0, regime_balance_weight=0.5)
+        assert objectives == lolm.objectives
+        assert replace(a.regime, isolate=True, clamp=5.0) == lolm.regime
+        assert replace(a, label=lolm.label, detach=(), regime=lolm.regime, objectives=lolm.objectives) == lolm
+        if study == "isolation":
+            assert a.objectives == lolm.objectives
+            assert a.regime.clamp == 5.0
+        else:
+            assert a.detach == ()
 
 
 def test_derived_values_of_training():

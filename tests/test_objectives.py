@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from builders import architecture_of, make_model, make_run, random_tokens
 
-from lolm.config import FutureSize, ObjectiveConfig
+from lolm.config import ConfigError, FutureSize, ObjectiveConfig
 from lolm.models.regime import gumbel_softmax
 from lolm.objectives import (
     IGNORED,
@@ -121,6 +121,58 @@ def test_contrastive_loss_of_a_perfect_match_is_near_zero():
     assert float(future_cpc(z, h, heads)) == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.parametrize("negatives", ["batch", "position"])
+def test_contrastive_loss_against_other_sequences_by_hand(negatives):
+    torch.manual_seed(0)
+    size = FutureSize(horizon=2, hidden=5, width=3, temperature=0.07, positions=4)
+    heads = FutureHeads("cpc", size, 6, negatives=negatives)
+    z, h = torch.randn(3, 13, 6), torch.randn(3, 13, 6)
+    steps = range(0, 11, 2)
+    losses = []
+    for i in range(3):
+        for t in steps:
+            q = F.normalize(heads.z(z[i, t]), dim=0)
+            others = [(j, s) for j in range(3) if j != i for s in steps if negatives == "batch" or s == t]
+            keys = [F.normalize(heads.h(h[j, s + 2]), dim=0) for j, s in [(i, t), *others]]
+            similarities = torch.stack([(q @ key / 0.07).clamp(-30, 30) for key in keys])
+            losses.append(similarities.logsumexp(dim=0) - similarities[0])
+    assert len(keys) == heads.candidates(13, 3) == (13 if negatives == "batch" else 3)
+    found = future_cpc(z, h, heads)
+    assert found.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    found.backward()
+    assert all(p.grad.isfinite().all() for p in heads.parameters())
+    same = torch.ones(3, 13, 6)  # nothing to go by
+    assert float(future_cpc(same, same, heads).detach()) == pytest.approx(math.log(heads.candidates(13, 3)), abs=1e-5)
+
+
+def test_knowing_the_position_solves_the_published_task_and_is_worth_nothing_at_one_position():
+    """Spec F10. z_t holds t + 1 and h_t holds t, the same in all four sequences."""
+    h = torch.eye(64).repeat(4, 1, 1)
+    z = torch.roll(h, -1, dims=1)
+
+    def loss(negatives):
+        heads = FutureHeads("cpc", FutureSize(horizon=1), 64, negatives=negatives)
+        heads.z, heads.h = torch.nn.Identity(), torch.nn.Identity()
+        return float(future_cpc(z, h, heads)), math.log(heads.candidates(64, 4))
+
+    assert loss("sequence") == pytest.approx((0, math.log(63)), abs=1e-4)
+    assert loss("batch") == pytest.approx((math.log(4), math.log(1 + 3 * 63)), abs=1e-4)  # far below chance all the same
+    assert loss("position") == pytest.approx((math.log(4), math.log(4)), abs=1e-4)
+
+
+def test_one_sequence_alone_has_no_negatives():
+    run = make_run("lolm_cpc_documents")
+    heads = build_heads(run.architecture, run.size)
+    assert heads.negatives == "batch"
+    for batch in (1, 2):
+        found = auxiliary_losses(run.architecture.objectives, make_model("lolm").streams(random_tokens(batch, 20)), heads)
+        assert ("future" in found) == (batch == 2)
+    for arm in ("lolm_cpc_documents", "lolm_cpc_positions"):
+        with pytest.raises(ConfigError, match=r"smoke\.training\.batch_size 1 leaves arm .* no negatives.*set it to 2 or more"):
+            make_run(arm, training={"batch_size": 1})
+    assert make_run("lolm", training={"batch_size": 1}).training.batch_size == 1
+
+
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_cosine_loss_by_hand(horizon):
     torch.manual_seed(0)
@@ -188,6 +240,27 @@ def test_balanced_regime_loss_by_hand():
     p = torch.randn(2, 7, 4, dtype=torch.float64).softmax(dim=-1)
     balance, h, sticky = balance_by_hand(p.numpy())
     assert float(regime_balance(p)) == pytest.approx(0.5 * balance - h + 0.2 * sticky, rel=1e-5)
+
+
+def test_regime_loss_with_other_weights_by_hand():
+    """Two tokens over two codes: p = (3/4, 1/4), (1/2, 1/2), both with argmax 0. L_bal = 2 · 5/8 · 1; cos = 2 / √5."""
+    p = torch.tensor([[[0.75, 0.25], [0.5, 0.5]]])
+    h = (2 * math.log(2) - 0.75 * math.log(3) + math.log(2)) / 2
+    sticky = -2 / math.sqrt(5)
+    assert float(regime_balance(p)) == pytest.approx(0.5 * 1.25 - h + 0.2 * sticky)
+    assert float(regime_balance(p, 0.5, 1.0)) == pytest.approx(0.5 * 1.25 + h + 0.2 * sticky)
+    assert float(regime_balance(p, 0.0, -1.0)) == pytest.approx(-h + 0.2 * sticky)
+    assert float(regime_balance(p, 0.0, 1.0)) == pytest.approx(h + 0.2 * sticky)
+
+
+@pytest.mark.parametrize(
+    ("arm", "weights"),
+    [("lolm", (0.5, -1.0)), ("lolm_reg_ie", (0.5, 1.0)), ("lolm_reg_ib", (0.0, -1.0)), ("lolm_reg_eb", (0.0, 1.0))],
+)
+def test_the_regime_loss_of_an_arm_has_its_weights(arm, weights):
+    streams = make_model(arm).streams(random_tokens(2, 20))
+    found = auxiliary_losses(make_run(arm).architecture.objectives, streams, None)["regime"]
+    assert torch.equal(found, regime_balance(streams.p, *weights))
 
 
 def test_balance_is_one_at_best_and_r_at_worst():
@@ -370,6 +443,23 @@ def test_each_auxiliary_loss_trains_what_it_reads():
     found = gradients_of("lolm", "memory")
     assert parts(found) == {"embedding", "surface", "memory"}
     assert "memory.combine.weight" not in found  # attention is read before it
+
+
+def test_with_every_way_of_the_latent_stream_cut_only_its_own_loss_trains_it():
+    """What detaching z leaves to CPC (spec A11, F16). The regime's losses reach the SSM too unless z is cut there as well."""
+
+    def trained(loss, *detach):
+        return {name for name in gradients_of("lolm", loss, detach=detach) if name.startswith("latent.")}
+
+    every = {name for name, _ in make_model("lolm").named_parameters() if name.startswith("latent.")}
+    published = ("latent_fusion", "latent_gate")
+    assert trained("token", *published) == every  # z → codes → gate
+    assert trained("regime", *published) == trained("change", *published) == every
+    for loss in ("token", "regime", "change", "competitive", "manifest", "memory"):
+        assert trained(loss, *published, "latent_regime") == set(), loss
+    assert trained("future", *published, "latent_regime") == every
+    assert "surface" in parts(gradients_of("lolm", "future"))
+    assert parts(gradients_of("lolm", "future", detach=("surface_latent",))) == {"latent", "heads"}
 
 
 def test_targets_are_detached():

@@ -21,8 +21,10 @@ BACKWARD_FACTOR = 3  # forward once, backward twice
 BYTES = {"fp32": 4, "bf16": 2}
 
 
-def account(model: LanguageModel, heads: FutureHeads | None, length: int, precision: str = "fp32") -> dict[str, Any]:
-    """Exact size and cost of a model in sequences of ``length`` tokens.
+def account(
+    model: LanguageModel, heads: FutureHeads | None, length: int, precision: str = "fp32", batch: int = 1
+) -> dict[str, Any]:
+    """Exact size and cost of a model in sequences of ``length`` tokens, trained ``batch`` at a time.
 
     Returns:
         ``parameters`` {total, active, by_part}; ``flops_per_token`` {forward, training, palm, by_part}; ``state_elements`` that
@@ -36,7 +38,7 @@ def account(model: LanguageModel, heads: FutureHeads | None, length: int, precis
         parameters["head_norm"] = model.head_norm_params
     flops = {name: part.flops_per_token(length) for name, part in parts.items()} | {"head": 2.0 * embedding}
     forward = sum(flops.values())
-    auxiliary = heads.flops_per_token(length) if heads is not None else 0.0
+    auxiliary = heads.flops_per_token(length, batch) if heads is not None else 0.0
     total = sum(parameters.values())
     active = total - sum(part.num_params() - part.active_params() for part in parts.values())
     state = sum(part.state_size(length) for part in parts.values())
@@ -64,4 +66,4 @@ def account_run(run: RunConfig) -> dict[str, Any]:
     with torch.device("meta"):
         model = build_model(run)
         heads = build_heads(run.architecture, run.size)
-    return account(model, heads, run.training.seq_len, run.training.precision)
+    return account(model, heads, run.training.seq_len, run.training.precision, run.training.batch_size)

@@ -12,7 +12,7 @@ from lolm.data.batches import EvaluationSet, stream_seed
 from lolm.models.fusion import Fusion
 from lolm.models.language_model import LanguageModel
 from lolm.models.regime import Regime, gumbel_softmax
-from lolm.objectives import FutureHeads, auxiliary_losses, competitive_target, cpc_positions, entropy
+from lolm.objectives import FutureHeads, auxiliary_losses, competitive_target, entropy
 
 HISTOGRAM_BINS = 20
 SATURATED = (0.05, 0.95)
@@ -110,7 +110,8 @@ def describe_streams(
     """Gate, regime, CPC and auxiliary-loss statistics of a model in evaluation mode; None for what a model lacks.
 
     Auxiliary losses are unweighted means over the set, with the noise-free regime probabilities. CPC is compared with its true
-    chance level ln n, n being the candidates of one sequence.
+    chance level ln n, n being its candidates. Where negatives come from the other sequences of a batch, n grows with
+    ``batch_size``, so it is not that of training, and the future loss is the mean over the batches of full size alone.
     """
     model.eval()
     if heads is not None:
@@ -120,7 +121,8 @@ def describe_streams(
     gate = GateStatistics() if "gate" in parts else None
     regime = RegimeStatistics(codes.size.codes, seed) if isinstance(codes, Regime) else None
     sums: dict[str, float] = {}
-    sequences = 0
+    counts: dict[str, int] = {}
+    full = min(batch_size, len(held_out))
     for x_BT, _ in held_out.batches(batch_size):
         streams = model.streams(x_BT.to(model.embedding.weight.device))
         if gate is not None and isinstance(fusion, Fusion) and streams.z is not None and streams.g is not None:
@@ -128,12 +130,14 @@ def describe_streams(
         if regime is not None and isinstance(codes, Regime) and streams.logits is not None and streams.p is not None:
             regime.add(streams.logits, streams.p, float(codes.tau))
         for name, term in auxiliary_losses(objectives, streams, heads).items():
+            if name == "future" and heads is not None and heads.negatives != "sequence" and len(x_BT) < full:
+                continue  # the smaller last batch has another chance level
             sums[name] = sums.get(name, 0.0) + float(term) * len(x_BT)
-        sequences += len(x_BT)
-    terms = {name: value / sequences for name, value in sums.items()}
+            counts[name] = counts.get(name, 0) + len(x_BT)
+    terms = {name: value / counts[name] for name, value in sums.items()}
     cpc = None
     if heads is not None and heads.kind == "cpc" and "future" in terms:
-        candidates = len(cpc_positions(held_out.seq_len, heads.size))
+        candidates = heads.candidates(held_out.seq_len, full)
         cpc = {"nats": terms["future"], "chance": math.log(candidates), "candidates": candidates}
     return {
         "objectives": terms or None,

@@ -14,7 +14,7 @@ class Fusion(Component):
 
     Without a gate the branches are added, or with ``concat`` mapped together, P [u; v] with P: 2D → D. The branch norms are
     there to make two branches comparable, so a model without a latent stream has none. ``isolate`` detaches r here (only here:
-    the token loss still reaches the codes through the gate). Streams that a model lacks are left out.
+    the token loss still reaches the codes through the gate), ``detach_latent`` z. Streams that a model lacks are left out.
     """
 
     def __init__(
@@ -26,9 +26,10 @@ class Fusion(Component):
         branch_norm: bool,
         isolate: bool,
         concat: bool = False,
+        detach_latent: bool = False,
     ) -> None:
         super().__init__()
-        self.d_model, self.isolate = d_model, isolate
+        self.d_model, self.isolate, self.detach_latent = d_model, isolate, detach_latent
         self.surface = nn.Linear(d_model, d_model, bias=False)
         self.latent = nn.Linear(d_model, d_model, bias=False) if latent else None
         self.memory = nn.Linear(d_model, d_model, bias=False) if memory else None
@@ -41,7 +42,9 @@ class Fusion(Component):
     def branches(self, h_BTD: torch.Tensor, z_BTD: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the gate weighs, u and v: the projected and normalised surface and latent branches."""
         surface = self.surface_norm(self.surface(h_BTD))
-        return surface, None if self.latent is None or z_BTD is None else self.latent_norm(self.latent(z_BTD))
+        if self.latent is None or z_BTD is None:
+            return surface, None
+        return surface, self.latent_norm(self.latent(z_BTD.detach() if self.detach_latent else z_BTD))
 
     def offset(self, m_BTD: torch.Tensor | None, r_BTE: torch.Tensor | None) -> torch.Tensor | float:
         """What is added beside the gate: W_m m + W_r r."""

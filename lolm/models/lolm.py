@@ -19,6 +19,8 @@ class LOLM(LanguageModel):
 
     The latent stream reads the surface's output, as published, or the token embeddings (``latent.input``), which makes the
     two truly parallel. A stream that is switched off enters regime and gate as zeros. The gate needs the latent stream.
+
+    ``architecture.detach`` stops gradients along single edges of this dataflow; values are the same.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class LOLM(LanguageModel):
             raise ConfigError(
                 f"architecture: gate.form {form!r} joins surface and latent; set gate.form: none with latent.form: none"
             )
-        self.latent_input = architecture.latent.input
+        self.latent_input, self.detached = architecture.latent.input, frozenset(architecture.detach)
         latent_size = _size(size, "latent") if has_latent else None
         self.latent = Latent(architecture.latent, latent_size, d, size.n_heads, size.dropout) if latent_size is not None else None
         self.memory = Memory(architecture.memory, _size(size, "memory"), d) if architecture.memory.enabled else None
@@ -41,19 +43,27 @@ class LOLM(LanguageModel):
         self.gate = build_gate(architecture.gate, d, self.regime_width)
         width = self.regime_width if self.regime is not None else 0
         norm, isolate = architecture.gate.branch_norm, architecture.regime.isolate
-        self.fusion = Fusion(d, has_latent, self.memory is not None, width, norm, isolate, concat=form == "concat")
+        cut = "latent_fusion" in self.detached
+        self.fusion = Fusion(d, has_latent, self.memory is not None, width, norm, isolate, form == "concat", cut)
 
     def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
         x = self._embed(tokens_BT)
         h, routing = self.surface(x, skip_last)
-        z = None if self.latent is None else self.latent(h if self.latent_input == "surface" else x)
+        source = self._along("surface_latent", h) if self.latent_input == "surface" else x
+        z = None if self.latent is None else self.latent(source)
         m, attention = (None, None) if self.memory is None else self.memory(h)
         zeros = torch.zeros_like(h)
         z_in, m_in = (zeros if s is None else s for s in (z, m))
-        logits, p, r = (None, None, None) if self.regime is None else self.regime(z_in, h, m_in, generator)
+        logits, p, r = (
+            (None, None, None) if self.regime is None else self.regime(self._along("latent_regime", z_in), h, m_in, generator)
+        )
         r_in = h.new_zeros(*h.shape[:2], self.regime_width) if r is None else r
-        g = None if self.gate is None else self.gate(z_in, h, m_in, r_in)
+        g = None if self.gate is None else self.gate(self._along("latent_gate", z_in), h, m_in, self._along("regime_gate", r_in))
         return Streams(h, z, m, attention, logits, p, r, g, routing)
+
+    def _along(self, edge: str, x: torch.Tensor) -> torch.Tensor:
+        """What arrives at the end of an edge: x, without its gradient where the edge is cut."""
+        return x.detach() if edge in self.detached else x
 
     def fuse(self, streams: Streams) -> torch.Tensor:
         return self.fusion(streams.h, streams.z, streams.m, streams.r, streams.g)

@@ -87,7 +87,7 @@ def test_the_sum_of_the_formulas_is_the_count(scale, arm):
     run = resolve_run(PARAMS, scale, arm, 1)
     with torch.device("meta"):
         model, heads = build_model(run), build_heads(run.architecture, run.size)
-    found = account(model, heads, run.training.seq_len, run.training.precision)
+    found = account(model, heads, run.training.seq_len, run.training.precision, run.training.batch_size)
     assert found == account_run(run)
     assert found["parameters"]["total"] == sum(p.numel() for p in model.parameters())
     for name, part in model.components().items():
@@ -127,6 +127,13 @@ def test_flops_of_lolm_by_hand():
     assert flops["by_part"] == by_part | {"objective_heads": CPC}
     assert flops["forward"] == sum(by_part.values())
     assert flops["training"] == 3 * (sum(by_part.values()) + CPC)  # the factor, and the objectives' heads, once each
+
+
+@pytest.mark.parametrize(("negatives", "keys"), [("batch", 4 * 6), ("position", 4)])
+def test_flops_of_a_contrastive_loss_against_the_other_sequences_of_a_batch(negatives, keys):
+    """Four sequences: each of six queries meets the keys of all, or those at its own position."""
+    flops = account_run(tiny("lolm", objectives={"negatives": negatives}))["flops_per_token"]["by_part"]
+    assert flops["objective_heads"] == 6 / 8 * (2 * (2 * 8 * 16 + 2 * 16 * 8) + 2 * keys * 8)
 
 
 def test_flops_of_a_decoder_by_hand():
@@ -230,6 +237,6 @@ def test_every_part_is_trained_three_times(arm, monkeypatch):
     for part in parts:
         with monkeypatch.context() as patch:
             more = part.flops_per_token(64) + 1
-            patch.setattr(part, "flops_per_token", lambda length, more=more: more)
+            patch.setattr(part, "flops_per_token", lambda *_, more=more: more)
             assert account(model, heads, 64)["flops_per_token"]["training"] == before["training"] + 3
     assert before["training"] == 3 * sum(before["by_part"].values())

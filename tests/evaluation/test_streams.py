@@ -9,7 +9,7 @@ from builders import ArrayStream, make_model, make_run
 
 from lolm.data.batches import EvaluationSet
 from lolm.evaluation.streams import GateStatistics, RegimeStatistics, describe_streams
-from lolm.objectives import auxiliary_losses, build_heads, competitive_target
+from lolm.objectives import auxiliary_losses, build_heads, competitive_target, future_cpc
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,18 @@ def test_contrastive_loss_stands_beside_its_chance_level(held_out):
     assert found["cpc"]["candidates"] == 24  # 32 − 8
     assert found["cpc"]["chance"] == math.log(24)
     assert found["cpc"]["nats"] == found["objectives"]["future"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("arm", "candidates"), [("lolm_cpc_documents", 1 + 3 * 24), ("lolm_cpc_positions", 4)])
+def test_against_other_texts_the_chance_level_is_that_of_a_full_batch(arm, candidates, held_out):
+    model, heads, found = describe(arm, held_out, batch_size=4)  # 4, 4 and 2 sequences
+    assert (found["cpc"]["candidates"], found["cpc"]["chance"]) == (candidates, math.log(candidates))
+    streams = [model.streams(x) for x, _ in held_out.batches(4)]
+    assert found["cpc"]["nats"] == pytest.approx(np.mean([float(future_cpc(s.z, s.h, heads)) for s in streams[:2]]), rel=1e-6)
+    assert describe(arm, held_out, batch_size=3)[2]["cpc"] is not None  # the last sequence stands alone
+    assert describe(arm, held_out, batch_size=1)[2]["cpc"] is None
+    assert describe(arm, held_out, batch_size=64)[2]["cpc"]["candidates"] == heads.candidates(32, 10)
 
 
 def test_a_model_reports_only_what_it_has(held_out):

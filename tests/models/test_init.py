@@ -173,3 +173,14 @@ def test_the_branch_norm_does_not_restore_a_starved_latent_stream():
         shares[wiring] = float(v.square().mean().sqrt() / u.square().mean().sqrt())
     assert shares["chain"] < 1e-3
     assert shares["prenorm"] > 0.9
+
+
+@pytest.mark.parametrize(("arm", "bias"), [("lolm", -0.5), ("lolm_bias_zero", 0.0), ("lolm_bias_plus", 0.5)])
+def test_bias_of_the_gate(arm, bias):
+    found = make_model(arm).gate.out.bias
+    assert torch.equal(found, torch.full_like(found, bias))
+
+
+def test_a_gate_bias_of_zero_is_the_frameworks_under_the_published_recipe():
+    found = make_model("lolm_published", gate={"bias": 0.0}).gate.out.bias
+    assert 0 < found.abs().max() <= 1 / math.sqrt(64)  # U(±1/√fan_in), fan_in = 2 D

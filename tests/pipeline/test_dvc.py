@@ -294,6 +294,7 @@ def test_stage_names(project):
     study = params.study
     suffixes = {
         **dict.fromkeys(PER_RUN, [f"-{arm}-{seed}" for arm in study.arms for seed in study.seeds]),
+        "recall": [f"-{arm}-{seed}" for arm in study.recall_arms for seed in study.seeds],
         **dict.fromkeys(("plan", "report"), [f"-{study.name}"]),
         "sweep": [f"-{arm}" for arm in study.arms],
     }
@@ -314,12 +315,14 @@ def test_other_scale_leaves_this_one_alone(pristine):
 
 @pytest.mark.slow
 def test_another_study_shares_the_runs_it_can(pristine):
-    """The same arms with fewer seeds: nothing to train, only a plan and a report of its own."""
+    """The same arms with fewer seeds and recall tasks: nothing to train, only a plan and a report of its own."""
     text = (pristine / "params.yaml").read_text(encoding="utf-8")
-    few = "{name: few, arms: [lolm, transformer], seeds: [1], subject: lolm, baseline: transformer}"
+    few = "{name: few, arms: [lolm, transformer], seeds: [1], subject: lolm, baseline: transformer, recall: [lolm]}"
     text = text.replace("\nstudy: *main ", f"\nstudy: {few} ")
     (pristine / "params.yaml").write_text(text, encoding="utf-8")
     assert {name.partition("@")[2] for name in status(pristine)} == {"tiny-few"}
+    names = dvc(pristine, "stage", "list", "--name-only").splitlines()
+    assert [name for name in names if name.startswith("recall")] == ["recall@tiny-lolm-1"]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -301,6 +302,17 @@ def test_the_plan_names_the_runs_and_the_time(project):
     assert "2 arms x 2 seeds = 4 runs, 2 at a time" in text
     assert "roughly, from FLOPs" in text
     assert "nothing that takes long" in run.describe(params, "smoke", runs, 2, {"report@smoke-main"})
+
+
+def test_only_the_arms_a_study_names_are_trained_on_recall(project):
+    params = load_params("params.yaml")
+    params = replace(params, study=replace(params.study, recall=("lolm",)))
+    stages = timed_stages(params, "smoke")
+    assert {name for name in stages if name.startswith("recall")} == {"recall@smoke-lolm-1", "recall@smoke-lolm-2"}
+    assert len(stages) == 2 + 4 * 4 - 2
+    runs = run.planned_runs(params, "smoke")
+    assert run.all_will_be_made(stages, params.study, "smoke", runs)
+    assert not run.all_will_be_made(stages - {"recall@smoke-lolm-1", "train@smoke-lolm-1"}, params.study, "smoke", runs)
 
 
 def test_the_estimate_is_the_speed_seen_times_the_tokens_to_train(project):

@@ -43,6 +43,19 @@ def test_a_kill_changes_nothing(arm, tmp_path):
     assert records(tmp_path / "straight") == records(tmp_path / "killed")
 
 
+def test_the_target_of_the_gate_is_logged_beside_it_also_where_no_loss_pulls_it_there(tmp_path):
+    train(run_of("lolm_free_gate"), tmp_path)
+    rows = [row for row in records(tmp_path) if "train/loss" in row]
+    assert len(rows) == 4
+    for row in rows:
+        assert {"gate/mean", "gate/target"} <= set(row)
+        assert 0 < row["gate/target"] < 1
+        assert "train/competitive" not in row
+        without = ("future", 0.5), ("change", 0.1), ("regime", 0.3), ("memory", 0.05)
+        total = row["train/loss"] + sum(weight * row[f"train/{term}"] for term, weight in without)
+        assert row["train/total"] == pytest.approx(total, rel=1e-5)
+
+
 def test_the_load_of_experts_is_in_the_records(tmp_path):
     train(run_of("jamba_moe"), tmp_path)
     rows = [row for row in records(tmp_path) if "moe/load_max" in row]
