@@ -99,10 +99,9 @@ def _forward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, out, saved)
                 _write(y_tile, out, channels, first, lo, steps, count)
 
 
-@njit(inline="always")
-def _back(k, tiles, here, after, now, b_t, c_t, sums, for_b, for_c):
+@njit
+def _back(k, here, after, now, b_t, c_t, sums, for_b, for_c, history, decays, rates, g_state, g_rates):
     """One state of one vector of channels a step back in time; the gradients of Δu, of the exponent, of B and of C grow."""
-    history, decays, rates, g_state, g_rates = tiles
     g_y, du_t, step = now
     g_du, g_exponent = sums
     g = fma(g_y, c_t, load(g_state, k))
@@ -146,7 +145,6 @@ def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, sav
         g_tile = zeros(CHUNK * BLOCK)
         delta = zeros(CHUNK * BLOCK)
         du = zeros(CHUNK * BLOCK)
-        tiles = history, decays, rates, g_state, g_rates
         for chunk in range(chunks - 1, -1, -1):
             start = chunk * CHUNK
             steps = min(CHUNK, length - start)
@@ -195,8 +193,13 @@ def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, sav
                     for d in range(0, width, LANES):
                         now, k = (load(g_tile, row + d), load(du, row + d), load(delta, row + d)), n * BLOCK + d
                         sums = load(g_du, d), load(g_exponent, d)
-                        sums, for_b0, for_c0 = _back(k, tiles, here, after, now, b_0, c_0, sums, for_b0, for_c0)
-                        sums, for_b1, for_c1 = _back(k + BLOCK, tiles, here, after, now, b_1, c_1, sums, for_b1, for_c1)
+                        sums, for_b0, for_c0 = _back(
+                            k, here, after, now, b_0, c_0, sums, for_b0, for_c0, history, decays, rates, g_state, g_rates
+                        )
+                        k += BLOCK
+                        sums, for_b1, for_c1 = _back(
+                            k, here, after, now, b_1, c_1, sums, for_b1, for_c1, history, decays, rates, g_state, g_rates
+                        )
                         store(g_du, d, sums[0])
                         store(g_exponent, d, sums[1])
                     g_b[i, block, t, n], g_c[i, block, t, n] = total(for_b0), total(for_c0)
