@@ -4,7 +4,7 @@ import pytest
 import torch
 from laboratory import WIDTH, held_out, reader, training
 
-from lolm.evaluation.readout import Refit, refit_readout
+from lolm.evaluation.readout import READOUTS, Effort, Refit, refit_readout, refit_readouts
 from lolm.evaluation.temperature import fit_temperature
 from lolm.interventions import Intervention, InterventionError, change_branch, match_norm, replace_branch
 
@@ -57,7 +57,7 @@ def scrambled():
 def test_refitted_affines_win_back_a_scrambled_affine():
     """v_d · s_d + 0.5 with s_d ≠ 0 is undone by gains 1 / s_d of the norm that comes before the change."""
     model = reader(surface=False, latent=True)
-    found = refit_readout(model, scrambled(), "affine", TRAIN, SET, 4, steps=300, learning_rate=5e-2)
+    found = refit_readout(model, scrambled(), "affine", TRAIN, SET, 4, Effort(300, 5e-2))
     assert found.damaged > found.full + 0.3
     assert found.recovered > 0.9
     temperature = refit_readout(model, scrambled(), "temperature", TRAIN, SET, 4)
@@ -67,7 +67,7 @@ def test_refitted_affines_win_back_a_scrambled_affine():
 @pytest.mark.parametrize("readout", ["head", "head_scratch"])
 def test_a_refitted_head_wins_back_a_turned_o(readout):
     model = reader(surface=False, latent=True)
-    found = refit_readout(model, TURNED | match_norm(), readout, TRAIN, SET, 4, steps=300, learning_rate=5e-2)
+    found = refit_readout(model, TURNED | match_norm(), readout, TRAIN, SET, 4, Effort(300, 5e-2))
     assert found.damaged > found.full + 1
     assert found.recovered > 0.9
 
@@ -75,7 +75,7 @@ def test_a_refitted_head_wins_back_a_turned_o(readout):
 @pytest.mark.parametrize("readout", ["temperature", "affine", "head", "head_scratch"])
 def test_no_readout_wins_back_what_is_lost(readout):
     """Without the branch that is read there is only the unigram distribution to learn: about ln 17 of the cycle."""
-    found = refit_readout(reader(False, True), replace_branch("latent", "zero"), readout, TRAIN, SET, 4, steps=50)
+    found = refit_readout(reader(False, True), replace_branch("latent", "zero"), readout, TRAIN, SET, 4, Effort(50, fine_tune_steps=50))
     assert found.refitted > found.full + 0.5
     assert found.recovered < 0.6
 
@@ -84,7 +84,7 @@ def test_the_model_stays_as_it_was():
     model = reader(surface=True, latent=True)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for readout in ("affine", "head"):
-        refit_readout(model, TURNED, readout, TRAIN, SET, 4, steps=3)
+        refit_readout(model, TURNED, readout, TRAIN, SET, 4, Effort(3, fine_tune_steps=3))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
@@ -92,7 +92,7 @@ def test_the_model_stays_as_it_was():
 def test_nothing_damaged_has_no_share_recovered():
     assert Refit("head", 1.0, 1.0, 0.9).recovered is None
     assert Refit("head", 1.0, 3.0, 1.5).recovered == 0.75
-    untouched = refit_readout(reader(True, True), Intervention("none"), "head", TRAIN, SET, 4, steps=0)
+    untouched = refit_readout(reader(True, True), Intervention("none"), "head", TRAIN, SET, 4, Effort(0, fine_tune_steps=0))
     assert untouched.full == untouched.damaged
     assert untouched.refitted == pytest.approx(untouched.full)
 
