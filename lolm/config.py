@@ -405,7 +405,9 @@ class AblationConfig:
             if getattr(self, name) < 0:
                 raise ConfigError(f"ablation.{name} must not be negative, got {getattr(self, name)}")
         if any(not 0 < share <= 1 for share in self.dimension_shares):
-            raise ConfigError(f"ablation.dimension_shares are shares of d_model, each in (0, 1]; got {list(self.dimension_shares)}")
+            raise ConfigError(
+                f"ablation.dimension_shares are shares of d_model, each in (0, 1]; got {list(self.dimension_shares)}"
+            )
 
 
 @dataclass(frozen=True)

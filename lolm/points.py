@@ -4,9 +4,9 @@ Names: ``train/ val/ gate/ regime/ speed/`` over the training step; ``eval/*`` a
 where the step axis is the intervention's strength for a sweep at the final weights (per cent for the gate, blocks for skipped
 blocks), or the training step of the weights when there is nothing to sweep. The gate forced to 0, 0.5 and 1 is also given over
 training: ``ablate/gate_0/*``, ``ablate/gate_0.5/*``, ``ablate/gate_1/*``; so is the inversion statistic of each way of removing a
-branch, ``ablate/inversion_<way>``. The controls stay in the record: there are some hundred. ``horizon/*`` at the steps where a learning-rate
-schedule ended; ``position/*`` over the position in the window, ``length/*`` over the window's length in tokens;
-``recall/<task>_*``.
+branch, ``ablate/inversion_<way>``. The controls stay in the record: there are some hundred.
+``horizon/*`` at the steps where a learning-rate schedule ended; ``position/*`` over the position in the window, ``length/*`` over
+the window's length in tokens; ``recall/<task>_*``.
 """
 
 from __future__ import annotations

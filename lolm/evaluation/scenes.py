@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -45,9 +45,10 @@ class Scene:
             yield
 
 
-def _remember_first(layer: nn.Module):
+def _remember_first(layer: nn.Module) -> Callable[[], object]:
     """Let a layer answer the very tensor it meets first from memory; returns what undoes it."""
-    forward, kept = layer.forward, []
+    forward = layer.forward
+    kept: list[torch.Tensor] = []  # what came in first, and the answer
 
     def answer(x: torch.Tensor) -> torch.Tensor:
         if not kept:

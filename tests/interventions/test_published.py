@@ -11,10 +11,10 @@ from lolm.interventions import (
     StreamMeans,
     blend_gate,
     force_gate,
+    measure,
     remove_stream,
     skip_last_blocks,
     standard_set,
-    measure,
 )
 
 TOKENS = random_tokens(3, 24)
