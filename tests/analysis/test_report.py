@@ -22,7 +22,8 @@ from lolm.analysis.results import load_results
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [
     "bits_per_byte", "learning_curves", "loss_at_ends", "multipliers", "lead", "recall", "by_position", "rates", "gate_path",
-    "gate_histogram", "ablation_sweep", "damage", "regimes",
+    "gate_histogram", "ablation_sweep", "damage", "regimes", "inversion_statistic", "trajectory", "readout_recovery",
+    "contributions", "token_classes",
 ]  # fmt: skip
 TWENTY = (
     "lolm", "transformer", "transformer_modern", "lolm_published", "lolm_v0", "transformer_published",

@@ -162,7 +162,8 @@ def _context(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         None,
         Quantity.of(damage, "nats", "damage with the gate frozen at its mean over tokens in each dimension, test split"),
         above(damage, margin),
-        f"Damage of a gate without context: {why_of(damage, margin, 'nats')}. The published test, g = 0.5, changes the level as well.",
+        f"Damage of a gate without context: {why_of(damage, margin, 'nats')}. The published test, g = 0.5, changes the "
+        f"level as well.",
         f"holds if the interval lies above {margin:g} nats, fails if none of it does",
         runs_of(runs),
         controls=tuple(c for c in gate_controls(results, runs) if "each dimension" not in c.name),

@@ -14,18 +14,40 @@ from lolm.analysis.results import ScaleResults
 from lolm.analysis.statistics import t_interval
 
 FIGURES = {
-    "efficiency_2x": "multipliers", "efficiency_direction": "multipliers", "gap_25_9": "loss_at_ends", "gap_16_8": "learning_curves",
-    "gap_15": "learning_curves", "matched_budget": "loss_at_ends", "early_lead": "lead", "gate_level": "gate_path",
-    "gate_surface": "gate_path", "gate_reversal": "gate_path", "gate_target": "gate_path", "gate_share": "contributions",
-    "inversion": "inversion_statistic", "inversion_over_training": "damage", "inversion_control": "damage",
-    "latent_alone": "ablation_sweep", "surface_alone": "ablation_sweep", "regime_codes": "regimes",
-}  # fmt: skip
+    "efficiency_2x": "multipliers",
+    "efficiency_direction": "multipliers",
+    "gap_25_9": "loss_at_ends",
+    "gap_16_8": "learning_curves",
+    "gap_15": "learning_curves",
+    "matched_budget": "loss_at_ends",
+    "early_lead": "lead",
+    "gate_level": "gate_path",
+    "gate_surface": "gate_path",
+    "gate_reversal": "gate_path",
+    "gate_target": "gate_path",
+    "gate_share": "contributions",
+    "inversion": "inversion_statistic",
+    "inversion_over_training": "damage",
+    "inversion_control": "damage",
+    "latent_alone": "ablation_sweep",
+    "surface_alone": "ablation_sweep",
+    "regime_codes": "regimes",
+}
 STATED = {"gate_target": ("paper", "scaling"), "efficiency_direction": ("seed", "paper"), "matched_budget": ("paper",)}
 STUDIES = {  # which study at the same scale holds what a claim's controls ask for
-    "gate_target": "gate", "gate_level": "gate", "gate_share": "gate", "inversion": "inversion", "inversion_preregistered": "inversion",
-    "inversion_control": "inversion", "memory_contribution": "parts", "regime_contribution": "parts", "regime_codes": "regime",
-    "cpc_chance": "cpc", "regime_entropy": "regime", "memory_loss": "parts",
-}  # fmt: skip
+    "gate_target": "gate",
+    "gate_level": "gate",
+    "gate_share": "gate",
+    "inversion": "inversion",
+    "inversion_preregistered": "inversion",
+    "inversion_control": "inversion",
+    "memory_contribution": "parts",
+    "regime_contribution": "parts",
+    "regime_codes": "regime",
+    "cpc_chance": "cpc",
+    "regime_entropy": "regime",
+    "memory_loss": "parts",
+}
 
 
 def with_controls(results: ScaleResults, claim: Claim) -> Claim:

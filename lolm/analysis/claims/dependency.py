@@ -98,7 +98,8 @@ def _declared(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         Quantity.of(found, "nats", f"{DEFINITION}, {pair.label}, final weights, test split"),
         VERDICT_OF[called],
         why,
-        f"holds if the interval over seeds lies above {margin:g} nats, fails if none of it does (analysis.inversion_statistic and "
+        f"holds if the interval over seeds lies above {margin:g} nats, fails if none of it does "
+        f"(analysis.inversion_statistic and "
         "inversion_margin, fixed before the runs)",
         runs_of(runs),
         details,
@@ -264,7 +265,8 @@ def _readout(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         if found is not None and name != "head"
     )
     why = (
-        f"Refitting the head on training text leaves {show(left.value, 'nats')} of {show(damage.value, 'nats')}. Left minus half "
+        f"Refitting the head on training text leaves {show(left.value, 'nats')} of {show(damage.value, 'nats')}. Left minus "
+        f"half "
         f"of the damage: {why_of(half, 0.0, 'nats')}."
     )
     return Claim(
@@ -307,7 +309,8 @@ def _grows(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         None,
         Quantity.of(growth, "nats", f"damage without latent ({pair.label}) at step {steps[-1]} minus that at step {steps[0]}"),
         above(growth, 0.0),
-        f"Damage at the last minus the first checkpoint: {why_of(growth, 0.0, 'nats')}. The better a model, the more there is to lose: "
+        f"Damage at the last minus the first checkpoint: {why_of(growth, 0.0, 'nats')}. The better a model, the more there "
+        f"is to lose: "
         "the damage of any part may grow.",
         "holds if the interval lies above 0, fails if none of it does",
         runs_of(runs),
@@ -324,7 +327,9 @@ def _tracks(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         mine = [p for p in points if p.seed == run.seed]
         per_seed.append(dep.correlation([p.gate for p in mine], [p.statistic for p in mine]))  # type: ignore[misc]
     if not per_seed or None in per_seed:
-        why = f"S and the mean gate were not both measured at three checkpoints; {again(results)}." if runs else "no LOLM was run"
+        why = "these runs hold no LOLM"
+        if runs:
+            why = f"S and the mean gate were not both measured at three checkpoints; {again(results)}."
         return untestable("dependency_follows_gate", "inversion", TRACKS, (), why)
     r = t_interval(per_seed, confidence)  # type: ignore[arg-type]
     found = [dep.follows(run) for run in runs]
@@ -345,7 +350,8 @@ def _tracks(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         None,
         Quantity.of(r, "r", f"Pearson correlation of the mean gate and S over {len(points) // len(runs)} checkpoints of a run"),
         above(negative, 0.0),
-        f"Correlation over checkpoints: {why_of(r, 0.0, 'r')}. Both move with training, so a correlation is no effect of one on the "
+        f"Correlation over checkpoints: {why_of(r, 0.0, 'r')}. Both move with training, so a correlation is no effect of "
+        f"one on the "
         "other; arms with another gate level say more.",
         "holds if the interval of the correlation lies below 0, fails if none of it does; not transformed",
         runs_of(runs),
@@ -379,7 +385,7 @@ def _words(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         for rows in (function, content)
         if None not in [r[key] for r in rows for key in ("damage_latent_mean", "damage_surface_mean")]
     ]
-    controls = ()
+    controls: tuple[Control, ...] = ()
     if len(damages) == 2:
         s = paired_difference(damages[1], damages[0], confidence)
         controls = (Control("S at content minus S at function words", Quantity.of(s, "nats", "mean ablation"), sentence),)
@@ -391,7 +397,8 @@ def _words(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         None,
         Quantity.of(gap, "gate", "mean gate at function words minus mean gate at content words, test split"),
         above(gap, margin),
-        f"Gate at function minus content words: {why_of(gap, margin, 'gate')}. The values of the authors' page are illustrations, "
+        f"Gate at function minus content words: {why_of(gap, margin, 'gate')}. The values of the authors' page are "
+        f"illustrations, "
         "not measurements.",
         f"holds if the interval lies above {margin:g}, fails if none of it does",
         runs_of(runs),

@@ -62,14 +62,19 @@ def _entropy(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         "Counting noisy samples finds even use in a layer that says nothing.",
     )
     return Claim(
-        "regime_entropy", GROUP, ENTROPY, keys,
+        "regime_entropy",
+        GROUP,
+        ENTROPY,
+        keys,
         Quantity.of(sampled, "share", "entropy of the argmax of Gumbel samples over its maximum"),
         Quantity.of(used, "share", "the same of the argmax without noise, test split"),
         above(used, least),
         f"Without noise: {why_of(used, least, 'share')}.",
         f"holds if the interval lies above {100 * least:g} % of the maximum, fails if none of it does",
-        runs_of(runs), controls=(control,), figure="regimes",
-    )  # fmt: skip
+        runs_of(runs),
+        controls=(control,),
+        figure="regimes",
+    )
 
 
 def _collapse(results: ScaleResults) -> Claim:
@@ -82,12 +87,15 @@ def _collapse(results: ScaleResults) -> Claim:
     confidence = results.analysis.confidence
     sampled, used = (
         t_interval(
-            [sum(r.measured("regime", f"alive_{kind}") / r.measured("regime", "codes") for r in runs if r.seed == seed)
-             / sum(r.seed == seed for r in runs) for seed in results.seeds],
+            [
+                sum(r.measured("regime", f"alive_{kind}") / r.measured("regime", "codes") for r in runs if r.seed == seed)
+                / sum(r.seed == seed for r in runs)
+                for seed in results.seeds
+            ],
             confidence,
         )
         for kind in ("sampled", "eval")
-    )  # fmt: skip
+    )
     one = max(1 / run.measured("regime", "codes") for run in runs)
     least = one + results.analysis.gate_margin
     controls = tuple(
@@ -105,14 +113,20 @@ def _collapse(results: ScaleResults) -> Claim:
         for arm in arms
     )
     return Claim(
-        "regime_collapse", GROUP, COLLAPSE, keys,
+        "regime_collapse",
+        GROUP,
+        COLLAPSE,
+        keys,
         Quantity.of(sampled, "share", f"codes alive among Gumbel samples, mean over {len(arms)} arms without isolation"),
         Quantity.of(used, "share", "the same without noise, test split"),
         below(used, least),
         f"Codes alive without isolation: {why_of(used, least, 'share')}; one code is {100 * one:.1f} %.",
         f"holds if the interval lies below one code plus {results.analysis.gate_margin:g}, fails if none of it does",
-        runs_of(runs), controls=controls, figure="regimes", needs=None,
-    )  # fmt: skip
+        runs_of(runs),
+        controls=controls,
+        figure="regimes",
+        needs=None,
+    )
 
 
 def _isolated(results: ScaleResults, arm: str) -> bool | None:
@@ -143,13 +157,18 @@ def _memory_loss(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         else Quantity.of(t_interval(damage, results.analysis.confidence), "nats", text)  # type: ignore[arg-type]
     )
     return Claim(
-        "memory_loss", GROUP, MEMORY_LOSS, keys, None,
+        "memory_loss",
+        GROUP,
+        MEMORY_LOSS,
+        keys,
+        None,
         Quantity.of(found, "share", "entropy of the slots' attention over ln S, training batches at the end of the run"),
         below(found, margin),
         f"Memory loss at the end: {why_of(found, margin, 'share')}. Sharp reading is not use.",
         f"holds if the interval lies below {margin:g}, fails if none of it does",
-        runs_of(runs), controls=(Control("what the memory is worth", quantity, sentence),),
-    )  # fmt: skip
+        runs_of(runs),
+        controls=(Control("what the memory is worth", quantity, sentence),),
+    )
 
 
 def _cpc_early(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
@@ -174,14 +193,21 @@ def _cpc_early(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         "Negatives come from the same sequence, so position alone can lower it; study cpc trains with those of other texts.",
     )
     return Claim(
-        "cpc_early", GROUP, CPC_EARLY, keys, None,
+        "cpc_early",
+        GROUP,
+        CPC_EARLY,
+        keys,
+        None,
         Quantity.of(found, "nats", f"contrastive loss minus ln n in the last log window of the first {CPC_ENDS:.0%} of the run"),
         below(found, 0.0),
-        f"Early loss minus chance: {why_of(found, 0.0, 'nats')}. The published step is {EARLY:.1%} of its run; learning rate and length "
+        f"Early loss minus chance: {why_of(found, 0.0, 'nats')}. The published step is {EARLY:.1%} of its run; learning "
+        f"rate and length "
         "of warm-up set it.",
         "holds if the interval lies below 0, fails if none of it does",
-        runs_of(runs), controls=(control,), needs=needs(results.params, results.scale, "cpc"),
-    )  # fmt: skip
+        runs_of(runs),
+        controls=(control,),
+        needs=needs(results.params, results.scale, "cpc"),
+    )
 
 
 def _everywhere(results: ScaleResults, reversal: Claim) -> Claim:
@@ -191,9 +217,19 @@ def _everywhere(results: ScaleResults, reversal: Claim) -> Claim:
         return untestable("gate_reversal_everywhere", "gate", EVERYWHERE, keys, reversal.why, where, stated)
     failed = reversal.verdict == FAILS
     return Claim(
-        "gate_reversal_everywhere", "gate", EVERYWHERE, keys, None, reversal.sound,
+        "gate_reversal_everywhere",
+        "gate",
+        EVERYWHERE,
+        keys,
+        None,
+        reversal.sound,
         FAILS if failed else INCONCLUSIVE,
-        "It does not here, with this recipe, and one exception is enough." if failed else "One scale cannot show it for every one.",
+        "It does not here, with this recipe, and one exception is enough."
+        if failed
+        else "One scale cannot show it for every one.",
         "fails if the reversal fails at this scale; otherwise inconclusive",
-        reversal.runs, figure="gate_path", needs=where, stated=stated,
-    )  # fmt: skip
+        reversal.runs,
+        figure="gate_path",
+        needs=where,
+        stated=stated,
+    )

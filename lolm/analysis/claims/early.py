@@ -16,11 +16,20 @@ GROUP, FIGURE = "efficiency", "lead"
 PUBLISHED_RUN = 20_000  # steps at which the comparison at 1.57B was made
 TPU_RUN = 50_000
 POINTS = (
-    ("advantage_2k", "Early in training (step 2,000 of 20,000) LOLM's perplexity is 42.8 times lower.", "x", 2_000 / PUBLISHED_RUN),
-    ("advantage_13k", "From two thirds of the run on (step 13,000 of 20,000) LOLM's perplexity is 1.2 to 1.3 times lower.", "x",
-     13_000 / PUBLISHED_RUN),
+    (
+        "advantage_2k",
+        "Early in training (step 2,000 of 20,000) LOLM's perplexity is 42.8 times lower.",
+        "x",
+        2_000 / PUBLISHED_RUN,
+    ),
+    (
+        "advantage_13k",
+        "From two thirds of the run on (step 13,000 of 20,000) LOLM's perplexity is 1.2 to 1.3 times lower.",
+        "x",
+        13_000 / PUBLISHED_RUN,
+    ),
     ("faster_43", "LOLM is up to 43 % ahead (step 3,000 of 50,000).", "share", 3_000 / TPU_RUN),
-)  # fmt: skip
+)
 BEHIND = "At the end of training LOLM is behind its matched baseline (perplexity 4.4 % higher)."
 OVERHEAD = "A training step of LOLM costs 4.3 % more FLOPs than one of its matched baseline."
 
@@ -49,7 +58,7 @@ def lead_at(results: ScaleResults, share: float) -> tuple[Estimate, Estimate, in
         training.append((eff.final_training_loss(base, window, at), eff.final_training_loss(subject, window, at)))
     if not pairs:
         return None
-    found = [paired_difference(*zip(*values, strict=True), confidence) for values in (validation, training)]  # type: ignore[arg-type]
+    found = [paired_difference([a for a, _ in values], [b for _, b in values], confidence) for values in (validation, training)]  # type: ignore[misc]
     return found[0], found[1], round(step), [run for pair in pairs for run in pair]
 
 
@@ -71,7 +80,7 @@ def conditioning(results: ScaleResults) -> tuple[Control, ...]:
     values = [(base.test_nats, sound.test_nats) for sound, base in pairs]
     if not values or any(None in value for value in values):
         return (Control(name, Quantity(None, "nats", text, note="needs arm transformer_published beside transformer"), sentence),)
-    found = paired_difference(*zip(*values, strict=True), results.analysis.confidence)  # type: ignore[arg-type]
+    found = paired_difference([a for a, _ in values], [b for _, b in values], results.analysis.confidence)  # type: ignore[misc]
     return (Control(name, Quantity.of(found, "nats", text), sentence),)
 
 
@@ -87,14 +96,19 @@ def _at(results: ScaleResults, id: str, statement: str, unit: str, share: float)
     sound = validation.map(read)
     what = "perplexity of the baseline over LOLM's" if unit == "x" else "one minus LOLM's perplexity over the baseline's"
     return Claim(
-        id, GROUP, statement, keys,
+        id,
+        GROUP,
+        statement,
+        keys,
         Quantity.of(training.map(read), unit, f"{what}, training loss up to step {step:,}, published window"),
         Quantity.of(sound, unit, f"{what}, validation at step {step:,} (first one after {share:.0%} of the run), paired by seed"),
         above(sound, threshold),
         f"At step {step:,}: {why_of(sound, threshold, unit)}. A ratio of losses at one step is no speed.",
         f"holds if the interval lies above {show(threshold, unit)}, fails if none of it does",
-        runs_of(runs), controls=conditioning(results), figure=FIGURE,
-    )  # fmt: skip
+        runs_of(runs),
+        controls=conditioning(results),
+        figure=FIGURE,
+    )
 
 
 def _behind(results: ScaleResults) -> Claim:
@@ -106,16 +120,21 @@ def _behind(results: ScaleResults) -> Claim:
     tests = [(base.test_nats, subject.test_nats) for subject, base in pairs]
     if any(None in values for values in tests):
         return untestable("behind_at_end", GROUP, BEHIND, keys, "the test losses were not measured")
-    final = paired_difference(*zip(*tests, strict=True), results.analysis.confidence)  # type: ignore[arg-type]
+    final = paired_difference([a for a, _ in tests], [b for _, b in tests], results.analysis.confidence)  # type: ignore[misc]
     return Claim(
-        "behind_at_end", GROUP, BEHIND, keys,
+        "behind_at_end",
+        GROUP,
+        BEHIND,
+        keys,
         Quantity.of(training.map(lambda n: 1 - math.exp(-n)), "share", f"perplexity gap in training loss up to step {step:,}"),
         Quantity.of(final, "nats", "test loss of the baseline minus LOLM's, paired by seed, schedules ended"),
         below(final, 0.0),
         f"Baseline minus LOLM at the end: {why_of(final, 0.0, 'nats')}.",
         "holds if the interval lies below 0, fails if none of it does",
-        runs_of(runs), controls=conditioning(results), figure=FIGURE,
-    )  # fmt: skip
+        runs_of(runs),
+        controls=conditioning(results),
+        figure=FIGURE,
+    )
 
 
 def _overhead(results: ScaleResults) -> Claim:
@@ -133,12 +152,22 @@ def _overhead(results: ScaleResults) -> Claim:
     exact = lolm / base - 1
     verdict = HOLDS if abs(exact - printed) <= 0.0005 else FAILS
     return Claim(
-        "flops_overhead", GROUP, OVERHEAD, keys, here,
-        Quantity(exact, "share", "training FLOPs a token of LOLM over the matched baseline's at the 304m preset, auxiliary heads included"),
+        "flops_overhead",
+        GROUP,
+        OVERHEAD,
+        keys,
+        here,
+        Quantity(
+            exact,
+            "share",
+            "training FLOPs a token of LOLM over the matched baseline's at the 304m preset, auxiliary heads included",
+        ),
         verdict,
-        f"By this project's count the 304m preset costs {show(exact, 'share')}; the authors' count is not published, and theirs has "
-        "another form of SSM and a shorter window. An SSM layer and a Transformer layer of equal size cost about the same per parameter; "
+        f"By this project's count the 304m preset costs {show(exact, 'share')}; the authors' count is not published, and "
+        f"theirs has "
+        "another form of SSM and a shorter window. An SSM layer and a Transformer layer of equal size cost about the same "
+        "per parameter; "
         "attention and auxiliary heads make the difference.",
         "holds if it rounds to the printed figure, fails otherwise; exact, so no interval",
         needs=needs(results.params, "304m", "main"),
-    )  # fmt: skip
+    )

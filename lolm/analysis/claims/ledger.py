@@ -43,8 +43,8 @@ class Quantity:
     """One measured or recomputed number with its definition.
 
     ``value`` is None when it could not be measured; ``note`` then says why.
-    Units: nats, x (ratio), share (shown in per cent), gate, codes, perplexity, bits, steps, tokens, r (correlation), logits, length (of a
-    vector).
+    Units: nats, x (ratio), share (shown in per cent), gate, codes, perplexity, bits, steps, tokens,
+    r (correlation), logits, length (of a vector).
     """
 
     value: float | None

@@ -1,6 +1,6 @@
 """Levels of single published models: losses, gates, live codes, at each published size.
 
-A level belongs to one model. At its preset it is tested; anywhere else these runs show their own number beside it, without a verdict.
+A level belongs to one model. At its preset it is tested; elsewhere these runs show their own number beside it, without verdict.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def _levels() -> tuple[Level, ...]:
             Level(f"level_gate_{end}", f"The mean gate of LOLM at {size} is {gate.value:g}.", f"gate_{end}", scale, "gate"),
             Level(
                 f"level_codes_{end}",
-                f"Of the regime codes at {size}, {'all' if codes.value == 1 else 'one'} {'are' if codes.value == 1 else 'is'} alive.",
+                f"Of the regime codes at {size}, {'all' if codes.value == 1 else 'one'} "
+                f"{'are' if codes.value == 1 else 'is'} alive.",
                 f"codes_{end}",
                 scale,
                 "codes",
@@ -122,14 +123,23 @@ def _judged(results: ScaleResults, level: Level, runs: Sequence[RunRecord], foun
         rule = f"holds if the whole interval lies within {margin:g} of the printed level, fails if none of it does"
         verdict = _within(found, published, margin)
         why = f"Here {show(found.value, unit)}; printed {show(published, unit)}: {verdict} within ±{margin:g}."
-    sentence = "Another text, vocabulary, recipe or length of training moves a level; the preset's differ from the published ones in part."
+    sentence = "Another text, vocabulary, recipe or length of training moves a level; the preset's differ in part."
     text = Quantity(
         float(runs[0].rows[-1]["tokens"]), "tokens", f"training tokens of each run; published: {NUMBERS[level.key].where}"
     )
     return Claim(
-        level.id, "levels", level.statement, (level.key,), None, Quantity.of(found, unit, definition), verdict, why, rule,
-        runs_of(runs), controls=(Control("tokens trained on", text, sentence),),
-    )  # fmt: skip
+        level.id,
+        "levels",
+        level.statement,
+        (level.key,),
+        None,
+        Quantity.of(found, unit, definition),
+        verdict,
+        why,
+        rule,
+        runs_of(runs),
+        controls=(Control("tokens trained on", text, sentence),),
+    )
 
 
 def _within(found: Estimate, published: float, margin: float) -> str:

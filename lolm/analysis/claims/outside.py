@@ -34,7 +34,8 @@ def claims(results: ScaleResults) -> list[Claim]:
 def _pythia_gap(results: ScaleResults) -> Claim:
     statement = "At equal tokens LOLM-304M has half the perplexity of Pythia-410M on WikiText-103 (52.2 % lower)."
     why = (
-        f"{PYTHIA} The printed perplexities are per token of two tokenizers; Pythia at 2 B tokens is likely still in its warm-up, and "
+        f"{PYTHIA} The printed perplexities are per token of two tokenizers; Pythia at 2 B tokens is likely still in its "
+        f"warm-up, and "
         "at 4 B it is ahead (54.32)."
     )
     return untestable(
@@ -67,15 +68,19 @@ def _claim(
     own, gap = found
     side = "above" if rule is above else "below"
     return Claim(
-        id, GROUP, statement, (id,),
+        id,
+        GROUP,
+        statement,
+        (id,),
         Quantity.of(own, "share", f"LOLM: {definition}"),
         Quantity.of(gap, "share", f"the same, LOLM minus the matched Transformer, paired by seed: {definition}"),
         rule(gap, 0.0),
         f"LOLM minus Transformer: {why_of(gap, 0.0, 'share')}. {PYTHIA}",
         f"holds if the interval lies {side} 0, fails if none of it does",
         runs_of(run for pair in results.pairs(results.subject, results.baseline) for run in pair),
-        controls=controls, figure="by_position" if id != "pythia_repetition" else None,
-    )  # fmt: skip
+        controls=controls,
+        figure="by_position" if id != "pythia_repetition" else None,
+    )
 
 
 def _change(run: RunRecord, key: str) -> float | None:
@@ -115,9 +120,14 @@ def _repetition(results: ScaleResults) -> Claim:
         "the text itself", quantity, "Less repetition is better only down to what real text has; sampling settings set it too."
     )
     return _claim(
-        results, "pythia_repetition", statement, lambda run: run.measured("samples", "generated", "bigram_repetition"), definition, below,
+        results,
+        "pythia_repetition",
+        statement,
+        lambda run: run.measured("samples", "generated", "bigram_repetition"),
+        definition,
+        below,
         (control,),
-    )  # fmt: skip
+    )
 
 
 def _downstream(results: ScaleResults) -> list[Claim]:
@@ -126,36 +136,60 @@ def _downstream(results: ScaleResults) -> list[Claim]:
     error = math.sqrt(0.25 * 0.75 / HELLASWAG_ITEMS)
     return [
         untestable(
-            "downstream_wikitext", GROUP, "At step 20,000 the 317M baseline has the lower perplexity on WikiText-103 (1,837 against 2,046).",
+            "downstream_wikitext",
+            GROUP,
+            "At step 20,000 the 317M baseline has the lower perplexity on WikiText-103 (1,837 against 2,046).",
             ("downstream_wikitext", "downstream_baseline"),
-            "No run here is scored on WikiText-103; the held-out loss at matched budget is the like. A loss of about 7.6 nats is that of "
+            "No run here is scored on WikiText-103; the held-out loss at matched budget is the like. A loss of about 7.6 "
+            "nats is that of "
             "a model that has hardly begun.",
             where,
         ),
         untestable(
-            "downstream_tasks", GROUP, "At step 20,000 the baseline is ahead on HellaSwag (25.5 against 22.5 %) and LAMBADA (0.6 against 0.4 %).",
+            "downstream_tasks",
+            GROUP,
+            "At step 20,000 the baseline is ahead on HellaSwag (25.5 against 22.5 %) and LAMBADA (0.6 against 0.4 %).",
             ("hellaswag", "hellaswag_baseline", "lambada"),
-            f"No run here is scored on these tasks. The printed difference on HellaSwag, {100 * (b - a):.1f} points, is one standard error: "
-            f"with about {HELLASWAG_ITEMS} items, as the printed digits suggest, it is {100 * error:.1f} points for each model at chance.",
+            f"No run here is scored on these tasks. The printed difference on HellaSwag, {100 * (b - a):.1f} points, is one "
+            f"standard error: "
+            f"with about {HELLASWAG_ITEMS} items, as the printed digits suggest, it is {100 * error:.1f} points for each "
+            f"model at chance.",
             where,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _projections(results: ScaleResults) -> list[Claim]:
-    why = "A hypothesis about models of 7B and 13B, for which params.yaml has no preset; its premise, a trend over sizes, is what `make scaling` tests."
+    why = (
+        "A hypothesis about models of 7B and 13B, for which params.yaml has no preset; its premise, a trend over sizes, is "
+        "what `make scaling` tests."
+    )
     where = needs(results.params, "1570m", "sizes")
     return [
-        untestable("projected_gate", GROUP, "At 7B the mean gate will be 0.60 to 0.65, at 13B 0.55 to 0.60.", ("projected_gate",), why, where),
         untestable(
-            "projected_efficiency", GROUP, "At 7B and 13B LOLM will be at least twice as efficient, with 15 to 25 % lower perplexity.",
-            ("projected_efficiency", "projected_gap"), why, where,
+            "projected_gate",
+            GROUP,
+            "At 7B the mean gate will be 0.60 to 0.65, at 13B 0.55 to 0.60.",
+            ("projected_gate",),
+            why,
+            where,
         ),
         untestable(
-            "gate_falls_with_scale", GROUP, "With scale the gate leans more on the latent stream (0.83 at 304M, 0.71 at 1.57B).",
+            "projected_efficiency",
+            GROUP,
+            "At 7B and 13B LOLM will be at least twice as efficient, with 15 to 25 % lower perplexity.",
+            ("projected_efficiency", "projected_gap"),
+            why,
+            where,
+        ),
+        untestable(
+            "gate_falls_with_scale",
+            GROUP,
+            "With scale the gate leans more on the latent stream (0.83 at 304M, 0.71 at 1.57B).",
             ("gate_20m", "gate_149m", "gate_304m", "gate_157b"),
-            "One scale is no trend. The printed levels, 0.27, 0.55, 0.83, 0.71, are not monotone, and come from three recipes and from "
+            "One scale is no trend. The printed levels, 0.27, 0.55, 0.83, 0.71, are not monotone, and come from three "
+            "recipes and from "
             "0.66 to 2.6 B tokens; the study over sizes keeps recipe and tokens a parameter.",
             where,
         ),
-    ]  # fmt: skip
+    ]
