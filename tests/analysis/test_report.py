@@ -167,7 +167,7 @@ def test_page_of_twenty_arms(tmp_path):
     speeds = {arm: 0.8 * 1.03**i for i, arm in enumerate(TWENTY[2:])}
     results = load_results(write_results(tmp_path, arms=TWENTY, seeds=(1, 2), truth=Truth(speeds=speeds)))
     drawn = pictures(results)
-    assert [picture.name for picture in drawn] == NAMES
+    assert [picture.name for picture in drawn] == [*NAMES, "training_arms"]
     text = html(results, build_ledger(results), drawn)
     assert Page(text).open == []
     board = text[text.index('id="leaderboard"') : text.index('id="ledger"')]

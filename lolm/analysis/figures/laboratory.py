@@ -68,7 +68,7 @@ def inversion_statistic(results: ScaleResults) -> Picture | None:
             both = [sign * d for _, d in draws for sign in (1, -1)]
             axes.plot(both, [0] * len(both), "o", color=PALETTE[2], markersize=3.5, alpha=0.6, markeredgewidth=0)
         lines(axes, names, (declared,))
-        axes.set_xlabel("loss without latent − loss without surface, nats (right: latent is missed more)")
+        axes.set_xlabel("S, nats (above 0: the latent branch is missed more)")
         return figure
 
     return Picture(
@@ -147,8 +147,8 @@ def trajectory(results: ScaleResults) -> Picture | None:
 def readout_recovery(results: ScaleResults) -> Picture | None:
     """Damage that is left after each refit."""
     runs, confidence = subjects(results), results.analysis.confidence
-    names = {"gate=1": "g = 1 (no latent)", "gate=0": "g = 0 (no surface)", "latent_mean": "latent branch's mean",
-             "surface_mean": "surface branch's mean"}  # fmt: skip
+    names = {"gate=1": "g = 1 (no latent)", "gate=0": "g = 0 (no surface)", "latent_mean": "latent mean",
+             "surface_mean": "surface mean"}  # fmt: skip
     rows: Rows = tuple(
         (names[key], readout, run.seed, r["damaged"] - r["full"], r["refitted"] - r["full"], r["recovered"])
         for run in runs
@@ -258,11 +258,10 @@ def token_classes(results: ScaleResults) -> Picture | None:
                 if values:
                     bar(axes, len(names) - 1 - i + shift, t_interval(values, confidence), colour)
         left.set_title("mean gate (1 = surface)")
-        right.set_title("damage of mean ablation, nats")
-        right.plot([], [], "o-", color=PALETTE[2], label="without latent")
+        right.plot([], [], "o-", color=PALETTE[2], label="damage without latent, nats")
         right.plot([], [], "o-", color=PALETTE[0], label="without surface")
         right.axvline(0, color=GREY, linewidth=0.8)
-        right.legend(loc="lower left", bbox_to_anchor=(0, 1.06), ncols=2, borderaxespad=0)
+        right.legend(loc="lower left", bbox_to_anchor=(-0.04, 1.0), ncols=2, borderaxespad=0, handlelength=1.2, columnspacing=1.2)
         lines(left, [name.replace("_", " ") for name in names], ("all",))
         right.grid(axis="y", **GRID)
         return figure
@@ -304,7 +303,9 @@ def training_arms(results: ScaleResults) -> Picture | None:
                 shown = e.adjusted is not None and e.adjusted < 1 - results.analysis.confidence
                 bar(axes, len(names) - 1 - names.index(e.name), e.difference, PALETTE[0] if shown else GREY, shown)
             axes.axvline(0, color=GREY, linewidth=0.8)
-            axes.set_title(OUTCOMES[key].name)
+            axes.set_title({"usage": "code usage", "inversion": "S, inversion"}.get(key, OUTCOMES[key].name))
+            low, high = axes.get_xlim()
+            axes.set_xlim(min(low, -1e-3), max(high, 1e-3))
             axes.set_xlabel({"gate": "gate", "share": "share of ln R"}.get(OUTCOMES[key].unit, "nats"))
             axes.locator_params(axis="x", nbins=4)
         lines(panels[0][0], labels)
