@@ -446,6 +446,7 @@ class AnalysisConfig:
 
     confidence: float = 0.95
     parameter_tolerance: float = 0.005  # largest relative mismatch of arms that are called matched
+    inversion_statistic: Literal["gate", "zero", "mean", "resample", "gaussian"] = "mean"  # what stands for a removed branch
     inversion_margin: float = 0.05  # nats; a smaller difference of damages is not called an inversion
     equivalence_margin: float = 0.01  # nats; "no difference" needs an interval inside +- this margin
     gate_margin: float = 0.05  # two gate levels, or shares, closer than this are called equal
