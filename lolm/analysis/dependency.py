@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from lolm.analysis.results import RunRecord, ScaleResults
 from lolm.analysis.statistics import Estimate, correlation, t_interval
+from lolm.evaluation.inversion import REMOVALS
 
 INVERTED, NOT_INVERTED, UNDECIDED = "inverted", "not inverted", "inconclusive"
 MATCHED = "+match_norm"
@@ -46,10 +47,9 @@ class Pair:
 
     def removal(self, branch: str) -> tuple[str, float | None]:
         """(intervention, value) that removes ``latent`` or ``surface``, as ablation records name it."""
-        end = MATCHED if self.matched else ""
-        if self.way == "gate":
-            return f"gate{end}", 1.0 if branch == "latent" else 0.0
-        return f"{branch}_{self.way}{end}", None
+        latent, surface = REMOVALS[self.way]
+        name, value = latent if branch == "latent" else surface
+        return name + (MATCHED if self.matched else ""), value
 
 
 LABELS = {
@@ -59,7 +59,7 @@ LABELS = {
     "resample": "branch of another text",
     "gaussian": "noise of the branch's mean and variance",
 }
-PAIRS = tuple(Pair(way, matched, fitted) for way in LABELS for matched in (False, True) for fitted in (False, True))
+PAIRS = tuple(Pair(way, matched, fitted) for way in REMOVALS for matched in (False, True) for fitted in (False, True))
 
 
 def loss(run: RunRecord, pair: Pair, branch: str, step: int | None = None) -> float | None:
