@@ -9,7 +9,10 @@ import yaml
 from synthetic import Truth, write_results
 
 from lolm.analysis import dependency as dep
+from lolm.analysis.accounting import account_run
 from lolm.analysis.claims import build_ledger, to_records, with_figures
+from lolm.analysis.claims.early import _tpu_pair
+from lolm.analysis.claims.training import QUESTIONS
 from lolm.analysis.effects import arm_effect, arm_effects, main_effects
 from lolm.analysis.needs import PEAK_FLOPS, UTILISATION, needs
 from lolm.analysis.results import load_results
@@ -163,6 +166,32 @@ def test_main_effects_by_hand(results_of):
     found = {e.name: e.difference.value for e in main_effects(results, "nats")}
     assert found["a"] == pytest.approx(0.2, abs=1e-9)
     assert found["b"] == pytest.approx(-0.1, abs=1e-9)
+
+
+def test_every_question_names_a_study_that_can_answer_it():
+    studies = load_params().studies
+    for q in QUESTIONS:
+        assert q.arm is None or q.arm in studies[q.study].arms, q.id
+        assert q.factor is None or q.factor in studies[q.study].factors, q.id
+
+
+def test_no_cause_is_found_for_an_inversion_that_is_not_there(results_of):
+    """Transformer blocks in the SSM's place lower S by 1 nat: an answer only where LOLM itself is inverted."""
+    arms = ("lolm", "transformer", "lolm_transformer_latent")
+    for latent, verdict in ((1.2, "holds"), (0.2, "inconclusive")):
+        results = results_of(Truth(latent_mean=latent, surface_mean=0.6, jitter=0.0), arms=arms)
+        lower = [_with_lower_latent(run) if run.arm == "lolm_transformer_latent" else run for run in results.runs]
+        assert ledger_of(replace(results, runs=tuple(lower)))["inversion_ssm"].verdict == verdict
+
+
+def _with_lower_latent(run):
+    rows = [r | {"nats": r["nats"] - 1.0 * (r["intervention"] == "latent_mean")} for r in run.ablation["conditions"]]
+    return replace(run, ablation=run.ablation | {"conditions": rows})
+
+
+def test_the_published_pair_is_counted_to_the_parameter():
+    totals = [account_run(run)["parameters"]["total"] for run in _tpu_pair(load_params())]
+    assert totals == [319_319_841, 316_840_960]
 
 
 def test_cost_is_computed():

@@ -90,7 +90,12 @@ def _controls(results: ScaleResults, id: str) -> list[Control]:
         return [_permuted(results, stream), _arm(results, f"lolm_no_{stream}", "nats", sentence)]
     if id == "cpc_chance":
         return [
-            _arm(results, "lolm_cpc_documents", "nats", "With negatives from other texts position alone does not solve the task.")
+            _arm(
+                results,
+                "lolm_cpc_documents",
+                "nats",
+                "With negatives from other texts position rules out all but one of each.",
+            )
         ]
     return []
 

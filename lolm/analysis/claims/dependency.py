@@ -206,7 +206,9 @@ def readout_controls(results: ScaleResults, runs: Sequence[RunRecord]) -> list[C
             Control(
                 f"S, branch's mean, refitted: {name}",
                 Quantity.of(s, "nats", f"{DEFINITION}, each after refitting {name} on training text"),
-                "Damage that a refitted readout wins back was never information lost.",
+                "Not what the branch holds, but what the path that is left can learn to do."
+                if readout == "fine_tune"
+                else "Damage that a refitted readout wins back was never information lost.",
             )
         )
     return made
@@ -225,7 +227,8 @@ def _chance(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
     ]
     why = (
         f"S of mean ablation minus the largest of {len(nulls[0].draws)} random halves in size: "  # type: ignore[union-attr]
-        f"{why_of(excess, 0.0, 'nats')}. By seed, {'; '.join(parts)}."
+        f"{why_of(excess, 0.0, 'nats')}. By seed, {'; '.join(parts)}. A random half has about half of either branch, so branches "
+        "that are unequal in any way exceed it; that says nothing of why."
     )
     return Claim(
         "inversion_null",
@@ -264,6 +267,17 @@ def _readout(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         for name, found in rows.items()
         if found is not None and name != "head"
     )
+    intact = readouts(runs, "none", None, "head")
+    if intact is not None:
+        brings = t_interval([r["refitted"] - r["full"] for r in intact], confidence)
+        controls = (
+            Control(
+                "refitting the head of the intact model",
+                Quantity.of(brings, "nats", "loss after the same refit minus full loss, no branch removed"),
+                "What the refit does where nothing is to be won back: it is part of what is left above.",
+            ),
+            *controls,
+        )
     why = (
         f"Refitting the head on training text leaves {show(left.value, 'nats')} of {show(damage.value, 'nats')}. Left minus "
         f"half "

@@ -78,8 +78,8 @@ def _entropy(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
 
 
 def _collapse(results: ScaleResults) -> Claim:
-    keys, high = ("codes_20m", "codes_149m"), getattr(results.params.study, "factors", {}).get("isolation", ())
-    arms = [arm for arm in results.arms if arm not in high and arm != results.subject and _isolated(results, arm) is False]
+    keys = ("codes_20m", "codes_149m")
+    arms = [arm for arm in results.arms if _isolated(results, arm) is False]
     runs = [run for arm in arms for run in results.of(arm)]
     if not runs or any(run.measured("regime") is None for run in runs):
         why = "These runs hold no LOLM without isolation whose codes were measured; study regime does."
