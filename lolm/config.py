@@ -420,7 +420,7 @@ class AblationConfig:
     calibration_tokens: int = 4096  # of validation text, on which each intervention's temperature is fitted
     dimension_shares: tuple[float, ...] = (0.125, 0.5)  # of a branch's dimensions that are removed together
     dimension_draws: int = 2  # random groups of dimensions beside each chosen one
-    split_draws: int = 8  # random halves of all dimensions, the null of the inversion
+    split_draws: int = 19  # random halves of all dimensions, the null of the inversion: p can reach 1 / 20
     refit_tokens: int = 32_768  # of training text, from which readouts are refitted at the final weights
     refit_steps: int = 200
     refit_rate: float = 1.0e-2

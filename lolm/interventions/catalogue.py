@@ -24,6 +24,8 @@ def standard_set(model: LanguageModel, gate_values: Iterable[float], means: Stre
     for stream, mean in (("memory", means.m), ("regime", means.r)):
         if stream in parts:
             chosen += [remove_stream(stream), *([remove_stream(stream, means)] if mean is not None else [])]
+    if {"gate", "memory", "regime"} <= set(parts):  # all at once, as in spec D4
+        chosen.append(force_gate(1.0) | remove_stream("memory") | remove_stream("regime"))
     if set(parts) <= {"surface", "projection"}:
         chosen += [skip_last_blocks(count) for count in range(1, len(model.surface.layers) + 1)]
     return chosen
@@ -35,7 +37,7 @@ def full_set(
     gate_values: Iterable[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     shares: Iterable[float] = (0.125, 0.5),
     draws: int = 2,
-    splits: int = 8,
+    splits: int = 19,
 ) -> list[Intervention]:
     """Everything that applies to a model, the learned one first: the standard set, then every control.
 

@@ -127,6 +127,7 @@ def test_the_set_for_lolm():
         ("gate_blend_one", 0.25), ("gate_blend_one", 0.5), ("gate_blend_one", 0.75),
         ("gate_blend_zero", 0.25), ("gate_blend_zero", 0.5), ("gate_blend_zero", 0.75),
         ("memory_zero", None), ("memory_mean", None), ("regime_zero", None), ("regime_mean", None),
+        ("gate+memory_zero+regime_zero", 1.0),
     ]  # fmt: skip
 
 
