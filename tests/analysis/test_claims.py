@@ -205,6 +205,28 @@ def test_gate_level_at_a_published_scale(tmp_path, level, spread, verdict):
     assert "0.83" in ledger["gate_level"].why
 
 
+LEVELS_OF = {"gate_one_ratio": "1570m", "component_gate_one": "304m", "component_gate_half": "304m", "component_all": "304m"}
+
+
+@pytest.mark.parametrize("scale", ["smoke", "304m", "1570m"])
+def test_damages_of_one_published_model_are_judged_at_its_preset_only(tmp_path, scale):
+    results = load_results(write_results(tmp_path, seeds=SEEDS))
+    runs = []
+    for run in results.runs:
+        rows = list(run.ablation["conditions"])
+        forced = next(r for r in reversed(rows) if r["intervention"] in ("gate", "none"))
+        rows.append(forced | {"intervention": "gate+memory_zero+regime_zero", "value": 1.0, "nats": forced["nats"] + 5})
+        runs.append(replace(run, ablation=run.ablation | {"conditions": rows}))
+    ledger = {c.id: c for c in build_ledger(replace(results, scale=scale, runs=tuple(runs)))}
+    for id, preset in LEVELS_OF.items():
+        claim = ledger[id]
+        assert claim.as_published.value is not None
+        assert (claim.verdict == "not testable at this scale") == (scale != preset), id
+        assert (claim.sound is None) == (scale != preset), id
+        if scale != preset:
+            assert claim.needs.scale == preset
+
+
 def test_interpolation_alone_does_not_make_2x_fail(ledger_of):
     claim = ledger_of(Truth(speed=1.97, flops_ratio=1.0, jitter=0.0005))["efficiency_2x"]
     assert claim.sound.interval[1] < 2
