@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from synthetic import Truth, law, write_results
 
-from lolm.analysis.claims import VERDICTS, build_ledger, headline, to_records
+from lolm.analysis.claims import VERDICTS, build_ledger, decisive, findings, headline, to_records
 from lolm.analysis.claims.arithmetic import arithmetic
 from lolm.analysis.published import NUMBERS, SOURCES, clipped_perplexity, cpc_candidates
 from lolm.analysis.results import load_results
@@ -297,6 +297,28 @@ def test_records_have_what_the_design_asks(ledger_of):
     assert sum(v for k, v in flat.items() if k.startswith("verdicts/")) == sum(
         r["group"] not in ("arithmetic", "sanity") for r in records
     )
+
+
+def test_a_fact_counts_once_and_what_speaks_against_apart(tmp_path):
+    """Every entry on the forced gate holds but the declared one: the headline counts one failure and no support."""
+    results = load_results(write_results(tmp_path, seeds=SEEDS, truth=Truth(gate_zero=5.0, latent_mean=0.2, surface_mean=0.9)))
+    ledger = build_ledger(results)
+    known = {claim.id: claim for claim in ledger}
+    assert {claim.fact for claim in ledger if claim.fact} <= set(known)
+    assert all(known[claim.fact].published for claim in ledger if claim.fact)
+    same = [claim for claim in ledger if claim.fact == "inversion_preregistered"]
+    assert {claim.id for claim in same} == {"inversion", "surface_alone", "gate_one_ratio", "component_gate_one"}
+    counted = decisive(ledger)
+    assert not {c.id for c in counted} & {*(c.id for c in same), "damage_is_information", "matched_budget"}
+    assert known["inversion"].verdict == "holds"
+    flipped = [replace(c, verdict="holds") if c.id == "behind_at_end" else c for c in ledger]
+    said = findings(results, [], flipped)[-1]
+    assert known["inversion"].statement not in said
+    favour, against = said.split(" What holds of what speaks against LOLM: ")
+    assert known["behind_at_end"].statement not in favour
+    assert known["behind_at_end"].statement in against
+    held = [c for c in counted if c.verdict == "holds" and not c.against]
+    assert f"{len(held)} in LOLM's favour" in favour
 
 
 def test_published_arithmetic():

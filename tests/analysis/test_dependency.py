@@ -14,6 +14,7 @@ from lolm.analysis.claims import build_ledger, to_records, with_figures
 from lolm.analysis.claims.early import _tpu_pair
 from lolm.analysis.claims.training import QUESTIONS
 from lolm.analysis.effects import arm_effect, arm_effects, main_effects
+from lolm.analysis.figures.laboratory import readout_recovery
 from lolm.analysis.needs import PEAK_FLOPS, UTILISATION, needs
 from lolm.analysis.results import load_results
 from lolm.analysis.statistics import t_interval
@@ -105,9 +106,43 @@ def test_random_halves_as_large_as_the_inversion(results_of):
 def test_readout(results_of, recovered, verdict):
     results = results_of(Truth(recovered=recovered))
     claim = ledger_of(results)["damage_is_information"]
-    assert claim.as_published.value == pytest.approx(2.0)
+    assert not claim.authors  # the question is ours
+    assert claim.details["damage at g = 1"].value == pytest.approx(2.0)
     assert claim.sound.value == pytest.approx(2.0 * (1 - recovered), abs=0.01)
     assert claim.verdict == verdict
+
+
+def _with_readouts(results, change):
+    runs = [
+        run
+        if run.arm != "lolm"
+        else replace(run, ablation=run.ablation | {"readouts": list(map(change, run.ablation["readouts"]))})
+        for run in results.runs
+    ]
+    return replace(results, runs=tuple(runs))
+
+
+def test_what_a_refit_brings_anyway_is_no_recovery(results_of):
+    """Every refit lowers every loss by 1.5 nats, the intact model's too: all of the 2 nats of damage is left."""
+    results = _with_readouts(results_of(Truth(recovered=0.0)), lambda r: r | {"refitted": r["refitted"] - 1.5})
+    claim = ledger_of(results)["damage_is_information"]
+    assert claim.sound.value == pytest.approx(2.0, abs=0.01)
+    assert claim.verdict == "holds"
+    rows = readout_recovery(results).rows
+    assert {row[0] for row in rows} == {"g = 1 (no latent)", "g = 0 (no surface)", "latent mean", "surface mean"}
+    assert all(row[4] == pytest.approx(2.0, abs=0.02) for row in rows if row[:2] == ("g = 1 (no latent)", "the head"))
+    assert all(abs(row[5]) < 0.02 for row in rows if row[1] == "the head")
+
+
+def test_no_damage_or_no_intact_refit_leaves_nothing_to_judge(results_of):
+    results = results_of()
+    healed = _with_readouts(results, lambda r: r | {"damaged": r["full"] - 0.1})
+    claim = ledger_of(healed)["damage_is_information"]
+    assert claim.verdict == "not testable at this scale"
+    assert "no damage" in claim.why
+    unreferenced = _with_readouts(results, lambda r: r | {"intervention": r["intervention"].replace("none", "other")})
+    assert ledger_of(unreferenced)["damage_is_information"].verdict == "not testable at this scale"
+    assert readout_recovery(unreferenced) is None
 
 
 def test_trajectory_and_target(results_of):

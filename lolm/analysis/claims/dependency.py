@@ -245,56 +245,68 @@ def _chance(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
     )
 
 
+def left_after(damaged: Sequence[dict], intact: Sequence[dict], confidence: float) -> Estimate:
+    """Damage left after a refit: refitted with the intervention minus the intact model with the same refit, nats."""
+    return paired_difference([r["refitted"] for r in damaged], [r["refitted"] for r in intact], confidence)
+
+
 def _readout(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
-    rows = {name: readouts(runs, "gate", 1.0, name) for name in READOUT_NAMES}
-    head = rows["head"]
-    keys = ("gate_one_nats",)
-    if head is None:
-        why = f"No readout was refitted under g = 1; {again(results)}." if runs else "these runs hold no LOLM"
-        return untestable("damage_is_information", "inversion", READOUT, keys, why)
+    rows = {name: (readouts(runs, "gate", 1.0, name), readouts(runs, "none", None, name)) for name in READOUT_NAMES}
+    head, intact = rows["head"]
+    id = "damage_is_information"
+    if head is None or intact is None:
+        why = "these runs hold no LOLM"
+        if runs:
+            why = f"No head was refitted both under g = 1 and in the intact model; {again(results)}."
+        return untestable(id, "inversion", READOUT, (), why)
     confidence = results.analysis.confidence
     damage = t_interval([r["damaged"] - r["full"] for r in head], confidence)
-    left = t_interval([r["refitted"] - r["full"] for r in head], confidence)
+    if damage.value <= 0 or (damage.interval is not None and damage.interval[0] <= 0):
+        why = f"There is no damage to divide: at g = 1, {why_of(damage, 0.0, 'nats')}."
+        return untestable(id, "inversion", READOUT, (), why)
+    left = left_after(head, intact, confidence)
     half = paired_difference(left.per_seed, [0.5 * d for d in damage.per_seed], confidence)
-    controls = tuple(
+    brings = t_interval([r["refitted"] - r["full"] for r in intact], confidence)
+    controls = (
         Control(
-            f"left after refitting {READOUT_NAMES[name]}",
-            Quantity.of(
-                t_interval([r["refitted"] - r["full"] for r in found], confidence), "nats", "loss at g = 1 minus full loss"
-            ),
-            "The intact model without a refit is the reference; what refitting brings it without any damage is not taken off.",
-        )
-        for name, found in rows.items()
-        if found is not None and name != "head"
-    )
-    intact = readouts(runs, "none", None, "head")
-    if intact is not None:
-        brings = t_interval([r["refitted"] - r["full"] for r in intact], confidence)
-        controls = (
+            "refitting the head of the intact model",
+            Quantity.of(brings, "nats", "loss after the same refit minus full loss, no branch removed"),
+            "What the refit brings where nothing is to be won back; it is taken off.",
+        ),
+        *(
             Control(
-                "refitting the head of the intact model",
-                Quantity.of(brings, "nats", "loss after the same refit minus full loss, no branch removed"),
-                "What the refit does where nothing is to be won back: it is part of what is left above.",
-            ),
-            *controls,
-        )
+                f"left after refitting {READOUT_NAMES[name]}",
+                Quantity.of(
+                    left_after(found, same, confidence), "nats", "loss at g = 1 minus that of the intact model, both refitted"
+                ),
+                "The more is refitted, the less of the damage can be the readout's.",
+            )
+            for name, (found, same) in rows.items()
+            if found is not None and same is not None and name != "head"
+        ),
+    )
     why = (
-        f"Refitting the head on training text leaves {show(left.value, 'nats')} of {show(damage.value, 'nats')}. Left minus "
-        f"half "
-        f"of the damage: {why_of(half, 0.0, 'nats')}."
+        f"Refitting the head on training text leaves {show(left.value, 'nats')} of {show(damage.value, 'nats')}, against the "
+        f"intact model with its head refitted alike. Left minus half of the damage: {why_of(half, 0.0, 'nats')}."
     )
     return Claim(
-        "damage_is_information",
+        id,
         "inversion",
         READOUT,
-        keys,
-        Quantity.of(damage, "nats", "damage at g = 1, readout as learned"),
-        Quantity.of(left, "nats", "the same after refitting the head on training text, test split"),
+        (),
+        None,
+        Quantity.of(
+            left, "nats", "loss at g = 1 minus that of the intact model, heads of both refitted on training text, test split"
+        ),
         above(half, 0.0),
         why,
-        "holds if more than half of the damage is left (interval of left minus half above 0), fails if none of the interval is",
+        "holds if more than half of the damage is left (interval of left minus half above 0), fails if none of the interval is; "
+        "not testable where the damage is not above 0",
         runs_of(runs),
-        {"left minus half of the damage": Quantity.of(half, "nats", "paired by seed")},
+        {
+            "damage at g = 1": Quantity.of(damage, "nats", "readout as learned, minus the intact model's loss"),
+            "left minus half of the damage": Quantity.of(half, "nats", "paired by seed"),
+        },
         controls,
         "readout_recovery",
     )

@@ -109,6 +109,8 @@ class Claim:
         controls: what could explain it away.
         figure: name of the picture that shows it, ``figures/<name>.svg`` of the report.
         needs: what would test it where these runs do not.
+        fact: id of the entry that decides for the published fact this is about, so that a fact counts once; None: itself.
+        against: whether the statement, if it holds, speaks against LOLM.
     """
 
     id: str
@@ -126,6 +128,8 @@ class Claim:
     figure: str | None = None
     needs: Needs | None = None
     stated: tuple[str, ...] = ()
+    fact: str | None = None
+    against: bool = False
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS or self.group not in GROUPS:
@@ -160,6 +164,8 @@ class Claim:
             "controls": [control.as_record() for control in self.controls],
             "figure": None if self.figure is None else f"{self.figure}.svg",
             "needs": None if self.needs is None else self.needs.as_record(),
+            "fact": self.fact or self.id,
+            "against": self.against,
         }
 
     @property
