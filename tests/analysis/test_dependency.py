@@ -12,7 +12,7 @@ from lolm.analysis import dependency as dep
 from lolm.analysis.accounting import account_run
 from lolm.analysis.claims import build_ledger, to_records, with_figures
 from lolm.analysis.claims.early import _tpu_pair
-from lolm.analysis.claims.training import QUESTIONS
+from lolm.analysis.claims.questions import QUESTIONS
 from lolm.analysis.effects import arm_effect, arm_effects, main_effects
 from lolm.analysis.figures.laboratory import readout_recovery
 from lolm.analysis.needs import PEAK_FLOPS, UTILISATION, needs
@@ -187,8 +187,38 @@ def test_arms_against_the_subject(results_of):
     assert ledger["gate_sum"].verdict == "holds"
     assert ledger["scratch_no_ssm"].verdict == "holds"
     assert ledger["latent_needed"].verdict == "fails"
+    assert "for 2 contrasts asked of these runs in test loss" in ledger["gate_sum"].rule  # two questions on one arm are one
+    assert "97.5 % interval" in ledger["gate_sum"].sound.definition
+    wider = t_interval(arm_effect(results, "lolm_sum", "nats").per_seed, 1 - 0.05 / 2)
+    assert ledger["gate_sum"].sound.interval == pytest.approx(wider.interval)
     assert ledger["gate_scalar"].verdict == "not testable at this scale"
     assert ledger["gate_scalar"].needs.command == "make repro SCALE=smoke STUDY=gates"
+
+
+def test_the_declared_pair_is_not_corrected_and_leaves_the_family(results_of):
+    arms = ("lolm", "transformer", "lolm_sum", "lolm_half")
+    results = results_of(Truth(jitter=0.001), arms=arms)
+    study = replace(results.params.study, baseline="lolm_sum")
+    ledger = ledger_of(replace(results, params=replace(results.params, study=study)))
+    assert "declared comparison, not corrected" in ledger["gate_sum"].rule
+    assert ledger["gate_sum"].sound.interval == pytest.approx(arm_effect(results, "lolm_sum", "nats").interval)
+    assert "for 1 contrast asked" in ledger["gate_half"].rule
+
+
+def test_a_difference_that_only_the_uncorrected_interval_shows_is_not_settled(results_of):
+    """Two seeds-worth of spread around 0.1 nats: the 95 % interval lies above the margin, that of one of three does not."""
+    arms = ("lolm", "transformer", "lolm_sum", "lolm_half", "lolm_concat", "lolm_scalar_gate")
+    results = results_of(Truth(jitter=0.0), arms=arms)
+    shifts = {1: 0.05, 2: 0.08, 3: 0.12, 4: 0.15}
+    runs = [_shifted(run, shifts[run.seed]) if run.arm == "lolm_sum" else run for run in results.runs]
+    results = replace(results, runs=tuple(runs))
+    assert arm_effect(results, "lolm_sum", "nats").interval[0] > results.analysis.equivalence_margin
+    assert ledger_of(results)["gate_sum"].verdict == "inconclusive"
+
+
+def _shifted(run, nats):
+    test = run.evaluation["test"]
+    return replace(run, evaluation=run.evaluation | {"test": test | {"nats": test["nats"] + nats}})
 
 
 def test_main_effects_by_hand(results_of):

@@ -115,9 +115,9 @@ def _controls(results: ScaleResults, id: str) -> list[Control]:
         return [
             _arm(
                 results,
-                "lolm_cpc_documents",
+                "lolm_cpc_positions",
                 "nats",
-                "With negatives from other texts position rules out all but one of each.",
+                "With negatives at the same position of other texts, position tells nothing.",
             )
         ]
     return []

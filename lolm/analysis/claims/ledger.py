@@ -195,6 +195,14 @@ def below(estimate: Estimate, threshold: float) -> str:
     return HOLDS if high < threshold else FAILS if low >= threshold else INCONCLUSIVE
 
 
+def within(estimate: Estimate, target: float, margin: float) -> str:
+    """The claim is that the mean lies within a margin of a target."""
+    if estimate.interval is None:
+        return INCONCLUSIVE
+    low, high = (end - target for end in estimate.interval)
+    return HOLDS if -margin < low and high < margin else FAILS if low >= margin or high <= -margin else INCONCLUSIVE
+
+
 def why_of(estimate: Estimate, threshold: float, unit: str) -> str:
     """The rule's outcome in words, for :func:`above` and :func:`below`."""
     at = show(threshold, unit)
