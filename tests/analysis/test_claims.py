@@ -7,8 +7,11 @@ from synthetic import Truth, law, write_results
 
 from lolm.analysis.claims import VERDICTS, build_ledger, decisive, findings, headline, to_records
 from lolm.analysis.claims.arithmetic import arithmetic
+from lolm.analysis.claims.dynamics import _isolated
+from lolm.analysis.claims.early import _between, conditioning
 from lolm.analysis.published import NUMBERS, SOURCES, clipped_perplexity, cpc_candidates
 from lolm.analysis.results import load_results
+from lolm.analysis.statistics import Estimate
 
 SEEDS = (1, 2, 3, 4)
 
@@ -122,6 +125,35 @@ def test_gap_follows_each_published_definition(ledger_of):
     later = ledger["gap_15"].as_published.value
     assert mixed > like > later  # mixing modes flatters LOLM, granting the baseline more steps does the reverse
     assert like == pytest.approx(true, abs=0.01)
+
+
+def test_a_range_is_left_at_either_end():
+    assert [_between(Estimate(v, (v - 0.01, v + 0.01), 3, (), 0.95), 1.2, 1.3) for v in (1.1, 1.25, 1.3, 1.5)] == [
+        "fails",
+        "holds",
+        "inconclusive",
+        "fails",
+    ]
+
+
+def test_conditioning_says_what_the_recipes_are(tmp_path):
+    results = load_results(write_results(tmp_path, seeds=(1,)))
+    said = conditioning(results)[0].sentence
+    assert "Here both arms have a norm before the head and small initial weights." in said
+    results.of("transformer")[0].config["run"]["architecture"]["recipe"]["head_norm"] = "none"
+    said = conditioning(results)[0].sentence
+    assert "both arms" not in said
+    assert f"Here “{results.label('transformer')}” has no norm before the head" in said
+
+
+def test_arms_with_other_edges_cut_are_no_test_of_isolation(tmp_path):
+    results = load_results(write_results(tmp_path, seeds=(1,)))
+    architecture = results.of("lolm")[0].config["run"]["architecture"]
+    architecture["regime"]["isolate"] = False
+    assert _isolated(results, "lolm") is False
+    architecture["detach"] = ["latent_fusion"]
+    assert _isolated(results, "lolm") is None
+    assert _isolated(results, "transformer") is None
 
 
 def test_one_seed_decides_nothing(ledger_of):

@@ -102,6 +102,22 @@ def test_random_halves_as_large_as_the_inversion(results_of):
     assert ledger_of(results_of(Truth(split=3.0)))["inversion_null"].verdict == "fails"
 
 
+def test_random_halves_need_every_seed_and_more_than_one(results_of):
+    """S is 0.6 nats: one draw above it in one seed of four settles nothing, nor does one seed that exceeds all of its own."""
+    results = results_of()
+    runs = [_with_large_half(run) if run.seed == 2 and run.arm == "lolm" else run for run in results.runs]
+    claim = ledger_of(replace(results, runs=tuple(runs)))["inversion_null"]
+    assert claim.verdict == "inconclusive"
+    assert "no seed's p is below 0.11" in claim.why
+    one = replace(results, runs=tuple(run for run in results.runs if run.seed == 1))
+    assert ledger_of(one)["inversion_null"].verdict == "inconclusive"
+
+
+def _with_large_half(run):
+    rows = [r | {"nats": r["nats"] + 0.8 * (r["intervention"] == "split_3_second")} for r in run.ablation["conditions"]]
+    return replace(run, ablation=run.ablation | {"conditions": rows})
+
+
 @pytest.mark.parametrize(("recovered", "verdict"), [(0.8, "fails"), (0.1, "holds")])
 def test_readout(results_of, recovered, verdict):
     results = results_of(Truth(recovered=recovered))

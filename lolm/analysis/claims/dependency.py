@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from lolm.analysis import dependency as dep
@@ -26,7 +27,7 @@ from lolm.analysis.statistics import Estimate, paired_difference, t_interval
 VERDICT_OF = {dep.INVERTED: HOLDS, dep.NOT_INVERTED: FAILS, dep.UNDECIDED: INCONCLUSIVE}
 GROWS = "The dependency on the latent stream grows with training."
 TRACKS = "The dependency on a stream follows the mean gate: S falls where the gate rises."
-CHANCE = "The inversion is larger than that of two random halves of the branches' dimensions."
+CHANCE = "Control: the two branches differ by more than two random halves of their dimensions do, whichever is missed more."
 READOUT = "The damage at g = 1 is information lost, not a readout off its distribution."
 WORDS = "Function words go through the surface stream, content words through the latent stream."
 DEFINITION = "loss without latent minus loss without surface"
@@ -219,16 +220,24 @@ def _chance(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
     if not nulls or None in nulls:
         why = f"The ablation records hold no random halves (split_<draw>_first, split_<draw>_second); {again(results)}."
         return untestable("inversion_null", "inversion", CHANCE, (), why if runs else "these runs hold no LOLM")
+    known = [n for n in nulls if n is not None]
     confidence = results.analysis.confidence
-    excess = t_interval([n.observed - max(abs(d) for d in n.draws) for n in nulls], confidence)  # type: ignore[union-attr]
+    excess = t_interval([abs(n.observed) - max(abs(d) for d in n.draws) for n in known], confidence)
+    least = math.prod(1 / (1 + len(n.draws)) for n in known)
+    verdict = INCONCLUSIVE
+    if len(known) > 1 and all(n.beyond for n in known) and least < 1 - confidence:
+        verdict = HOLDS
+    elif above(excess, 0.0) == FAILS:
+        verdict = FAILS
     parts = [
-        f"seed {run.seed}: S {show(n.observed, 'nats')} above {n.rank:.0%} of the draws, two-sided p {n.p_value:.2f}"  # type: ignore[union-attr]
-        for run, n in zip(runs, nulls, strict=True)
+        f"seed {run.seed}: S {show(n.observed, 'nats')}, two-sided p {n.p_value:.2f}" for run, n in zip(runs, known, strict=True)
     ]
+    draws = min(len(n.draws) for n in known)
     why = (
-        f"S of mean ablation minus the largest of {len(nulls[0].draws)} random halves in size: "  # type: ignore[union-attr]
-        f"{why_of(excess, 0.0, 'nats')}. By seed, {'; '.join(parts)}. A random half has about half of either branch, so branches "
-        "that are unequal in any way exceed it; that says nothing of why."
+        f"|S| of mean ablation minus the largest of {draws} random halves in size: {why_of(excess, 0.0, 'nats')}. By seed, "
+        f"{'; '.join(parts)}. With {draws} draws no seed's p is below {1 / (1 + draws):.2f}; by chance every one of "
+        f"{len(known)} would exceed all its draws with probability {least:.2g}. A random half has about half of either, so "
+        "branches that are unequal in any way exceed it; that says nothing of why."
     )
     return Claim(
         "inversion_null",
@@ -236,10 +245,11 @@ def _chance(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         CHANCE,
         (),
         None,
-        Quantity.of(excess, "nats", "S of mean ablation minus the largest S in size of the random halves of the same run"),
-        above(excess, 0.0),
+        Quantity.of(excess, "nats", "|S| of mean ablation minus the largest |S| of the random halves of the same run"),
+        verdict,
         why,
-        "holds if the interval over seeds lies above 0, fails if none of it does; with d draws no p value is below 1/(1 + d)",
+        "holds if in every seed, two or more, |S| exceeds that of all its draws, and by chance that is rarer than "
+        f"{1 - confidence:.2g}; fails if none of the interval of the difference lies above 0",
         runs_of(runs),
         figure="inversion_statistic",
     )
