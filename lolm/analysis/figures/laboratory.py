@@ -68,7 +68,7 @@ def inversion_statistic(results: ScaleResults) -> Picture | None:
             both = [sign * d for _, d in draws for sign in (1, -1)]
             axes.plot(both, [0] * len(both), "o", color=PALETTE[2], markersize=3.5, alpha=0.6, markeredgewidth=0)
         lines(axes, names, (declared,))
-        axes.set_xlabel("S, nats (above 0: the latent branch is missed more)")
+        axes.set_xlabel("S, nats a token")
         return figure
 
     return Picture(
