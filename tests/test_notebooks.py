@@ -86,7 +86,8 @@ def test_laboratory_runs_on_weights(tmp_path, monkeypatch, arm, intervention):
     assert f"{arm} · smoke · seed 1, step" in printed
     assert re.search(rf"{intervention} on \d+ tokens of set/", printed)
     assert page.count("<h4>") == (4 if arm == "lolm" else 3)
-    assert ("removed by" in printed) == (arm == "lolm")
+    assert ("mean, norm matched" in printed) == (arm == "lolm")
+    assert bool(re.search(r"largest of \d+ random halves", printed)) == (arm == "lolm")
     assert ("function_word_start" in printed) == (arm == "lolm")
 
 
