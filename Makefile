@@ -26,11 +26,11 @@ endif
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: STUDY=<of params.yaml> JOBS=<runs at a time> PORT=<of the UI> PYTHON=<interpreter to build .venv with>"
+	@echo "Variables: SCALE=, STUDY=<of params.yaml> JOBS=<runs at a time> PORT=<of the UI> PYTHON=<interpreter to build .venv with>"
 	@echo "           SCALES=<of the fit> TORCH_INDEX=<extra package index, for example of PyTorch's CPU builds>"
 
 repro: $(ready) ## everything at the scale of params.yaml, report included
-	@"$(python)" -m pipeline.run $(if $(STUDY),--study $(STUDY)) $(if $(JOBS),--jobs $(JOBS))
+	@"$(python)" -m pipeline.run $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY)) $(if $(JOBS),--jobs $(JOBS))
 
 smoke: $(ready) ## the whole pipeline at scale smoke; params.yaml stays as it is
 	@"$(python)" -m pipeline.run --scale smoke --study $(or $(STUDY),smoke) $(if $(JOBS),--jobs $(JOBS))

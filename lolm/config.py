@@ -412,11 +412,32 @@ class RecallConfig:
 
 @dataclass(frozen=True)
 class AblationConfig:
-    """Forcing the gate, and removing streams, on the test split."""
+    """The dependency laboratory: interventions with their controls, on the test split."""
 
-    tokens: int = 32_768
+    tokens: int = 32_768  # scored, and of validation text for the statistics that removed branches are replaced by
     batch_size: int = 8
     gate_values: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    calibration_tokens: int = 4096  # of validation text, on which each intervention's temperature is fitted
+    dimension_shares: tuple[float, ...] = (0.125, 0.5)  # of a branch's dimensions that are removed together
+    dimension_draws: int = 2  # random groups of dimensions beside each chosen one
+    split_draws: int = 19  # random halves of all dimensions, the null of the inversion: p can reach 1 / 20
+    refit_tokens: int = 32_768  # of training text, from which readouts are refitted at the final weights
+    refit_steps: int = 200
+    refit_rate: float = 1.0e-2
+    fine_tune_steps: int = 100  # of all weights, with the intervention in place
+    fine_tune_rate: float = 0.3  # as a share of the run's peak learning rate
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "batch_size", "calibration_tokens", "refit_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"ablation.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("dimension_draws", "split_draws", "refit_steps", "fine_tune_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"ablation.{name} must not be negative, got {getattr(self, name)}")
+        if any(not 0 < share <= 1 for share in self.dimension_shares):
+            raise ConfigError(
+                f"ablation.dimension_shares are shares of d_model, each in (0, 1]; got {list(self.dimension_shares)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -425,6 +446,7 @@ class AnalysisConfig:
 
     confidence: float = 0.95
     parameter_tolerance: float = 0.005  # largest relative mismatch of arms that are called matched
+    inversion_statistic: Literal["gate", "zero", "mean", "resample", "gaussian"] = "mean"  # what stands for a removed branch
     inversion_margin: float = 0.05  # nats; a smaller difference of damages is not called an inversion
     equivalence_margin: float = 0.01  # nats; "no difference" needs an interval inside +- this margin
     gate_margin: float = 0.05  # two gate levels, or shares, closer than this are called equal

@@ -3,9 +3,10 @@
 Names: ``train/ val/ gate/ regime/ speed/`` over the training step; ``eval/*`` at the last step; ``ablate/<intervention>/*``,
 where the step axis is the intervention's strength for a sweep at the final weights (per cent for the gate, blocks for skipped
 blocks), or the training step of the weights when there is nothing to sweep. The gate forced to 0, 0.5 and 1 is also given over
-training: ``ablate/gate_0/*``, ``ablate/gate_0.5/*``, ``ablate/gate_1/*``. ``horizon/*`` at the steps where a learning-rate
-schedule ended; ``position/*`` over the position in the window, ``length/*`` over the window's length in tokens;
-``recall/<task>_*``.
+training: ``ablate/gate_0/*``, ``ablate/gate_0.5/*``, ``ablate/gate_1/*``; so is the inversion statistic of each way of removing a
+branch, ``ablate/inversion_<way>``. The controls stay in the record: there are some hundred.
+``horizon/*`` at the steps where a learning-rate schedule ended; ``position/*`` over the position in the window, ``length/*`` over
+the window's length in tokens; ``recall/<task>_*``.
 """
 
 from __future__ import annotations
@@ -16,9 +17,14 @@ from typing import Any
 
 from lolm.analysis.results import belongs
 from lolm.config import flatten
+from lolm.evaluation.inversion import inversion
 from lolm.records import AXES, fingerprint_of, read_json, read_metrics
 
 SWEPT_OVER_TRAINING = (0.0, 0.5, 1.0)
+ABLATIONS_SHOWN = frozenset(
+    ("none", "gate", "gate_blend_one", "gate_blend_zero", "memory_zero", "memory_mean", "regime_zero", "regime_mean")
+    + ("surface_mean", "latent_mean", "skip_last_blocks")
+)
 ABLATION_METRICS = ("nats", "bits_per_byte", "accuracy", "kl_to_full")
 
 Point = tuple[str, float, int, float]  # key, value, step, seconds since the run's start
@@ -127,6 +133,8 @@ def ablation_points(ablation: dict[str, Any], seconds: float) -> list[Point]:
 
     for condition in conditions:
         kind, value, step = condition["intervention"], condition["value"], condition["step"]
+        if kind not in ABLATIONS_SHOWN:
+            continue
         if value is None:
             add(kind, step, condition)
             continue
@@ -134,6 +142,8 @@ def ablation_points(ablation: dict[str, Any], seconds: float) -> list[Point]:
             add(kind, round(100 * value) if kind.startswith("gate") else round(value), condition)
         if kind == "gate" and value in SWEPT_OVER_TRAINING:
             add(f"gate_{value:g}", step, condition)
+    for step in sorted({c["step"] for c in conditions}):
+        points += [(f"ablate/inversion_{way}", nats, step, seconds) for way, nats in inversion(conditions, step).items()]
     return points
 
 

@@ -68,12 +68,13 @@ def estimate(params: Params, scale: str, stale: set[str]) -> Estimate:
         if per_token is None:
             per_token, measured = flops_per_token(params, scale, arm) / (FRACTION_OF_PEAK * matmul_speed()), False
         count += len(wanted)
-        seconds += per_token * sum(training_tokens(preset, name.partition("@")[0]) for name in wanted)
+        fused = params.architectures[arm].family == "lolm"
+        seconds += per_token * sum(training_tokens(preset, name.partition("@")[0], fused) for name in wanted)
     return Estimate(seconds, count, measured)
 
 
-def training_tokens(preset: ScaleConfig, stage: str) -> float:
-    """Tokens of training that cost as much as a stage."""
+def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True) -> float:
+    """Tokens of training that cost as much as a stage of an arm with a fusion, or of a plain stack."""
     training, sweep, recall = preset.training, preset.sweep, preset.recall
     if stage == "sweep":
         trials = len(sweep.factors) * len(sweep.seeds)
@@ -87,7 +88,9 @@ def training_tokens(preset: ScaleConfig, stage: str) -> float:
     if stage == "evaluate":
         passes = 2 + 2 * len(training.horizons) + 2 * len(preset.evaluation.lengths)
         return FORWARD_SHARE * passes * preset.evaluation.tokens
-    conditions = len(preset.ablation.gate_values) + 12
+    ablation, draws = preset.ablation, preset.ablation.dimension_draws
+    groups = 2 * len(ablation.dimension_shares) * (4 * (1 + draws) + draws)
+    conditions = len(ablation.gate_values) + groups + 2 * ablation.split_draws + 40 if fused else 5
     return FORWARD_SHARE * 0.2 * conditions * (1 + len(training.snapshots)) * preset.ablation.tokens
 
 

@@ -55,6 +55,14 @@ class Opened:
         """About ``tokens`` targets of a split, in windows of the training length."""
         return EvaluationSet(self.stream(split), tokens, self.run.training.seq_len)
 
+    def training_batches(self, tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """About ``tokens`` targets of the training split in the run's own batches, those that would have come next."""
+        training = self.run.training
+        train = self.stream("train")
+        sampler = BatchSampler(train, training.batch_size, training.seq_len, self.run.seed)
+        first, count = training.steps * training.accumulation, max(1, tokens // (training.batch_size * training.seq_len))
+        return [sampler.batch(first + i) for i in range(count)]
+
     def references(self, sets: dict[str, EvaluationSet]) -> dict[str, dict[str, float]]:
         """:func:`reference_losses` of the text the run was trained on."""
         training = self.run.training

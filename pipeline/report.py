@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from lolm.analysis.claims import build_ledger, headline, to_records
+from lolm.analysis.claims import build_ledger, headline, to_records, with_figures
 from lolm.analysis.figures import pictures
 from lolm.analysis.figures.benchmark import speed
 from lolm.analysis.leaderboard import leaderboard, metrics, table
@@ -20,7 +20,8 @@ from pipeline.stage import Paths, arguments, main
 def report() -> None:
     scale = arguments(__doc__).scale
     results = load_results(Path("."), scale)
-    ledger, drawn, entries = build_ledger(results), pictures(results), leaderboard(results)
+    drawn, entries = pictures(results), leaderboard(results)
+    ledger = with_figures(build_ledger(results), (picture.name for picture in drawn))
     measured = Path("reports") / "benchmark.json"  # of `make bench`, where it was run
     benchmark = read_json(measured) if measured.exists() else None
     timings = speed(benchmark) if benchmark else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from builders import ArrayStream, make_model, random_tokens
 from torch import nn
@@ -42,9 +44,54 @@ def reader(surface: bool, latent: bool) -> LanguageModel:
     model.latent = nn.Identity()
     follower = torch.eye(WIDTH)
     follower[:, :CYCLE] = torch.eye(WIDTH)[:, [(i + 1) % CYCLE for i in range(CYCLE)]]
+    assert model.head_norm.eps == model.fusion.surface_norm.eps == 1e-5  # too small to be seen in what follows by hand
     for read, layer in ((surface, model.fusion.surface), (latent, model.fusion.latent)):
         layer.weight.copy_(follower if read else torch.zeros_like(follower))
     return model
+
+
+def followers(tokens: torch.Tensor) -> torch.Tensor:
+    """The token that a reader bets on after each token."""
+    return torch.where(tokens < CYCLE, (tokens + 1) % CYCLE, tokens)
+
+
+def pairs_of(data: EvaluationSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """All inputs and targets of a set, each (N,)."""
+    x, y = zip(*data.batches(4), strict=True)
+    return torch.cat(x).flatten(), torch.cat(y).flatten()
+
+
+def share_right(data: EvaluationSet) -> float:
+    """How often the follower comes."""
+    x, y = pairs_of(data)
+    return float((followers(x) == y).double().mean())
+
+
+MARGIN = WIDTH / math.sqrt(WIDTH - 1)  # by which a normalised one-hot vector stands out, which are a reader's logits
+
+
+def loss_of_reader(data: EvaluationSet, right: float | None = None, scale: float = 1.0) -> float:
+    """ln(1 + 31 e^−a) + (1 − ρ) a, nats a token, for logits that are a = ``scale`` · MARGIN above the others at one token.
+
+    Args:
+        right: ρ, how often that token comes; by default that is the follower.
+    """
+    a, right = scale * MARGIN, share_right(data) if right is None else right
+    return math.log1p((WIDTH - 1) * math.exp(-a)) + (1 - right) * a
+
+
+def loss_without_the_context(data: EvaluationSet) -> float:
+    """Of a reader whose one branch is at its mean: the logits are the followers' frequencies, normalised."""
+    x, y = pairs_of(data)
+    frequency = torch.bincount(followers(x), minlength=WIDTH).double() / len(x)
+    logits = (frequency - frequency.mean()) / frequency.std(unbiased=False)
+    return float(logits.logsumexp(dim=0) - logits[y].mean())
+
+
+def entropy_of_targets(data: EvaluationSet) -> float:
+    """Nats a token. No prediction that is the same everywhere does better (Gibbs)."""
+    frequency = torch.bincount(pairs_of(data)[1], minlength=WIDTH).double() / data.n_tokens
+    return float(-(frequency * frequency.clamp(min=1e-300).log()).sum())
 
 
 @torch.no_grad()

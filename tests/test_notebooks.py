@@ -1,13 +1,15 @@
 """The notebooks are committed without outputs and run on a results folder from top to bottom."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "analysis"))
+sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("analysis", "data")]
+from minicorpus import make_texts, write_jsonl  # noqa: E402
 from synthetic import write_results  # noqa: E402
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -20,25 +22,81 @@ def test_committed_without_outputs(path):
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells if cell["cell_type"] == "code")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("arms", [("lolm", "transformer"), ("transformer",)], ids="+".join)
-def test_runs_on_results(tmp_path, monkeypatch, arms):
+def execute(name, root, monkeypatch, **edits):
+    """Outputs of a notebook on a results folder, as (all that is printed, all HTML); ``edits`` set variables of its cells."""
     import nbformat
     from nbclient import NotebookClient
 
+    settings = {"LOLM_ROOT": str(root), "LOLM_SCALE": "smoke", "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)}
+    for key, value in settings.items():
+        monkeypatch.setenv(key, value)
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    for key, value in edits.items():
+        edited = [
+            re.subn(rf"(?m)^{key} = .*$", lambda _, key=key, value=value: f"{key} = {value}", c.source) for c in notebook.cells
+        ]
+        assert sum(count for _, count in edited) == 1, key
+        for cell, (source, _) in zip(notebook.cells, edited, strict=True):
+            cell.source = source
+    NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    printed = "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs)
+    return printed, "".join(output.get("data", {}).get("text/html", "") for output in outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arms", [("lolm", "transformer"), ("transformer",)], ids="+".join)
+def test_runs_on_results(tmp_path, monkeypatch, arms):
     write_results(tmp_path, arms=arms, seeds=(1, 2))
-    monkeypatch.setenv("LOLM_ROOT", str(tmp_path))
-    monkeypatch.setenv("LOLM_SCALE", "smoke")
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    notebook = nbformat.read(ROOT / "notebooks" / "01_walk_through_a_run.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
-    printed = "".join(
-        output.get("text", "") + output.get("data", {}).get("text/plain", "")
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-    )
+    printed, _ = execute("01_walk_through_a_run", tmp_path, monkeypatch)
     assert f"study main, scale smoke: arms {', '.join(arms)}; seeds 1, 2" in printed
     assert "transformer · smoke · seed 2" in printed
     assert ("lies above" if "lolm" in arms else "not testable at this scale") in printed
+
+
+def write_weights(root, arm, seed):
+    """Corpus, tokenizer and shards of made-up text, and untrained weights of a run, where the pipeline would leave them."""
+    from lolm.config import CorpusConfig, RunConfig, ShardsConfig, TokenizerConfig, from_mapping
+    from lolm.data.corpus import build_corpus
+    from lolm.data.shards import write_shards
+    from lolm.data.tokenizer import Tokenizer, build_tokenizer
+    from lolm.models.language_model import build_model
+    from lolm.objectives import build_heads
+    from lolm.records import read_json
+    from lolm.training.checkpoint import save_weights
+
+    artifacts = root / "artifacts" / "smoke"
+    folder = artifacts / "runs" / f"{arm}-{seed}"
+    run = from_mapping(RunConfig, read_json(folder / "config.json")["run"], "run")
+    path = write_jsonl(root / "mini.jsonl", make_texts())
+    build_corpus(CorpusConfig(source="local", path=str(path), validation_fraction=0.1, test_fraction=0.3), artifacts / "corpus")
+    for name in ("tokenizer", "shards"):
+        (artifacts / name).mkdir()
+    build_tokenizer(TokenizerConfig(vocab_size=run.vocab_size), artifacts / "corpus", artifacts / "tokenizer")
+    write_shards(ShardsConfig(100_000), artifacts / "corpus", Tokenizer.load(artifacts / "tokenizer"), artifacts / "shards")
+    save_weights(folder / "model.safetensors", build_model(run), build_heads(run.architecture, run.size))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arm", "intervention"), [("lolm", "latent_mean"), ("transformer", "skip_last_blocks=1")])
+def test_laboratory_runs_on_weights(tmp_path, monkeypatch, arm, intervention):
+    write_results(tmp_path, arms=(arm,), seeds=(1,))
+    write_weights(tmp_path, arm, 1)
+    printed, page = execute("02_open_the_laboratory", tmp_path, monkeypatch)
+    assert f"{arm} · smoke · seed 1, step" in printed
+    assert f"{intervention} on 63 tokens of set/" in printed
+    assert page.count("<h4>") == (4 if arm == "lolm" else 3)
+    assert ("removed by" in printed) == (arm == "lolm")
+    assert ("function_word_start" in printed) == (arm == "lolm")
+
+
+@pytest.mark.slow
+def test_laboratory_takes_what_the_reader_chooses(tmp_path, monkeypatch):
+    write_results(tmp_path, arms=("lolm",), seeds=(1,))
+    write_weights(tmp_path, "lolm", 1)
+    chosen = {"intervention": 'swap_gate() | replace_branch("surface", "resample") | match_norm()', "text": '"a < b"'}
+    printed, page = execute("02_open_the_laboratory", tmp_path, monkeypatch, **chosen)
+    assert "gate_swapped+surface_resample+match_norm on" in printed
+    assert "of your text" in printed
+    assert page.count("<h4>") == 6  # the gate, too, is another
+    assert "&lt;" in page

@@ -309,6 +309,27 @@ def test_names_and_axes():
     assert claim_points([{"id": "a", "sound": {"value": None}}]) == []
 
 
+def test_of_the_ablations_the_main_ones_and_the_inversion_over_training_are_sent():
+    def row(step, kind, value, nats):
+        return {"step": step, "intervention": kind, "value": value, "nats": nats}
+
+    controls = ["latent_zero+match_norm", "split_0_first", "latent_dimensions_random_0", "gate_swapped", "surface_gaussian"]
+    conditions = [row(step, kind, None, 9.0) for step in (10, 40) for kind in controls]
+    for step, growth in ((10, 0.1), (40, 0.5)):
+        conditions += [row(step, "latent_mean", None, 4.0 + growth), row(step, "surface_mean", None, 4.0)]
+        conditions += [row(step, "gate", 1.0, 3.0 + 2 * growth), row(step, "gate", 0.0, 3.0)]
+    found = {(key, step): value for key, value, step, _ in ablation_points({"conditions": conditions}, 1.0)}
+    assert not [key for key, _ in found if any(control in key for control in controls)]
+    over_training = {key: value for key, value in found.items() if "inversion" in key[0]}
+    assert over_training == pytest.approx(
+        {
+            ("ablate/inversion_mean", 10): 0.1, ("ablate/inversion_mean", 40): 0.5,
+            ("ablate/inversion_gate", 10): 0.2, ("ablate/inversion_gate", 40): 1.0,
+        }
+    )  # fmt: skip
+    assert found["ablate/latent_mean/nats", 40] == 4.5
+
+
 def test_tables_of_an_evaluation_become_series():
     score = {"nats": 3.0, "bits_per_byte": 1.5, "accuracy": 0.4}
     edges = [0, *(2**k for k in range(12))]

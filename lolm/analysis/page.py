@@ -16,7 +16,7 @@ from lolm.analysis import efficiency as eff
 from lolm.analysis import leaderboard as board
 from lolm.analysis.claims import GROUPS, VERDICTS, Claim, findings
 from lolm.analysis.claims.efficiency import measured
-from lolm.analysis.claims.ledger import show, show_estimate
+from lolm.analysis.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, show, show_estimate
 from lolm.analysis.figures.style import Picture
 from lolm.analysis.figures.training import LADDER
 from lolm.analysis.published import NUMBERS
@@ -64,6 +64,7 @@ def html(
         .render(
             **_context(results, ledger),
             figures=figures,
+            drawn={p.name: p.title for p in pictures},
             table_rows=TABLE_ROWS,
             style=_source("style.css"),
             machine=None if benchmark is None else benchmark["machine"],
@@ -101,8 +102,17 @@ def _context(results: ScaleResults, ledger: Sequence[Claim]) -> dict[str, Any]:
         "runs": _runs(results),
         "corpus": [(key, _cell(value)) for key, value in flatten(results.corpus).items() if not isinstance(value, list | dict)],
         "published": NUMBERS,
+        "sides": _sides(ledger),
         "definitions": definitions(results),
     }
+
+
+def _sides(ledger: Sequence[Claim]) -> list[tuple[str, list[Claim]]]:
+    """The authors' measured claims by verdict, as a referee lists them: what fails first, what is untestable left out."""
+    counted = [claim for claim in ledger if claim.authors and claim.group not in ("arithmetic", "sanity")]
+    titles = {FAILS: "Not supported", INCONCLUSIVE: "Not settled", HOLDS: "Supported"}
+    found = [(title, [claim for claim in counted if claim.verdict == verdict]) for verdict, title in titles.items()]
+    return [(title, claims) for title, claims in found if claims]
 
 
 def _scope(results: ScaleResults) -> dict[str, Any]:

@@ -19,6 +19,7 @@ SOURCES = {
     "readme": "authors' repository, README",
     "configs": "authors' repository, configs and training code",
     "projections": "authors' web page on projections",
+    "explorer": "authors' web page, gate explorer",
 }
 
 CLIP_NATS = 20.0  # the evaluation script takes exp(min(loss, 20))
@@ -102,6 +103,58 @@ NUMBERS: dict[str, Number] = {
     "cpc_157b": _number(5.687, "nats", "paper results", "1.57B, step 20,000"),
     "cpc_chance_quoted": _number(math.log(256), "nats", "paper", "ln 256, quoted as chance"),
     "bpc_304m": _number(6.10, "bits", "paper", "304M, WikiText-103, called bits per character"),
+    # levels of single models
+    "nats_20m": _number(
+        2.62, "nats", "paper scaling", "20.5M, TinyStories, training loss at step 20,000 (perplexity 13.7)", "20m"
+    ),
+    "nats_149m": _number(
+        4.15, "nats", "paper scaling", "149M, FineWeb-Edu, training loss at step 20,000 (perplexity 63.2)", "149m"
+    ),
+    "nats_304m": _number(
+        3.57,
+        "nats",
+        "paper scaling proof",
+        "304M, training loss (perplexity 35.5); step 20,000 by the paper, 33,000 by the proof",
+        "304m",
+    ),
+    "nats_157b": _number(3.50, "nats", "paper", "1.57B, training loss at step 23,700 (perplexity 33.2)", "1570m"),
+    "nats_baseline_157b": _number(
+        math.log(39.1), "nats", "paper", "1.57B baseline, training loss at step 26,250, ln 39.1", "1570m"
+    ),
+    "codes_149m": _number(1 / 24, "share", "paper scaling", "149M, before isolation: 1 of 24 codes"),
+    "usage_entropy_304m": _number(3.465 / 3.466, "share", "paper", "304M: 3.465 of 3.466 nats, counted on Gumbel samples"),
+    "memory_loss_304m": _number(0.0, "share", "paper", "304M, steps 1,000 to 14,000: entropy of the slots' attention over ln S"),
+    "memory_loss_157b": _number(0.149, "share", "paper", "1.57B, step 20,000; 0.687 at the start"),
+    "cpc_breaks_304m": _number(1_500, "steps", "paper", "304M, of 33,000 steps: the loss falls below chance"),
+    # LOLM against its baseline, early and late
+    "advantage_2k": _number(42.8, "x", "scaling", "1.57B, step 2,000 of 20,000: presumably the ratio of training perplexities"),
+    "advantage_13k": _number(1.2, "x", "scaling", "1.57B, from step 13,000 on: 1.2 to 1.3"),
+    "faster_43": _number(
+        0.435, "share", "paper proof", "319M against 317M, step 3,000 of 50,000: a perplexity gap, called faster"
+    ),
+    "flops_overhead": _number(0.043, "share", "paper", "319M LOLM against its baseline; the count is not published"),
+    "scratch_full": _number(5.3243, "nats", "proof", "319M LOLM trained from scratch, last logged loss (perplexity 205)"),
+    "scratch_no_ssm": _number(5.1394, "nats", "proof", "the same without SSM (perplexity 171)"),
+    "scratch_no_regime": _number(5.1139, "nats", "proof", "the same without regime codes, step 29,282 (perplexity 166)"),
+    # components of the trained 304M model
+    "component_gate_one": _number(7.441, "share", "paper readme", "304M, perplexity change with the gate forced to 1"),
+    "component_gate_half": _number(9.052, "share", "paper readme", "304M, perplexity change with the gate forced to 0.5"),
+    "component_all": _number(36.118, "share", "paper readme", "304M, gate forced to 1, memory and regime zeroed"),
+    # against Pythia-410M
+    "pythia_gap": _number(0.522, "share", "paper readme", "304M, 68.37 against 142.93 on WikiText-103, each model's own tokens"),
+    "pythia_late": _number(-0.170, "share", "paper", "304M, change of the loss from early to late positions; Pythia -11.4 %"),
+    "pythia_context": _number(0.454, "share", "paper readme", "304M, top-1 advantage of context; Pythia +34.7 %"),
+    "pythia_repetition": _number(0.313, "share", "paper readme", "304M, repeated bigrams in generated text; Pythia 39.3 %"),
+    # downstream of the TPU pair, step 20,000
+    "downstream_wikitext": _number(2_046, "perplexity", "paper proof", "WikiText-103, LOLM; its baseline 1,837"),
+    "downstream_baseline": _number(1_837, "perplexity", "paper proof", "WikiText-103, the 317M baseline"),
+    "hellaswag": _number(0.225, "share", "paper proof", "HellaSwag, LOLM; its baseline 25.5 %"),
+    "hellaswag_baseline": _number(0.255, "share", "paper proof", "HellaSwag, the 317M baseline"),
+    "lambada": _number(0.004, "share", "paper proof", "LAMBADA, LOLM; its baseline 0.6 %"),
+    # hypotheses about larger models
+    "projected_gate": _number(0.60, "gate", "projections", "7B: 0.60 to 0.65; 13B: 0.55 to 0.60"),
+    "projected_efficiency": _number(2.0, "x", "projections", "7B and 13B: at least 2, up to 3"),
+    "projected_gap": _number(0.15, "share", "projections", "7B and 13B: perplexity 15 to 25 % lower"),
     "ppl_304m_pythia": _number(68.37, "perplexity", "paper readme", "304M, WikiText-103, in the comparison with Pythia"),
 }
 

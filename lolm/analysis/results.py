@@ -111,6 +111,15 @@ class RunRecord:
                 return condition
         return None
 
+    def contribution(self, step: int | None = None) -> dict[str, Any] | None:
+        """Contributions of the fusion's addends at one checkpoint (default: the last); None if they were not measured."""
+        found = {int(row["step"]): row for row in self.laboratory("contributions")}
+        return found.get(max(found) if step is None and found else step) if found else None  # type: ignore[arg-type]
+
+    def laboratory(self, part: str) -> list[dict[str, Any]]:
+        """Rows of a part of the ablation record: ``contributions``, ``readouts`` or ``token_classes``; none in older records."""
+        return (self.ablation or {}).get(part) or []
+
     def damage(self, intervention: str, value: float | None = None, step: int | None = None) -> float | None:
         """Loss under an intervention minus the learned model's loss on the same tokens, nats."""
         changed, intact = self.condition(intervention, value, step), self.condition("none", None, step)

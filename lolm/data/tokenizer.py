@@ -144,6 +144,7 @@ class Tokenizer:
         vocab_size: number of ids, V.
         eos_id: id that follows each document.
         pieces: the V pieces as SentencePiece writes them.
+        texts: the UTF-8 bytes of text that each of the V ids stands for, empty for control ids.
         token_bytes: (V,) int32, UTF-8 bytes of text of each id; 1 for a byte piece, 0 for control ids.
     """
 
@@ -154,9 +155,9 @@ class Tokenizer:
         self.vocab_size: int = self._processor.get_piece_size()
         self.eos_id: int = self._processor.eos_id()
         self.pieces: list[str] = [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
-        self._text = [self._bytes_of(i) for i in range(self.vocab_size)]
-        self._byte_ids = {self._text[i]: i for i in range(self.vocab_size) if self._processor.is_byte(i)}
-        self.token_bytes = np.array([len(text) for text in self._text], dtype=np.int32)
+        self.texts = [self._bytes_of(i) for i in range(self.vocab_size)]
+        self._byte_ids = {self.texts[i]: i for i in range(self.vocab_size) if self._processor.is_byte(i)}
+        self.token_bytes = np.array([len(text) for text in self.texts], dtype=np.int32)
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
@@ -194,4 +195,4 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Ids -> text; control ids give nothing, bytes that are no UTF-8 (a cut character) give U+FFFD."""
-        return b"".join([self._text[i] for i in np.asarray(ids, dtype=np.int64).tolist()]).decode("utf-8", errors="replace")
+        return b"".join([self.texts[i] for i in np.asarray(ids, dtype=np.int64).tolist()]).decode("utf-8", errors="replace")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from lolm.data.batches import EvaluationSet
-from lolm.evaluation.held_out import ScoreSum
 from lolm.evaluation.scenes import scenes
 from lolm.evaluation.temperature import fit_temperature
 from lolm.interventions import EMPTY, Context, Intervention
@@ -40,37 +41,52 @@ def score_interventions(
         InterventionError: one of them does not apply to this model, or lacks what it needs.
     """
     temperatures = None if calibration is None else _temperatures(model, interventions, calibration, batch_size, context)
-    sums, fitted = ([ScoreSum() for _ in interventions] for _ in range(2))
-    kl = [0.0] * len(interventions)
-    agree = [0] * len(interventions)
+    sums = [_Sums() for _ in interventions]
     for scene in scenes(model, held_out.batches(batch_size), context):
         assert scene.context.full is not None
         full_NV = F.log_softmax(_logits(model, scene.context.full), dim=-1)
         top_N, p_NV = full_NV.argmax(dim=-1), full_NV.exp()
-        for i, intervention in enumerate(interventions):
-            logits_NV = _logits(model, scene.fused(model, intervention))
-            changed_NV = F.log_softmax(logits_NV, dim=-1)
-            sums[i].add(changed_NV, scene.targets_N)
-            kl[i] += float((p_NV * (full_NV - changed_NV)).sum().double())
-            agree[i] += int((changed_NV.argmax(dim=-1) == top_N).sum())
-            if temperatures is not None:
-                fitted[i].add(F.log_softmax(logits_NV / temperatures[i], dim=-1), scene.targets_N)
-    rows = []
+        with scene.fused_often(model):
+            for i, (intervention, total) in enumerate(zip(interventions, sums, strict=True)):
+                logits_NV = _logits(model, scene.fused(model, intervention))
+                changed_NV = F.log_softmax(logits_NV, dim=-1)
+                first_N = changed_NV.argmax(dim=-1)
+                total.nats += _nats(changed_NV, scene.targets_N)
+                total.correct += int((first_N == scene.targets_N).sum())
+                total.agree += int((first_N == top_N).sum())
+                total.kl += float(torch.sub(full_NV, changed_NV, out=changed_NV).mul_(p_NV).sum().double())
+                if temperatures is not None:
+                    total.fitted += _nats(F.log_softmax(logits_NV.div_(temperatures[i]), dim=-1), scene.targets_N)
+    tokens, rows = held_out.n_tokens, []
     for i, (intervention, total) in enumerate(zip(interventions, sums, strict=True)):
-        score = total.score(held_out.n_bytes)
         row = {
             "intervention": intervention.name,
             "value": intervention.value,
-            "nats": score.nats,
-            "bits_per_byte": score.bits_per_byte,
-            "accuracy": score.accuracy,
-            "kl_to_full": kl[i] / total.tokens,
-            "top1_agreement": agree[i] / total.tokens,
+            "nats": total.nats / tokens,
+            "bits_per_byte": total.nats / (held_out.n_bytes * math.log(2)),
+            "accuracy": total.correct / tokens,
+            "kl_to_full": total.kl / tokens,
+            "top1_agreement": total.agree / tokens,
         }
         if temperatures is not None:
-            row |= {"temperature": temperatures[i], "nats_fitted": fitted[i].score(held_out.n_bytes).nats}
+            row |= {"temperature": temperatures[i], "nats_fitted": total.fitted / tokens}
         rows.append(row)
     return rows
+
+
+@dataclass
+class _Sums:
+    """What adds up over batches for one intervention, losses in float64."""
+
+    nats: float = 0.0
+    fitted: float = 0.0
+    kl: float = 0.0
+    correct: int = 0
+    agree: int = 0
+
+
+def _nats(log_probs_NV: torch.Tensor, targets_N: torch.Tensor) -> float:
+    return -float(log_probs_NV.gather(1, targets_N[:, None]).double().sum())
 
 
 def _logits(model: LanguageModel, o_BTD: torch.Tensor) -> torch.Tensor:
@@ -81,10 +97,16 @@ def _logits(model: LanguageModel, o_BTD: torch.Tensor) -> torch.Tensor:
 def _temperatures(
     model: LanguageModel, interventions: Sequence[Intervention], calibration: EvaluationSet, batch_size: int, context: Context
 ) -> list[float]:
-    """One temperature per intervention. Kept are the streams of the set and, one intervention at a time, o: never all logits."""
-    kept = list(scenes(model, calibration.batches(batch_size), context))
+    """One temperature per intervention. Kept are o under each and the logits under one, so ``calibration`` is small."""
+    fused: list[list[torch.Tensor]] = [[] for _ in interventions]
+    targets = []
+    for scene in scenes(model, calibration.batches(batch_size), context):
+        targets.append(scene.targets_N)
+        with scene.fused_often(model):
+            for kept, intervention in zip(fused, interventions, strict=True):
+                kept.append(scene.fused(model, intervention))
     found = []
-    for intervention in interventions:
-        fused = [(scene.fused(model, intervention), scene.targets_N) for scene in kept]
-        found.append(fit_temperature(lambda fused=fused: ((_logits(model, o), y) for o, y in fused)))  # type: ignore[misc]
+    for kept in fused:
+        logits = [_logits(model, o_BTD) for o_BTD in kept]
+        found.append(fit_temperature(lambda logits=logits: zip(logits, targets, strict=True)))  # type: ignore[misc]
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,10 @@ from lolm.data.batches import EvaluationSet
 from lolm.evaluation.held_out import ScoreSum
 from lolm.evaluation.scenes import Scene, scenes
 from lolm.evaluation.temperature import fit_temperature
-from lolm.interventions import EMPTY, Context, Intervention, InterventionError, fusion_of, seeded
+from lolm.interventions import EMPTY, Context, Intervention, InterventionError, fusion_of, intervene, seeded
 from lolm.models.language_model import LanguageModel
 
-READOUTS = ("temperature", "affine", "head", "head_scratch")
+READOUTS = ("temperature", "affine", "head", "head_scratch", "fine_tune")
 Logits = Callable[[Scene], torch.Tensor]  # scene → (N, V)
 
 
@@ -46,6 +47,21 @@ class Refit:
         return (self.damaged - self.refitted) / damage if damage else None
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How long and how fast readouts learn: AdamW without decay, the rate falls linearly to 0.
+
+    Attributes:
+        steps, learning_rate: of ``affine``, ``head`` and ``head_scratch``.
+        fine_tune_steps, fine_tune_rate: of ``fine_tune``.
+    """
+
+    steps: int = 200
+    learning_rate: float = 1e-2
+    fine_tune_steps: int = 100
+    fine_tune_rate: float = 1e-3
+
+
 def refit_readout(
     model: LanguageModel,
     intervention: Intervention,
@@ -53,41 +69,96 @@ def refit_readout(
     train: Iterable[tuple[torch.Tensor, torch.Tensor]],
     held_out: EvaluationSet,
     batch_size: int,
-    steps: int = 200,
-    learning_rate: float = 1e-2,
+    effort: Effort = Effort(),
     context: Context = EMPTY,
 ) -> Refit:
     """Refit one readout of a damaged model on training text, and score it on held-out text. The model stays as it was.
 
-    What the readout reads is computed once and kept, so ``train`` must fit into memory; a step takes one of its batches, in a
-    random order that starts anew when it is through. AdamW without decay, learning rate falling linearly to 0. To tell what
-    refitting alone brings, refit the learned model too (``Intervention("none")``).
+    What the readout reads is computed once and kept, so ``train`` and ``held_out`` must fit into memory; a step takes one of the
+    batches of ``train``, in a random order that starts anew when it is through. To tell what refitting alone brings, refit the
+    learned model too (``Intervention("none")``).
 
     Args:
         readout: ``temperature``, one number; ``affine``, gains and biases of the branch norms and the head's; ``head``, an
-            output map that starts from the embedding; ``head_scratch``, one that starts from zero.
+            output map that starts from the embedding; ``head_scratch``, one that starts from zero; ``fine_tune``, all weights,
+            with the intervention in place at every step: not what the damaged streams hold, but what the path that is left
+            can learn to do. What the intervention knows (statistics, other documents) stays that of the learned model.
         train: inputs and targets, each (B, T), of the training split.
 
     Raises:
         InterventionError: another readout, no training text, or ``affine`` for a model whose norms have none.
     """
-    if readout not in READOUTS:
-        raise InterventionError(f"no readout {readout!r}; the readouts are {', '.join(READOUTS)}")
-    known = list(scenes(model, train, context))
-    if not known:
-        raise InterventionError("a readout is refitted on training text; give at least one batch")
-    unseen = list(scenes(model, held_out.batches(batch_size), context))
-    full = _nats(unseen, lambda scene: model.logits(_full(scene)))
-    damaged = _nats(unseen, lambda scene: model.logits(scene.fused(model, intervention)))
-    if readout == "temperature":
-        kept = [(_fused(model, intervention, scene), scene.targets_N) for scene in known]
-        t = fit_temperature(lambda: ((model.logits(o).float().flatten(0, 1), y) for o, y in kept))
-        refitted = _nats(unseen, lambda scene: model.logits(scene.fused(model, intervention)) / t)
-        return Refit(readout, full, damaged, refitted, t)
-    make = _affine if readout == "affine" else _head
-    parameters, known_logits, unseen_logits = make(model, intervention, known, unseen, readout == "head_scratch")
-    _train(parameters, known, known_logits, steps, learning_rate, context.seed)
-    return Refit(readout, full, damaged, _nats(unseen, unseen_logits))
+    bench = _Bench.of(model, train, held_out, batch_size, context)
+    return bench.refit(intervention, readout, effort, bench.damaged(intervention))
+
+
+def refit_readouts(
+    model: LanguageModel,
+    interventions: Iterable[Intervention],
+    train: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    held_out: EvaluationSet,
+    batch_size: int,
+    effort: Effort = Effort(),
+    context: Context = EMPTY,
+    readouts: Iterable[str] = READOUTS,
+) -> list[dict[str, Any]]:
+    """:func:`refit_readout` of every readout under every intervention, the streams computed once for all of them.
+
+    Returns:
+        for each: ``intervention``, ``value``, and what :class:`Refit` holds.
+    """
+    bench, rows, readouts = _Bench.of(model, train, held_out, batch_size, context), [], list(readouts)
+    for intervention in interventions:
+        damaged = bench.damaged(intervention)
+        for readout in readouts:
+            found = bench.refit(intervention, readout, effort, damaged)
+            row = {"intervention": intervention.name, "value": intervention.value, "recovered": found.recovered}
+            rows.append(row | vars(found))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A model with the training scenes that readouts learn from, the held-out ones, and the learned model's loss on these."""
+
+    model: LanguageModel
+    known: list[Scene]
+    unseen: list[Scene]
+    full: float
+    seed: int
+
+    @classmethod
+    def of(cls, model: LanguageModel, train, held_out: EvaluationSet, batch_size: int, context: Context) -> _Bench:
+        known = list(scenes(model, train, context))
+        if not known:
+            raise InterventionError("a readout is refitted on training text; give at least one batch")
+        unseen = list(scenes(model, held_out.batches(batch_size), context))
+        return cls(model, known, unseen, _nats(unseen, lambda scene: model.logits(_full(scene))), context.seed)
+
+    def damaged(self, intervention: Intervention) -> float:
+        return _nats(self.unseen, lambda scene: self.model.logits(scene.fused(self.model, intervention)))
+
+    def refit(self, intervention: Intervention, readout: str, effort: Effort, damaged: float) -> Refit:
+        if readout not in READOUTS:
+            raise InterventionError(f"no readout {readout!r}; the readouts are {', '.join(READOUTS)}")
+        if readout == "temperature":
+            return self._temperature(intervention, damaged)
+        tuned = readout == "fine_tune"
+        make = {"affine": _affine, "fine_tune": _fine_tune}.get(readout, _head)
+        parameters, known_logits, unseen_logits = make(
+            self.model, intervention, self.known, self.unseen, readout == "head_scratch"
+        )
+        steps = effort.fine_tune_steps if tuned else effort.steps
+        rate = effort.fine_tune_rate if tuned else effort.learning_rate
+        _train(parameters, self.known, known_logits, steps, rate, self.seed)
+        return Refit(readout, self.full, damaged, _nats(self.unseen, unseen_logits))
+
+    def _temperature(self, intervention: Intervention, damaged: float) -> Refit:
+        model = self.model
+        kept = [(_logits(model, intervention, scene), scene.targets_N) for scene in self.known]
+        t = fit_temperature(lambda: kept)
+        refitted = _nats(self.unseen, lambda scene: model.logits(scene.fused(model, intervention)) / t)
+        return Refit("temperature", self.full, damaged, refitted, t)
 
 
 def _affine(model: LanguageModel, intervention: Intervention, known, unseen, scratch: bool):
@@ -103,6 +174,17 @@ def _affine(model: LanguageModel, intervention: Intervention, known, unseen, scr
         return copy.logits(scene.fused(copy, intervention))
 
     return parameters, logits, logits
+
+
+def _fine_tune(model: LanguageModel, intervention: Intervention, known, unseen, scratch: bool):
+    """A copy of the model of which everything learns: its streams are computed anew with every step."""
+    copy = deepcopy(model).requires_grad_()
+
+    def logits(scene: Scene) -> torch.Tensor:
+        streams = copy.streams(scene.tokens_BT, skip_last=intervention.skip_last)
+        return copy.logits(intervene(copy, intervention, streams, scene.context))
+
+    return list(copy.parameters()), logits, logits
 
 
 def _head(model: LanguageModel, intervention: Intervention, known, unseen, scratch: bool):
@@ -136,8 +218,8 @@ def _train(
 
 
 @torch.no_grad()
-def _fused(model: LanguageModel, intervention: Intervention, scene: Scene) -> torch.Tensor:
-    return scene.fused(model, intervention)
+def _logits(model: LanguageModel, intervention: Intervention, scene: Scene) -> torch.Tensor:
+    return model.logits(scene.fused(model, intervention)).float().flatten(0, 1)
 
 
 @torch.no_grad()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import torch
+from torch import nn
 
-from lolm.interventions import EMPTY, Context, Intervention, intervene, observe
+from lolm.interventions import EMPTY, Context, Intervention, fusion_of, intervene, observe
 from lolm.models.language_model import LanguageModel, Streams
 
 
@@ -27,6 +29,34 @@ class Scene:
         if intervention.skip_last:
             streams = model.streams(self.tokens_BT, skip_last=intervention.skip_last)
         return intervene(model, intervention, streams, self.context)
+
+    @contextmanager
+    @torch.no_grad()
+    def fused_often(self, model: LanguageModel) -> Iterator[None]:
+        """While open, the fusion's maps of this scene's own streams are not computed again: most interventions leave most of
+        them as they are. The results are the same to the bit. Without gradients, and for fixed weights."""
+        fusion = fusion_of(model)
+        with ExitStack() as undo:
+            if fusion is not None:
+                for layer in (fusion.surface, fusion.surface_norm, fusion.latent, fusion.latent_norm, fusion.memory):
+                    if layer is not None:
+                        undo.callback(_remember_first(layer))
+                model.fuse(self.streams)  # the answers to remember
+            yield
+
+
+def _remember_first(layer: nn.Module) -> Callable[[], object]:
+    """Let a layer answer the very tensor it meets first from memory; returns what undoes it."""
+    forward = layer.forward
+    kept: list[torch.Tensor] = []  # what came in first, and the answer
+
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        if not kept:
+            kept.extend((x, forward(x)))
+        return kept[1] if x is kept[0] else forward(x)
+
+    layer.forward = answer  # type: ignore[method-assign]
+    return lambda: layer.__dict__.pop("forward")
 
 
 @torch.no_grad()

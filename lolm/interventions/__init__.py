@@ -2,7 +2,14 @@
 
 A new intervention is one function: say what becomes of the gate (:func:`change_gate`), of a branch (:func:`change_branch`), of
 memory or regime (:func:`change_stream`), or build an :class:`Intervention` of the places it acts in; join several with ``|``.
-:func:`lolm.evaluation.ablate.score_interventions` measures any list of them.
+:func:`lolm.evaluation.ablate.score_interventions` measures any list of them; to have it in every record, add it to
+:func:`full_set`. For example, the latent branch with each vector's dimensions in reverse, at the strength it had::
+
+    def reverse_latent() -> Intervention:
+        # v := v with its dimensions in reverse order: keeps every value, loses which dimension it belongs to
+        return change_branch("latent", "latent_reversed", lambda v, _: v.flip(-1))
+
+    score_interventions(model, [Intervention("none"), reverse_latent() | match_norm()], held_out, batch_size)
 """
 
 from lolm.interventions.branches import change_branch, match_norm, replace_branch, resample_source
@@ -21,7 +28,8 @@ from lolm.interventions.gate import (
     swap_gate,
 )
 from lolm.interventions.parts import change_stream, permute_stream, remove_stream, skip_last_blocks
-from lolm.interventions.statistics import Statistics, StreamMeans, fusion_of, measure, observe, stream_means
+from lolm.interventions.split import random_halves, split_set
+from lolm.interventions.statistics import Statistics, StreamMeans, fusion_of, measure, observe
 
 __all__ = [
     "EMPTY",
@@ -50,6 +58,7 @@ __all__ = [
     "permute_gate_dimensions",
     "permute_stream",
     "random_group",
+    "random_halves",
     "ranked",
     "remove_dimensions",
     "remove_stream",
@@ -58,7 +67,7 @@ __all__ = [
     "seeded",
     "shuffle_gate_positions",
     "skip_last_blocks",
+    "split_set",
     "standard_set",
-    "stream_means",
     "swap_gate",
 ]

@@ -70,18 +70,3 @@ def measure(model: LanguageModel, batches: Iterable[torch.Tensor]) -> Statistics
     mean = {name: total / tokens for name, total in sums.items()}
     std = {name: (squares[name] / tokens - mean[name].square()).clamp(min=0).sqrt().float() for name in mean}
     return Statistics({name: value.float() for name, value in mean.items()}, std)
-
-
-@torch.no_grad()
-def stream_means(model: LanguageModel, batches: Iterable[torch.Tensor]) -> StreamMeans:
-    """Average memory reads and regime embeddings over token batches (B, T)."""
-    sums: dict[str, torch.Tensor] = {}
-    tokens = 0
-    for x_BT in batches:
-        streams = model.streams(x_BT.to(model.embedding.weight.device))
-        tokens += x_BT.numel()
-        for name in ("m", "r"):
-            stream = getattr(streams, name)
-            if stream is not None:
-                sums[name] = sums.get(name, 0.0) + stream.double().sum(dim=(0, 1))
-    return StreamMeans(*(sums[name].float() / tokens if name in sums else None for name in ("m", "r")))

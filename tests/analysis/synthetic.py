@@ -52,6 +52,13 @@ class Truth:
     speeds: dict[str, float] = field(default_factory=dict)  # of single arms, in place of ``speed`` (LOLM) or 1
     recall: bool = True
     swept: bool = True
+    laboratory: bool = True  # the ablation record has what the dependency laboratory measures
+    latent_mean: float = 1.2  # damage of mean ablation at the end, nats ...
+    surface_mean: float = 0.6
+    split: float = 0.1  # largest S of random halves, nats
+    recovered: float = 0.8  # share of the damage that a refitted head wins back
+    function_gate: float = 0.1  # gate at function words minus gate at content words
+    offsets: dict[str, float] = field(default_factory=dict)  # nats that single arms lie above the law
 
 
 def law(step: float, speed: float = 1.0) -> float:
@@ -152,7 +159,7 @@ def _write_run(root: Path, params, scale: str, arm: str, seed: int, lolm: bool, 
     tokens_per_step, seconds_per_step = 1024, 0.02 if lolm else 0.01
 
     def ended(step: float) -> float:
-        return law(step, speed) + shift
+        return law(step, speed) + shift + truth.offsets.get(arm, 0.0)
 
     def loss(step: float) -> float:
         return ended(step) + truth.bump * min(1.0, max(0.0, 5 * (1 - step / truth.steps)))
@@ -357,7 +364,8 @@ def _ablation(run, fingerprint: str, loss, lolm: bool, truth: Truth, noise: rand
         for stream, mean in (("memory", truth.memory_mean), ("regime", truth.regime_mean)):
             add(step, f"{stream}_mean", None, full + mean + noise.gauss(0, 0.001))
             add(step, f"{stream}_zero", None, full + 2 * mean + noise.gauss(0, 0.001))
-    return {
+    laboratory = _laboratory(truth, add, noise) if lolm and truth.laboratory else {}
+    return laboratory | {
         "arm": run.arm,
         "seed": run.seed,
         "fingerprint": fingerprint,
@@ -368,3 +376,60 @@ def _ablation(run, fingerprint: str, loss, lolm: bool, truth: Truth, noise: rand
         "references": {"uniform": UNIFORM, "unigram": UNIGRAM},
         "conditions": conditions,
     }
+
+
+def _laboratory(truth: Truth, add, noise: random.Random) -> dict[str, Any]:
+    """The rows of the dependency laboratory; damages grow linearly over training, every way of removal does the same."""
+    full = 3.0
+    damage = {"latent": truth.latent_mean, "surface": truth.surface_mean}
+    steps = (truth.steps // 10, truth.steps // 2, truth.steps)
+    contributions = []
+    for step in steps:
+        grown, jitter = step / truth.steps, noise.gauss(0, 0.005)
+        for branch, end in damage.items():
+            for way in ("zero", "mean", "resample", "gaussian"):
+                for kept in ("", "+match_norm"):
+                    add(step, f"{branch}_{way}{kept}", None, full + end * grown + jitter * (branch == "latent"))
+        for draw in range(8):
+            half = truth.split * (draw + 1) / 8
+            add(step, f"split_{draw}_first", None, full + 0.4)
+            add(step, f"split_{draw}_second", None, full + 0.4 + half)
+        gate = _gate(grown, truth, None)
+        addend = {"mean_norm": 3.0, "variance_share": 1 - truth.share, "logit": 1.0, "logit_centred": 0.9}
+        parts = {"surface": addend | {"variance_share": truth.share}, "latent": addend}
+        contributions.append({"step": step, "gate": gate, "addends": parts})
+    readouts = [
+        {
+            "step": truth.steps,
+            "intervention": name,
+            "value": value,
+            "readout": readout,
+            "full": full,
+            "damaged": full + end,
+            "refitted": full + end * (1 - share) + noise.gauss(0, 0.002),
+            "recovered": share,
+            "temperature": None,
+        }
+        for name, value, end in (
+            ("none", None, 0.0),
+            ("gate", 1.0, 2.0),
+            ("gate", 0.0, 1.0),
+            ("latent_mean", None, damage["latent"]),
+            ("surface_mean", None, damage["surface"]),
+        )
+        for readout, share in (("temperature", 0.1), ("affine", truth.recovered / 2), ("head", truth.recovered))
+    ]
+    classes = [
+        {
+            "step": truth.steps,
+            "class": name,
+            "tokens": 500,
+            "nats": full,
+            "gate_mean": 0.5 + shift + noise.gauss(0, 0.003),
+            "gate_std": 0.1,
+            "damage_latent_mean": damage["latent"],
+            "damage_surface_mean": damage["surface"],
+        }
+        for name, shift in (("all", 0.0), ("function_word", truth.function_gate), ("content_word", 0.0))
+    ]
+    return {"contributions": contributions, "readouts": readouts, "token_classes": classes}

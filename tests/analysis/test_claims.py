@@ -126,7 +126,8 @@ def test_gap_follows_each_published_definition(ledger_of):
 
 def test_one_seed_decides_nothing(ledger_of):
     ledger = ledger_of(seeds=(1,))
-    measured = [claim for claim in ledger.values() if claim.group not in ("arithmetic",)]
+    exact = ("parallel_paths", "flops_overhead")  # facts of the wiring and of the count, the same for every seed
+    measured = [claim for claim in ledger.values() if claim.group not in ("arithmetic",) and claim.id not in exact]
     assert all(claim.sound is None or claim.sound.interval is None for claim in measured)
     assert {claim.verdict for claim in measured} <= {"inconclusive", "not testable at this scale"}
     assert ledger["efficiency_2x"].sound.value == pytest.approx(1.2, rel=0.05)

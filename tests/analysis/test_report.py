@@ -22,7 +22,8 @@ from lolm.analysis.results import load_results
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [
     "bits_per_byte", "learning_curves", "loss_at_ends", "multipliers", "lead", "recall", "by_position", "rates", "gate_path",
-    "gate_histogram", "ablation_sweep", "damage", "regimes",
+    "gate_histogram", "ablation_sweep", "damage", "regimes", "inversion_statistic", "trajectory", "readout_recovery",
+    "contributions", "token_classes",
 ]  # fmt: skip
 TWENTY = (
     "lolm", "transformer", "transformer_modern", "lolm_published", "lolm_v0", "transformer_published",
@@ -166,7 +167,7 @@ def test_page_of_twenty_arms(tmp_path):
     speeds = {arm: 0.8 * 1.03**i for i, arm in enumerate(TWENTY[2:])}
     results = load_results(write_results(tmp_path, arms=TWENTY, seeds=(1, 2), truth=Truth(speeds=speeds)))
     drawn = pictures(results)
-    assert [picture.name for picture in drawn] == NAMES
+    assert [picture.name for picture in drawn] == [*NAMES, "training_arms"]
     text = html(results, build_ledger(results), drawn)
     assert Page(text).open == []
     board = text[text.index('id="leaderboard"') : text.index('id="ledger"')]

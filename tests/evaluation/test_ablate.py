@@ -9,7 +9,7 @@ from builders import ArrayStream, make_model
 from lolm.data.batches import EvaluationSet
 from lolm.evaluation.ablate import score_interventions
 from lolm.evaluation.held_out import score_model
-from lolm.interventions import Intervention, StreamMeans, force_gate, standard_set, stream_means
+from lolm.interventions import Intervention, StreamMeans, force_gate, measure, standard_set
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def held_out() -> EvaluationSet:
 
 
 def everything(model, held_out):
-    means = stream_means(model, (x for x, _ in held_out.batches(4)))
+    means = measure(model, (x for x, _ in held_out.batches(4))).streams
     return score_interventions(model, standard_set(model, [0.0, 0.5, 1.0], means), held_out, 4)
 
 

@@ -11,10 +11,10 @@ from lolm.interventions import (
     StreamMeans,
     blend_gate,
     force_gate,
+    measure,
     remove_stream,
     skip_last_blocks,
     standard_set,
-    stream_means,
 )
 
 TOKENS = random_tokens(3, 24)
@@ -88,7 +88,7 @@ def test_removing_a_stream_takes_away_what_it_adds_at_the_fusion_and_nothing_els
     added = getattr(s, field) @ weight.T
     full = fused(model, Intervention("none"))
     torch.testing.assert_close(fused(model, remove_stream(stream)), full - added, rtol=1e-4, atol=1e-5)
-    means = stream_means(model, [TOKENS[:2], TOKENS[2:]])  # batches of unequal size
+    means = measure(model, [TOKENS[:2], TOKENS[2:]]).streams  # batches of unequal size
     mean = getattr(s, field).mean(dim=(0, 1))
     torch.testing.assert_close(getattr(means, field), mean)
     torch.testing.assert_close(fused(model, remove_stream(stream, means)), full - added + mean @ weight.T, rtol=1e-4, atol=1e-5)
@@ -117,7 +117,7 @@ def test_skipping_the_last_blocks_equals_a_model_without_them(arm, count):
 
 
 def names(model, means=None) -> list[tuple[str, float | None]]:
-    means = stream_means(model, [TOKENS]) if means is None else means
+    means = measure(model, [TOKENS]).streams if means is None else means
     return [(i.name, i.value) for i in standard_set(model, [0.0, 0.5, 1.0], means)]
 
 
@@ -127,6 +127,7 @@ def test_the_set_for_lolm():
         ("gate_blend_one", 0.25), ("gate_blend_one", 0.5), ("gate_blend_one", 0.75),
         ("gate_blend_zero", 0.25), ("gate_blend_zero", 0.5), ("gate_blend_zero", 0.75),
         ("memory_zero", None), ("memory_mean", None), ("regime_zero", None), ("regime_mean", None),
+        ("gate+memory_zero+regime_zero", 1.0),
     ]  # fmt: skip
 
 
@@ -139,4 +140,4 @@ def test_the_set_for_a_decoder():
 def test_streams_that_are_off_are_not_intervened_on():
     model = make_model("lolm", regime={"enabled": False}, gate={"form": "none"})
     assert names(model) == [("none", None), ("memory_zero", None), ("memory_mean", None)]
-    assert stream_means(model, [TOKENS]).r is None
+    assert measure(model, [TOKENS]).streams.r is None

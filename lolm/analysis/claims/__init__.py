@@ -2,27 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lolm.analysis.claims import efficiency, gate, inversion, streams
+from lolm.analysis.claims import (
+    components,
+    dependency,
+    dynamics,
+    early,
+    efficiency,
+    gate,
+    inversion,
+    levels,
+    outside,
+    streams,
+    training,
+)
 from lolm.analysis.claims.arithmetic import arithmetic
+from lolm.analysis.claims.controls import with_controls
 from lolm.analysis.claims.ledger import FAILS, GROUPS, HOLDS, UNTESTABLE, VERDICTS, Claim, Quantity, show, show_estimate
 from lolm.analysis.leaderboard import Entry
 from lolm.analysis.results import ScaleResults
 
-__all__ = ["GROUPS", "VERDICTS", "Claim", "Quantity", "build_ledger", "findings", "headline", "to_records"]
+__all__ = ["GROUPS", "VERDICTS", "Claim", "Quantity", "build_ledger", "findings", "headline", "to_records", "with_figures"]
 
 
 def build_ledger(results: ScaleResults) -> list[Claim]:
     """All entries, measured ones first; an arm that was not run makes its claims `not testable at this scale`, never an error."""
     sane = streams.sanity(results)
-    measured = [*efficiency.claims(results), *gate.claims(results), *inversion.claims(results), *streams.claims(results)]
+    gates = gate.claims(results)
+    reversal = next(claim for claim in gates if claim.id == "gate_reversal")
+    measured = [
+        *efficiency.claims(results),
+        *early.claims(results),
+        *gates,
+        *dependency.claims(results),
+        *inversion.claims(results),
+        *components.claims(results),
+        *streams.claims(results),
+        *dynamics.claims(results, reversal),
+        *training.claims(results),
+        *levels.claims(results),
+        *outside.claims(results),
+    ]
+    measured = [with_controls(results, claim) for claim in measured]
     below_bigram = untrained(results, sane)
     if below_bigram:
         measured = [_withheld(claim, " and ".join(below_bigram)) for claim in measured]
     return [*measured, *sane, *arithmetic()]
+
+
+def with_figures(ledger: Sequence[Claim], drawn: Iterable[str]) -> list[Claim]:
+    """The ledger without the figures that these results have no data for."""
+    names = set(drawn)
+    return [claim if claim.figure in names else replace(claim, figure=None) for claim in ledger]
 
 
 def untrained(results: ScaleResults, ledger: Sequence[Claim]) -> list[str]:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lolm.analysis.needs import Needs
 from lolm.analysis.published import NUMBERS, SOURCES
 from lolm.analysis.results import RunRecord
 from lolm.analysis.statistics import Estimate
@@ -27,7 +28,11 @@ GROUPS = {
     "efficiency": "Efficiency and loss at a matched budget",
     "gate": "The gate",
     "inversion": "Dependency inversion",
+    "components": "Removing components from a trained model",
     "streams": "Regime codes, CPC, memory",
+    "training": "Training without, or with another part",
+    "levels": "Levels of the published models",
+    "outside": "Against other models, and beyond the published sizes",
     "sanity": "Have these models learned anything?",
     "arithmetic": "Arithmetic on the published numbers (no run needed)",
 }
@@ -38,7 +43,8 @@ class Quantity:
     """One measured or recomputed number with its definition.
 
     ``value`` is None when it could not be measured; ``note`` then says why.
-    Units: nats, x (ratio), share (shown in per cent), gate, codes, perplexity, bits, steps, r (correlation).
+    Units: nats, x (ratio), share (shown in per cent), gate, codes, perplexity, bits, steps, tokens,
+    r (correlation), logits, length (of a vector).
     """
 
     value: float | None
@@ -79,10 +85,30 @@ class Quantity:
 
 
 @dataclass(frozen=True)
+class Control:
+    """Something else that could explain a claim's number away, and what it gives.
+
+    ``quantity`` without a value was not measured; its note then says what is missing.
+    """
+
+    name: str
+    quantity: Quantity
+    sentence: str
+
+    def as_record(self) -> dict[str, Any]:
+        return {"name": self.name, "sentence": self.sentence} | self.quantity.as_record()
+
+
+@dataclass(frozen=True)
 class Claim:
     """One entry of the ledger.
 
-    ``published`` names keys of :data:`lolm.analysis.published.NUMBERS`; it is empty for a statement of ours.
+    Attributes:
+        published: keys of :data:`lolm.analysis.published.NUMBERS`; empty where no number was printed.
+        stated: keys of :data:`lolm.analysis.published.SOURCES` that make the claim in words; without both it is ours.
+        controls: what could explain it away.
+        figure: name of the picture that shows it, ``figures/<name>.svg`` of the report.
+        needs: what would test it where these runs do not.
     """
 
     id: str
@@ -96,6 +122,10 @@ class Claim:
     rule: str = ""
     runs: tuple[tuple[str, str], ...] = ()
     details: dict[str, Quantity] = field(default_factory=dict)
+    controls: tuple[Control, ...] = ()
+    figure: str | None = None
+    needs: Needs | None = None
+    stated: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS or self.group not in GROUPS:
@@ -110,7 +140,7 @@ class Claim:
 
     @property
     def source(self) -> str:
-        keys = dict.fromkeys(key for name in self.published for key in NUMBERS[name].source)
+        keys = dict.fromkeys([*(key for name in self.published for key in NUMBERS[name].source), *self.stated])
         return "; ".join(SOURCES[key] for key in keys) or "this project"
 
     def as_record(self) -> dict[str, Any]:
@@ -127,7 +157,15 @@ class Claim:
             "rule": self.rule,
             "runs": [{"name": name, "fingerprint": fingerprint} for name, fingerprint in self.runs],
             "details": {name: quantity.as_record() for name, quantity in self.details.items()},
+            "controls": [control.as_record() for control in self.controls],
+            "figure": None if self.figure is None else f"{self.figure}.svg",
+            "needs": None if self.needs is None else self.needs.as_record(),
         }
+
+    @property
+    def authors(self) -> bool:
+        """Whether the authors made this claim, in numbers or in words."""
+        return bool(self.published or self.stated)
 
 
 def runs_of(runs: Iterable[RunRecord]) -> tuple[tuple[str, str], ...]:
@@ -169,9 +207,23 @@ def why_of(estimate: Estimate, threshold: float, unit: str) -> str:
     return f"the interval over {estimate.n} seeds, {shown}, covers {at}"
 
 
-def untestable(id: str, group: str, statement: str, published: Sequence[str], why: str) -> Claim:
+def untestable(
+    id: str,
+    group: str,
+    statement: str,
+    published: Sequence[str],
+    why: str,
+    needs: Needs | None = None,
+    stated: Sequence[str] = (),
+    as_published: Quantity | None = None,
+) -> Claim:
     """An entry for a claim these runs cannot speak to."""
-    return Claim(id, group, statement, tuple(published), None, None, UNTESTABLE, why)
+    return Claim(id, group, statement, tuple(published), as_published, None, UNTESTABLE, why, needs=needs, stated=tuple(stated))
+
+
+def unmeasured(unit: str, definition: str, note: str) -> Quantity:
+    """A quantity that these runs do not carry."""
+    return Quantity(None, unit, definition, note=note)
 
 
 def show(value: float, unit: str) -> str:
@@ -201,8 +253,8 @@ def _parts(value: float, unit: str) -> tuple[str, str]:
         return _signed(f"{value:.3f}"), f" {unit}"
     if unit == "perplexity":
         return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}", ""
-    if unit == "steps":
-        return f"{value:,.0f}", ""
+    if unit in ("steps", "tokens"):
+        return f"{value:,.0f}", "" if unit == "steps" else " tokens"
     return _signed(f"{value:.3f}"), ""
 
 

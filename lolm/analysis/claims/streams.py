@@ -165,7 +165,7 @@ def _contribution(results: ScaleResults, runs: tuple[RunRecord, ...], stream: st
         statement,
         (key,),
         Quantity.of(zeroed.map(math.expm1), "share", "change of perplexity when the stream's output is zeroed"),
-        Quantity.of(averaged, "nats", "damage when the stream's output is replaced by its mean over test tokens"),
+        Quantity.of(averaged, "nats", "damage when the stream's output is replaced by its mean over validation tokens"),
         above(averaged, margin),
         why,
         f"holds if the damage of mean ablation lies above {margin:g} nats, fails if none of it does",

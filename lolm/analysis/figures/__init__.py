@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lolm.analysis.figures import arms, budgets, interventions, training
+from lolm.analysis.figures import arms, budgets, interventions, laboratory, training
 from lolm.analysis.figures.style import Picture
 from lolm.analysis.results import ScaleResults
 
@@ -25,5 +25,11 @@ def pictures(results: ScaleResults) -> list[Picture]:
         interventions.sweep(results),
         interventions.damage(results),
         interventions.regimes(results),
+        laboratory.inversion_statistic(results),
+        laboratory.trajectory(results),
+        laboratory.readout_recovery(results),
+        laboratory.contributions(results),
+        laboratory.token_classes(results),
+        laboratory.training_arms(results),
     )
     return [picture for picture in made if picture is not None]
