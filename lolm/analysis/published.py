@@ -88,7 +88,7 @@ NUMBERS: dict[str, Number] = {
     "gate_zero_nats": _number(10.9354, "nats", "results paper", "1.57B, gate forced to 0"),
     "gate_one_ppl": _number(485_165_195.41, "perplexity", "results paper seed", "1.57B, gate forced to 1, as printed"),
     "gate_zero_ppl": _number(56_129.90, "perplexity", "results paper seed", "1.57B, gate forced to 0, as printed"),
-    "ratio_learned": _number(14_000_000, "x", "seed paper", "485.2 million over 34.47"),
+    "ratio_learned": _number(14_000_000, "x", "seed paper", "1.57B, step 20,000: 485.2 million over 34.47"),
     "ratio_inversion": _number(8_645, "x", "seed", "485.2 million over 56,130"),
     "inversion_304m": _number(744, "x", "projections", "304M, plotted; the table it comes from says +744.1 %"),
     "wikitext_full": _number(59.23, "perplexity", "paper readme", "304M, WikiText-103 test, complete model"),

@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 from synthetic import Truth, law, write_results
 
-from lolm.analysis.claims import VERDICTS, build_ledger, headline, to_records
+from lolm.analysis.claims import VERDICTS, build_ledger, decisive, findings, headline, to_records
 from lolm.analysis.claims.arithmetic import arithmetic
+from lolm.analysis.claims.dynamics import _isolated
+from lolm.analysis.claims.early import _between, conditioning
 from lolm.analysis.published import NUMBERS, SOURCES, clipped_perplexity, cpc_candidates
 from lolm.analysis.results import load_results
+from lolm.analysis.statistics import Estimate
 
 SEEDS = (1, 2, 3, 4)
 
@@ -124,6 +127,35 @@ def test_gap_follows_each_published_definition(ledger_of):
     assert like == pytest.approx(true, abs=0.01)
 
 
+def test_a_range_is_left_at_either_end():
+    assert [_between(Estimate(v, (v - 0.01, v + 0.01), 3, (), 0.95), 1.2, 1.3) for v in (1.1, 1.25, 1.3, 1.5)] == [
+        "fails",
+        "holds",
+        "inconclusive",
+        "fails",
+    ]
+
+
+def test_conditioning_says_what_the_recipes_are(tmp_path):
+    results = load_results(write_results(tmp_path, seeds=(1,)))
+    said = conditioning(results)[0].sentence
+    assert "Here both arms have a norm before the head and small initial weights." in said
+    results.of("transformer")[0].config["run"]["architecture"]["recipe"]["head_norm"] = "none"
+    said = conditioning(results)[0].sentence
+    assert "both arms" not in said
+    assert f"Here “{results.label('transformer')}” has no norm before the head" in said
+
+
+def test_arms_with_other_edges_cut_are_no_test_of_isolation(tmp_path):
+    results = load_results(write_results(tmp_path, seeds=(1,)))
+    architecture = results.of("lolm")[0].config["run"]["architecture"]
+    architecture["regime"]["isolate"] = False
+    assert _isolated(results, "lolm") is False
+    architecture["detach"] = ["latent_fusion"]
+    assert _isolated(results, "lolm") is None
+    assert _isolated(results, "transformer") is None
+
+
 def test_one_seed_decides_nothing(ledger_of):
     ledger = ledger_of(seeds=(1,))
     exact = ("parallel_paths", "flops_overhead")  # facts of the wiring and of the count, the same for every seed
@@ -205,6 +237,28 @@ def test_gate_level_at_a_published_scale(tmp_path, level, spread, verdict):
     assert "0.83" in ledger["gate_level"].why
 
 
+LEVELS_OF = {"gate_one_ratio": "1570m", "component_gate_one": "304m", "component_gate_half": "304m", "component_all": "304m"}
+
+
+@pytest.mark.parametrize("scale", ["smoke", "304m", "1570m"])
+def test_damages_of_one_published_model_are_judged_at_its_preset_only(tmp_path, scale):
+    results = load_results(write_results(tmp_path, seeds=SEEDS))
+    runs = []
+    for run in results.runs:
+        rows = list(run.ablation["conditions"])
+        forced = next(r for r in reversed(rows) if r["intervention"] in ("gate", "none"))
+        rows.append(forced | {"intervention": "gate+memory_zero+regime_zero", "value": 1.0, "nats": forced["nats"] + 5})
+        runs.append(replace(run, ablation=run.ablation | {"conditions": rows}))
+    ledger = {c.id: c for c in build_ledger(replace(results, scale=scale, runs=tuple(runs)))}
+    for id, preset in LEVELS_OF.items():
+        claim = ledger[id]
+        assert claim.as_published.value is not None
+        assert (claim.verdict == "not testable at this scale") == (scale != preset), id
+        assert (claim.sound is None) == (scale != preset), id
+        if scale != preset:
+            assert claim.needs.scale == preset
+
+
 def test_interpolation_alone_does_not_make_2x_fail(ledger_of):
     claim = ledger_of(Truth(speed=1.97, flops_ratio=1.0, jitter=0.0005))["efficiency_2x"]
     assert claim.sound.interval[1] < 2
@@ -275,6 +329,28 @@ def test_records_have_what_the_design_asks(ledger_of):
     assert sum(v for k, v in flat.items() if k.startswith("verdicts/")) == sum(
         r["group"] not in ("arithmetic", "sanity") for r in records
     )
+
+
+def test_a_fact_counts_once_and_what_speaks_against_apart(tmp_path):
+    """Every entry on the forced gate holds but the declared one: the headline counts one failure and no support."""
+    results = load_results(write_results(tmp_path, seeds=SEEDS, truth=Truth(gate_zero=5.0, latent_mean=0.2, surface_mean=0.9)))
+    ledger = build_ledger(results)
+    known = {claim.id: claim for claim in ledger}
+    assert {claim.fact for claim in ledger if claim.fact} <= set(known)
+    assert all(known[claim.fact].published for claim in ledger if claim.fact)
+    same = [claim for claim in ledger if claim.fact == "inversion_preregistered"]
+    assert {claim.id for claim in same} == {"inversion", "surface_alone", "gate_one_ratio", "component_gate_one"}
+    counted = decisive(ledger)
+    assert not {c.id for c in counted} & {*(c.id for c in same), "damage_is_information", "matched_budget"}
+    assert known["inversion"].verdict == "holds"
+    flipped = [replace(c, verdict="holds") if c.id == "behind_at_end" else c for c in ledger]
+    said = findings(results, [], flipped)[-1]
+    assert known["inversion"].statement not in said
+    favour, against = said.split(" What holds of what speaks against LOLM: ")
+    assert known["behind_at_end"].statement not in favour
+    assert known["behind_at_end"].statement in against
+    held = [c for c in counted if c.verdict == "holds" and not c.against]
+    assert f"{len(held)} in LOLM's favour" in favour
 
 
 def test_published_arithmetic():

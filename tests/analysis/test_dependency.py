@@ -12,8 +12,9 @@ from lolm.analysis import dependency as dep
 from lolm.analysis.accounting import account_run
 from lolm.analysis.claims import build_ledger, to_records, with_figures
 from lolm.analysis.claims.early import _tpu_pair
-from lolm.analysis.claims.training import QUESTIONS
+from lolm.analysis.claims.questions import QUESTIONS
 from lolm.analysis.effects import arm_effect, arm_effects, main_effects
+from lolm.analysis.figures.laboratory import readout_recovery
 from lolm.analysis.needs import PEAK_FLOPS, UTILISATION, needs
 from lolm.analysis.results import load_results
 from lolm.analysis.statistics import t_interval
@@ -101,13 +102,63 @@ def test_random_halves_as_large_as_the_inversion(results_of):
     assert ledger_of(results_of(Truth(split=3.0)))["inversion_null"].verdict == "fails"
 
 
+def test_random_halves_need_every_seed_and_more_than_one(results_of):
+    """S is 0.6 nats: one draw above it in one seed of four settles nothing, nor does one seed that exceeds all of its own."""
+    results = results_of()
+    runs = [_with_large_half(run) if run.seed == 2 and run.arm == "lolm" else run for run in results.runs]
+    claim = ledger_of(replace(results, runs=tuple(runs)))["inversion_null"]
+    assert claim.verdict == "inconclusive"
+    assert "no seed's p is below 0.11" in claim.why
+    one = replace(results, runs=tuple(run for run in results.runs if run.seed == 1))
+    assert ledger_of(one)["inversion_null"].verdict == "inconclusive"
+
+
+def _with_large_half(run):
+    rows = [r | {"nats": r["nats"] + 0.8 * (r["intervention"] == "split_3_second")} for r in run.ablation["conditions"]]
+    return replace(run, ablation=run.ablation | {"conditions": rows})
+
+
 @pytest.mark.parametrize(("recovered", "verdict"), [(0.8, "fails"), (0.1, "holds")])
 def test_readout(results_of, recovered, verdict):
     results = results_of(Truth(recovered=recovered))
     claim = ledger_of(results)["damage_is_information"]
-    assert claim.as_published.value == pytest.approx(2.0)
+    assert not claim.authors  # the question is ours
+    assert claim.details["damage at g = 1"].value == pytest.approx(2.0)
     assert claim.sound.value == pytest.approx(2.0 * (1 - recovered), abs=0.01)
     assert claim.verdict == verdict
+
+
+def _with_readouts(results, change):
+    runs = [
+        run
+        if run.arm != "lolm"
+        else replace(run, ablation=run.ablation | {"readouts": list(map(change, run.ablation["readouts"]))})
+        for run in results.runs
+    ]
+    return replace(results, runs=tuple(runs))
+
+
+def test_what_a_refit_brings_anyway_is_no_recovery(results_of):
+    """Every refit lowers every loss by 1.5 nats, the intact model's too: all of the 2 nats of damage is left."""
+    results = _with_readouts(results_of(Truth(recovered=0.0)), lambda r: r | {"refitted": r["refitted"] - 1.5})
+    claim = ledger_of(results)["damage_is_information"]
+    assert claim.sound.value == pytest.approx(2.0, abs=0.01)
+    assert claim.verdict == "holds"
+    rows = readout_recovery(results).rows
+    assert {row[0] for row in rows} == {"g = 1 (no latent)", "g = 0 (no surface)", "latent mean", "surface mean"}
+    assert all(row[4] == pytest.approx(2.0, abs=0.02) for row in rows if row[:2] == ("g = 1 (no latent)", "the head"))
+    assert all(abs(row[5]) < 0.02 for row in rows if row[1] == "the head")
+
+
+def test_no_damage_or_no_intact_refit_leaves_nothing_to_judge(results_of):
+    results = results_of()
+    healed = _with_readouts(results, lambda r: r | {"damaged": r["full"] - 0.1})
+    claim = ledger_of(healed)["damage_is_information"]
+    assert claim.verdict == "not testable at this scale"
+    assert "no damage" in claim.why
+    unreferenced = _with_readouts(results, lambda r: r | {"intervention": r["intervention"].replace("none", "other")})
+    assert ledger_of(unreferenced)["damage_is_information"].verdict == "not testable at this scale"
+    assert readout_recovery(unreferenced) is None
 
 
 def test_trajectory_and_target(results_of):
@@ -152,8 +203,38 @@ def test_arms_against_the_subject(results_of):
     assert ledger["gate_sum"].verdict == "holds"
     assert ledger["scratch_no_ssm"].verdict == "holds"
     assert ledger["latent_needed"].verdict == "fails"
+    assert "for 2 contrasts asked of these runs in test loss" in ledger["gate_sum"].rule  # two questions on one arm are one
+    assert "97.5 % interval" in ledger["gate_sum"].sound.definition
+    wider = t_interval(arm_effect(results, "lolm_sum", "nats").per_seed, 1 - 0.05 / 2)
+    assert ledger["gate_sum"].sound.interval == pytest.approx(wider.interval)
     assert ledger["gate_scalar"].verdict == "not testable at this scale"
     assert ledger["gate_scalar"].needs.command == "make repro SCALE=smoke STUDY=gates"
+
+
+def test_the_declared_pair_is_not_corrected_and_leaves_the_family(results_of):
+    arms = ("lolm", "transformer", "lolm_sum", "lolm_half")
+    results = results_of(Truth(jitter=0.001), arms=arms)
+    study = replace(results.params.study, baseline="lolm_sum")
+    ledger = ledger_of(replace(results, params=replace(results.params, study=study)))
+    assert "declared comparison, not corrected" in ledger["gate_sum"].rule
+    assert ledger["gate_sum"].sound.interval == pytest.approx(arm_effect(results, "lolm_sum", "nats").interval)
+    assert "for 1 contrast asked" in ledger["gate_half"].rule
+
+
+def test_a_difference_that_only_the_uncorrected_interval_shows_is_not_settled(results_of):
+    """Two seeds-worth of spread around 0.1 nats: the 95 % interval lies above the margin, that of one of three does not."""
+    arms = ("lolm", "transformer", "lolm_sum", "lolm_half", "lolm_concat", "lolm_scalar_gate")
+    results = results_of(Truth(jitter=0.0), arms=arms)
+    shifts = {1: 0.05, 2: 0.08, 3: 0.12, 4: 0.15}
+    runs = [_shifted(run, shifts[run.seed]) if run.arm == "lolm_sum" else run for run in results.runs]
+    results = replace(results, runs=tuple(runs))
+    assert arm_effect(results, "lolm_sum", "nats").interval[0] > results.analysis.equivalence_margin
+    assert ledger_of(results)["gate_sum"].verdict == "inconclusive"
+
+
+def _shifted(run, nats):
+    test = run.evaluation["test"]
+    return replace(run, evaluation=run.evaluation | {"test": test | {"nats": test["nats"] + nats}})
 
 
 def test_main_effects_by_hand(results_of):

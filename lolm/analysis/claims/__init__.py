@@ -116,13 +116,29 @@ def findings(results: ScaleResults, entries: Sequence[Entry], ledger: Sequence[C
     elif len(results.seeds) == 1:
         found.append("One seed gives no interval, so no measured claim is decided.")
     else:
-        held = [claim.statement for claim in ledger if claim.verdict == HOLDS and claim.published and claim.group != "arithmetic"]
-        failed = sum(claim.verdict == FAILS and bool(claim.published) and claim.group != "arithmetic" for claim in ledger)
-        found.append(
-            f"Of the claims with published numbers, {len(held)} {'holds' if len(held) == 1 else 'hold'} here and {failed} "
-            f"{'fails' if failed == 1 else 'fail'}." + (f" What holds: {' '.join(held)}" if held else "")
-        )
+        found.append(_tally(ledger))
     return found
+
+
+def decisive(ledger: Sequence[Claim]) -> list[Claim]:
+    """The authors' measured claims with published numbers, one entry a fact: the one that decides for it."""
+    measured = [claim for claim in ledger if claim.published and claim.group not in ("arithmetic", "sanity")]
+    return [claim for claim in measured if claim.fact in (None, claim.id)]
+
+
+def _tally(ledger: Sequence[Claim]) -> str:
+    counted = decisive(ledger)
+    supports = [claim for claim in counted if not claim.against]
+    held, failed, admitted = (
+        [claim.statement for claim in some if claim.verdict == verdict]
+        for some, verdict in ((supports, HOLDS), (supports, FAILS), ([c for c in counted if c.against], HOLDS))
+    )
+    text = (
+        f"Of the claims with published numbers, each fact counted once, {len(held)} in LOLM's favour "
+        f"{'holds' if len(held) == 1 else 'hold'} here and {len(failed)} {'fails' if len(failed) == 1 else 'fail'}."
+    )
+    text += f" What holds: {' '.join(held)}" if held else ""
+    return text + (f" What holds of what speaks against LOLM: {' '.join(admitted)}" if admitted else "")
 
 
 def to_records(ledger: list[Claim]) -> list[dict[str, Any]]:

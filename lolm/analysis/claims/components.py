@@ -1,12 +1,17 @@
-"""Claims about what is done to a trained model beside the two branches: constant gates, gate controls, all parts at once."""
+"""Claims about what is done to a trained model beside the two branches: constant gates, gate controls, all parts at once.
+
+Printed sizes of damage are levels of one published model: tested at its preset, elsewhere shown beside ours without verdict.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lolm.analysis.claims.dependency import again
 from lolm.analysis.claims.ledger import Claim, Control, Quantity, above, runs_of, show, unmeasured, untestable, why_of
+from lolm.analysis.needs import needs
 from lolm.analysis.published import NUMBERS, clipped_perplexity
 from lolm.analysis.results import RunRecord, ScaleResults
 from lolm.analysis.statistics import paired_difference, t_interval
@@ -35,9 +40,9 @@ def claims(results: ScaleResults) -> list[Claim]:
     ratio = math.log(NUMBERS["ratio_learned"].value)
     one, half = (math.log1p(NUMBERS[f"component_gate_{name}"].value) for name in ("one", "half"))
     return [
-        _damage(results, runs, "gate_one_ratio", COLLAPSE, ("ratio_learned",), 1.0, ratio, capped=True),
-        _damage(results, runs, "component_gate_one", GATE_ONE, ("component_gate_one",), 1.0, one),
-        _damage(results, runs, "component_gate_half", GATE_HALF, ("component_gate_half",), 0.5, half),
+        _damage(results, runs, "gate_one_ratio", COLLAPSE, "ratio_learned", "1570m", 1.0, ratio, capped=True),
+        _damage(results, runs, "component_gate_one", GATE_ONE, "component_gate_one", "304m", 1.0, one),
+        _damage(results, runs, "component_gate_half", GATE_HALF, "component_gate_half", "304m", 0.5, half),
         _worse(results, runs),
         _context(results, runs),
         _all(results, runs),
@@ -69,14 +74,16 @@ def _damage(
     runs: Sequence[RunRecord],
     id: str,
     statement: str,
-    keys: tuple[str, ...],
+    key: str,
+    scale: str,
     value: float,
     threshold: float,
     capped: bool = False,
 ) -> Claim:
     found = damages(runs, "gate", value)
     if found is None:
-        return untestable(id, GROUP, statement, keys, f"these runs hold no LOLM whose gate was forced to {value:g}")
+        why = f"these runs hold no LOLM whose gate was forced to {value:g}"
+        return untestable(id, GROUP, statement, (key,), why, needs(results.params, scale, "main"))
     confidence = results.analysis.confidence
     damage = t_interval(found, confidence)
     if capped:
@@ -89,6 +96,8 @@ def _damage(
         )
     else:
         ours = Quantity.of(damage.map(math.expm1), "share", f"relative change of perplexity at g = {value:g}")
+    if results.scale != scale:
+        return _elsewhere(results, id, statement, key, scale, ours)
     why = (
         f"Damage at g = {value:g}: {why_of(damage, threshold, 'nats')}, the published ratio in nats. The size of the damage is "
         "that of a model off its training distribution, and depends on the scale of its logits."
@@ -97,7 +106,7 @@ def _damage(
         id,
         GROUP,
         statement,
-        keys,
+        (key,),
         ours,
         Quantity.of(damage, "nats", f"loss at g = {value:g} minus loss with the learned gate, test split"),
         above(damage, threshold),
@@ -107,6 +116,14 @@ def _damage(
         controls=(*_fitted(results, runs, value), *gate_controls(results, runs)),
         figure="ablation_sweep",
     )
+
+
+def _elsewhere(results: ScaleResults, id: str, statement: str, key: str, scale: str, ours: Quantity | None) -> Claim:
+    """The level of a model that these runs are not: our number beside it, no verdict."""
+    why = f"The number is that of one model: {NUMBERS[key].where}; these runs are of scale {results.scale}."
+    if ours is not None:
+        ours = replace(ours, note=f"These runs are of scale {results.scale}, another model.")
+    return untestable(id, GROUP, statement, (key,), why, needs(results.params, scale, "main"), as_published=ours)
 
 
 def _fitted(results: ScaleResults, runs: Sequence[RunRecord], value: float) -> list[Control]:
@@ -172,7 +189,7 @@ def _context(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
 
 
 def _all(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
-    keys = ("component_all",)
+    scale, where = "304m", needs(results.params, "304m", "main")
     found = damages(runs, "gate+memory_zero+regime_zero", 1.0)
     if found is None:
         parts = [damages(runs, *one) for one in (("gate", 1.0), ("memory_zero", None), ("regime_zero", None))]
@@ -183,14 +200,21 @@ def _all(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         if None not in parts:
             total = t_interval([sum(values) for values in zip(*parts, strict=True)], results.analysis.confidence)  # type: ignore[arg-type]
             why += f" If the three damages simply added, which they need not: {show(math.expm1(total.value), 'share')}."
-        return untestable("component_all", GROUP, ALL, keys, why)
+        return untestable("component_all", GROUP, ALL, ("component_all",), why, where)
+    ours = Quantity.of(
+        t_interval(found, results.analysis.confidence).map(math.expm1),
+        "share",
+        "relative change of perplexity, all three removed",
+    )
+    if results.scale != scale:
+        return _elsewhere(results, "component_all", ALL, "component_all", scale, ours)
     damage, threshold = t_interval(found, results.analysis.confidence), math.log1p(NUMBERS["component_all"].value)
     return Claim(
         "component_all",
         GROUP,
         ALL,
-        keys,
-        Quantity.of(damage.map(math.expm1), "share", "relative change of perplexity"),
+        ("component_all",),
+        ours,
         Quantity.of(damage, "nats", "damage of all three, test split"),
         above(damage, threshold),
         f"Damage: {why_of(damage, threshold, 'nats')}.",

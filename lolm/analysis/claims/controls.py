@@ -1,4 +1,4 @@
-"""Controls, figures and needs of the entries whose own modules state only the number and the rule."""
+"""Controls, figures, needs and facts of the entries whose own modules state only the number and the rule."""
 
 from __future__ import annotations
 
@@ -49,9 +49,30 @@ STUDIES = {  # which study at the same scale holds what a claim's controls ask f
     "memory_loss": "parts",
 }
 
+# entries on one published fact -> the one that decides for it
+FACTS = {
+    **dict.fromkeys(("inversion", "surface_alone", "gate_one_ratio", "component_gate_one"), "inversion_preregistered"),
+    "component_gate_half": "half_worse_than_one",
+    **{f"level_gate_{size}": "gate_level" for size in ("20m", "149m", "304m", "157b")},
+    "gate_reversal_everywhere": "gate_reversal",
+    "early_lead": "faster_43",
+    **{f"level_codes_{size}": "regime_codes" for size in ("304m", "157b")},
+    **{f"level_codes_{size}": "regime_collapse" for size in ("20m", "149m")},
+    "isolation_usage": "regime_collapse",
+}
+AGAINST = (
+    "behind_at_end",
+    "early_lead",
+    "scratch_no_ssm",
+    "scratch_no_regime",
+    "flops_overhead",
+    "downstream_wikitext",
+    "downstream_tasks",
+)
+
 
 def with_controls(results: ScaleResults, claim: Claim) -> Claim:
-    """The claim with the controls, figure and study that belong to it; what it has of its own stays."""
+    """The claim with the controls, figure, study and fact that belong to it; what it has of its own stays."""
     controls = claim.controls or (tuple(_controls(results, claim.id)) if claim.verdict != UNTESTABLE else ())
     wanted = claim.needs
     if wanted is None and claim.id in STUDIES and STUDIES[claim.id] != results.study:
@@ -62,6 +83,8 @@ def with_controls(results: ScaleResults, claim: Claim) -> Claim:
         figure=claim.figure or (FIGURES.get(claim.id) if claim.verdict != UNTESTABLE else None),
         needs=wanted,
         stated=claim.stated or STATED.get(claim.id, ()),
+        fact=FACTS.get(claim.id),
+        against=claim.id in AGAINST,
     )
 
 
@@ -92,9 +115,9 @@ def _controls(results: ScaleResults, id: str) -> list[Control]:
         return [
             _arm(
                 results,
-                "lolm_cpc_documents",
+                "lolm_cpc_positions",
                 "nats",
-                "With negatives from other texts position rules out all but one of each.",
+                "With negatives at the same position of other texts, position tells nothing.",
             )
         ]
     return []

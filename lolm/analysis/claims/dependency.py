@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from lolm.analysis import dependency as dep
@@ -26,7 +27,7 @@ from lolm.analysis.statistics import Estimate, paired_difference, t_interval
 VERDICT_OF = {dep.INVERTED: HOLDS, dep.NOT_INVERTED: FAILS, dep.UNDECIDED: INCONCLUSIVE}
 GROWS = "The dependency on the latent stream grows with training."
 TRACKS = "The dependency on a stream follows the mean gate: S falls where the gate rises."
-CHANCE = "The inversion is larger than that of two random halves of the branches' dimensions."
+CHANCE = "Control: the two branches differ by more than two random halves of their dimensions do, whichever is missed more."
 READOUT = "The damage at g = 1 is information lost, not a readout off its distribution."
 WORDS = "Function words go through the surface stream, content words through the latent stream."
 DEFINITION = "loss without latent minus loss without surface"
@@ -219,16 +220,24 @@ def _chance(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
     if not nulls or None in nulls:
         why = f"The ablation records hold no random halves (split_<draw>_first, split_<draw>_second); {again(results)}."
         return untestable("inversion_null", "inversion", CHANCE, (), why if runs else "these runs hold no LOLM")
+    known = [n for n in nulls if n is not None]
     confidence = results.analysis.confidence
-    excess = t_interval([n.observed - max(abs(d) for d in n.draws) for n in nulls], confidence)  # type: ignore[union-attr]
+    excess = t_interval([abs(n.observed) - max(abs(d) for d in n.draws) for n in known], confidence)
+    least = math.prod(1 / (1 + len(n.draws)) for n in known)
+    verdict = INCONCLUSIVE
+    if len(known) > 1 and all(n.beyond for n in known) and least < 1 - confidence:
+        verdict = HOLDS
+    elif above(excess, 0.0) == FAILS:
+        verdict = FAILS
     parts = [
-        f"seed {run.seed}: S {show(n.observed, 'nats')} above {n.rank:.0%} of the draws, two-sided p {n.p_value:.2f}"  # type: ignore[union-attr]
-        for run, n in zip(runs, nulls, strict=True)
+        f"seed {run.seed}: S {show(n.observed, 'nats')}, two-sided p {n.p_value:.2f}" for run, n in zip(runs, known, strict=True)
     ]
+    draws = min(len(n.draws) for n in known)
     why = (
-        f"S of mean ablation minus the largest of {len(nulls[0].draws)} random halves in size: "  # type: ignore[union-attr]
-        f"{why_of(excess, 0.0, 'nats')}. By seed, {'; '.join(parts)}. A random half has about half of either branch, so branches "
-        "that are unequal in any way exceed it; that says nothing of why."
+        f"|S| of mean ablation minus the largest of {draws} random halves in size: {why_of(excess, 0.0, 'nats')}. By seed, "
+        f"{'; '.join(parts)}. With {draws} draws no seed's p is below {1 / (1 + draws):.2f}; by chance every one of "
+        f"{len(known)} would exceed all its draws with probability {least:.2g}. A random half has about half of either, so "
+        "branches that are unequal in any way exceed it; that says nothing of why."
     )
     return Claim(
         "inversion_null",
@@ -236,65 +245,78 @@ def _chance(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         CHANCE,
         (),
         None,
-        Quantity.of(excess, "nats", "S of mean ablation minus the largest S in size of the random halves of the same run"),
-        above(excess, 0.0),
+        Quantity.of(excess, "nats", "|S| of mean ablation minus the largest |S| of the random halves of the same run"),
+        verdict,
         why,
-        "holds if the interval over seeds lies above 0, fails if none of it does; with d draws no p value is below 1/(1 + d)",
+        "holds if in every seed, two or more, |S| exceeds that of all its draws, and by chance that is rarer than "
+        f"{1 - confidence:.2g}; fails if none of the interval of the difference lies above 0",
         runs_of(runs),
         figure="inversion_statistic",
     )
 
 
+def left_after(damaged: Sequence[dict], intact: Sequence[dict], confidence: float) -> Estimate:
+    """Damage left after a refit: refitted with the intervention minus the intact model with the same refit, nats."""
+    return paired_difference([r["refitted"] for r in damaged], [r["refitted"] for r in intact], confidence)
+
+
 def _readout(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
-    rows = {name: readouts(runs, "gate", 1.0, name) for name in READOUT_NAMES}
-    head = rows["head"]
-    keys = ("gate_one_nats",)
-    if head is None:
-        why = f"No readout was refitted under g = 1; {again(results)}." if runs else "these runs hold no LOLM"
-        return untestable("damage_is_information", "inversion", READOUT, keys, why)
+    rows = {name: (readouts(runs, "gate", 1.0, name), readouts(runs, "none", None, name)) for name in READOUT_NAMES}
+    head, intact = rows["head"]
+    id = "damage_is_information"
+    if head is None or intact is None:
+        why = "these runs hold no LOLM"
+        if runs:
+            why = f"No head was refitted both under g = 1 and in the intact model; {again(results)}."
+        return untestable(id, "inversion", READOUT, (), why)
     confidence = results.analysis.confidence
     damage = t_interval([r["damaged"] - r["full"] for r in head], confidence)
-    left = t_interval([r["refitted"] - r["full"] for r in head], confidence)
+    if damage.value <= 0 or (damage.interval is not None and damage.interval[0] <= 0):
+        why = f"There is no damage to divide: at g = 1, {why_of(damage, 0.0, 'nats')}."
+        return untestable(id, "inversion", READOUT, (), why)
+    left = left_after(head, intact, confidence)
     half = paired_difference(left.per_seed, [0.5 * d for d in damage.per_seed], confidence)
-    controls = tuple(
+    brings = t_interval([r["refitted"] - r["full"] for r in intact], confidence)
+    controls = (
         Control(
-            f"left after refitting {READOUT_NAMES[name]}",
-            Quantity.of(
-                t_interval([r["refitted"] - r["full"] for r in found], confidence), "nats", "loss at g = 1 minus full loss"
-            ),
-            "The intact model without a refit is the reference; what refitting brings it without any damage is not taken off.",
-        )
-        for name, found in rows.items()
-        if found is not None and name != "head"
-    )
-    intact = readouts(runs, "none", None, "head")
-    if intact is not None:
-        brings = t_interval([r["refitted"] - r["full"] for r in intact], confidence)
-        controls = (
+            "refitting the head of the intact model",
+            Quantity.of(brings, "nats", "loss after the same refit minus full loss, no branch removed"),
+            "What the refit brings where nothing is to be won back; it is taken off.",
+        ),
+        *(
             Control(
-                "refitting the head of the intact model",
-                Quantity.of(brings, "nats", "loss after the same refit minus full loss, no branch removed"),
-                "What the refit does where nothing is to be won back: it is part of what is left above.",
-            ),
-            *controls,
-        )
+                f"left after refitting {READOUT_NAMES[name]}",
+                Quantity.of(
+                    left_after(found, same, confidence), "nats", "loss at g = 1 minus that of the intact model, both refitted"
+                ),
+                "The more is refitted, the less of the damage can be the readout's.",
+            )
+            for name, (found, same) in rows.items()
+            if found is not None and same is not None and name != "head"
+        ),
+    )
     why = (
-        f"Refitting the head on training text leaves {show(left.value, 'nats')} of {show(damage.value, 'nats')}. Left minus "
-        f"half "
-        f"of the damage: {why_of(half, 0.0, 'nats')}."
+        f"Refitting the head on training text leaves {show(left.value, 'nats')} of {show(damage.value, 'nats')}, against the "
+        f"intact model with its head refitted alike. Left minus half of the damage: {why_of(half, 0.0, 'nats')}."
     )
     return Claim(
-        "damage_is_information",
+        id,
         "inversion",
         READOUT,
-        keys,
-        Quantity.of(damage, "nats", "damage at g = 1, readout as learned"),
-        Quantity.of(left, "nats", "the same after refitting the head on training text, test split"),
+        (),
+        None,
+        Quantity.of(
+            left, "nats", "loss at g = 1 minus that of the intact model, heads of both refitted on training text, test split"
+        ),
         above(half, 0.0),
         why,
-        "holds if more than half of the damage is left (interval of left minus half above 0), fails if none of the interval is",
+        "holds if more than half of the damage is left (interval of left minus half above 0), fails if none of the interval is; "
+        "not testable where the damage is not above 0",
         runs_of(runs),
-        {"left minus half of the damage": Quantity.of(half, "nats", "paired by seed")},
+        {
+            "damage at g = 1": Quantity.of(damage, "nats", "readout as learned, minus the intact model's loss"),
+            "left minus half of the damage": Quantity.of(half, "nats", "paired by seed"),
+        },
         controls,
         "readout_recovery",
     )

@@ -130,9 +130,12 @@ def _collapse(results: ScaleResults) -> Claim:
 
 
 def _isolated(results: ScaleResults, arm: str) -> bool | None:
+    """Whether the codes' gradient is cut at the fusion; None where there are no codes, or other edges are cut too."""
     architecture = results.of(arm)[0].config["run"]["architecture"]
     regime = architecture.get("regime")
-    return None if architecture["family"] != "lolm" or not regime or not regime["enabled"] else regime["isolate"]
+    if architecture["family"] != "lolm" or not regime or not regime["enabled"] or architecture.get("detach"):
+        return None
+    return regime["isolate"]
 
 
 def _ends(results: ScaleResults, run: RunRecord, metric: str) -> float | None:

@@ -6,7 +6,20 @@ import math
 from dataclasses import replace
 
 from lolm.analysis import efficiency as eff
-from lolm.analysis.claims.ledger import FAILS, HOLDS, Claim, Control, Quantity, above, below, runs_of, show, untestable, why_of
+from lolm.analysis.claims.ledger import (
+    FAILS,
+    HOLDS,
+    INCONCLUSIVE,
+    Claim,
+    Control,
+    Quantity,
+    above,
+    below,
+    runs_of,
+    show,
+    untestable,
+    why_of,
+)
 from lolm.analysis.needs import flops_per_token, needs
 from lolm.analysis.published import NUMBERS
 from lolm.analysis.results import RunRecord, ScaleResults
@@ -16,6 +29,7 @@ from lolm.config import ConfigError, Params, RunConfig, resolve_run
 GROUP, FIGURE = "efficiency", "lead"
 PUBLISHED_RUN = 20_000  # steps at which the comparison at 1.57B was made
 TPU_RUN = 50_000
+ADVANTAGE_UP_TO = 1.3  # the late advantage is printed as 1.2 to 1.3
 POINTS = (
     (
         "advantage_2k",
@@ -66,8 +80,8 @@ def lead_at(results: ScaleResults, share: float) -> tuple[Estimate, Estimate, in
 def conditioning(results: ScaleResults) -> tuple[Control, ...]:
     """What a norm before the head and smaller initial weights do to the baseline alone, where both forms were run."""
     sentence = (
-        "Only LOLM's branches were normalised, before a head with N(0, 1) rows; that alone makes an early lead. Here both arms "
-        "have a norm before the head and small initial weights."
+        "Only LOLM's branches were normalised, before a head with N(0, 1) rows; that alone makes an early lead. "
+        + _recipes(results)
     )
     pairs = (
         results.pairs("transformer", "transformer_published")
@@ -85,6 +99,20 @@ def conditioning(results: ScaleResults) -> tuple[Control, ...]:
     return (Control(name, Quantity.of(found, "nats", text), sentence),)
 
 
+def _recipes(results: ScaleResults) -> str:
+    """What stands before the head of either compared arm, and how it was initialised, by the recipes that they ran with."""
+    inits = {"scaled": "small initial weights", "framework": "the framework's initial weights"}
+    said = {}
+    for arm in (results.subject, results.baseline):
+        if arm is not None:
+            recipe = results.of(arm)[0].config["run"]["architecture"]["recipe"]
+            norm = "no norm" if recipe["head_norm"] == "none" else "a norm"
+            said[results.label(arm)] = f"{norm} before the head and {inits[recipe['init']]}"
+    if len(said) == 2 and len(set(said.values())) == 1:
+        return f"Here both arms have {next(iter(said.values()))}."
+    return " ".join(f"Here “{label}” has {text}." for label, text in said.items())
+
+
 def _at(results: ScaleResults, id: str, statement: str, unit: str, share: float) -> Claim:
     keys, threshold = (id,), NUMBERS[id].value
     lead = lead_at(results, share)
@@ -93,8 +121,14 @@ def _at(results: ScaleResults, id: str, statement: str, unit: str, share: float)
             id, GROUP, statement, keys, "these runs hold no pair of a LOLM and a baseline with validations in common"
         )
     validation, training, step, runs = lead
+    highest = ADVANTAGE_UP_TO if id == "advantage_13k" else math.inf
     read = math.exp if unit == "x" else lambda nats: 1 - math.exp(-nats)
     sound = validation.map(read)
+    upper = (
+        ("", "")
+        if highest == math.inf
+        else (f"; {why_of(sound, highest, unit)}", f" and below {show(highest, unit)}, to which the claim goes")
+    )
     what = "perplexity of the baseline over LOLM's" if unit == "x" else "one minus LOLM's perplexity over the baseline's"
     return Claim(
         id,
@@ -103,13 +137,19 @@ def _at(results: ScaleResults, id: str, statement: str, unit: str, share: float)
         keys,
         Quantity.of(training.map(read), unit, f"{what}, training loss up to step {step:,}, published window"),
         Quantity.of(sound, unit, f"{what}, validation at step {step:,} (first one after {share:.0%} of the run), paired by seed"),
-        above(sound, threshold),
-        f"At step {step:,}: {why_of(sound, threshold, unit)}. A ratio of losses at one step is no speed.",
-        f"holds if the interval lies above {show(threshold, unit)}, fails if none of it does",
+        _between(sound, threshold, highest),
+        f"At step {step:,}: {why_of(sound, threshold, unit)}{upper[0]}. A ratio of losses at one step is no speed.",
+        f"holds if the interval lies above {show(threshold, unit)}{upper[1]}, fails if none of it does",
         runs_of(runs),
         controls=conditioning(results),
         figure=FIGURE,
     )
+
+
+def _between(found: Estimate, low: float, high: float) -> str:
+    """The claim is that the mean lies between two levels."""
+    sides = {above(found, low), below(found, high)}
+    return FAILS if FAILS in sides else HOLDS if sides == {HOLDS} else INCONCLUSIVE
 
 
 def _behind(results: ScaleResults) -> Claim:

@@ -16,11 +16,13 @@ from lolm.analysis.claims.ledger import (
     show,
     untestable,
     why_of,
+    within,
 )
+from lolm.analysis.dependency import follows
 from lolm.analysis.efficiency import window_rows
 from lolm.analysis.published import NUMBERS
 from lolm.analysis.results import RunRecord, ScaleResults
-from lolm.analysis.statistics import correlation, paired_difference, t_interval
+from lolm.analysis.statistics import paired_difference, t_interval
 
 LEVELS = ("gate_20m", "gate_149m", "gate_304m", "gate_157b")
 LEVEL = "The mean gate settles at the published level (0.27, 0.55, 0.83, 0.71 from 20.5M to 1.57B)."
@@ -90,8 +92,7 @@ def _level(results: ScaleResults, runs: tuple[RunRecord, ...]) -> Claim:
         verdict, why = INCONCLUSIVE, "One seed gives no interval."
     else:
         published = NUMBERS[same].value
-        low, high = (end - published for end in sound.interval)
-        verdict = HOLDS if -margin < low and high < margin else FAILS if low >= margin or high <= -margin else INCONCLUSIVE
+        verdict = within(t_interval(sound.per_seed, results.analysis.confidence), published, margin)
         state = {HOLDS: "lies within", FAILS: "lies outside", INCONCLUSIVE: "is not settled against"}[verdict]
         why = f"The interval, {sound.shown_interval}, {state} ±{margin:g} of the published {published}."
     return Claim("gate_level", "gate", LEVEL, LEVELS, ours, sound, verdict, why, rule, runs_of(runs))
@@ -169,12 +170,11 @@ def _target(results: ScaleResults, runs: tuple[RunRecord, ...]) -> Claim:
     details = {
         "mean target": Quantity.of(t_interval(targets, confidence), "gate", "mean of sigmoid(5 (u_h - u_z)) on the test split")
     }
-    tracks = [track for track in map(_tracking, runs) if track is not None]
+    found = [follows(run) for run in runs]
+    tracks = [one.correlation for one in found if one is not None and one.correlation is not None]
     if len(tracks) == len(runs):
         details["correlation over training"] = Quantity.of(
-            t_interval(tracks, confidence),
-            "r",
-            "Pearson correlation of logged gate and logged target over log windows",  # type: ignore[arg-type]
+            t_interval(tracks, confidence), "r", "Pearson correlation of logged gate and logged target over log windows"
         )
     if gap.interval is None:
         verdict, why = INCONCLUSIVE, "One seed gives no interval"
@@ -205,12 +205,6 @@ def _target(results: ScaleResults, runs: tuple[RunRecord, ...]) -> Claim:
         runs_of(runs),
         details,
     )
-
-
-def _tracking(run: RunRecord) -> float | None:
-    gate, target = (dict(zip(*run.points(key), strict=True)) for key in ("gate/mean", "gate/target"))
-    steps = sorted(set(gate) & set(target))
-    return correlation([gate[s] for s in steps], [target[s] for s in steps])
 
 
 def _share(results: ScaleResults, runs: tuple[RunRecord, ...]) -> Claim:

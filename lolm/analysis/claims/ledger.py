@@ -109,6 +109,8 @@ class Claim:
         controls: what could explain it away.
         figure: name of the picture that shows it, ``figures/<name>.svg`` of the report.
         needs: what would test it where these runs do not.
+        fact: id of the entry that decides for the published fact this is about, so that a fact counts once; None: itself.
+        against: whether the statement, if it holds, speaks against LOLM.
     """
 
     id: str
@@ -126,6 +128,8 @@ class Claim:
     figure: str | None = None
     needs: Needs | None = None
     stated: tuple[str, ...] = ()
+    fact: str | None = None
+    against: bool = False
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS or self.group not in GROUPS:
@@ -160,6 +164,8 @@ class Claim:
             "controls": [control.as_record() for control in self.controls],
             "figure": None if self.figure is None else f"{self.figure}.svg",
             "needs": None if self.needs is None else self.needs.as_record(),
+            "fact": self.fact or self.id,
+            "against": self.against,
         }
 
     @property
@@ -187,6 +193,14 @@ def below(estimate: Estimate, threshold: float) -> str:
         return INCONCLUSIVE
     low, high = estimate.interval
     return HOLDS if high < threshold else FAILS if low >= threshold else INCONCLUSIVE
+
+
+def within(estimate: Estimate, target: float, margin: float) -> str:
+    """The claim is that the mean lies within a margin of a target."""
+    if estimate.interval is None:
+        return INCONCLUSIVE
+    low, high = (end - target for end in estimate.interval)
+    return HOLDS if -margin < low and high < margin else FAILS if low >= margin or high <= -margin else INCONCLUSIVE
 
 
 def why_of(estimate: Estimate, threshold: float, unit: str) -> str:

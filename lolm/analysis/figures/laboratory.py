@@ -68,7 +68,7 @@ def inversion_statistic(results: ScaleResults) -> Picture | None:
             both = [sign * d for _, d in draws for sign in (1, -1)]
             axes.plot(both, [0] * len(both), "o", color=PALETTE[2], markersize=3.5, alpha=0.6, markeredgewidth=0)
         lines(axes, names, (declared,))
-        axes.set_xlabel("S, nats (above 0: the latent branch is missed more)")
+        axes.set_xlabel("S, nats a token")
         return figure
 
     return Picture(
@@ -149,14 +149,20 @@ def readout_recovery(results: ScaleResults) -> Picture | None:
     runs, confidence = subjects(results), results.analysis.confidence
     names = {"gate=1": "g = 1 (no latent)", "gate=0": "g = 0 (no surface)", "latent_mean": "latent mean",
              "surface_mean": "surface mean"}  # fmt: skip
-    rows: Rows = tuple(
-        (names[key], readout, run.seed, r["damaged"] - r["full"], r["refitted"] - r["full"], r["recovered"])
-        for run in runs
-        for r in run.laboratory("readouts")
-        for key in [r["intervention"] if r.get("value") is None else f"{r['intervention']}={r['value']:g}"]
-        for readout in [READOUT_NAMES.get(r["readout"], r["readout"])]
-        if key in names
-    )
+    found = []
+    for run in runs:
+        table = [
+            (r["intervention"] if r.get("value") is None else f"{r['intervention']}={r['value']:g}", r)
+            for r in run.laboratory("readouts")
+        ]
+        intact = {r["readout"]: r["refitted"] for key, r in table if key == "none"}
+        for key, r in table:
+            if key in names and r["readout"] in intact:
+                damage, left = r["damaged"] - r["full"], r["refitted"] - intact[r["readout"]]
+                recovered = 1 - left / damage if damage > 0 else None
+                readout = READOUT_NAMES.get(r["readout"], r["readout"])
+                found.append((names[key], readout, run.seed, damage, left, recovered))
+    rows: Rows = tuple(found)
     if not rows:
         return None
 
@@ -183,9 +189,8 @@ def readout_recovery(results: ScaleResults) -> Picture | None:
     return Picture(
         "readout_recovery",
         "Is it lost, or only unreadable?",
-        "Loss minus that of the intact model, after refitting a part of the readout on training text with the intervention "
-        "in place. "
-        "Near 0, the information was there and the readout off its distribution; below 0, refitting helps anyway.",
+        "Loss minus that of the intact model, after the same part of either was refitted on training text, the intervention in "
+        "place. Near 0, the information was there and the readout off its distribution.",
         "Damage left after refitting temperature, norms, head or all weights, for each intervention.",
         ("intervention", "refitted", "seed", "damage_nats", "left_nats", "recovered"),
         rows,
