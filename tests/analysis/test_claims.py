@@ -382,3 +382,17 @@ def test_candidates_of_the_published_cpc():
 
 def test_every_source_is_known():
     assert {key for number in NUMBERS.values() for key in number.source} <= set(SOURCES)
+
+
+def test_a_study_whose_baseline_has_a_latent_stream_says_nothing_of_the_published_comparison(tmp_path):
+    results = load_results(write_results(tmp_path))
+    architecture = results.of("lolm")[0].config["run"]["architecture"]
+    twin = tuple(
+        replace(run, config=run.config | {"run": run.config["run"] | {"architecture": architecture}}) for run in results.runs
+    )
+    plain, hybrid = (
+        {claim.id: claim.verdict for claim in build_ledger(replace(results, runs=runs))} for runs in (results.runs, twin)
+    )
+    for id in ("efficiency_2x", "behind_at_end", "matched_budget"):
+        assert plain[id] != "not testable at this scale" == hybrid[id]
+    assert hybrid["inversion"] == plain["inversion"]

@@ -31,11 +31,12 @@ __all__ = ["GROUPS", "VERDICTS", "Claim", "Quantity", "build_ledger", "findings"
 def build_ledger(results: ScaleResults) -> list[Claim]:
     """All entries, measured ones first; an arm that was not run makes its claims `not testable at this scale`, never an error."""
     sane = streams.sanity(results)
+    published_pair = results if against_decoder(results) else _without_baseline(results)
     gates = gate.claims(results)
     reversal = next(claim for claim in gates if claim.id == "gate_reversal")
     measured = [
-        *efficiency.claims(results),
-        *early.claims(results),
+        *efficiency.claims(published_pair),
+        *early.claims(published_pair),
         *gates,
         *dependency.claims(results),
         *inversion.claims(results),
@@ -44,13 +45,25 @@ def build_ledger(results: ScaleResults) -> list[Claim]:
         *dynamics.claims(results, reversal),
         *training.claims(results),
         *levels.claims(results),
-        *outside.claims(results),
+        *outside.claims(published_pair),
     ]
     measured = [with_controls(results, claim) for claim in measured]
     below_bigram = untrained(results, sane)
     if below_bigram:
         measured = [_withheld(claim, " and ".join(below_bigram)) for claim in measured]
     return [*measured, *sane, *arithmetic()]
+
+
+def against_decoder(results: ScaleResults) -> bool:
+    """Whether the declared baseline has no latent stream, as in every published comparison; so too where there is none."""
+    if results.baseline is None:
+        return True
+    architecture = results.of(results.baseline)[0].config["run"]["architecture"]
+    return architecture["family"] != "lolm" or architecture["latent"]["form"] == "none"
+
+
+def _without_baseline(results: ScaleResults) -> ScaleResults:
+    return replace(results, params=replace(results.params, study=replace(results.params.study, baseline="")))
 
 
 def with_figures(ledger: Sequence[Claim], drawn: Iterable[str]) -> list[Claim]:
@@ -80,15 +93,16 @@ def findings(results: ScaleResults, entries: Sequence[Entry], ledger: Sequence[C
     subject, baseline = board.get(results.subject or ""), board.get(results.baseline or "")
     if subject and baseline:
         ours, theirs = f"“{subject.label}”", f"“{baseline.label}”"
+        published = " (published: 2×, in steps)" if against_decoder(results) else ""
         if subject.multiplier is None:
             found.append(
-                f"To the same loss, the training FLOPs of {theirs} over those of {ours} cannot be measured without extrapolation "
-                "(published: 2×, in steps)."
+                f"To the same loss, the training FLOPs of {theirs} over those of {ours} cannot be measured without extrapolation"
+                f"{published}."
             )
         else:
             found.append(
-                f"To the same loss, {theirs} needs {show_estimate(subject.multiplier, 'x')} the training FLOPs of {ours} "
-                "(published: 2×, in steps)."
+                f"To the same loss, {theirs} needs {show_estimate(subject.multiplier, 'x')} the training FLOPs of {ours}"
+                f"{published}."
             )
         unmatched = efficiency.mismatch(results)
         if unmatched:
