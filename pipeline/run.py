@@ -100,7 +100,10 @@ def chosen(params: Params, scale: str | None, study: str | None) -> Params:
     scale_of(params, scale)
     if study is not None and study not in params.studies:
         raise ConfigError(f"no study {study!r}{nearest(study, params.studies)}")
-    return replace(params, scale=scale, study=params.study if study is None else params.studies[study])
+    params = replace(params, scale=scale, study=params.study if study is None else params.studies[study])
+    if params.study.recall is None:  # DVC would only say that it could not find it
+        raise ConfigError(f"studies.{params.study.name}: recall is missing; name the arms to train on the recall tasks")
+    return params
 
 
 def reproduce(

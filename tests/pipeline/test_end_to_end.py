@@ -55,7 +55,8 @@ def copy_of_project(root):
     params = (root / "params.yaml").read_text(encoding="utf-8")
     smoke, rest = params.split("\n  tiny:", 1)
     smoke = re.sub(r"(?m)^scale: \w+", "scale: smoke", smoke)
-    study = f"{{name: main, arms: [{', '.join(ARMS)}], seeds: {list(SEEDS)}, subject: lolm, baseline: transformer}}"
+    study = f"{{name: main, arms: [{', '.join(ARMS)}], seeds: {list(SEEDS)}, subject: lolm, baseline: transformer"
+    study += f", recall: [{', '.join(ARMS)}]}}"
     smoke = re.sub(r"(?m)^  main: &main \{.*\}$", f"  main: &main {study}", smoke)
     smoke = re.sub(r"(?m)^study: \*\w+", "study: *main", smoke)
     smoke = re.sub(r"\bsteps: \d+", f"steps: {STEPS}", smoke, count=1)
