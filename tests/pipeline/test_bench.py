@@ -53,5 +53,6 @@ def test_what_does_not_exist_is_one_line_that_names_the_choices(tmp_path):
     assert done.stderr.startswith("error: no part 'scann'")
     done = bench(tmp_path, "--arms", "transformr", "--parts", "scan")
     assert done.returncode == 2
-    assert "scale 'smoke' has " in done.stderr and " lolm, " in done.stderr
+    assert "scale 'smoke' has " in done.stderr
+    assert " lolm, " in done.stderr
     assert not (tmp_path / "reports").exists()
