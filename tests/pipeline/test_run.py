@@ -94,7 +94,7 @@ log("end")
 def project(tmp_path, monkeypatch):
     """A DVC project with this project's stage names and parameter file, and stand-ins for the work."""
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    pair = "{name: main, arms: [lolm, transformer], seeds: [1, 2], subject: lolm, baseline: transformer}"
+    pair = "{name: main, arms: &two [lolm, transformer], seeds: [1, 2], subject: lolm, baseline: transformer, recall: *two}"
     text, count = re.subn(r"(?m)^  main: &main \{.*\}$", f"  main: &main {pair}", text)
     assert count == 1
     text = re.sub(r"(?m)^study: \*\w+", "study: *main", text)
@@ -313,6 +313,14 @@ def test_only_the_arms_a_study_names_are_trained_on_recall(project):
     runs = run.planned_runs(params, "smoke")
     assert run.all_will_be_made(stages, params.study, "smoke", runs)
     assert not run.all_will_be_made(stages - {"recall@smoke-lolm-1", "train@smoke-lolm-1"}, params.study, "smoke", runs)
+
+
+def test_a_study_without_its_recall_arms_is_told_so(project):
+    params = load_params("params.yaml")
+    assert run.chosen(params, "smoke", "main").study.recall == ("lolm", "transformer")
+    params = replace(params, study=replace(params.study, recall=None))
+    with pytest.raises(ConfigError, match="studies.main: recall is missing"):
+        run.chosen(params, None, None)
 
 
 def test_the_estimate_is_the_speed_seen_times_the_tokens_to_train(project):
