@@ -1,7 +1,7 @@
 """Selective scan on CPUs: Numba kernels, fused over step sizes, discretisation, recurrence, output and gate.
 
-Channels lie in the lanes of vectors, a few vectors make a block, and a block walks through time with its states in the nearest
-cache. The backward pass recomputes the states of :data:`CHUNK` steps from one saved state, so memory grows with T·I·N / CHUNK
+Channels lie in the lanes of vectors, a few vectors make a block, and a block walks through time in chunks of steps: two states
+at a time go through a chunk, so that they stay in registers on the way there and in the nearest cache on the way back. The backward pass recomputes the states of :data:`CHUNK` steps from one saved state, so memory grows with T·I·N / CHUNK
 and no (B, T, I, N) tensor exists. Every cell is summed in a fixed order, so results do not depend on the number of threads.
 """
 
@@ -17,11 +17,11 @@ from lolm.mixers.compiled import Kernel, as_numpy, flat, rows
 from lolm.mixers.vectors import LANES, LOG2_E, broadcast, copy, exp2, fma, load, repeat, sigmoid, softplus, store, total, zeros
 
 CHUNK = 16  # steps between saved states
-BLOCK = 6 * LANES  # channels of a block: a chunk keeps 2 · CHUNK · N · BLOCK floats of states and decays
+BLOCK = 6 * LANES  # channels of a block: the way back keeps 2 · CHUNK · GROUP · BLOCK floats of states and decays
 LN_2 = np.float32(np.log(2.0))
 ONE = np.float32(1.0)
 ZERO = np.float32(0.0)
-GROUP = 2  # states taken together in the backward pass; an odd one gets a companion that B and C keep at zero
+GROUP = 2  # states taken together; an odd one gets a companion that B and C keep at zero
 
 
 @njit
@@ -67,6 +67,8 @@ def _forward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, out, saved)
         raw_tile = zeros(CHUNK * BLOCK)
         gate_tile = zeros(CHUNK * BLOCK)
         y_tile = zeros(CHUNK * BLOCK)
+        delta = zeros(CHUNK * BLOCK)
+        du = zeros(CHUNK * BLOCK)
         for start in range(0, length, CHUNK):
             steps = min(CHUNK, length - start)
             first = i * length + start
@@ -75,21 +77,26 @@ def _forward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, out, saved)
             _read(raw_tile, raw, channels, first, lo, steps, count)
             if gated:
                 _read(gate_tile, gate, gate_hop, first, lo, steps, count)
-            for t in range(start, start + steps):
-                row = (t - start) * BLOCK
-                maps = (i * length + t) * states
+            for row in range(0, steps * BLOCK, BLOCK):
                 for d in range(0, width, LANES):
-                    u_t = load(u_tile, row + d)
-                    step = softplus(load(raw_tile, row + d))
-                    step_u = step * u_t
-                    y_t = load(direct, d) * u_t
-                    for n in range(states):
-                        k = n * BLOCK + d
-                        decay = exp2(step * load(rates, k))
-                        s = fma(decay, load(state, k), step_u * repeat(b, maps + n))
-                        store(state, k, s)
-                        y_t = fma(s, repeat(c, maps + n), y_t)
-                    store(y_tile, row + d, y_t)
+                    u_t, step = load(u_tile, row + d), softplus(load(raw_tile, row + d))
+                    store(y_tile, row + d, load(direct, d) * u_t)
+                    store(delta, row + d, step)
+                    store(du, row + d, step * u_t)
+            for n in range(0, states, GROUP):
+                for d in range(0, width, LANES):
+                    k = n * BLOCK + d
+                    rate_0, rate_1 = load(rates, k), load(rates, k + BLOCK)
+                    s_0, s_1 = load(state, k), load(state, k + BLOCK)
+                    for t in range(steps):
+                        at, maps = t * BLOCK + d, (first + t) * states + n
+                        step, du_t = load(delta, at), load(du, at)
+                        s_0 = fma(exp2(step * rate_0), s_0, du_t * repeat(b, maps))
+                        s_1 = fma(exp2(step * rate_1), s_1, du_t * repeat(b, maps + 1))
+                        y_t = fma(s_0, repeat(c, maps), load(y_tile, at))
+                        store(y_tile, at, fma(s_1, repeat(c, maps + 1), y_t))
+                    store(state, k, s_0)
+                    store(state, k + BLOCK, s_1)
             _write(y_tile, y, channels, first, lo, steps, count)
             if gated:
                 for row in range(0, steps * BLOCK, BLOCK):
@@ -100,17 +107,17 @@ def _forward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, out, saved)
 
 
 @njit
-def _back(k, here, after, now, b_t, c_t, sums, for_b, for_c, history, decays, rates, g_state, g_rates):
+def _back(k, at, now, b_t, c_t, sums, for_b, for_c, history, decays, rates, g_state, g_rates):
     """One state of one vector of channels a step back in time; the gradients of Δu, of the exponent, of B and of C grow."""
     g_y, du_t, step = now
     g_du, g_exponent = sums
     g = fma(g_y, c_t, load(g_state, k))
-    for_c = fma(g_y, load(history, after + k), for_c)
+    for_c = fma(g_y, load(history, at + GROUP * BLOCK), for_c)
     for_b = fma(g, du_t, for_b)
     g_du = fma(g, b_t, g_du)
-    g = g * load(decays, here + k)
+    g = g * load(decays, at)
     store(g_state, k, g)
-    through = g * load(history, here + k)
+    through = g * load(history, at)
     store(g_rates, k, fma(through, step, load(g_rates, k)))
     return (g_du, fma(through, load(rates, k), g_exponent)), for_b, for_c
 
@@ -131,13 +138,13 @@ def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, sav
         rates = _rates(a, lo, count)
         direct = zeros(BLOCK)
         g_direct = zeros(BLOCK)
-        g_du = zeros(BLOCK)
-        g_exponent = zeros(BLOCK)
         direct[:count] = skip[lo : lo + count]
         g_state = zeros(states * BLOCK)
         g_rates = zeros(states * BLOCK)
-        history = zeros((CHUNK + 1) * states * BLOCK)
-        decays = zeros(CHUNK * states * BLOCK)
+        history = zeros((CHUNK + 1) * GROUP * BLOCK)
+        decays = zeros(CHUNK * GROUP * BLOCK)
+        g_du = zeros(CHUNK * BLOCK)
+        g_exponent = zeros(CHUNK * BLOCK)
         u_tile = zeros(CHUNK * BLOCK)
         raw_tile = zeros(CHUNK * BLOCK)
         gate_tile = zeros(CHUNK * BLOCK)
@@ -163,50 +170,56 @@ def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, sav
                         slope = open_t * (ONE + gate_t * (ONE - open_t))
                         store(gate_tile, d, g_t * load(y_tile, d) * slope)
                 _write(gate_tile, g_gate, channels, first, lo, steps, count)
-            history[: states * BLOCK] = saved[cell, chunk]
-            for t in range(start, start + steps):
-                row = (t - start) * BLOCK
-                here = (t - start) * states * BLOCK
-                maps = (i * length + t) * states
-                for d in range(0, width, LANES):
-                    step = softplus(load(raw_tile, row + d))
-                    step_u = step * load(u_tile, row + d)
-                    store(delta, row + d, step)
-                    store(du, row + d, step_u)
-                    for n in range(states):
-                        k = here + n * BLOCK + d
-                        decay = exp2(step * load(rates, n * BLOCK + d))
-                        store(decays, k, decay)
-                        store(history, k + states * BLOCK, fma(decay, load(history, k), step_u * repeat(b, maps + n)))
-            for t in range(start + steps - 1, start - 1, -1):
-                row = (t - start) * BLOCK
-                here = (t - start) * states * BLOCK
-                after = here + states * BLOCK
-                maps = (i * length + t) * states
-                for d in range(0, width, LANES):
+            for row in range(0, steps * BLOCK, BLOCK):
+                for d in range(row, row + width, LANES):
+                    step = softplus(load(raw_tile, d))
+                    store(delta, d, step)
+                    store(du, d, step * load(u_tile, d))
                     store(g_du, d, broadcast(ZERO))
                     store(g_exponent, d, broadcast(ZERO))
-                for n in range(0, states, GROUP):
-                    b_0, c_0 = repeat(b, maps + n), repeat(c, maps + n)
-                    b_1, c_1 = repeat(b, maps + n + 1), repeat(c, maps + n + 1)
+            first_states = saved[cell, chunk]
+            for n in range(0, states, GROUP):
+                for d in range(0, width, LANES):
+                    k = n * BLOCK + d
+                    rate_0, rate_1 = load(rates, k), load(rates, k + BLOCK)
+                    s_0, s_1 = load(first_states, k), load(first_states, k + BLOCK)
+                    store(history, d, s_0)
+                    store(history, d + BLOCK, s_1)
+                    for t in range(steps):
+                        at, maps = t * GROUP * BLOCK + d, (first + t) * states + n
+                        step, du_t = load(delta, t * BLOCK + d), load(du, t * BLOCK + d)
+                        decay_0, decay_1 = exp2(step * rate_0), exp2(step * rate_1)
+                        s_0 = fma(decay_0, s_0, du_t * repeat(b, maps))
+                        s_1 = fma(decay_1, s_1, du_t * repeat(b, maps + 1))
+                        store(decays, at, decay_0)
+                        store(decays, at + BLOCK, decay_1)
+                        store(history, at + GROUP * BLOCK, s_0)
+                        store(history, at + (GROUP + 1) * BLOCK, s_1)
+                for t in range(steps - 1, -1, -1):
+                    row, maps = t * BLOCK, (first + t) * states + n
+                    b_0, c_0 = repeat(b, maps), repeat(c, maps)
+                    b_1, c_1 = repeat(b, maps + 1), repeat(c, maps + 1)
                     for_b0 = for_c0 = for_b1 = for_c1 = broadcast(ZERO)
                     for d in range(0, width, LANES):
-                        now, k = (load(g_tile, row + d), load(du, row + d), load(delta, row + d)), n * BLOCK + d
-                        sums = load(g_du, d), load(g_exponent, d)
+                        k, at = n * BLOCK + d, GROUP * row + d
+                        now = load(g_tile, row + d), load(du, row + d), load(delta, row + d)
+                        sums = load(g_du, row + d), load(g_exponent, row + d)
                         sums, for_b0, for_c0 = _back(
-                            k, here, after, now, b_0, c_0, sums, for_b0, for_c0, history, decays, rates, g_state, g_rates
+                            k, at, now, b_0, c_0, sums, for_b0, for_c0, history, decays, rates, g_state, g_rates
                         )
-                        k += BLOCK
+                        k, at = k + BLOCK, at + BLOCK
                         sums, for_b1, for_c1 = _back(
-                            k, here, after, now, b_1, c_1, sums, for_b1, for_c1, history, decays, rates, g_state, g_rates
+                            k, at, now, b_1, c_1, sums, for_b1, for_c1, history, decays, rates, g_state, g_rates
                         )
-                        store(g_du, d, sums[0])
-                        store(g_exponent, d, sums[1])
-                    g_b[i, block, t, n], g_c[i, block, t, n] = total(for_b0), total(for_c0)
-                    g_b[i, block, t, n + 1], g_c[i, block, t, n + 1] = total(for_b1), total(for_c1)
+                        store(g_du, row + d, sums[0])
+                        store(g_exponent, row + d, sums[1])
+                    t_here = start + t
+                    g_b[i, block, t_here, n], g_c[i, block, t_here, n] = total(for_b0), total(for_c0)
+                    g_b[i, block, t_here, n + 1], g_c[i, block, t_here, n + 1] = total(for_b1), total(for_c1)
+            for row in range((steps - 1) * BLOCK, -1, -BLOCK):
                 for d in range(0, width, LANES):
-                    u_t, g_y, step_g = load(u_tile, row + d), load(g_tile, row + d), load(g_du, d)
-                    g_step = fma(u_t, step_g, load(g_exponent, d) * LN_2)
+                    u_t, g_y, step_g = load(u_tile, row + d), load(g_tile, row + d), load(g_du, row + d)
+                    g_step = fma(u_t, step_g, load(g_exponent, row + d) * LN_2)
                     store(g_direct, d, fma(u_t, g_y, load(g_direct, d)))
                     store(u_tile, row + d, fma(load(delta, row + d), step_g, load(direct, d) * g_y))
                     store(raw_tile, row + d, g_step * sigmoid(load(raw_tile, row + d)))
