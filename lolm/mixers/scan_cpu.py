@@ -1,8 +1,9 @@
 """Selective scan on CPUs: Numba kernels, fused over step sizes, discretisation, recurrence, output and gate.
 
 Channels lie in the lanes of vectors, a few vectors make a block, and a block walks through time in chunks of steps: two states
-at a time go through a chunk, so that they stay in registers on the way there and in the nearest cache on the way back. The backward pass recomputes the states of :data:`CHUNK` steps from one saved state, so memory grows with T·I·N / CHUNK
-and no (B, T, I, N) tensor exists. Every cell is summed in a fixed order, so results do not depend on the number of threads.
+at a time go through a chunk, in registers on the way there and in the nearest cache on the way back. The backward pass recomputes
+the states of :data:`CHUNK` steps from one saved state, so memory grows with T·I·N / CHUNK and no (B, T, I, N) tensor exists.
+Every cell is summed in a fixed order, so results do not depend on the number of threads.
 """
 
 from __future__ import annotations
