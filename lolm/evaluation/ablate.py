@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from lolm.data.batches import EvaluationSet
+from lolm.evaluation.held_out import ranked_first
 from lolm.evaluation.scenes import scenes
 from lolm.evaluation.temperature import fit_temperature
 from lolm.interventions import EMPTY, Context, Intervention
@@ -45,12 +46,12 @@ def score_interventions(
     for scene in scenes(model, held_out.batches(batch_size), context):
         assert scene.context.full is not None
         full_NV = F.log_softmax(_logits(model, scene.context.full), dim=-1)
-        top_N, p_NV = full_NV.argmax(dim=-1), full_NV.exp()
+        top_N, p_NV = ranked_first(full_NV), full_NV.exp()
         with scene.fused_often(model):
             for i, (intervention, total) in enumerate(zip(interventions, sums, strict=True)):
                 logits_NV = _logits(model, scene.fused(model, intervention))
                 changed_NV = F.log_softmax(logits_NV, dim=-1)
-                first_N = changed_NV.argmax(dim=-1)
+                first_N = ranked_first(changed_NV)
                 total.nats += _nats(changed_NV, scene.targets_N)
                 total.correct += int((first_N == scene.targets_N).sum())
                 total.agree += int((first_N == top_N).sum())

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from lolm.data.synthetic import IGNORED, SyntheticSampler, SyntheticTask
+from lolm.evaluation.held_out import ranked_first
 from lolm.models.language_model import LanguageModel
 
 EVALUATION_BATCH = 64  # sequences
@@ -29,7 +30,7 @@ def score_recall(model: LanguageModel, batches: Iterable[tuple[torch.Tensor, tor
         logits_NV = model(x_BT.to(device))[asked_BT].float()
         target_N = y_BT.to(device)[asked_BT]
         nats += float(F.cross_entropy(logits_NV, target_N, reduction="none").double().sum())
-        correct += int((logits_NV.argmax(dim=-1) == target_N).sum())
+        correct += int((ranked_first(logits_NV) == target_N).sum())
         asked += len(target_N)
     model.train(was_training)
     return correct / asked, nats / asked

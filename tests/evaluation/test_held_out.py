@@ -7,7 +7,7 @@ import torch
 from builders import ArrayStream, make_model
 
 from lolm.data.batches import EvaluationSet
-from lolm.evaluation.held_out import ScoreSum, score_model
+from lolm.evaluation.held_out import ScoreSum, ranked_first, score_model
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +74,10 @@ def test_a_uniform_model_scores_ln_v():
     assert score.nats == pytest.approx(math.log(50))
     assert score.bits_per_byte == pytest.approx(math.log2(50) * 6 / 12)
     assert score.accuracy == pytest.approx(1 / 6)  # of equals the first is chosen
+
+
+def test_the_first_of_equals_ranks_first_as_in_pytorch():
+    scores = torch.randint(3, (50, 2, 7), generator=torch.Generator().manual_seed(0)).float()  # full of ties
+    scores[0, 0, 4] = math.nan
+    scores[1] = -math.inf
+    assert torch.equal(ranked_first(scores), scores.argmax(dim=-1))
