@@ -1,4 +1,4 @@
-"""State space duality: the scan of Mamba-2 in matrix products (Dao & Gu 2024, arXiv 2405.21060, sections 6 and 7).
+"""State space duality: the scan of Mamba-2 (Dao & Gu 2024, arXiv 2405.21060, sections 6 and 7).
 
 State S_t = exp(Δ_t A) S_{t-1} + B_t ⊗ (Δ_t x_t), output y_t = C_t S_t + skip · x_t, S_0 = 0, with one scalar Δ_t A per head.
 
@@ -33,9 +33,9 @@ def ssd(
         B_BTGN: input map, one per token and group.
         C_BTGN: output map, one per token and group.
         skip_H: weight of the direct path.
-        chunk: steps that are treated as one matrix; changes rounding and speed, not the function.
-        backend: ``reference`` (sequential), ``cuda`` (mamba-ssm), ``cpu`` or ``auto``, which is ``cuda`` where that runs and
-            :func:`ssd_chunked` everywhere else.
+        chunk: steps that ``cuda`` and :func:`ssd_chunked` treat as one matrix; changes rounding and speed, not the function.
+        backend: ``reference`` (sequential), ``cuda`` (mamba-ssm), ``cpu`` (the recurrence, compiled; float32) or ``auto``: what
+            runs of these two, and :func:`ssd_chunked` everywhere else.
 
     Returns:
         y_BTHP in the dtype of ``x_BTHP``; decays and states are float32 unless the input is float64.
@@ -51,6 +51,10 @@ def ssd(
 
         B, C = (m.to(x_BTHP.dtype) for m in (B_BTGN, C_BTGN))
         return mamba_chunk_scan_combined(x_BTHP, delta_BTH.float(), A_H.float(), B, C, chunk_size=chunk, D=skip_H.float())
+    if chosen == "cpu" and all(m.dtype == torch.float32 for m in (x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H)):
+        from lolm.mixers.ssd_cpu import StateSpaceDualityCPU
+
+        return StateSpaceDualityCPU.apply(x_BTHP, delta_BTH, (delta_BTH * A_H).exp(), B_BTGN, C_BTGN, skip_H)
     with torch.autocast(x_BTHP.device.type, enabled=False):  # which would run the products of decays and states in half precision
         return ssd_chunked(x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H, chunk)
 

@@ -15,95 +15,170 @@ from torch.autograd.function import once_differentiable
 from lolm.mixers.compiled import Kernel, as_numpy, flat, rows
 from lolm.mixers.vectors import LANES, broadcast, copy, fma, load, store, total, zeros
 
-CHUNK = 32  # steps between saved states
+CHUNK = 16  # steps between saved states
+GROUP = 4  # channels taken together, which read B and C once; where the head's width is no multiple, channels of zeros are added
 ZERO = np.float32(0.0)
 
 
 @njit
 def _read(tile, stride, source, first, hop, steps, count):
-    """Copy rows of ``count`` floats, ``hop`` apart, into rows of ``stride``; the lanes behind them stay zero."""
+    """Copy rows of ``count`` floats, ``hop`` apart, into rows of ``stride``; what is behind them stays zero."""
     for t in range(steps):
         copy(tile, t * stride, source, first + t * hop, count)
+
+
+@njit
+def _padded(count, multiple):
+    return (count + multiple - 1) // multiple * multiple
+
+
+@njit
+def _step(state, k, a, dx, b_t, c_t, read):
+    """One vector of states a step on; what the output reads of it is added to ``read``."""
+    s = fma(a, load(state, k), dx * b_t)
+    store(state, k, s)
+    return fma(s, c_t, read)
 
 
 @Kernel
 def _forward(x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states, y, saved):
     batch, length, heads = step.shape
-    stride = (states + LANES - 1) // LANES * LANES
-    width = saved.shape[2] // stride
+    width, stride = y.size // (batch * length * heads), _padded(states, LANES)
+    wide = _padded(width, GROUP)
     for cell in prange(batch * heads):
         i, h = cell // heads, cell % heads
         maps = h // (heads // groups) * states
-        state, b_tile, c_tile = zeros(width * stride), zeros(CHUNK * stride), zeros(CHUNK * stride)
+        state, b_tile, c_tile = zeros(wide * stride), zeros(CHUNK * stride), zeros(CHUNK * stride)
+        x_line, y_line = zeros(wide), zeros(wide)
         for start in range(0, length, CHUNK):
             steps, first = min(CHUNK, length - start), i * length + start
             saved[cell, start // CHUNK] = state
             _read(b_tile, stride, b, first * b_hop + maps, b_hop, steps, states)
             _read(c_tile, stride, c, first * c_hop + maps, c_hop, steps, states)
             for t in range(steps):
-                at, row = (first + t) * x_hop + h * width, t * stride
-                to = ((first + t) * heads + h) * width
+                copy(x_line, 0, x, (first + t) * x_hop + h * width, width)
                 step_t, a = step[i, start + t, h], broadcast(decay[i, start + t, h])
-                for p in range(width):
-                    dx, read = broadcast(step_t * x[at + p]), broadcast(ZERO)
+                for p in range(0, wide, GROUP):
+                    dx_0, dx_1 = broadcast(step_t * x_line[p]), broadcast(step_t * x_line[p + 1])
+                    dx_2, dx_3 = broadcast(step_t * x_line[p + 2]), broadcast(step_t * x_line[p + 3])
+                    read_0 = read_1 = read_2 = read_3 = broadcast(ZERO)
                     for n in range(0, stride, LANES):
-                        s = fma(a, load(state, p * stride + n), dx * load(b_tile, row + n))
-                        store(state, p * stride + n, s)
-                        read = fma(s, load(c_tile, row + n), read)
-                    y[to + p] = total(read) + skip[h] * x[at + p]
+                        b_t, c_t, k = load(b_tile, t * stride + n), load(c_tile, t * stride + n), p * stride + n
+                        read_0 = _step(state, k, a, dx_0, b_t, c_t, read_0)
+                        read_1 = _step(state, k + stride, a, dx_1, b_t, c_t, read_1)
+                        read_2 = _step(state, k + 2 * stride, a, dx_2, b_t, c_t, read_2)
+                        read_3 = _step(state, k + 3 * stride, a, dx_3, b_t, c_t, read_3)
+                    y_line[p], y_line[p + 1], y_line[p + 2], y_line[p + 3] = (
+                        total(read_0),
+                        total(read_1),
+                        total(read_2),
+                        total(read_3),
+                    )
+                for p in range(wide):
+                    y_line[p] += skip[h] * x_line[p]
+                copy(y, ((first + t) * heads + h) * width, y_line, 0, width)
+
+
+@njit
+def _history(history, at, first_states, k, n, step, decay, x_tile, p, wide, b_tile, stride, steps):
+    """The states of one vector of one channel before and after each step of a chunk, rows of GROUP · stride."""
+    s = load(first_states, k + n)
+    store(history, at, s)
+    for t in range(steps):
+        s = fma(broadcast(decay[t]), s, broadcast(step[t] * x_tile[t * wide + p]) * load(b_tile, t * stride + n))
+        store(history, (t + 1) * GROUP * stride + at, s)
+
+
+@njit
+def _back(g_state, k, history, at, after, a, g_y, dx, b_t, c_t, g_b, g_c, for_dx, for_a):
+    """One vector of states of one channel a step back in time; the gradients of B, C, Δx and of the decay grow."""
+    g = fma(g_y, c_t, load(g_state, k))
+    g_c = fma(g_y, load(history, after), g_c)
+    g_b = fma(g, dx, g_b)
+    for_dx = fma(g, b_t, for_dx)
+    for_a = fma(g, load(history, at), for_a)
+    store(g_state, k, g * a)
+    return g_b, g_c, for_dx, for_a
 
 
 @Kernel
-def _backward(x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states, g_y, saved, g_x, g_step, g_decay, g_b, g_c, g_skip):
+def _backward(
+    x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states, g_y, saved, g_x, g_step, g_decay, g_b, g_c, g_skip
+):
     batch, length, heads = step.shape
-    stride = (states + LANES - 1) // LANES * LANES
-    width = saved.shape[2] // stride
+    width, stride = g_y.size // (batch * length * heads), _padded(states, LANES)
+    wide = _padded(width, GROUP)
     for cell in prange(batch * heads):
         i, h = cell // heads, cell % heads
         maps = h // (heads // groups) * states
         b_tile, c_tile, g_b_tile, g_c_tile = (
             zeros(CHUNK * stride), zeros(CHUNK * stride), zeros(CHUNK * stride), zeros(CHUNK * stride)
         )  # fmt: skip
-        g_state, history, through = zeros(width * stride), zeros((CHUNK + 1) * stride), zeros(CHUNK * LANES)
+        x_tile, g_y_tile, g_x_tile = zeros(CHUNK * wide), zeros(CHUNK * wide), zeros(CHUNK * wide)
+        g_state, history, through = zeros(wide * stride), zeros((CHUNK + 1) * GROUP * stride), zeros(CHUNK * LANES)
+        step_line, decay_line = zeros(CHUNK), zeros(CHUNK)
         g_direct = ZERO
         for chunk in range((length - 1) // CHUNK, -1, -1):
             start = chunk * CHUNK
             steps, first = min(CHUNK, length - start), i * length + start
             _read(b_tile, stride, b, first * b_hop + maps, b_hop, steps, states)
             _read(c_tile, stride, c, first * c_hop + maps, c_hop, steps, states)
+            _read(x_tile, wide, x, first * x_hop + h * width, x_hop, steps, width)
+            _read(g_y_tile, wide, g_y, (first * heads + h) * width, heads * width, steps, width)
             g_b_tile[:], g_c_tile[:], through[:] = ZERO, ZERO, ZERO
+            step_line[:steps], decay_line[:steps] = step[i, start : start + steps, h], decay[i, start : start + steps, h]
             first_states = saved[cell, chunk]
-            for t in range(steps):
-                g_step[i, start + t, h] = ZERO
-            for p in range(width):
+            for p in range(0, wide, GROUP):
                 for n in range(0, stride, LANES):
-                    s = load(first_states, p * stride + n)
-                    store(history, n, s)
-                    for t in range(steps):
-                        dx = step[i, start + t, h] * x[(first + t) * x_hop + h * width + p]
-                        s = fma(broadcast(decay[i, start + t, h]), s, broadcast(dx) * load(b_tile, t * stride + n))
-                        store(history, (t + 1) * stride + n, s)
+                    for j in range(GROUP):
+                        at, k = j * stride + n, (p + j) * stride
+                        _history(
+                            history, at, first_states, k, n, step_line, decay_line, x_tile, p + j, wide, b_tile, stride, steps
+                        )
                 for t in range(steps - 1, -1, -1):
-                    x_t, at = x[(first + t) * x_hop + h * width + p], ((first + t) * heads + h) * width + p
-                    g_y_t, dx = broadcast(g_y[at]), broadcast(step[i, start + t, h] * x_t)
-                    a, for_dx, for_a = broadcast(decay[i, start + t, h]), broadcast(ZERO), load(through, t * LANES)
+                    at, a, step_t = t * wide + p, broadcast(decay_line[t]), step_line[t]
+                    dx_0, dx_1 = broadcast(step_t * x_tile[at]), broadcast(step_t * x_tile[at + 1])
+                    dx_2, dx_3 = broadcast(step_t * x_tile[at + 2]), broadcast(step_t * x_tile[at + 3])
+                    g_y_0, g_y_1 = broadcast(g_y_tile[at]), broadcast(g_y_tile[at + 1])
+                    g_y_2, g_y_3 = broadcast(g_y_tile[at + 2]), broadcast(g_y_tile[at + 3])
+                    for_0 = for_1 = for_2 = for_3 = broadcast(ZERO)
+                    for_a = load(through, t * LANES)
                     for n in range(0, stride, LANES):
-                        row, k = t * stride + n, p * stride + n
-                        g = fma(g_y_t, load(c_tile, row), load(g_state, k))
-                        store(g_c_tile, row, fma(g_y_t, load(history, row + stride), load(g_c_tile, row)))
-                        store(g_b_tile, row, fma(g, dx, load(g_b_tile, row)))
-                        for_dx = fma(g, load(b_tile, row), for_dx)
-                        for_a = fma(g, load(history, row), for_a)
-                        store(g_state, k, g * a)
+                        row, k, here = t * stride + n, p * stride + n, t * GROUP * stride + n
+                        after = here + GROUP * stride
+                        b_t, c_t, gb, gc = load(b_tile, row), load(c_tile, row), load(g_b_tile, row), load(g_c_tile, row)
+                        gb, gc, for_0, for_a = _back(
+                            g_state, k, history, here, after, a, g_y_0, dx_0, b_t, c_t, gb, gc, for_0, for_a
+                        )
+                        k, here, after = k + stride, here + stride, after + stride
+                        gb, gc, for_1, for_a = _back(
+                            g_state, k, history, here, after, a, g_y_1, dx_1, b_t, c_t, gb, gc, for_1, for_a
+                        )
+                        k, here, after = k + stride, here + stride, after + stride
+                        gb, gc, for_2, for_a = _back(
+                            g_state, k, history, here, after, a, g_y_2, dx_2, b_t, c_t, gb, gc, for_2, for_a
+                        )
+                        k, here, after = k + stride, here + stride, after + stride
+                        gb, gc, for_3, for_a = _back(
+                            g_state, k, history, here, after, a, g_y_3, dx_3, b_t, c_t, gb, gc, for_3, for_a
+                        )
+                        store(g_b_tile, row, gb)
+                        store(g_c_tile, row, gc)
                     store(through, t * LANES, for_a)
-                    g_dx = total(for_dx)
-                    g_x[at] = step[i, start + t, h] * g_dx + skip[h] * g_y[at]
-                    g_step[i, start + t, h] += x_t * g_dx
-                    g_direct += x_t * g_y[at]
+                    g_x_tile[at], g_x_tile[at + 1], g_x_tile[at + 2], g_x_tile[at + 3] = (
+                        total(for_0), total(for_1), total(for_2), total(for_3)
+                    )  # fmt: skip
             for t in range(steps):
-                g_decay[i, start + t, h] = total(load(through, t * LANES))
-                copy(g_b, ((i * heads + h) * length + start + t) * states, g_b_tile, t * stride, states)
-                copy(g_c, ((i * heads + h) * length + start + t) * states, g_c_tile, t * stride, states)
+                for_step = ZERO
+                for p in range(t * wide, t * wide + width):
+                    g_direct += x_tile[p] * g_y_tile[p]
+                    for_step += x_tile[p] * g_x_tile[p]
+                    g_x_tile[p] = step_line[t] * g_x_tile[p] + skip[h] * g_y_tile[p]
+                g_step[i, start + t, h], g_decay[i, start + t, h] = for_step, total(load(through, t * LANES))
+                copy(g_x, ((first + t) * heads + h) * width, g_x_tile, t * wide, width)
+                row = ((i * heads + h) * length + start + t) * states
+                copy(g_b, row, g_b_tile, t * stride, states)
+                copy(g_c, row, g_c_tile, t * stride, states)
         g_skip[i, h] = g_direct
 
 
@@ -114,8 +189,8 @@ class StateSpaceDualityCPU(torch.autograd.Function):
     def forward(ctx, x_BTHP, delta_BTH, decay_BTH, B_BTGN, C_BTGN, skip_H):  # type: ignore[override]
         batch, length, heads, width = x_BTHP.shape
         y = torch.empty(x_BTHP.shape)
-        stride = -(-B_BTGN.shape[-1] // LANES) * LANES
-        saved = torch.empty(batch * heads, -(-length // CHUNK), width * stride)
+        held = _padded(width, GROUP) * _padded(B_BTGN.shape[-1], LANES)
+        saved = torch.empty(batch * heads, -(-length // CHUNK), held)
         _forward(*_inputs(x_BTHP, delta_BTH, decay_BTH, B_BTGN, C_BTGN, skip_H), flat(y), saved.numpy())
         ctx.save_for_backward(x_BTHP, delta_BTH, decay_BTH, B_BTGN, C_BTGN, skip_H, saved)
         return y

@@ -81,9 +81,9 @@ def forward_and_gradients(scan, inputs, dtype):
     return y.detach(), *torch.autograd.grad((y * weights).sum(), leaves)
 
 
-def check_chunked(inputs, chunk, dtype, bound):
+def check(scan, inputs, dtype, bound):
     exact = forward_and_gradients(lambda *m: ssd_reference(*m)[0], inputs, torch.float64)
-    got = forward_and_gradients(lambda *m: ssd_chunked(*m, chunk=chunk), inputs, dtype)
+    got = forward_and_gradients(scan, inputs, dtype)
     for name, ours, wanted in zip(("y", *NAMES), got, exact, strict=True):
         assert torch.isfinite(ours).all(), name
         assert float((ours.double() - wanted).abs().max()) <= bound * max(float(wanted.abs().max()), 1e-3), name
@@ -92,12 +92,38 @@ def check_chunked(inputs, chunk, dtype, bound):
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 40])
 @pytest.mark.parametrize(("chunk", "groups"), [(8, 1), (8, 2), (1, 1), (64, 4)])
 def test_chunked_form_equals_the_recurrence_in_forward_and_every_gradient(length, chunk, groups):
-    check_chunked(make_inputs(length, groups=groups), chunk, torch.float64, 1e-12)
+    check(lambda *m: ssd_chunked(*m, chunk=chunk), make_inputs(length, groups=groups), torch.float64, 1e-12)
+
+
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 40])
+@pytest.mark.parametrize(("width", "groups", "states"), [(3, 1, 5), (4, 2, 16), (9, 4, 17), (1, 2, 40)])
+def test_compiled_recurrence_equals_the_one_as_written_in_forward_and_every_gradient(length, width, groups, states):
+    inputs = [x.float() for x in make_inputs(length, width=width, groups=groups, states=states)]
+    check(lambda *m: ssd(*m, backend="cpu"), inputs, torch.float32, 3e-6)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-4, 1.01e-4), (5.0, 5.1), (1e-4, 5.0)])
+def test_compiled_recurrence_with_extreme_step_sizes(low, high):
+    check(lambda *m: ssd(*m, backend="cpu"), [x.float() for x in make_inputs(150, low=low, high=high)], torch.float32, 5e-6)
+
+
+def test_compiled_recurrence_reads_slices_in_place_and_does_not_depend_on_threads():
+    inputs = [x.detach().float() for x in make_inputs(50, groups=2)]
+    joined = torch.cat([inputs[i].flatten(2) for i in (0, 3, 4)], dim=-1)
+    slices = [m.unflatten(-1, (-1, w)) for m, w in zip(joined.split([12, 10, 10], dim=-1), (3, 5, 5), strict=True)]
+    sliced = [slices[0], *inputs[1:3], *slices[1:], inputs[5]]
+    found = []
+    for threads, arguments in ((1, inputs), (1, sliced), (2, sliced)):
+        torch.set_num_threads(threads)
+        found.append(forward_and_gradients(lambda *m: ssd(*m, backend="cpu"), arguments, torch.float32))
+    torch.set_num_threads(1)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
 @pytest.mark.parametrize(("low", "high"), [(1e-4, 1.01e-4), (5.0, 5.1), (1e-4, 5.0)])
 def test_extreme_step_sizes_in_single_precision(low, high):
-    check_chunked([x.float() for x in make_inputs(150, low=low, high=high)], 64, torch.float32, 5e-5)
+    check(lambda *m: ssd_chunked(*m, chunk=64), [x.float() for x in make_inputs(150, low=low, high=high)], torch.float32, 5e-5)
 
 
 def test_the_recurrence_has_the_derivatives_of_numerical_differentiation():
@@ -115,11 +141,13 @@ def test_the_recurrence_by_hand():
     torch.testing.assert_close(state.flatten(), torch.tensor([s2]))
 
 
-def test_memory_kept_for_the_gradient_is_linear_in_time():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # compiled; in chunks
+def test_memory_kept_for_the_gradient_is_linear_in_time(dtype):
     def kept(length: int) -> int:
         numbers = []
+        inputs = make_inputs(length, dtype=dtype)
         with torch.autograd.graph.saved_tensors_hooks(lambda x: numbers.append(x.numel()) or x, lambda x: x):
-            ssd_chunked(*make_inputs(length), chunk=8)
+            ssd(*inputs, chunk=8)
         return sum(numbers)
 
     assert kept(640) / kept(320) == pytest.approx(2, rel=0.02)
