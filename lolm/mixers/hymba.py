@@ -9,6 +9,7 @@ from lolm.config import ConfigError
 from lolm.mixers.attention import Attention
 from lolm.mixers.base import Mixer, check_counts
 from lolm.mixers.mamba1 import Mamba1
+from lolm.mixers.rms_norm import RMSNorm
 
 EPSILON = 1e-6
 
@@ -61,8 +62,8 @@ class Hymba(Mixer):
             inner_norms=True,
             output_map=False,
         )
-        self.attention_norm = nn.RMSNorm(self.d_inner, eps=EPSILON)
-        self.ssm_norm = nn.RMSNorm(self.d_inner, eps=EPSILON)
+        self.attention_norm = RMSNorm(self.d_inner, eps=EPSILON)
+        self.ssm_norm = RMSNorm(self.d_inner, eps=EPSILON)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
 
     def _fuse(self, attended: torch.Tensor, scanned: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 
 from lolm.mixers.base import Mixer, check_counts, keep_init, no_decay
 from lolm.mixers.causal_conv import causal_conv
+from lolm.mixers.rms_norm import RMSNorm
 from lolm.mixers.scan import selective_scan, selective_scan_reference
 
 
@@ -67,7 +68,7 @@ class Mamba1(Mixer):
         self.conv_bias = nn.Parameter(torch.empty(self.d_inner).uniform_(-bound, bound))
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_norm, self.B_norm, self.C_norm = (
-            nn.RMSNorm(width, eps=1e-6) if inner_norms else nn.Identity() for width in (self.dt_rank, d_state, d_state)
+            RMSNorm(width, eps=1e-6) if inner_norms else nn.Identity() for width in (self.dt_rank, d_state, d_state)
         )
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
         self.A_log = nn.Parameter(log_arange(self.d_inner, d_state))

@@ -11,6 +11,7 @@ from torch import nn
 from lolm.config import ConfigError
 from lolm.mixers.base import Mixer, check_counts, keep_init, no_decay
 from lolm.mixers.causal_conv import causal_conv
+from lolm.mixers.rms_norm import rms_norm
 from lolm.mixers.ssd import ssd, ssd_reference
 
 EPSILON = 1e-5  # of the gated norm
@@ -95,9 +96,7 @@ class Mamba2(Mixer):
 
     def _gated_output(self, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """out_proj(RMSNorm(y · SiLU(z))), the mean square taken over each group of channels; y (…, H, P), z (…, I)."""
-        gated = (y.flatten(-2) * F.silu(z)).to(self.norm_weight.dtype).unflatten(-1, (self.groups, -1))
-        normed = F.rms_norm(gated, gated.shape[-1:], eps=EPSILON).flatten(-2)
-        return self.out_proj(normed * self.norm_weight)
+        return self.out_proj(rms_norm(y.flatten(-2), self.norm_weight, EPSILON, z, self.groups, self.kernels))
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         z_BTI, xBC, delta_BTH = self._project(x_BTD)

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lolm.config import BlockConfig, ConfigError, MixerConfig, SizeConfig, StackConfig
 from lolm.mixers.registry import build_mixer
+from lolm.mixers.rms_norm import RMSNorm
 from lolm.models.component import Component
 from lolm.models.experts import Experts, Routing
 from lolm.models.mlp import MLP
@@ -21,7 +22,7 @@ def build_norm(kind: str, width: int) -> nn.Module:
     if kind == "layernorm":
         return nn.LayerNorm(width, eps=EPSILON)
     if kind == "rmsnorm":
-        return nn.RMSNorm(width, eps=EPSILON)
+        return RMSNorm(width, eps=EPSILON)
     return nn.Identity()
 
 

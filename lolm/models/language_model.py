@@ -11,6 +11,7 @@ from torch import nn
 
 from lolm.config import ArchitectureConfig, RunConfig, SizeConfig, TrainingConfig
 from lolm.mixers.base import Mixer
+from lolm.mixers.rms_norm import RMSNorm
 from lolm.models.blocks import Stack, build_norm, norm_params
 from lolm.models.component import Component
 from lolm.models.experts import Routing
@@ -103,6 +104,6 @@ def build_model(run: RunConfig) -> LanguageModel:
     model = family(run.architecture, run.size, run.vocab_size, run.training)
     init_weights(model, run.architecture.recipe)
     for module in model.modules():
-        if isinstance(module, Mixer):
+        if isinstance(module, Mixer | RMSNorm):
             module.kernels = run.training.kernels
     return model
