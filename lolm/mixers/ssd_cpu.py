@@ -1,6 +1,6 @@
 """State space duality on CPUs: the recurrence itself in Numba kernels, with no matrix of a chunk and no transposed copies.
 
-States lie in the lanes of vectors, and one head of one text, N × P states, stays in the nearest cache while it walks through time.
+States lie in the lanes of vectors, and one head of one text, N × P states, stays in the nearest cache as it walks through time.
 The backward pass recomputes the states of :data:`CHUNK` steps of one channel from saved ones, so memory grows with T·I·N / CHUNK.
 Every sum has a fixed order, so results do not depend on the number of threads.
 """
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from lolm.mixers.compiled import Kernel, as_numpy, flat, rows
 from lolm.mixers.vectors import LANES, broadcast, copy, fma, load, store, total, zeros
 
-CHUNK = 16  # steps between saved states
+CHUNK = 32  # steps between saved states
 GROUP = 4  # channels taken together, which read B and C once; where the head's width is no multiple, channels of zeros are added
 ZERO = np.float32(0.0)
 
