@@ -64,8 +64,10 @@ class Memory(Component):
         state_BMSD = self.slots.expand(batch, banks, slots, d)
         query_BMTD = self.query(h_BTD).view(batch, length, banks, d).transpose(1, 2)
         reads, attentions = [], []
-        for start, stop in (bounds := self.bounds(length)):
-            scores = query_BMTD[:, :, start:stop] @ state_BMSD.to(query_BMTD.dtype).transpose(-1, -2) / math.sqrt(d)
+        bounds = self.bounds(length)
+        queries_BMtD = query_BMTD.split([stop - start for start, stop in bounds], dim=2)  # slices have a dearer gradient
+        for (start, stop), query_BMtD in zip(bounds, queries_BMtD, strict=True):
+            scores = query_BMtD @ state_BMSD.to(query_BMTD.dtype).transpose(-1, -2) / math.sqrt(d)
             attention_BMtS = F.softmax(scores, dim=-1, dtype=torch.float32)
             reads.append(attention_BMtS.to(h_BTD.dtype) @ state_BMSD.to(h_BTD.dtype))
             attentions.append(attention_BMtS.mean(dim=1))
