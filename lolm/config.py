@@ -311,7 +311,7 @@ class TrainingConfig:
     checkpoint_every: int = 100
     snapshots: tuple[float, ...] = (0.1, 0.25, 0.5)  # shares of the run at which weights are kept for the ablations
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast over fp32 master weights
-    kernels: Literal["auto", "reference", "cpu", "cuda"] = "auto"  # backend of scans, convolutions and attention
+    kernels: Literal["auto", "reference", "cpu", "cuda"] = "auto"  # backend of scans, convolutions, attention and RMSNorm
     compile: bool = False
     activation_checkpointing: bool = False
     threads: int = 1  # CPU threads of one run; 0 = all

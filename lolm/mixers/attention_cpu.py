@@ -18,11 +18,13 @@ from lolm.mixers.vectors import (
     LOG2_E,
     broadcast,
     copy,
+    copy_rows,
     exp2,
     fma,
     largest,
     largest_lane,
     load,
+    padded,
     repeat,
     store,
     swapped,
@@ -46,13 +48,6 @@ def _tables(cos, sin, stride):
             own[at] = own[at + 1] = cos[t, j]
             other[at], other[at + 1] = -sin[t, j], sin[t, j]
     return own, other
-
-
-@njit
-def _rows(source, first, hop, length, width, stride, rows):
-    """Copy T rows of P floats, ``hop`` apart, to rows of ``stride``."""
-    for t in range(length):
-        copy(rows, t * stride, source, first + t * hop, width)
 
 
 @njit
@@ -130,7 +125,7 @@ def _spread(tile, stride_tile, left, stride, first, last, sums):
 def _span(start, length, window):
     """First and last key, in whole vectors, that a block of queries meets."""
     first = max(0, start - window + 1) // LANES * LANES
-    return first, (min(start + ROWS, length) + LANES - 1) // LANES * LANES
+    return first, padded(min(start + ROWS, length))
 
 
 @njit
@@ -148,7 +143,7 @@ def _forward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser):
     hop = heads.size // (batch * length)  # floats of all heads of a token
     query_heads = hop // width - 2 * kv_heads
     group = query_heads // kv_heads
-    keys, stride = (length + LANES - 1) // LANES * LANES, (width + LANES - 1) // LANES * LANES
+    keys, stride = padded(length), padded(width)
     own, other = _tables(cos, sin, stride)
     scale = np.float32(width**-0.5) * LOG2_E
     for cell in prange(batch * kv_heads):
@@ -156,14 +151,14 @@ def _forward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser):
         start_of_text = i * length * hop
         rows = zeros(keys * stride)
         values = zeros(keys * stride)
-        _rows(heads, start_of_text + (query_heads + shared) * width, hop, length, width, stride, rows)
-        _rows(heads, start_of_text + (query_heads + kv_heads + shared) * width, hop, length, width, stride, values)
+        copy_rows(rows, 0, stride, heads, start_of_text + (query_heads + shared) * width, hop, length, width)
+        copy_rows(values, 0, stride, heads, start_of_text + (query_heads + kv_heads + shared) * width, hop, length, width)
         _rotate(rows, length * stride, own, other, ONE)
         columns = _columns(rows, keys, stride, width)
         queries, tile = zeros((keys + ROWS) * stride), zeros(ROWS * keys)
         out = zeros(ROWS * stride)
         for head in range(shared * group, (shared + 1) * group):
-            _rows(heads, start_of_text + head * width, hop, length, width, stride, queries)
+            copy_rows(queries, 0, stride, heads, start_of_text + head * width, hop, length, width)
             _rotate(queries, length * stride, own, other, scale)
             for start in range(0, length, ROWS):
                 first, last = _span(start, length, window)
@@ -198,7 +193,7 @@ def _backward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser, g_
     hop = heads.size // (batch * length)
     query_heads = hop // width - 2 * kv_heads
     group = query_heads // kv_heads
-    keys, stride = (length + LANES - 1) // LANES * LANES, (width + LANES - 1) // LANES * LANES
+    keys, stride = padded(length), padded(width)
     own, other = _tables(cos, sin, stride)
     scale = np.float32(width**-0.5)
     for cell in prange(batch * kv_heads):
@@ -210,8 +205,8 @@ def _backward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser, g_
         value_rows = zeros(keys * stride)
         g_keys = zeros(keys * stride)
         g_values = zeros(keys * stride)
-        _rows(heads, key_place, hop, length, width, stride, key_rows)
-        _rows(heads, value_place, hop, length, width, stride, value_rows)
+        copy_rows(key_rows, 0, stride, heads, key_place, hop, length, width)
+        copy_rows(value_rows, 0, stride, heads, value_place, hop, length, width)
         _rotate(key_rows, length * stride, own, other, ONE)
         key_columns, value_columns = _columns(key_rows, keys, stride, width), _columns(value_rows, keys, stride, width)
         queries = zeros((keys + ROWS) * stride)
@@ -222,10 +217,10 @@ def _backward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser, g_
         g_tile = zeros(ROWS * keys)
         for head in range(shared * group, (shared + 1) * group):
             query_place, out_place = start_of_text + head * width, (i * length * query_heads + head) * width
-            _rows(heads, query_place, hop, length, width, stride, queries)
+            copy_rows(queries, 0, stride, heads, query_place, hop, length, width)
             _rotate(queries, length * stride, own, other, scale * LOG2_E)
-            _rows(y, out_place, query_heads * width, length, width, stride, outs)
-            _rows(g_y, out_place, query_heads * width, length, width, stride, g_outs)
+            copy_rows(outs, 0, stride, y, out_place, query_heads * width, length, width)
+            copy_rows(g_outs, 0, stride, g_y, out_place, query_heads * width, length, width)
             for start in range(0, length, ROWS):
                 first, last = _span(start, length, window)
                 here = start * stride

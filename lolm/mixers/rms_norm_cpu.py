@@ -11,7 +11,7 @@ from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
 from lolm.mixers.compiled import Kernel, as_numpy, flat, rows
-from lolm.mixers.vectors import LANES, broadcast, copy, fma, load, sigmoid, store, total, zeros
+from lolm.mixers.vectors import LANES, broadcast, copy, copy_rows, fma, load, padded, sigmoid, store, total, zeros
 
 ROWS = 64  # tokens of a cell of work
 ONE = np.float32(1.0)
@@ -22,8 +22,7 @@ ZERO = np.float32(0.0)
 def _lines(source, groups, width, stride):
     """Rows of ``width`` floats in rows of ``stride``, zeros behind them."""
     lines = zeros(groups * stride)
-    for group in range(groups):
-        copy(lines, group * stride, source, group * width, width)
+    copy_rows(lines, 0, stride, source, 0, width, groups, width)
     return lines
 
 
@@ -31,7 +30,7 @@ def _lines(source, groups, width, stride):
 def _forward(x, x_hop, gate, gate_hop, gated, weight, groups, epsilon, y, scales):
     tokens, channels = scales.size // groups, weight.size
     width = channels // groups
-    stride = (width + LANES - 1) // LANES * LANES
+    stride = padded(width)
     for block in prange((tokens + ROWS - 1) // ROWS):
         weights, line, gate_line = _lines(weight, groups, width, stride), zeros(stride), zeros(stride)
         for row in range(block * ROWS * groups, min((block + 1) * ROWS, tokens) * groups):
@@ -58,7 +57,7 @@ def _forward(x, x_hop, gate, gate_hop, gated, weight, groups, epsilon, y, scales
 def _backward(x, x_hop, gate, gate_hop, gated, weight, groups, g, scales, g_x, g_gate, g_weight):
     tokens, channels = scales.size // groups, weight.size
     width = channels // groups
-    stride = (width + LANES - 1) // LANES * LANES
+    stride = padded(width)
     for block in prange((tokens + ROWS - 1) // ROWS):
         weights, sums = _lines(weight, groups, width, stride), zeros(groups * stride)
         line, gate_line, value_line, g_line = zeros(stride), zeros(stride), zeros(stride), zeros(stride)
@@ -92,8 +91,7 @@ def _backward(x, x_hop, gate, gate_hop, gated, weight, groups, g, scales, g_x, g
             copy(g_x, at, g_line, 0, width)
             if gated:
                 copy(g_gate, at, gate_line, 0, width)
-        for group in range(groups):
-            copy(g_weight, block * channels + group * width, sums, group * stride, width)
+        copy_rows(g_weight, block * channels, width, sums, 0, stride, groups, width)
 
 
 class RMSNormCPU(torch.autograd.Function):
@@ -122,8 +120,4 @@ class RMSNormCPU(torch.autograd.Function):
 
 def _inputs(x, weight, gate, groups):
     """What both kernels read. Without a gate something takes its place that is never looked at."""
-    return [*_rows(x), *_rows(x if gate is None else gate), gate is not None, as_numpy(weight), groups]
-
-
-def _rows(x):
-    return rows(x) if x.dim() > 1 else (flat(x), x.shape[-1])
+    return [*rows(x), *rows(x if gate is None else gate), gate is not None, as_numpy(weight), groups]

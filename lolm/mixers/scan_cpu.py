@@ -15,7 +15,22 @@ from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
 from lolm.mixers.compiled import Kernel, as_numpy, flat, rows
-from lolm.mixers.vectors import LANES, LOG2_E, broadcast, copy, exp2, fma, load, repeat, sigmoid, softplus, store, total, zeros
+from lolm.mixers.vectors import (
+    LANES,
+    LOG2_E,
+    broadcast,
+    copy_rows,
+    exp2,
+    fma,
+    load,
+    padded,
+    repeat,
+    sigmoid,
+    softplus,
+    store,
+    total,
+    zeros,
+)
 
 CHUNK = 16  # steps between saved states
 BLOCK = 6 * LANES  # channels of a block: the way back keeps 2 · CHUNK · GROUP · BLOCK floats of states and decays
@@ -23,19 +38,6 @@ LN_2 = np.float32(np.log(2.0))
 ONE = np.float32(1.0)
 ZERO = np.float32(0.0)
 GROUP = 2  # states taken together; an odd one gets a companion that B and C keep at zero
-
-
-@njit
-def _read(tile, source, hop, row, lo, steps, count):
-    """Copy ``count`` channels from ``lo`` on of some rows, which begin ``hop`` floats apart, into a tile of rows of BLOCK."""
-    for t in range(steps):
-        copy(tile, t * BLOCK, source, (row + t) * hop + lo, count)
-
-
-@njit
-def _write(tile, target, hop, row, lo, steps, count):
-    for t in range(steps):
-        copy(target, (row + t) * hop + lo, tile, t * BLOCK, count)
 
 
 @njit(inline="always")
@@ -59,7 +61,7 @@ def _forward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, out, saved)
         i = cell // blocks
         lo = (cell % blocks) * BLOCK
         count = min(BLOCK, channels - lo)
-        width = (count + LANES - 1) // LANES * LANES
+        width = padded(count)
         rates = _rates(a, lo, count)
         state = zeros(states * BLOCK)
         direct = zeros(BLOCK)
@@ -74,10 +76,10 @@ def _forward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, out, saved)
             steps = min(CHUNK, length - start)
             first = i * length + start
             saved[cell, start // CHUNK] = state
-            _read(u_tile, u, u_hop, first, lo, steps, count)
-            _read(raw_tile, raw, channels, first, lo, steps, count)
+            copy_rows(u_tile, 0, BLOCK, u, first * u_hop + lo, u_hop, steps, count)
+            copy_rows(raw_tile, 0, BLOCK, raw, first * channels + lo, channels, steps, count)
             if gated:
-                _read(gate_tile, gate, gate_hop, first, lo, steps, count)
+                copy_rows(gate_tile, 0, BLOCK, gate, first * gate_hop + lo, gate_hop, steps, count)
             for row in range(0, steps * BLOCK, BLOCK):
                 for d in range(0, width, LANES):
                     u_t, step = load(u_tile, row + d), softplus(load(raw_tile, row + d))
@@ -98,13 +100,13 @@ def _forward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, out, saved)
                         store(y_tile, at, fma(s_1, repeat(c, maps + 1), y_t))
                     store(state, k, s_0)
                     store(state, k + BLOCK, s_1)
-            _write(y_tile, y, channels, first, lo, steps, count)
+            copy_rows(y, first * channels + lo, channels, y_tile, 0, BLOCK, steps, count)
             if gated:
                 for row in range(0, steps * BLOCK, BLOCK):
                     for d in range(row, row + width, LANES):
                         gate_t = load(gate_tile, d)
                         store(y_tile, d, load(y_tile, d) * gate_t * sigmoid(gate_t))
-                _write(y_tile, out, channels, first, lo, steps, count)
+                copy_rows(out, first * channels + lo, channels, y_tile, 0, BLOCK, steps, count)
 
 
 @njit
@@ -135,7 +137,7 @@ def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, sav
         block = cell % blocks
         lo = block * BLOCK
         count = min(BLOCK, channels - lo)
-        width = (count + LANES - 1) // LANES * LANES
+        width = padded(count)
         rates = _rates(a, lo, count)
         direct = zeros(BLOCK)
         g_direct = zeros(BLOCK)
@@ -157,12 +159,12 @@ def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, sav
             start = chunk * CHUNK
             steps = min(CHUNK, length - start)
             first = i * length + start
-            _read(u_tile, u, u_hop, first, lo, steps, count)
-            _read(raw_tile, raw, channels, first, lo, steps, count)
-            _read(g_tile, g_out, channels, first, lo, steps, count)
+            copy_rows(u_tile, 0, BLOCK, u, first * u_hop + lo, u_hop, steps, count)
+            copy_rows(raw_tile, 0, BLOCK, raw, first * channels + lo, channels, steps, count)
+            copy_rows(g_tile, 0, BLOCK, g_out, first * channels + lo, channels, steps, count)
             if gated:  # out = y SiLU(gate)
-                _read(gate_tile, gate, gate_hop, first, lo, steps, count)
-                _read(y_tile, y, channels, first, lo, steps, count)
+                copy_rows(gate_tile, 0, BLOCK, gate, first * gate_hop + lo, gate_hop, steps, count)
+                copy_rows(y_tile, 0, BLOCK, y, first * channels + lo, channels, steps, count)
                 for row in range(0, steps * BLOCK, BLOCK):
                     for d in range(row, row + width, LANES):
                         gate_t, g_t = load(gate_tile, d), load(g_tile, d)
@@ -170,7 +172,7 @@ def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, sav
                         store(g_tile, d, g_t * gate_t * open_t)
                         slope = open_t * (ONE + gate_t * (ONE - open_t))
                         store(gate_tile, d, g_t * load(y_tile, d) * slope)
-                _write(gate_tile, g_gate, channels, first, lo, steps, count)
+                copy_rows(g_gate, first * channels + lo, channels, gate_tile, 0, BLOCK, steps, count)
             for row in range(0, steps * BLOCK, BLOCK):
                 for d in range(row, row + width, LANES):
                     step = softplus(load(raw_tile, d))
@@ -224,8 +226,8 @@ def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, sav
                     store(g_direct, d, fma(u_t, g_y, load(g_direct, d)))
                     store(u_tile, row + d, fma(load(delta, row + d), step_g, load(direct, d) * g_y))
                     store(raw_tile, row + d, g_step * sigmoid(load(raw_tile, row + d)))
-            _write(u_tile, g_u, channels, first, lo, steps, count)
-            _write(raw_tile, g_raw, channels, first, lo, steps, count)
+            copy_rows(g_u, first * channels + lo, channels, u_tile, 0, BLOCK, steps, count)
+            copy_rows(g_raw, first * channels + lo, channels, raw_tile, 0, BLOCK, steps, count)
         for n in range(states):
             for d in range(count):
                 g_a[i, n, lo + d] = g_rates[n * BLOCK + d]
@@ -242,7 +244,7 @@ class SelectiveScanCPU(torch.autograd.Function):
         blocks = -(-channels // BLOCK)
         y = torch.empty_like(u_BTI, memory_format=torch.contiguous_format)
         out = y if gate_BTI is None else torch.empty_like(y)
-        saved = torch.empty(batch * blocks, -(-length // CHUNK), _padded(A_IN.shape[1]) * BLOCK)
+        saved = torch.empty(batch * blocks, -(-length // CHUNK), _paired(A_IN.shape[1]) * BLOCK)
         _forward(*_inputs(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI), flat(y), flat(out), saved.numpy())
         kept = None if gate_BTI is None else y
         ctx.save_for_backward(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI, kept, saved)
@@ -254,7 +256,7 @@ class SelectiveScanCPU(torch.autograd.Function):
         *inputs, y, saved = ctx.saved_tensors
         u, A, gate = inputs[0], inputs[2], inputs[-1]
         batch, length, channels = u.shape
-        states = _padded(A.shape[1])
+        states = _paired(A.shape[1])
         blocks = -(-channels // BLOCK)
         g_u, g_delta = (torch.empty_like(u, memory_format=torch.contiguous_format) for _ in range(2))
         g_gate = None if gate is None else torch.empty_like(g_u)
@@ -269,13 +271,13 @@ class SelectiveScanCPU(torch.autograd.Function):
         return g_u, g_delta, *g_maps, g_skip.sum(0), g_gate
 
 
-def _padded(states: int) -> int:
+def _paired(states: int) -> int:
     return -(-states // GROUP) * GROUP
 
 
 def _inputs(u, delta, A, B, C, skip, gate):
     """What both kernels read. Without a gate something takes its place that is never looked at."""
-    extra = _padded(A.shape[1]) - A.shape[1]
+    extra = _paired(A.shape[1]) - A.shape[1]
     A, B, C = (F.pad(x, (0, extra)) if extra else x for x in (A, B, C))
     maps = [as_numpy(x) for x in (A.t(), B, C, skip)]
     return [*rows(u), flat(delta), *maps, *rows(u if gate is None else gate), gate is not None]

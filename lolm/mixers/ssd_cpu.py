@@ -13,23 +13,11 @@ from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
 from lolm.mixers.compiled import Kernel, as_numpy, flat, rows
-from lolm.mixers.vectors import LANES, broadcast, copy, fma, load, store, total, zeros
+from lolm.mixers.vectors import LANES, broadcast, copy, copy_rows, fma, load, padded, store, total, zeros
 
 CHUNK = 32  # steps between saved states
 GROUP = 4  # channels taken together, which read B and C once; where the head's width is no multiple, channels of zeros are added
 ZERO = np.float32(0.0)
-
-
-@njit
-def _read(tile, stride, source, first, hop, steps, count):
-    """Copy rows of ``count`` floats, ``hop`` apart, into rows of ``stride``; what is behind them stays zero."""
-    for t in range(steps):
-        copy(tile, t * stride, source, first + t * hop, count)
-
-
-@njit
-def _padded(count, multiple):
-    return (count + multiple - 1) // multiple * multiple
 
 
 @njit
@@ -43,8 +31,8 @@ def _step(state, k, a, dx, b_t, c_t, read):
 @Kernel
 def _forward(x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states, y, saved):
     batch, length, heads = step.shape
-    width, stride = y.size // (batch * length * heads), _padded(states, LANES)
-    wide = _padded(width, GROUP)
+    width, stride = y.size // (batch * length * heads), padded(states)
+    wide = padded(width, GROUP)
     for cell in prange(batch * heads):
         i, h = cell // heads, cell % heads
         maps = h // (heads // groups) * states
@@ -53,8 +41,8 @@ def _forward(x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states, y,
         for start in range(0, length, CHUNK):
             steps, first = min(CHUNK, length - start), i * length + start
             saved[cell, start // CHUNK] = state
-            _read(b_tile, stride, b, first * b_hop + maps, b_hop, steps, states)
-            _read(c_tile, stride, c, first * c_hop + maps, c_hop, steps, states)
+            copy_rows(b_tile, 0, stride, b, first * b_hop + maps, b_hop, steps, states)
+            copy_rows(c_tile, 0, stride, c, first * c_hop + maps, c_hop, steps, states)
             for t in range(steps):
                 copy(x_line, 0, x, (first + t) * x_hop + h * width, width)
                 step_t, a = step[i, start + t, h], broadcast(decay[i, start + t, h])
@@ -106,8 +94,8 @@ def _backward(
     x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states, g_y, saved, g_x, g_step, g_decay, g_b, g_c, g_skip
 ):
     batch, length, heads = step.shape
-    width, stride = g_y.size // (batch * length * heads), _padded(states, LANES)
-    wide = _padded(width, GROUP)
+    width, stride = g_y.size // (batch * length * heads), padded(states)
+    wide = padded(width, GROUP)
     for cell in prange(batch * heads):
         i, h = cell // heads, cell % heads
         maps = h // (heads // groups) * states
@@ -121,10 +109,10 @@ def _backward(
         for chunk in range((length - 1) // CHUNK, -1, -1):
             start = chunk * CHUNK
             steps, first = min(CHUNK, length - start), i * length + start
-            _read(b_tile, stride, b, first * b_hop + maps, b_hop, steps, states)
-            _read(c_tile, stride, c, first * c_hop + maps, c_hop, steps, states)
-            _read(x_tile, wide, x, first * x_hop + h * width, x_hop, steps, width)
-            _read(g_y_tile, wide, g_y, (first * heads + h) * width, heads * width, steps, width)
+            copy_rows(b_tile, 0, stride, b, first * b_hop + maps, b_hop, steps, states)
+            copy_rows(c_tile, 0, stride, c, first * c_hop + maps, c_hop, steps, states)
+            copy_rows(x_tile, 0, wide, x, first * x_hop + h * width, x_hop, steps, width)
+            copy_rows(g_y_tile, 0, wide, g_y, (first * heads + h) * width, heads * width, steps, width)
             g_b_tile[:], g_c_tile[:], through[:] = ZERO, ZERO, ZERO
             step_line[:steps], decay_line[:steps] = step[i, start : start + steps, h], decay[i, start : start + steps, h]
             first_states = saved[cell, chunk]
@@ -175,10 +163,10 @@ def _backward(
                     for_step += x_tile[p] * g_x_tile[p]
                     g_x_tile[p] = step_line[t] * g_x_tile[p] + skip[h] * g_y_tile[p]
                 g_step[i, start + t, h], g_decay[i, start + t, h] = for_step, total(load(through, t * LANES))
-                copy(g_x, ((first + t) * heads + h) * width, g_x_tile, t * wide, width)
-                row = ((i * heads + h) * length + start + t) * states
-                copy(g_b, row, g_b_tile, t * stride, states)
-                copy(g_c, row, g_c_tile, t * stride, states)
+            copy_rows(g_x, (first * heads + h) * width, heads * width, g_x_tile, 0, wide, steps, width)
+            here = ((i * heads + h) * length + start) * states
+            copy_rows(g_b, here, states, g_b_tile, 0, stride, steps, states)
+            copy_rows(g_c, here, states, g_c_tile, 0, stride, steps, states)
         g_skip[i, h] = g_direct
 
 
@@ -189,7 +177,7 @@ class StateSpaceDualityCPU(torch.autograd.Function):
     def forward(ctx, x_BTHP, delta_BTH, decay_BTH, B_BTGN, C_BTGN, skip_H):  # type: ignore[override]
         batch, length, heads, width = x_BTHP.shape
         y = torch.empty(x_BTHP.shape)
-        held = _padded(width, GROUP) * _padded(B_BTGN.shape[-1], LANES)
+        held = padded.py_func(width, GROUP) * padded.py_func(B_BTGN.shape[-1])  # compiling it for this would take longer
         saved = torch.empty(batch * heads, -(-length // CHUNK), held)
         _forward(*_inputs(x_BTHP, delta_BTH, decay_BTH, B_BTGN, C_BTGN, skip_H), flat(y), saved.numpy())
         ctx.save_for_backward(x_BTHP, delta_BTH, decay_BTH, B_BTGN, C_BTGN, skip_H, saved)

@@ -88,6 +88,19 @@ def copy(target, to, source, start, count):
         target[to + d] = source[start + d]
 
 
+@njit
+def copy_rows(target, to, stride, source, start, hop, rows, count):
+    """Copy ``rows`` rows of ``count`` floats, which begin ``hop`` apart, to rows that begin ``stride`` apart."""
+    for row in range(rows):
+        copy(target, to + row * stride, source, start + row * hop, count)
+
+
+@njit
+def padded(count, multiple=LANES):
+    """The next multiple."""
+    return (count + multiple - 1) // multiple * multiple
+
+
 @intrinsic
 def broadcast(typingctx, value):
     """A float in every lane."""
