@@ -207,6 +207,7 @@ def test_dvc_still_reads_parameters_where_they_are_remembered(monkeypatch):
     from dvc.dependency import param
 
     monkeypatch.setattr(param, "load_path", param.load_path)
+    monkeypatch.setattr(param, "dpath", param.dpath)
     monkeypatch.setattr("dvc.cli.main", lambda arguments: len(arguments))
     before = param.load_path
     assert quick_dvc.main(["status", "--json"]) == 2
@@ -214,6 +215,37 @@ def test_dvc_still_reads_parameters_where_they_are_remembered(monkeypatch):
     monkeypatch.setattr(param, "load_path", remembering_refused)
     with pytest.raises(RuntimeError, match="asked"):
         param.read_param_file(None, "params.yaml", ["a"])
+
+
+@pytest.mark.parametrize("path", ["a", "a.b", "a.b.c", "a.l.1", "a.n", "a.*", "a.b.?"])
+def test_parameters_are_found_where_dpath_finds_them(path):
+    import dpath
+
+    tree = {"a": {"b": {"c": 1}, "l": [3, 4], "n": None}}
+    quick = quick_dvc.PlainPaths(dpath)
+    try:
+        wanted = dpath.get(tree, path, separator=".")
+    except ValueError as error:  # several are meant
+        with pytest.raises(type(error)):
+            quick.get(tree, path, separator=".")
+    else:
+        assert quick.get(tree, path, separator=".") == wanted
+    with pytest.raises(KeyError):
+        quick.get(tree, path + ".missing", separator=".")
+    assert quick.search is dpath.search
+
+
+def test_dvc_still_looks_parameters_up_where_they_are_found_quickly(monkeypatch):
+    from dvc.dependency import param
+
+    class Refusing:
+        def get(self, *_, **__):
+            raise RuntimeError("asked")
+
+    monkeypatch.setattr(param, "load_path", lambda *_: {"a": 1})
+    monkeypatch.setattr(param, "dpath", Refusing())
+    with pytest.raises(RuntimeError, match="asked"):
+        param.read_param_file(None, "params.yaml", ["a"], flatten=True)
 
 
 def remembering_refused(*_):
