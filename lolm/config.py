@@ -609,9 +609,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     """
     path = Path(path)
     try:
-        raw = yaml.load(
-            path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        )  # C's: ten times faster
+        raw = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C's: ten times faster
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; run from the project's root folder") from None
     except yaml.YAMLError as error:
