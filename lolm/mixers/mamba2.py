@@ -32,7 +32,7 @@ class Mamba2(Mixer):
         head_width: P.
         groups: G, sets of B and C; each is shared by I/(P·G) heads, and the gated norm is over I/G channels.
         d_conv: K, width of the causal convolution.
-        chunk: steps that the scan treats as one matrix; speed only.
+        chunk: steps that the scan treats as one matrix where it runs in chunks; speed only.
         dt_min, dt_max: range of the step sizes at the start.
         A_min, A_max: range of the decay rates at the start.
 

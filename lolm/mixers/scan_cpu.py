@@ -244,7 +244,7 @@ class SelectiveScanCPU(torch.autograd.Function):
         blocks = -(-channels // BLOCK)
         y = torch.empty_like(u_BTI, memory_format=torch.contiguous_format)
         out = y if gate_BTI is None else torch.empty_like(y)
-        saved = torch.empty(batch * blocks, -(-length // CHUNK), _paired(A_IN.shape[1]) * BLOCK)
+        saved = torch.empty(batch * blocks, -(-length // CHUNK), padded(A_IN.shape[1], GROUP) * BLOCK)
         _forward(*_inputs(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI), flat(y), flat(out), saved.numpy())
         kept = None if gate_BTI is None else y
         ctx.save_for_backward(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI, kept, saved)
@@ -256,7 +256,7 @@ class SelectiveScanCPU(torch.autograd.Function):
         *inputs, y, saved = ctx.saved_tensors
         u, A, gate = inputs[0], inputs[2], inputs[-1]
         batch, length, channels = u.shape
-        states = _paired(A.shape[1])
+        states = padded(A.shape[1], GROUP)
         blocks = -(-channels // BLOCK)
         g_u, g_delta = (torch.empty_like(u, memory_format=torch.contiguous_format) for _ in range(2))
         g_gate = None if gate is None else torch.empty_like(g_u)
@@ -271,13 +271,9 @@ class SelectiveScanCPU(torch.autograd.Function):
         return g_u, g_delta, *g_maps, g_skip.sum(0), g_gate
 
 
-def _paired(states: int) -> int:
-    return -(-states // GROUP) * GROUP
-
-
 def _inputs(u, delta, A, B, C, skip, gate):
     """What both kernels read. Without a gate something takes its place that is never looked at."""
-    extra = _paired(A.shape[1]) - A.shape[1]
+    extra = padded(A.shape[1], GROUP) - A.shape[1]
     A, B, C = (F.pad(x, (0, extra)) if extra else x for x in (A, B, C))
     maps = [as_numpy(x) for x in (A.t(), B, C, skip)]
     return [*rows(u), flat(delta), *maps, *rows(u if gate is None else gate), gate is not None]

@@ -177,8 +177,7 @@ class StateSpaceDualityCPU(torch.autograd.Function):
     def forward(ctx, x_BTHP, delta_BTH, decay_BTH, B_BTGN, C_BTGN, skip_H):  # type: ignore[override]
         batch, length, heads, width = x_BTHP.shape
         y = torch.empty(x_BTHP.shape)
-        held = padded.py_func(width, GROUP) * padded.py_func(B_BTGN.shape[-1])  # compiling it for this would take longer
-        saved = torch.empty(batch * heads, -(-length // CHUNK), held)
+        saved = torch.empty(batch * heads, -(-length // CHUNK), padded(width, GROUP) * padded(B_BTGN.shape[-1]))
         _forward(*_inputs(x_BTHP, delta_BTH, decay_BTH, B_BTGN, C_BTGN, skip_H), flat(y), saved.numpy())
         ctx.save_for_backward(x_BTHP, delta_BTH, decay_BTH, B_BTGN, C_BTGN, skip_H, saved)
         return y

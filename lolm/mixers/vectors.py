@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import float32, intp, njit, types
 from numba.core import cgutils
 from numba.core.datamodel import models
-from numba.extending import intrinsic, overload, register_model
+from numba.extending import intrinsic, overload, register_jitable, register_model
 
 LANES = 16
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
@@ -95,9 +95,9 @@ def copy_rows(target, to, stride, source, start, hop, rows, count):
         copy(target, to + row * stride, source, start + row * hop, count)
 
 
-@njit
+@register_jitable  # a plain function where Python calls it: compiling it there would take longer than it ever saves
 def padded(count, multiple=LANES):
-    """The next multiple."""
+    """The least multiple that is not below ``count``."""
     return (count + multiple - 1) // multiple * multiple
 
 

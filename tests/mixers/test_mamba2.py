@@ -116,7 +116,6 @@ def test_compiled_recurrence_reads_slices_in_place_and_does_not_depend_on_thread
     for threads, arguments in ((1, inputs), (1, sliced), (2, sliced)):
         torch.set_num_threads(threads)
         found.append(forward_and_gradients(lambda *m: ssd(*m, backend="cpu"), arguments, torch.float32))
-    torch.set_num_threads(1)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
