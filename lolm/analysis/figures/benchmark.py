@@ -58,7 +58,7 @@ def speed(record: dict[str, Any]) -> Picture | None:
             if kind == "share of peak":
                 axes.set_xlim(left=0)
                 axes.set_xlabel("share of the peak of matrix products")
-                axes.legend(loc="best")
+                axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)  # above: points may lie anywhere
             else:
                 axes.set_xscale("log")
                 log_ticks(axes.xaxis, lambda value: f"{value:g}×")
