@@ -19,6 +19,7 @@ from lolm.mixers.vectors import (
     LANES,
     LOG2_E,
     broadcast,
+    copy,
     copy_rows,
     exp2,
     fma,
@@ -29,6 +30,8 @@ from lolm.mixers.vectors import (
     softplus,
     store,
     total,
+    will_read,
+    will_write,
     zeros,
 )
 
@@ -75,13 +78,19 @@ def _forward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, out, saved)
         for start in range(0, length, CHUNK):
             steps = min(CHUNK, length - start)
             first = i * length + start
-            saved[cell, start // CHUNK] = state
+            copy(saved[cell, start // CHUNK], 0, state, 0, states * BLOCK)
             copy_rows(u_tile, 0, BLOCK, u, first * u_hop + lo, u_hop, steps, count)
             copy_rows(raw_tile, 0, BLOCK, raw, first * channels + lo, channels, steps, count)
             if gated:
                 copy_rows(gate_tile, 0, BLOCK, gate, first * gate_hop + lo, gate_hop, steps, count)
-            for row in range(0, steps * BLOCK, BLOCK):
+            for t in range(steps):
+                row, token = t * BLOCK, first + t
                 for d in range(0, width, LANES):
+                    will_write(y, token * channels + lo + d)
+                    will_write(out, token * channels + lo + d)
+                    will_read(u, (token + CHUNK) * u_hop + lo + d)
+                    will_read(raw, (token + CHUNK) * channels + lo + d)
+                    will_read(gate, (token + CHUNK) * gate_hop + lo + d)
                     u_t, step = load(u_tile, row + d), softplus(load(raw_tile, row + d))
                     store(y_tile, row + d, load(direct, d) * u_t)
                     store(delta, row + d, step)
@@ -165,21 +174,31 @@ def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, sav
             if gated:  # out = y SiLU(gate)
                 copy_rows(gate_tile, 0, BLOCK, gate, first * gate_hop + lo, gate_hop, steps, count)
                 copy_rows(y_tile, 0, BLOCK, y, first * channels + lo, channels, steps, count)
-                for row in range(0, steps * BLOCK, BLOCK):
-                    for d in range(row, row + width, LANES):
-                        gate_t, g_t = load(gate_tile, d), load(g_tile, d)
+                for t in range(steps):
+                    row, token = t * BLOCK, first + t - CHUNK
+                    for d in range(0, width, LANES):
+                        will_read(g_out, token * channels + lo + d)
+                        will_read(gate, token * gate_hop + lo + d)
+                        will_read(y, token * channels + lo + d)
+                        will_write(g_gate, (first + t) * channels + lo + d)
+                        gate_t, g_t = load(gate_tile, row + d), load(g_tile, row + d)
                         open_t = sigmoid(gate_t)
-                        store(g_tile, d, g_t * gate_t * open_t)
+                        store(g_tile, row + d, g_t * gate_t * open_t)
                         slope = open_t * (ONE + gate_t * (ONE - open_t))
-                        store(gate_tile, d, g_t * load(y_tile, d) * slope)
+                        store(gate_tile, row + d, g_t * load(y_tile, row + d) * slope)
                 copy_rows(g_gate, first * channels + lo, channels, gate_tile, 0, BLOCK, steps, count)
-            for row in range(0, steps * BLOCK, BLOCK):
-                for d in range(row, row + width, LANES):
-                    step = softplus(load(raw_tile, d))
-                    store(delta, d, step)
-                    store(du, d, step * load(u_tile, d))
-                    store(g_du, d, broadcast(ZERO))
-                    store(g_exponent, d, broadcast(ZERO))
+            for t in range(steps):
+                row, token = t * BLOCK, first + t
+                for d in range(0, width, LANES):
+                    will_read(u, (token - CHUNK) * u_hop + lo + d)
+                    will_read(raw, (token - CHUNK) * channels + lo + d)
+                    will_write(g_u, token * channels + lo + d)
+                    will_write(g_raw, token * channels + lo + d)
+                    step = softplus(load(raw_tile, row + d))
+                    store(delta, row + d, step)
+                    store(du, row + d, step * load(u_tile, row + d))
+                    store(g_du, row + d, broadcast(ZERO))
+                    store(g_exponent, row + d, broadcast(ZERO))
             first_states = saved[cell, chunk]
             for n in range(0, states, GROUP):
                 for d in range(0, width, LANES):

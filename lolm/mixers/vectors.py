@@ -70,6 +70,27 @@ def store(typingctx, array, index, value):
     return types.void(array, intp, vector), codegen
 
 
+def _prefetch(purpose, locality):
+    @intrinsic
+    def prefetch(typingctx, array, index):
+        def codegen(context, builder, signature, args):
+            data = context.make_array(signature.args[0])(context, builder, args[0]).data
+            place = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+            kind = ir.IntType(32)
+            function = ir.FunctionType(ir.VoidType(), [place.type, kind, kind, kind])
+            fetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0i8")
+            builder.call(fetch, [place, kind(purpose), kind(locality), kind(1)])
+            return context.get_dummy_value()
+
+        return types.void(array, intp), codegen
+
+    return prefetch
+
+
+# Ask for the cache line of a flat index that will be read, or written; nothing happens where there is no such place.
+will_read, will_write = _prefetch(0, 2), _prefetch(1, 3)
+
+
 @njit
 def zeros(count):
     """``count`` zeros that begin at a cache line, so that no vector lies across two."""
@@ -78,14 +99,41 @@ def zeros(count):
     return room[start : start + count]
 
 
+@intrinsic
+def _copy_part(typingctx, target, to, source, start, count):
+    """Copy the first ``count`` floats of a vector, and touch no others."""
+
+    def codegen(context, builder, signature, args):
+        pointer = FLOATS.as_pointer()
+        i32, mask = ir.IntType(32), ir.VectorType(ir.IntType(1), LANES)
+        bound = builder.trunc(args[4], i32)
+        one = builder.insert_element(ir.Constant(INTS, ir.Undefined), bound, ir.Constant(i32, 0))
+        bounds = builder.shuffle_vector(one, one, ir.Constant(INTS, [0] * LANES))
+        within = builder.icmp_signed("<", ir.Constant(INTS, list(range(LANES))), bounds)
+        kinds = signature.args
+        places = []
+        for which in (0, 2):
+            data = context.make_array(kinds[which])(context, builder, args[which]).data
+            places.append(builder.bitcast(builder.gep(data, [args[which + 1]]), pointer))
+        read = ir.FunctionType(FLOATS, [pointer, i32, mask, FLOATS])
+        read = cgutils.get_or_insert_function(builder.module, read, f"llvm.masked.load.v{LANES}f32.p0v{LANES}f32")
+        write = ir.FunctionType(ir.VoidType(), [FLOATS, pointer, i32, mask])
+        write = cgutils.get_or_insert_function(builder.module, write, f"llvm.masked.store.v{LANES}f32.p0v{LANES}f32")
+        values = builder.call(read, [places[1], i32(4), within, ir.Constant(FLOATS, [0.0] * LANES)])
+        builder.call(write, [values, places[0], i32(4), within])
+        return context.get_dummy_value()
+
+    return types.void(target, intp, source, intp, intp), codegen
+
+
 @njit
 def copy(target, to, source, start, count):
     """Copy ``count`` floats between flat places of two flat arrays."""
     whole = count // LANES * LANES
     for d in range(0, whole, LANES):
         store(target, to + d, load(source, start + d))
-    for d in range(whole, count):
-        target[to + d] = source[start + d]
+    if whole < count:
+        _copy_part(target, to + whole, source, start + whole, count - whole)
 
 
 @njit
