@@ -11,9 +11,10 @@ from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
 from lolm.mixers.compiled import Kernel, as_numpy, flat, rows
-from lolm.mixers.vectors import LANES, broadcast, copy, copy_rows, fma, load, padded, sigmoid, store, total, zeros
+from lolm.mixers.vectors import LANES, broadcast, copy, copy_rows, fma, load, padded, sigmoid, store, total, will_read, will_write, zeros
 
 ROWS = 64  # tokens of a cell of work
+AHEAD = 8  # rows that are asked for before they are needed
 ONE = np.float32(1.0)
 ZERO = np.float32(0.0)
 
@@ -40,6 +41,9 @@ def _forward(x, x_hop, gate, gate_hop, gated, weight, groups, epsilon, y, scales
                 copy(gate_line, 0, gate, token * gate_hop + group * width, width)
             squares = broadcast(ZERO)
             for d in range(0, stride, LANES):
+                will_read(x, (token + AHEAD) * x_hop + group * width + d)
+                will_read(gate, (token + AHEAD) * gate_hop + group * width + d)
+                will_write(y, (token + AHEAD) * channels + group * width + d)
                 v = load(line, d)
                 if gated:
                     z = load(gate_line, d)
@@ -70,6 +74,11 @@ def _backward(x, x_hop, gate, gate_hop, gated, weight, groups, g, scales, g_x, g
                 copy(gate_line, 0, gate, token * gate_hop + group * width, width)
             along = broadcast(ZERO)
             for d in range(0, stride, LANES):
+                will_read(x, (token + AHEAD) * x_hop + group * width + d)
+                will_read(gate, (token + AHEAD) * gate_hop + group * width + d)
+                will_read(g, at + AHEAD * channels + d)
+                will_write(g_x, at + AHEAD * channels + d)
+                will_write(g_gate, at + AHEAD * channels + d)
                 v, g_d, k = load(line, d), load(g_line, d), group * stride + d
                 if gated:
                     z = load(gate_line, d)
