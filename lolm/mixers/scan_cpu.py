@@ -29,7 +29,7 @@ from lolm.mixers.vectors import (
     sigmoid,
     softplus,
     store,
-    total,
+    store_totals,
     will_read,
     will_write,
     zeros,
@@ -78,7 +78,8 @@ def _forward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, out, saved)
         for start in range(0, length, CHUNK):
             steps = min(CHUNK, length - start)
             first = i * length + start
-            copy(saved[cell, start // CHUNK], 0, state, 0, states * BLOCK)
+            kept = saved[cell, start // CHUNK]
+            copy(kept, 0, state, 0, states * BLOCK)
             copy_rows(u_tile, 0, BLOCK, u, first * u_hop + lo, u_hop, steps, count)
             copy_rows(raw_tile, 0, BLOCK, raw, first * channels + lo, channels, steps, count)
             if gated:
@@ -98,6 +99,8 @@ def _forward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, out, saved)
             for n in range(0, states, GROUP):
                 for d in range(0, width, LANES):
                     k = n * BLOCK + d
+                    will_write(kept, (states + n) * BLOCK + d)
+                    will_write(kept, (states + n + 1) * BLOCK + d)
                     rate_0, rate_1 = load(rates, k), load(rates, k + BLOCK)
                     s_0, s_1 = load(state, k), load(state, k + BLOCK)
                     for t in range(steps):
@@ -135,7 +138,7 @@ def _back(k, at, now, b_t, c_t, sums, for_b, for_c, history, decays, rates, g_st
 
 
 @Kernel
-def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, saved, g_u, g_raw, g_a, g_b, g_c, g_skip, g_gate):
+def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, saved, g_u, g_raw, g_a, g_maps, g_skip, g_gate):
     batch, length = b.shape[:2]
     channels = skip.size
     states = a.shape[0]
@@ -203,6 +206,8 @@ def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, sav
             for n in range(0, states, GROUP):
                 for d in range(0, width, LANES):
                     k = n * BLOCK + d
+                    will_read(first_states, (n - states) * BLOCK + d)
+                    will_read(first_states, (n + 1 - states) * BLOCK + d)
                     rate_0, rate_1 = load(rates, k), load(rates, k + BLOCK)
                     s_0, s_1 = load(first_states, k), load(first_states, k + BLOCK)
                     store(history, d, s_0)
@@ -235,9 +240,7 @@ def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, sav
                         )
                         store(g_du, row + d, sums[0])
                         store(g_exponent, row + d, sums[1])
-                    t_here = start + t
-                    g_b[i, block, t_here, n], g_c[i, block, t_here, n] = total(for_b0), total(for_c0)
-                    g_b[i, block, t_here, n + 1], g_c[i, block, t_here, n + 1] = total(for_b1), total(for_c1)
+                    store_totals(g_maps[i, block, start + t], 2 * n, for_b0, for_c0, for_b1, for_c1)
             for row in range((steps - 1) * BLOCK, -1, -BLOCK):
                 for d in range(0, width, LANES):
                     u_t, g_y, step_g = load(u_tile, row + d), load(g_tile, row + d), load(g_du, row + d)
@@ -280,14 +283,13 @@ class SelectiveScanCPU(torch.autograd.Function):
         g_u, g_delta = (torch.empty_like(u, memory_format=torch.contiguous_format) for _ in range(2))
         g_gate = None if gate is None else torch.empty_like(g_u)
         g_A, g_skip = torch.empty(batch, states, channels), torch.empty(batch, channels)
-        g_B, g_C = torch.empty(batch, blocks, length, states), torch.empty(batch, blocks, length, states)
-        outputs = (g_A.numpy(), g_B.numpy(), g_C.numpy(), g_skip.numpy(), flat(g_u if g_gate is None else g_gate))
+        g_maps = torch.empty(batch, blocks, length, 2 * states)  # of B and C in turn
+        outputs = (g_A.numpy(), g_maps.numpy(), g_skip.numpy(), flat(g_u if g_gate is None else g_gate))
         _backward(
             *_inputs(*inputs), flat(g_u if y is None else y), flat(g_BTI), saved.numpy(), flat(g_u), flat(g_delta), *outputs
         )
-        true = slice(A.shape[1])
-        g_maps = g_A.sum(0).t()[:, true], g_B.sum(1)[..., true], g_C.sum(1)[..., true]
-        return g_u, g_delta, *g_maps, g_skip.sum(0), g_gate
+        g_B, g_C = g_maps.sum(1)[..., : 2 * A.shape[1]].unflatten(-1, (-1, 2)).unbind(-1)
+        return g_u, g_delta, g_A.sum(0).t()[:, : A.shape[1]], g_B, g_C, g_skip.sum(0), g_gate
 
 
 def _inputs(u, delta, A, B, C, skip, gate):

@@ -13,7 +13,7 @@ from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
 from lolm.mixers.compiled import Kernel, as_numpy, flat, rows
-from lolm.mixers.vectors import LANES, broadcast, copy, copy_rows, fma, load, padded, store, total, zeros
+from lolm.mixers.vectors import LANES, broadcast, copy, copy_rows, fma, load, padded, repeat, store, store_totals, total, zeros
 
 CHUNK = 32  # steps between saved states
 GROUP = 4  # channels taken together, which read B and C once; where the head's width is no multiple, channels of zeros are added
@@ -40,7 +40,7 @@ def _forward(x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states, y,
         x_line, y_line = zeros(wide), zeros(wide)
         for start in range(0, length, CHUNK):
             steps, first = min(CHUNK, length - start), i * length + start
-            saved[cell, start // CHUNK] = state
+            copy(saved[cell, start // CHUNK], 0, state, 0, wide * stride)
             copy_rows(b_tile, 0, stride, b, first * b_hop + maps, b_hop, steps, states)
             copy_rows(c_tile, 0, stride, c, first * c_hop + maps, c_hop, steps, states)
             for t in range(steps):
@@ -56,25 +56,29 @@ def _forward(x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states, y,
                         read_1 = _step(state, k + stride, a, dx_1, b_t, c_t, read_1)
                         read_2 = _step(state, k + 2 * stride, a, dx_2, b_t, c_t, read_2)
                         read_3 = _step(state, k + 3 * stride, a, dx_3, b_t, c_t, read_3)
-                    y_line[p], y_line[p + 1], y_line[p + 2], y_line[p + 3] = (
-                        total(read_0),
-                        total(read_1),
-                        total(read_2),
-                        total(read_3),
-                    )
+                    store_totals(y_line, p, read_0, read_1, read_2, read_3)
                 for p in range(wide):
                     y_line[p] += skip[h] * x_line[p]
                 copy(y, ((first + t) * heads + h) * width, y_line, 0, width)
 
 
 @njit
-def _history(history, at, first_states, k, n, step, decay, x_tile, p, wide, b_tile, stride, steps):
-    """The states of one vector of one channel before and after each step of a chunk, rows of GROUP · stride."""
-    s = load(first_states, k + n)
-    store(history, at, s)
-    for t in range(steps):
-        s = fma(broadcast(decay[t]), s, broadcast(step[t] * x_tile[t * wide + p]) * load(b_tile, t * stride + n))
-        store(history, (t + 1) * GROUP * stride + at, s)
+def _history(history, first_states, k, n, decay, dx_tile, p, wide, b_tile, stride, steps):
+    """The states of one vector of a group of channels before and after each step of a chunk, rows of GROUP · stride."""
+    s_0, s_1 = load(first_states, k + n), load(first_states, k + stride + n)
+    s_2, s_3 = load(first_states, k + 2 * stride + n), load(first_states, k + 3 * stride + n)
+    for t in range(steps + 1):
+        at = t * GROUP * stride + n
+        store(history, at, s_0)
+        store(history, at + stride, s_1)
+        store(history, at + 2 * stride, s_2)
+        store(history, at + 3 * stride, s_3)
+        if t < steps:
+            dx, a, b_t = t * wide + p, repeat(decay, t), load(b_tile, t * stride + n)
+            s_0 = fma(a, s_0, repeat(dx_tile, dx) * b_t)
+            s_1 = fma(a, s_1, repeat(dx_tile, dx + 1) * b_t)
+            s_2 = fma(a, s_2, repeat(dx_tile, dx + 2) * b_t)
+            s_3 = fma(a, s_3, repeat(dx_tile, dx + 3) * b_t)
 
 
 @njit
@@ -102,7 +106,9 @@ def _backward(
         b_tile, c_tile, g_b_tile, g_c_tile = (
             zeros(CHUNK * stride), zeros(CHUNK * stride), zeros(CHUNK * stride), zeros(CHUNK * stride)
         )  # fmt: skip
-        x_tile, g_y_tile, g_x_tile = zeros(CHUNK * wide), zeros(CHUNK * wide), zeros(CHUNK * wide)
+        x_tile, dx_tile, g_y_tile, g_x_tile = (
+            zeros(CHUNK * wide), zeros(CHUNK * wide), zeros(CHUNK * wide), zeros(CHUNK * wide)
+        )  # fmt: skip
         g_state, history, through = zeros(wide * stride), zeros((CHUNK + 1) * GROUP * stride), zeros(CHUNK * LANES)
         step_line, decay_line = zeros(CHUNK), zeros(CHUNK)
         g_direct = ZERO
@@ -116,46 +122,44 @@ def _backward(
             g_b_tile[:], g_c_tile[:], through[:] = ZERO, ZERO, ZERO
             step_line[:steps], decay_line[:steps] = step[i, start : start + steps, h], decay[i, start : start + steps, h]
             first_states = saved[cell, chunk]
+            for t in range(steps):
+                for p in range(t * wide, (t + 1) * wide):
+                    dx_tile[p] = step_line[t] * x_tile[p]
             for p in range(0, wide, GROUP):
                 for n in range(0, stride, LANES):
-                    for j in range(GROUP):
-                        at, k = j * stride + n, (p + j) * stride
-                        _history(
-                            history, at, first_states, k, n, step_line, decay_line, x_tile, p + j, wide, b_tile, stride, steps
-                        )
+                    _history(history, first_states, p * stride, n, decay_line, dx_tile, p, wide, b_tile, stride, steps)
                 for t in range(steps - 1, -1, -1):
-                    at, a, step_t = t * wide + p, broadcast(decay_line[t]), step_line[t]
-                    dx_0, dx_1 = broadcast(step_t * x_tile[at]), broadcast(step_t * x_tile[at + 1])
-                    dx_2, dx_3 = broadcast(step_t * x_tile[at + 2]), broadcast(step_t * x_tile[at + 3])
-                    g_y_0, g_y_1 = broadcast(g_y_tile[at]), broadcast(g_y_tile[at + 1])
-                    g_y_2, g_y_3 = broadcast(g_y_tile[at + 2]), broadcast(g_y_tile[at + 3])
-                    for_0 = for_1 = for_2 = for_3 = broadcast(ZERO)
-                    for_a = load(through, t * LANES)
+                    at, a = t * wide + p, repeat(decay_line, t)
+                    dx_0, dx_1, dx_2, dx_3 = (
+                        repeat(dx_tile, at), repeat(dx_tile, at + 1), repeat(dx_tile, at + 2), repeat(dx_tile, at + 3)
+                    )  # fmt: skip
+                    g_y_0, g_y_1, g_y_2, g_y_3 = (
+                        repeat(g_y_tile, at), repeat(g_y_tile, at + 1), repeat(g_y_tile, at + 2), repeat(g_y_tile, at + 3)
+                    )  # fmt: skip
+                    for_0 = for_1 = for_2 = for_3 = a_0 = a_1 = a_2 = a_3 = broadcast(ZERO)
                     for n in range(0, stride, LANES):
                         row, k, here = t * stride + n, p * stride + n, t * GROUP * stride + n
                         after = here + GROUP * stride
                         b_t, c_t, gb, gc = load(b_tile, row), load(c_tile, row), load(g_b_tile, row), load(g_c_tile, row)
-                        gb, gc, for_0, for_a = _back(
-                            g_state, k, history, here, after, a, g_y_0, dx_0, b_t, c_t, gb, gc, for_0, for_a
+                        gb, gc, for_0, a_0 = _back(
+                            g_state, k, history, here, after, a, g_y_0, dx_0, b_t, c_t, gb, gc, for_0, a_0
                         )
                         k, here, after = k + stride, here + stride, after + stride
-                        gb, gc, for_1, for_a = _back(
-                            g_state, k, history, here, after, a, g_y_1, dx_1, b_t, c_t, gb, gc, for_1, for_a
+                        gb, gc, for_1, a_1 = _back(
+                            g_state, k, history, here, after, a, g_y_1, dx_1, b_t, c_t, gb, gc, for_1, a_1
                         )
                         k, here, after = k + stride, here + stride, after + stride
-                        gb, gc, for_2, for_a = _back(
-                            g_state, k, history, here, after, a, g_y_2, dx_2, b_t, c_t, gb, gc, for_2, for_a
+                        gb, gc, for_2, a_2 = _back(
+                            g_state, k, history, here, after, a, g_y_2, dx_2, b_t, c_t, gb, gc, for_2, a_2
                         )
                         k, here, after = k + stride, here + stride, after + stride
-                        gb, gc, for_3, for_a = _back(
-                            g_state, k, history, here, after, a, g_y_3, dx_3, b_t, c_t, gb, gc, for_3, for_a
+                        gb, gc, for_3, a_3 = _back(
+                            g_state, k, history, here, after, a, g_y_3, dx_3, b_t, c_t, gb, gc, for_3, a_3
                         )
                         store(g_b_tile, row, gb)
                         store(g_c_tile, row, gc)
-                    store(through, t * LANES, for_a)
-                    g_x_tile[at], g_x_tile[at + 1], g_x_tile[at + 2], g_x_tile[at + 3] = (
-                        total(for_0), total(for_1), total(for_2), total(for_3)
-                    )  # fmt: skip
+                    store(through, t * LANES, load(through, t * LANES) + ((a_0 + a_1) + (a_2 + a_3)))
+                    store_totals(g_x_tile, at, for_0, for_1, for_2, for_3)
             for t in range(steps):
                 for_step = ZERO
                 for p in range(t * wide, t * wide + width):

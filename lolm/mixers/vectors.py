@@ -209,6 +209,37 @@ def total(typingctx, a):
 
 
 @intrinsic
+def store_totals(typingctx, array, index, a, b, c, d):
+    """Write the sums over the lanes of four vectors to a flat index and the three after it, in a fixed order of summing.
+
+    Their lanes are added side by side, which takes less than half the work of four times :func:`total`.
+    """
+
+    def codegen(context, builder, signature, args):
+        def pick(x, y, lanes):
+            return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+        def side_by_side(x, y, unit):
+            """Lanes of x and of y take turns, ``unit`` at a time; each is the sum of two of theirs."""
+            halves = []
+            for half in (0, 2):
+                starts = [quad + half + at for quad in range(0, LANES, 4) for at in range(0, 2, unit)]
+                halves.append(pick(x, y, [which + at + k for at in starts for which in (0, LANES) for k in range(unit)]))
+            return builder.fadd(*halves)
+
+        sums = side_by_side(side_by_side(args[2], args[3], 1), side_by_side(args[4], args[5], 1), 2)
+        width = LANES
+        while width > 4:
+            width //= 2
+            sums = builder.fadd(pick(sums, sums, list(range(width))), pick(sums, sums, list(range(width, 2 * width))))
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        builder.store(sums, builder.bitcast(builder.gep(data, [args[1]]), sums.type.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, intp, vector, vector, vector, vector), codegen
+
+
+@intrinsic
 def _exponent_of(typingctx, rounded):
     """The bits of k + ROUND shifted into the place of an exponent: what multiplies a float by 2^k when added to its bits."""
 
