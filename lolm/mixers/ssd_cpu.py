@@ -13,10 +13,11 @@ from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
 from lolm.mixers.compiled import Kernel, as_numpy, flat, rows
-from lolm.mixers.vectors import LANES, broadcast, copy, copy_rows, fma, load, padded, repeat, store, store_totals, total, zeros
+from lolm.mixers.vectors import LANES, broadcast, copy, copy_rows, fma, load, padded, repeat, store, store_totals, total, will_read, will_write, zeros
 
 CHUNK = 32  # steps between saved states
 GROUP = 4  # channels taken together, which read B and C once; where the head's width is no multiple, channels of zeros are added
+AHEAD = 8  # steps whose rows are asked for before they are needed
 ZERO = np.float32(0.0)
 
 
@@ -26,6 +27,14 @@ def _step(state, k, a, dx, b_t, c_t, read):
     s = fma(a, load(state, k), dx * b_t)
     store(state, k, s)
     return fma(s, c_t, read)
+
+
+@njit
+def _soon(kept, t, count, chunks):
+    """Ask for one step's share of the states that the next chunk will keep."""
+    share = padded((count + CHUNK - 1) // CHUNK)
+    for k in range(t * share, (t + 1) * share, LANES):
+        will_write(kept, chunks * count + k)
 
 
 @Kernel
@@ -40,10 +49,14 @@ def _forward(x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states, y,
         x_line, y_line = zeros(wide), zeros(wide)
         for start in range(0, length, CHUNK):
             steps, first = min(CHUNK, length - start), i * length + start
-            copy(saved[cell, start // CHUNK], 0, state, 0, wide * stride)
+            kept = saved[cell, start // CHUNK]
+            copy(kept, 0, state, 0, wide * stride)
             copy_rows(b_tile, 0, stride, b, first * b_hop + maps, b_hop, steps, states)
             copy_rows(c_tile, 0, stride, c, first * c_hop + maps, c_hop, steps, states)
             for t in range(steps):
+                _soon(kept, t, wide * stride, 1)
+                will_read(x, (first + t + AHEAD) * x_hop + h * width)
+                will_write(y, ((first + t + AHEAD) * heads + h) * width)
                 copy(x_line, 0, x, (first + t) * x_hop + h * width, width)
                 step_t, a = step[i, start + t, h], broadcast(decay[i, start + t, h])
                 for p in range(0, wide, GROUP):
@@ -121,6 +134,7 @@ def _backward(
             copy_rows(g_y_tile, 0, wide, g_y, (first * heads + h) * width, heads * width, steps, width)
             g_b_tile[:], g_c_tile[:], through[:] = ZERO, ZERO, ZERO
             step_line[:steps], decay_line[:steps] = step[i, start : start + steps, h], decay[i, start : start + steps, h]
+            maps_place = ((i * heads + h) * length + start) * states
             first_states = saved[cell, chunk]
             for t in range(steps):
                 for p in range(t * wide, (t + 1) * wide):
@@ -128,6 +142,8 @@ def _backward(
             for p in range(0, wide, GROUP):
                 for n in range(0, stride, LANES):
                     _history(history, first_states, p * stride, n, decay_line, dx_tile, p, wide, b_tile, stride, steps)
+                for k in range(p * stride, (p + GROUP) * stride, LANES):
+                    will_read(first_states, k - wide * stride)
                 for t in range(steps - 1, -1, -1):
                     at, a = t * wide + p, repeat(decay_line, t)
                     dx_0, dx_1, dx_2, dx_3 = (
@@ -138,6 +154,9 @@ def _backward(
                     )  # fmt: skip
                     for_0 = for_1 = for_2 = for_3 = a_0 = a_1 = a_2 = a_3 = broadcast(ZERO)
                     for n in range(0, stride, LANES):
+                        if p == 0:
+                            will_write(g_b, maps_place + t * states + n)
+                            will_write(g_c, maps_place + t * states + n)
                         row, k, here = t * stride + n, p * stride + n, t * GROUP * stride + n
                         after = here + GROUP * stride
                         b_t, c_t, gb, gc = load(b_tile, row), load(c_tile, row), load(g_b_tile, row), load(g_c_tile, row)
@@ -161,6 +180,9 @@ def _backward(
                     store(through, t * LANES, load(through, t * LANES) + ((a_0 + a_1) + (a_2 + a_3)))
                     store_totals(g_x_tile, at, for_0, for_1, for_2, for_3)
             for t in range(steps):
+                will_read(x, (first + t - CHUNK) * x_hop + h * width)
+                will_read(g_y, ((first + t - CHUNK) * heads + h) * width)
+                will_write(g_x, ((first + t) * heads + h) * width)
                 for_step = ZERO
                 for p in range(t * wide, t * wide + width):
                     g_direct += x_tile[p] * g_y_tile[p]
@@ -168,9 +190,8 @@ def _backward(
                     g_x_tile[p] = step_line[t] * g_x_tile[p] + skip[h] * g_y_tile[p]
                 g_step[i, start + t, h], g_decay[i, start + t, h] = for_step, total(load(through, t * LANES))
             copy_rows(g_x, (first * heads + h) * width, heads * width, g_x_tile, 0, wide, steps, width)
-            here = ((i * heads + h) * length + start) * states
-            copy_rows(g_b, here, states, g_b_tile, 0, stride, steps, states)
-            copy_rows(g_c, here, states, g_c_tile, 0, stride, steps, states)
+            copy_rows(g_b, maps_place, states, g_b_tile, 0, stride, steps, states)
+            copy_rows(g_c, maps_place, states, g_c_tile, 0, stride, steps, states)
         g_skip[i, h] = g_direct
 
 
