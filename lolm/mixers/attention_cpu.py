@@ -16,6 +16,7 @@ from lolm.mixers.compiled import Kernel, as_numpy, flat
 from lolm.mixers.vectors import (
     LANES,
     LOG2_E,
+    MANY_REGISTERS,
     broadcast,
     copy,
     copy_rows,
@@ -29,6 +30,8 @@ from lolm.mixers.vectors import (
     store,
     swapped,
     total,
+    will_read_rows,
+    will_write_rows,
     zeros,
 )
 
@@ -96,17 +99,47 @@ def _times(left, hop_left, right, at, hop, first, last, out, to, hop_out):
 
 
 @njit
+def _times_two(left, hop_left, right, at, gap, hop, first, last, out, to, hop_out):
+    """The same for the columns at ``at`` and ``gap`` further on: eight sums under way keep the multipliers busy."""
+    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = broadcast(ZERO)
+    for j in range(first, last):
+        x, y = load(right, at + j * hop), load(right, at + gap + j * hop)
+        l0, l1 = repeat(left, j), repeat(left, hop_left + j)
+        l2, l3 = repeat(left, 2 * hop_left + j), repeat(left, 3 * hop_left + j)
+        a0, a1, a2, a3 = fma(l0, x, a0), fma(l1, x, a1), fma(l2, x, a2), fma(l3, x, a3)
+        b0, b1, b2, b3 = fma(l0, y, b0), fma(l1, y, b1), fma(l2, y, b2), fma(l3, y, b3)
+    store(out, to, a0)
+    store(out, hop_out + to, a1)
+    store(out, 2 * hop_out + to, a2)
+    store(out, 3 * hop_out + to, a3)
+    store(out, to + LANES, b0)
+    store(out, hop_out + to + LANES, b1)
+    store(out, 2 * hop_out + to + LANES, b2)
+    store(out, 3 * hop_out + to + LANES, b3)
+
+
+@njit
 def _products(left, stride, columns, keys, width, first, last, tile):
     """tile[r, k] = Σ_p left[r, p] columns[p, k] for a block of rows."""
-    for k in range(first, last, LANES):
+    k = first
+    while MANY_REGISTERS and k + 2 * LANES <= last:
+        _times_two(left, stride, columns, k * width, LANES * width, LANES, 0, width, tile, k, keys)
+        k += 2 * LANES
+    while k < last:
         _times(left, stride, columns, k * width, LANES, 0, width, tile, k, keys)
+        k += LANES
 
 
 @njit
 def _gathered(tile, keys, right, stride, first, last, out):
     """out[r] = Σ_k tile[r, k] right[k]."""
-    for v in range(0, stride, LANES):
+    v = 0
+    while MANY_REGISTERS and v + 2 * LANES <= stride:
+        _times_two(tile, keys, right, v, LANES, stride, first, last, out, v, stride)
+        v += 2 * LANES
+    while v < stride:
         _times(tile, keys, right, v, stride, first, last, out, v, stride)
+        v += LANES
 
 
 @njit
@@ -137,6 +170,14 @@ def _mask(row, query, window, first, last, value):
         row[k] = value
 
 
+@njit
+def _places(cell, length, hop, group, query_heads, kv_heads, width):
+    """Where the first query head of a cell, its keys and its values begin."""
+    text, shared = cell // kv_heads * length * hop, cell % kv_heads
+    key = text + (query_heads + shared) * width
+    return text + shared * group * width, key, key + kv_heads * width
+
+
 @Kernel
 def _forward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser):
     length = len(cos)
@@ -148,20 +189,29 @@ def _forward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser):
     scale = np.float32(width**-0.5) * LOG2_E
     for cell in prange(batch * kv_heads):
         i, shared = cell // kv_heads, cell % kv_heads
-        start_of_text = i * length * hop
+        query_place, key_place, value_place = _places(cell, length, hop, group, query_heads, kv_heads, width)
+        next_query, next_key, next_value = _places(cell + 1, length, hop, group, query_heads, kv_heads, width)
         rows = zeros(keys * stride)
         values = zeros(keys * stride)
-        copy_rows(rows, 0, stride, heads, start_of_text + (query_heads + shared) * width, hop, length, width)
-        copy_rows(values, 0, stride, heads, start_of_text + (query_heads + kv_heads + shared) * width, hop, length, width)
+        copy_rows(rows, 0, stride, heads, key_place, hop, length, width)
+        copy_rows(values, 0, stride, heads, value_place, hop, length, width)
         _rotate(rows, length * stride, own, other, ONE)
         columns = _columns(rows, keys, stride, width)
         queries, tile = zeros((keys + ROWS) * stride), zeros(ROWS * keys)
         out = zeros(ROWS * stride)
         for head in range(shared * group, (shared + 1) * group):
-            copy_rows(queries, 0, stride, heads, start_of_text + head * width, hop, length, width)
+            copy_rows(queries, 0, stride, heads, query_place, hop, length, width)
             _rotate(queries, length * stride, own, other, scale)
+            query_place += width
+            ends = head == (shared + 1) * group - 1
             for start in range(0, length, ROWS):
                 first, last = _span(start, length, window)
+                met = min(start + ROWS, length)
+                will_write_rows(y, (i * length * query_heads + head) * width, query_heads * width, start, met, width)
+                will_read_rows(heads, next_query if ends else query_place, hop, start, met, width)
+                if ends:
+                    will_read_rows(heads, next_key, hop, start, met, width)
+                    will_read_rows(heads, next_value, hop, start, met, width)
                 _products(queries[start * stride :], stride, columns, keys, width, first, last, tile)
                 for r in range(ROWS):
                     row = tile[r * keys : (r + 1) * keys]
@@ -181,7 +231,6 @@ def _forward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser):
                         store(row, k, load(row, k) * share)
                     if start + r < length:
                         normaliser[i, head, start + r] = peak - np.float32(np.log2(share))
-                met = min(start + ROWS, length)
                 _gathered(tile, keys, values, stride, first, met, out)
                 for t in range(start, met):
                     copy(y, ((i * length + t) * query_heads + head) * width, out, (t - start) * stride, width)
@@ -198,9 +247,8 @@ def _backward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser, g_
     scale = np.float32(width**-0.5)
     for cell in prange(batch * kv_heads):
         i, shared = cell // kv_heads, cell % kv_heads
-        start_of_text = i * length * hop
-        key_place = start_of_text + (query_heads + shared) * width
-        value_place = key_place + kv_heads * width
+        query_place, key_place, value_place = _places(cell, length, hop, group, query_heads, kv_heads, width)
+        next_query, next_key, next_value = _places(cell + 1, length, hop, group, query_heads, kv_heads, width)
         key_rows = zeros(keys * stride)
         value_rows = zeros(keys * stride)
         g_keys = zeros(keys * stride)
@@ -216,13 +264,24 @@ def _backward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser, g_
         tile = zeros(ROWS * keys)
         g_tile = zeros(ROWS * keys)
         for head in range(shared * group, (shared + 1) * group):
-            query_place, out_place = start_of_text + head * width, (i * length * query_heads + head) * width
+            out_place = (i * length * query_heads + head) * width
+            ends = head == (shared + 1) * group - 1
             copy_rows(queries, 0, stride, heads, query_place, hop, length, width)
             _rotate(queries, length * stride, own, other, scale * LOG2_E)
             copy_rows(outs, 0, stride, y, out_place, query_heads * width, length, width)
             copy_rows(g_outs, 0, stride, g_y, out_place, query_heads * width, length, width)
             for start in range(0, length, ROWS):
                 first, last = _span(start, length, window)
+                met = min(start + ROWS, length)
+                will_write_rows(g_heads, query_place, hop, start, met, width)
+                will_read_rows(heads, next_query if ends else query_place + width, hop, start, met, width)
+                will_read_rows(y, out_place + width, query_heads * width, start, met, width)
+                will_read_rows(g_y, out_place + width, query_heads * width, start, met, width)
+                if ends:
+                    will_write_rows(g_heads, key_place, hop, start, met, width)
+                    will_write_rows(g_heads, value_place, hop, start, met, width)
+                    will_read_rows(heads, next_key, hop, start, met, width)
+                    will_read_rows(heads, next_value, hop, start, met, width)
                 here = start * stride
                 _products(queries[here:], stride, key_columns, keys, width, first, last, tile)
                 _products(g_outs[here:], stride, value_columns, keys, width, first, last, g_tile)
@@ -240,11 +299,11 @@ def _backward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser, g_
                         store(g_row, k, p_k * (load(g_row, k) - mean))
                     _mask(row, start + r, window, first, last, ZERO)
                     _mask(g_row, start + r, window, first, last, ZERO)
-                met = min(start + ROWS, length)
                 _gathered(g_tile, keys, key_rows, stride, first, met, g_queries[here:])
                 _spread(g_tile, keys, queries[here:], stride, first, met, g_keys)
                 _spread(tile, keys, g_outs[here:], stride, first, met, g_values)
             _rotated_back(g_queries, length, stride, own, other, scale, g_heads, query_place, hop, width)
+            query_place += width
         _rotated_back(g_keys, length, stride, own, other, LN_2, g_heads, key_place, hop, width)
         for t in range(length):
             copy(g_heads, value_place + t * hop, g_values, t * stride, width)

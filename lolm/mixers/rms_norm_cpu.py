@@ -11,7 +11,21 @@ from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
 from lolm.mixers.compiled import Kernel, as_numpy, flat, rows
-from lolm.mixers.vectors import LANES, broadcast, copy, copy_rows, fma, load, padded, sigmoid, store, total, will_read, will_write, zeros
+from lolm.mixers.vectors import (
+    LANES,
+    broadcast,
+    copy,
+    copy_rows,
+    fma,
+    load,
+    padded,
+    sigmoid,
+    store,
+    total,
+    will_read,
+    will_write,
+    zeros,
+)
 
 ROWS = 64  # tokens of a cell of work
 AHEAD = 8  # rows that are asked for before they are needed

@@ -13,7 +13,22 @@ from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
 from lolm.mixers.compiled import Kernel, as_numpy, flat, rows
-from lolm.mixers.vectors import LANES, broadcast, copy, copy_rows, fma, load, padded, repeat, store, store_totals, total, will_read, will_write, zeros
+from lolm.mixers.vectors import (
+    LANES,
+    broadcast,
+    copy,
+    copy_rows,
+    fma,
+    load,
+    padded,
+    repeat,
+    store,
+    store_totals,
+    total,
+    will_read,
+    will_write,
+    zeros,
+)
 
 CHUNK = 32  # steps between saved states
 GROUP = 4  # channels taken together, which read B and C once; where the head's width is no multiple, channels of zeros are added
@@ -160,21 +175,13 @@ def _backward(
                         row, k, here = t * stride + n, p * stride + n, t * GROUP * stride + n
                         after = here + GROUP * stride
                         b_t, c_t, gb, gc = load(b_tile, row), load(c_tile, row), load(g_b_tile, row), load(g_c_tile, row)
-                        gb, gc, for_0, a_0 = _back(
-                            g_state, k, history, here, after, a, g_y_0, dx_0, b_t, c_t, gb, gc, for_0, a_0
-                        )
+                        gb, gc, for_0, a_0 = _back(g_state, k, history, here, after, a, g_y_0, dx_0, b_t, c_t, gb, gc, for_0, a_0)
                         k, here, after = k + stride, here + stride, after + stride
-                        gb, gc, for_1, a_1 = _back(
-                            g_state, k, history, here, after, a, g_y_1, dx_1, b_t, c_t, gb, gc, for_1, a_1
-                        )
+                        gb, gc, for_1, a_1 = _back(g_state, k, history, here, after, a, g_y_1, dx_1, b_t, c_t, gb, gc, for_1, a_1)
                         k, here, after = k + stride, here + stride, after + stride
-                        gb, gc, for_2, a_2 = _back(
-                            g_state, k, history, here, after, a, g_y_2, dx_2, b_t, c_t, gb, gc, for_2, a_2
-                        )
+                        gb, gc, for_2, a_2 = _back(g_state, k, history, here, after, a, g_y_2, dx_2, b_t, c_t, gb, gc, for_2, a_2)
                         k, here, after = k + stride, here + stride, after + stride
-                        gb, gc, for_3, a_3 = _back(
-                            g_state, k, history, here, after, a, g_y_3, dx_3, b_t, c_t, gb, gc, for_3, a_3
-                        )
+                        gb, gc, for_3, a_3 = _back(g_state, k, history, here, after, a, g_y_3, dx_3, b_t, c_t, gb, gc, for_3, a_3)
                         store(g_b_tile, row, gb)
                         store(g_c_tile, row, gc)
                     store(through, t * LANES, load(through, t * LANES) + ((a_0 + a_1) + (a_2 + a_3)))

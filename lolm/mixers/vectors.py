@@ -9,12 +9,15 @@ import operator
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import float32, intp, njit, types
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, overload, register_jitable, register_model
 
 LANES = 16
+# AVX-512 has 32 registers of 16 floats; elsewhere half as many vectors fit into the registers, or fewer.
+MANY_REGISTERS = bool(get_host_cpu_features().get("avx512f", False))
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
 INTS = ir.VectorType(ir.IntType(32), LANES)
 
@@ -89,6 +92,22 @@ def _prefetch(purpose, locality):
 
 # Ask for the cache line of a flat index that will be read, or written; nothing happens where there is no such place.
 will_read, will_write = _prefetch(0, 2), _prefetch(1, 3)
+
+
+@njit
+def will_read_rows(source, place, hop, start, stop, count):
+    """:func:`will_read` for ``count`` floats of each row from ``start`` to before ``stop``; row 0 begins at ``place``."""
+    for row in range(start, stop):
+        for d in range(0, count, LANES):
+            will_read(source, place + row * hop + d)
+
+
+@njit
+def will_write_rows(target, place, hop, start, stop, count):
+    """The same for :func:`will_write`."""
+    for row in range(start, stop):
+        for d in range(0, count, LANES):
+            will_write(target, place + row * hop + d)
 
 
 @njit
