@@ -23,11 +23,11 @@ ZERO = np.float32(0.0)
 @njit
 def _weights(weight, bias, lo, count):
     """The K weights and the bias of a block, (K + 1, BLOCK); zeros in unused lanes."""
-    kernel = weight.shape[0]
+    kernel = weight.shape[1]
     weights = zeros((kernel + 1) * BLOCK)
     for d in range(count):
         for k in range(kernel):
-            weights[k * BLOCK + d] = weight[k, lo + d]
+            weights[k * BLOCK + d] = weight[lo + d, k]
         weights[kernel * BLOCK + d] = bias[lo + d]
     return weights
 
@@ -49,7 +49,7 @@ def _convolved(near, weights, kernel, row, d):
 
 @Kernel
 def _forward(x, hop, batch, length, weight, bias, silu, y):
-    kernel, channels = weight.shape
+    channels, kernel = weight.shape
     blocks = (channels + BLOCK - 1) // BLOCK
     for cell in prange(batch * blocks):
         i, lo = cell // blocks, cell % blocks * BLOCK
@@ -71,7 +71,7 @@ def _forward(x, hop, batch, length, weight, bias, silu, y):
 
 @Kernel
 def _backward(x, hop, batch, length, weight, bias, silu, g, g_x, g_weight, g_bias):
-    kernel, channels = weight.shape
+    channels, kernel = weight.shape
     blocks = (channels + BLOCK - 1) // BLOCK
     reach = kernel - 1  # steps after its own that an input acts on
     for cell in prange(batch * blocks):
@@ -110,7 +110,7 @@ def _backward(x, hop, batch, length, weight, bias, silu, g, g_x, g_weight, g_bia
                 copy(g_x, base + t * channels, line, 0, count)
         for d in range(count):
             for k in range(kernel):
-                g_weight[i, k, lo + d] = sums[k * BLOCK + d]
+                g_weight[i, lo + d, k] = sums[k * BLOCK + d]
             g_bias[i, lo + d] = sums[kernel * BLOCK + d]
 
 
@@ -120,7 +120,7 @@ class CausalConvCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_BTI, weight_IK, bias_I, silu: bool):  # type: ignore[override]
         y = torch.empty_like(x_BTI, memory_format=torch.contiguous_format)
-        _forward(*rows(x_BTI), *x_BTI.shape[:2], as_numpy(weight_IK.t()), as_numpy(bias_I), silu, flat(y))
+        _forward(*rows(x_BTI), *x_BTI.shape[:2], as_numpy(weight_IK), as_numpy(bias_I), silu, flat(y))
         ctx.save_for_backward(x_BTI, weight_IK, bias_I)
         ctx.silu = silu
         return y
@@ -131,7 +131,7 @@ class CausalConvCPU(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors
         batch, length, channels = x.shape
         g_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-        g_weight, g_bias = torch.empty(batch, weight.shape[1], channels), torch.empty(batch, channels)
-        inputs = [*rows(x), batch, length, as_numpy(weight.t()), as_numpy(bias), ctx.silu, flat(g_BTI)]
+        g_weight, g_bias = torch.empty(batch, *weight.shape), torch.empty(batch, channels)
+        inputs = [*rows(x), batch, length, as_numpy(weight), as_numpy(bias), ctx.silu, flat(g_BTI)]
         _backward(*inputs, flat(g_x), g_weight.numpy(), g_bias.numpy())
-        return g_x, g_weight.sum(0).t(), g_bias.sum(0), None
+        return g_x, g_weight.sum(0), g_bias.sum(0), None

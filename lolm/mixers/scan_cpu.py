@@ -46,19 +46,18 @@ GROUP = 2  # states taken together; an odd one gets a companion that B and C kee
 @njit(inline="always")
 def _rates(a, lo, count):
     """A log2(e) of a block, (N · BLOCK,): exp(Δ A) = 2^(Δ A log2 e)."""
-    states = a.shape[0]
+    states = a.shape[1]
     rates = zeros(states * BLOCK)
-    for n in range(states):
-        for d in range(count):
-            rates[n * BLOCK + d] = a[n, lo + d] * LOG2_E
+    for d in range(count):
+        for n in range(states):
+            rates[n * BLOCK + d] = a[lo + d, n] * LOG2_E
     return rates
 
 
 @Kernel
-def _forward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, out, saved):
-    batch, length = b.shape[:2]
-    channels = skip.size
-    states = a.shape[0]
+def _forward(u, u_hop, raw, a, b, b_hop, c, c_hop, skip, gate, gate_hop, gated, batch, y, out, saved):
+    channels, states = a.shape
+    length = raw.size // (batch * channels)
     blocks = (channels + BLOCK - 1) // BLOCK
     for cell in prange(batch * blocks):
         i = cell // blocks
@@ -104,12 +103,12 @@ def _forward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, out, saved)
                     rate_0, rate_1 = load(rates, k), load(rates, k + BLOCK)
                     s_0, s_1 = load(state, k), load(state, k + BLOCK)
                     for t in range(steps):
-                        at, maps = t * BLOCK + d, (first + t) * states + n
+                        at, b_at, c_at = t * BLOCK + d, (first + t) * b_hop + n, (first + t) * c_hop + n
                         step, du_t = load(delta, at), load(du, at)
-                        s_0 = fma(exp2(step * rate_0), s_0, du_t * repeat(b, maps))
-                        s_1 = fma(exp2(step * rate_1), s_1, du_t * repeat(b, maps + 1))
-                        y_t = fma(s_0, repeat(c, maps), load(y_tile, at))
-                        store(y_tile, at, fma(s_1, repeat(c, maps + 1), y_t))
+                        s_0 = fma(exp2(step * rate_0), s_0, du_t * repeat(b, b_at))
+                        s_1 = fma(exp2(step * rate_1), s_1, du_t * repeat(b, b_at + 1))
+                        y_t = fma(s_0, repeat(c, c_at), load(y_tile, at))
+                        store(y_tile, at, fma(s_1, repeat(c, c_at + 1), y_t))
                     store(state, k, s_0)
                     store(state, k + BLOCK, s_1)
             copy_rows(y, first * channels + lo, channels, y_tile, 0, BLOCK, steps, count)
@@ -138,10 +137,12 @@ def _back(k, at, now, b_t, c_t, sums, for_b, for_c, history, decays, rates, g_st
 
 
 @Kernel
-def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, saved, g_u, g_raw, g_a, g_maps, g_skip, g_gate):
-    batch, length = b.shape[:2]
-    channels = skip.size
-    states = a.shape[0]
+def _backward(
+    u, u_hop, raw, a, b, b_hop, c, c_hop, skip, gate, gate_hop, gated, batch,
+    y, g_out, saved, g_u, g_raw, g_a, g_maps, g_skip, g_gate,
+):  # fmt: skip
+    channels, states = a.shape
+    length = raw.size // (batch * channels)
     blocks = (channels + BLOCK - 1) // BLOCK
     chunks = (length + CHUNK - 1) // CHUNK
     for cell in prange(batch * blocks):
@@ -213,19 +214,19 @@ def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, sav
                     store(history, d, s_0)
                     store(history, d + BLOCK, s_1)
                     for t in range(steps):
-                        at, maps = t * GROUP * BLOCK + d, (first + t) * states + n
+                        at, b_at = t * GROUP * BLOCK + d, (first + t) * b_hop + n
                         step, du_t = load(delta, t * BLOCK + d), load(du, t * BLOCK + d)
                         decay_0, decay_1 = exp2(step * rate_0), exp2(step * rate_1)
-                        s_0 = fma(decay_0, s_0, du_t * repeat(b, maps))
-                        s_1 = fma(decay_1, s_1, du_t * repeat(b, maps + 1))
+                        s_0 = fma(decay_0, s_0, du_t * repeat(b, b_at))
+                        s_1 = fma(decay_1, s_1, du_t * repeat(b, b_at + 1))
                         store(decays, at, decay_0)
                         store(decays, at + BLOCK, decay_1)
                         store(history, at + GROUP * BLOCK, s_0)
                         store(history, at + (GROUP + 1) * BLOCK, s_1)
                 for t in range(steps - 1, -1, -1):
-                    row, maps = t * BLOCK, (first + t) * states + n
-                    b_0, c_0 = repeat(b, maps), repeat(c, maps)
-                    b_1, c_1 = repeat(b, maps + 1), repeat(c, maps + 1)
+                    row, b_at, c_at = t * BLOCK, (first + t) * b_hop + n, (first + t) * c_hop + n
+                    b_0, c_0 = repeat(b, b_at), repeat(c, c_at)
+                    b_1, c_1 = repeat(b, b_at + 1), repeat(c, c_at + 1)
                     for_b0 = for_c0 = for_b1 = for_c1 = broadcast(ZERO)
                     for d in range(0, width, LANES):
                         k, at = n * BLOCK + d, GROUP * row + d
@@ -250,10 +251,9 @@ def _backward(u, u_hop, raw, a, b, c, skip, gate, gate_hop, gated, y, g_out, sav
                     store(raw_tile, row + d, g_step * sigmoid(load(raw_tile, row + d)))
             copy_rows(g_u, first * channels + lo, channels, u_tile, 0, BLOCK, steps, count)
             copy_rows(g_raw, first * channels + lo, channels, raw_tile, 0, BLOCK, steps, count)
-        for n in range(states):
-            for d in range(count):
-                g_a[i, n, lo + d] = g_rates[n * BLOCK + d]
         for d in range(count):
+            for n in range(states):
+                g_a[i, lo + d, n] = g_rates[n * BLOCK + d]
             g_skip[i, lo + d] = g_direct[d]
 
 
@@ -282,19 +282,19 @@ class SelectiveScanCPU(torch.autograd.Function):
         blocks = -(-channels // BLOCK)
         g_u, g_delta = (torch.empty_like(u, memory_format=torch.contiguous_format) for _ in range(2))
         g_gate = None if gate is None else torch.empty_like(g_u)
-        g_A, g_skip = torch.empty(batch, states, channels), torch.empty(batch, channels)
+        g_A, g_skip = torch.empty(batch, channels, states), torch.empty(batch, channels)
         g_maps = torch.empty(batch, blocks, length, 2 * states)  # of B and C in turn
         outputs = (g_A.numpy(), g_maps.numpy(), g_skip.numpy(), flat(g_u if g_gate is None else g_gate))
         _backward(
             *_inputs(*inputs), flat(g_u if y is None else y), flat(g_BTI), saved.numpy(), flat(g_u), flat(g_delta), *outputs
         )
         g_B, g_C = g_maps.sum(1)[..., : 2 * A.shape[1]].unflatten(-1, (-1, 2)).unbind(-1)
-        return g_u, g_delta, g_A.sum(0).t()[:, : A.shape[1]], g_B, g_C, g_skip.sum(0), g_gate
+        return g_u, g_delta, g_A.sum(0)[:, : A.shape[1]], g_B, g_C, g_skip.sum(0), g_gate
 
 
 def _inputs(u, delta, A, B, C, skip, gate):
     """What both kernels read. Without a gate something takes its place that is never looked at."""
     extra = padded(A.shape[1], GROUP) - A.shape[1]
     A, B, C = (F.pad(x, (0, extra)) if extra else x for x in (A, B, C))
-    maps = [as_numpy(x) for x in (A.t(), B, C, skip)]
-    return [*rows(u), flat(delta), *maps, *rows(u if gate is None else gate), gate is not None]
+    maps = [as_numpy(A), *rows(B), *rows(C), as_numpy(skip)]
+    return [*rows(u), flat(delta), *maps, *rows(u if gate is None else gate), gate is not None, len(u)]
