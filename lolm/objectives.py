@@ -104,7 +104,8 @@ def cpc_positions(length: int, size: FutureSize) -> range:
 def future_cpc(z_BTD: torch.Tensor, h_BTD: torch.Tensor, heads: FutureHeads) -> torch.Tensor:
     """InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) between z_t and h_{t+k}, h detached.
 
-    Similarities over τ are clamped to ±30. Negatives by ``heads.negatives``, where n positions of B sequences are candidates:
+    Similarities are cosines over τ, clamped to ±30. Negatives by ``heads.negatives``, where n positions of B sequences are
+    candidates:
 
     ``sequence``  the other n − 1 positions of the *same* sequence, as published; knowing the position is enough to tell them.
     ``batch``     all n positions of the B − 1 other sequences; knowing the position still rules out all but B − 1 of them.
@@ -112,21 +113,26 @@ def future_cpc(z_BTD: torch.Tensor, h_BTD: torch.Tensor, heads: FutureHeads) -> 
     """
     size = heads.size
     positions = cpc_positions(z_BTD.shape[1], size)
-    index = torch.arange(positions.start, positions.stop, positions.step, device=z_BTD.device)
-    query_BnW = F.normalize(heads.z(z_BTD[:, index]).float(), dim=-1)
-    key_BnW = F.normalize(heads.h(h_BTD.detach()[:, index + size.horizon]).float(), dim=-1)
+    here, there = (slice(positions.start + ahead, positions.stop + ahead, positions.step) for ahead in (0, size.horizon))
+    query_BnW = F.normalize(heads.z(z_BTD[:, here]).float(), dim=-1) / size.temperature
+    key_BnW = F.normalize(heads.h(h_BTD.detach()[:, there]).float(), dim=-1)
     sequences = len(z_BTD)
+
+    def clamped(similarity: torch.Tensor) -> torch.Tensor:
+        # No cosine over τ comes near 30 unless τ is near 1/30, and the gradient of a clamp is dear.
+        return similarity if 29 * size.temperature > 1 else similarity.clamp(-30, 30)
+
     if heads.negatives == "position":
-        similarity_nBB = (query_BnW.transpose(0, 1) @ key_BnW.permute(1, 2, 0) / size.temperature).clamp(-30, 30)
+        similarity_nBB = clamped(query_BnW.transpose(0, 1) @ key_BnW.permute(1, 2, 0))
         truth_nB = torch.arange(sequences, device=z_BTD.device).expand(len(positions), -1)
         return F.cross_entropy(similarity_nBB.flatten(0, 1), truth_nB.flatten())
     if heads.negatives == "batch":
-        similarity_NN = (query_BnW.flatten(0, 1) @ key_BnW.flatten(0, 1).T / size.temperature).clamp(-30, 30)
+        similarity_NN = clamped(query_BnW.flatten(0, 1) @ key_BnW.flatten(0, 1).T)
         truth_N = torch.arange(len(similarity_NN), device=z_BTD.device)
         sequence_N = truth_N // len(positions)
         own_NN = (sequence_N[:, None] == sequence_N) & (truth_N[:, None] != truth_N)
         return F.cross_entropy(similarity_NN.masked_fill(own_NN, -math.inf), truth_N)
-    similarity_Bnn = (query_BnW @ key_BnW.transpose(1, 2) / size.temperature).clamp(-30, 30)
+    similarity_Bnn = clamped(query_BnW @ key_BnW.transpose(1, 2))
     truth_Bn = torch.arange(len(positions), device=z_BTD.device).expand(sequences, -1)
     return F.cross_entropy(similarity_Bnn.flatten(0, 1), truth_Bn.flatten())
 

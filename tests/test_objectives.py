@@ -90,9 +90,10 @@ def test_number_of_candidates(length, candidates):
         assert math.log(candidates) == pytest.approx(5.677, abs=1e-3)
 
 
-def test_contrastive_loss_by_hand():
+@pytest.mark.parametrize("temperature", [0.07, 0.01])  # at 0.01 the clamp binds
+def test_contrastive_loss_by_hand(temperature):
     torch.manual_seed(0)
-    size = FutureSize(horizon=2, hidden=5, width=3, temperature=0.07, positions=4)
+    size = FutureSize(horizon=2, hidden=5, width=3, temperature=temperature, positions=4)
     heads = FutureHeads("cpc", size, 6)
     z, h = torch.randn(2, 13, 6), torch.randn(2, 13, 6)
     losses = []
@@ -101,7 +102,7 @@ def test_contrastive_loss_by_hand():
         q = [F.normalize(heads.z(z[i, t]), dim=0) for t in steps]
         k = [F.normalize(heads.h(h[i, t + 2]), dim=0) for t in steps]
         for a in range(6):
-            similarities = torch.stack([(q[a] @ key / 0.07).clamp(-30, 30) for key in k])
+            similarities = torch.stack([(q[a] @ key / temperature).clamp(-30, 30) for key in k])
             losses.append(similarities.logsumexp(dim=0) - similarities[a])
     assert future_cpc(z, h, heads).item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 

@@ -60,28 +60,42 @@ class Memory(Component):
     def forward(self, h_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns m_BTD and the attention over slots averaged over banks, (B, T, S)."""
         batch, length, d = h_BTD.shape
-        banks, slots = self.size.banks, self.size.slots
-        state_BMSD = self.slots.expand(batch, banks, slots, d)
-        query_BMTD = self.query(h_BTD).view(batch, length, banks, d).transpose(1, 2)
-        reads, attentions = [], []
         bounds = self.bounds(length)
-        queries_BMtD = query_BMTD.split([stop - start for start, stop in bounds], dim=2)  # slices have a dearer gradient
-        for (start, stop), query_BMtD in zip(bounds, queries_BMtD, strict=True):
-            scores = query_BMtD @ state_BMSD.to(query_BMTD.dtype).transpose(-1, -2) / math.sqrt(d)
-            attention_BMtS = F.softmax(scores, dim=-1, dtype=torch.float32)
-            reads.append(attention_BMtS.to(h_BTD.dtype) @ state_BMSD.to(h_BTD.dtype))
-            attentions.append(attention_BMtS.mean(dim=1))
-            if (start, stop) != bounds[-1]:
-                state_BMSD = self._written(state_BMSD, h_BTD[:, start:stop].mean(dim=1))
-        read_BTMD = torch.cat(reads, dim=2).transpose(1, 2)
-        return self.combine(read_BTMD.flatten(2)), torch.cat(attentions, dim=1)
+        states_BCMSD = self._states(h_BTD, bounds).to(h_BTD.dtype)
+        query_BTMD = self.query(h_BTD).view(batch, length, self.size.banks, d)
+        cut = bounds[-1][0]
+        if length - cut == bounds[0][1]:  # all chunks have one length and are read together
+            read_BTE, attention_BTS = self._read(query_BTMD, states_BCMSD)
+        else:  # all but the last
+            queries = query_BTMD.split([cut, length - cut], dim=1)
+            states = states_BCMSD.split([len(bounds) - 1, 1], dim=1)
+            parts = [self._read(query, state) for query, state in zip(queries, states, strict=True)]
+            read_BTE, attention_BTS = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+        return self.combine(read_BTE), attention_BTS
 
-    def _written(self, state_BMSD: torch.Tensor, mean_BD: torch.Tensor) -> torch.Tensor:
-        def per_slot(layer: nn.Linear) -> torch.Tensor:
-            return torch.sigmoid(layer(mean_BD)).view(*state_BMSD.shape[:3], 1)
+    def _states(self, h_BTD: torch.Tensor, bounds: list[tuple[int, int]]) -> torch.Tensor:
+        """The state that each of the C chunks reads, (B, C, banks, S, D)."""
+        batch, banks, slots, writers = len(h_BTD), self.size.banks, self.size.slots, len(bounds) - 1
+        state_BMSD = self.slots.expand(batch, banks, slots, self.d_model)
+        if not writers:
+            return state_BMSD[:, None]
+        mean_BCD = h_BTD[:, : bounds[-1][0]].unflatten(1, (writers, -1)).mean(dim=2)
+        keep_BCMS1, write_BCMS1 = (
+            torch.sigmoid(layer(mean_BCD)).view(batch, writers, banks, slots, 1) for layer in (self.keep, self.write)
+        )
+        written_BCMSD = write_BCMS1 * self.content(mean_BCD).view(batch, writers, banks, 1, self.d_model)
+        states = [state_BMSD]
+        for keep_BMS1, written_BMSD in zip(keep_BCMS1.unbind(1), written_BCMSD.unbind(1), strict=True):
+            states.append(keep_BMS1 * states[-1] + written_BMSD)
+        return torch.stack(states, dim=1)
 
-        content = self.content(mean_BD).view(mean_BD.shape[0], self.size.banks, 1, -1)
-        return per_slot(self.keep) * state_BMSD + per_slot(self.write) * content
+    def _read(self, query_BtMD: torch.Tensor, state_BcMSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reads of c chunks of one length, the banks side by side, (B, t, banks · D), and the mean attention, (B, t, S)."""
+        query_BcMqD = query_BtMD.unflatten(1, (state_BcMSD.shape[1], -1)).transpose(2, 3)
+        scores = query_BcMqD @ state_BcMSD.transpose(-1, -2) / math.sqrt(self.d_model)
+        attention_BcMqS = F.softmax(scores, dim=-1, dtype=torch.float32)
+        read_BcMqD = attention_BcMqS.to(state_BcMSD.dtype) @ state_BcMSD
+        return read_BcMqD.transpose(2, 3).flatten(3).flatten(1, 2), attention_BcMqS.mean(dim=2).flatten(1, 2)
 
     def num_params(self) -> int:
         d, banks, slots = self.d_model, self.size.banks, self.size.slots
