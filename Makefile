@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 PORT ?= 5000
 SCALES ?= nano micro tiny mini
 export MLFLOW_DISABLE_TELEMETRY := true
+# Memory comes in large pages and stays with the process: a training step asks for the same tensors as the step before.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=1073741824
 
 TOOLS_repro := torch mlflow dvc
 TOOLS_test := $(TOOLS_repro) pytest xdist ruff mypy

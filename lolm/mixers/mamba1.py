@@ -82,16 +82,17 @@ class Mamba1(Mixer):
         no_decay(self.A_log, self.skip, self.dt_proj.bias, self.conv_weight, self.conv_bias)
 
     def _scan_inputs(self, x: torch.Tensor):
-        """Step sizes before their softplus (…, I), B (…, N), C (…, N) of convolved inputs."""
+        """Step sizes before their bias and softplus (…, I), B (…, N), C (…, N) of convolved inputs."""
         low, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        return self.dt_proj(self.dt_norm(low)), self.B_norm(B), self.C_norm(C)
+        return F.linear(self.dt_norm(low), self.dt_proj.weight), self.B_norm(B), self.C_norm(C)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         x_BTI, gate_BTI = self.in_proj(x_BTD).chunk(2, dim=-1)
         x_BTI = causal_conv(x_BTI, self.conv_weight, self.conv_bias, silu=True, backend=self.kernels)
         delta_BTI, B_BTN, C_BTN = self._scan_inputs(x_BTI)
         A_IN = -self.A_log.float().exp()
-        return self.out_proj(selective_scan(x_BTI, delta_BTI, A_IN, B_BTN, C_BTN, self.skip, gate_BTI, self.kernels))
+        inputs = (x_BTI, delta_BTI, A_IN, B_BTN, C_BTN, self.skip, gate_BTI, self.dt_proj.bias)
+        return self.out_proj(selective_scan(*inputs, backend=self.kernels))
 
     def initial_state(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         new_zeros = self.A_log.new_zeros
@@ -105,7 +106,7 @@ class Mamba1(Mixer):
         delta_BI, B_BN, C_BN = self._scan_inputs(x_BI)
         A_IN = -self.A_log.float().exp()
         x, delta, B, C, gate = (m[:, None] for m in (x_BI, delta_BI, B_BN, C_BN, gate_BI))
-        y, state_BIN = selective_scan_reference(x, delta, A_IN, B, C, self.skip, gate, state_BIN)
+        y, state_BIN = selective_scan_reference(x, delta, A_IN, B, C, self.skip, gate, self.dt_proj.bias, state_BIN)
         return self.out_proj(y[:, 0]), (state_BIN, window_BKI[:, 1:])
 
     def num_params(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lolm.mixers.base import Mixer, keep_init, no_decay
@@ -33,17 +34,18 @@ class PlainSSM(Mixer):
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         u_BTI, gate_BTI = self.in_proj(x_BTD).chunk(2, dim=-1)
         A_IN = -self.A_log.float().exp()
-        inputs = (u_BTI, self.dt_proj(u_BTI), A_IN, self.B_proj(u_BTI), self.C_proj(u_BTI))
-        return self.out_proj(selective_scan(*inputs, gate_BTI=gate_BTI, backend=self.kernels) + self.skip * u_BTI)
+        inputs = (u_BTI, F.linear(u_BTI, self.dt_proj.weight), A_IN, self.B_proj(u_BTI), self.C_proj(u_BTI))
+        y_BTI = selective_scan(*inputs, gate_BTI=gate_BTI, delta_bias_I=self.dt_proj.bias, backend=self.kernels)
+        return self.out_proj(y_BTI + self.skip * u_BTI)
 
     def initial_state(self, batch: int) -> torch.Tensor:
         return self.A_log.new_zeros(batch, self.d_inner, self.d_state)
 
     def step(self, x_BD: torch.Tensor, state):
         u_BI, gate_BI = self.in_proj(x_BD).chunk(2, dim=-1)
-        inputs = (u_BI, self.dt_proj(u_BI), self.B_proj(u_BI), self.C_proj(u_BI), gate_BI)
+        inputs = (u_BI, F.linear(u_BI, self.dt_proj.weight), self.B_proj(u_BI), self.C_proj(u_BI), gate_BI)
         u, delta, B, C, gate = (x[:, None] for x in inputs)
-        y, state = selective_scan_reference(u, delta, -self.A_log.float().exp(), B, C, None, gate, state)
+        y, state = selective_scan_reference(u, delta, -self.A_log.float().exp(), B, C, None, gate, self.dt_proj.bias, state)
         return self.out_proj(y[:, 0] + self.skip * u_BI), state
 
     def num_params(self) -> int:

@@ -1,6 +1,6 @@
 """The selective scan of Mamba-1 (Gu & Dao 2023, arXiv 2312.00752, eq. 2 and 4).
 
-Δ_t = softplus(delta_t), state S_t = exp(Δ_t A) ⊙ S_{t-1} + (Δ_t u_t) ⊗ B_t, S_0 = 0,
+Δ_t = softplus(delta_t + delta_bias), state S_t = exp(Δ_t A) ⊙ S_{t-1} + (Δ_t u_t) ⊗ B_t, S_0 = 0,
 output y_t = (S_t C_t + skip ⊙ u_t) ⊙ SiLU(gate_t). Step sizes and gate belong to the scan so that a kernel can fuse them.
 
 Shape suffixes: B batch, T time, I channels (a block's inner width), N states.
@@ -22,18 +22,20 @@ def selective_scan(
     C_BTN: torch.Tensor,
     skip_I: torch.Tensor | None = None,
     gate_BTI: torch.Tensor | None = None,
+    delta_bias_I: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
     """Run the scan from a zero state.
 
     Args:
         u_BTI: input.
-        delta_BTI: step sizes before their softplus.
+        delta_BTI: step sizes before their bias and softplus.
         A_IN: negative decay rates.
         B_BTN: input map, one per token.
         C_BTN: output map, one per token.
         skip_I: weight of the direct path; None for none.
         gate_BTI: the output is multiplied by SiLU of it; None for no gate.
+        delta_bias_I: is added to the step sizes before their softplus; None for nothing.
         backend: ``reference`` (sequential, any dtype), ``cpu`` (Numba), ``cuda`` (mamba-ssm) or ``auto``.
 
     Returns:
@@ -45,7 +47,7 @@ def selective_scan(
     chosen = choose_backend(u_BTI.device.type, backend)
     dtype = u_BTI.dtype
     if chosen == "reference" or dtype == torch.float64:
-        return selective_scan_reference(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI)[0]
+        return selective_scan_reference(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI, delta_bias_I)[0]
     if chosen == "cuda":
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
@@ -57,14 +59,15 @@ def selective_scan(
             C_BTN.transpose(1, 2).to(dtype),
             None if skip_I is None else skip_I.float(),
             None if gate_BTI is None else gate_BTI.transpose(1, 2).to(dtype),
+            delta_bias=None if delta_bias_I is None else delta_bias_I.float(),
             delta_softplus=True,
         )
         return y_BIT.transpose(1, 2)
     from lolm.mixers.scan_cpu import SelectiveScanCPU
 
-    skip = torch.zeros(u_BTI.shape[-1]) if skip_I is None else skip_I.float()
+    skip, bias = (torch.zeros(u_BTI.shape[-1]) if x is None else x.float() for x in (skip_I, delta_bias_I))
     arguments = (x.float() for x in (u_BTI, delta_BTI, A_IN, B_BTN, C_BTN))
-    return SelectiveScanCPU.apply(*arguments, skip, None if gate_BTI is None else gate_BTI.float()).to(dtype)
+    return SelectiveScanCPU.apply(*arguments, skip, bias, None if gate_BTI is None else gate_BTI.float()).to(dtype)
 
 
 def selective_scan_reference(
@@ -75,6 +78,7 @@ def selective_scan_reference(
     C_BTN: torch.Tensor,
     skip_I: torch.Tensor | None = None,
     gate_BTI: torch.Tensor | None = None,
+    delta_bias_I: torch.Tensor | None = None,
     state_BIN: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The recurrence as it is written, one step after the other: what every other backend is tested against.
@@ -84,7 +88,8 @@ def selective_scan_reference(
     """
     dtype = torch.promote_types(u_BTI.dtype, torch.float32)
     u, A, B, C = (x.to(dtype) for x in (u_BTI, A_IN, B_BTN, C_BTN))
-    delta = F.softplus(delta_BTI.to(dtype))
+    delta = delta_BTI.to(dtype)
+    delta = F.softplus(delta if delta_bias_I is None else delta + delta_bias_I.to(dtype))
     batch, length, channels = u.shape
     state = u.new_zeros(batch, channels, A.shape[1]) if state_BIN is None else state_BIN.to(dtype)
     ys = []

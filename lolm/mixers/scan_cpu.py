@@ -55,7 +55,7 @@ def _rates(a, lo, count):
 
 
 @Kernel
-def _forward(u, u_hop, raw, a, b, b_hop, c, c_hop, skip, gate, gate_hop, gated, batch, y, out, saved):
+def _forward(u, u_hop, raw, a, b, b_hop, c, c_hop, skip, bias, gate, gate_hop, gated, batch, y, out, saved):
     channels, states = a.shape
     length = raw.size // (batch * channels)
     blocks = (channels + BLOCK - 1) // BLOCK
@@ -66,8 +66,9 @@ def _forward(u, u_hop, raw, a, b, b_hop, c, c_hop, skip, gate, gate_hop, gated, 
         width = padded(count)
         rates = _rates(a, lo, count)
         state = zeros(states * BLOCK)
-        direct = zeros(BLOCK)
-        direct[:count] = skip[lo : lo + count]
+        direct, shift = zeros(BLOCK), zeros(BLOCK)
+        copy(direct, 0, skip, lo, count)
+        copy(shift, 0, bias, lo, count)
         u_tile = zeros(CHUNK * BLOCK)
         raw_tile = zeros(CHUNK * BLOCK)
         gate_tile = zeros(CHUNK * BLOCK)
@@ -91,7 +92,7 @@ def _forward(u, u_hop, raw, a, b, b_hop, c, c_hop, skip, gate, gate_hop, gated, 
                     will_read(u, (token + CHUNK) * u_hop + lo + d)
                     will_read(raw, (token + CHUNK) * channels + lo + d)
                     will_read(gate, (token + CHUNK) * gate_hop + lo + d)
-                    u_t, step = load(u_tile, row + d), softplus(load(raw_tile, row + d))
+                    u_t, step = load(u_tile, row + d), softplus(load(raw_tile, row + d) + load(shift, d))
                     store(y_tile, row + d, load(direct, d) * u_t)
                     store(delta, row + d, step)
                     store(du, row + d, step * u_t)
@@ -138,8 +139,8 @@ def _back(k, at, now, b_t, c_t, sums, for_b, for_c, history, decays, rates, g_st
 
 @Kernel
 def _backward(
-    u, u_hop, raw, a, b, b_hop, c, c_hop, skip, gate, gate_hop, gated, batch,
-    y, g_out, saved, g_u, g_raw, g_a, g_maps, g_skip, g_gate,
+    u, u_hop, raw, a, b, b_hop, c, c_hop, skip, bias, gate, gate_hop, gated, batch,
+    y, g_out, saved, g_u, g_raw, g_a, g_maps, g_vectors, g_gate,
 ):  # fmt: skip
     channels, states = a.shape
     length = raw.size // (batch * channels)
@@ -152,9 +153,9 @@ def _backward(
         count = min(BLOCK, channels - lo)
         width = padded(count)
         rates = _rates(a, lo, count)
-        direct = zeros(BLOCK)
-        g_direct = zeros(BLOCK)
-        direct[:count] = skip[lo : lo + count]
+        direct, shift, g_direct, g_shift = zeros(BLOCK), zeros(BLOCK), zeros(BLOCK), zeros(BLOCK)
+        copy(direct, 0, skip, lo, count)
+        copy(shift, 0, bias, lo, count)
         g_state = zeros(states * BLOCK)
         g_rates = zeros(states * BLOCK)
         history = zeros((CHUNK + 1) * GROUP * BLOCK)
@@ -198,7 +199,9 @@ def _backward(
                     will_read(raw, (token - CHUNK) * channels + lo + d)
                     will_write(g_u, token * channels + lo + d)
                     will_write(g_raw, token * channels + lo + d)
-                    step = softplus(load(raw_tile, row + d))
+                    shifted = load(raw_tile, row + d) + load(shift, d)
+                    step = softplus(shifted)
+                    store(raw_tile, row + d, shifted)
                     store(delta, row + d, step)
                     store(du, row + d, step * load(u_tile, row + d))
                     store(g_du, row + d, broadcast(ZERO))
@@ -248,28 +251,31 @@ def _backward(
                     g_step = fma(u_t, step_g, load(g_exponent, row + d) * LN_2)
                     store(g_direct, d, fma(u_t, g_y, load(g_direct, d)))
                     store(u_tile, row + d, fma(load(delta, row + d), step_g, load(direct, d) * g_y))
-                    store(raw_tile, row + d, g_step * sigmoid(load(raw_tile, row + d)))
+                    g_step = g_step * sigmoid(load(raw_tile, row + d))
+                    store(raw_tile, row + d, g_step)
+                    store(g_shift, d, load(g_shift, d) + g_step)
             copy_rows(g_u, first * channels + lo, channels, u_tile, 0, BLOCK, steps, count)
             copy_rows(g_raw, first * channels + lo, channels, raw_tile, 0, BLOCK, steps, count)
         for d in range(count):
             for n in range(states):
                 g_a[i, lo + d, n] = g_rates[n * BLOCK + d]
-            g_skip[i, lo + d] = g_direct[d]
+            g_vectors[i, 0, lo + d], g_vectors[i, 1, lo + d] = g_direct[d], g_shift[d]
 
 
 class SelectiveScanCPU(torch.autograd.Function):
     """:func:`lolm.mixers.scan.selective_scan` in float32; ``gate_BTI`` may be None."""
 
     @staticmethod
-    def forward(ctx, u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI):  # type: ignore[override]
+    def forward(ctx, u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, bias_I, gate_BTI):  # type: ignore[override]
         batch, length, channels = u_BTI.shape
         blocks = -(-channels // BLOCK)
         y = torch.empty_like(u_BTI, memory_format=torch.contiguous_format)
         out = y if gate_BTI is None else torch.empty_like(y)
         saved = torch.empty(batch * blocks, -(-length // CHUNK), padded(A_IN.shape[1], GROUP) * BLOCK)
-        _forward(*_inputs(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI), flat(y), flat(out), saved.numpy())
+        inputs = (u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, bias_I, gate_BTI)
+        _forward(*_inputs(*inputs), flat(y), flat(out), saved.numpy())
         kept = None if gate_BTI is None else y
-        ctx.save_for_backward(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI, kept, saved)
+        ctx.save_for_backward(*inputs, kept, saved)
         return out
 
     @staticmethod
@@ -282,19 +288,19 @@ class SelectiveScanCPU(torch.autograd.Function):
         blocks = -(-channels // BLOCK)
         g_u, g_delta = (torch.empty_like(u, memory_format=torch.contiguous_format) for _ in range(2))
         g_gate = None if gate is None else torch.empty_like(g_u)
-        g_A, g_skip = torch.empty(batch, channels, states), torch.empty(batch, channels)
+        g_A, g_vectors = torch.empty(batch, channels, states), torch.empty(batch, 2, channels)  # of skip and bias
         g_maps = torch.empty(batch, blocks, length, 2 * states)  # of B and C in turn
-        outputs = (g_A.numpy(), g_maps.numpy(), g_skip.numpy(), flat(g_u if g_gate is None else g_gate))
+        outputs = (g_A.numpy(), g_maps.numpy(), g_vectors.numpy(), flat(g_u if g_gate is None else g_gate))
         _backward(
             *_inputs(*inputs), flat(g_u if y is None else y), flat(g_BTI), saved.numpy(), flat(g_u), flat(g_delta), *outputs
         )
         g_B, g_C = g_maps.sum(1)[..., : 2 * A.shape[1]].unflatten(-1, (-1, 2)).unbind(-1)
-        return g_u, g_delta, g_A.sum(0)[:, : A.shape[1]], g_B, g_C, g_skip.sum(0), g_gate
+        return g_u, g_delta, g_A.sum(0)[:, : A.shape[1]], g_B, g_C, *g_vectors.sum(0), g_gate
 
 
-def _inputs(u, delta, A, B, C, skip, gate):
+def _inputs(u, delta, A, B, C, skip, bias, gate):
     """What both kernels read. Without a gate something takes its place that is never looked at."""
     extra = padded(A.shape[1], GROUP) - A.shape[1]
     A, B, C = (F.pad(x, (0, extra)) if extra else x for x in (A, B, C))
-    maps = [as_numpy(A), *rows(B), *rows(C), as_numpy(skip)]
+    maps = [as_numpy(A), *rows(B), *rows(C), as_numpy(skip), as_numpy(bias)]
     return [*rows(u), flat(delta), *maps, *rows(u if gate is None else gate), gate is not None, len(u)]

@@ -7,7 +7,7 @@ from lolm.config import ConfigError
 from lolm.mixers.backends import choose_backend
 from lolm.mixers.scan import selective_scan, selective_scan_reference
 
-NAMES = ("u", "delta", "A", "B", "C", "skip", "gate")
+NAMES = ("u", "delta", "A", "B", "C", "skip", "gate", "delta_bias")
 FORWARD_BOUND = 2e-6  # largest error over the largest value: a few units in the last place of float32, summed over T
 GRADIENT_BOUND = 1e-5
 
@@ -15,11 +15,12 @@ GRADIENT_BOUND = 1e-5
 def make_inputs(batch=2, length=37, channels=5, states=3, low=1e-3, high=1.0, dtype=torch.float32, seed=0):
     torch.manual_seed(seed)
     step = torch.empty(batch, length, channels).uniform_(torch.tensor(low).log(), torch.tensor(high).log()).exp()
-    delta = step + torch.log(-torch.expm1(-step))  # inverse of softplus
+    bias = torch.randn(channels)
+    delta = step + torch.log(-torch.expm1(-step)) - bias  # inverse of softplus
     A = -torch.arange(1, states + 1).float().repeat(channels, 1) * torch.empty(channels, states).uniform_(0.5, 1.5)
     B, C = torch.randn(batch, length, states), torch.randn(batch, length, states)
-    inputs = (torch.randn(batch, length, channels), delta, A, B, C, torch.randn(channels), torch.randn(batch, length, channels))
-    return [x.to(dtype).requires_grad_() for x in inputs]
+    u, gate = torch.randn(batch, length, channels), torch.randn(batch, length, channels)
+    return [x.to(dtype).requires_grad_() for x in (u, delta, A, B, C, torch.randn(channels), gate, bias)]
 
 
 def forward_and_gradients(inputs, backend, dtype=torch.float32):
@@ -48,9 +49,10 @@ def test_kernel_equals_the_recurrence_in_forward_and_every_gradient(length, chan
     check(make_inputs(2, length, channels, states))
 
 
-def test_skip_and_gate_may_be_left_out():
-    u, delta, A, B, C, skip, gate = (x.detach() for x in make_inputs())
-    for arguments in ((u, delta, A, B, C), (u, delta, A, B, C, skip), (u, delta, A, B, C, None, gate)):
+def test_skip_gate_and_bias_may_be_left_out():
+    u, delta, A, B, C, skip, gate, bias = (x.detach() for x in make_inputs())
+    needed = (u, delta, A, B, C)
+    for arguments in (needed, (*needed, skip), (*needed, None, gate), (*needed, None, None, bias)):
         exact = selective_scan(*(x if x is None else x.double() for x in arguments))
         assert relative(selective_scan(*arguments, backend="cpu"), exact) < FORWARD_BOUND
 
@@ -61,7 +63,7 @@ def test_extreme_step_sizes(low, high):
 
 
 def test_inputs_may_be_views():
-    u, delta, A, B, C, skip, gate = make_inputs(2, 35, 12, 4)
+    u, delta, A, B, C, skip, gate, bias = make_inputs(2, 35, 12, 4)
     wide = torch.cat((u, gate), dim=-1).detach()
     views = [
         wide.chunk(2, dim=-1)[0],  # a slice, as the input projection gives
@@ -71,6 +73,7 @@ def test_inputs_may_be_views():
         C.detach().expand(2, -1, -1),
         skip.detach().repeat_interleave(2)[::2],
         wide.chunk(2, dim=-1)[1],
+        bias.detach().repeat_interleave(2)[::2],
     ]
     assert not all(v.is_contiguous() for v in views)
     for view in views:
@@ -117,7 +120,7 @@ def test_the_recurrence_by_hand():
     torch.testing.assert_close(gated.flatten(), torch.tensor([0.0, (s2 * 0.5 + 30) * 0.73105858]))
 
 
-@pytest.mark.parametrize("spoilt", range(7))
+@pytest.mark.parametrize("spoilt", range(len(NAMES)))
 def test_a_nan_is_not_hidden(spoilt):
     inputs = [x.detach().clone() for x in make_inputs(1, 5, 3, 2)]
     inputs[spoilt].view(-1)[0] = float("nan")
