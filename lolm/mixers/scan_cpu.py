@@ -28,6 +28,7 @@ from lolm.mixers.vectors import (
     repeat,
     sigmoid,
     softplus,
+    softplus_and_slope,
     store,
     store_totals,
     will_read,
@@ -199,9 +200,8 @@ def _backward(
                     will_read(raw, (token - CHUNK) * channels + lo + d)
                     will_write(g_u, token * channels + lo + d)
                     will_write(g_raw, token * channels + lo + d)
-                    shifted = load(raw_tile, row + d) + load(shift, d)
-                    step = softplus(shifted)
-                    store(raw_tile, row + d, shifted)
+                    step, slope = softplus_and_slope(load(raw_tile, row + d) + load(shift, d))
+                    store(raw_tile, row + d, slope)
                     store(delta, row + d, step)
                     store(du, row + d, step * load(u_tile, row + d))
                     store(g_du, row + d, broadcast(ZERO))
@@ -251,7 +251,7 @@ def _backward(
                     g_step = fma(u_t, step_g, load(g_exponent, row + d) * LN_2)
                     store(g_direct, d, fma(u_t, g_y, load(g_direct, d)))
                     store(u_tile, row + d, fma(load(delta, row + d), step_g, load(direct, d) * g_y))
-                    g_step = g_step * sigmoid(load(raw_tile, row + d))
+                    g_step = g_step * load(raw_tile, row + d)
                     store(raw_tile, row + d, g_step)
                     store(g_shift, d, load(g_shift, d) + g_step)
             copy_rows(g_u, first * channels + lo, channels, u_tile, 0, BLOCK, steps, count)

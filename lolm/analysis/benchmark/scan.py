@@ -20,7 +20,7 @@ from lolm.analysis.benchmark.timing import Part, Samples, ratios, slope, summary
 from lolm.mixers.scan import selective_scan
 
 # Vector operations for each (token, channel, state) that no way of computing the recurrence token by token can leave out.
-EXP2 = 13  # bounds, exponent and a polynomial of degree six, see `lolm.mixers.vectors.exp2`
+EXP2 = 12  # bounds, exponent and a polynomial of degree five, see `lolm.mixers.vectors.exp2`
 FORWARD_OPERATIONS = EXP2 + 3  # decay; input (a product), state and output (a fused multiply-add each)
 BACKWARD_OPERATIONS = FORWARD_OPERATIONS + 9  # states are made again, then the gradients of state, B, C, input, decay and A
 THREADS = 1
