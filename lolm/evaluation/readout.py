@@ -17,6 +17,7 @@ from lolm.evaluation.scenes import Scene, scenes
 from lolm.evaluation.temperature import fit_temperature
 from lolm.interventions import EMPTY, Context, Intervention, InterventionError, fusion_of, intervene, seeded
 from lolm.models.language_model import LanguageModel
+from lolm.training.optimizer import AdamW
 
 READOUTS = ("temperature", "affine", "head", "head_scratch", "fine_tune")
 Logits = Callable[[Scene], torch.Tensor]  # scene → (N, V)
@@ -202,7 +203,7 @@ def _head(model: LanguageModel, intervention: Intervention, known, unseen, scrat
 def _train(
     parameters: list[nn.Parameter], known: list[Scene], logits: Logits, steps: int, learning_rate: float, seed: int
 ) -> None:
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    optimizer = AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / max(steps, 1))
     order: list[int] = []
     generator = seeded(seed, "readout")

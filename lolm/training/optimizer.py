@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 
@@ -9,6 +10,17 @@ import torch
 from torch import nn
 
 from lolm.config import TrainingConfig
+
+
+class AdamW(torch.optim.AdamW):
+    """PyTorch's AdamW without the wrappers around its methods, whose first call imports all of ``torch.compile``: seconds at the
+    start of every process that trains. No optimiser step is compiled here."""
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 def decay_groups(modules: Sequence[nn.Module], rule: str, weight_decay: float) -> list[dict]:
@@ -28,10 +40,10 @@ def decay_groups(modules: Sequence[nn.Module], rule: str, weight_decay: float) -
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(modules: Sequence[nn.Module], rule: str, training: TrainingConfig, learning_rate: float) -> torch.optim.AdamW:
+def build_optimizer(modules: Sequence[nn.Module], rule: str, training: TrainingConfig, learning_rate: float) -> AdamW:
     """Fused AdamW over the groups of :func:`decay_groups`."""
     groups = decay_groups(modules, rule, training.weight_decay)
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=training.betas, eps=training.epsilon, fused=True)
+    return AdamW(groups, lr=learning_rate, betas=training.betas, eps=training.epsilon, fused=True)
 
 
 def learning_rate_at(step: int, training: TrainingConfig, peak: float, horizon: int | None = None) -> float:

@@ -1,6 +1,8 @@
 """Which parameters are decayed, and learning rates at steps worked out by hand."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from builders import make_model, make_run
 
 from lolm.config import TrainingConfig
 from lolm.objectives import build_heads
-from lolm.training.optimizer import build_optimizer, decay_groups, learning_rate_at
+from lolm.training.optimizer import AdamW, build_optimizer, decay_groups, learning_rate_at
 
 
 def split(arm: str, rule: str, **changes) -> tuple[set[str], set[str]]:
@@ -112,3 +114,40 @@ def test_warm_up_stable_decay(step, share):
 def test_no_warm_up():
     training = TrainingConfig(steps=10, seq_len=4, batch_size=1)
     assert learning_rate_at(0, training, 1.0) == 1.0
+
+
+def test_the_optimiser_is_pytorchs_to_the_bit():
+    ends = []
+    for kind in (torch.optim.AdamW, AdamW):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(7, 5)
+        optimizer = kind(model.parameters(), lr=0.1, weight_decay=0.3, fused=True)
+        for step in range(6):
+            model(torch.randn(3, 7)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if step == 3:  # what a checkpoint does
+                again = kind(model.parameters(), lr=0.1, weight_decay=0.3, fused=True)
+                again.load_state_dict(optimizer.state_dict())
+                optimizer = again
+        ends.append(model.weight.detach().clone())
+        assert not optimizer.param_groups[0]["params"][0].grad
+    assert torch.equal(*ends)
+
+
+def test_training_does_not_import_the_compiler():
+    """Which takes seconds, in every process that trains."""
+    code = """
+import sys, torch
+from lolm.training.optimizer import AdamW
+model = torch.nn.Linear(2, 2)
+optimizer = AdamW(model.parameters(), fused=True)
+model(torch.ones(2)).sum().backward()
+torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+optimizer.step()
+optimizer.zero_grad(set_to_none=True)
+optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
