@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lolm.config import ArchitectureConfig, FutureSize, ObjectiveConfig, SizeConfig
 from lolm.data.batches import IGNORED
+from lolm.mixers.cross_entropy import cross_entropy
 from lolm.models.language_model import LanguageModel, Streams
 
 COMPETITIVE_HORIZON = 8
@@ -33,7 +34,7 @@ def token_loss(model: LanguageModel, o_BTD: torch.Tensor, targets_BT: torch.Tens
     o, targets = o_BTD.flatten(0, 1), targets_BT.flatten()
 
     def block_loss(o_block: torch.Tensor, target_block: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(model.logits(o_block).float(), target_block, ignore_index=IGNORED, reduction="sum")
+        return cross_entropy(model.logits(o_block).float(), target_block, IGNORED, model.kernels)
 
     scored = (targets != IGNORED).sum()
     if len(targets) <= LOSS_BLOCK:
@@ -49,7 +50,12 @@ class FutureHeads(nn.Module):
 
     Args:
         negatives: of ``cpc``, as in :func:`future_cpc`.
+
+    Attributes:
+        kernels: backend (``training.kernels``).
     """
+
+    kernels: str = "auto"
 
     def __init__(self, kind: str, size: FutureSize, d_model: int, trained: bool = True, negatives: str = "sequence") -> None:
         super().__init__()
@@ -122,19 +128,22 @@ def future_cpc(z_BTD: torch.Tensor, h_BTD: torch.Tensor, heads: FutureHeads) -> 
         # No cosine over τ comes near 30 unless τ is near 1/30, and the gradient of a clamp is dear.
         return similarity if 29 * size.temperature > 1 else similarity.clamp(-30, 30)
 
+    def mean_nats(similarity: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(similarity, truth, backend=heads.kernels) / len(truth)
+
     if heads.negatives == "position":
         similarity_nBB = clamped(query_BnW.transpose(0, 1) @ key_BnW.permute(1, 2, 0))
         truth_nB = torch.arange(sequences, device=z_BTD.device).expand(len(positions), -1)
-        return F.cross_entropy(similarity_nBB.flatten(0, 1), truth_nB.flatten())
+        return mean_nats(similarity_nBB.flatten(0, 1), truth_nB.flatten())
     if heads.negatives == "batch":
         similarity_NN = clamped(query_BnW.flatten(0, 1) @ key_BnW.flatten(0, 1).T)
         truth_N = torch.arange(len(similarity_NN), device=z_BTD.device)
         sequence_N = truth_N // len(positions)
         own_NN = (sequence_N[:, None] == sequence_N) & (truth_N[:, None] != truth_N)
-        return F.cross_entropy(similarity_NN.masked_fill(own_NN, -math.inf), truth_N)
+        return mean_nats(similarity_NN.masked_fill(own_NN, -math.inf), truth_N)
     similarity_Bnn = clamped(query_BnW @ key_BnW.transpose(1, 2))
     truth_Bn = torch.arange(len(positions), device=z_BTD.device).expand(sequences, -1)
-    return F.cross_entropy(similarity_Bnn.flatten(0, 1), truth_Bn.flatten())
+    return mean_nats(similarity_Bnn.flatten(0, 1), truth_Bn.flatten())
 
 
 def future_cosine(z_BTD: torch.Tensor, h_BTD: torch.Tensor, heads: FutureHeads) -> torch.Tensor:

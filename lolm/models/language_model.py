@@ -55,7 +55,13 @@ class Streams:
 
 
 class LanguageModel(nn.Module, ABC):
-    """Token embedding, a surface stack, and a head tied to the embedding: logits = norm(o) Eᵀ, no bias (spec A8)."""
+    """Token embedding, a surface stack, and a head tied to the embedding: logits = norm(o) Eᵀ, no bias (spec A8).
+
+    Attributes:
+        kernels: backend of what is compiled (``training.kernels``).
+    """
+
+    kernels: str = "auto"
 
     def __init__(
         self, architecture: ArchitectureConfig, size: SizeConfig, vocab_size: int, training: TrainingConfig | None
@@ -104,6 +110,6 @@ def build_model(run: RunConfig) -> LanguageModel:
     model = family(run.architecture, run.size, run.vocab_size, run.training)
     init_weights(model, run.architecture.recipe)
     for module in model.modules():
-        if isinstance(module, Mixer | RMSNorm):
+        if isinstance(module, LanguageModel | Mixer | RMSNorm):
             module.kernels = run.training.kernels
     return model

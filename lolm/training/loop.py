@@ -115,6 +115,7 @@ class Trainer:
         self.heads = build_heads(run.architecture, run.size)
         if self.heads is not None:
             self.heads.to(self.device)
+            self.heads.kernels = run.training.kernels
         modules = [self.model] + ([self.heads] if self.heads is not None else [])
         self.optimizer = build_optimizer(modules, recipe.weight_decay, self.training, run.size.learning_rate)
         self.clip_groups = [list(m.parameters()) for m in modules]
