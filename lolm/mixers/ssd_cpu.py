@@ -45,11 +45,11 @@ def _step(state, k, a, dx, b_t, c_t, read):
 
 
 @njit
-def _soon(kept, t, count, chunks):
-    """Ask for one step's share of the states that the next chunk will keep."""
+def _will_keep(kept, count, t):
+    """Ask for one step's share of where the next chunk's ``count`` states go, behind those of this one."""
     share = padded((count + CHUNK - 1) // CHUNK)
     for k in range(t * share, (t + 1) * share, LANES):
-        will_write(kept, chunks * count + k)
+        will_write(kept, count + k)
 
 
 @Kernel
@@ -69,7 +69,7 @@ def _forward(x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states, y,
             copy_rows(b_tile, 0, stride, b, first * b_hop + maps, b_hop, steps, states)
             copy_rows(c_tile, 0, stride, c, first * c_hop + maps, c_hop, steps, states)
             for t in range(steps):
-                _soon(kept, t, wide * stride, 1)
+                _will_keep(kept, wide * stride, t)
                 will_read(x, (first + t + AHEAD) * x_hop + h * width)
                 will_write(y, ((first + t + AHEAD) * heads + h) * width)
                 copy(x_line, 0, x, (first + t) * x_hop + h * width, width)

@@ -36,9 +36,9 @@ class _Model(models.PrimitiveModel):
         super().__init__(manager, type_, FLOATS)
 
 
-def _splat(builder, value):
+def _splat(builder, value, kind=FLOATS):
     """A vector with ``value`` in every lane."""
-    one = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(one, one, ir.Constant(INTS, [0] * LANES))
 
 
@@ -47,10 +47,10 @@ def _llvm(builder, name, arguments, result=FLOATS, fastmath=()):
     return builder.call(function, arguments, fastmath=fastmath)
 
 
-def _place(context, builder, signature, array, index):
-    """Pointer to the 16 floats at a flat index of a contiguous array; no bounds are checked."""
-    data = context.make_array(signature.args[0])(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), FLOATS.as_pointer())
+def _place(context, builder, kind, array, index, what=FLOATS):
+    """Pointer to the 16 floats at a flat index of a contiguous array of a Numba type; no bounds are checked."""
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), what.as_pointer())
 
 
 @intrinsic
@@ -58,7 +58,7 @@ def load(typingctx, array, index):
     """The 16 floats from a flat index of a contiguous array."""
 
     def codegen(context, builder, signature, args):
-        return builder.load(_place(context, builder, signature, *args), align=4)
+        return builder.load(_place(context, builder, signature.args[0], *args), align=4)
 
     return vector(array, intp), codegen
 
@@ -68,7 +68,7 @@ def store(typingctx, array, index, value):
     """Write 16 floats to a flat index of a contiguous array."""
 
     def codegen(context, builder, signature, args):
-        builder.store(args[2], _place(context, builder, signature, *args[:2]), align=4)
+        builder.store(args[2], _place(context, builder, signature.args[0], *args[:2]), align=4)
 
     return types.void(array, intp, vector), codegen
 
@@ -77,12 +77,8 @@ def _prefetch(purpose, locality):
     @intrinsic
     def prefetch(typingctx, array, index):
         def codegen(context, builder, signature, args):
-            data = context.make_array(signature.args[0])(context, builder, args[0]).data
-            place = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
-            kind = ir.IntType(32)
-            function = ir.FunctionType(ir.VoidType(), [place.type, kind, kind, kind])
-            fetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0i8")
-            builder.call(fetch, [place, kind(purpose), kind(locality), kind(1)])
+            place, i32 = _place(context, builder, signature.args[0], *args, ir.IntType(8)), ir.IntType(32)
+            _llvm(builder, "llvm.prefetch.p0i8", [place, i32(purpose), i32(locality), i32(1)], ir.VoidType())
             return context.get_dummy_value()
 
         return types.void(array, intp), codegen
@@ -90,7 +86,8 @@ def _prefetch(purpose, locality):
     return prefetch
 
 
-# Ask for the cache line of a flat index that will be read, or written; nothing happens where there is no such place.
+# Ask for the cache line at a flat index before it is read, or written: memory then works while the kernel computes. An index
+# outside the array does no harm.
 will_read, will_write = _prefetch(0, 2), _prefetch(1, 3)
 
 
@@ -123,23 +120,13 @@ def _copy_part(typingctx, target, to, source, start, count):
     """Copy the first ``count`` floats of a vector, and touch no others."""
 
     def codegen(context, builder, signature, args):
-        pointer = FLOATS.as_pointer()
-        i32, mask = ir.IntType(32), ir.VectorType(ir.IntType(1), LANES)
-        bound = builder.trunc(args[4], i32)
-        one = builder.insert_element(ir.Constant(INTS, ir.Undefined), bound, ir.Constant(i32, 0))
-        bounds = builder.shuffle_vector(one, one, ir.Constant(INTS, [0] * LANES))
-        within = builder.icmp_signed("<", ir.Constant(INTS, list(range(LANES))), bounds)
-        kinds = signature.args
-        places = []
-        for which in (0, 2):
-            data = context.make_array(kinds[which])(context, builder, args[which]).data
-            places.append(builder.bitcast(builder.gep(data, [args[which + 1]]), pointer))
-        read = ir.FunctionType(FLOATS, [pointer, i32, mask, FLOATS])
-        read = cgutils.get_or_insert_function(builder.module, read, f"llvm.masked.load.v{LANES}f32.p0v{LANES}f32")
-        write = ir.FunctionType(ir.VoidType(), [FLOATS, pointer, i32, mask])
-        write = cgutils.get_or_insert_function(builder.module, write, f"llvm.masked.store.v{LANES}f32.p0v{LANES}f32")
-        values = builder.call(read, [places[1], i32(4), within, ir.Constant(FLOATS, [0.0] * LANES)])
-        builder.call(write, [values, places[0], i32(4), within])
+        i32 = ir.IntType(32)
+        first, last = (_place(context, builder, signature.args[i], args[i], args[i + 1]) for i in (2, 0))
+        bound = _splat(builder, builder.trunc(args[4], i32), INTS)
+        within = builder.icmp_signed("<", ir.Constant(INTS, list(range(LANES))), bound)
+        kind = f"v{LANES}f32.p0v{LANES}f32"
+        values = _llvm(builder, f"llvm.masked.load.{kind}", [first, i32(4), within, ir.Constant(FLOATS, [0.0] * LANES)])
+        _llvm(builder, f"llvm.masked.store.{kind}", [values, last, i32(4), within], ir.VoidType())
         return context.get_dummy_value()
 
     return types.void(target, intp, source, intp, intp), codegen
@@ -251,8 +238,7 @@ def store_totals(typingctx, array, index, a, b, c, d):
         while width > 4:
             width //= 2
             sums = builder.fadd(pick(sums, sums, list(range(width))), pick(sums, sums, list(range(width, 2 * width))))
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        builder.store(sums, builder.bitcast(builder.gep(data, [args[1]]), sums.type.as_pointer()), align=4)
+        builder.store(sums, _place(context, builder, signature.args[0], *args[:2], sums.type), align=4)
         return context.get_dummy_value()
 
     return types.void(array, intp, vector, vector, vector, vector), codegen
