@@ -90,12 +90,14 @@ class FutureHeads(nn.Module):
         return length > self.size.horizon + 1 and (self.negatives == "sequence" or batch > 1)
 
 
-def build_heads(architecture: ArchitectureConfig, size: SizeConfig) -> FutureHeads | None:
-    """The heads an architecture's objectives need; None for none."""
+def build_heads(architecture: ArchitectureConfig, size: SizeConfig, kernels: str = "auto") -> FutureHeads | None:
+    """The heads an architecture's objectives need, with their backend (``training.kernels``); None for none."""
     objectives = architecture.objectives
     if architecture.family != "lolm" or architecture.latent.form == "none" or objectives.future == "none" or size.future is None:
         return None
-    return FutureHeads(objectives.future, size.future, size.d_model, objectives.future_trained, objectives.negatives)
+    heads = FutureHeads(objectives.future, size.future, size.d_model, objectives.future_trained, objectives.negatives)
+    heads.kernels = kernels
+    return heads
 
 
 def cpc_positions(length: int, size: FutureSize) -> range:

@@ -107,6 +107,14 @@ def test_contrastive_loss_by_hand(temperature):
     assert future_cpc(z, h, heads).item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
+def test_the_contrastive_loss_runs_on_the_backend_that_is_asked_for():
+    run = make_run("lolm")
+    heads = build_heads(run.architecture, run.size, kernels="cuda")
+    z = torch.randn(2, 30, run.size.d_model)
+    with pytest.raises(ConfigError, match="'cuda' was asked for, but the model is on the CPU"):
+        future_cpc(z, z, heads)
+
+
 def test_contrastive_loss_without_information_is_ln_n():
     heads = FutureHeads("cpc", FutureSize(), 6)
     z, h = torch.ones(1, 512, 6), torch.ones(1, 512, 6)  # every position looks the same

@@ -135,6 +135,7 @@ def load_run(folder: str | Path) -> TrainedRun:
     folder = Path(folder)
     header = read_json(folder / "config.json")
     run = from_mapping(RunConfig, header["run"], f"{folder}/config.json: run")
-    trained = TrainedRun(folder, header, run, build_model(run), build_heads(run.architecture, run.size))
+    heads = build_heads(run.architecture, run.size, run.training.kernels)
+    trained = TrainedRun(folder, header, run, build_model(run), heads)
     trained.at(run.training.steps)
     return trained

@@ -112,10 +112,9 @@ class Trainer:
 
         torch.manual_seed(stream_seed(run.seed, "init") % 2**63)
         self.model = build_model(run).to(self.device)
-        self.heads = build_heads(run.architecture, run.size)
+        self.heads = build_heads(run.architecture, run.size, run.training.kernels)
         if self.heads is not None:
             self.heads.to(self.device)
-            self.heads.kernels = run.training.kernels
         modules = [self.model] + ([self.heads] if self.heads is not None else [])
         self.optimizer = build_optimizer(modules, recipe.weight_decay, self.training, run.size.learning_rate)
         self.clip_groups = [list(m.parameters()) for m in modules]
