@@ -69,7 +69,7 @@ def flat(x: torch.Tensor) -> np.ndarray:
 def rows(x: torch.Tensor) -> tuple[np.ndarray, int]:
     """The floats of (…, C) from the first on, and how far apart its rows begin: a view for a slice of channels too."""
     if x.is_contiguous():
-        return x.detach().numpy().reshape(-1), x.shape[-1]
+        return flat(x), x.shape[-1]
     hop = x.stride(-2) if x.dim() > 1 else x.shape[-1]
     evenly = x.stride(-1) == 1 and all(x.stride(i) == x.stride(i + 1) * x.shape[i + 1] for i in range(x.dim() - 2))
     if not evenly or hop < x.shape[-1]:

@@ -100,7 +100,7 @@ def _forward(u, u_hop, raw, a, b, b_hop, c, c_hop, skip, bias, gate, gate_hop, g
             for n in range(0, states, GROUP):
                 for d in range(0, width, LANES):
                     k = n * BLOCK + d
-                    will_write(kept, (states + n) * BLOCK + d)
+                    will_write(kept, (states + n) * BLOCK + d)  # behind these: where the next chunk keeps its own
                     will_write(kept, (states + n + 1) * BLOCK + d)
                     rate_0, rate_1 = load(rates, k), load(rates, k + BLOCK)
                     s_0, s_1 = load(state, k), load(state, k + BLOCK)
@@ -210,7 +210,7 @@ def _backward(
             for n in range(0, states, GROUP):
                 for d in range(0, width, LANES):
                     k = n * BLOCK + d
-                    will_read(first_states, (n - states) * BLOCK + d)
+                    will_read(first_states, (n - states) * BLOCK + d)  # before these: what the next chunk back begins from
                     will_read(first_states, (n + 1 - states) * BLOCK + d)
                     rate_0, rate_1 = load(rates, k), load(rates, k + BLOCK)
                     s_0, s_1 = load(first_states, k), load(first_states, k + BLOCK)

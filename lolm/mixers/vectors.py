@@ -48,7 +48,7 @@ def _llvm(builder, name, arguments, result=FLOATS, fastmath=()):
 
 
 def _place(context, builder, kind, array, index, what=FLOATS):
-    """Pointer to the 16 floats at a flat index of a contiguous array of a Numba type; no bounds are checked."""
+    """Pointer to the 16 floats, or to ``what``, at a flat index of a contiguous array of a Numba type; no bounds are checked."""
     data = context.make_array(kind)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), what.as_pointer())
 
@@ -121,12 +121,12 @@ def _copy_part(typingctx, target, to, source, start, count):
 
     def codegen(context, builder, signature, args):
         i32 = ir.IntType(32)
-        first, last = (_place(context, builder, signature.args[i], args[i], args[i + 1]) for i in (2, 0))
+        to_place, from_place = (_place(context, builder, signature.args[i], args[i], args[i + 1]) for i in (0, 2))
         bound = _splat(builder, builder.trunc(args[4], i32), INTS)
         within = builder.icmp_signed("<", ir.Constant(INTS, list(range(LANES))), bound)
         kind = f"v{LANES}f32.p0v{LANES}f32"
-        values = _llvm(builder, f"llvm.masked.load.{kind}", [first, i32(4), within, ir.Constant(FLOATS, [0.0] * LANES)])
-        _llvm(builder, f"llvm.masked.store.{kind}", [values, last, i32(4), within], ir.VoidType())
+        values = _llvm(builder, f"llvm.masked.load.{kind}", [from_place, i32(4), within, ir.Constant(FLOATS, [0.0] * LANES)])
+        _llvm(builder, f"llvm.masked.store.{kind}", [values, to_place, i32(4), within], ir.VoidType())
         return context.get_dummy_value()
 
     return types.void(target, intp, source, intp, intp), codegen
@@ -166,8 +166,7 @@ def repeat(typingctx, array, index):
     """The float at a flat index of a contiguous array, in every lane."""
 
     def codegen(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return _splat(builder, builder.load(builder.gep(data, [args[1]])))
+        return _splat(builder, builder.load(_place(context, builder, signature.args[0], *args, ir.FloatType())))
 
     return vector(array, intp), codegen
 

@@ -131,7 +131,7 @@ def test_the_optimiser_is_pytorchs_to_the_bit():
                 again.load_state_dict(optimizer.state_dict())
                 optimizer = again
         ends.append(model.weight.detach().clone())
-        assert not optimizer.param_groups[0]["params"][0].grad
+        assert optimizer.param_groups[0]["params"][0].grad is None
     assert torch.equal(*ends)
 
 
