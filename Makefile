@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke scaling bench test lint format ui track environment clean FORCE
+.PHONY: help repro smoke scaling bench test golden lint format ui track environment clean FORCE
 
 PORT ?= 5000
 SCALES ?= nano micro tiny mini
@@ -48,6 +48,9 @@ bench: $(ready) ## speed on this machine, against its peak and other packages; A
 test: $(ready) tools ## the tests
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg \
 	  "$(python)" -m pytest --numprocesses logical --maxprocesses 8 --dist loadscope $(ARGS)
+
+golden: $(ready) tools ## whether the code computes what it computed: losses, gradients and measures of every family
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 "$(python)" -m pytest tests/golden $(ARGS)
 
 lint: $(ready) tools ## style and types
 	@"$(python)" -m ruff check . && "$(python)" -m ruff format --check . && "$(python)" -m mypy
