@@ -43,7 +43,7 @@ scaling: $(ready) ## a study at every scale of SCALES, then the fit of loss agai
 	@"$(python)" -m pipeline.scaling --scales $(SCALES) --study $(or $(STUDY),sizes)
 
 bench: $(ready) ## speed on this machine, against its peak and other packages; ARGS=<of pipeline.benchmark>
-	@HF_HUB_OFFLINE=1 "$(python)" -m pipeline.benchmark $(ARGS)
+	@HF_HUB_OFFLINE=1 "$(python)" -m benchmarks $(ARGS)
 
 test: $(ready) tools ## the tests
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg \

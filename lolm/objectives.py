@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lolm.config import ArchitectureConfig, FutureSize, ObjectiveConfig, SizeConfig
 from lolm.data.batches import IGNORED
-from lolm.mixers.cross_entropy import cross_entropy
 from lolm.models.language_model import LanguageModel, Streams
+from lolm.ops.cross_entropy import cross_entropy
 
 COMPETITIVE_HORIZON = 8
 COMPETITIVE_SLOPE = 5.0

@@ -6,14 +6,14 @@ from __future__ import annotations
 from typing import Any
 
 from lolm.config import AblationConfig
+from lolm.corpus.tokenizer import Tokenizer
 from lolm.data.batches import EvaluationSet
-from lolm.data.tokenizer import Tokenizer
-from lolm.evaluation.ablate import score_interventions
-from lolm.evaluation.contribution import contributions
-from lolm.evaluation.inversion import REMOVALS, inversion
-from lolm.evaluation.readout import Effort, refit_readouts
-from lolm.evaluation.token_classes import gate_by_class
 from lolm.interventions import EMPTY, Context, Intervention, force_gate, full_set, fusion_of, measure, replace_branch
+from lolm.laboratory.contributions import contributions
+from lolm.laboratory.inversion import REMOVALS, inversion
+from lolm.laboratory.readouts import Effort, refit_readouts
+from lolm.laboratory.scoring import score_interventions
+from lolm.laboratory.token_classes import gate_by_class
 from lolm.models.language_model import LanguageModel
 from lolm.records import write_json
 from pipeline.opening import Opened, open_run

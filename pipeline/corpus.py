@@ -1,7 +1,7 @@
 """Read the documents, drop exact duplicates, split them whole into training, validation and test."""
 
 from lolm.config import load_params, scale_of
-from lolm.data.corpus import build_corpus
+from lolm.corpus.build import build_corpus
 from lolm.records import write_json
 from pipeline.stage import Paths, arguments, main
 

@@ -124,6 +124,6 @@ def matmul_speed() -> float:
 
 def flops_per_token(params: Params, scale: str, arm: str) -> float:
     """Training FLOPs of one token."""
-    from lolm.analysis.accounting import account_run
+    from lolm.accounting.count import account_run
 
     return account_run(resolve_run(params, scale, arm, params.study.seeds[0]))["flops_per_token"]["training"]

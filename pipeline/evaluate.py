@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from lolm.corpus.tokenizer import Tokenizer
 from lolm.data.batches import EvaluationSet
-from lolm.data.tokenizer import Tokenizer
 from lolm.evaluation.held_out import score_model
 from lolm.evaluation.lengths import score_lengths
 from lolm.evaluation.position import score_positions

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
-from lolm.analysis.matching import Quantity, default_dial, full_name, matching, quantity
+from lolm.accounting.matching import Quantity, default_dial, full_name, matching, quantity
 from lolm.config import load_params, resolve_run
 from pipeline.stage import main
 

@@ -9,7 +9,7 @@ import torch
 
 from lolm.config import RunConfig, ScaleConfig, load_params, scale_of
 from lolm.data.batches import BatchSampler, EvaluationSet
-from lolm.data.shards import TokenStream
+from lolm.data.stream import TokenStream
 from lolm.evaluation.ngram import reference_losses
 from lolm.training.checkpoint import TrainedRun, load_run
 from pipeline.stage import Paths, training_device

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from lolm.analysis.accounting import account_run
-from lolm.analysis.matching import default_dial, matching
+from lolm.accounting.count import account_run
+from lolm.accounting.matching import default_dial, matching
 from lolm.config import ConfigError, RunConfig, load_params, resolve_run
+from lolm.config.strict import nearest
 from lolm.records import write_json
-from lolm.strict import nearest
 from pipeline.estimate import estimate, timed_stages
 from pipeline.stage import Paths, arguments, main
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from lolm.analysis.accounting import account_run
+from lolm.accounting.count import account_run
 from lolm.config import RecallConfig, RunConfig, load_params, scale_of, to_mapping
 from lolm.data.synthetic import SyntheticSampler, SyntheticTask, build_task
 from lolm.evaluation.recall import recall_evaluation
-from lolm.mixers.backends import choose_backend
+from lolm.ops.backends import choose_backend
 from lolm.records import fingerprint_of, write_json
 from lolm.training.loop import DivergenceError
 from lolm.training.scratch import remove

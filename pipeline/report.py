@@ -6,13 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
-from lolm.analysis.claims import build_ledger, headline, to_records, with_figures
-from lolm.analysis.figures import pictures
-from lolm.analysis.figures.benchmark import speed
 from lolm.analysis.leaderboard import leaderboard, metrics, table
-from lolm.analysis.page import html, markdown
-from lolm.analysis.results import load_results
+from lolm.claims import build_ledger, headline, to_records, with_figures
 from lolm.records import read_json, write_json, write_text
+from lolm.records.results import load_results
+from lolm.report.figures import pictures
+from lolm.report.figures.benchmark import speed
+from lolm.report.page import html, markdown
 from lolm.tracking import try_sync_scale
 from pipeline.stage import Paths, arguments, main
 

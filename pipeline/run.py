@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from lolm import LolmError, tracking
 from lolm.config import ConfigError, Params, StudyConfig, load_params, resolve_run, scale_of
-from lolm.strict import nearest
+from lolm.config.strict import nearest
 from lolm.training.scratch import clear_finished
 from pipeline import stage
 from pipeline.estimate import Estimate, estimate, stages_of_run, stages_to_make, timed_stages

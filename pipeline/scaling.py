@@ -9,11 +9,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lolm.analysis.figures.scaling import scaling as picture
-from lolm.analysis.results import ScaleResults, load_results
 from lolm.analysis.scaling import MINIMUM, ScalingError, ScalingFit, collect, fit_scaling, multipliers
 from lolm.config import load_params
 from lolm.records import RecordError, write_json, write_text
+from lolm.records.results import ScaleResults, load_results
+from lolm.report.figures.scaling import scaling as picture
 from pipeline.stage import main
 
 

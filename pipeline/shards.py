@@ -1,10 +1,9 @@
 """Encode the splits into flat memory-mapped token files with an index."""
 
 from lolm.config import load_params, scale_of
-from lolm.data.files import atomic_folder
-from lolm.data.shards import shards_report, write_shards
-from lolm.data.tokenizer import Tokenizer
-from lolm.records import write_json
+from lolm.corpus.shards import shards_report, write_shards
+from lolm.corpus.tokenizer import Tokenizer
+from lolm.records import atomic_folder, write_json
 from pipeline.stage import Paths, arguments, main
 
 

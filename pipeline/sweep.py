@@ -11,10 +11,10 @@ import torch
 
 from lolm.config import ConfigError, RunConfig, SweepConfig, load_params, resolve_run, scale_of, to_mapping
 from lolm.data.batches import BatchSampler, EvaluationSet
-from lolm.data.shards import TokenStream
+from lolm.data.stream import TokenStream
 from lolm.evaluation.held_out import score_model
-from lolm.mixers.backends import choose_backend
 from lolm.models.language_model import LanguageModel
+from lolm.ops.backends import choose_backend
 from lolm.records import fingerprint_of, read_json, write_json
 from lolm.training.loop import DivergenceError
 from lolm.training.scratch import remove

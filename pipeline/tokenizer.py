@@ -1,8 +1,8 @@
 """Train the SentencePiece tokenizer on the training split."""
 
 from lolm.config import load_params, scale_of
-from lolm.data.files import atomic_folder
-from lolm.data.tokenizer import build_tokenizer
+from lolm.corpus.tokenizer import build_tokenizer
+from lolm.records import atomic_folder
 from pipeline.stage import Paths, arguments, main
 
 

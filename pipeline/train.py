@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from lolm.analysis.accounting import account
+from lolm.accounting.count import account
 from lolm.config import load_params, to_mapping
 from lolm.data.batches import BatchSampler, EvaluationSet
-from lolm.data.shards import TokenStream
+from lolm.data.stream import TokenStream
 from lolm.evaluation.held_out import score_model
-from lolm.mixers.backends import choose_backend
 from lolm.models.language_model import LanguageModel
+from lolm.ops.backends import choose_backend
 from lolm.records import fingerprint_of, write_json
 from lolm.tracking import try_sync
 from lolm.training.loop import Trainer

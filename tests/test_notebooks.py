@@ -57,9 +57,9 @@ def test_runs_on_results(tmp_path, monkeypatch, arms):
 def write_weights(root, arm, seed):
     """Corpus, tokenizer and shards of made-up text, and untrained weights of a run, where the pipeline would leave them."""
     from lolm.config import CorpusConfig, RunConfig, ShardsConfig, TokenizerConfig, from_mapping
-    from lolm.data.corpus import build_corpus
-    from lolm.data.shards import write_shards
-    from lolm.data.tokenizer import Tokenizer, build_tokenizer
+    from lolm.corpus.build import build_corpus
+    from lolm.corpus.shards import write_shards
+    from lolm.corpus.tokenizer import Tokenizer, build_tokenizer
     from lolm.models.language_model import build_model
     from lolm.objectives import build_heads
     from lolm.records import read_json

@@ -1,4 +1,1 @@
-"""From records to a verdict: accounting, statistics, efficiency multipliers, the claims ledger, figures and the report.
-
-Everything here reads the records of a scale through :mod:`lolm.analysis.results`; nothing here trains or evaluates.
-"""
+"""From records to estimates: statistics, efficiency multipliers, dependency, scaling. Nothing here trains or evaluates."""

@@ -14,9 +14,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lolm.analysis.results import RunRecord, ScaleResults
 from lolm.analysis.statistics import Estimate, correlation, t_interval
-from lolm.evaluation.inversion import REMOVALS
+from lolm.laboratory.inversion import REMOVALS
+from lolm.records.results import RunRecord, ScaleResults
 
 INVERTED, NOT_INVERTED, UNDECIDED = "inverted", "not inverted", "inconclusive"
 MATCHED = "+match_norm"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lolm.analysis.dependency import primary, statistic
-from lolm.analysis.results import RunRecord, ScaleResults
 from lolm.analysis.statistics import Estimate, holm, paired_difference, paired_p_value, t_interval
+from lolm.records.results import RunRecord, ScaleResults
 
 Measure = Callable[[RunRecord], float | None]
 

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lolm import LolmError
-from lolm.analysis.results import RunRecord
 from lolm.analysis.statistics import Estimate, geometric_interval, t_interval
+from lolm.records.results import RunRecord
 
 AXES = ("step", "tokens", "flops", "seconds")
 INTERPOLATION = 0.02  # multipliers that differ by less may differ by the interpolation alone

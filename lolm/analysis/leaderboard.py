@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lolm.analysis.efficiency import at_budgets
-from lolm.analysis.results import RunRecord, ScaleResults
 from lolm.analysis.statistics import Estimate, holm, paired_difference, paired_p_value, t_interval
+from lolm.records.results import RunRecord, ScaleResults
 
 LENGTHS = (2, 4)  # windows of the length extrapolation that get a column, in training windows
 TASKS = ("mqar", "induction")

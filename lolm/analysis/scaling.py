@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from lolm import LolmError
-from lolm.analysis.results import ScaleResults
 from lolm.analysis.statistics import geometric_interval
+from lolm.records.results import ScaleResults
 
 FEW = 5  # seeds below which a bootstrap comes out too narrow
 MINIMUM, WITH_FLOOR = 4, 5  # budgets for a fit at all, and for one with an irreducible loss E

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from lolm.data.files import DataError
-from lolm.data.shards import TokenStream
+from lolm.data.errors import DataError
+from lolm.data.stream import TokenStream
 
 if TYPE_CHECKING:
     import torch

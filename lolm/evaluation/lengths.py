@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lolm.data.batches import EvaluationSet
-from lolm.data.shards import TokenStream
+from lolm.data.stream import TokenStream
 from lolm.evaluation.held_out import token_losses
 from lolm.models.language_model import LanguageModel
 

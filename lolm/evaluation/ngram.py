@@ -17,8 +17,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from lolm.data.batches import BatchSampler, EvaluationSet
-from lolm.data.files import DataError
-from lolm.data.shards import TokenStream
+from lolm.data.errors import DataError
+from lolm.data.stream import TokenStream
 
 CHUNK = 8_388_608  # tokens counted at a time
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from lolm.corpus.tokenizer import Tokenizer
 from lolm.data.batches import EvaluationSet, stream_seed
-from lolm.data.shards import TokenStream
-from lolm.data.tokenizer import Tokenizer
+from lolm.data.stream import TokenStream
 from lolm.models.language_model import LanguageModel
 
 TEMPERATURE, TOP_K = 0.8, 50  # as published (spec C)

@@ -2,7 +2,7 @@
 
 A new intervention is one function: say what becomes of the gate (:func:`change_gate`), of a branch (:func:`change_branch`), of
 memory or regime (:func:`change_stream`), or build an :class:`Intervention` of the places it acts in; join several with ``|``.
-:func:`lolm.evaluation.ablate.score_interventions` measures any list of them; to have it in every record, add it to
+:func:`lolm.laboratory.scoring.score_interventions` measures any list of them; to have it in every record, add it to
 :func:`full_set`. For example, the latent branch with each vector's dimensions in reverse, at the strength it had::
 
     def reverse_latent() -> Intervention:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.config import ConfigError
-from lolm.mixers.backends import choose_backend
 from lolm.mixers.base import Mixer, check_counts
+from lolm.ops.backends import choose_backend
 
 
 def rope_tables(length: int, width: int, base: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,7 +132,7 @@ class Attention(Mixer):
         cos, sin = (table[:length] for table in self._rope(length, x_BTD.device))
         heads = self.qkv(x_BTD).unflatten(-1, (-1, self.head_width))
         if not dropout and heads.dtype == torch.float32 and choose_backend(heads.device.type, self.kernels) == "cpu":
-            from lolm.mixers.attention_cpu import CausalAttentionCPU
+            from lolm.ops.cpu.attention import CausalAttentionCPU
 
             y_BTHP = CausalAttentionCPU.apply(heads, self.kv_heads, cos, sin, self.window)
         else:

@@ -9,7 +9,7 @@ from lolm.config import ConfigError
 from lolm.mixers.attention import Attention
 from lolm.mixers.base import Mixer, check_counts
 from lolm.mixers.mamba1 import Mamba1
-from lolm.mixers.rms_norm import RMSNorm
+from lolm.ops.rms_norm import RMSNorm
 
 EPSILON = 1e-6
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.mixers.base import Mixer, check_counts, keep_init, no_decay
-from lolm.mixers.causal_conv import causal_conv
-from lolm.mixers.rms_norm import RMSNorm
-from lolm.mixers.scan import selective_scan, selective_scan_reference
+from lolm.ops.causal_conv import causal_conv
+from lolm.ops.rms_norm import RMSNorm
+from lolm.ops.scan import selective_scan, selective_scan_reference
 
 
 def log_arange(channels: int, states: int) -> torch.Tensor:

@@ -10,9 +10,9 @@ from torch import nn
 
 from lolm.config import ConfigError
 from lolm.mixers.base import Mixer, check_counts, keep_init, no_decay
-from lolm.mixers.causal_conv import causal_conv
-from lolm.mixers.rms_norm import rms_norm
-from lolm.mixers.ssd import ssd, ssd_reference
+from lolm.ops.causal_conv import causal_conv
+from lolm.ops.rms_norm import rms_norm
+from lolm.ops.ssd import ssd, ssd_reference
 
 EPSILON = 1e-5  # of the gated norm
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from lolm.mixers.base import Mixer, keep_init, no_decay
 from lolm.mixers.mamba1 import log_arange
-from lolm.mixers.scan import selective_scan, selective_scan_reference
+from lolm.ops.scan import selective_scan, selective_scan_reference
 
 
 class PlainSSM(Mixer):

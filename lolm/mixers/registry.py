@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lolm.config import ConfigError, MixerConfig
+from lolm.config.strict import nearest
 from lolm.mixers.attention import Attention
 from lolm.mixers.base import Mixer
 from lolm.mixers.hymba import Hymba
@@ -10,7 +11,6 @@ from lolm.mixers.mamba1 import Mamba1
 from lolm.mixers.mamba2 import Mamba2
 from lolm.mixers.plain_ssm import PlainSSM
 from lolm.mixers.rglru import RGLRU
-from lolm.strict import nearest
 
 MIXERS: dict[str, type[Mixer]] = {
     "attention": Attention,

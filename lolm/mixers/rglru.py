@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from lolm.config import ConfigError
 from lolm.mixers.base import Mixer, check_counts, keep_init, no_decay
-from lolm.mixers.causal_conv import causal_conv
-from lolm.mixers.linear_scan import linear_scan
+from lolm.ops.causal_conv import causal_conv
+from lolm.ops.linear_scan import linear_scan
 
 MAX_SQRT_GRADIENT = 1000.0
 CONV_VARIANCE = 0.01  # of a convolution's initial weights, times its width

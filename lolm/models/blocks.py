@@ -8,10 +8,10 @@ from torch.utils.checkpoint import checkpoint
 
 from lolm.config import BlockConfig, ConfigError, MixerConfig, SizeConfig, StackConfig
 from lolm.mixers.registry import build_mixer
-from lolm.mixers.rms_norm import RMSNorm
 from lolm.models.component import Component
 from lolm.models.experts import Experts, Routing
 from lolm.models.mlp import MLP
+from lolm.ops.rms_norm import RMSNorm
 
 EPSILON = 1e-5
 OUTPUT_MAPS = ("out", "out_proj", "linear_out")  # what mixers call their last map

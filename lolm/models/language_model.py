@@ -11,10 +11,10 @@ from torch import nn
 
 from lolm.config import ArchitectureConfig, RunConfig, SizeConfig, TrainingConfig
 from lolm.mixers.base import Mixer
-from lolm.mixers.rms_norm import RMSNorm
 from lolm.models.blocks import Stack, build_norm, norm_params
 from lolm.models.component import Component
 from lolm.models.experts import Routing
+from lolm.ops.rms_norm import RMSNorm
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from tqdm import tqdm
 from lolm import LolmError
 from lolm.config import RunConfig
 from lolm.data.batches import Sampler, stream_seed
-from lolm.mixers.backends import keep_from_tracing
 from lolm.models.experts import load_metrics
 from lolm.models.language_model import LanguageModel, Streams, build_model
 from lolm.objectives import (
@@ -39,6 +38,7 @@ from lolm.objectives import (
     token_loss,
     total_loss,
 )
+from lolm.ops.backends import keep_from_tracing
 from lolm.records import MetricsWriter, read_json, write_json
 from lolm.training.checkpoint import (
     horizon_path,

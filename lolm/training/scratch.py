@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lolm.data.files import atomic_folder
-from lolm.records import read_json
+from lolm.records import atomic_folder, read_json
 
 FINISHED = "finished"  # marks the scratch folder of a run that has ended
 FORKS = "forks"  # checkpoints where the schedules of shorter horizons part from the run

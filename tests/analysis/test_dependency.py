@@ -8,17 +8,17 @@ import pytest
 import yaml
 from synthetic import Truth, write_results
 
+from lolm.accounting.count import account_run
 from lolm.analysis import dependency as dep
-from lolm.analysis.accounting import account_run
-from lolm.analysis.claims import build_ledger, to_records, with_figures
-from lolm.analysis.claims.early import _tpu_pair
-from lolm.analysis.claims.questions import QUESTIONS
 from lolm.analysis.effects import arm_effect, arm_effects, main_effects
-from lolm.analysis.figures.laboratory import readout_recovery
-from lolm.analysis.needs import PEAK_FLOPS, UTILISATION, needs
-from lolm.analysis.results import load_results
 from lolm.analysis.statistics import t_interval
+from lolm.claims import build_ledger, to_records, with_figures
+from lolm.claims.early import _tpu_pair
+from lolm.claims.questions import QUESTIONS
+from lolm.claims.required_runs import PEAK_FLOPS, UTILISATION, needs
 from lolm.config import ConfigError, load_params
+from lolm.records.results import load_results
+from lolm.report.figures.laboratory import readout_recovery
 
 SEEDS = (1, 2, 3, 4)
 

@@ -19,7 +19,7 @@ from lolm.analysis.efficiency import (
     training_curve,
     window_rows,
 )
-from lolm.analysis.results import RunRecord
+from lolm.records.results import RunRecord
 
 
 def law(position):

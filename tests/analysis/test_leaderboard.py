@@ -5,8 +5,8 @@ import pytest
 from synthetic import Truth, write_results
 
 from lolm.analysis.leaderboard import compare, leaderboard, metrics, table
-from lolm.analysis.results import load_results
 from lolm.analysis.statistics import holm, paired_p_value
+from lolm.records.results import load_results
 
 ARMS = ("lolm", "transformer", "transformer_modern", "hybrid_a", "hybrid_b")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from synthetic import write_scales
 
-from lolm.analysis.results import load_results
 from lolm.analysis.scaling import ScalingError, ScalingPoint, collect, fit_scaling, multiplier, multipliers
+from lolm.records.results import load_results
 
 ROOT = Path(__file__).resolve().parents[2]
 

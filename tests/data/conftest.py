@@ -7,9 +7,9 @@ import pytest
 from minicorpus import make_texts, write_jsonl
 
 from lolm.config import CorpusConfig, ShardsConfig, TokenizerConfig
-from lolm.data.corpus import build_corpus
-from lolm.data.shards import write_shards
-from lolm.data.tokenizer import Tokenizer, build_tokenizer
+from lolm.corpus.build import build_corpus
+from lolm.corpus.shards import write_shards
+from lolm.corpus.tokenizer import Tokenizer, build_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lolm.data.batches import BatchSampler, EvaluationSet, stream_seed
-from lolm.data.files import DataError
-from lolm.data.shards import TokenStream
+from lolm.data.errors import DataError
+from lolm.data.stream import TokenStream
 
 T = 17
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lolm.data.batches import BatchSampler, EvaluationSet
-from lolm.data.files import DataError
-from lolm.data.shards import TokenStream
+from lolm.data.errors import DataError
+from lolm.data.stream import TokenStream, checksum_of
 from lolm.evaluation import ngram
 from lolm.evaluation.ngram import Bigram, discount, reference_losses
 from lolm.records import sha256_of, write_json
@@ -21,11 +21,10 @@ def stream_of(folder: Path, tokens: list[int], vocab_size: int) -> TokenStream:
     np.save(folder / "train" / "documents.npy", np.zeros(1, dtype=np.int64))
     token_bytes = np.ones(vocab_size, dtype=np.int32)
     np.save(folder / "token_bytes.npy", token_bytes)
-    from lolm.data.shards import _checksum
 
     shard = {"file": "train/00000.bin", "tokens": len(tokens), "sha256": sha256_of(folder / "train" / "00000.bin")}
     entry = {"shards": [shard], "n_tokens": len(tokens), "n_bytes": len(tokens), "n_documents": 1}
-    index = {"vocab_size": vocab_size, "dtype": "uint16", "eos_id": 1, "token_bytes_sha256": _checksum(token_bytes)}
+    index = {"vocab_size": vocab_size, "dtype": "uint16", "eos_id": 1, "token_bytes_sha256": checksum_of(token_bytes)}
     write_json(folder / "index.json", index | {"splits": {"train": entry}})
     return TokenStream.open(folder, "train")
 

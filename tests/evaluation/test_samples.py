@@ -6,7 +6,7 @@ import torch
 from builders import ArrayStream, make_model
 from rules import RuleModel, certain, uniform
 
-from lolm.data.files import DataError
+from lolm.data.errors import DataError
 from lolm.evaluation.samples import TOP_K, diversity, generate, sample_texts
 
 

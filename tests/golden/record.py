@@ -23,15 +23,15 @@ from builders import PARAMS, VOCAB, ArrayStream, make_run
 
 from lolm.config import RunConfig, to_mapping
 from lolm.data.batches import BatchSampler, EvaluationSet
-from lolm.evaluation.ablate import score_interventions
-from lolm.evaluation.contribution import contributions
 from lolm.evaluation.held_out import score_model
 from lolm.evaluation.lengths import score_lengths
 from lolm.evaluation.ngram import reference_losses
 from lolm.evaluation.position import score_positions
-from lolm.evaluation.readout import Effort, refit_readouts
 from lolm.evaluation.streams import describe_streams
 from lolm.interventions import EMPTY, Context, Intervention, force_gate, full_set, fusion_of, measure, replace_branch
+from lolm.laboratory.contributions import contributions
+from lolm.laboratory.readouts import Effort, refit_readouts
+from lolm.laboratory.scoring import score_interventions
 from lolm.records import read_metrics
 from lolm.training.checkpoint import load_run
 from lolm.training.loop import Trainer
@@ -50,7 +50,8 @@ def machine_kind() -> str:
     import llvmlite.binding as llvm
     import numba
 
-    return f"{numba.config.CPU_NAME or llvm.get_host_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}, numba {numba.__version__}"
+    vectors = f"{numba.config.CPU_NAME or llvm.get_host_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{vectors}, torch {torch.__version__}, numba {numba.__version__}"
 
 
 def short_run(arm: str) -> RunConfig:

@@ -8,8 +8,8 @@ from record import FAMILIES, FILE, MEASURED, losses, machine_kind, measures, num
 
 GOLDEN = json.loads(FILE.read_text(encoding="utf-8"))
 SAME_MACHINE = GOLDEN["machine"] == machine_kind()
-# Elsewhere sums run in another order. Between the AVX-512 and the AVX2 kernels of one processor the largest difference was 8e-7 of
-# a loss or gradient norm, and 2e-8 of the smallest damages.
+# Elsewhere sums run in another order. Between the AVX-512 and the AVX2 kernels of one processor the largest difference was 8e-7
+# of a loss or gradient norm, and 2e-8 nats of the smallest damages.
 ELSEWHERE = {"rel_tol": 2e-5, "abs_tol": 1e-6}
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from builders import make_model, random_tokens
-from laboratory import OTHERS, TOKENS, context_of, fused, seen
+from known_models import OTHERS, TOKENS, context_of, fused, seen
 
 from lolm.interventions import (
     Context,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from builders import make_model
-from laboratory import OTHERS, TOKENS, context_of, fused, seen
+from known_models import OTHERS, TOKENS, context_of, fused, seen
 
 from lolm.interventions import (
     EMPTY,

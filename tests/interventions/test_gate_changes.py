@@ -3,7 +3,7 @@
 import pytest
 import torch
 from builders import make_model
-from laboratory import TOKENS, context_of, fused
+from known_models import TOKENS, context_of, fused
 
 from lolm.interventions import (
     Intervention,

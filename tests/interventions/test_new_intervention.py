@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from builders import make_model
-from laboratory import TOKENS, WIDTH, followers, fused, held_out, loss_of_reader, pairs_of, reader, seen
+from known_models import TOKENS, WIDTH, followers, fused, held_out, loss_of_reader, pairs_of, reader, seen
 
-from lolm.evaluation.ablate import score_interventions
 from lolm.interventions import Intervention, change_branch, force_gate, match_norm, remove_stream
+from lolm.laboratory.scoring import score_interventions
 
 
 def reverse_latent() -> Intervention:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from builders import make_model
-from laboratory import TOKENS, context_of, fused, seen
+from known_models import TOKENS, context_of, fused, seen
 
 from lolm.interventions import force_gate, random_halves, replace_branch, split_set
 

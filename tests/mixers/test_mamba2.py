@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from lolm.config import ConfigError
-from lolm.mixers import ssd as ssd_module
 from lolm.mixers.mamba2 import Mamba2
-from lolm.mixers.ssd import ssd, ssd_chunked, ssd_reference
+from lolm.ops import ssd as ssd_module
+from lolm.ops.ssd import ssd, ssd_chunked, ssd_reference
 
 D, N = 24, 6
 PAIRS = {

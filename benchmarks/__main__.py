@@ -1,0 +1,60 @@
+"""Measure how fast the code is on this machine: `make bench`. Beside the pipeline, because timings differ every time.
+
+Writes ``reports/benchmark.json`` and ``reports/figures/benchmark.svg`` (with ``.csv``), and fills one MLflow run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from lolm.config import load_params
+from lolm.records import write_json, write_text
+from pipeline.stage import main
+
+FOLDER = Path("reports")
+
+
+def run() -> None:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # peers must not look for kernels on the network
+    from benchmarks import ARMS, PARTS, Settings, benchmark
+    from lolm.report.figures.benchmark import speed
+    from lolm.tracking import try_sync_benchmark
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", default="tiny", help="preset under `scales` in params.yaml (default: tiny)")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), help=f"default: {' '.join(ARMS)}")
+    parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured (default: 5)")
+    parser.add_argument("--parts", type=lambda value: value.split(","), default=list(PARTS), help=f"of {','.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true", help="smallest sizes, to see that it works; says nothing about speed")
+    args = parser.parse_args()
+    make = Settings.quick if args.quick else Settings
+    record = benchmark(make(load_params(), args.scale, tuple(args.arms)), args.parts, args.rounds, quiet=False)
+    picture = speed(record)
+    if picture is not None:
+        write_text(FOLDER / "figures" / "benchmark.svg", picture.svg)
+        write_text(FOLDER / "figures" / "benchmark.csv", picture.csv())
+    write_json(FOLDER / "benchmark.json", record)
+    for line in lines(record):
+        print(line)
+    print(f"benchmark: {FOLDER / 'benchmark.json'}; `dvc repro -fs report` shows it in the page")
+    try_sync_benchmark(FOLDER / "benchmark.json")
+
+
+def lines(record: dict[str, Any], name: str = "") -> list[str]:
+    """Every number with quartiles, and every reason for a missing one, a line each."""
+    if "median" in record:
+        return [f"{name}: {record['median']:.4g} [{record['low']:.4g}, {record['high']:.4g}]"]
+    found: list[str] = []
+    for key, value in record.items():
+        if isinstance(value, dict):
+            found += lines(value, f"{name} / {key}" if name else key)
+        elif key == "skipped":
+            found.append(f"{name}: skipped, {value}")
+    return found
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,170 @@
+"""Every published number the ledger uses: its value, where it was printed, and what it was measured on.
+
+Numbers are inputs here and are never adjusted; what follows from them is computed in :mod:`lolm.claims.arithmetic`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+SOURCES = {
+    "seed": "Qira, Why Hybrid Architectures Matter",
+    "paper": "LOLM paper, 27 March 2026",
+    "scaling": "Qira, Scaling 20M to 1.57B",
+    "surface": "Qira, Surface vs Latent",
+    "results": "authors' repository, results/ablation_gate_step20000.txt",
+    "proof": "LOLM Proof Pack, 27 March 2026",
+    "readme": "authors' repository, README",
+    "configs": "authors' repository, configs and training code",
+    "projections": "authors' web page on projections",
+    "explorer": "authors' web page, gate explorer",
+}
+
+CLIP_NATS = 20.0  # the evaluation script takes exp(min(loss, 20))
+VOCABULARY = 50_257  # GPT-2 tokens, used at every published scale
+
+
+@dataclass(frozen=True)
+class Number:
+    """A printed number.
+
+    Attributes:
+        value: as a plain number (shares, not percentages).
+        unit: nats, perplexity, x (ratio), share, gate, codes, steps.
+        source: keys of :data:`SOURCES`.
+        where: what it was measured on, in a few words.
+        scale: the published model it belongs to, by its preset's name, if a level of that one model.
+    """
+
+    value: float
+    unit: str
+    source: tuple[str, ...]
+    where: str
+    scale: str | None = None
+
+    def as_record(self) -> dict[str, Any]:
+        return {"value": self.value, "unit": self.unit, "source": [SOURCES[key] for key in self.source], "where": self.where}
+
+
+def _number(value: float, unit: str, source: str, where: str, scale: str | None = None) -> Number:
+    return Number(value, unit, tuple(source.split()), where, scale)
+
+
+NUMBERS: dict[str, Number] = {
+    # 1.57B against its baseline
+    "efficiency": _number(
+        2.0, "x", "seed scaling", "1.57B: baseline's 20,000 steps over LOLM's about 10,000, to training perplexity 46.5"
+    ),
+    "baseline_steps_20k": _number(20_000, "steps", "scaling", "1.57B baseline at training perplexity 46.5"),
+    "lolm_steps_10k": _number(10_000, "steps", "scaling", "1.57B LOLM at training perplexity 46.5, 'about'"),
+    "gap_headline": _number(0.259, "share", "seed surface", "1.57B, step 20,000; no derivation given"),
+    "gap_training": _number(0.168, "share", "scaling", "1.57B, step 20,000, both in training mode"),
+    "gap_later": _number(
+        0.15, "share", "paper readme proof", "1.57B, LOLM at step 23,700 against the baseline at 26,250, training mode"
+    ),
+    "ppl_lolm_eval_20k": _number(34.47, "perplexity", "results paper", "1.57B LOLM, step 20,000, evaluation mode"),
+    "ppl_lolm_train_20k": _number(38.7, "perplexity", "scaling results", "1.57B LOLM, step 20,000, training mode"),
+    "ppl_baseline_train_20k": _number(46.5, "perplexity", "scaling", "1.57B baseline, step 20,000, training mode"),
+    "ppl_lolm_late": _number(33.2, "perplexity", "paper proof", "1.57B LOLM, step 23,700, training mode"),
+    "ppl_baseline_late": _number(39.1, "perplexity", "paper proof", "1.57B baseline, step 26,250, training mode"),
+    "lolm_steps_late": _number(23_700, "steps", "paper", "1.57B LOLM, 'about'"),
+    "baseline_steps_late": _number(26_250, "steps", "paper", "1.57B baseline, 'about'"),
+    "tpu_gap_3k": _number(0.435, "share", "paper proof", "319M LOLM against 317M baseline, step 3,000 of 50,000: LOLM ahead"),
+    "tpu_gap_50k": _number(-0.044, "share", "paper proof", "the same pair at step 50,000: LOLM behind"),
+    # the gate
+    "gate_20m": _number(0.27, "gate", "paper scaling", "20.5M, step 20,000", "20m"),
+    "gate_149m": _number(0.55, "gate", "paper scaling", "149M", "149m"),
+    "gate_304m": _number(0.83, "gate", "paper scaling", "304M, from step 5,000 on", "304m"),
+    "gate_157b": _number(0.71, "gate", "scaling results", "1.57B, step 20,000 (0.706)", "1570m"),
+    "gate_exact": _number(0.706, "gate", "results", "1.57B, step 20,000, batch mean"),
+    "gate_start": _number(0.36, "gate", "paper", "304M at the start"),
+    "gate_dip": _number(0.17, "gate", "paper", "304M, about step 1,800"),
+    "latent_share": _number(0.29, "share", "scaling", "1.57B, read off as one minus the mean gate"),
+    # forced gates
+    "learned_nats": _number(3.5400, "nats", "results paper", "1.57B, step 20,000, learned gate"),
+    "gate_one_nats": _number(76.8858, "nats", "results paper", "1.57B, gate forced to 1"),
+    "gate_zero_nats": _number(10.9354, "nats", "results paper", "1.57B, gate forced to 0"),
+    "gate_one_ppl": _number(485_165_195.41, "perplexity", "results paper seed", "1.57B, gate forced to 1, as printed"),
+    "gate_zero_ppl": _number(56_129.90, "perplexity", "results paper seed", "1.57B, gate forced to 0, as printed"),
+    "ratio_learned": _number(14_000_000, "x", "seed paper", "1.57B, step 20,000: 485.2 million over 34.47"),
+    "ratio_inversion": _number(8_645, "x", "seed", "485.2 million over 56,130"),
+    "inversion_304m": _number(744, "x", "projections", "304M, plotted; the table it comes from says +744.1 %"),
+    "wikitext_full": _number(59.23, "perplexity", "paper readme", "304M, WikiText-103 test, complete model"),
+    "wikitext_gate_one": _number(499.96, "perplexity", "paper readme", "304M, the same with the gate forced to 1"),
+    # the other streams
+    "no_memory": _number(0.0, "share", "paper readme", "304M, perplexity change when the memory's output is zeroed"),
+    "no_regime": _number(1.089, "share", "paper readme", "304M, perplexity change when the regime's output is zeroed"),
+    "codes_304m": _number(1.0, "share", "paper scaling", "304M: 32 of 32 codes, counted on Gumbel samples"),
+    "codes_157b": _number(1.0, "share", "paper scaling", "1.57B: 64 of 64 codes, counted on Gumbel samples"),
+    "codes_20m": _number(1 / 16, "share", "paper scaling", "20.5M, before isolation: 1 of 16 codes"),
+    "cpc_304m": _number(0.15, "nats", "paper", "304M, step 30,000"),
+    "cpc_157b": _number(5.687, "nats", "paper results", "1.57B, step 20,000"),
+    "cpc_chance_quoted": _number(math.log(256), "nats", "paper", "ln 256, quoted as chance"),
+    "bpc_304m": _number(6.10, "bits", "paper", "304M, WikiText-103, called bits per character"),
+    # levels of single models
+    "nats_20m": _number(
+        2.62, "nats", "paper scaling", "20.5M, TinyStories, training loss at step 20,000 (perplexity 13.7)", "20m"
+    ),
+    "nats_149m": _number(
+        4.15, "nats", "paper scaling", "149M, FineWeb-Edu, training loss at step 20,000 (perplexity 63.2)", "149m"
+    ),
+    "nats_304m": _number(
+        3.57,
+        "nats",
+        "paper scaling proof",
+        "304M, training loss (perplexity 35.5); step 20,000 by the paper, 33,000 by the proof",
+        "304m",
+    ),
+    "nats_157b": _number(3.50, "nats", "paper", "1.57B, training loss at step 23,700 (perplexity 33.2)", "1570m"),
+    "nats_baseline_157b": _number(
+        math.log(39.1), "nats", "paper", "1.57B baseline, training loss at step 26,250, ln 39.1", "1570m"
+    ),
+    "codes_149m": _number(1 / 24, "share", "paper scaling", "149M, before isolation: 1 of 24 codes"),
+    "usage_entropy_304m": _number(3.465 / 3.466, "share", "paper", "304M: 3.465 of 3.466 nats, counted on Gumbel samples"),
+    "memory_loss_304m": _number(0.0, "share", "paper", "304M, steps 1,000 to 14,000: entropy of the slots' attention over ln S"),
+    "memory_loss_157b": _number(0.149, "share", "paper", "1.57B, step 20,000; 0.687 at the start"),
+    "cpc_breaks_304m": _number(1_500, "steps", "paper", "304M, of 33,000 steps: the loss falls below chance"),
+    # LOLM against its baseline, early and late
+    "advantage_2k": _number(42.8, "x", "scaling", "1.57B, step 2,000 of 20,000: presumably the ratio of training perplexities"),
+    "advantage_13k": _number(1.2, "x", "scaling", "1.57B, from step 13,000 on: 1.2 to 1.3"),
+    "faster_43": _number(
+        0.435, "share", "paper proof", "319M against 317M, step 3,000 of 50,000: a perplexity gap, called faster"
+    ),
+    "flops_overhead": _number(0.043, "share", "paper", "319M LOLM against its baseline; the count is not published"),
+    "scratch_full": _number(5.3243, "nats", "proof", "319M LOLM trained from scratch, last logged loss (perplexity 205)"),
+    "scratch_no_ssm": _number(5.1394, "nats", "proof", "the same without SSM (perplexity 171)"),
+    "scratch_no_regime": _number(5.1139, "nats", "proof", "the same without regime codes, step 29,282 (perplexity 166)"),
+    # components of the trained 304M model
+    "component_gate_one": _number(7.441, "share", "paper readme", "304M, perplexity change with the gate forced to 1"),
+    "component_gate_half": _number(9.052, "share", "paper readme", "304M, perplexity change with the gate forced to 0.5"),
+    "component_all": _number(36.118, "share", "paper readme", "304M, gate forced to 1, memory and regime zeroed"),
+    # against Pythia-410M
+    "pythia_gap": _number(0.522, "share", "paper readme", "304M, 68.37 against 142.93 on WikiText-103, each model's own tokens"),
+    "pythia_late": _number(-0.170, "share", "paper", "304M, change of the loss from early to late positions; Pythia -11.4 %"),
+    "pythia_context": _number(0.454, "share", "paper readme", "304M, top-1 advantage of context; Pythia +34.7 %"),
+    "pythia_repetition": _number(0.313, "share", "paper readme", "304M, repeated bigrams in generated text; Pythia 39.3 %"),
+    # downstream of the TPU pair, step 20,000
+    "downstream_wikitext": _number(2_046, "perplexity", "paper proof", "WikiText-103, LOLM; its baseline 1,837"),
+    "downstream_baseline": _number(1_837, "perplexity", "paper proof", "WikiText-103, the 317M baseline"),
+    "hellaswag": _number(0.225, "share", "paper proof", "HellaSwag, LOLM; its baseline 25.5 %"),
+    "hellaswag_baseline": _number(0.255, "share", "paper proof", "HellaSwag, the 317M baseline"),
+    "lambada": _number(0.004, "share", "paper proof", "LAMBADA, LOLM; its baseline 0.6 %"),
+    # hypotheses about larger models
+    "projected_gate": _number(0.60, "gate", "projections", "7B: 0.60 to 0.65; 13B: 0.55 to 0.60"),
+    "projected_efficiency": _number(2.0, "x", "projections", "7B and 13B: at least 2, up to 3"),
+    "projected_gap": _number(0.15, "share", "projections", "7B and 13B: perplexity 15 to 25 % lower"),
+    "ppl_304m_pythia": _number(68.37, "perplexity", "paper readme", "304M, WikiText-103, in the comparison with Pythia"),
+}
+
+
+def clipped_perplexity(nats: float) -> float:
+    """Perplexity as the published scripts print it: exp(min(loss, 20))."""
+    return math.exp(min(nats, CLIP_NATS))
+
+
+def cpc_candidates(length: int, horizon: int = 8, positions: int = 256) -> int:
+    """Number of candidates of the published CPC loss: every s-th position, s = floor((T - k) / positions) and at least 1."""
+    stride = max(1, (length - horizon) // positions)
+    return math.ceil((length - horizon) / stride)

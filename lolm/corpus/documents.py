@@ -1,0 +1,83 @@
+"""Documents, and the Parquet files that hold those of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lolm.data.errors import DataError
+from lolm.records import read_json
+
+SPLITS = ("train", "validation", "test")
+ROW_GROUP_BYTES = 32_000_000  # text held in memory at a time
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text with its id (unique in the corpus), the set it comes from, and its licence ("" when unknown)."""
+
+    id: str
+    source: str
+    licence: str
+    text: str
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The report that lies with a corpus; raises RecordError when the corpus was not made."""
+    return read_json(Path(folder) / "manifest.json")
+
+
+def iterate_split(folder: str | Path, split: str) -> Iterator[Document]:
+    """The documents of one split in order, a row group in memory at a time.
+
+    Raises:
+        DataError: the file is missing or broken.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(folder) / f"{split}.parquet"
+    try:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                for row in file.read_row_group(group).to_pylist():
+                    yield Document(**row)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run `dvc repro corpus` to make it") from None
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: not a whole Parquet file ({error}); delete its folder and run `dvc repro`") from None
+
+
+class DocumentWriter:
+    """Parquet file of documents whose bytes depend on the documents alone."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._schema = pa.schema([(name, pa.string()) for name in ("id", "source", "licence", "text")])
+        self._file = pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=["source", "licence"])
+        self._rows: list[Document] = []
+        self._bytes = 0
+
+    def add(self, document: Document, size: int) -> None:
+        """Append a document of ``size`` bytes."""
+        self._rows.append(document)
+        self._bytes += size
+        if self._bytes >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._rows:
+            table = pa.Table.from_pylist([vars(row) for row in self._rows], schema=self._schema)
+            self._file.write_table(table, row_group_size=len(self._rows))
+        self._rows, self._bytes = [], 0
+
+    def close(self) -> None:
+        """Write what is pending and the footer."""
+        self._flush()
+        self._file.close()

@@ -1,0 +1,116 @@
+"""Flat token files, read through memory maps; :mod:`lolm.corpus.shards` writes them and describes the layout."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lolm.data.errors import DataError
+from lolm.records import RecordError, read_json, sha256_of
+
+REMAKE = "delete its folder and run `dvc repro shards`"
+
+
+class TokenStream:
+    """One split as one long sequence of token ids, read from memory-mapped shards.
+
+    Attributes:
+        split: its name.
+        vocab_size: number of ids, V.
+        eos_id: id after each document.
+        n_bytes: UTF-8 bytes of the split's text.
+        token_bytes: (V,) int32, UTF-8 bytes of text that each id stands for, 0 for control ids.
+        document_starts: (n_documents,) int64, position of each document's first token.
+        checksum: SHA-256 over the shards' checksums, as the index has them.
+    """
+
+    def __init__(self, folder: Path, split: str, index: dict[str, Any]) -> None:
+        entry = index["splits"][split]
+        self.split = split
+        self.vocab_size: int = index["vocab_size"]
+        self.eos_id: int = index["eos_id"]
+        self.n_bytes: int = entry["n_bytes"]
+        self.token_bytes = _load_array(folder / "token_bytes.npy", self.vocab_size)
+        if checksum_of(self.token_bytes) != index["token_bytes_sha256"]:
+            raise DataError(f"{folder / 'token_bytes.npy'}: not what was written; {REMAKE}")
+        self._folder = folder
+        self._shards = entry["shards"]
+        dtype = np.dtype(index["dtype"]).newbyteorder("<")
+        self._maps = [_map(folder / shard["file"], shard["tokens"], dtype) for shard in self._shards]
+        self._starts = np.cumsum([0] + [shard["tokens"] for shard in self._shards])
+        self.document_starts = _load_array(folder / split / "documents.npy", entry["n_documents"])
+        self.checksum = hashlib.sha256("".join(shard["sha256"] for shard in self._shards).encode()).hexdigest()
+
+    @classmethod
+    def open(cls, folder: str | Path, split: str) -> TokenStream:
+        """Open a split and check that every file is there and of its length; :meth:`verify` checks the bytes too.
+
+        Raises:
+            DataError: no such split, or a file that is missing or cut short, by name.
+        """
+        folder = Path(folder)
+        try:
+            index = read_json(folder / "index.json")
+        except RecordError as error:
+            raise DataError(str(error)) from None
+        if split not in index.get("splits", {}):
+            raise DataError(f"{folder / 'index.json'}: no split {split!r}; it has {', '.join(index.get('splits', {}))}")
+        return cls(folder, split, index)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def window(self, start: int, length: int) -> np.ndarray:
+        """(length,) int64: the ids at ``start .. start + length - 1``, across shards; IndexError outside the stream."""
+        if not 0 <= start <= start + length <= len(self):
+            raise IndexError(f"{self.split}: tokens {start}..{start + length} are not within 0..{len(self)}")
+        result = np.empty(length, dtype=np.int64)
+        shard = int(np.searchsorted(self._starts, start, side="right")) - 1
+        done = 0
+        while done < length:
+            offset = start + done - int(self._starts[shard])
+            part = self._maps[shard][offset : offset + length - done]
+            result[done : done + len(part)] = part
+            done += len(part)
+            shard += 1
+        return result
+
+    def document_ids(self) -> list[str]:
+        """Ids of the documents, in the order of ``document_starts``."""
+        return read_json(self._folder / self.split / "documents.json")
+
+    def verify(self) -> None:
+        """Compare every shard's SHA-256 with the index; raises DataError naming the first that differs."""
+        for shard in self._shards:
+            path = self._folder / shard["file"]
+            if sha256_of(path) != shard["sha256"]:
+                raise DataError(f"{path}: its bytes are not those that were written; {REMAKE}")
+
+
+def _map(path: Path, tokens: int, dtype: np.dtype[Any]) -> np.ndarray:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise DataError(f"{path}: this shard is missing; {REMAKE}") from None
+    if size != tokens * dtype.itemsize:
+        raise DataError(f"{path}: {size} bytes, but the index says {tokens * dtype.itemsize}; cut short or changed; {REMAKE}")
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+def checksum_of(token_bytes: np.ndarray) -> str:
+    return hashlib.sha256(token_bytes.astype("<i4").tobytes()).hexdigest()
+
+
+def _load_array(path: Path, length: int) -> np.ndarray:
+    try:
+        array = np.load(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; {REMAKE}") from None
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path}: broken ({error}); {REMAKE}") from None
+    if len(array) != length:
+        raise DataError(f"{path}: {len(array)} entries, but the index says {length}; {REMAKE}")
+    return array

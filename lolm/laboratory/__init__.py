@@ -1,0 +1,1 @@
+"""The dependency laboratory: interventions scored, contributions, refitted readouts, classes of tokens."""

@@ -1,0 +1,241 @@
+"""Lost, or only a readout off its distribution? How much of an intervention's damage a refitted readout wins back (spec F4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lolm.data.batches import EvaluationSet
+from lolm.evaluation.held_out import ScoreSum
+from lolm.interventions import EMPTY, Context, Intervention, InterventionError, fusion_of, intervene, seeded
+from lolm.laboratory.cached_activations import Scene, scenes
+from lolm.laboratory.temperature import fit_temperature
+from lolm.models.language_model import LanguageModel
+from lolm.training.optimizer import AdamW
+
+READOUTS = ("temperature", "affine", "head", "head_scratch", "fine_tune")
+Logits = Callable[[Scene], torch.Tensor]  # scene → (N, V)
+
+
+@dataclass(frozen=True)
+class Refit:
+    """Losses on held-out text, nats per token.
+
+    Attributes:
+        readout: what was refitted.
+        full: the learned model.
+        damaged: under the intervention, readout as learned.
+        refitted: under the intervention, readout refitted.
+        temperature: for the readout ``temperature``, the one found.
+    """
+
+    readout: str
+    full: float
+    damaged: float
+    refitted: float
+    temperature: float | None = None
+
+    @property
+    def recovered(self) -> float | None:
+        """(damaged − refitted) / (damaged − full); None where nothing was damaged. More than 1 if the refit helps anyway."""
+        damage = self.damaged - self.full
+        return (self.damaged - self.refitted) / damage if damage else None
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long and how fast readouts learn: AdamW without decay, the rate falls linearly to 0.
+
+    Attributes:
+        steps, learning_rate: of ``affine``, ``head`` and ``head_scratch``.
+        fine_tune_steps, fine_tune_rate: of ``fine_tune``.
+    """
+
+    steps: int = 200
+    learning_rate: float = 1e-2
+    fine_tune_steps: int = 100
+    fine_tune_rate: float = 1e-3
+
+
+def refit_readout(
+    model: LanguageModel,
+    intervention: Intervention,
+    readout: str,
+    train: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    held_out: EvaluationSet,
+    batch_size: int,
+    effort: Effort = Effort(),
+    context: Context = EMPTY,
+) -> Refit:
+    """Refit one readout of a damaged model on training text, and score it on held-out text. The model stays as it was.
+
+    What the readout reads is computed once and kept, so ``train`` and ``held_out`` must fit into memory; a step takes one of the
+    batches of ``train``, in a random order that starts anew when it is through. To tell what refitting alone brings, refit the
+    learned model too (``Intervention("none")``).
+
+    Args:
+        readout: ``temperature``, one number; ``affine``, gains and biases of the branch norms and the head's; ``head``, an
+            output map that starts from the embedding; ``head_scratch``, one that starts from zero; ``fine_tune``, all weights,
+            with the intervention in place at every step: not what the damaged streams hold, but what the path that is left
+            can learn to do. What the intervention knows (statistics, other documents) stays that of the learned model.
+        train: inputs and targets, each (B, T), of the training split.
+
+    Raises:
+        InterventionError: another readout, no training text, or ``affine`` for a model whose norms have none.
+    """
+    bench = _Bench.of(model, train, held_out, batch_size, context)
+    return bench.refit(intervention, readout, effort, bench.damaged(intervention))
+
+
+def refit_readouts(
+    model: LanguageModel,
+    interventions: Iterable[Intervention],
+    train: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    held_out: EvaluationSet,
+    batch_size: int,
+    effort: Effort = Effort(),
+    context: Context = EMPTY,
+    readouts: Iterable[str] = READOUTS,
+) -> list[dict[str, Any]]:
+    """:func:`refit_readout` of every readout under every intervention, the streams computed once for all of them.
+
+    Returns:
+        for each: ``intervention``, ``value``, and what :class:`Refit` holds.
+    """
+    bench, rows, readouts = _Bench.of(model, train, held_out, batch_size, context), [], list(readouts)
+    for intervention in interventions:
+        damaged = bench.damaged(intervention)
+        for readout in readouts:
+            found = bench.refit(intervention, readout, effort, damaged)
+            row = {"intervention": intervention.name, "value": intervention.value, "recovered": found.recovered}
+            rows.append(row | vars(found))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A model with the training scenes that readouts learn from, the held-out ones, and the learned model's loss on these."""
+
+    model: LanguageModel
+    known: list[Scene]
+    unseen: list[Scene]
+    full: float
+    seed: int
+
+    @classmethod
+    def of(cls, model: LanguageModel, train, held_out: EvaluationSet, batch_size: int, context: Context) -> _Bench:
+        known = list(scenes(model, train, context))
+        if not known:
+            raise InterventionError("a readout is refitted on training text; give at least one batch")
+        unseen = list(scenes(model, held_out.batches(batch_size), context))
+        return cls(model, known, unseen, _nats(unseen, lambda scene: model.logits(_full(scene))), context.seed)
+
+    def damaged(self, intervention: Intervention) -> float:
+        return _nats(self.unseen, lambda scene: self.model.logits(scene.fused(self.model, intervention)))
+
+    def refit(self, intervention: Intervention, readout: str, effort: Effort, damaged: float) -> Refit:
+        if readout not in READOUTS:
+            raise InterventionError(f"no readout {readout!r}; the readouts are {', '.join(READOUTS)}")
+        if readout == "temperature":
+            return self._temperature(intervention, damaged)
+        tuned = readout == "fine_tune"
+        make = {"affine": _affine, "fine_tune": _fine_tune}.get(readout, _head)
+        parameters, known_logits, unseen_logits = make(
+            self.model, intervention, self.known, self.unseen, readout == "head_scratch"
+        )
+        steps = effort.fine_tune_steps if tuned else effort.steps
+        rate = effort.fine_tune_rate if tuned else effort.learning_rate
+        _train(parameters, self.known, known_logits, steps, rate, self.seed)
+        return Refit(readout, self.full, damaged, _nats(self.unseen, unseen_logits))
+
+    def _temperature(self, intervention: Intervention, damaged: float) -> Refit:
+        model = self.model
+        kept = [(_logits(model, intervention, scene), scene.targets_N) for scene in self.known]
+        t = fit_temperature(lambda: kept)
+        refitted = _nats(self.unseen, lambda scene: model.logits(scene.fused(model, intervention)) / t)
+        return Refit("temperature", self.full, damaged, refitted, t)
+
+
+def _affine(model: LanguageModel, intervention: Intervention, known, unseen, scratch: bool):
+    """A copy of the model of which the norms alone learn: streams are kept, the fusion is run with every step."""
+    copy = deepcopy(model).requires_grad_(False)
+    fusion = fusion_of(copy)
+    norms = [copy.head_norm, *([] if fusion is None else [fusion.surface_norm, fusion.latent_norm])]
+    parameters = [parameter.requires_grad_() for norm in norms for parameter in norm.parameters()]
+    if not parameters:
+        raise InterventionError("readout 'affine': this model's branches and head have no norm; refit another readout")
+
+    def logits(scene: Scene) -> torch.Tensor:
+        return copy.logits(scene.fused(copy, intervention))
+
+    return parameters, logits, logits
+
+
+def _fine_tune(model: LanguageModel, intervention: Intervention, known, unseen, scratch: bool):
+    """A copy of the model of which everything learns: its streams are computed anew with every step."""
+    copy = deepcopy(model).requires_grad_()
+
+    def logits(scene: Scene) -> torch.Tensor:
+        streams = copy.streams(scene.tokens_BT, skip_last=intervention.skip_last)
+        return copy.logits(intervene(copy, intervention, streams, scene.context))
+
+    return list(copy.parameters()), logits, logits
+
+
+def _head(model: LanguageModel, intervention: Intervention, known, unseen, scratch: bool):
+    """An output map of its own over what the head reads, which is kept."""
+    embedding = model.embedding.weight.detach()
+    head = nn.Parameter(torch.zeros_like(embedding) if scratch else embedding.clone())
+
+    def reader(set_of_scenes: Sequence[Scene]) -> Logits:
+        kept = {id(scene): _read(model, intervention, scene) for scene in set_of_scenes}
+        return lambda scene: F.linear(kept[id(scene)], head)
+
+    return [head], reader(known), reader(unseen)
+
+
+def _train(
+    parameters: list[nn.Parameter], known: list[Scene], logits: Logits, steps: int, learning_rate: float, seed: int
+) -> None:
+    optimizer = AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / max(steps, 1))
+    order: list[int] = []
+    generator = seeded(seed, "readout")
+    for _ in range(steps):
+        order = order or torch.randperm(len(known), generator=generator).tolist()
+        scene = known[order.pop()]
+        with torch.enable_grad():
+            loss = F.cross_entropy(logits(scene).float().flatten(0, 1), scene.targets_N)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+@torch.no_grad()
+def _logits(model: LanguageModel, intervention: Intervention, scene: Scene) -> torch.Tensor:
+    return model.logits(scene.fused(model, intervention)).float().flatten(0, 1)
+
+
+@torch.no_grad()
+def _read(model: LanguageModel, intervention: Intervention, scene: Scene) -> torch.Tensor:
+    return model.head_norm(scene.fused(model, intervention))
+
+
+def _full(scene: Scene) -> torch.Tensor:
+    assert scene.context.full is not None
+    return scene.context.full
+
+
+@torch.no_grad()
+def _nats(set_of_scenes: Iterable[Scene], logits: Logits) -> float:
+    total = ScoreSum()
+    for scene in set_of_scenes:
+        total.add(F.log_softmax(logits(scene).float().flatten(0, 1), dim=-1), scene.targets_N)
+    return total.nats / total.tokens

@@ -1,0 +1,113 @@
+"""Score every intervention on held-out text, computing the streams of a batch once for all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from lolm.data.batches import EvaluationSet
+from lolm.evaluation.held_out import ranked_first
+from lolm.interventions import EMPTY, Context, Intervention
+from lolm.laboratory.cached_activations import scenes
+from lolm.laboratory.temperature import fit_temperature
+from lolm.models.language_model import LanguageModel
+
+
+@torch.no_grad()
+def score_interventions(
+    model: LanguageModel,
+    interventions: Sequence[Intervention],
+    held_out: EvaluationSet,
+    batch_size: int,
+    context: Context = EMPTY,
+    calibration: EvaluationSet | None = None,
+) -> list[dict[str, Any]]:
+    """Measure interventions on one set of weights.
+
+    Args:
+        context: statistics and seed, for the interventions that need them; other documents are found in ``held_out``.
+        calibration: text on which one temperature per intervention is fitted, another split than ``held_out``'s.
+
+    Returns:
+        for each: ``intervention``, ``value``, ``nats``, ``bits_per_byte``, ``accuracy``, ``kl_to_full`` (KL from the learned to
+        the changed model, nats per token) and ``top1_agreement`` with the learned model. Nothing is clipped. With a
+        calibration also the fitted ``temperature`` and ``nats_fitted``, the loss on ``held_out`` at that temperature.
+
+    Raises:
+        InterventionError: one of them does not apply to this model, or lacks what it needs.
+    """
+    temperatures = None if calibration is None else _temperatures(model, interventions, calibration, batch_size, context)
+    sums = [_Sums() for _ in interventions]
+    for scene in scenes(model, held_out.batches(batch_size), context):
+        assert scene.context.full is not None
+        full_NV = F.log_softmax(_logits(model, scene.context.full), dim=-1)
+        top_N, p_NV = ranked_first(full_NV), full_NV.exp()
+        with scene.fused_often(model):
+            for i, (intervention, total) in enumerate(zip(interventions, sums, strict=True)):
+                logits_NV = _logits(model, scene.fused(model, intervention))
+                changed_NV = F.log_softmax(logits_NV, dim=-1)
+                first_N = ranked_first(changed_NV)
+                total.nats += _nats(changed_NV, scene.targets_N)
+                total.correct += int((first_N == scene.targets_N).sum())
+                total.agree += int((first_N == top_N).sum())
+                total.kl += float(torch.sub(full_NV, changed_NV, out=changed_NV).mul_(p_NV).sum().double())
+                if temperatures is not None:
+                    total.fitted += _nats(F.log_softmax(logits_NV.div_(temperatures[i]), dim=-1), scene.targets_N)
+    tokens, rows = held_out.n_tokens, []
+    for i, (intervention, total) in enumerate(zip(interventions, sums, strict=True)):
+        row = {
+            "intervention": intervention.name,
+            "value": intervention.value,
+            "nats": total.nats / tokens,
+            "bits_per_byte": total.nats / (held_out.n_bytes * math.log(2)),
+            "accuracy": total.correct / tokens,
+            "kl_to_full": total.kl / tokens,
+            "top1_agreement": total.agree / tokens,
+        }
+        if temperatures is not None:
+            row |= {"temperature": temperatures[i], "nats_fitted": total.fitted / tokens}
+        rows.append(row)
+    return rows
+
+
+@dataclass
+class _Sums:
+    """What adds up over batches for one intervention, losses in float64."""
+
+    nats: float = 0.0
+    fitted: float = 0.0
+    kl: float = 0.0
+    correct: int = 0
+    agree: int = 0
+
+
+def _nats(log_probs_NV: torch.Tensor, targets_N: torch.Tensor) -> float:
+    return -float(log_probs_NV.gather(1, targets_N[:, None]).double().sum())
+
+
+def _logits(model: LanguageModel, o_BTD: torch.Tensor) -> torch.Tensor:
+    """(N, V) in float32."""
+    return model.logits(o_BTD).float().flatten(0, 1)
+
+
+def _temperatures(
+    model: LanguageModel, interventions: Sequence[Intervention], calibration: EvaluationSet, batch_size: int, context: Context
+) -> list[float]:
+    """One temperature per intervention. Kept are o under each and the logits under one, so ``calibration`` is small."""
+    fused: list[list[torch.Tensor]] = [[] for _ in interventions]
+    targets = []
+    for scene in scenes(model, calibration.batches(batch_size), context):
+        targets.append(scene.targets_N)
+        with scene.fused_often(model):
+            for kept, intervention in zip(fused, interventions, strict=True):
+                kept.append(scene.fused(model, intervention))
+    found = []
+    for kept in fused:
+        logits = [_logits(model, o_BTD) for o_BTD in kept]
+        found.append(fit_temperature(lambda logits=logits: zip(logits, targets, strict=True)))  # type: ignore[misc]
+    return found

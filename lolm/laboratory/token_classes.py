@@ -1,0 +1,127 @@
+"""What the gate does, and what a branch is worth, by class of token: function words, content words, punctuation, and so on.
+
+The published picture of "surface words" and "latent words" was drawn by hand; these are measurements. The gate of a position is
+computed from the tokens up to it and decides how the *next* one is predicted. So each class is counted twice: by the token that
+is read at the position, and as ``target_<class>`` by the token that is predicted there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lolm.data.batches import EvaluationSet
+from lolm.interventions import EMPTY, Context, Intervention, InterventionError, fusion_of, replace_branch
+from lolm.laboratory.cached_activations import Scene, scenes
+from lolm.laboratory.word_classes import CLASSES, classify
+from lolm.models.language_model import LanguageModel
+
+MARGIN = 64  # tokens read on either side of a window, so that words and sentences aren't cut at its ends
+RANGES = {"1_32": (0, 32), "33_128": (32, 128), "later": (128, None)}  # of positions, the first being 1 in the names
+BRANCHES = ("latent", "surface")
+
+
+class Text(Protocol):
+    """What is asked of a :class:`lolm.corpus.tokenizer.Tokenizer`."""
+
+    @property
+    def texts(self) -> list[bytes]: ...
+
+    @property
+    def eos_id(self) -> int: ...
+
+
+def class_names() -> list[str]:
+    """All classes in the order of the rows: by input token, by target, by position in the document and in the window."""
+    places = [f"{where}_{name}" for where in ("document", "window") for name in RANGES]
+    return [*CLASSES, *(f"target_{name}" for name in CLASSES[1:]), *places]
+
+
+def window_classes(held_out: EvaluationSet, window: int, tokenizer: Text) -> dict[str, np.ndarray]:
+    """For each of :func:`class_names`, (T,) bool: which positions of a window are of it."""
+    stream, length = held_out.stream, held_out.seq_len
+    start = int(held_out.starts[window])
+    low, high = max(0, start - MARGIN), min(len(stream), start + length + 1 + MARGIN)
+    found = classify(stream.window(low, high - low), tokenizer.texts, tokenizer.eos_id, opens=low == 0)
+    inputs = {name: of[start - low : start - low + length] for name, of in found.items()}
+    targets = {f"target_{name}": found[name][start - low + 1 : start - low + length + 1] for name in CLASSES[1:]}
+    in_window = np.arange(length)
+    places = start + in_window
+    document = np.searchsorted(stream.document_starts, places, side="right") - 1
+    positions = {"document": places - stream.document_starts[document], "window": in_window}
+    ranges = {
+        f"{where}_{name}": (of >= first) & (of < (np.inf if last is None else last))
+        for where, of in positions.items()
+        for name, (first, last) in RANGES.items()
+    }
+    return inputs | targets | ranges
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Scores of single positions, each (N,) float64: loss in nats, mean gate over dimensions, added loss without a branch."""
+
+    nats: np.ndarray
+    gate: np.ndarray | None
+    damage: dict[str, np.ndarray]
+
+
+@torch.no_grad()
+def gate_by_class(
+    model: LanguageModel, held_out: EvaluationSet, tokenizer: Text, batch_size: int, context: Context = EMPTY
+) -> list[dict[str, Any]]:
+    """Gate and branch removals by class of token on held-out text.
+
+    Classes overlap (see :func:`lolm.laboratory.word_classes.classify`), so rows are no parts of a whole. ``document_33_128`` are
+    the 33rd to 128th token of their document; ``window_…`` the same counted from where the model began to read, which is all that
+    it knows of the document.
+
+    Args:
+        held_out: windows of a stream with ``document_starts``.
+        tokenizer: the one that the stream was written with.
+        context: with statistics, for the means that a removed branch is replaced by.
+
+    Returns:
+        for each class that has a token: ``class``; ``tokens``, positions counted; ``nats``, mean loss of the prediction made
+        there; ``gate_mean`` over positions and dimensions; ``gate_std``, over positions, of the gate's mean over dimensions;
+        ``damage_latent_mean`` and ``damage_surface_mean``, mean added loss in nats with that branch replaced by its mean over
+        tokens. None for the gate of a model without one, and for the removal of a branch that it lacks.
+
+    Raises:
+        InterventionError: the model is a plain stack, or statistics are missing.
+    """
+    fusion = fusion_of(model)
+    if fusion is None:
+        raise InterventionError("gate and branches by token class are those of a fusion; this model is one stack")
+    removals = {b: replace_branch(b, "mean") for b in BRANCHES if getattr(fusion, b) is not None}
+    parts = [_score(model, scene, removals) for scene in scenes(model, held_out.batches(batch_size), context)]
+    nats = np.concatenate([part.nats for part in parts])
+    gate = None if parts[0].gate is None else np.concatenate([part.gate for part in parts])  # type: ignore[misc]
+    damage = {b: np.concatenate([part.damage[b] for part in parts]) for b in removals}
+    members = [window_classes(held_out, i, tokenizer) for i in range(len(held_out))]
+    rows = []
+    for name in class_names():
+        chosen = np.concatenate([of[name] for of in members])
+        if not chosen.any():
+            continue
+        row: dict[str, Any] = {"class": name, "tokens": int(chosen.sum()), "nats": float(nats[chosen].mean())}
+        row |= {"gate_mean": None, "gate_std": None}
+        if gate is not None:
+            row |= {"gate_mean": float(gate[chosen].mean()), "gate_std": float(gate[chosen].std())}
+        row |= {f"damage_{b}_mean": float(damage[b][chosen].mean()) if b in damage else None for b in BRANCHES}
+        rows.append(row)
+    return rows
+
+
+def _score(model: LanguageModel, scene: Scene, removals: dict[str, Intervention]) -> TokenScores:
+    def nats(intervention: Intervention) -> np.ndarray:
+        logits_NV = model.logits(scene.fused(model, intervention)).float().flatten(0, 1)
+        return F.cross_entropy(logits_NV, scene.targets_N, reduction="none").double().cpu().numpy()
+
+    full, g = nats(Intervention("none")), scene.streams.g
+    gate = None if g is None else g.double().mean(dim=-1).flatten().cpu().numpy()
+    return TokenScores(full, gate, {b: nats(removal) - full for b, removal in removals.items()})

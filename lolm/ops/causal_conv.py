@@ -1,0 +1,37 @@
+"""The short depthwise causal convolution that SSM and recurrent blocks put before their scan."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from lolm.ops.backends import choose_backend
+
+
+def causal_conv(
+    x_BTI: torch.Tensor, weight_IK: torch.Tensor, bias_I: torch.Tensor, silu: bool = False, backend: str = "auto"
+) -> torch.Tensor:
+    """y_t = bias + Σ_k weight_k ⊙ x_{t-K+1+k}, x zero before the start; SiLU(y_t) with ``silu``. (B, T, I) in and out.
+
+    Args:
+        backend: as in :func:`lolm.ops.scan.selective_scan`; ``cuda`` runs PyTorch's operations.
+
+    Raises:
+        ConfigError: the backend asked for cannot run here.
+    """
+    if choose_backend(x_BTI.device.type, backend) == "cpu" and x_BTI.dtype == weight_IK.dtype == torch.float32:
+        from lolm.ops.cpu.causal_conv import CausalConvCPU
+
+        return CausalConvCPU.apply(x_BTI, weight_IK, bias_I, silu)
+    y_BTI = causal_conv_reference(x_BTI, weight_IK, bias_I)
+    return F.silu(y_BTI) if silu else y_BTI
+
+
+def causal_conv_reference(x_BTI: torch.Tensor, weight_IK: torch.Tensor, bias_I: torch.Tensor) -> torch.Tensor:
+    """The convolution as shifted multiply-adds: for a handful of taps faster than a grouped convolution."""
+    kernel, length = weight_IK.shape[1], x_BTI.shape[1]
+    padded = F.pad(x_BTI, (0, 0, kernel - 1, 0))
+    y = bias_I + weight_IK[:, 0] * padded[:, :length]
+    for k in range(1, kernel):
+        y = torch.addcmul(y, padded[:, k : k + length], weight_IK[:, k])
+    return y

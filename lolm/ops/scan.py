@@ -1,0 +1,105 @@
+"""The selective scan of Mamba-1 (Gu & Dao 2023, arXiv 2312.00752, eq. 2 and 4).
+
+Δ_t = softplus(delta_t + delta_bias), state S_t = exp(Δ_t A) ⊙ S_{t-1} + (Δ_t u_t) ⊗ B_t, S_0 = 0,
+output y_t = (S_t C_t + skip ⊙ u_t) ⊙ SiLU(gate_t). Step sizes and gate belong to the scan so that a kernel can fuse them.
+
+Shape suffixes: B batch, T time, I channels (a block's inner width), N states.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from lolm.ops.backends import choose_backend
+
+
+def selective_scan(
+    u_BTI: torch.Tensor,
+    delta_BTI: torch.Tensor,
+    A_IN: torch.Tensor,
+    B_BTN: torch.Tensor,
+    C_BTN: torch.Tensor,
+    skip_I: torch.Tensor | None = None,
+    gate_BTI: torch.Tensor | None = None,
+    delta_bias_I: torch.Tensor | None = None,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Run the scan from a zero state.
+
+    Args:
+        u_BTI: input.
+        delta_BTI: step sizes before their bias and softplus.
+        A_IN: negative decay rates.
+        B_BTN: input map, one per token.
+        C_BTN: output map, one per token.
+        skip_I: weight of the direct path; None for none.
+        gate_BTI: the output is multiplied by SiLU of it; None for no gate.
+        delta_bias_I: is added to the step sizes before their softplus; None for nothing.
+        backend: ``reference`` (sequential, any dtype), ``cpu`` (Numba), ``cuda`` (mamba-ssm) or ``auto``.
+
+    Returns:
+        y_BTI in the dtype of ``u_BTI``; the recurrence runs in float32 unless the input is float64.
+
+    Raises:
+        ConfigError: the backend asked for cannot run here.
+    """
+    chosen = choose_backend(u_BTI.device.type, backend)
+    dtype = u_BTI.dtype
+    if chosen == "reference" or dtype == torch.float64:
+        return selective_scan_reference(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI, delta_bias_I)[0]
+    if chosen == "cuda":
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+        y_BIT = selective_scan_fn(
+            u_BTI.transpose(1, 2),
+            delta_BTI.transpose(1, 2).to(dtype),
+            A_IN.float(),
+            B_BTN.transpose(1, 2).to(dtype),
+            C_BTN.transpose(1, 2).to(dtype),
+            None if skip_I is None else skip_I.float(),
+            None if gate_BTI is None else gate_BTI.transpose(1, 2).to(dtype),
+            delta_bias=None if delta_bias_I is None else delta_bias_I.float(),
+            delta_softplus=True,
+        )
+        return y_BIT.transpose(1, 2)
+    from lolm.ops.cpu.scan import SelectiveScanCPU
+
+    skip, bias = (torch.zeros(u_BTI.shape[-1]) if x is None else x.float() for x in (skip_I, delta_bias_I))
+    arguments = (x.float() for x in (u_BTI, delta_BTI, A_IN, B_BTN, C_BTN))
+    return SelectiveScanCPU.apply(*arguments, skip, bias, None if gate_BTI is None else gate_BTI.float()).to(dtype)
+
+
+def selective_scan_reference(
+    u_BTI: torch.Tensor,
+    delta_BTI: torch.Tensor,
+    A_IN: torch.Tensor,
+    B_BTN: torch.Tensor,
+    C_BTN: torch.Tensor,
+    skip_I: torch.Tensor | None = None,
+    gate_BTI: torch.Tensor | None = None,
+    delta_bias_I: torch.Tensor | None = None,
+    state_BIN: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The recurrence as it is written, one step after the other: what every other backend is tested against.
+
+    Returns:
+        (y_BTI, last state_BIN); the state is float32, or float64 for float64 input.
+    """
+    dtype = torch.promote_types(u_BTI.dtype, torch.float32)
+    u, A, B, C = (x.to(dtype) for x in (u_BTI, A_IN, B_BTN, C_BTN))
+    delta = delta_BTI.to(dtype)
+    delta = F.softplus(delta if delta_bias_I is None else delta + delta_bias_I.to(dtype))
+    batch, length, channels = u.shape
+    state = u.new_zeros(batch, channels, A.shape[1]) if state_BIN is None else state_BIN.to(dtype)
+    ys = []
+    for t in range(length):
+        decay_BIN = torch.exp(delta[:, t, :, None] * A)
+        state = decay_BIN * state + (delta[:, t] * u[:, t])[:, :, None] * B[:, t, None, :]
+        ys.append(torch.einsum("bin,bn->bi", state, C[:, t]))
+    y = torch.stack(ys, dim=1)
+    if skip_I is not None:
+        y = y + skip_I.to(dtype) * u
+    if gate_BTI is not None:
+        y = y * F.silu(gate_BTI.to(dtype))
+    return y.to(u_BTI.dtype), state

@@ -1,0 +1,136 @@
+"""State space duality: the scan of Mamba-2 (Dao & Gu 2024, arXiv 2405.21060, sections 6 and 7).
+
+State S_t = exp(Δ_t A) S_{t-1} + B_t ⊗ (Δ_t x_t), output y_t = C_t S_t + skip · x_t, S_0 = 0, with one scalar Δ_t A per head.
+
+Shape suffixes: B batch, T time, H heads, P head width, G groups of heads that share B and C, R heads of a group, N states;
+C chunks, Q steps of a chunk.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from lolm.ops.backends import choose_backend
+
+
+def ssd(
+    x_BTHP: torch.Tensor,
+    delta_BTH: torch.Tensor,
+    A_H: torch.Tensor,
+    B_BTGN: torch.Tensor,
+    C_BTGN: torch.Tensor,
+    skip_H: torch.Tensor,
+    chunk: int = 64,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Run the scan from a zero state.
+
+    Args:
+        x_BTHP: input.
+        delta_BTH: positive step sizes (softplus already applied).
+        A_H: negative decay rates.
+        B_BTGN: input map, one per token and group.
+        C_BTGN: output map, one per token and group.
+        skip_H: weight of the direct path.
+        chunk: steps that ``cuda`` and :func:`ssd_chunked` treat as one matrix; changes rounding and speed, not the function.
+        backend: ``reference`` (sequential), ``cuda`` (mamba-ssm), ``cpu`` (the recurrence, compiled; float32) or ``auto``: what
+            runs of these two, and :func:`ssd_chunked` everywhere else.
+
+    Returns:
+        y_BTHP in the dtype of ``x_BTHP``; decays and states are float32 unless the input is float64.
+
+    Raises:
+        ConfigError: the backend asked for cannot run here.
+    """
+    chosen = choose_backend(x_BTHP.device.type, backend)
+    if backend == "reference":
+        return ssd_reference(x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H)[0]
+    if chosen == "cuda" and x_BTHP.dtype != torch.float64:
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+        B, C = (m.to(x_BTHP.dtype) for m in (B_BTGN, C_BTGN))
+        return mamba_chunk_scan_combined(x_BTHP, delta_BTH.float(), A_H.float(), B, C, chunk_size=chunk, D=skip_H.float())
+    if chosen == "cpu" and all(m.dtype == torch.float32 for m in (x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H)):
+        from lolm.ops.cpu.ssd import StateSpaceDualityCPU
+
+        return StateSpaceDualityCPU.apply(x_BTHP, delta_BTH, (delta_BTH * A_H).exp(), B_BTGN, C_BTGN, skip_H)
+    with torch.autocast(x_BTHP.device.type, enabled=False):  # which would run the products of decays and states in half precision
+        return ssd_chunked(x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H, chunk)
+
+
+def ssd_reference(
+    x_BTHP: torch.Tensor,
+    delta_BTH: torch.Tensor,
+    A_H: torch.Tensor,
+    B_BTGN: torch.Tensor,
+    C_BTGN: torch.Tensor,
+    skip_H: torch.Tensor,
+    state_BHNP: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The recurrence as it is written, one step after the other: what the other forms are tested against.
+
+    Returns:
+        (y_BTHP, last state_BHNP); the state is float32, or float64 for float64 input.
+    """
+    dtype = torch.promote_types(x_BTHP.dtype, torch.float32)
+    x, delta, A, B, C, skip = (m.to(dtype) for m in (x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H))
+    batch, length, heads, width = x.shape
+    B, C = (m.repeat_interleave(heads // m.shape[2], dim=2) for m in (B, C))  # (B, T, H, N)
+    state = x.new_zeros(batch, heads, B.shape[-1], width) if state_BHNP is None else state_BHNP.to(dtype)
+    ys = []
+    for t in range(length):
+        decay_BH = (delta[:, t] * A).exp()
+        state = decay_BH[..., None, None] * state + B[:, t, :, :, None] * (delta[:, t, :, None] * x[:, t])[:, :, None]
+        ys.append((C[:, t, :, :, None] * state).sum(dim=2))
+    y = torch.stack(ys, dim=1) + skip[:, None] * x
+    return y.to(x_BTHP.dtype), state
+
+
+def ssd_chunked(
+    x_BTHP: torch.Tensor,
+    delta_BTH: torch.Tensor,
+    A_H: torch.Tensor,
+    B_BTGN: torch.Tensor,
+    C_BTGN: torch.Tensor,
+    skip_H: torch.Tensor,
+    chunk: int,
+) -> torch.Tensor:
+    """The scan in chunks of Q steps: a masked Q × Q matrix inside each, states of size N × P handed from one to the next.
+
+    With s_t = Σ_{r ≤ t} Δ_r A summed from the start of a chunk whose first state is S,
+    y_t = Σ_{r ≤ t} exp(s_t − s_r) (C_t·B_r) Δ_r x_r + exp(s_t) C_t S. Memory grows with T·(Q·H + H·P) + (T/Q)·H·N·P.
+    """
+    dtype = torch.promote_types(x_BTHP.dtype, torch.float32)
+    batch, length, heads, width = x_BTHP.shape
+    groups = B_BTGN.shape[2]
+    steps = min(chunk, length)
+    x, delta, B, C = (m.to(dtype) for m in (x_BTHP, delta_BTH, B_BTGN, C_BTGN))
+    dx = x * delta[..., None]
+    # A short last chunk is padded with Δ = 0, B = C = 0: steps that neither decay nor write nor read.
+    inputs = (dx.flatten(2), delta * A_H.to(dtype), B.flatten(2), C.flatten(2))
+    padded = (F.pad(m, (0, 0, 0, -length % steps)).unflatten(1, (-1, steps)) for m in inputs)
+    dx_BCQI, log_decay_BCQH, B, C = padded
+    B_BCGQN, C_BCGQN = (m.unflatten(-1, (groups, -1)).transpose(2, 3) for m in (B, C))
+    s_BCHQ = log_decay_BCQH.transpose(2, 3).cumsum(dim=-1)
+
+    # Inside the chunks. Masked before exp, which would overflow above the diagonal.
+    future_QQ = torch.ones(steps, steps, dtype=torch.bool, device=x.device).triu(1)
+    decay_BCHQQ = (s_BCHQ[..., :, None] - s_BCHQ[..., None, :]).masked_fill(future_QQ, float("-inf")).exp()
+    scores_BCGQQ = C_BCGQN @ B_BCGQN.transpose(-1, -2)
+    weights_BCHQQ = (decay_BCHQQ.unflatten(2, (groups, -1)) * scores_BCGQQ[:, :, :, None]).flatten(2, 3)
+    y_BCQHP = (weights_BCHQQ @ dx_BCQI.unflatten(-1, (heads, width)).transpose(2, 3)).transpose(2, 3)
+
+    if steps < length:  # From chunk to chunk.
+        to_end_BCQH = (s_BCHQ[..., -1:] - s_BCHQ).exp().transpose(2, 3)
+        written = (dx_BCQI.unflatten(-1, (heads, width)) * to_end_BCQH[..., None]).flatten(3)
+        added_BCGNI = B_BCGQN.transpose(-1, -2) @ written.unflatten(-1, (groups, -1)).transpose(2, 3)  # I = R · P
+        decay_BCGI = s_BCHQ[..., -1].exp().repeat_interleave(width, dim=-1).unflatten(-1, (groups, -1))
+        states = [torch.zeros_like(added_BCGNI[:, 0])]
+        for c in range(added_BCGNI.shape[1] - 1):
+            states.append(torch.addcmul(added_BCGNI[:, c], decay_BCGI[:, c, :, None], states[-1]))
+        read = (C_BCGQN @ torch.stack(states, dim=1)).transpose(2, 3).flatten(3).unflatten(-1, (heads, width))
+        y_BCQHP = torch.addcmul(y_BCQHP, read, s_BCHQ.transpose(2, 3).exp()[..., None])
+
+    y_BTHP = y_BCQHP.flatten(1, 2)[:, :length]
+    return torch.addcmul(y_BTHP, skip_H.to(dtype)[:, None], x).to(x_BTHP.dtype)

@@ -1,0 +1,82 @@
+"""Losses and gates of single tokens of one text."""
+
+import numpy as np
+import pytest
+import torch
+from builders import ArrayStream, make_model
+from known_models import WIDTH, reader
+
+from lolm.data.errors import DataError
+from lolm.evaluation.held_out import token_losses
+from lolm.interventions import Intervention, InterventionError, force_gate, measure, replace_branch, skip_last_blocks, swap_gate
+from lolm.laboratory.token_losses import losses_by_token, read_document
+
+EOS = WIDTH - 1
+TEXT = ArrayStream(40, WIDTH, seed=3).tokens
+OTHER = ArrayStream(200, WIDTH, seed=4)
+
+
+def statistics(model):
+    return measure(model, [torch.from_numpy(OTHER.tokens[None])])
+
+
+def test_each_token_is_predicted_from_those_before_it():
+    model = make_model("lolm", vocab_size=WIDTH)
+    full, same = losses_by_token(model, TEXT, EOS, Intervention("none"))
+    expected, _ = token_losses(model, np.concatenate([[EOS], TEXT])[None], 1)
+    assert full.nats == pytest.approx(expected[0], abs=1e-6)
+    assert np.array_equal(full.nats, same.nats)
+    assert full.ids.tolist() == TEXT.tolist()
+
+
+def test_the_gate_is_that_of_the_position_that_reads_the_token():
+    model = make_model("lolm", vocab_size=WIDTH)
+    full, swapped = losses_by_token(model, TEXT, EOS, swap_gate())
+    g = model.streams(torch.from_numpy(np.concatenate([[EOS], TEXT]))[None]).g
+    assert full.gate == pytest.approx(g[0, 1:].mean(dim=-1).tolist(), abs=1e-6)
+    assert swapped.gate == pytest.approx(1 - full.gate, abs=1e-6)
+    assert losses_by_token(model, TEXT, EOS, force_gate(0.25))[1].gate == pytest.approx(0.25)
+
+
+def test_a_branch_that_is_not_read_is_not_missed():
+    model = reader(surface=True, latent=False)
+    for by in ("zero", "mean", "resample"):
+        surface, latent = (
+            losses_by_token(model, TEXT, EOS, replace_branch(branch, by), statistics(model), OTHER)
+            for branch in ("surface", "latent")
+        )
+        assert latent[1].nats == pytest.approx(latent[0].nats, abs=1e-5)
+        assert surface[1].nats.mean() > surface[0].nats.mean() + 0.5
+        assert np.array_equal(surface[0].gate, surface[1].gate)
+
+
+def test_plain_stack_has_no_gate_and_can_lose_blocks():
+    model = make_model("transformer", vocab_size=WIDTH)
+    full, shorter = losses_by_token(model, TEXT, EOS, skip_last_blocks(1))
+    assert full.gate is None
+    assert not np.allclose(full.nats, shorter.nats)
+
+
+def test_what_cannot_be_read():
+    model = make_model("lolm", vocab_size=WIDTH)
+    with pytest.raises(DataError, match="no token"):
+        losses_by_token(model, TEXT[:0], EOS, Intervention("none"))
+    with pytest.raises(DataError, match="another tokenizer"):
+        losses_by_token(model, TEXT + WIDTH, EOS, Intervention("none"))
+    with pytest.raises(DataError, match="the other text has 10 tokens"):
+        losses_by_token(model, TEXT, EOS, Intervention("none"), elsewhere=ArrayStream(10, WIDTH))
+    with pytest.raises(InterventionError, match="statistics"):
+        losses_by_token(model, TEXT, EOS, replace_branch("latent", "mean"))
+    with pytest.raises(InterventionError, match="other documents"):
+        losses_by_token(model, TEXT, EOS, replace_branch("latent", "resample"))
+
+
+def test_documents():
+    stream = ArrayStream(100, WIDTH)
+    stream.document_starts = np.array([0, 30])
+    assert read_document(stream, 0, 0, 1000).tolist() == stream.tokens[:29].tolist()  # the 30th token is the document's end
+    assert read_document(stream, 1, 10, 20).tolist() == stream.tokens[40:60].tolist()
+    assert read_document(stream, 1, 0, 1000).tolist() == stream.tokens[30:99].tolist()
+    for wrong in ((2, 0, 10), (-1, 0, 10), (0, 29, 1), (0, -1, 5), (0, 0, 0)):
+        with pytest.raises(DataError):
+            read_document(stream, *wrong)
