@@ -62,7 +62,7 @@ class Settings:
         length = old.seq_len if length is None else length
         if tokens is not None:
             training = {"batch_size": max(1, tokens // length), "accumulation": 1} | training
-        new = replace(old, steps=END, horizons=(), seq_len=length, **training)
+        new = replace(old, steps=END, cooldowns=(), seq_len=length, **training)
         return replace(run, training=new, size=widened(run.size, factor))
 
     @property

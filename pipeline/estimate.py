@@ -80,13 +80,13 @@ def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True) -> floa
         trials = len(sweep.factors) * len(sweep.seeds)
         return trials * (sweep.steps * training.tokens_per_step + 2 * FORWARD_SHARE * training.eval_tokens)
     if stage == "train":
-        decays = sum(horizon - training.decay_starts(horizon) for horizon in training.horizon_steps)
-        evaluations = training.steps / training.eval_every + 1 + len(training.horizons)
+        decays = sum(horizon - training.decay_starts(horizon) for horizon in training.cooldown_steps)
+        evaluations = training.steps / training.eval_every + 1 + len(training.cooldowns)
         return (training.steps + decays) * training.tokens_per_step + FORWARD_SHARE * evaluations * training.eval_tokens
     if stage == "recall":
         return len(recall.tasks) * recall.steps * recall.batch_size * recall.seq_len
     if stage == "evaluate":
-        passes = 2 + 2 * len(training.horizons) + 2 * len(preset.evaluation.lengths)
+        passes = 2 + 2 * len(training.cooldowns) + 2 * len(preset.evaluation.lengths)
         return FORWARD_SHARE * passes * preset.evaluation.tokens
     ablation, draws = preset.ablation, preset.ablation.dimension_draws
     groups = 2 * len(ablation.dimension_shares) * (4 * (1 + draws) + draws)

@@ -1,5 +1,5 @@
 """Score a run's final weights on the validation and test splits beside n-gram references: by position, in longer windows, at each
-horizon; describe its streams and the texts it writes."""
+end of a schedule; describe its streams and the texts it writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def evaluate() -> None:
     config, run, trained, paths = opened.config.evaluation, opened.run, opened.trained, opened.paths
     sets = {split: opened.held_out(split, config.tokens) for split in ("validation", "test")}
     test, seq_len, batch_size = sets["test"], run.training.seq_len, config.batch_size
-    horizons = _horizons(trained, sets, batch_size)
+    ends = _schedule_ends(trained, sets, batch_size)
     references = opened.references(sets)
     tokenizer = Tokenizer.load(paths.tokenizer)
     model = trained.at(run.training.steps)
@@ -33,7 +33,7 @@ def evaluate() -> None:
         "split": "test",
         "tokens": test.n_tokens,
         "bytes": test.n_bytes,
-        **{split: horizons[-1][split] for split in sets},
+        **{split: ends[-1][split] for split in sets},
         "references": references["test"],
         "references_validation": references["validation"],
         **describe_streams(model, trained.heads, run.architecture.objectives, test, batch_size, run.seed),
@@ -42,18 +42,18 @@ def evaluate() -> None:
         "samples": sample_texts(
             model, tokenizer, test.stream, config.samples, config.prompt_tokens, config.sample_tokens, seq_len, run.seed
         ),
-        "horizons": horizons,
+        "schedule_ends": ends,
     }
     write_json(paths.metrics(run.arm, run.seed, "evaluate"), flat_scalars(record))
     write_json(paths.evaluation(run.arm, run.seed), record)
 
 
-def _horizons(trained: TrainedRun, sets: dict[str, EvaluationSet], batch_size: int) -> list[dict]:
+def _schedule_ends(trained: TrainedRun, sets: dict[str, EvaluationSet], batch_size: int) -> list[dict]:
     """Costs and scores where a learning-rate schedule ended, by ascending step; the run's own end is the last."""
-    ends = {row["step"]: row for row in read_metrics(trained.folder / "metrics.jsonl") if "horizon/nats" in row}
+    ends = {row["step"]: row for row in read_metrics(trained.folder / "metrics.jsonl") if "annealed/nats" in row}
     rows = []
-    for step in trained.horizons:
-        model = trained.at_horizon(step)
+    for step in trained.schedule_ends:
+        model = trained.at_end(step)
         scores = {name: dataclasses.asdict(score_model(model, held_out, batch_size)[0]) for name, held_out in sets.items()}
         rows.append({axis: ends[step][axis] for axis in AXES} | scores)
     return rows

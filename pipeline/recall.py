@@ -60,7 +60,7 @@ def task_run(run: RunConfig, config: RecallConfig) -> RunConfig:
         accumulation=1,
         schedule="cosine",
         warmup_steps=int(WARM_UP * config.steps),
-        horizons=(),
+        cooldowns=(),
         snapshots=(),
         eval_every=config.steps,
         checkpoint_every=min(run.training.checkpoint_every, config.steps),

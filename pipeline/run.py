@@ -191,7 +191,7 @@ def describe(params: Params, scale: str, runs: list[Run], jobs: int, stale: set[
             f"scale {scale}, study {params.study.name}: {len(params.study.arms)} arms x {len(params.study.seeds)} seeds = "
             f"{len(runs)} runs, {jobs} at a time: {', '.join(params.study.arms)}",
             f"each run: {training.steps:,} steps of {training.tokens_per_step:,} tokens = {tokens / 1e6:.3g} M tokens"
-            + (f", annealed also at {', '.join(f'{s:,}' for s in training.horizon_steps)}" if training.horizons else ""),
+            + (f", annealed also at {', '.join(f'{s:,}' for s in training.cooldown_steps)}" if training.cooldowns else ""),
             expected.text(jobs),
         )
     )

@@ -48,7 +48,7 @@ def _swept(run: RunConfig, config: SweepConfig, paths: Paths, notes: Path) -> di
         run.training,
         steps=config.steps,
         warmup_steps=min(run.training.warmup_steps, max(1, config.steps // 10)),
-        horizons=(),
+        cooldowns=(),
         snapshots=(),
         eval_every=config.steps,
         checkpoint_every=min(run.training.checkpoint_every, config.steps),

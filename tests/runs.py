@@ -28,7 +28,7 @@ class Killed(Exception):
 def short_run(arm: str = "lolm", **changes: Any) -> RunConfig:
     training = {
         "steps": STEPS, "seq_len": 24, "batch_size": 2, "warmup_steps": 2, "log_every": 3, "eval_every": 5, "checkpoint_every": 4,
-        "snapshots": (0.5,), "schedule": "cosine", "horizons": (),
+        "snapshots": (0.5,), "schedule": "cosine", "cooldowns": (),
     } | changes.pop("training", {})  # fmt: skip
     size = {"n_layers": 1, "dropout": 0.1} | changes.pop("size", {})
     return make_run(arm, training=training, size=size, **changes)

@@ -47,7 +47,7 @@ class Truth:
     steps: int = 400
     log_every: int = 4
     eval_every: int = 20
-    horizons: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7)  # shares of the run at which a copy was annealed
+    cooldowns: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7)  # shares of the run at which a copy was annealed
     bump: float = 0.0  # nats above the law before the decay
     speeds: dict[str, float] = field(default_factory=dict)  # of single arms, in place of ``speed`` (LOLM) or 1
     recall: bool = True
@@ -187,9 +187,11 @@ def _write_run(root: Path, params, scale: str, arm: str, seed: int, lolm: bool, 
             if lolm:
                 row["val/gate_mean"] = _gate(step / truth.steps, truth, None)
         rows.append(row)
-    ends = [truth.steps, *(round(share * truth.steps) for share in truth.horizons)]  # the run's own, then those of the copies
+    ends = [truth.steps, *(round(share * truth.steps) for share in truth.cooldowns)]  # the run's own, then those of the copies
     for step in ends:
-        rows.append(axes(step) | {"horizon/nats": ended(step), "horizon/bits_per_byte": ended(step) / 3, "horizon/accuracy": 0.3})
+        rows.append(
+            axes(step) | {"annealed/nats": ended(step), "annealed/bits_per_byte": ended(step) / 3, "annealed/accuracy": 0.3}
+        )
     final = ended(truth.steps)
     fingerprint = fingerprint_of(arm, seed)
     folder = root / "artifacts" / scale / "runs" / f"{arm}-{seed}"
@@ -218,7 +220,7 @@ def _write_run(root: Path, params, scale: str, arm: str, seed: int, lolm: bool, 
     }
     write_json(folder / "summary.json", summary)
     evaluation = _evaluation(run, fingerprint, final, lolm, truth)
-    evaluation["horizons"] = [
+    evaluation["schedule_ends"] = [
         axes(step) | {split: {"nats": n, "bits_per_byte": n / 3, "accuracy": 0.3} for split, n in _splits(ended(step)).items()}
         for step in sorted(ends)
     ]

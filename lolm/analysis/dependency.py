@@ -23,7 +23,7 @@ MATCHED = "+match_norm"
 
 
 @dataclass(frozen=True)
-class Pair:
+class RemovalMethod:
     """A way of removing either branch, alike for both.
 
     Attributes:
@@ -59,24 +59,26 @@ LABELS = {
     "resample": "branch of another text",
     "gaussian": "noise of the branch's mean and variance",
 }
-PAIRS = tuple(Pair(way, matched, fitted) for way in REMOVALS for matched in (False, True) for fitted in (False, True))
+REMOVAL_METHODS = tuple(
+    RemovalMethod(way, matched, fitted) for way in REMOVALS for matched in (False, True) for fitted in (False, True)
+)
 
 
-def loss(run: RunRecord, pair: Pair, branch: str, step: int | None = None) -> float | None:
+def loss(run: RunRecord, method: RemovalMethod, branch: str, step: int | None = None) -> float | None:
     """Loss without a branch, nats a token; None where it was not measured."""
-    found = run.condition(*pair.removal(branch), step)
-    return None if found is None else found.get("nats_fitted" if pair.fitted else "nats")
+    found = run.condition(*method.removal(branch), step)
+    return None if found is None else found.get("nats_fitted" if method.fitted else "nats")
 
 
-def statistic(run: RunRecord, pair: Pair, step: int | None = None) -> float | None:
+def statistic(run: RunRecord, method: RemovalMethod, step: int | None = None) -> float | None:
     """S of a run at one checkpoint, default the last, nats a token; None where it was not measured."""
-    latent, surface = (loss(run, pair, branch, step) for branch in ("latent", "surface"))
+    latent, surface = (loss(run, method, branch, step) for branch in ("latent", "surface"))
     return None if latent is None or surface is None else latent - surface
 
 
-def over_seeds(runs: Sequence[RunRecord], pair: Pair, confidence: float, step: int | None = None) -> Estimate | None:
+def over_seeds(runs: Sequence[RunRecord], method: RemovalMethod, confidence: float, step: int | None = None) -> Estimate | None:
     """S over seeds; None unless every run has it."""
-    values = [statistic(run, pair, step) for run in runs]
+    values = [statistic(run, method, step) for run in runs]
     return None if not values or None in values else t_interval(values, confidence)  # type: ignore[arg-type]
 
 
@@ -88,15 +90,15 @@ def call(found: Estimate, margin: float) -> str:
     return INVERTED if low > margin else NOT_INVERTED if high <= margin else UNDECIDED
 
 
-def primary(results: ScaleResults) -> Pair:
+def primary(results: ScaleResults) -> RemovalMethod:
     """The declared way of removing a branch."""
-    return Pair(results.analysis.inversion_statistic)
+    return RemovalMethod(results.analysis.inversion_statistic)
 
 
-def checkpoints(runs: Sequence[RunRecord], pair: Pair) -> tuple[int, ...]:
+def checkpoints(runs: Sequence[RunRecord], method: RemovalMethod) -> tuple[int, ...]:
     """Steps at which every run has S, ascending."""
     common = set.intersection(*(set(run.ablation_steps) for run in runs)) if runs else set()
-    return tuple(sorted(s for s in common if all(statistic(run, pair, s) is not None for run in runs)))
+    return tuple(sorted(s for s in common if all(statistic(run, method, s) is not None for run in runs)))
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Null:
 
 def null(run: RunRecord, step: int | None = None) -> Null | None:
     """The random halves of a run at one checkpoint, default the last; None where they were not measured."""
-    observed = statistic(run, Pair("mean"), step)
+    observed = statistic(run, RemovalMethod("mean"), step)
     steps = run.ablation_steps
     if observed is None or not steps:
         return None
@@ -169,11 +171,11 @@ class Checkpoint:
     share: float | None
 
 
-def trajectory(runs: Sequence[RunRecord], pair: Pair) -> tuple[Checkpoint, ...]:
+def trajectory(runs: Sequence[RunRecord], method: RemovalMethod) -> tuple[Checkpoint, ...]:
     """Every run at every checkpoint that all share, by seed and step."""
     found = []
     for run in runs:
-        for step in checkpoints(runs, pair):
+        for step in checkpoints(runs, method):
             record = run.contribution(step)
             latent = None if record is None else record["addends"].get("latent")
             gate = None if record is None else record["gate"]
@@ -181,7 +183,7 @@ def trajectory(runs: Sequence[RunRecord], pair: Pair) -> tuple[Checkpoint, ...]:
                 Checkpoint(
                     run.seed,
                     step,
-                    statistic(run, pair, step),  # type: ignore[arg-type]
+                    statistic(run, method, step),  # type: ignore[arg-type]
                     _nearest(run, "val/gate_mean", step) if gate is None else gate,
                     _nearest(run, "gate/target", step),
                     None if latent is None else latent["variance_share"],

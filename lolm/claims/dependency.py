@@ -51,7 +51,7 @@ def again(results: ScaleResults) -> str:
     return f"measured by `make repro SCALE={results.scale} STUDY={results.study}` with this code"
 
 
-def statement(pair: dep.Pair) -> str:
+def statement(pair: dep.RemovalMethod) -> str:
     how = {
         "gate": "forcing the gate to 1 damages LOLM more than forcing it to 0",
         "zero": "zeroing the latent branch damages LOLM more than zeroing the surface branch",
@@ -75,7 +75,7 @@ def _declared(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
         return untestable("inversion_preregistered", "inversion", statement(pair), keys, why)
     called = dep.call(found, margin)
     why = f"S, {DEFINITION} ({pair.label}): {why_of(found, margin, 'nats')}, so by the declared rule: {called}."
-    others = [(p, e) for p in dep.PAIRS if p != pair and (e := dep.over_seeds(runs, p, confidence)) is not None]
+    others = [(p, e) for p in dep.REMOVAL_METHODS if p != pair and (e := dep.over_seeds(runs, p, confidence)) is not None]
     calls = [dep.call(estimate, margin) for _, estimate in others]
     if others:
         counted = ", ".join(f"{calls.count(kind)} {kind}" for kind in (dep.INVERTED, dep.NOT_INVERTED, dep.UNDECIDED))
@@ -114,7 +114,7 @@ def _declared(results: ScaleResults, runs: Sequence[RunRecord]) -> Claim:
     )
 
 
-def _ways(others: Sequence[tuple[dep.Pair, Estimate]]) -> list[Control]:
+def _ways(others: Sequence[tuple[dep.RemovalMethod, Estimate]]) -> list[Control]:
     sentences = {
         "gate": "The published way; the head has never seen a constant gate, and the two constants lie unequally far from it.",
         "zero": "Zero is a value the head has never seen in a branch's place.",

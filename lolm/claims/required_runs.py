@@ -73,7 +73,7 @@ def needs(params: Params, scale: str, study: str) -> Needs:
 def training_flops(run: RunConfig) -> float:
     """FLOPs of one run's training: steps, and the decays of the copies that are annealed earlier."""
     training = run.training
-    decays = sum(horizon - training.decay_starts(horizon) for horizon in training.horizon_steps)
+    decays = sum(horizon - training.decay_starts(horizon) for horizon in training.cooldown_steps)
     return (training.steps + decays) * training.tokens_per_step * flops_per_token(run)
 
 

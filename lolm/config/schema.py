@@ -297,7 +297,9 @@ class TrainingConfig:
     warmup_steps: int = 0
     lr_floor: float = 0.1  # final learning rate as a share of the peak
     decay_fraction: float = 0.2  # wsd: share of the steps spent decaying
-    horizons: tuple[float, ...] = ()  # wsd: shares of the run at which a copy is annealed too, for matched end-of-schedule points
+    cooldowns: tuple[
+        float, ...
+    ] = ()  # wsd: shares of the run at which a copy is annealed too, for matched end-of-schedule points
     betas: tuple[float, float] = (0.9, 0.95)
     epsilon: float = 1e-8
     weight_decay: float = 0.1
@@ -322,27 +324,27 @@ class TrainingConfig:
             raise ConfigError(f"training.warmup_steps {self.warmup_steps} leaves nothing of training.steps {self.steps}")
         if any(not 0 < s < 1 for s in self.snapshots):
             raise ConfigError(f"training.snapshots are shares of the run, each in (0, 1); got {list(self.snapshots)}")
-        if self.horizons and self.schedule != "wsd":
-            raise ConfigError("training.horizons need training.schedule: wsd; a point inside a cosine run is not the end of one")
+        if self.cooldowns and self.schedule != "wsd":
+            raise ConfigError("training.cooldowns need training.schedule: wsd; a point inside a cosine run is not the end of one")
         if not 0 < self.decay_fraction <= 1:
             raise ConfigError(f"training.decay_fraction must be in (0, 1], got {self.decay_fraction}")
-        ends = self.horizon_steps
-        wrong = [h for h in self.horizons if not 0 < h < 1]
+        ends = self.cooldown_steps
+        wrong = [h for h in self.cooldowns if not 0 < h < 1]
         early = [end for end in ends if end >= self.steps or self.decay_starts(end) < max(1, self.warmup_steps)]
         if wrong or early or len(set(ends)) != len(ends):
             raise ConfigError(
-                f"training.horizons are different shares of the run in (0, 1) whose decay starts after the warm-up of "
-                f"{self.warmup_steps} steps; got {list(self.horizons)}, which end at {list(ends)} of {self.steps} steps"
+                f"training.cooldowns are different shares of the run in (0, 1) whose decay starts after the warm-up of "
+                f"{self.warmup_steps} steps; got {list(self.cooldowns)}, which end at {list(ends)} of {self.steps} steps"
             )
 
     @property
-    def horizon_steps(self) -> tuple[int, ...]:
+    def cooldown_steps(self) -> tuple[int, ...]:
         """Ends of the annealed copies, in steps, ascending; the run's own end is not among them."""
-        return tuple(sorted(max(1, round(share * self.steps)) for share in self.horizons))
+        return tuple(sorted(max(1, round(share * self.steps)) for share in self.cooldowns))
 
-    def decay_starts(self, horizon: int) -> int:
-        """Steps done when a ``wsd`` schedule that ends at ``horizon`` begins to decay."""
-        return horizon - max(1, round(self.decay_fraction * horizon))
+    def decay_starts(self, end: int) -> int:
+        """Steps done when a ``wsd`` schedule that ends at ``end`` begins to decay."""
+        return end - max(1, round(self.decay_fraction * end))
 
     @property
     def tokens_per_step(self) -> int:

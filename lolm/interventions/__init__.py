@@ -27,8 +27,8 @@ from lolm.interventions.gate import (
     shuffle_gate_positions,
     swap_gate,
 )
-from lolm.interventions.parts import change_stream, permute_stream, remove_stream, skip_last_blocks
-from lolm.interventions.split import random_halves, split_set
+from lolm.interventions.memory_and_regime import change_stream, permute_stream, remove_stream, skip_last_blocks
+from lolm.interventions.random_halves import random_halves, split_set
 from lolm.interventions.statistics import Statistics, StreamMeans, fusion_of, measure, observe
 
 __all__ = [

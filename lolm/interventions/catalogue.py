@@ -8,8 +8,8 @@ from lolm.interventions.branches import BRANCHES, REPLACEMENTS, match_norm, repl
 from lolm.interventions.core import Context, Intervention
 from lolm.interventions.dimensions import dimension_set
 from lolm.interventions.gate import GATE_CONTROLS, blend_gate, force_gate
-from lolm.interventions.parts import permute_stream, remove_stream, skip_last_blocks
-from lolm.interventions.split import split_set
+from lolm.interventions.memory_and_regime import permute_stream, remove_stream, skip_last_blocks
+from lolm.interventions.random_halves import split_set
 from lolm.interventions.statistics import StreamMeans, fusion_of
 from lolm.models.language_model import LanguageModel
 

@@ -15,7 +15,7 @@ from lolm.models.language_model import LanguageModel, Streams
 
 
 @dataclass(frozen=True)
-class Scene:
+class CachedActivations:
     """One batch: tokens (B, T), targets (B·T,), the streams of the unchanged model, and the context, with its o."""
 
     tokens_BT: torch.Tensor
@@ -33,7 +33,7 @@ class Scene:
     @contextmanager
     @torch.no_grad()
     def fused_often(self, model: LanguageModel) -> Iterator[None]:
-        """While open, the fusion's maps of this scene's own streams are not computed again: most interventions leave most of
+        """While open, the fusion's maps of this cached's own streams are not computed again: most interventions leave most of
         them as they are. The results are the same to the bit. Without gradients, and for fixed weights."""
         fusion = fusion_of(model)
         with ExitStack() as undo:
@@ -60,9 +60,9 @@ def _remember_first(layer: nn.Module) -> Callable[[], object]:
 
 
 @torch.no_grad()
-def scenes(
+def cached_activations(
     model: LanguageModel, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], context: Context = EMPTY
-) -> Iterator[Scene]:
+) -> Iterator[CachedActivations]:
     """Run a model over batches of inputs and targets, each (B, T), in evaluation mode.
 
     A window's other document is the window half the set away: neighbours may be of one document. One window alone has none,
@@ -82,7 +82,7 @@ def scenes(
         if other is None and len(windows) > 1:
             other = cache(partial(_look_at, model, partner_BT.to(device)))
         here = replace(context, other=other, full=model.fuse(streams), batch=number)
-        yield Scene(x_BT, y_BT.to(device).flatten(), streams, here)
+        yield CachedActivations(x_BT, y_BT.to(device).flatten(), streams, here)
 
 
 @torch.no_grad()

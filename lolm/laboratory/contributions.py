@@ -10,7 +10,7 @@ from torch import nn
 
 from lolm.data.batches import EvaluationSet
 from lolm.interventions import InterventionError, fusion_of
-from lolm.laboratory.cached_activations import scenes
+from lolm.laboratory.cached_activations import cached_activations
 from lolm.models.fusion import Fusion
 from lolm.models.language_model import LanguageModel, Streams
 
@@ -79,13 +79,13 @@ def contributions(model: LanguageModel, held_out: EvaluationSet, batch_size: int
         for key, value in values.items():
             kept[key] = kept[key] + value.double()
 
-    for scene in scenes(model, held_out.batches(batch_size)):
-        o_ND, rows_ND = model.fuse(scene.streams).flatten(0, 1), embedding_VD[scene.targets_N]
+    for cached in cached_activations(model, held_out.batches(batch_size)):
+        o_ND, rows_ND = model.fuse(cached.streams).flatten(0, 1), embedding_VD[cached.targets_N]
         tokens += len(o_ND)
         add("o", total=o_ND.double().sum(dim=0), square=o_ND.double().square().sum(dim=0))
-        if scene.streams.g is not None:
-            gate += float(scene.streams.g.double().mean()) * len(o_ND)
-        for name, x in addends(fusion, scene.streams).items():
+        if cached.streams.g is not None:
+            gate += float(cached.streams.g.double().mean()) * len(o_ND)
+        for name, x in addends(fusion, cached.streams).items():
             x_ND = x.flatten(0, 1)
             read_ND = linearised(model.head_norm, x_ND, o_ND)
             add(

@@ -14,13 +14,13 @@ from torch import nn
 from lolm.data.batches import EvaluationSet
 from lolm.evaluation.held_out import ScoreSum
 from lolm.interventions import EMPTY, Context, Intervention, InterventionError, fusion_of, intervene, seeded
-from lolm.laboratory.cached_activations import Scene, scenes
+from lolm.laboratory.cached_activations import CachedActivations, cached_activations
 from lolm.laboratory.temperature import fit_temperature
 from lolm.models.language_model import LanguageModel
 from lolm.training.optimizer import AdamW
 
 READOUTS = ("temperature", "affine", "head", "head_scratch", "fine_tune")
-Logits = Callable[[Scene], torch.Tensor]  # scene → (N, V)
+Logits = Callable[[CachedActivations], torch.Tensor]  # cached → (N, V)
 
 
 @dataclass(frozen=True)
@@ -120,24 +120,24 @@ def refit_readouts(
 
 @dataclass(frozen=True)
 class _Bench:
-    """A model with the training scenes that readouts learn from, the held-out ones, and the learned model's loss on these."""
+    """A model with the training cached_activations that readouts learn from, the held-out ones, and the learned model's loss on these."""
 
     model: LanguageModel
-    known: list[Scene]
-    unseen: list[Scene]
+    known: list[CachedActivations]
+    unseen: list[CachedActivations]
     full: float
     seed: int
 
     @classmethod
     def of(cls, model: LanguageModel, train, held_out: EvaluationSet, batch_size: int, context: Context) -> _Bench:
-        known = list(scenes(model, train, context))
+        known = list(cached_activations(model, train, context))
         if not known:
             raise InterventionError("a readout is refitted on training text; give at least one batch")
-        unseen = list(scenes(model, held_out.batches(batch_size), context))
-        return cls(model, known, unseen, _nats(unseen, lambda scene: model.logits(_full(scene))), context.seed)
+        unseen = list(cached_activations(model, held_out.batches(batch_size), context))
+        return cls(model, known, unseen, _nats(unseen, lambda cached: model.logits(_full(cached))), context.seed)
 
     def damaged(self, intervention: Intervention) -> float:
-        return _nats(self.unseen, lambda scene: self.model.logits(scene.fused(self.model, intervention)))
+        return _nats(self.unseen, lambda cached: self.model.logits(cached.fused(self.model, intervention)))
 
     def refit(self, intervention: Intervention, readout: str, effort: Effort, damaged: float) -> Refit:
         if readout not in READOUTS:
@@ -156,9 +156,9 @@ class _Bench:
 
     def _temperature(self, intervention: Intervention, damaged: float) -> Refit:
         model = self.model
-        kept = [(_logits(model, intervention, scene), scene.targets_N) for scene in self.known]
+        kept = [(_logits(model, intervention, cached), cached.targets_N) for cached in self.known]
         t = fit_temperature(lambda: kept)
-        refitted = _nats(self.unseen, lambda scene: model.logits(scene.fused(model, intervention)) / t)
+        refitted = _nats(self.unseen, lambda cached: model.logits(cached.fused(model, intervention)) / t)
         return Refit("temperature", self.full, damaged, refitted, t)
 
 
@@ -171,8 +171,8 @@ def _affine(model: LanguageModel, intervention: Intervention, known, unseen, scr
     if not parameters:
         raise InterventionError("readout 'affine': this model's branches and head have no norm; refit another readout")
 
-    def logits(scene: Scene) -> torch.Tensor:
-        return copy.logits(scene.fused(copy, intervention))
+    def logits(cached: CachedActivations) -> torch.Tensor:
+        return copy.logits(cached.fused(copy, intervention))
 
     return parameters, logits, logits
 
@@ -181,9 +181,9 @@ def _fine_tune(model: LanguageModel, intervention: Intervention, known, unseen, 
     """A copy of the model of which everything learns: its streams are computed anew with every step."""
     copy = deepcopy(model).requires_grad_()
 
-    def logits(scene: Scene) -> torch.Tensor:
-        streams = copy.streams(scene.tokens_BT, skip_last=intervention.skip_last)
-        return copy.logits(intervene(copy, intervention, streams, scene.context))
+    def logits(cached: CachedActivations) -> torch.Tensor:
+        streams = copy.streams(cached.tokens_BT, skip_last=intervention.skip_last)
+        return copy.logits(intervene(copy, intervention, streams, cached.context))
 
     return list(copy.parameters()), logits, logits
 
@@ -193,15 +193,15 @@ def _head(model: LanguageModel, intervention: Intervention, known, unseen, scrat
     embedding = model.embedding.weight.detach()
     head = nn.Parameter(torch.zeros_like(embedding) if scratch else embedding.clone())
 
-    def reader(set_of_scenes: Sequence[Scene]) -> Logits:
-        kept = {id(scene): _read(model, intervention, scene) for scene in set_of_scenes}
-        return lambda scene: F.linear(kept[id(scene)], head)
+    def reader(set_of_scenes: Sequence[CachedActivations]) -> Logits:
+        kept = {id(cached): _read(model, intervention, cached) for cached in set_of_scenes}
+        return lambda cached: F.linear(kept[id(cached)], head)
 
     return [head], reader(known), reader(unseen)
 
 
 def _train(
-    parameters: list[nn.Parameter], known: list[Scene], logits: Logits, steps: int, learning_rate: float, seed: int
+    parameters: list[nn.Parameter], known: list[CachedActivations], logits: Logits, steps: int, learning_rate: float, seed: int
 ) -> None:
     optimizer = AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / max(steps, 1))
@@ -209,9 +209,9 @@ def _train(
     generator = seeded(seed, "readout")
     for _ in range(steps):
         order = order or torch.randperm(len(known), generator=generator).tolist()
-        scene = known[order.pop()]
+        cached = known[order.pop()]
         with torch.enable_grad():
-            loss = F.cross_entropy(logits(scene).float().flatten(0, 1), scene.targets_N)
+            loss = F.cross_entropy(logits(cached).float().flatten(0, 1), cached.targets_N)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -219,23 +219,23 @@ def _train(
 
 
 @torch.no_grad()
-def _logits(model: LanguageModel, intervention: Intervention, scene: Scene) -> torch.Tensor:
-    return model.logits(scene.fused(model, intervention)).float().flatten(0, 1)
+def _logits(model: LanguageModel, intervention: Intervention, cached: CachedActivations) -> torch.Tensor:
+    return model.logits(cached.fused(model, intervention)).float().flatten(0, 1)
 
 
 @torch.no_grad()
-def _read(model: LanguageModel, intervention: Intervention, scene: Scene) -> torch.Tensor:
-    return model.head_norm(scene.fused(model, intervention))
+def _read(model: LanguageModel, intervention: Intervention, cached: CachedActivations) -> torch.Tensor:
+    return model.head_norm(cached.fused(model, intervention))
 
 
-def _full(scene: Scene) -> torch.Tensor:
-    assert scene.context.full is not None
-    return scene.context.full
+def _full(cached: CachedActivations) -> torch.Tensor:
+    assert cached.context.full is not None
+    return cached.context.full
 
 
 @torch.no_grad()
-def _nats(set_of_scenes: Iterable[Scene], logits: Logits) -> float:
+def _nats(set_of_scenes: Iterable[CachedActivations], logits: Logits) -> float:
     total = ScoreSum()
-    for scene in set_of_scenes:
-        total.add(F.log_softmax(logits(scene).float().flatten(0, 1), dim=-1), scene.targets_N)
+    for cached in set_of_scenes:
+        total.add(F.log_softmax(logits(cached).float().flatten(0, 1), dim=-1), cached.targets_N)
     return total.nats / total.tokens

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from lolm.data.batches import EvaluationSet
 from lolm.evaluation.held_out import ranked_first
 from lolm.interventions import EMPTY, Context, Intervention
-from lolm.laboratory.cached_activations import scenes
+from lolm.laboratory.cached_activations import cached_activations
 from lolm.laboratory.temperature import fit_temperature
 from lolm.models.language_model import LanguageModel
 
@@ -43,21 +43,21 @@ def score_interventions(
     """
     temperatures = None if calibration is None else _temperatures(model, interventions, calibration, batch_size, context)
     sums = [_Sums() for _ in interventions]
-    for scene in scenes(model, held_out.batches(batch_size), context):
-        assert scene.context.full is not None
-        full_NV = F.log_softmax(_logits(model, scene.context.full), dim=-1)
+    for cached in cached_activations(model, held_out.batches(batch_size), context):
+        assert cached.context.full is not None
+        full_NV = F.log_softmax(_logits(model, cached.context.full), dim=-1)
         top_N, p_NV = ranked_first(full_NV), full_NV.exp()
-        with scene.fused_often(model):
+        with cached.fused_often(model):
             for i, (intervention, total) in enumerate(zip(interventions, sums, strict=True)):
-                logits_NV = _logits(model, scene.fused(model, intervention))
+                logits_NV = _logits(model, cached.fused(model, intervention))
                 changed_NV = F.log_softmax(logits_NV, dim=-1)
                 first_N = ranked_first(changed_NV)
-                total.nats += _nats(changed_NV, scene.targets_N)
-                total.correct += int((first_N == scene.targets_N).sum())
+                total.nats += _nats(changed_NV, cached.targets_N)
+                total.correct += int((first_N == cached.targets_N).sum())
                 total.agree += int((first_N == top_N).sum())
                 total.kl += float(torch.sub(full_NV, changed_NV, out=changed_NV).mul_(p_NV).sum().double())
                 if temperatures is not None:
-                    total.fitted += _nats(F.log_softmax(logits_NV.div_(temperatures[i]), dim=-1), scene.targets_N)
+                    total.fitted += _nats(F.log_softmax(logits_NV.div_(temperatures[i]), dim=-1), cached.targets_N)
     tokens, rows = held_out.n_tokens, []
     for i, (intervention, total) in enumerate(zip(interventions, sums, strict=True)):
         row = {
@@ -101,11 +101,11 @@ def _temperatures(
     """One temperature per intervention. Kept are o under each and the logits under one, so ``calibration`` is small."""
     fused: list[list[torch.Tensor]] = [[] for _ in interventions]
     targets = []
-    for scene in scenes(model, calibration.batches(batch_size), context):
-        targets.append(scene.targets_N)
-        with scene.fused_often(model):
+    for cached in cached_activations(model, calibration.batches(batch_size), context):
+        targets.append(cached.targets_N)
+        with cached.fused_often(model):
             for kept, intervention in zip(fused, interventions, strict=True):
-                kept.append(scene.fused(model, intervention))
+                kept.append(cached.fused(model, intervention))
     found = []
     for kept in fused:
         logits = [_logits(model, o_BTD) for o_BTD in kept]

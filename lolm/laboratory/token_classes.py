@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from lolm.data.batches import EvaluationSet
 from lolm.interventions import EMPTY, Context, Intervention, InterventionError, fusion_of, replace_branch
-from lolm.laboratory.cached_activations import Scene, scenes
+from lolm.laboratory.cached_activations import CachedActivations, cached_activations
 from lolm.laboratory.word_classes import CLASSES, classify
 from lolm.models.language_model import LanguageModel
 
@@ -98,7 +98,7 @@ def gate_by_class(
     if fusion is None:
         raise InterventionError("gate and branches by token class are those of a fusion; this model is one stack")
     removals = {b: replace_branch(b, "mean") for b in BRANCHES if getattr(fusion, b) is not None}
-    parts = [_score(model, scene, removals) for scene in scenes(model, held_out.batches(batch_size), context)]
+    parts = [_score(model, cached, removals) for cached in cached_activations(model, held_out.batches(batch_size), context)]
     nats = np.concatenate([part.nats for part in parts])
     gate = None if parts[0].gate is None else np.concatenate([part.gate for part in parts])  # type: ignore[misc]
     damage = {b: np.concatenate([part.damage[b] for part in parts]) for b in removals}
@@ -117,11 +117,11 @@ def gate_by_class(
     return rows
 
 
-def _score(model: LanguageModel, scene: Scene, removals: dict[str, Intervention]) -> TokenScores:
+def _score(model: LanguageModel, cached: CachedActivations, removals: dict[str, Intervention]) -> TokenScores:
     def nats(intervention: Intervention) -> np.ndarray:
-        logits_NV = model.logits(scene.fused(model, intervention)).float().flatten(0, 1)
-        return F.cross_entropy(logits_NV, scene.targets_N, reduction="none").double().cpu().numpy()
+        logits_NV = model.logits(cached.fused(model, intervention)).float().flatten(0, 1)
+        return F.cross_entropy(logits_NV, cached.targets_N, reduction="none").double().cpu().numpy()
 
-    full, g = nats(Intervention("none")), scene.streams.g
+    full, g = nats(Intervention("none")), cached.streams.g
     gate = None if g is None else g.double().mean(dim=-1).flatten().cpu().numpy()
     return TokenScores(full, gate, {b: nats(removal) - full for b, removal in removals.items()})

@@ -13,7 +13,7 @@ from lolm.data.batches import IGNORED
 from lolm.data.errors import DataError
 from lolm.data.stream import TokenStream
 from lolm.interventions import Context, Intervention, Statistics, observe
-from lolm.laboratory.cached_activations import scenes
+from lolm.laboratory.cached_activations import cached_activations
 from lolm.models.language_model import LanguageModel
 
 
@@ -85,13 +85,13 @@ def losses_by_token(
         place = min(len(elsewhere) // 2, len(elsewhere) - len(ids) - 1)
         other_BT = torch.from_numpy(elsewhere.window(place, len(ids) + 1))[None].to(model.embedding.weight.device)
         other = cache(lambda: observe(model, model.streams(other_BT)))
-    (scene,) = scenes(model, [(x_BT, y_BT)], Context(statistics, other, seed=seed))
+    (cached,) = cached_activations(model, [(x_BT, y_BT)], Context(statistics, other, seed=seed))
 
     def losses(change: Intervention) -> TokenLosses:
-        logits_TV = model.logits(scene.fused(model, change)).float()[0]
-        nats = F.cross_entropy(logits_TV, scene.targets_N, ignore_index=IGNORED, reduction="none").double().cpu().numpy()[:-1]
-        streams = model.streams(scene.tokens_BT, skip_last=change.skip_last) if change.skip_last else scene.streams
-        g = change.apply(streams, scene.context).g
+        logits_TV = model.logits(cached.fused(model, change)).float()[0]
+        nats = F.cross_entropy(logits_TV, cached.targets_N, ignore_index=IGNORED, reduction="none").double().cpu().numpy()[:-1]
+        streams = model.streams(cached.tokens_BT, skip_last=change.skip_last) if change.skip_last else cached.streams
+        g = change.apply(streams, cached.context).g
         return TokenLosses(ids, nats, None if g is None else g[0, 1:].double().mean(dim=-1).cpu().numpy())
 
     return losses(Intervention("none")), losses(intervention)

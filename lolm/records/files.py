@@ -2,7 +2,7 @@
 
 ``metrics.jsonl``
     One JSON object a line: ``step``, ``tokens``, ``flops``, ``seconds`` of training so far, and any number of values under
-    ``prefix/name`` keys (``train/``, ``val/``, ``gate/``, ``regime/``, ``speed/``; ``horizon/`` where a learning-rate schedule
+    ``prefix/name`` keys (``train/``, ``val/``, ``gate/``, ``regime/``, ``speed/``; ``annealed/`` where a learning-rate schedule
     ended: at the run's own end, and at those of its annealed copies).
 ``config.json``, ``summary.json``
     The resolved configuration with its fingerprint, and the last values.

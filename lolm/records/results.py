@@ -71,11 +71,11 @@ class RunRecord:
         Returns None where that split was not measured there.
         """
         if split == "validation":
-            points = self.points("horizon/nats", axis)
+            points = self.points("annealed/nats", axis)
             return points if points[0] else None
         if self.evaluation is None:
             return None
-        ends = self.evaluation.get("horizons") or [self.rows[-1] | {split: self.evaluation[split]}]
+        ends = self.evaluation.get("schedule_ends") or [self.rows[-1] | {split: self.evaluation[split]}]
         return [end[axis] for end in ends], [end[split]["nats"] for end in ends]
 
     def measured(self, *path: str) -> Any:

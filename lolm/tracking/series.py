@@ -5,7 +5,7 @@ where the step axis is the intervention's strength for a sweep at the final weig
 blocks), or the training step of the weights when there is nothing to sweep. The gate forced to 0, 0.5 and 1 is also given over
 training: ``ablate/gate_0/*``, ``ablate/gate_0.5/*``, ``ablate/gate_1/*``; so is the inversion statistic of each way of removing a
 branch, ``ablate/inversion_<way>``. The controls stay in the record: there are some hundred.
-``horizon/*`` at the steps where a learning-rate schedule ended; ``position/*`` over the position in the window, ``length/*`` over
+``annealed/*`` at the steps where a learning-rate schedule ended; ``position/*`` over the position in the window, ``length/*`` over
 the window's length in tokens; ``recall/<task>_*``.
 """
 
@@ -54,7 +54,7 @@ class Records:
                 later[stage] = record if record and belongs(stage, record, config) else None
         rows = read_metrics(folder / "metrics.jsonl")
         end = max((row["step"] for row in rows), default=0)
-        rows.sort(key=lambda row: "horizon/nats" in row and row["step"] < end)  # as written: what was sent stays a prefix
+        rows.sort(key=lambda row: "annealed/nats" in row and row["step"] < end)  # as written: what was sent stays a prefix
         return cls(
             folder=folder,
             config=config,
@@ -87,16 +87,16 @@ def training_points(rows: list[dict[str, float]]) -> list[Point]:
 def evaluation_points(evaluation: dict[str, Any], step: int, seconds: float) -> list[Point]:
     """Scalars of an evaluation record as ``eval/<section>_<name>``, and three of its tables as series over an axis of their own.
 
-    ``eval/horizon_<split>_<metric>`` over the step at which a schedule ended; ``position/<metric>`` over the first position of
+    ``eval/annealed_<split>_<metric>`` over the step at which a schedule ended; ``position/<metric>`` over the first position of
     each bin; ``length/<metric>`` over the window's tokens. Other lists (histograms), texts and the scores of single lengths stay
     in the record.
     """
-    skip = {"arm", "seed", "fingerprint", "name", "step", "split", "horizons", "lengths"}
+    skip = {"arm", "seed", "fingerprint", "name", "step", "split", "schedule_ends", "lengths"}
     flat = _numbers({key: value for key, value in evaluation.items() if key not in skip})
     points = [(f"eval/{key}", value, step, seconds) for key, value in flat.items()]
-    for end in evaluation.get("horizons") or ():
+    for end in evaluation.get("schedule_ends") or ():
         scores = _numbers({split: end[split] for split in ("validation", "test") if split in end})
-        points += [(f"eval/horizon_{key}", value, int(end["step"]), end["seconds"]) for key, value in scores.items()]
+        points += [(f"eval/annealed_{key}", value, int(end["step"]), end["seconds"]) for key, value in scores.items()]
     for part in (evaluation.get("positions") or {}).get("bins", ()):
         scores = _numbers({key: value for key, value in part.items() if key not in ("start", "stop")})
         points += [(f"position/{key}", value, int(part["start"]), seconds) for key, value in scores.items()]

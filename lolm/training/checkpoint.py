@@ -31,9 +31,9 @@ def snapshot_path(folder: Path, step: int) -> Path:
     return folder / "snapshots" / f"step-{step:06d}.safetensors"
 
 
-def horizon_path(folder: Path, step: int) -> Path:
+def cooldown_path(folder: Path, step: int) -> Path:
     """Weights of a copy of the run that was annealed to a shorter end."""
-    return folder / "horizons" / f"step-{step:06d}.safetensors"
+    return folder / "cooldowns" / f"step-{step:06d}.safetensors"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -107,17 +107,17 @@ class TrainedRun:
         return [*self.run.training.snapshot_steps, self.run.training.steps]
 
     @property
-    def horizons(self) -> list[int]:
+    def schedule_ends(self) -> list[int]:
         """Steps at which a schedule ended, ascending, the run's own end last."""
-        return [*self.run.training.horizon_steps, self.run.training.steps]
+        return [*self.run.training.cooldown_steps, self.run.training.steps]
 
     def at(self, step: int) -> LanguageModel:
         """The model in evaluation mode with the weights of a kept step."""
         return self._filled(snapshot_path(self.folder, step), step)
 
-    def at_horizon(self, step: int) -> LanguageModel:
+    def at_end(self, step: int) -> LanguageModel:
         """The model in evaluation mode with the weights at the end of a schedule."""
-        return self._filled(horizon_path(self.folder, step), step)
+        return self._filled(cooldown_path(self.folder, step), step)
 
     def _filled(self, path: Path, step: int) -> LanguageModel:
         final = step == self.run.training.steps

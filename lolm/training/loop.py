@@ -3,7 +3,7 @@
 A run is a function of its configuration, data and code. Batches, dropout and Gumbel noise are functions of (seed, step), so a
 run that is killed and goes on from its checkpoint takes the same steps, bit for bit on a CPU.
 
-A run has *legs*. The first is the run itself. Under a ``wsd`` schedule each of ``training.horizons`` adds one: a copy of the run
+A run has *legs*. The first is the run itself. Under a ``wsd`` schedule each of ``training.cooldowns`` adds one: a copy of the run
 as it was when a schedule ending there would have begun to decay, annealed to that end. It gives the loss of a shorter run with a
 whole schedule of its own for the cost of its decay alone.
 """
@@ -41,7 +41,7 @@ from lolm.objectives import (
 from lolm.ops.backends import keep_from_tracing
 from lolm.records import MetricsWriter, read_json, write_json
 from lolm.training.checkpoint import (
-    horizon_path,
+    cooldown_path,
     load_checkpoint,
     save_checkpoint,
     save_weights,
@@ -122,7 +122,7 @@ class Trainer:
             self.clip_groups = [[p for group in self.clip_groups for p in group]]
         self.noise = torch.Generator(device=self.device)
         self.progress = Progress()
-        self.legs = (self.training.steps, *self.training.horizon_steps)  # where each ends
+        self.legs = (self.training.steps, *self.training.cooldown_steps)  # where each ends
         self._last_streams: Streams | None = None
         self._loss = self._losses
         if self.training.compile:
@@ -212,7 +212,7 @@ class Trainer:
         progress, end = self.progress, self.legs[self.progress.leg]
         if progress.leg:
             values = self._evaluated()
-            save_weights(horizon_path(self.scratch, end), self.model, self.heads)
+            save_weights(cooldown_path(self.scratch, end), self.model, self.heads)
             summary = read_json(self.scratch / "summary.json")
             spent = progress.annealing_seconds + progress.seconds - progress.forked_seconds
             summary["annealing_seconds"] = round(spent, 3)
@@ -221,7 +221,7 @@ class Trainer:
             save_weights(self.scratch / "model.safetensors", self.model, self.heads)
             summary = self._summary()
         write_json(self.scratch / "summary.json", summary)
-        records.write(self._axes() | {name.replace("val/", "horizon/", 1): value for name, value in values.items()})
+        records.write(self._axes() | {name.replace("val/", "annealed/", 1): value for name, value in values.items()})
 
     def _begin_leg(self, leg: int) -> None:
         """Go back to where the schedule of another leg begins to decay."""

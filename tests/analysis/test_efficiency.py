@@ -151,7 +151,7 @@ def annealed(arm, seed, losses, cost=1.0, split="test"):
     """A run with end-of-schedule points (step -> nats), each step costing ``cost`` FLOPs and twice as many seconds."""
     ends = [{"step": s, "tokens": 10 * s, "flops": cost * s, "seconds": 2 * cost * s} for s in sorted(losses)]
     score = {end["step"]: {"nats": losses[end["step"]]} for end in ends}
-    rows = [end | {"horizon/nats": losses[end["step"]] - 0.5} for end in ends]
+    rows = [end | {"annealed/nats": losses[end["step"]] - 0.5} for end in ends]
     evaluation = {"horizons": [end | {split: score[end["step"]]} for end in ends], "test": score[ends[-1]["step"]]}
     return RunRecord(arm, seed, {}, rows, {}, evaluation if split == "test" else None, None)
 

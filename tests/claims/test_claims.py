@@ -67,7 +67,7 @@ def test_schedules_that_have_not_ended_hide_the_lead(ledger_of):
 
 
 def test_without_annealed_copies_no_multiplier_is_made_up(ledger_of):
-    ledger = ledger_of(Truth(horizons=()))
+    ledger = ledger_of(Truth(cooldowns=()))
     assert ledger["efficiency_2x"].verdict == "inconclusive"
     assert ledger["efficiency_2x"].sound.value is None
     assert "No multiplier can be measured" in ledger["efficiency_2x"].why

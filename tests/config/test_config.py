@@ -260,10 +260,10 @@ def test_presets_are_whole(scale):
     assert preset.training.seq_len > 8 + 1  # the future horizon
     if scale in RUNGS:
         tiny = PARAMS.scales["tiny"]
-        assert (preset.corpus, preset.tokenizer, preset.training.horizons) == (
+        assert (preset.corpus, preset.tokenizer, preset.training.cooldowns) == (
             tiny.corpus,
             tiny.tokenizer,
-            tiny.training.horizons,
+            tiny.training.cooldowns,
         )
         assert set(PARAMS.studies["sizes"].arms) <= set(preset.sizes)
         return

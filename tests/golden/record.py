@@ -57,7 +57,7 @@ def machine_kind() -> str:
 def short_run(arm: str) -> RunConfig:
     training = {
         "steps": STEPS, "seq_len": LENGTH, "batch_size": 2, "warmup_steps": 2, "log_every": 1, "eval_every": STEPS,
-        "checkpoint_every": STEPS, "snapshots": (), "schedule": "wsd", "horizons": (0.5,),
+        "checkpoint_every": STEPS, "snapshots": (), "schedule": "wsd", "cooldowns": (0.5,),
     }  # fmt: skip
     return make_run(arm, training=training, seed=SEED)
 
@@ -96,7 +96,7 @@ def losses(folder: Path) -> dict[str, Any]:
         "loss": [row["train/loss"] for row in steps],
         "total": [row["train/total"] for row in steps],
         "grad_norm": [row["train/grad_norm"] for row in steps],
-        "held_out": [row["horizon/nats"] for row in rows if "horizon/nats" in row],
+        "held_out": [row["annealed/nats"] for row in rows if "annealed/nats" in row],
         "weights": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
     }
 

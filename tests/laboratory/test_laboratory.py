@@ -11,7 +11,7 @@ from torch import nn
 from lolm.interventions import Intervention, force_gate, full_set, match_norm, measure, replace_branch, resample_source
 from lolm.interventions.branches import REPLACEMENTS
 from lolm.interventions.core import Context
-from lolm.laboratory.cached_activations import scenes
+from lolm.laboratory.cached_activations import cached_activations
 from lolm.laboratory.contributions import contributions
 from lolm.laboratory.inversion import inversion
 from lolm.laboratory.scoring import score_interventions
@@ -86,14 +86,14 @@ def test_maps_computed_once_change_no_bit_and_leave_no_trace(arm):
     model = make_model(arm, vocab_size=WIDTH)
     context = Context(measure(model, (x for x, _ in SET.batches(4))))
     chosen = full_set(model, context, [0.0, 1.0], [0.25], 1, 2)
-    scene = next(iter(scenes(model, SET.batches(4), context)))
-    plain = [scene.fused(model, intervention) for intervention in chosen]
-    with scene.fused_often(model):
-        assert all(torch.equal(scene.fused(model, i), o) for i, o in zip(chosen, plain, strict=True))
+    cached = next(iter(cached_activations(model, SET.batches(4), context)))
+    plain = [cached.fused(model, intervention) for intervention in chosen]
+    with cached.fused_often(model):
+        assert all(torch.equal(cached.fused(model, i), o) for i, o in zip(chosen, plain, strict=True))
     for parameter in model.parameters():
         parameter.add_(0.1)
     assert not any("forward" in vars(module) for module in model.modules())
-    with pytest.raises(RuntimeError, match="stop"), scene.fused_often(model):
+    with pytest.raises(RuntimeError, match="stop"), cached.fused_often(model):
         raise RuntimeError("stop")
     assert not any("forward" in vars(module) for module in model.modules())
 

@@ -34,7 +34,9 @@ def ablate(monkeypatch):
     """Function that runs the stage on an arm with two kept sets of weights; returns the metrics and the record."""
 
     def _ablate(arm, **changes):
-        run = make_run(arm, training={"steps": 8, "seq_len": 24, "batch_size": 2, "snapshots": (0.5,), "horizons": ()}, **changes)
+        run = make_run(
+            arm, training={"steps": 8, "seq_len": 24, "batch_size": 2, "snapshots": (0.5,), "cooldowns": ()}, **changes
+        )
         models = {step: make_model(arm, seed=step, **changes) for step in (4, 8)}
         trained = SimpleNamespace(run=run, steps=[4, 8], at=models.get, header={"fingerprint": "f00d"})
         opened = InMemory(Paths("smoke"), SimpleNamespace(ablation=CONFIG), trained)
@@ -132,7 +134,7 @@ def test_a_plain_stack_has_its_blocks_skipped(ablate):
 
 
 def test_training_batches_are_those_that_would_have_come_next():
-    run = make_run("lolm", training={"steps": 8, "seq_len": 24, "batch_size": 2, "accumulation": 3, "horizons": ()})
+    run = make_run("lolm", training={"steps": 8, "seq_len": 24, "batch_size": 2, "accumulation": 3, "cooldowns": ()})
     opened = InMemory(Paths("smoke"), SimpleNamespace(ablation=CONFIG), SimpleNamespace(run=run))
 
     sampler = BatchSampler(ArrayStream(2000, seed=len("train")), 2, 24, run.seed)

@@ -113,9 +113,9 @@ def test_the_swept_rate_is_the_one_trained_with(project):
 def test_measurements_of_every_kind(project):
     for name in RUNS:
         record = read_json(project / "artifacts" / "smoke" / "evaluate" / f"{name}.json")
-        ends = [(row["step"], row["tokens"]) for row in record["horizons"]]
+        ends = [(row["step"], row["tokens"]) for row in record["schedule_ends"]]
         assert ends == [(step, step * 256) for step in (8, 15, 30)]
-        assert record["horizons"][-1]["test"] == record["test"]
+        assert record["schedule_ends"][-1]["test"] == record["test"]
         assert record["samples"]["generated"]["distinct_2"] is not None
         assert record["positions"]["bins"][-1]["stop"] == 64
         assert set(record["lengths"]["windows"]) | set(record["lengths"]["left_out"]) == {"1", "2", "4"}

@@ -77,5 +77,5 @@ def test_a_task_is_trained_like_text_but_for_lengths_and_schedule():
     assert found.size == replace(run.size, learning_rate=1e-3)  # the tasks' own rate, not the one tuned on text
     training = found.training
     assert (training.steps, training.warmup_steps, training.tokens_per_step, training.schedule) == (50, 5, 256, "cosine")
-    assert (training.horizons, training.snapshots, training.accumulation) == ((), (), 1)
+    assert (training.cooldowns, training.snapshots, training.accumulation) == ((), (), 1)
     assert (training.betas, training.weight_decay, training.clip) == (run.training.betas, run.training.weight_decay, 1.0)

@@ -205,7 +205,7 @@ def test_first_screen_says_what_was_found(results, drawn, tmp_path):
 
 
 def test_page_says_what_was_not_measured(tmp_path):
-    results = load_results(write_results(tmp_path, truth=Truth(recall=False, swept=False, horizons=())))
+    results = load_results(write_results(tmp_path, truth=Truth(recall=False, swept=False, cooldowns=())))
     drawn = pictures(results)
     assert not {"recall", "rates", "multipliers"} & {picture.name for picture in drawn}
     text = html(results, build_ledger(results), drawn)

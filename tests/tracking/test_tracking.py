@@ -351,7 +351,7 @@ def test_tables_of_an_evaluation_become_series():
         by_key.setdefault(key, []).append((step, value))
     assert by_key["position/nats"] == [(start, 3.0) for start in edges[:-1]]
     assert by_key["length/beyond_nats"] == [(64, 3.0), (128, 3.0), (256, 3.0)]
-    assert by_key["eval/horizon_test_nats"] == [(10, 3.0), (20, 3.0), (40, 3.0)]
+    assert by_key["eval/annealed_test_nats"] == [(10, 3.0), (20, 3.0), (40, 3.0)]
     assert by_key["eval/positions_change_bits_per_byte"] == [(40, 1.5)]
     assert by_key["eval/samples_generated_distinct_2"] == [(40, 0.8)]
     assert len(by_key) <= 40  # series, not a metric for each bin
@@ -388,14 +388,14 @@ def test_ends_of_annealed_copies_are_added_to_what_was_sent(project):
     """They're read in the order of steps, but were written last: nothing that was sent before is sent anew."""
     scratch = Path(".scratch/f00d")
     first = tracking.sync_run(write_run(scratch, rows(20), finished=False), finished=False)
-    end = {"step": 40, "tokens": 1, "flops": 1, "seconds": 10.0, "horizon/nats": 4.0}
-    copies = [end, *(end | {"step": s, "seconds": s / 4, "horizon/nats": 5.0} for s in (10, 21))]
+    end = {"step": 40, "tokens": 1, "flops": 1, "seconds": 10.0, "annealed/nats": 4.0}
+    copies = [end, *(end | {"step": s, "seconds": s / 4, "annealed/nats": 5.0} for s in (10, 21))]
     for count in (1, 2, 3):
         written = write_run(scratch, rows(20) + copies[:count], finished=False)
         assert tracking.sync_run(written, finished=False) == first
     (run,) = runs()
     assert points(run) == expected(rows(20) + copies)
-    assert run.data.metrics["horizon/nats"] == 4.0
+    assert run.data.metrics["annealed/nats"] == 4.0
 
 
 def test_means_are_over_seeds(tmp_path):

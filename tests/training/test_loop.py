@@ -70,7 +70,7 @@ def test_axes_and_places_of_the_records(straight, arm):
     assert sorted(row["seconds"] for row in rows) == [row["seconds"] for row in rows]
     logged = [row for row in rows if "train/loss" in row][-1]
     assert logged["train/lr"] == learning_rate_at(11, short_run(arm).training, 3e-3)
-    assert ("gate/mean" in logged) == ("regime/alive" in logged) == ("horizon/gate_mean" in rows[-1]) == (arm != "transformer")
+    assert ("gate/mean" in logged) == ("regime/alive" in logged) == ("annealed/gate_mean" in rows[-1]) == (arm != "transformer")
 
 
 def test_the_total_is_the_weighted_sum_of_its_terms(straight):
@@ -93,7 +93,7 @@ def test_a_logged_loss_is_the_mean_over_its_window(straight, tmp_path):
 def test_the_summary_repeats_the_last_values(straight):
     rows, summary = read_metrics(straight["lolm"] / "run" / "metrics.jsonl"), read_json(straight["lolm"] / "run" / "summary.json")
     assert (summary["arm"], summary["seed"], summary["step"], summary["tokens"]) == ("lolm", 1, STEPS, STEPS * 48)
-    assert summary["val_nats"] == rows[-2]["val/nats"] == rows[-1]["horizon/nats"]
+    assert summary["val_nats"] == rows[-2]["val/nats"] == rows[-1]["annealed/nats"]
     assert summary["val_gate_mean"] == rows[-2]["val/gate_mean"]
 
 

@@ -56,7 +56,7 @@ def test_a_trial_is_a_run_of_the_one_loop_and_leaves_nothing(tmp_path):
     evaluate = make_trainer(run, tmp_path).evaluate
     first = run_trial(run, sampler, evaluate, tmp_path / "trial")
     assert first["step"] == run.training.steps
-    assert first["val/nats"] == first["horizon/nats"]
+    assert first["val/nats"] == first["annealed/nats"]
     assert list(tmp_path.iterdir()) == []
     again = run_trial(run, sampler, evaluate, tmp_path / "trial")
     assert again["val/nats"] == first["val/nats"]

@@ -44,7 +44,7 @@ def lines(axes: Any, names: Sequence[str], bold: Sequence[str] = ()) -> None:
 def inversion_statistic(results: ScaleResults) -> Picture | None:
     """S for every way of removing a branch, final weights, beside the random halves."""
     runs, confidence, margin = subjects(results), results.analysis.confidence, results.analysis.inversion_margin
-    found = {p: e for p in dep.PAIRS if (e := dep.over_seeds(runs, p, confidence)) is not None}
+    found = {p: e for p in dep.REMOVAL_METHODS if (e := dep.over_seeds(runs, p, confidence)) is not None}
     if not found:
         return None
     rows: list[tuple[Any, ...]] = [
@@ -91,7 +91,7 @@ def trajectory(results: ScaleResults) -> Picture | None:
     runs, confidence, margin = subjects(results), results.analysis.confidence, results.analysis.inversion_margin
     pair = dep.primary(results)
     if len(dep.checkpoints(runs, pair)) < 2:
-        pair = dep.Pair("gate")
+        pair = dep.RemovalMethod("gate")
     points = dep.trajectory(runs, pair)
     if len({p.step for p in points}) < 2:
         return None

@@ -15,7 +15,7 @@ from lolm.training.checkpoint import CheckpointError, load_checkpoint, load_run
 from lolm.training.optimizer import learning_rate_at
 from lolm.training.scratch import FINISHED, clear_finished, remove
 
-WSD = {"schedule": "wsd", "decay_fraction": 0.4, "horizons": (0.5, 0.75), "steps": 20, "warmup_steps": 2}
+WSD = {"schedule": "wsd", "decay_fraction": 0.4, "cooldowns": (0.5, 0.75), "steps": 20, "warmup_steps": 2}
 
 
 def branched(arm: str = "lolm", **training):
@@ -31,42 +31,42 @@ def straight(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("horizon", [10, 15])
 def test_a_copy_is_bit_for_bit_the_shorter_run(straight, horizon, tmp_path):
-    alone = branched(steps=horizon, horizons=(), snapshots=())
+    alone = branched(steps=horizon, cooldowns=(), snapshots=())
     train(alone, tmp_path)
     wanted = load_file(tmp_path / "run" / "model.safetensors")
-    found = load_file(straight / "run" / "horizons" / f"step-{horizon:06d}.safetensors")
+    found = load_file(straight / "run" / "cooldowns" / f"step-{horizon:06d}.safetensors")
     assert wanted.keys() == found.keys()
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
-    end = [row for row in records(tmp_path) if "horizon/nats" in row]
-    ours = [row for row in records(straight) if "horizon/nats" in row and row["step"] == horizon]
+    end = [row for row in records(tmp_path) if "annealed/nats" in row]
+    ours = [row for row in records(straight) if "annealed/nats" in row and row["step"] == horizon]
     assert ours == end
 
 
 def test_the_run_itself_is_untouched_by_its_copies(straight, tmp_path):
-    train(branched(horizons=()), tmp_path)
+    train(branched(cooldowns=()), tmp_path)
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (straight / "run" / "model.safetensors").read_bytes()
-    plain = [row for row in records(straight) if "horizon/nats" not in row or row["step"] == 20]
+    plain = [row for row in records(straight) if "annealed/nats" not in row or row["step"] == 20]
     assert plain == records(tmp_path)
 
 
 def test_records_and_summary(straight):
     rows = read_metrics(straight / "run" / "metrics.jsonl")
-    assert [row["step"] for row in rows if "horizon/nats" in row] == [10, 15, 20]
+    assert [row["step"] for row in rows if "annealed/nats" in row] == [10, 15, 20]
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
-    ends = {row["step"]: row for row in rows if "horizon/nats" in row}
+    ends = {row["step"]: row for row in rows if "annealed/nats" in row}
     course = {row["step"]: row for row in rows if "val/nats" in row}
-    assert ends[20]["horizon/nats"] == course[20]["val/nats"]
-    assert ends[10]["horizon/nats"] != course[10]["val/nats"]
+    assert ends[20]["annealed/nats"] == course[20]["val/nats"]
+    assert ends[10]["annealed/nats"] != course[10]["val/nats"]
     for step, row in ends.items():
         assert row["tokens"] == step * 48
     summary = read_json(straight / "run" / "summary.json")
     assert (summary["step"], summary["seconds"]) == (20, ends[20]["seconds"])
     assert summary["annealing_seconds"] > 0
     trained = load_run(straight / "run")
-    assert trained.horizons == [10, 15, 20]
+    assert trained.schedule_ends == [10, 15, 20]
     evaluate = make_trainer(branched(), straight).evaluate
-    for step in trained.horizons:
-        assert evaluate(trained.at_horizon(step))["val/nats"] == ends[step]["horizon/nats"]
+    for step in trained.schedule_ends:
+        assert evaluate(trained.at_end(step))["val/nats"] == ends[step]["annealed/nats"]
 
 
 @pytest.mark.parametrize("stop", [(0, 5), (0, 17), (1, 8), (1, 9), (2, 10), (2, 14)])
@@ -119,30 +119,30 @@ def test_a_finished_run_that_was_lost_is_given_again(straight, tmp_path, capsys)
 
 
 def test_schedules_agree_until_the_shorter_one_decays():
-    training = TrainingConfig(steps=100, seq_len=4, batch_size=1, warmup_steps=10, schedule="wsd", horizons=(0.5,))
-    assert training.horizon_steps == (50,)
+    training = TrainingConfig(steps=100, seq_len=4, batch_size=1, warmup_steps=10, schedule="wsd", cooldowns=(0.5,))
+    assert training.cooldown_steps == (50,)
     assert training.decay_starts(50) == 40
     rates = [[learning_rate_at(step, training, 1.0, end) for step in range(50)] for end in (50, 100)]
     assert rates[0][:40] == rates[1][:40]
     assert rates[0][40:] == pytest.approx([1 - 0.9 * k / 10 for k in range(1, 11)])
-    alone = replace(training, steps=50, horizons=())
+    alone = replace(training, steps=50, cooldowns=())
     assert rates[0] == [learning_rate_at(step, alone, 1.0) for step in range(50)]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schedule": "cosine"}, "horizons need training.schedule: wsd"),
-        ({"horizons": (1.0,)}, "different shares of the run"),
-        ({"horizons": (0.1,), "warmup_steps": 9}, "decay starts after the warm-up of 9 steps"),
-        ({"horizons": (0.5, 0.501)}, "different shares"),
-        ({"horizons": (0.999,)}, "which end at .100. of 100 steps"),
-        ({"horizons": (0.02,), "warmup_steps": 0, "decay_fraction": 1.0}, "different shares"),
+        ({"schedule": "cosine"}, "cooldowns need training.schedule: wsd"),
+        ({"cooldowns": (1.0,)}, "different shares of the run"),
+        ({"cooldowns": (0.1,), "warmup_steps": 9}, "decay starts after the warm-up of 9 steps"),
+        ({"cooldowns": (0.5, 0.501)}, "different shares"),
+        ({"cooldowns": (0.999,)}, "which end at .100. of 100 steps"),
+        ({"cooldowns": (0.02,), "warmup_steps": 0, "decay_fraction": 1.0}, "different shares"),
         ({"decay_fraction": 1.5}, r"decay_fraction must be in \(0, 1\], got 1.5"),
     ],
 )
-def test_horizons_that_cannot_be(changes, message):
-    values = {"steps": 100, "seq_len": 4, "batch_size": 1, "schedule": "wsd", "horizons": (0.5,)} | changes
+def test_cooldowns_that_cannot_be(changes, message):
+    values = {"steps": 100, "seq_len": 4, "batch_size": 1, "schedule": "wsd", "cooldowns": (0.5,)} | changes
     with pytest.raises(ConfigError, match=message):
         TrainingConfig(**values)
 
