@@ -5,12 +5,11 @@ Reports and notebooks read results through :func:`load_results` and nothing else
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lolm.config import AnalysisConfig, ConfigError, Params, load_params, scale_of
-from lolm.config.strict import nearest
+from lolm.config import AnalysisConfig, Params, load_params
 from lolm.records import RecordError, fingerprint_of, read_json, read_metrics, series
 
 
@@ -128,7 +127,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class ScaleResults:
-    """The records of every run of one study at one scale; ``params.study`` is that study.
+    """The records of every run of one study at one scale; ``params.selected`` is that study.
 
     Attributes:
         plan: exact parameters, FLOPs and state by arm.
@@ -144,7 +143,7 @@ class ScaleResults:
 
     @property
     def study(self) -> str:
-        return self.params.study.name
+        return self.params.selected.name
 
     @property
     def analysis(self) -> AnalysisConfig:
@@ -171,13 +170,13 @@ class ScaleResults:
     @property
     def subject(self) -> str | None:
         """The arm that the claims are about, if it was run."""
-        name = self.params.study.subject
+        name = self.params.selected.subject
         return name if name in self.arms else None
 
     @property
     def baseline(self) -> str | None:
         """The arm the subject is held against, if it was run."""
-        name = self.params.study.baseline
+        name = self.params.selected.baseline
         return name if name in self.arms and name != self.subject else None
 
     def pairs(self, first: str | None, second: str | None) -> tuple[tuple[RunRecord, RunRecord], ...]:
@@ -205,16 +204,12 @@ def load_results(
     """
     root = Path(root)
     params = params or load_params(root / "params.yaml")
-    if study is not None and study != params.study.name:
-        if study not in params.studies:
-            raise ConfigError(f"no study {study!r} under 'studies'{nearest(study, params.studies)}")
-        params = replace(params, study=params.studies[study])
-    scale = scale or params.scale
-    scale_of(params, scale)
+    params = params.select(scale, study)
+    scale = params.scale
     artifacts, reports = root / "artifacts" / scale, root / "reports" / scale
-    arms = params.study.arms
-    runs = tuple(_load_run(artifacts, arm, seed) for arm in arms for seed in params.study.seeds)
-    plan_path, corpus_path = reports / params.study.name / "plan.json", reports / "corpus.json"
+    arms = params.selected.arms
+    runs = tuple(_load_run(artifacts, arm, seed) for arm in arms for seed in params.selected.seeds)
+    plan_path, corpus_path = reports / params.selected.name / "plan.json", reports / "corpus.json"
     plan = read_json(plan_path)
     missing = [arm for arm in arms if arm not in plan]
     if missing:
