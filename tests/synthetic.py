@@ -96,8 +96,8 @@ def write_scales(root: Path, count: int, seeds: tuple[int, ...] = (1, 2)) -> Pat
 
 def _parameters(arms: tuple[str, ...], seeds: tuple[int, ...]) -> dict[str, Any]:
     raw = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
-    study = {"name": "main", "arms": list(arms), "seeds": list(seeds), "subject": "lolm", "baseline": "transformer"}
-    raw.update(studies={"main": study}, study=study)
+    study = {"arms": list(arms), "seeds": list(seeds), "subject": "lolm", "baseline": "transformer"}
+    raw.update(studies={"main": study}, study="main")
     raw["analysis"].update(published_window=20)
     for arm in arms:
         if arm not in raw["architectures"]:
@@ -111,7 +111,7 @@ def _write_scale(root: Path, raw: dict[str, Any], scale: str, truth: Truth, mism
     write_text(root / "params.yaml", yaml.safe_dump(raw, sort_keys=False))
     params = load_params(root / "params.yaml")
     plan = {}
-    for index, arm in enumerate(params.study.arms):
+    for index, arm in enumerate(params.selected.arms):
         lolm = params.architectures[arm].family == "lolm"
         flops = 6e5 * (truth.flops_ratio if lolm else 1.0)
         parameters = 100_000 + (0 if lolm else round(1e5 * mismatch))
@@ -127,7 +127,7 @@ def _write_scale(root: Path, raw: dict[str, Any], scale: str, truth: Truth, mism
         }
         if truth.swept:
             write_json(root / "artifacts" / scale / "sweep" / f"{arm}.json", _sweep(params, scale, arm))
-        for seed in params.study.seeds:
+        for seed in params.selected.seeds:
             _write_run(root, params, scale, arm, seed, lolm, flops, truth)
     write_json(root / "reports" / scale / "main" / "plan.json", plan)
     write_json(root / "reports" / scale / "corpus.json", {"kept": 12, "dropped": 1, "train": {"documents": 8, "bytes": 1000}})
@@ -235,7 +235,7 @@ def _splits(nats: float) -> dict[str, float]:
 
 
 def _recall(params, scale: str, run, noise: random.Random) -> dict[str, Any]:
-    index = params.study.arms.index(run.arm)
+    index = params.selected.arms.index(run.arm)
     about = {"nats": 0.5, "steps": 100, "seq_len": 64, "pairs": 8}
     tasks = {
         "mqar": about
