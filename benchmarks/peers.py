@@ -115,7 +115,7 @@ def peers(settings: Settings, stack: ExitStack) -> Part:
     x = series(run.size.d_model)
     add(
         "modern Transformer, stack",
-        passes(lambda x: model.surface(x)[0], model.surface, x),
+        passes(lambda x: model.stack(x)[0], model.stack, x),
         passes(lambda x: llama(inputs_embeds=x).last_hidden_state, llama, x),
     )
 

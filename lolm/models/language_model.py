@@ -65,6 +65,8 @@ class LanguageModel(nn.Module, ABC):
     """
 
     kernels: str = "auto"
+    stack_name = "stack"  # of its weights
+    stack: Stack
 
     def __init__(
         self, architecture: ArchitectureConfig, size: SizeConfig, vocab_size: int, training: TrainingConfig | None
@@ -72,7 +74,8 @@ class LanguageModel(nn.Module, ABC):
         super().__init__()
         self.vocab_size, self.d_model, self.dropout = vocab_size, size.d_model, size.dropout
         self.embedding = nn.Embedding(vocab_size, size.d_model)  # N(0, 1) by default
-        self.stack = Stack(architecture.surface, size, bool(training and training.activation_checkpointing))
+        stack = Stack(architecture.surface, size, bool(training and training.activation_checkpointing))
+        self.add_module(self.stack_name, stack)
         self.head_norm = build_norm(architecture.recipe.head_norm, size.d_model)
         self.head_norm_params = norm_params(architecture.recipe.head_norm, size.d_model)
 

@@ -24,6 +24,9 @@ class LOLM(LanguageModel):
     ``architecture.detach`` stops gradients along single edges of this dataflow; values are the same.
     """
 
+    stack_name = "surface"
+    surface: Stack
+
     def __init__(
         self, architecture: ArchitectureConfig, size: SizeConfig, vocab_size: int, training: TrainingConfig | None = None
     ) -> None:
@@ -48,9 +51,9 @@ class LOLM(LanguageModel):
         self.fusion = Fusion(d, has_latent, self.memory is not None, width, norm, isolate, form == "concat", cut)
 
     @property
-    def surface(self) -> Stack:
-        """The surface decoder."""
-        return self.stack
+    def stack(self) -> Stack:  # type: ignore[override]
+        """The surface decoder, under the name that every family has for its blocks."""
+        return self.surface
 
     def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
         x = self._embed(tokens_BT)

@@ -221,7 +221,7 @@ def test_peers_have_our_sizes():
     for own, theirs in (mamba_pair(32), mamba2_pair(32)):
         assert own.num_params() == sum(p.numel() for p in theirs.parameters())
     run = QUICK.run("transformer_modern")
-    ours = sum(p.numel() for p in build_model(run).surface.parameters())
+    ours = sum(p.numel() for p in build_model(run).stack.parameters())
     theirs = llama_of(run, run.size.n_layers)
     assert ours == sum(p.numel() for p in theirs.parameters()) - theirs.embed_tokens.weight.numel()
 
