@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+
+from lolm.config import nearest
+from lolm.records.files import RecordError
+
 # ---------------------------------------------------------------------------------------------- interventions
 
 NONE = "none"  # the learned model
@@ -121,3 +127,85 @@ def train_term(name: str) -> str:
 def annealed(metric: str) -> str:
     """The name that a validation metric has where a schedule ended."""
     return metric.replace(f"{VAL}/", f"{ANNEALED}/", 1)
+
+
+# ---------------------------------------------------------------------------------------------- objectives and recall tasks
+
+FUTURE, CHANGE, REGIME_TERM, COMPETITIVE, MANIFEST, MEMORY_TERM, ROUTER = (
+    "future", "change", "regime", "competitive", "manifest", "memory", "router",
+)  # fmt: skip
+TERMS = (FUTURE, CHANGE, REGIME_TERM, COMPETITIVE, MANIFEST, MEMORY_TERM, ROUTER)  # auxiliary losses
+
+MQAR, INDUCTION = "mqar", "induction"
+TASKS = (MQAR, INDUCTION)
+
+# ---------------------------------------------------------------------------------------------- whether a name exists
+
+# Of what is drawn at random, draw 0 stands for all of them. A new intervention or metric gets its place here, so that asking for
+# one that no record can hold is an error.
+_GROUPS = [(branch, end, order) for branch in BRANCHES for end in (LOWEST, HIGHEST) for order in (BY_GATE, BY_CONTRIBUTION)]
+INTERVENTIONS = frozenset(
+    (
+        NONE, GATE, BLEND_TO_ONE, BLEND_TO_ZERO, GATE_MEAN_DIMENSION, GATE_MEAN_GLOBAL, GATE_SHUFFLED_POSITIONS,
+        GATE_PERMUTED_DIMENSIONS, GATE_BINARISED, GATE_SWAPPED, SKIP_LAST_BLOCKS, MATCH_NORM,
+        *(replaced(branch, by) for branch in BRANCHES for by in REPLACEMENTS),
+        *(replaced(stream, by) for stream in (MEMORY, REGIME) for by in (ZERO, MEAN)),
+        *(permuted(stream) for stream in (MEMORY, REGIME)),
+        *(source_resampled(branch) for branch in BRANCHES),
+        *(dimensions(*group) for group in _GROUPS), *(dimensions_matched(*group, 0) for group in _GROUPS),
+        *(dimensions_random(branch, 0) for branch in BRANCHES),
+        *(random_half(0, end) for end in (FIRST, SECOND)),
+    )
+)  # fmt: skip
+METRICS = frozenset(
+    (
+        TRAIN_LOSS, TRAIN_TOTAL, TRAIN_GRAD_NORM, TRAIN_LEARNING_RATE, TOKENS_PER_SECOND,
+        VAL_NATS, VAL_BITS_PER_BYTE, VAL_ACCURACY, VAL_GATE_MEAN,
+        GATE_LEVEL, GATE_TARGET, REGIME_ALIVE, REGIME_USAGE_ENTROPY, REGIME_TAU, EXPERT_LOAD_MAX, EXPERT_LOAD_ENTROPY,
+        RECALL_ACCURACY, RECALL_NATS, *(train_term(term) for term in TERMS),
+        *(annealed(metric) for metric in (VAL_NATS, VAL_BITS_PER_BYTE, VAL_ACCURACY, VAL_GATE_MEAN)),
+    )
+)  # fmt: skip
+CLASSES = frozenset(
+    (
+        *TOKEN_CLASSES, *(target(name) for name in TOKEN_CLASSES if name != ALL),
+        *(f"{where}_{name}" for where in ("document", "window") for name in POSITION_RANGES),
+    )
+)  # fmt: skip
+
+_DRAW = re.compile(r"(?<=_)\d+(?=_|$)")
+_WRITE = re.compile(rf"(?:stack|{SURFACE}|{LATENT})\.\d+\.[\w.]+_(?:{'|'.join(REPLACEMENTS)})")  # at a site inside a stack
+
+
+def check_intervention(name: str) -> str:
+    """The name of an intervention, or of several joined; raises RecordError naming the nearest where no record can hold it."""
+    for part in name.split("+"):
+        if not _WRITE.fullmatch(part):
+            _check("intervention", _DRAW.sub("0", part.partition("=")[0]), INTERVENTIONS, name)
+    return name
+
+
+def check_metric(key: str) -> str:
+    """The key of a value of a run's series; raises RecordError naming the nearest where no series can hold it."""
+    return _check("metric", key, METRICS, key)
+
+
+def check_token_class(name: str) -> str:
+    """The name of a class of tokens; raises RecordError naming the nearest where there is none."""
+    return _check("class of tokens", name, CLASSES, name)
+
+
+def check_readout(name: str) -> str:
+    """The name of a readout; raises RecordError naming the nearest where there is none."""
+    return _check("readout", name, READOUTS, name)
+
+
+def check_task(name: str) -> str:
+    """The name of a recall task; raises RecordError naming the nearest where there is none."""
+    return _check("recall task", name, TASKS, name)
+
+
+def _check(kind: str, name: str, known: Collection[str], shown: str) -> str:
+    if name not in known:
+        raise RecordError(f"no {kind} {shown!r}{nearest(name, known)}; a new one is entered in lolm/records/names.py")
+    return shown
