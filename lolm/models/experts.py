@@ -10,6 +10,7 @@ from torch import nn
 
 from lolm.models.component import Component
 from lolm.models.mlp import MLP
+from lolm.records import names
 
 
 class Routing(NamedTuple):
@@ -37,7 +38,8 @@ def load_metrics(load_LE: torch.Tensor) -> dict[str, float]:
     """``moe/load_max``, the largest share that an expert of any mixture has (1/E at best), and ``moe/load_entropy`` in nats,
     averaged over mixtures (ln E at best)."""
     load = load_LE.double()
-    return {"moe/load_max": float(load.max()), "moe/load_entropy": float(torch.special.entr(load).sum(dim=-1).mean())}
+    entropy = float(torch.special.entr(load).sum(dim=-1).mean())
+    return {names.EXPERT_LOAD_MAX: float(load.max()), names.EXPERT_LOAD_ENTROPY: entropy}
 
 
 class Experts(Component):
