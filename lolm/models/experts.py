@@ -59,6 +59,7 @@ class Experts(Component):
         x_ND = x_BTD.flatten(0, 1)
         with torch.autocast(x_ND.device.type, enabled=False):
             p_NE = F.softmax(F.linear(x_ND.float(), self.router.weight.float()), dim=-1)
+        # The choice itself has no gradient; the router learns through the weights p_e, and through its loss.
         weight_NK, chosen_NK = p_NE.topk(self.per_token, dim=-1)
         order = chosen_NK.flatten().argsort(stable=True)  # assignments grouped by expert
         counts_E = torch.bincount(chosen_NK.flatten(), minlength=len(self.experts))

@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lolm.config import ArchitectureConfig, RunConfig, SizeConfig, TrainingConfig
-from lolm.mixers.base import Mixer, reset_children
+from lolm.config import ArchitectureConfig, SizeConfig, TrainingConfig
+from lolm.mixers.base import reset_children
 from lolm.mixers.site import Site
 from lolm.models.blocks import Stack, build_norm, norm_params
 from lolm.models.component import Component
 from lolm.models.experts import Routing
-from lolm.ops.rms_norm import RMSNorm
 
 
 @dataclass(frozen=True)
@@ -115,25 +114,3 @@ class LanguageModel(nn.Module, ABC):
 
     def _embed(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         return F.dropout(self.embedding(tokens_BT), self.dropout, self.training)
-
-
-def build_model(run: RunConfig) -> LanguageModel:
-    """Construct and initialise the model of a run. Its weights are a function of torch's random state alone.
-
-    Under ``torch.device("meta")`` it has shapes and no values, see :func:`lolm.models.init.initialise`.
-    """
-    from lolm.models.decoder import Decoder
-    from lolm.models.init import initialise
-    from lolm.models.lolm import LOLM
-
-    family = {"lolm": LOLM, "decoder": Decoder}[run.architecture.family]
-    device = torch.get_default_device()
-    with torch.device("meta"):  # what constructors draw is lost anyway
-        model = family(run.architecture, run.size, run.vocab_size, run.training)
-    if device.type != "meta":
-        model.to_empty(device=device)
-        initialise(model, run.architecture.recipe)
-    for module in model.modules():
-        if isinstance(module, LanguageModel | Mixer | RMSNorm):
-            module.kernels = run.training.kernels
-    return model

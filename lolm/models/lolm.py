@@ -61,6 +61,7 @@ class LOLM(LanguageModel):
         source = self._along("surface_latent", h) if self.latent_input == "surface" else x
         z = None if self.latent is None else self.latent(source)
         m, attention = (None, None) if self.memory is None else self.memory(h)
+        # Regime and gate keep their width without a stream, so that arms with and without it differ in nothing else.
         zeros = torch.zeros_like(h)
         z_in, m_in = (zeros if s is None else s for s in (z, m))
         logits, p, r = (

@@ -14,7 +14,8 @@ from torch import nn
 
 from lolm import LolmError
 from lolm.config import RunConfig
-from lolm.models.language_model import LanguageModel, build_model
+from lolm.models.build import build_model
+from lolm.models.language_model import LanguageModel
 from lolm.objectives import FutureHeads, build_heads
 from lolm.records import read
 from lolm.records.schema import RunHeader

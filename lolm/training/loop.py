@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from lolm.config import RunConfig
 from lolm.data.batches import Sampler, stream_seed
-from lolm.models.language_model import LanguageModel, Streams, build_model
+from lolm.models.build import build_model
+from lolm.models.language_model import LanguageModel, Streams
 from lolm.objectives import (
     auxiliary_losses,
     build_heads,
@@ -173,6 +174,7 @@ class Trainer:
             last = progress.step == end
             if progress.schedule == 0 and (progress.step % self.training.log_every == 0 or last):
                 self._record_window(records)
+            # A schedule inside the model is a function of the step as well; weights, buffers and measurements must agree on it.
             self.model.set_step(progress.step)  # what is measured and kept from here on has this step's temperature
             if progress.schedule == 0:
                 if progress.step % self.training.eval_every == 0 or last:
@@ -205,6 +207,7 @@ class Trainer:
     def _begin_cooldown(self, schedule: int) -> None:
         """Go back to where a cooldown leaves the trunk."""
         ended = self.progress
+        # Optimiser state and step come back too, so a cooldown is what a shorter run would have done, bit for bit on a CPU.
         self._restore(load_checkpoint(self._branch_point(self.ends[schedule])), quiet=True)
         self.progress.schedule, self.progress.seconds_at_branch = schedule, self.progress.seconds
         if ended.schedule:
@@ -275,8 +278,9 @@ class Trainer:
             good = self.scratch / "checkpoint.pt"
             kept = f"last good checkpoint: {good}" if good.exists() else "no checkpoint was made yet"
             raise DivergenceError(
-                f"{self.run.name}: not finite at step {step + 1}: {', '.join(wrong)}; {kept}. Lower "
-                f"scales.{self.run.scale}.sizes.{self.run.arm}.learning_rate or training.clip and run `dvc repro`",
+                f"{self.run.name}: not finite at step {step + 1}: {', '.join(wrong)}; {kept}. Lower the "
+                f"learning rate (scales.{self.run.scale}.sizes.{self.run.arm}.learning_rate, or where a sweep chooses it the largest "
+                f"of scales.{self.run.scale}.sweep.factors) or training.clip, and run `dvc repro`",
                 step + 1,
             )
 
@@ -343,6 +347,7 @@ class Trainer:
         }
 
     def _save(self, path: Path, records: SeriesWriter) -> None:
+        # The series first: a checkpoint that knew of lines which are not on the disk could not be resumed from.
         self.progress.records_length = records.flush()
         save_checkpoint(path, self._state())
         self.on_checkpoint(self.scratch)

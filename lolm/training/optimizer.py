@@ -30,6 +30,8 @@ def decay_groups(modules: Sequence[nn.Module], rule: str, weight_decay: float) -
     ``all``: decay on every parameter, as published. ``matrices``: decay on weight matrices and embeddings only; not on
     biases, norms, A_log, skips, step sizes, convolutions, memory slots and the codebook.
     """
+    # Decay pulls a map towards 0, which is no map. Pulled to 0, a norm's gain silences it and A_log forgets at rate 1: those mean
+    # something else there, so the sound rule leaves them free.
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for module in modules:

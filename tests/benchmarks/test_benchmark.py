@@ -28,7 +28,7 @@ from benchmarks.text import corpus_slice, own_job, peer_job, size_of, trained_pe
 from benchmarks.timing import Part, Timer, Unavailable, interleave, ratios, slope, slopes, summary, threads
 from lolm.accounting.count import account_run
 from lolm.corpus.tokenizer import Tokenizer, sample_lines, train_tokenizer
-from lolm.models.language_model import build_model
+from lolm.models.build import build_model
 
 QUICK = Settings.quick(PARAMS, "smoke", ("lolm", "transformer"))
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from builders import PARAMS, make_model
 from known_models import CYCLE, WIDTH, entropy_of_targets, held_out, loss_of_reader, loss_without_the_context, reader
+from lolm.laboratory.inversion import inversion
 from torch import nn
 
 from lolm.interventions import Intervention, force_gate, full_set, match_norm, measure, replace_branch, resample_source
 from lolm.interventions.core import Context
 from lolm.laboratory.cached_activations import cached_activations
 from lolm.laboratory.contributions import contributions
-from lolm.laboratory.inversion import inversion
 from lolm.laboratory.scoring import score_interventions
 from lolm.models.language_model import LanguageModel
 from lolm.records.names import REPLACEMENTS

@@ -7,8 +7,8 @@ import torch
 from builders import make_model, make_run, random_tokens
 
 from lolm.config import BlockConfig, ConfigError, MixerConfig, StackConfig
+from lolm.models.build import build_model
 from lolm.models.experts import Experts, load_metrics, router_loss
-from lolm.models.language_model import build_model
 from lolm.objectives import auxiliary_losses, token_loss, total_loss
 
 D, F, E, K = 12, 20, 6, 2

@@ -10,7 +10,7 @@ from lolm.config import BlockConfig, LatentConfig, LatentSize, MixerConfig, Size
 from lolm.mixers.base import keeps_init
 from lolm.mixers.registry import MIXERS
 from lolm.models.blocks import Block
-from lolm.models.language_model import build_model
+from lolm.models.build import build_model
 from lolm.models.latent import Latent
 
 WIDE = {"d_model": 64, "d_ff": 256, "n_layers": 3}

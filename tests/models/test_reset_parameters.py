@@ -4,8 +4,8 @@ import pytest
 import torch
 from builders import make_run
 
+from lolm.models.build import build_model
 from lolm.models.init import initialise
-from lolm.models.language_model import build_model
 from lolm.objectives import build_heads
 from lolm.training.optimizer import decay_groups
 
