@@ -1,6 +1,6 @@
 """MLflow, filled from the records.
 
-Points in :mod:`lolm.tracking.series`, runs in :mod:`lolm.tracking.runs`, reports and the benchmark in :mod:`lolm.tracking.scales`,
+Points in :mod:`lolm.tracking.series`, runs in :mod:`lolm.tracking.runs`, reports in :mod:`lolm.tracking.scales`,
 the store in :mod:`lolm.tracking.store`, what stages call in :mod:`lolm.tracking.stages`.
 """
 
