@@ -12,7 +12,7 @@ from lolm.evaluation.lengths import score_lengths
 from lolm.evaluation.position import score_positions
 from lolm.evaluation.samples import sample_texts
 from lolm.evaluation.streams import describe_streams
-from lolm.records import AXES, read_metrics, write_json
+from lolm.records import AXES, read_series, write_json
 from lolm.training.checkpoint import TrainedRun
 from pipeline.opening import open_run
 from pipeline.stage import arguments, flat_scalars, main
@@ -50,7 +50,7 @@ def evaluate() -> None:
 
 def _schedule_ends(trained: TrainedRun, sets: dict[str, EvaluationSet], batch_size: int) -> list[dict]:
     """Costs and scores where a learning-rate schedule ended, by ascending step; the run's own end is the last."""
-    ends = {row["step"]: row for row in read_metrics(trained.folder / "metrics.jsonl") if "annealed/nats" in row}
+    ends = {row["step"]: row for row in read_series(trained.folder / "metrics.jsonl") if "annealed/nats" in row}
     rows = []
     for step in trained.schedule_ends:
         model = trained.at_end(step)

@@ -15,7 +15,7 @@ from builders import ArrayStream, make_run
 from lolm.config import RunConfig, to_mapping
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.evaluation.held_out import score_model
-from lolm.records import read_metrics
+from lolm.records import read_series
 from lolm.training.loop import Trainer
 
 STEPS = 12
@@ -70,7 +70,7 @@ def train(run: RunConfig, folder: Path, stop_before: int | None = None) -> dict[
 
 def records(folder: Path) -> list[dict[str, float]]:
     """Rows of the finished run without what depends on the clock."""
-    rows = read_metrics(folder / "run" / "metrics.jsonl")
+    rows = read_series(folder / "run" / "metrics.jsonl")
     return [{k: v for k, v in row.items() if k not in ("seconds", "speed/tokens_per_second")} for row in rows]
 
 

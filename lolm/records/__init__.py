@@ -1,29 +1,31 @@
-"""What a run leaves behind: the schema of every record, the one loader and the one writer."""
+"""What a run leaves behind: the schema of every record, where it lies, the one loader and the one writer."""
 
-from lolm.records.files import (
-    AXES,
-    MetricsWriter,
-    RecordError,
-    atomic_folder,
-    fingerprint_of,
-    read_json,
-    read_metrics,
-    series,
-    sha256_of,
-    write_json,
-    write_text,
-)
+from lolm.records.files import RecordError, atomic_folder
+from lolm.records.identity import essence, fingerprint_of, sha256_of
+from lolm.records.layout import Layout, RunKey
+from lolm.records.series import AXES, SeriesWriter, points, read_rows, read_series, write_rows
+from lolm.records.store import from_record, read, read_json, read_text, to_record, write, write_json, write_text
 
 __all__ = [
     "AXES",
-    "MetricsWriter",
+    "Layout",
     "RecordError",
+    "RunKey",
+    "SeriesWriter",
     "atomic_folder",
+    "essence",
     "fingerprint_of",
+    "from_record",
+    "points",
+    "read",
     "read_json",
-    "read_metrics",
-    "series",
+    "read_rows",
+    "read_series",
+    "read_text",
     "sha256_of",
+    "to_record",
+    "write",
     "write_json",
+    "write_rows",
     "write_text",
 ]

@@ -1,17 +1,33 @@
-"""All records of one scale as one typed, read-only object.
+"""All records of one study at one scale as one typed, read-only object.
 
 Reports and notebooks read results through :func:`load_results` and nothing else; no weights and no torch are needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lolm.config import AnalysisConfig, ConfigError, Params, load_params, scale_of
-from lolm.config.strict import nearest
-from lolm.records import RecordError, fingerprint_of, read_json, read_metrics, series
+from lolm.config import AnalysisConfig, Params, RunConfig, load_params, scale_of
+from lolm.records.files import RecordError
+from lolm.records.identity import fingerprint_of
+from lolm.records.layout import Layout, RunKey
+from lolm.records.schema import (
+    Ablation,
+    Condition,
+    Contribution,
+    Divergence,
+    Evaluation,
+    Recall,
+    RunHeader,
+    Score,
+    Summary,
+    Sweep,
+)
+from lolm.records.series import Row, points, read_series
+from lolm.records.store import read, read_json
 
 
 @dataclass(frozen=True)
@@ -19,9 +35,9 @@ class RunRecord:
     """What one run (arm, seed) left behind.
 
     Attributes:
-        config: ``config.json`` (resolved run, parameters, FLOPs a token, data checksums).
-        rows: lines of ``metrics.jsonl`` by ascending step.
-        summary: ``summary.json``, the last values of training.
+        header: resolved configuration, costs, data checksums.
+        rows: the metric series by ascending step.
+        summary: last values of training.
         evaluation: final measurement on the test split, or None if that stage has not run.
         ablation: losses under interventions at several checkpoints, or None.
         recall: accuracy on synthetic tasks that the same arm was trained on from scratch, or None.
@@ -29,38 +45,42 @@ class RunRecord:
 
     arm: str
     seed: int
-    config: dict[str, Any]
-    rows: list[dict[str, float]] = field(repr=False)
-    summary: dict[str, Any] = field(repr=False)
-    evaluation: dict[str, Any] | None = field(repr=False)
-    ablation: dict[str, Any] | None = field(repr=False)
-    recall: dict[str, Any] | None = field(default=None, repr=False)
+    header: RunHeader
+    rows: list[Row] = field(repr=False)
+    summary: Summary = field(repr=False)
+    evaluation: Evaluation | None = field(default=None, repr=False)
+    ablation: Ablation | None = field(default=None, repr=False)
+    recall: Recall | None = field(default=None, repr=False)
+
+    @property
+    def key(self) -> RunKey:
+        return RunKey(self.arm, self.seed)
 
     @property
     def name(self) -> str:
         """The run's name in MLflow."""
-        return self.config["name"]
+        return self.header.name
 
     @property
     def fingerprint(self) -> str:
-        return self.config["fingerprint"]
+        return self.header.fingerprint
 
     @property
     def label(self) -> str:
-        return self.config["label"]
+        return self.header.label
 
     @property
     def family(self) -> str:
-        return self.config["run"]["architecture"]["family"]
+        return self.header.run.architecture.family
 
     def points(self, metric: str, axis: str = "step") -> tuple[list[float], list[float]]:
         """Positions on ``axis`` (step, tokens, flops, seconds) and values of a metric, in training order."""
-        return series(self.rows, metric, axis)
+        return points(self.rows, metric, axis)
 
     @property
     def test_nats(self) -> float | None:
         """Held-out loss on the test split, nats a token."""
-        return None if self.evaluation is None else self.evaluation["test"]["nats"]
+        return None if self.evaluation is None else self.evaluation.test.nats
 
     def annealed(self, split: str, axis: str = "step") -> tuple[list[float], list[float]] | None:
         """Positions on an axis and losses (nats) where a learning-rate schedule ended, ascending; the run's own end is the last.
@@ -71,80 +91,69 @@ class RunRecord:
         Returns None where that split was not measured there.
         """
         if split == "validation":
-            points = self.points("annealed/nats", axis)
-            return points if points[0] else None
+            found = self.points("annealed/nats", axis)
+            return found if found[0] else None
         if self.evaluation is None:
             return None
-        ends = self.evaluation.get("schedule_ends") or [self.rows[-1] | {split: self.evaluation[split]}]
-        return [end[axis] for end in ends], [end[split]["nats"] for end in ends]
-
-    def measured(self, *path: str) -> Any:
-        """A value inside the evaluation record by its keys; None where it, or anything on the way, is missing."""
-        found: Any = self.evaluation
-        for key in path:
-            found = found.get(key) if isinstance(found, dict) else None
-        return found
+        ends = self.evaluation.schedule_ends
+        scores: list[Score] = [getattr(end, split) for end in ends]
+        return [getattr(end, axis) for end in ends], [score.nats for score in scores]
 
     def accuracy(self, task: str) -> float | None:
-        """Share of the asked positions that the arm gets right in a recall task, or None."""
-        found = (self.recall or {}).get("tasks", {}).get(task)
-        return None if found is None else found["accuracy"]
+        """Share of the asked positions that the arm gets right in a recall task; None if it was not trained on it or diverged."""
+        found = None if self.recall is None else self.recall.tasks.get(task)
+        return None if found is None else found.accuracy
 
     @property
     def ablation_steps(self) -> tuple[int, ...]:
         """Checkpoints the interventions were measured at, ascending."""
-        if self.ablation is None:
-            return ()
-        return tuple(sorted({int(c["step"]) for c in self.ablation["conditions"]}))
+        return () if self.ablation is None else tuple(sorted({condition.step for condition in self.ablation.conditions}))
 
-    def condition(self, intervention: str, value: float | None = None, step: int | None = None) -> dict[str, Any] | None:
+    def condition(self, intervention: str, value: float | None = None, step: int | None = None) -> Condition | None:
         """The measurement under one intervention at one checkpoint (default: the last); None if it was not made."""
         steps = self.ablation_steps
-        if not steps:
+        if self.ablation is None or not steps:
             return None
         step = steps[-1] if step is None else step
-        for condition in self.ablation["conditions"]:  # type: ignore[index]
-            same = condition["value"] is value or (
-                None not in (condition["value"], value) and abs(condition["value"] - value) < 1e-9  # type: ignore[operator]
-            )
-            if condition["intervention"] == intervention and int(condition["step"]) == step and same:
-                return condition
+        for found in self.ablation.conditions:
+            if found.intervention == intervention and found.step == step and _same(found.value, value):
+                return found
         return None
 
-    def contribution(self, step: int | None = None) -> dict[str, Any] | None:
+    def contribution(self, step: int | None = None) -> Contribution | None:
         """Contributions of the fusion's addends at one checkpoint (default: the last); None if they were not measured."""
-        found = {int(row["step"]): row for row in self.laboratory("contributions")}
-        return found.get(max(found) if step is None and found else step) if found else None  # type: ignore[arg-type]
-
-    def laboratory(self, part: str) -> list[dict[str, Any]]:
-        """Rows of a part of the ablation record: ``contributions``, ``readouts`` or ``token_classes``; none in older records."""
-        return (self.ablation or {}).get(part) or []
+        found = {row.step: row for row in (self.ablation.contributions if self.ablation else ())}
+        return found.get(max(found) if step is None else step) if found else None
 
     def damage(self, intervention: str, value: float | None = None, step: int | None = None) -> float | None:
         """Loss under an intervention minus the learned model's loss on the same tokens, nats."""
         changed, intact = self.condition(intervention, value, step), self.condition("none", None, step)
-        return None if changed is None or intact is None else changed["nats"] - intact["nats"]
+        return None if changed is None or intact is None else changed.nats - intact.nats
 
 
 @dataclass(frozen=True)
 class ScaleResults:
-    """The records of every run of one study at one scale; ``params.study`` is that study.
+    """The records of one study at one scale; ``params.study`` is that study.
 
     Attributes:
-        plan: exact parameters, FLOPs and state by arm.
+        runs: those that were made, in the study's order.
+        missing: runs that the study asks for and that were not made, or that were made under other parameters than the present.
+        diverged: runs whose loss was not finite.
         sweeps: by arm, how its learning rate was chosen; an arm without a record is missing.
+        corpus: counts of documents and bytes by split.
     """
 
     scale: str
     params: Params
-    plan: dict[str, dict[str, Any]]
     corpus: dict[str, Any]
     runs: tuple[RunRecord, ...]
-    sweeps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    missing: tuple[RunKey, ...] = ()
+    diverged: tuple[Divergence, ...] = ()
+    sweeps: dict[str, Sweep] = field(default_factory=dict)
 
     @property
     def study(self) -> str:
-        return self.params.study.name
+        return self.params.study
 
     @property
     def analysis(self) -> AnalysisConfig:
@@ -152,6 +161,7 @@ class ScaleResults:
 
     @property
     def arms(self) -> tuple[str, ...]:
+        """Arms with at least one run."""
         return tuple(dict.fromkeys(run.arm for run in self.runs))
 
     @property
@@ -159,25 +169,25 @@ class ScaleResults:
         return tuple(sorted({run.seed for run in self.runs}))
 
     def of(self, arm: str) -> tuple[RunRecord, ...]:
-        """Runs of one arm in seed order."""
+        """Runs of one arm in seed order; none if it was not run."""
         return tuple(sorted((run for run in self.runs if run.arm == arm), key=lambda run: run.seed))
 
     def family(self, arm: str) -> str:
-        return self.of(arm)[0].family
+        return self.params.architectures[arm].family
 
     def label(self, arm: str) -> str:
-        return self.of(arm)[0].label
+        return self.params.architectures[arm].label
 
     @property
     def subject(self) -> str | None:
         """The arm that the claims are about, if it was run."""
-        name = self.params.study.subject
+        name = self.params.selected.subject
         return name if name in self.arms else None
 
     @property
     def baseline(self) -> str | None:
         """The arm the subject is held against, if it was run."""
-        name = self.params.study.baseline
+        name = self.params.selected.baseline
         return name if name in self.arms and name != self.subject else None
 
     def pairs(self, first: str | None, second: str | None) -> tuple[tuple[RunRecord, RunRecord], ...]:
@@ -189,74 +199,94 @@ class ScaleResults:
 
 
 def load_results(
-    root: str | Path = ".", scale: str | None = None, params: Params | None = None, study: str | None = None
+    root: str | Path = ".",
+    scale: str | None = None,
+    params: Params | None = None,
+    study: str | None = None,
+    expected: Mapping[str, RunConfig] | None = None,
 ) -> ScaleResults:
     """Read the records of a study's runs at a scale below a project root.
 
     Args:
-        root: the project's root folder, with ``params.yaml``, ``artifacts/`` and ``reports/``.
+        root: the project's root folder, with ``params.yaml`` and ``reports/``.
         scale: default is the one in ``params.yaml``.
         params: default is ``params.yaml`` of the root.
         study: name under ``studies``; default is ``study`` of ``params.yaml``.
+        expected: by arm, the resolved configuration of the present parameters, whose seed and learning rate (a sweep chooses it)
+            are not looked at. A run that was made under another one counts as not made. Default: every recorded run counts.
 
     Raises:
         ConfigError: unknown scale or study, or broken ``params.yaml``.
-        RecordError: a record that the study's ``arms`` x ``seeds`` asks for is missing, broken, or belongs to another run.
+        RecordError: a record is broken, or belongs to another run than its neighbours.
     """
     root = Path(root)
-    params = params or load_params(root / "params.yaml")
-    if study is not None and study != params.study.name:
-        if study not in params.studies:
-            raise ConfigError(f"no study {study!r} under 'studies'{nearest(study, params.studies)}")
-        params = replace(params, study=params.studies[study])
-    scale = scale or params.scale
-    scale_of(params, scale)
-    artifacts, reports = root / "artifacts" / scale, root / "reports" / scale
-    arms = params.study.arms
-    runs = tuple(_load_run(artifacts, arm, seed) for arm in arms for seed in params.study.seeds)
-    plan_path, corpus_path = reports / params.study.name / "plan.json", reports / "corpus.json"
-    plan = read_json(plan_path)
-    missing = [arm for arm in arms if arm not in plan]
-    if missing:
-        raise RecordError(f"{plan_path}: has no entry for arm {missing[0]!r}; run `dvc repro` to renew it")
-    corpus = read_json(corpus_path) if corpus_path.exists() else {}
-    sweeps = {arm: read_json(path) for arm in arms if (path := artifacts / "sweep" / f"{arm}.json").exists()}
-    for run in runs:
-        _check_rate(artifacts, run, sweeps)
-    return ScaleResults(scale, params, plan, corpus, runs, sweeps)
+    params = (params or load_params(root / "params.yaml")).select(scale, study)
+    scale_of(params, params.scale)
+    layout = Layout(params.scale, root)
+    runs, missing, diverged = [], [], []
+    sweeps = {arm: read(path, Sweep) for arm in params.selected.arms if (path := layout.sweep(arm)).exists()}
+    for key in (RunKey(arm, seed) for arm in params.selected.arms for seed in params.selected.seeds):
+        if layout.divergence(*key).exists():
+            diverged.append(read(layout.divergence(*key), Divergence))
+            continue
+        run = load_run(layout, key)
+        if run is None or (expected is not None and not _as_expected(run, expected)):
+            missing.append(key)
+            continue
+        _check_rate(layout, run, sweeps)
+        runs.append(run)
+    corpus = read_json(layout.corpus_record) if layout.corpus_record.exists() else {}
+    return ScaleResults(params.scale, params, corpus, tuple(runs), tuple(missing), tuple(diverged), sweeps)
 
 
-def _load_run(artifacts: Path, arm: str, seed: int) -> RunRecord:
-    name = f"{arm}-{seed}"
-    folder = artifacts / "runs" / name
-    config = read_json(folder / "config.json")
-    for key in ("name", "fingerprint", "label", "run"):
-        if key not in config:
-            raise RecordError(f"{folder / 'config.json'}: has no {key!r}; delete the folder and run `dvc repro`")
-    rows = read_metrics(folder / "metrics.jsonl")
+def load_run(layout: Layout, key: RunKey) -> RunRecord | None:
+    """The records of one run, None if it left none. A measurement that was not made is None in them.
+
+    Raises:
+        RecordError: a record is broken, or a measurement is of another model than the header.
+    """
+    if not layout.train(*key).exists() or layout.divergence(*key).exists():
+        return None
+    header = read(layout.header(*key), RunHeader)
+    rows = read_series(layout.series(*key))
     if not rows:
-        raise RecordError(f"{folder / 'metrics.jsonl'}: is empty; delete the folder and run `dvc repro`")
-    records: dict[str, Any] = {}
-    for stage in ("evaluate", "ablate", "recall"):
-        path = artifacts / stage / f"{name}.json"
-        records[stage] = record = read_json(path) if path.exists() else None
-        if record is not None and not belongs(stage, record, config):
-            raise RecordError(f"{path}: measures another model than {folder / 'config.json'}; run `dvc repro`")
-    summary = read_json(folder / "summary.json")
-    return RunRecord(arm, seed, config, rows, summary, records["evaluate"], records["ablate"], records["recall"])
+        raise RecordError(f"{layout.series(*key)}: is empty; delete {layout.train(*key)} and run `dvc repro`")
+    evaluation = read(path, Evaluation) if (path := layout.evaluation(*key)).exists() else None
+    ablation = read(path, Ablation) if (path := layout.ablation(*key)).exists() else None
+    recall = read(path, Recall) if (path := layout.recall(*key)).exists() else None
+    for path, of_this_run in (
+        (layout.evaluation(*key), evaluation is None or evaluation.fingerprint == header.fingerprint),
+        (layout.ablation(*key), ablation is None or ablation.fingerprint == header.fingerprint),
+        (layout.recall(*key), recall is None or recall.model == model_of(header.run)),
+    ):
+        if not of_this_run:
+            raise RecordError(f"{path}: measures another model than {layout.header(*key)}; run `dvc repro`")
+    return RunRecord(*key, header, rows, read(layout.summary(*key), Summary), evaluation, ablation, recall)
 
 
-def _check_rate(artifacts: Path, run: RunRecord, sweeps: dict[str, dict[str, Any]]) -> None:
-    used = run.config["run"]["size"]["learning_rate"]
-    if run.arm in sweeps and sweeps[run.arm]["chosen"] != used:
+def model_of(run: RunConfig) -> str:
+    """Hash of architecture and size: what a run on text shares with the recall tasks its arm is trained on."""
+    return fingerprint_of(run.architecture, run.size)
+
+
+def _as_expected(run: RunRecord, expected: Mapping[str, RunConfig]) -> bool:
+    made, wanted = run.header.run, expected.get(run.arm)
+    if wanted is None:
+        return False
+    size = replace(wanted.size, learning_rate=made.size.learning_rate)
+    return fingerprint_of(made) == fingerprint_of(replace(wanted, seed=made.seed, size=size))
+
+
+def _check_rate(layout: Layout, run: RunRecord, sweeps: dict[str, Sweep]) -> None:
+    used = run.header.run.size.learning_rate
+    if run.arm in sweeps and sweeps[run.arm].chosen != used:
         raise RecordError(
-            f"{artifacts / 'sweep' / run.arm}.json: chose the learning rate {sweeps[run.arm]['chosen']:g}, but {run.name} was "
-            f"trained with {used:g}; run `dvc repro`"
+            f"{layout.sweep(run.arm)}: chose the learning rate {sweeps[run.arm].chosen:g}, but {run.name} was trained with "
+            f"{used:g}; run `dvc repro`"
         )
 
 
-def belongs(stage: str, record: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether a record of a stage (evaluate, ablate, recall) is of the run, or for recall the model, of a ``config.json``."""
-    if stage == "recall":  # trained anew on other data, so architecture and size are all it shares with the run
-        return record["model"] == fingerprint_of(config["run"]["architecture"], config["run"]["size"])
-    return record.get("fingerprint") == config["fingerprint"]
+def _same(measured: float | None, asked: float | None) -> bool:
+    if measured is None or asked is None:
+        return measured is asked
+    return abs(measured - asked) < 1e-9

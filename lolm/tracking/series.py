@@ -17,7 +17,7 @@ from typing import Any
 
 from lolm.config import flatten
 from lolm.laboratory.inversion import inversion
-from lolm.records import AXES, fingerprint_of, read_json, read_metrics
+from lolm.records import AXES, fingerprint_of, read_json, read_series
 from lolm.records.results import belongs
 
 SWEPT_OVER_TRAINING = (0.0, 0.5, 1.0)
@@ -52,7 +52,7 @@ class Records:
                 path = folder.parent.parent / stage / f"{folder.name}.json"
                 record = read_json(path) if path.exists() else None
                 later[stage] = record if record and belongs(stage, record, config) else None
-        rows = read_metrics(folder / "metrics.jsonl")
+        rows = read_series(folder / "metrics.jsonl")
         end = max((row["step"] for row in rows), default=0)
         rows.sort(key=lambda row: "annealed/nats" in row and row["step"] < end)  # as written: what was sent stays a prefix
         return cls(

@@ -39,7 +39,7 @@ from lolm.objectives import (
     total_loss,
 )
 from lolm.ops.backends import keep_from_tracing
-from lolm.records import MetricsWriter, read_json, write_json
+from lolm.records import SeriesWriter, read_json, write_json
 from lolm.training.checkpoint import (
     cooldown_path,
     load_checkpoint,
@@ -165,7 +165,7 @@ class Trainer:
         if checkpoint.exists():
             self._restore(load_checkpoint(checkpoint))
         write_json(self.scratch / "config.json", self.header)
-        records = MetricsWriter(self.scratch / "metrics.jsonl", self.progress.records_length)
+        records = SeriesWriter(self.scratch / "metrics.jsonl", self.progress.records_length)
         bar = tqdm(total=self.training.steps, desc=self.run.name, unit="step", disable=None, dynamic_ncols=True)
         if self.progress.step == 0:
             self._record_evaluation(records)
@@ -184,7 +184,7 @@ class Trainer:
         shutil.rmtree(self.scratch / FORKS, ignore_errors=True)
         return publish(self.scratch, self.output)
 
-    def _run_leg(self, records: MetricsWriter, checkpoint: Path, bar: tqdm) -> None:
+    def _run_leg(self, records: SeriesWriter, checkpoint: Path, bar: tqdm) -> None:
         """Take steps to the end of the leg under way; only the run itself writes its course into the records."""
         progress, end = self.progress, self.legs[self.progress.leg]
         bar.reset(total=end)
@@ -207,7 +207,7 @@ class Trainer:
                 self._save(checkpoint, records)
             self._show(bar, end)
 
-    def _end_leg(self, records: MetricsWriter) -> None:
+    def _end_leg(self, records: SeriesWriter) -> None:
         """Keep the weights and the held-out loss at the end of a schedule."""
         progress, end = self.progress, self.legs[self.progress.leg]
         if progress.leg:
@@ -310,7 +310,7 @@ class Trainer:
             "seconds": round(self.progress.seconds, 3),
         }
 
-    def _record_window(self, records: MetricsWriter) -> None:
+    def _record_window(self, records: SeriesWriter) -> None:
         progress = self.progress
         row = self._axes() | {name: value / progress.window_steps for name, value in progress.window.items()}
         progress.last_window_loss = row["train/loss"]
@@ -327,7 +327,7 @@ class Trainer:
         self._check_finite(self.progress.step - 1, values)
         return values
 
-    def _record_evaluation(self, records: MetricsWriter) -> None:
+    def _record_evaluation(self, records: SeriesWriter) -> None:
         self.progress.last_evaluation = self._evaluated()
         records.write(self._axes() | self.progress.last_evaluation)
 
@@ -356,7 +356,7 @@ class Trainer:
             "progress": vars(self.progress),
         }
 
-    def _save(self, path: Path, records: MetricsWriter) -> None:
+    def _save(self, path: Path, records: SeriesWriter) -> None:
         self.progress.records_length = records.flush()
         save_checkpoint(path, self._state())
         self.on_checkpoint(self.scratch)

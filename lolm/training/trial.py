@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lolm.config import RunConfig, to_mapping
 from lolm.data.batches import Sampler
-from lolm.records import read_metrics
+from lolm.records import read_series
 from lolm.training.loop import Evaluate, Trainer
 from lolm.training.scratch import remove
 
@@ -33,7 +33,7 @@ def run_trial(run: RunConfig, sampler: Sampler, evaluate: Evaluate, scratch: Pat
     }
     trainer.fit(header, 0.0, scratch)
     last: dict[str, float] = {}
-    for row in read_metrics(output / "metrics.jsonl"):
+    for row in read_series(output / "metrics.jsonl"):
         if row["step"] == run.training.steps:
             last |= row
     remove(scratch)

@@ -32,7 +32,7 @@ from lolm.interventions import EMPTY, Context, Intervention, force_gate, full_se
 from lolm.laboratory.contributions import contributions
 from lolm.laboratory.readouts import Effort, refit_readouts
 from lolm.laboratory.scoring import score_interventions
-from lolm.records import read_metrics
+from lolm.records import read_series
 from lolm.training.checkpoint import load_run
 from lolm.training.loop import Trainer
 
@@ -87,7 +87,7 @@ def losses(folder: Path) -> dict[str, Any]:
 
     The hash does not know the names of parameters, so that a rename leaves it alone.
     """
-    rows = read_metrics(folder / "metrics.jsonl")
+    rows = read_series(folder / "metrics.jsonl")
     steps = [row for row in rows if "train/loss" in row]
     run = load_run(folder)
     tensors = [*run.model.state_dict().values(), *(run.heads.state_dict().values() if run.heads is not None else ())]

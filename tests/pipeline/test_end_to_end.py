@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lolm.records import read_json, read_metrics
+from lolm.records import read_json, read_series
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def test_everything_a_reader_expects_is_there(project):
     assert "<svg" in page
     assert not re.search(r"""(src|href)=["'](https?:)?//""", page), "the page must need nothing from outside"
     for name in RUNS:
-        rows = read_metrics(project / "artifacts" / "smoke" / "runs" / name / "metrics.jsonl")
+        rows = read_series(project / "artifacts" / "smoke" / "runs" / name / "metrics.jsonl")
         evaluated = [row["step"] for row in rows if "val/nats" in row]
         assert evaluated == [0, 10, 20, 30]
         assert not (project / "artifacts" / "smoke" / "runs" / name / "checkpoint.pt").exists()
@@ -145,7 +145,7 @@ def test_every_run_is_in_mlflow_once_with_what_the_records_say(project):
         fingerprint = read_json(folder / "config.json")["fingerprint"]
         query = f"""SELECT metrics.step, metrics.value FROM metrics JOIN tags USING (run_uuid)
                     WHERE tags.key = 'fingerprint' AND tags.value = '{fingerprint}' AND metrics.key = 'val/nats'"""
-        recorded = [(row["step"], row["val/nats"]) for row in read_metrics(folder / "metrics.jsonl") if "val/nats" in row]
+        recorded = [(row["step"], row["val/nats"]) for row in read_series(folder / "metrics.jsonl") if "val/nats" in row]
         assert sorted(mlflow_rows(project, query)) == recorded
     runs_of_claims = {
         run["fingerprint"] for claim in read_json(project / "reports/smoke/main/claims.json") for run in claim["runs"]
@@ -209,7 +209,7 @@ def test_killed_run_goes_on_and_ends_bit_identical(project, tmp_path):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
     timing = {"seconds", "speed/tokens_per_second"}
     rows = [
-        [{k: v for k, v in row.items() if k not in timing} for row in read_metrics(folder / "metrics.jsonl")]
+        [{k: v for k, v in row.items() if k not in timing} for row in read_series(folder / "metrics.jsonl")]
         for folder in (ours, theirs)
     ]
     assert rows[0] == rows[1]

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from lolm.records import MetricsWriter, RecordError, fingerprint_of, read_json, read_metrics, series, write_json
+from lolm.records import SeriesWriter, RecordError, fingerprint_of, read_json, read_series, series, write_json
 
 ROW = {"step": 1, "tokens": 10, "flops": 2.0, "seconds": 0.5}
 
 
 def test_reopening_drops_what_the_checkpoint_has_not_seen(tmp_path):
-    writer = MetricsWriter(tmp_path / "m.jsonl")
+    writer = SeriesWriter(tmp_path / "m.jsonl")
     writer.write(ROW | {"a": 1.0})
     length = writer.flush()
     assert length == (tmp_path / "m.jsonl").stat().st_size
@@ -18,28 +18,28 @@ def test_reopening_drops_what_the_checkpoint_has_not_seen(tmp_path):
     writer.close()
     with open(tmp_path / "m.jsonl", "a") as file:
         file.write('{"step": 3, "tok')  # a line that a kill cut short
-    again = MetricsWriter(tmp_path / "m.jsonl", length)
+    again = SeriesWriter(tmp_path / "m.jsonl", length)
     again.write(ROW | {"step": 2, "a": 5.0})
     again.close()
-    rows = read_metrics(tmp_path / "m.jsonl")
+    rows = read_series(tmp_path / "m.jsonl")
     assert series(rows, "a") == ([1, 2], [1.0, 5.0])
 
 
 def test_starting_over_empties_the_file(tmp_path):
     (tmp_path / "m.jsonl").write_text("old\n")
-    MetricsWriter(tmp_path / "m.jsonl").close()
+    SeriesWriter(tmp_path / "m.jsonl").close()
     assert (tmp_path / "m.jsonl").read_text() == ""
 
 
 def test_a_file_shorter_than_the_checkpoint_knows_is_an_error(tmp_path):
     (tmp_path / "m.jsonl").write_text("{}\n")
     with pytest.raises(RecordError, match=r"m\.jsonl: 3 bytes, but the checkpoint has seen 100"):
-        MetricsWriter(tmp_path / "m.jsonl", 100)
+        SeriesWriter(tmp_path / "m.jsonl", 100)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_refused(tmp_path, value):
-    writer = MetricsWriter(tmp_path / "m.jsonl")
+    writer = SeriesWriter(tmp_path / "m.jsonl")
     with pytest.raises(RecordError, match="train/loss is .* at step 1"):
         writer.write(ROW | {"train/loss": value})
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -50,13 +50,13 @@ def test_values_that_are_not_finite_are_refused(tmp_path, value):
 
 def test_broken_records_are_named(tmp_path):
     with pytest.raises(RecordError, match=r"none\.jsonl: no such record"):
-        read_metrics(tmp_path / "none.jsonl")
+        read_series(tmp_path / "none.jsonl")
     (tmp_path / "cut.jsonl").write_text(json.dumps(ROW) + '\n{"step": 2')
     with pytest.raises(RecordError, match=r"cut\.jsonl: line 2 is not valid JSON"):
-        read_metrics(tmp_path / "cut.jsonl")
+        read_series(tmp_path / "cut.jsonl")
     (tmp_path / "lacks.jsonl").write_text('{"step": 2, "tokens": 1}\n')
     with pytest.raises(RecordError, match="line 1 has no flops, seconds"):
-        read_metrics(tmp_path / "lacks.jsonl")
+        read_series(tmp_path / "lacks.jsonl")
     with pytest.raises(RecordError, match=r"none\.json: no such record"):
         read_json(tmp_path / "none.json")
     (tmp_path / "x.json").write_text("{")

@@ -10,7 +10,7 @@ from runs import Killed, files, fit, make_trainer, records, short_run, train
 from safetensors.torch import load_file
 
 from lolm.config import ConfigError, TrainingConfig
-from lolm.records import RecordError, read_json, read_metrics
+from lolm.records import RecordError, read_json, read_series
 from lolm.training.checkpoint import CheckpointError, load_checkpoint, load_run
 from lolm.training.optimizer import learning_rate_at
 from lolm.training.scratch import FINISHED, clear_finished, remove
@@ -50,7 +50,7 @@ def test_the_run_itself_is_untouched_by_its_copies(straight, tmp_path):
 
 
 def test_records_and_summary(straight):
-    rows = read_metrics(straight / "run" / "metrics.jsonl")
+    rows = read_series(straight / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows if "annealed/nats" in row] == [10, 15, 20]
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
     ends = {row["step"]: row for row in rows if "annealed/nats" in row}

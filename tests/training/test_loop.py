@@ -17,7 +17,7 @@ from runs import STEPS, Killed, files, fit, make_trainer, records, short_run, tr
 
 from lolm.data.batches import stream_seed
 from lolm.objectives import token_loss
-from lolm.records import RecordError, read_json, read_metrics
+from lolm.records import RecordError, read_json, read_series
 from lolm.training.checkpoint import CheckpointError, load_checkpoint, load_run
 from lolm.training.loop import TrainingError
 from lolm.training.optimizer import learning_rate_at
@@ -61,7 +61,7 @@ def test_files_of_a_finished_run(straight):
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_axes_and_places_of_the_records(straight, arm):
-    rows = read_metrics(straight[arm] / "run" / "metrics.jsonl")
+    rows = read_series(straight[arm] / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows if "train/loss" in row] == [3, 6, 9, 12]
     assert [row["step"] for row in rows if "val/nats" in row] == [0, 5, 10, 12]
     for row in rows:
@@ -75,7 +75,7 @@ def test_axes_and_places_of_the_records(straight, arm):
 
 def test_the_total_is_the_weighted_sum_of_its_terms(straight):
     objectives = short_run("lolm").architecture.objectives
-    for row in read_metrics(straight["lolm"] / "run" / "metrics.jsonl"):
+    for row in read_series(straight["lolm"] / "run" / "metrics.jsonl"):
         if "train/loss" in row:
             terms = ("future", "change", "regime", "competitive", "memory", "manifest")
             total = row["train/loss"] + sum(getattr(objectives, f"{t}_weight") * row[f"train/{t}"] for t in terms)
@@ -91,7 +91,7 @@ def test_a_logged_loss_is_the_mean_over_its_window(straight, tmp_path):
 
 
 def test_the_summary_repeats_the_last_values(straight):
-    rows, summary = read_metrics(straight["lolm"] / "run" / "metrics.jsonl"), read_json(straight["lolm"] / "run" / "summary.json")
+    rows, summary = read_series(straight["lolm"] / "run" / "metrics.jsonl"), read_json(straight["lolm"] / "run" / "summary.json")
     assert (summary["arm"], summary["seed"], summary["step"], summary["tokens"]) == ("lolm", 1, STEPS, STEPS * 48)
     assert summary["val_nats"] == rows[-2]["val/nats"] == rows[-1]["annealed/nats"]
     assert summary["val_gate_mean"] == rows[-2]["val/gate_mean"]

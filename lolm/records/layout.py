@@ -1,0 +1,110 @@
+"""Where everything of a scale lies: small records in ``reports/`` (git), data and weights in ``artifacts/`` (DVC)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+
+class RunKey(NamedTuple):
+    """One run of a scale; as text the name of its folders and files, ``<arm>-<seed>``."""
+
+    arm: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.arm}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one scale's records, data and weights below a project's root."""
+
+    scale: str
+    root: Path = Path()
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports" / self.scale
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts" / self.scale
+
+    # records
+
+    def train(self, arm: str, seed: int) -> Path:
+        """Folder with header, series and summary of a run, or with its divergence."""
+        return self.reports / "train" / str(RunKey(arm, seed))
+
+    def header(self, arm: str, seed: int) -> Path:
+        return self.train(arm, seed) / "config.json"
+
+    def series(self, arm: str, seed: int) -> Path:
+        return self.train(arm, seed) / "metrics.jsonl.xz"
+
+    def summary(self, arm: str, seed: int) -> Path:
+        return self.train(arm, seed) / "summary.json"
+
+    def divergence(self, arm: str, seed: int) -> Path:
+        return self.train(arm, seed) / "diverged.json"
+
+    def evaluation(self, arm: str, seed: int) -> Path:
+        return self.reports / "evaluate" / f"{RunKey(arm, seed)}.json"
+
+    def ablation(self, arm: str, seed: int) -> Path:
+        return self.reports / "ablate" / f"{RunKey(arm, seed)}.json.xz"
+
+    def recall(self, arm: str, seed: int) -> Path:
+        return self.reports / "recall" / f"{RunKey(arm, seed)}.json"
+
+    def sweep(self, arm: str) -> Path:
+        return self.reports / "sweep" / f"{arm}.json"
+
+    def metrics(self, arm: str, seed: int) -> Path:
+        """The few headline numbers of a run that `dvc metrics show` prints."""
+        return self.reports / "metrics" / f"{RunKey(arm, seed)}.json"
+
+    @property
+    def corpus_record(self) -> Path:
+        return self.reports / "corpus.json"
+
+    @property
+    def shards_record(self) -> Path:
+        return self.reports / "shards.json"
+
+    def study(self, name: str) -> Path:
+        """Folder of a study's page, ledger and figures."""
+        return self.reports / name
+
+    def recorded_runs(self) -> Iterator[RunKey]:
+        """Every run of the scale that left a record, of whatever study, by name."""
+        folder = self.reports / "train"
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            arm, dash, seed = path.name.rpartition("-")
+            if path.is_dir() and dash and seed.isdecimal():
+                yield RunKey(arm, int(seed))
+
+    # data and weights
+
+    def plan(self, stage: str) -> Path:
+        """What a stage is to make, resolved from ``params.yaml``: the one file of parameters that the stage depends on."""
+        return self.artifacts / "plan" / f"{stage}.json"
+
+    @property
+    def corpus(self) -> Path:
+        return self.artifacts / "corpus"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.artifacts / "tokenizer"
+
+    @property
+    def shards(self) -> Path:
+        return self.artifacts / "shards"
+
+    def weights(self, arm: str, seed: int) -> Path:
+        """Folder of a run's weights: at its end, at its snapshots, at the ends of its annealed copies."""
+        return self.artifacts / "runs" / str(RunKey(arm, seed))

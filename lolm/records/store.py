@@ -1,0 +1,90 @@
+"""The one loader and the one writer of records: typed, strict, whole or not at all; compressed where the name ends in ``.xz``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import lzma
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lolm.config import ConfigError, from_mapping
+from lolm.records.files import RecordError, write_bytes
+
+T = TypeVar("T")
+
+ALIASES = {"token_class": "class"}  # fields whose key in a record is a word that Python keeps for itself
+
+
+def read(path: str | Path, kind: type[T]) -> T:
+    """Read a record.
+
+    Args:
+        kind: its dataclass in :mod:`lolm.records.schema`.
+
+    Raises:
+        RecordError: the file is missing or broken, or a key is missing, unknown or of another type; names file and key.
+    """
+    return from_record(kind, read_json(path), path)
+
+
+def from_record(kind: type[T], raw: Any, path: str | Path) -> T:
+    """A record from what JSON gave; ``path`` is named in errors."""
+    try:
+        return from_mapping(kind, _renamed(raw, {key: name for name, key in ALIASES.items()}))
+    except ConfigError as error:
+        raise RecordError(f"{path}: {error}; the record is of another version of this project: make it again") from None
+
+
+def write(path: str | Path, record: Any) -> None:
+    """Write a record (a dataclass of the schema) with sorted keys. NaN and infinity are refused (ValueError)."""
+    write_json(path, to_record(record))
+
+
+def to_record(record: Any) -> dict[str, Any]:
+    """The plain mapping of a record, as it stands in its file."""
+    return _renamed(dataclasses.asdict(record), ALIASES)
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON; raises RecordError naming the file when it is missing or broken."""
+    return _parsed(read_text(path), path)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON with sorted keys, whole or not at all. NaN and infinity are refused (ValueError)."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_text(path: str | Path) -> str:
+    """Text of a file, decompressed where its name ends in ``.xz``; raises RecordError naming a missing or broken file."""
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        return (lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8")
+    except FileNotFoundError:
+        raise RecordError(f"{path}: no such record; run `dvc repro` to make it") from None
+    except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: broken ({error}); delete it and run `dvc repro`") from None
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text whole or not at all, compressed where the name ends in ``.xz``: the same bytes for the same text."""
+    content = text.encode("utf-8")
+    write_bytes(path, lzma.compress(content, preset=9) if Path(path).suffix == ".xz" else content)
+
+
+def _parsed(text: str, path: str | Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path}: not valid JSON ({error}); delete it and run `dvc repro`") from None
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    """The same plain value with keys renamed, at every depth."""
+    if isinstance(value, dict):
+        return {names.get(key, key): _renamed(inner, names) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_renamed(inner, names) for inner in value]
+    return value
