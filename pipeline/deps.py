@@ -94,7 +94,7 @@ def stages_behind(reports: Iterable[str], params: Params) -> set[str]:
     """
     names: set[str] = set()
     for study in params.studies.values():
-        alone = replace(params, study=study)
+        alone = replace(params, study=study.name)
         for scale in {path.split("/")[1] for path in reports if fnmatch(path, f"reports/*/{study.name}/claims.json")}:
             names |= {f"{kind}@{scale}" for kind in ("corpus", "tokenizer", "shards")} | timed_stages(alone, scale)
             names |= {f"{kind}@{scale}-{study.name}" for kind in ("plan", "report")}

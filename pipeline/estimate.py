@@ -50,18 +50,18 @@ def stages_to_make(stale: set[str], study: StudyConfig, scale: str, arm: str, se
 
 def timed_stages(params: Params, scale: str) -> set[str]:
     """Names of the stages of a study that take time."""
-    arms, seeds = params.study.arms, params.study.seeds
-    per_run = {name for arm in arms for seed in seeds for name in stages_of_run(params.study, scale, arm, seed)}
+    arms, seeds = params.selected.arms, params.selected.seeds
+    per_run = {name for arm in arms for seed in seeds for name in stages_of_run(params.selected, scale, arm, seed)}
     return {f"sweep@{scale}-{arm}" for arm in arms} | per_run
 
 
 def estimate(params: Params, scale: str, stale: set[str]) -> Estimate:
     """Time for the stale stages of a study."""
     preset, seconds, count, measured = scale_of(params, scale), 0.0, 0, True
-    for arm in params.study.arms:
+    for arm in params.selected.arms:
         wanted = [f"sweep@{scale}-{arm}"] if f"sweep@{scale}-{arm}" in stale else []
-        for seed in params.study.seeds:
-            wanted += stages_to_make(stale, params.study, scale, arm, seed)
+        for seed in params.selected.seeds:
+            wanted += stages_to_make(stale, params.selected, scale, arm, seed)
         if not wanted:
             continue
         per_token = earlier_speed(params, scale, arm)
@@ -96,7 +96,7 @@ def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True) -> floa
 
 def earlier_speed(params: Params, scale: str, arm: str) -> float | None:
     """Seconds per training token of the arm's earlier runs, the mean over seeds; None if there are none."""
-    paths = [Paths(scale).metrics(arm, seed, "train") for seed in params.study.seeds]
+    paths = [Paths(scale).metrics(arm, seed, "train") for seed in params.selected.seeds]
     records = [read_json(path) for path in paths if path.exists()]
     if not records:
         return None
@@ -126,4 +126,4 @@ def flops_per_token(params: Params, scale: str, arm: str) -> float:
     """Training FLOPs of one token."""
     from lolm.accounting.count import account_run
 
-    return account_run(resolve_run(params, scale, arm, params.study.seeds[0]))["flops_per_token"]["training"]
+    return account_run(resolve_run(params, scale, arm, params.selected.seeds[0]))["flops_per_token"]["training"]

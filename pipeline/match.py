@@ -25,7 +25,7 @@ def match() -> None:
     parser.add_argument("--dial", help="which size: d_ff, n_layers, d_model, mixers.<name>.d_inner (default: d_ff, else d_inner)")
     args = parser.parse_args()
     params = load_params()
-    run, target = (resolve_run(params, args.scale, arm, params.study.seeds[0]) for arm in (args.arm, args.to))
+    run, target = (resolve_run(params, args.scale, arm, params.selected.seeds[0]) for arm in (args.arm, args.to))
     dial = full_name(run, args.dial or default_dial(run))
     budget = quantity(target, args.of)
     value, left = matching(run, budget, args.of, dial)

@@ -45,7 +45,7 @@ def row(run: RunConfig, reference: int) -> dict[str, Any]:
 def plan() -> None:
     args = arguments(__doc__)
     params = load_params()
-    study = params.study
+    study = params.selected
     subject, baseline = study.subject, study.baseline
     runs = {arm: resolve_run(params, args.scale, arm, study.seeds[0]) for arm in study.arms}
     for role, arm in (("subject", subject), ("baseline", baseline)):

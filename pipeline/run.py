@@ -18,14 +18,13 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from lolm import LolmError, tracking
 from lolm.config import ConfigError, Params, StudyConfig, load_params, resolve_run, scale_of
-from lolm.config.strict import nearest
 from lolm.training.scratch import clear_finished
 from pipeline import stage
 from pipeline.estimate import Estimate, estimate, stages_of_run, stages_to_make, timed_stages
@@ -69,12 +68,8 @@ def run() -> None:
         scale = params.scale
         runs = planned_runs(params, scale)
         check_dvc(Path())
-        wanted = ({"scale": scale} if args.scale else {}) | ({"study": f"*{args.study}"} if args.study else {})
+        wanted = ({"scale": scale} if args.scale else {}) | ({"study": args.study} if args.study else {})
         stack.enter_context(override(PARAMS, wanted, NOTE))
-        if load_params(PARAMS).study != params.study:
-            raise ConfigError(
-                f"params.yaml: the anchor &{params.study.name} does not mark studies.{params.study.name}; name it so"
-            )
         environment = child_environment(scale_of(params, scale).training.threads)
         if args.force:
             clear_finished(SCRATCH)  # else a run that has just ended would be handed out again
@@ -86,7 +81,7 @@ def run() -> None:
             raise
         tracking.try_sync_scale(scale)
         clear_finished(SCRATCH)
-    folder = stage.Paths(scale).study(params.study.name)
+    folder = stage.Paths(scale).study(params.selected.name)
     print(f"the report: {folder}/report.html; the ledger: {folder}/claims.md; the curves: make ui")
 
 
@@ -96,13 +91,9 @@ def chosen(params: Params, scale: str | None, study: str | None) -> Params:
     Raises:
         ConfigError: there is no such scale or study.
     """
-    scale = scale or params.scale
-    scale_of(params, scale)
-    if study is not None and study not in params.studies:
-        raise ConfigError(f"no study {study!r}{nearest(study, params.studies)}")
-    params = replace(params, scale=scale, study=params.study if study is None else params.studies[study])
-    if params.study.recall is None:  # DVC would only say that it could not find it
-        raise ConfigError(f"studies.{params.study.name}: recall is missing; name the arms to train on the recall tasks")
+    params = params.select(scale, study)
+    if params.selected.recall is None:  # DVC would only say that it could not find it
+        raise ConfigError(f"studies.{params.selected.name}: recall is missing; name the arms to train on the recall tasks")
     return params
 
 
@@ -127,11 +118,11 @@ def reproduce(
         _foreground([*DVC, "repro", *flags], environment)
         return
 
-    shared = {f"plan@{scale}-{params.study.name}", *(f"{name}@{scale}" for name in SHARED)}
-    sweeps = {arm: f"sweep@{scale}-{arm}" for arm in params.study.arms}
+    shared = {f"plan@{scale}-{params.selected.name}", *(f"{name}@{scale}" for name in SHARED)}
+    sweeps = {arm: f"sweep@{scale}-{arm}" for arm in params.selected.arms}
     if force or shared & stale:
-        _foreground([*DVC, "repro", *flags, f"plan@{scale}-{params.study.name}", f"shards@{scale}"], environment)
-        if not (stale >= set(sweeps.values()) and all_will_be_made(stale, params.study, scale, runs)):
+        _foreground([*DVC, "repro", *flags, f"plan@{scale}-{params.selected.name}", f"shards@{scale}"], environment)
+        if not (stale >= set(sweeps.values()) and all_will_be_made(stale, params.selected, scale, runs)):
             stale = stale_stages(environment)
     store.join()
     logs = SCRATCH / "logs"
@@ -141,12 +132,12 @@ def reproduce(
 
     queue = [job(f"sweep {arm}", [name]) for arm, name in sweeps.items() if name in stale]
     _all(queue, jobs, environment, scale)
-    if queue and not all_will_be_made(stale, params.study, scale, runs):
+    if queue and not all_will_be_made(stale, params.selected, scale, runs):
         stale = stale_stages(environment)
-    made = {one: stages_to_make(stale, params.study, scale, one.arm, one.seed) for one in runs}
+    made = {one: stages_to_make(stale, params.selected, scale, one.arm, one.seed) for one in runs}
     _all([job(f"{one.arm} {one.seed}", wanted) for one, wanted in made.items() if wanted], jobs, environment, scale)
     if force:
-        _foreground([*DVC, "repro", "--single-item", "--force", f"report@{scale}-{params.study.name}"], environment)
+        _foreground([*DVC, "repro", "--single-item", "--force", f"report@{scale}-{params.selected.name}"], environment)
     _foreground([*DVC, "repro"], environment)
 
 
@@ -175,10 +166,10 @@ def planned_runs(params: Params, scale: str) -> list[Run]:
     Raises:
         ConfigError: the scale is unknown or gives an arm no size.
     """
-    for arm in params.study.arms:
-        resolve_run(params, scale, arm, params.study.seeds[0])
-    slow_first = sorted(params.study.arms, key=lambda arm: params.architectures[arm].family != "lolm")
-    return [Run(arm, seed) for arm in slow_first for seed in params.study.seeds]
+    for arm in params.selected.arms:
+        resolve_run(params, scale, arm, params.selected.seeds[0])
+    slow_first = sorted(params.selected.arms, key=lambda arm: params.architectures[arm].family != "lolm")
+    return [Run(arm, seed) for arm in slow_first for seed in params.selected.seeds]
 
 
 def describe(params: Params, scale: str, runs: list[Run], jobs: int, stale: set[str]) -> str:
@@ -188,8 +179,8 @@ def describe(params: Params, scale: str, runs: list[Run], jobs: int, stale: set[
     expected: Estimate = estimate(params, scale, stale)
     return "\n".join(
         (
-            f"scale {scale}, study {params.study.name}: {len(params.study.arms)} arms x {len(params.study.seeds)} seeds = "
-            f"{len(runs)} runs, {jobs} at a time: {', '.join(params.study.arms)}",
+            f"scale {scale}, study {params.study}: {len(params.selected.arms)} arms x {len(params.selected.seeds)} seeds = "
+            f"{len(runs)} runs, {jobs} at a time: {', '.join(params.selected.arms)}",
             f"each run: {training.steps:,} steps of {training.tokens_per_step:,} tokens = {tokens / 1e6:.3g} M tokens"
             + (f", annealed also at {', '.join(f'{s:,}' for s in training.cooldown_steps)}" if training.cooldowns else ""),
             expected.text(jobs),

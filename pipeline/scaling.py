@@ -23,7 +23,7 @@ def scaling() -> None:
     parser.add_argument("--study", help="name under `studies` in params.yaml (default: the one in `study`)")
     args = parser.parse_args()
     results = load_scales(list(dict.fromkeys(args.scales)), args.study)
-    study, confidence = results[0].params.study, results[0].analysis.confidence
+    study, confidence = results[0].params.selected, results[0].analysis.confidence
     arms = [arm for arm in study.arms if len({p.scale for p in collect(results, arm)}) >= MINIMUM]
     if not arms:
         raise ScalingError(f"no arm of study {study.name!r} was evaluated at {MINIMUM} scales; run `dvc repro` for each scale")

@@ -7,21 +7,62 @@ that law; inside the run the loss lies ``bump`` above it until the last fifth, a
 
 from __future__ import annotations
 
-import json
 import math
 import random
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lolm.config import load_params, resolve_run, to_mapping
-from lolm.records import fingerprint_of, write_json, write_text
+from lolm.config import Params, RunConfig, StudyConfig, load_params, resolve_run, to_mapping
+from lolm.records import Layout, RunKey, fingerprint_of, write, write_json, write_rows, write_text
+from lolm.records.results import model_of
+from lolm.records.schema import (
+    Ablation,
+    Addend,
+    Beyond,
+    Condition,
+    ContrastiveSummary,
+    Contribution,
+    DataChecksums,
+    Divergence,
+    Diversity,
+    Evaluation,
+    Example,
+    Flops,
+    GateSummary,
+    Histogram,
+    Lengths,
+    LengthScore,
+    Parameters,
+    PositionBin,
+    PositionChange,
+    Positions,
+    PositionScore,
+    Rate,
+    Readout,
+    Recall,
+    RecallTask,
+    References,
+    RegimeSummary,
+    RunHeader,
+    Samples,
+    ScheduleEnd,
+    Score,
+    Summary,
+    Sweep,
+    TokenClass,
+    Trial,
+)
 
 PROJECT = Path(__file__).resolve().parents[1]
 FLOOR, HEIGHT, EXPONENT, OFFSET = 2.0, 8.0, 0.3, 4.0
 UNIFORM, UNIGRAM, BIGRAM = 6.238, 5.4, 4.4
+TOKENS_PER_STEP = 1024
+STAGES = ("sweep", "evaluate", "ablate", "recall")  # those whose records may be left out; training comes before all of them
 
 
 @dataclass
@@ -73,184 +114,124 @@ def write_results(
     truth: Truth | None = None,
     scale: str = "smoke",
     mismatch: float = 0.001,
+    *,
+    studies: Mapping[str, Mapping[str, Any]] | None = None,
+    not_run: Collection[str] = (),
+    diverged: Collection[str] = (),
+    left_out: Collection[str] = (),
 ) -> Path:
-    """Write ``params.yaml``, ``artifacts/<scale>`` and ``reports/<scale>`` below ``root``; returns ``root``.
+    """Write ``params.yaml`` and ``reports/<scale>`` below ``root``; returns ``root``.
 
-    An arm that ``params.yaml`` does not know becomes a copy of ``transformer_modern`` under its own name.
+    An arm that the project's ``params.yaml`` does not know becomes a copy of ``transformer_modern`` under its own name.
+
+    Args:
+        arms, seeds: of the study ``main``, which is the selected one: subject ``lolm``, baseline ``transformer``.
+        studies: more studies by name, as changes to ``main``'s mapping; their runs are made too.
+        not_run: arms (``lolm_sum``) and runs (``lolm-2``) that leave no record.
+        diverged: arms and runs whose loss was not finite.
+        left_out: stages (of STAGES), or stages of one run (``ablate/lolm-2``), that leave no record.
     """
-    raw = _parameters(arms, seeds)
-    raw["scale"] = scale
-    _write_scale(root, raw, scale, truth or Truth(), mismatch)
+    unknown = {name for name in left_out if name.partition("/")[0] not in STAGES}
+    assert not unknown, f"no such stages: {unknown}"
+    params = _parameters(arms, seeds, (scale,), studies or {})
+    _write_params(root, params)
+    _write_scale(root, params, truth or Truth(), mismatch, not_run, diverged, left_out)
     return root
 
 
 def write_scales(root: Path, count: int, seeds: tuple[int, ...] = (1, 2)) -> Path:
     """Results of two arms at scales ``s0``, ``s1``, … of the same text, each of four times the compute of the one before."""
-    raw = _parameters(("lolm", "transformer"), seeds)
-    raw["scales"] |= {f"s{i}": raw["scales"]["smoke"] for i in range(count)}
+    params = _parameters(("lolm", "transformer"), seeds, ("smoke", *(f"s{i}" for i in range(count))), {})
+    _write_params(root, params)
     for i in range(count):
         steps = 100 * 4**i
-        _write_scale(root, raw, f"s{i}", Truth(steps=steps, log_every=steps // 50, eval_every=steps // 10), 0.001)
+        truth = Truth(steps=steps, log_every=steps // 50, eval_every=steps // 10)
+        _write_scale(root, params.select(f"s{i}"), truth, 0.001)
     return root
 
 
-def _parameters(arms: tuple[str, ...], seeds: tuple[int, ...]) -> dict[str, Any]:
-    raw = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
-    study = {"name": "main", "arms": list(arms), "seeds": list(seeds), "subject": "lolm", "baseline": "transformer"}
-    raw.update(studies={"main": study}, study=study)
-    raw["analysis"].update(published_window=20)
-    for arm in arms:
-        if arm not in raw["architectures"]:
-            raw["architectures"][arm] = raw["architectures"]["transformer_modern"] | {"label": arm.replace("_", " ").capitalize()}
-            for preset in raw["scales"].values():
-                preset["sizes"][arm] = preset["sizes"]["transformer_modern"]
-    return raw
+@cache
+def _project() -> Params:
+    return load_params(PROJECT / "params.yaml")
 
 
-def _write_scale(root: Path, raw: dict[str, Any], scale: str, truth: Truth, mismatch: float) -> None:
-    write_text(root / "params.yaml", yaml.safe_dump(raw, sort_keys=False))
-    params = load_params(root / "params.yaml")
-    plan = {}
-    for index, arm in enumerate(params.study.arms):
-        lolm = params.architectures[arm].family == "lolm"
-        flops = 6e5 * (truth.flops_ratio if lolm else 1.0)
-        parameters = 100_000 + (0 if lolm else round(1e5 * mismatch))
-        plan[arm] = {
-            "parameters": parameters,
-            "parameters_active": parameters,
-            "flops_per_token_forward": flops / 3,
-            "flops_per_token_training": flops,
-            "flops_per_token_palm": flops * 1.02,
-            "state_elements": 1024 * (1 + index),
-            "state_bytes": 4096 * (1 + index),
-            "mismatch": 0.0 if lolm else mismatch,
-        }
-        if truth.swept:
-            write_json(root / "artifacts" / scale / "sweep" / f"{arm}.json", _sweep(params, scale, arm))
-        for seed in params.study.seeds:
-            _write_run(root, params, scale, arm, seed, lolm, flops, truth)
-    write_json(root / "reports" / scale / "main" / "plan.json", plan)
-    write_json(root / "reports" / scale / "corpus.json", {"kept": 12, "dropped": 1, "train": {"documents": 8, "bytes": 1000}})
+def _parameters(
+    arms: tuple[str, ...], seeds: tuple[int, ...], scales: tuple[str, ...], studies: Mapping[str, Mapping[str, Any]]
+) -> Params:
+    """The project's parameters with these studies, of these scales and arms alone; scales it lacks are copies of ``smoke``."""
+    main = {"arms": arms, "seeds": seeds, "subject": "lolm", "baseline": "transformer"}
+    chosen = {name: StudyConfig(**(main | dict(changes))) for name, changes in ({"main": {}} | dict(studies)).items()}
+    wanted = tuple(dict.fromkeys(arm for study in chosen.values() for arm in (*study.arms, study.subject, study.baseline)))
+    project = _project()
+    spare = project.architectures["transformer_modern"]
+    architectures = {
+        arm: project.architectures.get(arm) or replace(spare, label=arm.replace("_", " ").capitalize()) for arm in wanted
+    }
+    presets = {}
+    for name in scales:
+        preset = project.scales.get(name) or project.scales["smoke"]
+        sizes = {arm: preset.sizes.get(arm) or preset.sizes["transformer_modern"] for arm in wanted}
+        presets[name] = replace(preset, sizes=sizes)
+    analysis = replace(project.analysis, published_window=20)
+    changes = {"studies": chosen, "study": "main", "scales": presets, "architectures": architectures, "analysis": analysis}
+    return replace(project, scale=scales[0], **changes)
 
 
-def _sweep(params, scale: str, arm: str) -> dict[str, Any]:
+def _write_params(root: Path, params: Params) -> None:
+    write_text(root / "params.yaml", yaml.safe_dump(_plain(to_mapping(params)), sort_keys=False))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as YAML has them."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _write_scale(
+    root: Path,
+    params: Params,
+    truth: Truth,
+    mismatch: float,
+    not_run: Collection[str] = (),
+    diverged: Collection[str] = (),
+    left_out: Collection[str] = (),
+) -> None:
+    layout = Layout(params.scale, root)
+    write_json(layout.corpus_record, {"kept": 12, "dropped": 1, "train": {"documents": 8, "bytes": 1000}})
+    keys = dict.fromkeys(RunKey(arm, seed) for study in params.studies.values() for arm in study.arms for seed in study.seeds)
+    indices = {arm: index for index, arm in enumerate(dict.fromkeys(key.arm for key in keys))}
+    for arm in indices if truth.swept and "sweep" not in left_out else ():
+        if arm not in not_run and f"sweep/{arm}" not in left_out:
+            write(layout.sweep(arm), _sweep(params, arm))
+    for key in keys:
+        if key.arm in not_run or str(key) in not_run:
+            continue
+        run = resolve_run(params, params.scale, *key)
+        if key.arm in diverged or str(key) in diverged:
+            step = truth.steps // 3
+            write(layout.divergence(*key), Divergence(**_identity(run), step=step, reason=f"loss is nan at step {step}"))
+            continue
+        kept = {stage for stage in STAGES if stage not in left_out and f"{stage}/{key}" not in left_out}
+        _Run(layout, run, truth, indices[key.arm], mismatch).write(kept if truth.recall else kept - {"recall"})
+
+
+def _identity(run: RunConfig) -> dict[str, Any]:
+    return {"arm": run.arm, "seed": run.seed, "name": run.name, "fingerprint": fingerprint_of(run.arm, run.seed)}
+
+
+def _sweep(params: Params, arm: str) -> Sweep:
     """Five rates around the one that was trained with; of ``transformer_modern`` the best lies at the edge of the grid."""
-    chosen = resolve_run(params, scale, arm, 0).size.learning_rate
+    chosen = resolve_run(params, params.scale, arm, 0).size.learning_rate
     inside = arm != "transformer_modern"
     factors = (0.25, 0.5, 1.0, 2.0, 4.0) if inside else (0.125, 0.25, 0.5, 1.0)
-    trials = [
-        {"learning_rate": chosen * factor, "seed": seed, "nats": 4.0 + 0.1 * math.log2(factor) ** 2 + 0.01 * seed}
-        for factor in factors
-        for seed in (1, 2)
-    ]
-    rates = [{"learning_rate": chosen * factor, "nats": 4.015 + 0.1 * math.log2(factor) ** 2} for factor in factors]
-    rates[-1] = rates[-1] if not inside else rates[-1] | {"nats": None}  # diverged
-    return {"arm": arm, "chosen": chosen, "inside": inside, "steps": 40, "seeds": [1, 2], "trials": trials, "rates": rates}
-
-
-def _write_run(root: Path, params, scale: str, arm: str, seed: int, lolm: bool, flops: float, truth: Truth) -> None:
-    run = resolve_run(params, scale, arm, seed)
-    shared = random.Random(f"data-{seed}")
-    shift = shared.gauss(0, 0.02)  # what a seed's data order does to both arms
-    own = random.Random(f"{arm}-{seed}")
-    speed = truth.speeds.get(arm, truth.speed if lolm else 1.0)
-    if lolm or arm in truth.speeds:
-        speed *= math.exp(own.gauss(0, truth.jitter))
-    tokens_per_step, seconds_per_step = 1024, 0.02 if lolm else 0.01
-
-    def ended(step: float) -> float:
-        return law(step, speed) + shift + truth.offsets.get(arm, 0.0)
-
-    def loss(step: float) -> float:
-        return ended(step) + truth.bump * min(1.0, max(0.0, 5 * (1 - step / truth.steps)))
-
-    def axes(step: float) -> dict[str, float]:
-        tokens = step * tokens_per_step
-        return {"step": step, "tokens": tokens, "flops": tokens * flops, "seconds": step * seconds_per_step}
-
-    rows = []
-    for step in range(0, truth.steps + 1, truth.log_every):
-        row: dict[str, float] = axes(step)
-        if step:
-            row |= {"train/loss": loss(step) + 0.05, "train/total": loss(step) + 1, "train/grad_norm": 1.0, "train/lr": 1e-3}
-            row["speed/tokens_per_second"] = tokens_per_step / seconds_per_step
-        if lolm and step:
-            gate = _gate(step / truth.steps, truth, own)
-            row |= {
-                "gate/mean": gate,
-                "gate/target": gate + truth.gate_target_gap,
-                "regime/alive": truth.codes,
-                "regime/tau": 1.0,
-            }
-        if step % truth.eval_every == 0:
-            row |= {"val/nats": loss(step), "val/bits_per_byte": loss(step) / 3, "val/accuracy": 0.3}
-            if lolm:
-                row["val/gate_mean"] = _gate(step / truth.steps, truth, None)
-        rows.append(row)
-    ends = [truth.steps, *(round(share * truth.steps) for share in truth.cooldowns)]  # the run's own, then those of the copies
-    for step in ends:
-        rows.append(
-            axes(step) | {"annealed/nats": ended(step), "annealed/bits_per_byte": ended(step) / 3, "annealed/accuracy": 0.3}
-        )
-    final = ended(truth.steps)
-    fingerprint = fingerprint_of(arm, seed)
-    folder = root / "artifacts" / scale / "runs" / f"{arm}-{seed}"
-    config = {
-        "fingerprint": fingerprint,
-        "name": run.name,
-        "run": to_mapping(run),
-        "label": run.architecture.label,
-        "parameters": {"total": 100_000, "by_part": {"surface": 100_000}},
-        "flops_per_token": {"forward": flops / 3, "training": flops, "by_part": {}},
-        "kernels": "cpu",
-        "data": {},
-    }
-    write_json(folder / "config.json", config)
-    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    summary = axes(truth.steps) | {
-        "arm": arm,
-        "seed": seed,
-        "parameters": 100_000,
-        "flops_per_token": flops,
-        "val_nats": final,
-        "val_bits_per_byte": final / 3,
-        "val_accuracy": 0.3,
-        "train_loss": final,
-        "tokens_per_second": 1e4,
-    }
-    write_json(folder / "summary.json", summary)
-    evaluation = _evaluation(run, fingerprint, final, lolm, truth)
-    evaluation["schedule_ends"] = [
-        axes(step) | {split: {"nats": n, "bits_per_byte": n / 3, "accuracy": 0.3} for split, n in _splits(ended(step)).items()}
-        for step in sorted(ends)
-    ]
-    write_json(root / "artifacts" / scale / "evaluate" / f"{arm}-{seed}.json", evaluation)
-    write_json(root / "artifacts" / scale / "ablate" / f"{arm}-{seed}.json", _ablation(run, fingerprint, loss, lolm, truth, own))
-    if truth.recall:
-        write_json(root / "artifacts" / scale / "recall" / f"{arm}-{seed}.json", _recall(params, scale, run, own))
-
-
-def _splits(nats: float) -> dict[str, float]:
-    return {"validation": nats, "test": nats + 0.02}
-
-
-def _recall(params, scale: str, run, noise: random.Random) -> dict[str, Any]:
-    index = params.study.arms.index(run.arm)
-    about = {"nats": 0.5, "steps": 100, "seq_len": 64, "pairs": 8}
-    tasks = {
-        "mqar": about
-        | {"accuracy": min(1.0, 0.3 + 0.05 * index + noise.uniform(0, 0.05)), "chance": 1 / 64, "order_zero": 1 / 8},
-        "induction": about | {"accuracy": 0.9 - noise.uniform(0, 0.05), "chance": 1 / 127, "order_zero": 1 / 32, "pairs": None},
-    }
-    return {
-        "arm": run.arm,
-        "seed": run.seed,
-        "name": run.name,
-        "fingerprint": "0" * 16,
-        "model": fingerprint_of(to_mapping(run.architecture), to_mapping(run.size)),
-        "state_elements": 1024 * (1 + index),
-        "tasks": tasks,
-    }
+    trials = tuple(
+        Trial(chosen * factor, seed, 4.0 + 0.1 * math.log2(factor) ** 2 + 0.01 * seed) for factor in factors for seed in (1, 2)
+    )
+    rates = [Rate(chosen * factor, 4.015 + 0.1 * math.log2(factor) ** 2) for factor in factors]
+    if inside:
+        rates[-1] = replace(rates[-1], nats=None)  # diverged
+    return Sweep(arm, chosen, inside, 40, (1, 2), trials, tuple(rates))
 
 
 def _gate(share: float, truth: Truth, noise: random.Random | None) -> float:
@@ -259,179 +240,317 @@ def _gate(share: float, truth: Truth, noise: random.Random | None) -> float:
     return path + (noise.gauss(0, 0.004) if noise else 0.0)
 
 
-def _evaluation(run, fingerprint: str, final: float, lolm: bool, truth: Truth) -> dict[str, Any]:
-    references = {"uniform": UNIFORM, "unigram": UNIGRAM, "bigram": truth.bigram, "bigram_all_text": truth.bigram - 0.2}
-    gate = truth.gate_path[2]
-    record: dict[str, Any] = {
-        "arm": run.arm,
-        "seed": run.seed,
-        "fingerprint": fingerprint,
-        "name": run.name,
-        "step": truth.steps,
-        "split": "test",
-        "tokens": 4096,
-        "bytes": 9000,
-        "test": {"nats": final + 0.02, "bits_per_byte": (final + 0.02) / 3, "accuracy": 0.3},
-        "validation": {"nats": final, "bits_per_byte": final / 3, "accuracy": 0.3},
-        "references": references,
-        "references_validation": references,
-        "objectives": None,
-        "cpc": None,
-        "gate": None,
-        "regime": None,
-        "positions": _positions(final + 0.02),
-        "lengths": {"windows": {str(n): _length(n, final + 0.02) for n in (1, 2)}, "left_out": {"4": "the test split is short"}},
-        "samples": {
-            "texts": 4,
-            "generated": {"distinct_2": 0.8, "bigram_repetition": 0.2, "distinct_2_pooled": 0.7, "words": 90},
-            "real": {"distinct_2": 0.97, "bigram_repetition": 0.03, "distinct_2_pooled": 0.9, "words": 88},
-            "examples": [{"prompt": "It was", "generated": " the the", "real": " a <day> & night"}],
-        },
-    }
-    if lolm:
-        record["cpc"] = {
-            "nats": truth.cpc + 0.002 * run.seed,
-            "chance": math.log(truth.candidates),
-            "candidates": truth.candidates,
+def _score(nats: float) -> Score:
+    return Score(nats, nats / 3, 0.3)
+
+
+@dataclass
+class _Run:
+    """One run that shows the truth. The order of its random draws decides the numbers: add new ones at the end."""
+
+    layout: Layout
+    run: RunConfig
+    truth: Truth
+    index: int  # of its arm among those of all studies
+    mismatch: float
+
+    def __post_init__(self) -> None:
+        run, truth = self.run, self.truth
+        self.lolm = run.architecture.family == "lolm"
+        self.flops_per_token = 6e5 * (truth.flops_ratio if self.lolm else 1.0)
+        self.parameters = 100_000 + (0 if self.lolm else round(1e5 * self.mismatch))
+        self.shift = random.Random(f"data-{run.seed}").gauss(0, 0.02)  # what a seed's data order does to both arms
+        self.own = random.Random(f"{run.arm}-{run.seed}")
+        self.speed = truth.speeds.get(run.arm, truth.speed if self.lolm else 1.0)
+        if self.lolm or run.arm in truth.speeds:
+            self.speed *= math.exp(self.own.gauss(0, truth.jitter))
+        self.identity = _identity(run)
+        self.references = References(UNIFORM, UNIGRAM, truth.bigram, truth.bigram - 0.2)
+
+    def write(self, kept: Iterable[str]) -> None:
+        key = (self.run.arm, self.run.seed)
+        write(self.layout.header(*key), self.header())
+        write_rows(self.layout.series(*key), self.rows())
+        write(self.layout.summary(*key), self.summary())
+        makers: dict[str, tuple[Path, Callable[[], Any]]] = {
+            "evaluate": (self.layout.evaluation(*key), self.evaluation),
+            "ablate": (self.layout.ablation(*key), self.ablation),
+            "recall": (self.layout.recall(*key), self.recall),
         }
-        record["gate"] = {
-            "mean": gate + 0.001 * run.seed,
-            "std_over_positions": 0.1,
-            "std_over_dimensions": 0.2,
-            "per_dimension": [gate] * 32,
-            "histogram": {"edges": [i / 10 for i in range(11)], "counts": [1, 2, 3, 5, 8, 13, 21, 34, 55, 34]},
-            "saturated_low": 0.01,
-            "saturated_high": 0.2,
-            "share": truth.share,
-            "target": gate + 0.001 * run.seed + truth.gate_target_gap,
-        }
-        record["regime"] = {
-            "codes": truth.codes,
-            "alive_sampled": truth.codes,
-            "alive_noise": truth.codes,
-            "alive_eval": truth.alive_eval,
-            "usage_entropy_sampled": 2.0,
-            "usage_entropy_noise": 2.07,
-            "usage_entropy_eval": 0.9,
-            "max_entropy": math.log(truth.codes),
-        }
-    return record
+        for stage, (path, make) in makers.items():
+            record = make()  # also where it is left out, so that the others have the same numbers
+            if stage in kept:
+                write(path, record)
 
+    # training
 
-def _positions(nats: float) -> dict[str, Any]:
-    edges = (0, 1, 2, 4, 8, 16, 32, 64)
-    bins = [{"start": a, "stop": b} | _score(nats + 1.5 / (1 + a) - 0.2) for a, b in zip(edges, edges[1:], strict=False)]
-    return {"bins": bins, "early": _score(nats + 0.3), "late": _score(nats - 0.1), "change": _score(-0.1)}
+    def ended(self, step: float) -> float:
+        """Loss where a schedule ended, nats."""
+        return law(step, self.speed) + self.shift + self.truth.offsets.get(self.run.arm, 0.0)
 
+    def loss(self, step: float) -> float:
+        return self.ended(step) + self.truth.bump * min(1.0, max(0.0, 5 * (1 - step / self.truth.steps)))
 
-def _length(multiple: int, nats: float) -> dict[str, Any]:
-    beyond = {"tokens": 2048, "nats": nats + 0.1, "nats_trained": nats} if multiple > 1 else None
-    return {"seq_len": 64 * multiple, "tokens": 4096, "beyond": beyond} | _score(nats + 0.05 * (multiple - 1))
+    def axes(self, step: int) -> dict[str, Any]:
+        tokens = step * TOKENS_PER_STEP
+        seconds = step * (0.02 if self.lolm else 0.01)
+        return {"step": step, "tokens": tokens, "flops": tokens * self.flops_per_token, "seconds": seconds}
 
+    def ends(self) -> list[int]:
+        """Steps of the run's own end of schedule, then of its annealed copies."""
+        return [self.truth.steps, *(round(share * self.truth.steps) for share in self.truth.cooldowns)]
 
-def _score(nats: float) -> dict[str, float]:
-    return {"nats": nats, "bits_per_byte": nats / 3, "accuracy": 0.3}
-
-
-def _ablation(run, fingerprint: str, loss, lolm: bool, truth: Truth, noise: random.Random) -> dict[str, Any]:
-    conditions = []
-
-    def add(step: int, intervention: str, value: float | None, nats: float) -> None:
-        conditions.append(
-            {
-                "step": step,
-                "intervention": intervention,
-                "value": value,
-                "nats": nats,
-                "bits_per_byte": nats / 3,
-                "accuracy": 0.2,
-                "kl_to_full": 0.0 if intervention == "none" else abs(nats - loss(step)),
-                "top1_agreement": 0.5,
-            }
+    def header(self) -> RunHeader:
+        run, flops = self.run, self.flops_per_token
+        return RunHeader(
+            name=run.name,
+            label=run.architecture.label,
+            fingerprint=self.identity["fingerprint"],
+            run=run,
+            parameters=Parameters(self.parameters, self.parameters, {"surface": self.parameters}),
+            flops_per_token=Flops(flops / 3, flops, flops * 1.02, {"surface": flops / 3}),
+            state_elements=1024 * (1 + self.index),
+            state_bytes=4096 * (1 + self.index),
+            device="cpu",
+            kernels="cpu",
+            data=DataChecksums("1" * 64, "2" * 64),
+            code="3" * 16,
         )
 
-    for step in (truth.steps // 10, truth.steps // 2, truth.steps):
-        full, grown = loss(step), step / truth.steps
+    def rows(self) -> list[dict[str, float]]:
+        truth, rows = self.truth, []
+        for step in range(0, truth.steps + 1, truth.log_every):
+            row: dict[str, float] = self.axes(step)
+            loss = self.loss(step)
+            if step:
+                row |= {"train/loss": loss + 0.05, "train/total": loss + 1, "train/grad_norm": 1.0, "train/lr": 1e-3}
+                row["speed/tokens_per_second"] = TOKENS_PER_STEP / (0.02 if self.lolm else 0.01)
+            if self.lolm and step:
+                gate = _gate(step / truth.steps, truth, self.own)
+                row |= {"gate/mean": gate, "gate/target": gate + truth.gate_target_gap}
+                row |= {"regime/alive": truth.codes, "regime/tau": 1.0}
+            if step % truth.eval_every == 0:
+                row |= {"val/nats": loss, "val/bits_per_byte": loss / 3, "val/accuracy": 0.3}
+                if self.lolm:
+                    row["val/gate_mean"] = _gate(step / truth.steps, truth, None)
+            rows.append(row)
+        for step in self.ends():
+            nats = self.ended(step)
+            rows.append(self.axes(step) | {"annealed/nats": nats, "annealed/bits_per_byte": nats / 3, "annealed/accuracy": 0.3})
+        return rows
+
+    def summary(self) -> Summary:
+        final = self.ended(self.truth.steps)
+        return Summary(
+            arm=self.run.arm,
+            seed=self.run.seed,
+            **self.axes(self.truth.steps),
+            annealing_seconds=0.1,
+            parameters=self.parameters,
+            flops_per_token=self.flops_per_token,
+            learning_rate=self.run.size.learning_rate,
+            train_loss=final,
+            tokens_per_second=1e4,
+            val_nats=final,
+            val_bits_per_byte=final / 3,
+            val_accuracy=0.3,
+            val_gate_mean=_gate(1.0, self.truth, None) if self.lolm else None,
+        )
+
+    # evaluation
+
+    def evaluation(self) -> Evaluation:
+        truth, nats = self.truth, self.ended(self.truth.steps)
+        windows = {str(n): self._length(n, nats + 0.02) for n in (1, 2)}
+        return Evaluation(
+            **self.identity,
+            step=truth.steps,
+            split="test",
+            tokens=4096,
+            bytes=9000,
+            validation=_score(nats),
+            test=_score(nats + 0.02),
+            references=self.references,
+            references_validation=self.references,
+            objectives={"future": truth.cpc} if self.lolm else None,
+            cpc=self._contrastive() if self.lolm else None,
+            gate=self._gate_summary() if self.lolm else None,
+            regime=self._regime() if self.lolm else None,
+            positions=self._positions(nats + 0.02),
+            lengths=Lengths(windows, {"4": "the test split is short"}),
+            samples=Samples(
+                texts=4,
+                prompt_tokens=8,
+                sample_tokens=16,
+                temperature=1.0,
+                top_k=0,
+                generated=Diversity(words=90, distinct_2=0.8, distinct_2_pooled=0.7, bigram_repetition=0.2),
+                real=Diversity(words=88, distinct_2=0.97, distinct_2_pooled=0.9, bigram_repetition=0.03),
+                examples=(Example("It was", " the the", " a <day> & night"),),
+            ),
+            schedule_ends=tuple(
+                ScheduleEnd(**self.axes(step), validation=_score(self.ended(step)), test=_score(self.ended(step) + 0.02))
+                for step in sorted(self.ends())
+            ),
+        )
+
+    def _contrastive(self) -> ContrastiveSummary:
+        truth = self.truth
+        return ContrastiveSummary(truth.cpc + 0.002 * self.run.seed, math.log(truth.candidates), truth.candidates)
+
+    def _gate_summary(self) -> GateSummary:
+        gate = self.truth.gate_path[2]
+        return GateSummary(
+            mean=gate + 0.001 * self.run.seed,
+            std_over_positions=0.1,
+            std_over_dimensions=0.2,
+            per_dimension=(gate,) * 32,
+            histogram=Histogram(tuple(i / 10 for i in range(11)), (1, 2, 3, 5, 8, 13, 21, 34, 55, 34)),
+            saturated_low=0.01,
+            saturated_high=0.2,
+            share=self.truth.share,
+            target=gate + 0.001 * self.run.seed + self.truth.gate_target_gap,
+        )
+
+    def _regime(self) -> RegimeSummary:
+        codes = self.truth.codes
+        return RegimeSummary(
+            codes=codes,
+            max_entropy=math.log(codes),
+            alive_sampled=codes,
+            usage_entropy_sampled=2.0,
+            alive_noise=codes,
+            usage_entropy_noise=2.07,
+            alive_eval=self.truth.alive_eval,
+            usage_entropy_eval=0.9,
+        )
+
+    @staticmethod
+    def _positions(nats: float) -> Positions:
+        def score(value: float) -> PositionScore:
+            return PositionScore(value, value / 3, 0.3)
+
+        edges = (0, 1, 2, 4, 8, 16, 32, 64)
+        losses = [(a, b, nats + 1.5 / (1 + a) - 0.2) for a, b in zip(edges, edges[1:], strict=False)]
+        bins = tuple(PositionBin(a, b, value, value / 3, 0.3) for a, b, value in losses)
+        return Positions(bins, score(nats + 0.3), score(nats - 0.1), PositionChange(-0.1, -0.1 / 3, 0.3))
+
+    @staticmethod
+    def _length(multiple: int, nats: float) -> LengthScore:
+        beyond = Beyond(2048, nats + 0.1, nats) if multiple > 1 else None
+        value = nats + 0.05 * (multiple - 1)
+        return LengthScore(64 * multiple, 4096, value, value / 3, beyond)
+
+    # the dependency laboratory
+
+    def ablation(self) -> Ablation:
+        truth = self.truth
+        steps = (truth.steps // 10, truth.steps // 2, truth.steps)
+        conditions: list[Condition] = []
+
+        def add(step: int, intervention: str, value: float | None, nats: float) -> None:
+            kl = 0.0 if intervention == "none" else abs(nats - self.loss(step))
+            conditions.append(Condition(step, intervention, value, nats, nats / 3, 0.2, kl, 0.5))
+
+        for step in steps:
+            self._published(step, add)
+        record = Ablation(**self.identity, split="test", tokens=2048, bytes=4500, references=self.references, conditions=())
+        if self.lolm and truth.laboratory:
+            self._removals(steps, add)
+            record = replace(
+                record, contributions=self._contributions(steps), readouts=self._readouts(), token_classes=self._classes()
+            )
+        return replace(record, conditions=tuple(conditions))
+
+    def _published(self, step: int, add: Callable[[int, str, float | None, float], None]) -> None:
+        truth, full, grown = self.truth, self.loss(step), step / self.truth.steps
         add(step, "none", None, full)
-        if not lolm:
-            add(step, "skip_last_blocks", 1.0, full + truth.skip_damage * grown + noise.gauss(0, 0.05))
-            continue
+        if not self.lolm:
+            add(step, "skip_last_blocks", 1.0, full + truth.skip_damage * grown + self.own.gauss(0, 0.05))
+            return
         for i in range(5):
             forced = i / 4
             end = truth.gate_one if forced >= 0.5 else truth.gate_zero
-            add(step, "gate", forced, full + abs(forced - 0.5) * 2 * (end - full) * grown + 0.1 + noise.gauss(0, 0.01))
+            add(step, "gate", forced, full + abs(forced - 0.5) * 2 * (end - full) * grown + 0.1 + self.own.gauss(0, 0.01))
         for alpha in (0.5, 1.0):
             add(step, "gate_blend_one", alpha, full + alpha**2 * (truth.gate_one - full) * grown)
             add(step, "gate_blend_zero", alpha, full + alpha**2 * (truth.gate_zero - full) * grown)
         for stream, mean in (("memory", truth.memory_mean), ("regime", truth.regime_mean)):
-            add(step, f"{stream}_mean", None, full + mean + noise.gauss(0, 0.001))
-            add(step, f"{stream}_zero", None, full + 2 * mean + noise.gauss(0, 0.001))
-    laboratory = _laboratory(truth, add, noise) if lolm and truth.laboratory else {}
-    return laboratory | {
-        "arm": run.arm,
-        "seed": run.seed,
-        "fingerprint": fingerprint,
-        "name": run.name,
-        "split": "test",
-        "tokens": 2048,
-        "bytes": 4500,
-        "references": {"uniform": UNIFORM, "unigram": UNIGRAM},
-        "conditions": conditions,
-    }
+            add(step, f"{stream}_mean", None, full + mean + self.own.gauss(0, 0.001))
+            add(step, f"{stream}_zero", None, full + 2 * mean + self.own.gauss(0, 0.001))
 
+    @property
+    def _damage(self) -> dict[str, float]:
+        return {"latent": self.truth.latent_mean, "surface": self.truth.surface_mean}
 
-def _laboratory(truth: Truth, add, noise: random.Random) -> dict[str, Any]:
-    """The rows of the dependency laboratory; damages grow linearly over training, every way of removal does the same."""
-    full = 3.0
-    damage = {"latent": truth.latent_mean, "surface": truth.surface_mean}
-    steps = (truth.steps // 10, truth.steps // 2, truth.steps)
-    contributions = []
-    for step in steps:
-        grown, jitter = step / truth.steps, noise.gauss(0, 0.005)
-        for branch, end in damage.items():
-            for way in ("zero", "mean", "resample", "gaussian"):
-                for kept in ("", "+match_norm"):
-                    add(step, f"{branch}_{way}{kept}", None, full + end * grown + jitter * (branch == "latent"))
-        for draw in range(8):
-            half = truth.split * (draw + 1) / 8
-            add(step, f"split_{draw}_first", None, full + 0.4)
-            add(step, f"split_{draw}_second", None, full + 0.4 + half)
-        gate = _gate(grown, truth, None)
-        addend = {"mean_norm": 3.0, "variance_share": 1 - truth.share, "logit": 1.0, "logit_centred": 0.9}
-        parts = {"surface": addend | {"variance_share": truth.share}, "latent": addend}
-        contributions.append({"step": step, "gate": gate, "addends": parts})
-    readouts = [
-        {
-            "step": truth.steps,
-            "intervention": name,
-            "value": value,
-            "readout": readout,
-            "full": full,
-            "damaged": full + end,
-            "refitted": full + end * (1 - share) + noise.gauss(0, 0.002),
-            "recovered": share,
-            "temperature": None,
-        }
-        for name, value, end in (
+    def _removals(self, steps: tuple[int, ...], add: Callable[[int, str, float | None, float], None]) -> None:
+        """Damages grow linearly over training, every way of removal does the same."""
+        for step in steps:
+            grown, jitter = step / self.truth.steps, self.own.gauss(0, 0.005)
+            for branch, end in self._damage.items():
+                for way in ("zero", "mean", "resample", "gaussian"):
+                    for kept in ("", "+match_norm"):
+                        add(step, f"{branch}_{way}{kept}", None, 3.0 + end * grown + jitter * (branch == "latent"))
+            for draw in range(8):
+                half = self.truth.split * (draw + 1) / 8
+                add(step, f"split_{draw}_first", None, 3.4)
+                add(step, f"split_{draw}_second", None, 3.4 + half)
+
+    def _contributions(self, steps: tuple[int, ...]) -> tuple[Contribution, ...]:
+        share = self.truth.share
+        addends = {"surface": Addend(3.0, share, 1.0, 0.9), "latent": Addend(3.0, 1 - share, 1.0, 0.9)}
+        return tuple(Contribution(step, _gate(step / self.truth.steps, self.truth, None), addends) for step in steps)
+
+    def _readouts(self) -> tuple[Readout, ...]:
+        full, damage, recovered = 3.0, self._damage, self.truth.recovered
+        damaged = (
             ("none", None, 0.0),
             ("gate", 1.0, 2.0),
             ("gate", 0.0, 1.0),
             ("latent_mean", None, damage["latent"]),
             ("surface_mean", None, damage["surface"]),
         )
-        for readout, share in (("temperature", 0.1), ("affine", truth.recovered / 2), ("head", truth.recovered))
-    ]
-    classes = [
-        {
-            "step": truth.steps,
-            "class": name,
-            "tokens": 500,
-            "nats": full,
-            "gate_mean": 0.5 + shift + noise.gauss(0, 0.003),
-            "gate_std": 0.1,
-            "damage_latent_mean": damage["latent"],
-            "damage_surface_mean": damage["surface"],
+        return tuple(
+            Readout(
+                step=self.truth.steps,
+                intervention=name,
+                value=value,
+                readout=readout,
+                full=full,
+                damaged=full + end,
+                refitted=full + end * (1 - share) + self.own.gauss(0, 0.002),
+                recovered=share,
+            )
+            for name, value, end in damaged
+            for readout, share in (("temperature", 0.1), ("affine", recovered / 2), ("head", recovered))
+        )
+
+    def _classes(self) -> tuple[TokenClass, ...]:
+        return tuple(
+            TokenClass(
+                step=self.truth.steps,
+                token_class=name,
+                tokens=500,
+                nats=3.0,
+                gate_mean=0.5 + shift + self.own.gauss(0, 0.003),
+                gate_std=0.1,
+                damage_latent_mean=self.truth.latent_mean,
+                damage_surface_mean=self.truth.surface_mean,
+            )
+            for name, shift in (("all", 0.0), ("function_word", self.truth.function_gate), ("content_word", 0.0))
+        )
+
+    # recall
+
+    def recall(self) -> Recall:
+        mqar = min(1.0, 0.3 + 0.05 * self.index + self.own.uniform(0, 0.05))
+        tasks = {
+            "mqar": RecallTask(100, 64, 8, 1 / 64, 1 / 8, mqar, 0.5),
+            "induction": RecallTask(100, 64, None, 1 / 127, 1 / 32, 0.9 - self.own.uniform(0, 0.05), 0.5),
         }
-        for name, shift in (("all", 0.0), ("function_word", truth.function_gate), ("content_word", 0.0))
-    ]
-    return {"contributions": contributions, "readouts": readouts, "token_classes": classes}
+        return Recall(
+            **(self.identity | {"fingerprint": "0" * 16}),
+            model=model_of(self.run),
+            state_elements=1024 * (1 + self.index),
+            tasks=tasks,
+        )

@@ -87,8 +87,8 @@ def main_effects(results: ScaleResults, outcome: str) -> list[Effect]:
     effect stands for its aliases too: of resolution III they are interactions of two factors. Empty where the study has no
     design, an arm was not run, or a run lacks the outcome.
     """
-    design = getattr(results.params.study, "factors", {})
-    arms, read = results.params.study.arms, measure(results, outcome)
+    design = getattr(results.params.selected, "factors", {})
+    arms, read = results.params.selected.arms, measure(results, outcome)
     values = {(run.arm, run.seed): read(run) for run in results.runs}
     if not design or any(values.get((arm, seed)) is None for arm in arms for seed in results.seeds):
         return []

@@ -63,7 +63,9 @@ def against_decoder(results: ScaleResults) -> bool:
 
 
 def _without_baseline(results: ScaleResults) -> ScaleResults:
-    return replace(results, params=replace(results.params, study=replace(results.params.study, baseline="")))
+    params = results.params
+    study = replace(params.selected, baseline="")
+    return replace(results, params=replace(params, studies=params.studies | {params.study: study}))
 
 
 def with_figures(ledger: Sequence[Claim], drawn: Iterable[str]) -> list[Claim]:

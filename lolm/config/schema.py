@@ -481,7 +481,6 @@ class StudyConfig:
         ConfigError: seeds, arms or recall that are empty, repeated or unknown; factors that are unbalanced or not orthogonal.
     """
 
-    name: str  # its folder under reports/<scale>/
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
     subject: str  # the arm that the claims are about
@@ -489,6 +488,7 @@ class StudyConfig:
     matched: bool = True  # whether the two must have equally many parameters
     recall: tuple[str, ...] | None = None  # the arms that are also trained on the recall tasks: at least one; None: all
     factors: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    name: str = ""  # its key under `studies`, and its folder under reports/<scale>/
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -530,7 +530,7 @@ class Params:
     """The whole of ``params.yaml``."""
 
     scale: str
-    study: StudyConfig
+    study: str
     studies: dict[str, StudyConfig]
     analysis: AnalysisConfig
     architectures: dict[str, ArchitectureConfig]
@@ -541,10 +541,16 @@ class Params:
     def __post_init__(self) -> None:
         if self.scale not in self.scales:
             raise ConfigError(f"scale: {self.scale!r} is not a preset of 'scales'{nearest(self.scale, self.scales)}")
+        if self.study not in self.studies:
+            raise ConfigError(f"study: {self.study!r} is not one of 'studies'{nearest(self.study, self.studies)}")
+        for key, study in self.studies.items():
+            if study.name not in ("", key):
+                raise ConfigError(f"studies.{key}.name: is {study.name!r}; leave it out, a study is called by its key")
+        object.__setattr__(self, "studies", {key: replace(study, name=key) for key, study in self.studies.items()})
         for name in (*self.scales, *self.architectures):
             if "." in name:
                 raise ConfigError(f"{name!r}: a scale or arm cannot have a dot in its name, which DVC reads as a level of keys")
-        for study in (self.study, *self.studies.values()):
+        for study in self.studies.values():
             if study.name in ("runs", "sweep", "recall") or "." in study.name or "/" in study.name:
                 raise ConfigError(f"study {study.name!r}: its folder cannot be called so; use letters, digits, - and _")
             for arm in study.arms:
@@ -552,6 +558,19 @@ class Params:
                     raise ConfigError(
                         f"study {study.name!r}: no arm {arm!r} under 'architectures'{nearest(arm, self.architectures)}"
                     )
+
+    @property
+    def selected(self) -> StudyConfig:
+        """The study that ``study`` names."""
+        return self.studies[self.study]
+
+    def select(self, scale: str | None = None, study: str | None = None) -> Params:
+        """The same parameters with another scale, another study, or both; raises ConfigError naming the nearest."""
+        scale, study = scale or self.scale, study or self.study
+        scale_of(self, scale)
+        if study not in self.studies:
+            raise ConfigError(f"no study {study!r} under 'studies'{nearest(study, self.studies)}")
+        return replace(self, scale=scale, study=study)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def read_text(path: str | Path) -> str:
 def write_text(path: str | Path, text: str) -> None:
     """Write text whole or not at all, compressed where the name ends in ``.xz``: the same bytes for the same text."""
     content = text.encode("utf-8")
-    write_bytes(path, lzma.compress(content, preset=9) if Path(path).suffix == ".xz" else content)
+    write_bytes(path, lzma.compress(content, preset=6) if Path(path).suffix == ".xz" else content)
 
 
 def _parsed(text: str, path: str | Path) -> Any:

@@ -214,8 +214,8 @@ def test_arms_against_the_subject(results_of):
 def test_the_declared_pair_is_not_corrected_and_leaves_the_family(results_of):
     arms = ("lolm", "transformer", "lolm_sum", "lolm_half")
     results = results_of(Truth(jitter=0.001), arms=arms)
-    study = replace(results.params.study, baseline="lolm_sum")
-    ledger = ledger_of(replace(results, params=replace(results.params, study=study)))
+    study = replace(results.params.selected, baseline="lolm_sum")
+    ledger = ledger_of(replace(results, params=replace(results.params, studies=results.params.studies | {study.name: study})))
     assert "declared comparison, not corrected" in ledger["gate_sum"].rule
     assert ledger["gate_sum"].sound.interval == pytest.approx(arm_effect(results, "lolm_sum", "nats").interval)
     assert "for 1 contrast asked" in ledger["gate_half"].rule
@@ -242,7 +242,7 @@ def test_main_effects_by_hand(results_of):
     arms = ("lolm", "lolm_sum", "lolm_half", "lolm_concat")
     offsets = {"lolm_sum": 0.2, "lolm_half": -0.1, "lolm_concat": 0.1}
     results = results_of(Truth(jitter=0.0, offsets=offsets), arms=arms)
-    study = results.params.study
+    study = results.params.selected
     object.__setattr__(study, "factors", {"a": ("lolm_sum", "lolm_concat"), "b": ("lolm_half", "lolm_concat")})
     found = {e.name: e.difference.value for e in main_effects(results, "nats")}
     assert found["a"] == pytest.approx(0.2, abs=1e-9)

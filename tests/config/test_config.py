@@ -61,7 +61,9 @@ def with_change(path: str, value) -> dict:
         ("scales.tiny.sizes.lolm", 7, r"scales\.tiny\.sizes\.lolm: expected a mapping, got int 7"),
         ("architectures.lolm.latent.form", "mambo", r"architectures\.lolm\.latent\.form: 'mambo' .*did you mean 'mamba'\?"),
         ("scales.tiny.training.steps", KeyError, r"missing key 'scales\.tiny\.training\.steps'"),
-        ("study.baseline", KeyError, r"missing key 'study\.baseline'"),
+        ("studies.main.baseline", KeyError, r"missing key 'studies\.main\.baseline'"),
+        ("study", "fields", r"study: 'fields' is not one of 'studies'; did you mean 'field'\?"),
+        ("studies.main.name", "field", r"studies\.main\.name: is 'field'; leave it out"),
         ("architectures.lolm.surface.pattern", ["laier"], r"architectures\.lolm\.surface: .*'laier'.*did you mean 'layer'\?"),
         ("scales.tiny.training.batch_size", 0, r"scales\.tiny\.training: training\.batch_size must be at least 1, got 0"),
         ("scales.tiny.training.warmup_steps", 10**6, r"scales\.tiny\.training: training\.warmup_steps 1000000 leaves nothing"),
@@ -74,8 +76,7 @@ def with_change(path: str, value) -> dict:
         ("scale", "tinny", r"scale: 'tinny' is not a preset of 'scales'; did you mean 'tiny'\?"),
         ("studies.inversion.arms", ["lolm", "transfomer"], r"no arm 'transfomer' .*did you mean 'transformer'\?"),
         ("studies.gates.arms", ["lolm", "lolm"], r"studies\.gates: arms: need at least one, each once"),
-        ("study.seeds", [], r"study: seeds: need at least one"),
-        ("study.name", "runs", r"study 'runs': its folder cannot be called so"),
+        ("studies.main.seeds", [], r"studies\.main: seeds: need at least one"),
         ("scales.tiny.sweep.factors", [1.0, 2.0], r"scales\.tiny\.sweep: sweep\.factors: at least three"),
         ("scales.tiny.recall.pairs", 40, r"scales\.tiny\.recall: recall\.pairs 40 need recall\.seq_len of at least 120"),
         ("scales.tiny.evaluation.lengths", [0], r"scales\.tiny\.evaluation: evaluation\.lengths"),
@@ -184,7 +185,7 @@ def test_runs_recorded_before_a_field_existed_still_load():
 def test_every_study_says_which_arms_are_trained_on_the_recall_tasks():
     """DVC reads the list from params.yaml and knows no default."""
     assert [name for name, study in PARAMS.studies.items() if study.recall is None] == []
-    assert replace(PARAMS.study, recall=None).recall_arms == PARAMS.study.arms
+    assert replace(PARAMS.selected, recall=None).recall_arms == PARAMS.selected.arms
 
 
 def levels(study: str, of) -> dict[str, tuple[str, ...]]:

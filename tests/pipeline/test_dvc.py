@@ -323,7 +323,7 @@ def pristine(project):
 def test_stage_names(project):
     params = load_params(project / "params.yaml")
     names = {line for line in dvc(project, "stage", "list", "--name-only").splitlines() if line}
-    study = params.study
+    study = params.selected
     suffixes = {
         **dict.fromkeys(PER_RUN, [f"-{arm}-{seed}" for arm in study.arms for seed in study.seeds]),
         "recall": [f"-{arm}-{seed}" for arm in study.recall_arms for seed in study.seeds],
@@ -360,7 +360,7 @@ def test_another_study_shares_the_runs_it_can(pristine):
 @pytest.mark.slow
 def test_one_arms_parameter_reruns_that_arm_alone(pristine):
     params = load_params(pristine / "params.yaml")
-    scale, study = params.scale, params.study
+    scale, study = params.scale, params.selected
     arm, path = study.subject, pristine / "params.yaml"
     label = params.architectures[arm].label
     edited(path, f"label: {label}\n", f"label: {label}, changed\n")

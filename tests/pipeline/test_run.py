@@ -306,19 +306,19 @@ def test_the_plan_names_the_runs_and_the_time(project):
 
 def test_only_the_arms_a_study_names_are_trained_on_recall(project):
     params = load_params("params.yaml")
-    params = replace(params, study=replace(params.study, recall=("lolm",)))
+    params = replace(params, studies={params.study: replace(params.selected, recall=("lolm",))})
     stages = timed_stages(params, "smoke")
     assert {name for name in stages if name.startswith("recall")} == {"recall@smoke-lolm-1", "recall@smoke-lolm-2"}
     assert len(stages) == 2 + 4 * 4 - 2
     runs = run.planned_runs(params, "smoke")
-    assert run.all_will_be_made(stages, params.study, "smoke", runs)
-    assert not run.all_will_be_made(stages - {"recall@smoke-lolm-1", "train@smoke-lolm-1"}, params.study, "smoke", runs)
+    assert run.all_will_be_made(stages, params.selected, "smoke", runs)
+    assert not run.all_will_be_made(stages - {"recall@smoke-lolm-1", "train@smoke-lolm-1"}, params.selected, "smoke", runs)
 
 
 def test_a_study_without_its_recall_arms_is_told_so(project):
     params = load_params("params.yaml")
     assert run.chosen(params, "smoke", "main").study.recall == ("lolm", "transformer")
-    params = replace(params, study=replace(params.study, recall=None))
+    params = replace(params, studies={params.study: replace(params.selected, recall=None)})
     with pytest.raises(ConfigError, match="studies.main: recall is missing"):
         run.chosen(params, None, None)
 

@@ -56,7 +56,7 @@ def test_recall_of_another_model_and_a_stale_sweep_are_refused(tmp_path):
 def test_studies_share_runs(tmp_path):
     write_results(tmp_path, arms=("lolm", "transformer"), seeds=(1, 2))
     params = yaml.safe_load((tmp_path / "params.yaml").read_text())
-    params["studies"]["one"] = {"name": "one", "arms": ["lolm"], "seeds": [2], "subject": "lolm", "baseline": "transformer"}
+    params["studies"]["one"] = {"arms": ["lolm"], "seeds": [2], "subject": "lolm", "baseline": "transformer"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     plan = tmp_path / "reports/smoke/one/plan.json"
     plan.parent.mkdir()

@@ -285,7 +285,7 @@ def token_classes(results: ScaleResults) -> Picture | None:
 
 def training_arms(results: ScaleResults) -> Picture | None:
     """Arms of the subject's family minus the subject, or main effects of a design, in every outcome."""
-    read = main_effects if getattr(results.params.study, "factors", {}) else arm_effects
+    read = main_effects if getattr(results.params.selected, "factors", {}) else arm_effects
     effects: dict[str, list[Effect]] = {key: read(results, key) for key in OUTCOMES} if results.subject else {}
     family = {arm for arm in results.arms if results.family(arm) == "lolm"}
     if read is arm_effects:
