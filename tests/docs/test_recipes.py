@@ -108,16 +108,13 @@ def test_claim(tmp_path):
     from lolm.records.results import load_results
 
     entry = run("claim")["ENTRY"]
-    whole, lacking = tmp_path / "whole", tmp_path / "lacking"
-    whole.mkdir()
-    lacking.mkdir()
-    results = load_results(write_results(whole, seeds=(1, 2, 3)) or whole)
+    results = load_results(write_results(tmp_path / "whole"))
     claim = decide(entry, results, {entry.id: entry})
     accuracies = [run.evaluation.test.accuracy for run in results.of(results.subject)]
     assert claim.verdict == ("holds" if min(accuracies) > 1 / 3 else "fails" if max(accuracies) < 1 / 3 else "inconclusive")
     assert claim.sound.per_seed == tuple(accuracies)
     assert claim.sound.n_seeds == 3
-    results = load_results(write_results(lacking, arms=("transformer",), seeds=(1, 2, 3)) or lacking)
+    results = load_results(write_results(tmp_path / "lacking", not_run=["lolm"]))
     claim = decide(entry, results, {entry.id: entry})
     assert claim.verdict == "not run"
     assert "make repro" in claim.needs.command
@@ -131,7 +128,7 @@ def test_figure(tmp_path, monkeypatch):
     from lolm.report import figures
 
     entry = run("figure")["FIGURE"]
-    results = load_results(write_results(tmp_path, seeds=(1, 2)) or tmp_path)
+    results = load_results(write_results(tmp_path, seeds=(1, 2)))
     monkeypatch.setattr(figures, "FIGURES", (*figures.FIGURES, entry))
     picture = figures.pictures(results)[-1]
     assert picture.name == entry.name
