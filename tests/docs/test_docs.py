@@ -147,6 +147,20 @@ def test_readme_counts_studies_as_they_are():
         assert (len(studies[name].arms), len(studies[name].seeds)) == (int(arms), int(seeds)), name
 
 
+def test_findings_are_those_of_the_ledger(monkeypatch):
+    """What the README says was found is what the generator makes of the committed records."""
+    from lolm.claims import merged_ledger
+    from lolm.report.front import readme_block
+    from pipeline import front
+
+    monkeypatch.chdir(ROOT)
+    params = load_params()
+    claims = merged_ledger(front.scale_results(params, params.scale), params, params.scale)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = front.with_block(text, readme_block(params.scale, params, claims))
+    assert text == found, "run `python -m pipeline.front --readme`"
+
+
 def test_citation():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
