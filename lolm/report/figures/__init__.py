@@ -159,6 +159,6 @@ def pictures(results: ScaleResults) -> list[Picture]:
     return [picture for entry in FIGURES if (picture := entry.picture(results)) is not None]
 
 
-def left_out(results: ScaleResults) -> list[tuple[str, str]]:
-    """Title of every figure that these results have no data for, and what it would need."""
-    return [(entry.title, entry.needs) for entry in FIGURES if entry.table(results).empty]
+def left_out(results: ScaleResults) -> list[FigureEntry]:
+    """The figures that these results have no data for; each says what it needs."""
+    return [entry for entry in FIGURES if entry.table(results).empty]
