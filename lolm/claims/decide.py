@@ -8,8 +8,9 @@ from dataclasses import replace
 from lolm.analysis.statistics import Estimate
 from lolm.claims.controls import CONTROLS
 from lolm.claims.cost import Needs, needs
-from lolm.claims.entry import NO_PAIR, Context, Entry, NotRun, Reading, Undecided
+from lolm.claims.entry import Context, Entry, NotRun, Reading, Undecided
 from lolm.claims.ledger import DECIDED, INCONCLUSIVE, NOT_RUN, UNTESTABLE, Claim, Control, Quantity, runs_of
+from lolm.claims.measures.common import against_decoder
 from lolm.claims.published import NUMBERS
 from lolm.records.results import ScaleResults
 
@@ -49,17 +50,6 @@ def decide(entry: Entry, results: ScaleResults, entries: Mapping[str, Entry]) ->
     return _incomplete(entry, results, claim)
 
 
-def unrun(entry: Entry, results: ScaleResults, why: str) -> Claim:
-    """The claim as one that nothing was run for."""
-    return _claim(entry, results, verdict=NOT_RUN, why=why, needs=needs(results.params, results.scale, entry.study))
-
-
-def against_decoder(results: ScaleResults) -> bool:
-    """Whether the declared baseline has no latent stream, as in every published comparison."""
-    architecture = results.params.architectures.get(results.params.selected.baseline)
-    return architecture is None or architecture.family != "lolm" or architecture.latent.form == "none"
-
-
 def withheld(claim: Claim, arms: str) -> Claim:
     """The numbers of a claim without its verdict: models that know less than a bigram model are no test of anything."""
     if claim.verdict not in DECIDED:
@@ -86,20 +76,19 @@ def _claim(entry: Entry, results: ScaleResults, **found) -> Claim:
 
 
 def _undecided(entry: Entry, results: ScaleResults, missing: Undecided, elsewhere: bool) -> Claim:
-    wanted = needs(results.params, entry.scale or results.scale, entry.study)
     verdict, why = missing.verdict, str(missing)
     if elsewhere:
         verdict, why = UNTESTABLE, _another_model(entry, results)
+    elif verdict == NOT_RUN and not (results.runs or results.diverged):
+        why = f"study {entry.study} was not run at scale {results.scale}"
     elif verdict == NOT_RUN:
-        gone = [arm for arm in entry.arms(results) if any(run.arm == arm for run in results.diverged)]
-        if any(not results.of(arm) for arm in gone):
-            verdict = INCONCLUSIVE
+        if any(not results.of(run.arm) for run in results.diverged if run.arm in entry.arms(results)):
+            verdict = INCONCLUSIVE  # it was run: every run of an arm diverged
         why = f"{_sentence(why)}{_diverged(entry, results)}"
-        if verdict == NOT_RUN and entry.study != results.study:
-            why += f" Study {entry.study} tests it."
-    else:
-        wanted = None if entry.scale is None and entry.study == "" else wanted
-    return _claim(entry, results, verdict=verdict, why=_sentence(why), needs=None if verdict == INCONCLUSIVE else wanted)
+        why += f" Study {entry.study} tests it." if verdict == NOT_RUN and entry.study != results.study else ""
+    scale = entry.scale or (entry.further_scale if verdict == UNTESTABLE else None) or results.scale
+    wanted = None if verdict == INCONCLUSIVE else needs(results.params, scale, entry.study)
+    return _claim(entry, results, verdict=verdict, why=_sentence(why), needs=wanted)
 
 
 def _elsewhere(entry: Entry, results: ScaleResults, ours: Quantity | None) -> Claim:
@@ -159,9 +148,9 @@ def _controls(entry: Entry, results: ScaleResults) -> tuple[Control, ...]:
 
 
 def _further(entry: Entry, results: ScaleResults) -> Needs | None:
-    """The study that holds what the controls ask for, if it is another one."""
-    study = entry.controls_study
-    return None if study is None or study == results.study else needs(results.params, results.scale, study)
+    """Where more is to be had, if that is not these runs."""
+    scale, study = entry.further_scale or results.scale, entry.further_study
+    return None if study is None or (scale, study) == (results.scale, results.study) else needs(results.params, scale, study)
 
 
 def _incomplete(entry: Entry, results: ScaleResults, claim: Claim) -> Claim:
@@ -183,6 +172,3 @@ def _diverged(entry: Entry, results: ScaleResults) -> str:
 def _sentence(text: str) -> str:
     text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else text + "."
-
-
-__all__ = ["NO_PAIR", "against_decoder", "decide", "unrun", "withheld"]

@@ -120,7 +120,8 @@ class Entry:
         lead: what is judged, in words: ``why`` is "<lead>: <where the interval lies>."
         published, stated: keys of ``NUMBERS`` and of ``SOURCES`` in :mod:`lolm.claims.published`.
         caveats: what the verdict leaves open.
-        controls: keys of :data:`lolm.claims.controls.CONTROLS`; ``controls_study`` runs what they take.
+        controls: keys of :data:`lolm.claims.controls.CONTROLS`.
+        further_study, further_scale: where more is to be had: what the controls take, or the next size.
         scale: of a level of one published model, its preset; elsewhere no run can show it.
         pair: whether it is held against the study's baseline, which has to be a model without a latent stream.
         modern: the same statement against the modern Transformer, where that is asked too.
@@ -143,7 +144,8 @@ class Entry:
     stated: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
-    controls_study: str | None = None
+    further_study: str | None = None
+    further_scale: str | None = None
     figure: str | None = None
     scale: str | None = None
     pair: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lolm.analysis.statistics import Estimate, paired_difference, t_interval
+from lolm.analysis.statistics import paired_difference, t_interval
 from lolm.claims.entry import NotRun
 from lolm.claims.ledger import Quantity
 from lolm.records.results import RunRecord, ScaleResults
@@ -46,6 +46,12 @@ def difference(
     return Quantity.of(paired_difference(a, b, results.analysis.confidence), unit, definition)
 
 
+def against_decoder(results: ScaleResults) -> bool:
+    """Whether the declared baseline has no latent stream, as in every published comparison."""
+    architecture = results.params.architectures.get(results.params.selected.baseline)
+    return architecture is None or architecture.family != "lolm" or architecture.latent.form == "none"
+
+
 def again(results: ScaleResults) -> str:
     """Which command makes a measurement that the records lack."""
     return f"measured by `make repro SCALE={results.scale} STUDY={results.study}`"
@@ -72,7 +78,3 @@ def nats(run: RunRecord, intervention: str, value: float | None = None, step: in
         at = "" if value is None else f" = {value:g}"
         raise NotRun(f"{run.name}: the intervention {intervention}{at} was not measured")
     return found.nats
-
-
-def mapped(estimate: Estimate | None, function: Callable[[float], float]) -> Estimate | None:
-    return None if estimate is None else estimate.map(function)

@@ -10,6 +10,7 @@ from lolm.analysis.statistics import Estimate, equivalence, geometric_interval, 
 from lolm.claims.cost import flops_per_token
 from lolm.claims.entry import Context, NotRun, NotTestable, Reading
 from lolm.claims.ledger import COUNTED, FAILS, HOLDS, INCONCLUSIVE, Quantity
+from lolm.claims.measures.common import against_decoder
 from lolm.claims.measures.efficiency import AXIS_NAMES, Pairs, parameters
 from lolm.claims.numbers import show
 from lolm.claims.published import NUMBERS, clipped_perplexity
@@ -192,7 +193,7 @@ def step_overhead(context: Context) -> Reading:
     """Training FLOPs of the published pair on TPU, LOLM's over the baseline's minus 1, by this project's count."""
     results, printed = context.results, NUMBERS["flops_overhead"].value
     here = None
-    if results.subject and results.baseline:
+    if results.subject and results.baseline and against_decoder(results):
         mine, theirs = (results.of(arm)[0].header.flops_per_token.training for arm in (results.subject, results.baseline))
         here = mine / theirs - 1
     try:

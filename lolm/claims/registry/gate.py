@@ -24,7 +24,7 @@ ENTRIES = (
         published=LEVELS,
         published_definition=LOGGED,
         controls=("addends",),
-        controls_study="gate",
+        further_study="gate",
         figure="gate_path",
     ),
     Entry(
@@ -66,7 +66,7 @@ ENTRIES = (
         definition="mean gate minus mean target, test split",
         stated=("paper", "scaling"),
         controls=("free_gate",),
-        controls_study="gate",
+        further_study="gate",
         figure="gate_path",
     ),
     Entry(
@@ -80,7 +80,7 @@ ENTRIES = (
         published=("latent_share",),
         published_definition="one minus the mean gate",
         controls=("addends",),
-        controls_study="gate",
+        further_study="gate",
         figure="contributions",
     ),
     Entry(
@@ -94,6 +94,8 @@ ENTRIES = (
         published=("gate_start", "gate_dip"),
         stated=("scaling",),
         figure="gate_path",
+        further_study="main",
+        further_scale="304m",
         fact="gate_reversal",
     ),
 )
