@@ -8,9 +8,11 @@ stands for what a model does not have, or what could not be measured, as its doc
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from lolm.config import RunConfig
+from lolm.records import names
 
 # ---------------------------------------------------------------------------------------------- what every record begins with
 
@@ -405,6 +407,50 @@ class Ablation(Identity):
     contributions: tuple[Contribution, ...] = ()
     readouts: tuple[Readout, ...] = ()
     token_classes: tuple[TokenClass, ...] = ()
+
+    @cached_property
+    def steps(self) -> tuple[int, ...]:
+        """Checkpoints the interventions were measured at, ascending."""
+        return tuple(sorted({condition.step for condition in self.conditions}))
+
+    def condition(self, intervention: str, value: float | None = None, step: int | None = None) -> Condition | None:
+        """The measurement under one intervention at one checkpoint (default: the last); None if it was not made.
+
+        Raises:
+            RecordError: there is no such intervention.
+        """
+        names.check_intervention(intervention)
+        if step is None:
+            step = self.steps[-1] if self.steps else -1
+        for found in self._by_name.get((intervention, step), ()):
+            if _same(found.value, value):
+                return found
+        return None
+
+    def readout(self, readout: str, intervention: str, value: float | None = None) -> Readout | None:
+        """The readout refitted under an intervention at the last checkpoint; None if it was not made; RecordError as above."""
+        names.check_readout(readout)
+        names.check_intervention(intervention)
+        rows = [row for row in self.readouts if row.readout == readout and row.intervention == intervention]
+        return next((row for row in rows if _same(row.value, value)), None)
+
+    def token_class(self, name: str) -> TokenClass | None:
+        """Gate and damage over one class of tokens; None if it was not measured or has no token; RecordError as above."""
+        names.check_token_class(name)
+        return next((row for row in self.token_classes if row.token_class == name), None)
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, int], list[Condition]]:
+        rows: dict[tuple[str, int], list[Condition]] = {}
+        for condition in self.conditions:
+            rows.setdefault((condition.intervention, condition.step), []).append(condition)
+        return rows
+
+
+def _same(measured: float | None, asked: float | None) -> bool:
+    if measured is None or asked is None:
+        return measured is asked
+    return abs(measured - asked) < 1e-9
 
 
 # ---------------------------------------------------------------------------------------------- recall, sweeps, plans
