@@ -285,7 +285,8 @@ def load_run(layout: Layout, key: RunKey) -> RunRecord | None:
 def _check_names(path: Path, ablation: Ablation) -> None:
     """A row under a name that nobody can ask for would be lost without a word."""
     checks = (
-        (names.check_intervention, {row.intervention for row in (*ablation.conditions, *ablation.readouts)}),
+        (names.check_intervention, {row.intervention for row in ablation.conditions}),
+        (names.check_intervention, {row.intervention for row in ablation.readouts}),
         (names.check_readout, {row.readout for row in ablation.readouts}),
         (names.check_token_class, {row.token_class for row in ablation.token_classes}),
     )
