@@ -8,6 +8,7 @@ from typing import Any
 
 from lolm.claims.ledger import NOT_RUN, UNTESTABLE, Claim
 from lolm.claims.published import NUMBERS
+from lolm.claims.sentences import FINDINGS, sentence, tally
 from lolm.config import Params
 from lolm.records.results import ScaleResults
 from lolm.report.figures import FIGURES
@@ -40,7 +41,7 @@ QUESTIONS = (
         ("inversion_preregistered", "inversion_null", "inversion_control", "damage_is_information", "inversion"),
         "inversion_statistic",
     ),
-    Question("Does the gate find its level, and does it say who contributes?", ("gate_target", "gate_reversal", "gate_share", "gate_free")),
+    Question("Does the gate find its level, and does it say who contributes?", ("gate_target", "gate_free", "gate_surface", "gate_reversal", "gate_share")),
 )
 
 
@@ -83,26 +84,33 @@ def study_lines(params: Params, scale: str, results_by_study: Mapping[str, Scale
 
 
 def front_page(
-    scale: str, params: Params, results_by_study: Mapping[str, ScaleResults], claims: Sequence[Claim], findings: Sequence[str],
-    here: str = "",
+    scale: str, params: Params, results_by_study: Mapping[str, ScaleResults], claims: Sequence[Claim], here: str = ""
 ) -> str:
     """``index.html`` over all studies of a scale.
 
     Args:
         results_by_study: of the studies that have a run.
         claims: the merged ledger, each claim once.
-        findings: sentences made from the verdicts.
         here: path from the page to the folder of the studies' pages, ``tiny/`` for the page above the scales.
-    """  # fmt: skip
-    return render("front.html", **_context(scale, params, results_by_study, claims, findings, here), svgs=_figures(results_by_study, claims))
+    """
+    context = _context(scale, params, results_by_study, claims, here)
+    return render("front.html", **context, figures=_figures(results_by_study, claims))
 
 
 def front_markdown(
-    scale: str, params: Params, results_by_study: Mapping[str, ScaleResults], claims: Sequence[Claim], findings: Sequence[str],
-    here: str = "",
+    scale: str, params: Params, results_by_study: Mapping[str, ScaleResults], claims: Sequence[Claim], here: str = ""
 ) -> str:
-    """``claims.md`` over all studies of a scale."""  # fmt: skip
-    return render("front.md", **_context(scale, params, results_by_study, claims, findings, here))
+    """``claims.md`` over all studies of a scale."""
+    return render("front.md", **_context(scale, params, results_by_study, claims, here))
+
+
+def readme_block(scale: str, params: Params, claims: Sequence[Claim]) -> str:
+    """What the README says was found: the headline claims with their numbers and verdicts, made from the ledger alone."""
+    by_id = {claim.id: claim for claim in claims}
+    said = [by_id[finding.claim] for finding in FINDINGS if finding.claim in by_id]
+    measured = [claim for claim in said if claim.verdict not in (NOT_RUN, UNTESTABLE)]
+    level = f"{100 * params.analysis.confidence:g} %"
+    return render("readme.md", scale=scale, level=level, claims=measured, unrun=len(said) - len(measured), tally=tally(claims))
 
 
 def pointer(target: str, title: str) -> str:
@@ -111,24 +119,29 @@ def pointer(target: str, title: str) -> str:
 
 
 def _context(
-    scale: str, params: Params, results_by_study: Mapping[str, ScaleResults], claims: Sequence[Claim], findings: Sequence[str], here: str
+    scale: str, params: Params, results_by_study: Mapping[str, ScaleResults], claims: Sequence[Claim], here: str
 ) -> dict[str, Any]:
     by_id = {claim.id: claim for claim in claims}
-    questions = [(q, [by_id[id] for id in q.claims if id in by_id]) for q in QUESTIONS]
+    said = {finding.claim: sentence(finding, by_id[finding.claim]) for finding in FINDINGS if finding.claim in by_id}
+    questions = []
+    for question in QUESTIONS:
+        entries = [by_id[id] for id in question.claims if id in by_id]
+        if entries:
+            questions.append((question.text, [said.pop(claim.id) for claim in entries if claim.id in said], entries))
     return {
         "scale": scale,
         "here": here,
         "level": f"{100 * params.analysis.confidence:g} %",
         "studies": study_lines(params, scale, results_by_study),
         "absent": {name: gone for name, results in results_by_study.items() if (gone := absent(results)) and results.runs},
-        "findings": findings,
-        "questions": [(question, entries) for question, entries in questions if entries],
+        "questions": questions,
+        "more": list(said.values()),
+        "tally": tally(claims),
         "groups": grouped(claims),
         "counts": counts(claims),
         "not_run": _by_command([claim for claim in claims if claim.verdict == NOT_RUN]),
         "published": NUMBERS,
         "pages": {name for name, results in results_by_study.items() if results.runs},
-        "untestable": UNTESTABLE,
     }
 
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import escape
+from markupsafe import Markup, escape
 
 from lolm.analysis.statistics import Estimate
 from lolm.report.figures.picture import Picture
@@ -30,6 +30,7 @@ def _environment(html: bool) -> Environment:
         keep_trailing_newline=True,
     )  # fmt: skip
     environment.globals["slug"] = slug
+    environment.filters["code"] = code
     environment.globals["style"] = files("lolm.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
     return environment
 
@@ -37,6 +38,11 @@ def _environment(html: bool) -> Environment:
 def slug(verdict: str) -> str:
     """A verdict as a class of the style sheet: ``not-testable``."""
     return verdict.split(" at")[0].replace(" ", "-")
+
+
+def code(text: str) -> Markup:
+    """Text as HTML in which `what stands between backticks` is code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def figure(picture: Picture) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lolm.analysis.leaderboard import Entry, leaderboard
+from lolm.claims.build import has_lolm
 from lolm.claims.ledger import FAILS, GROUPS, HOLDS, INCONCLUSIVE, NOT_RUN, VERDICTS, Claim
 from lolm.claims.published import NUMBERS
+from lolm.claims.sentences import ranking
 from lolm.config import flatten
 from lolm.records import RunKey
 from lolm.records.results import ScaleResults
@@ -33,17 +35,12 @@ class Absent:
     why: str
 
 
-def has_lolm(results: ScaleResults) -> bool:
-    """Whether an arm of the study is a LOLM: else the page has no LOLM title and no claim about it."""
-    return any(results.family(arm) == "lolm" for arm in results.params.selected.arms)
-
-
 def own_claims(results: ScaleResults, ledger: Sequence[Claim]) -> list[Claim]:
     """The entries that a study's page shows: without LOLM only whether its models learned; no figure that was not drawn.
 
     Entries that another study tests, and that this one says nothing about, are left to the front page.
     """
-    kept = ledger if has_lolm(results) else [claim for claim in ledger if claim.group == "sanity"]
+    kept = ledger if has_lolm(results.params, results.study) else [claim for claim in ledger if claim.group == "sanity"]
     missing = {entry.name for entry in left_out(results)}
     return [
         replace(claim, figure=None) if claim.figure in missing else claim
@@ -54,10 +51,14 @@ def own_claims(results: ScaleResults, ledger: Sequence[Claim]) -> list[Claim]:
 
 def absent(results: ScaleResults, stale: Sequence[RunKey] = ()) -> list[Absent]:
     """Runs that are not in the numbers, with the reason: diverged, stale (made under other parameters or data), not made."""
-    found = [Absent(f"{d.name}", f"diverged at step {d.step:,}" + (f": {d.reason}" if d.reason else "")) for d in results.diverged]
+
+    def name(arm: str, seed: int) -> str:
+        return f"{results.label(arm)} · {results.scale} · seed {seed}"
+
+    found = [Absent(name(d.arm, d.seed), f"diverged: {d.reason or f'its loss at step {d.step:,}'}") for d in results.diverged]
     for key in results.missing:
         why = "was made under other parameters than the present ones, so it is left out" if key in stale else "was not run"
-        found.append(Absent(f"{results.label(key.arm)} · {results.scale} · seed {key.seed}", why))
+        found.append(Absent(name(*key), why))
     return found
 
 
@@ -101,7 +102,7 @@ def _context(results: ScaleResults, ledger: Sequence[Claim], stale: Sequence[Run
     shown = own_claims(results, ledger)
     entries = leaderboard(results)
     return {
-        "lolm": has_lolm(results),
+        "lolm": has_lolm(results.params, results.study),
         "results": results,
         "study": results.study,
         "title": title(results),
@@ -109,7 +110,7 @@ def _context(results: ScaleResults, ledger: Sequence[Claim], stale: Sequence[Run
         "command": f"make repro SCALE={results.scale} STUDY={results.study}",
         "groups": grouped(shown),
         "counts": counts(shown),
-        "elsewhere": len(ledger) - len(shown) if has_lolm(results) else 0,
+        "elsewhere": len(ledger) - len(shown) if has_lolm(results.params, results.study) else 0,
         "level": f"{100 * results.analysis.confidence:g} %",
         "subject": results.label(results.subject) if results.subject else None,
         "baseline": results.label(results.baseline) if results.baseline else None,
@@ -127,7 +128,7 @@ def _context(results: ScaleResults, ledger: Sequence[Claim], stale: Sequence[Run
 
 def title(results: ScaleResults) -> str:
     """Of the page: LOLM stands in it only where the study has one."""
-    if has_lolm(results):
+    if has_lolm(results.params, results.study):
         return "LOLM: what was claimed and what was measured"
     labels = [results.label(arm) for arm in results.params.selected.arms]
     return f"{labels[0]} and {labels[1]}, measured" if len(labels) == 2 else f"{len(labels)} models without LOLM, measured"
@@ -153,18 +154,7 @@ def found(results: ScaleResults, entries: Sequence[Entry]) -> list[str]:
             difference = baseline.comparison.difference.map(lambda nats: -nats)
             shown = rows.estimate(difference, "{:+.3f}")
             texts.append(f"At equal tokens, test loss of {ours} minus {theirs}: {shown} nats.")
-    ranked = [entry for entry in entries if entry.nats is not None]
-    if len(ranked) > 2:
-        best = ranked[0]
-        text = f"Lowest mean test loss of {len(ranked)} arms: “{best.label}”, {rows.estimate(best.nats, '{:.3f}').split(' [')[0]} nats"
-        if subject in ranked and subject is not best:
-            text += f"; “{subject.label}” is number {ranked.index(subject) + 1}"  # type: ignore[union-attr,arg-type]
-        compared = [entry.comparison for entry in ranked if entry.comparison is not None and not entry.comparison.declared]
-        shown = [c.difference.value for c in compared if c.p_value is not None and c.p_value < 1 - results.analysis.confidence]
-        if compared:
-            text += f". Shown to differ from the subject after Holm's correction: {len(shown)} of {len(compared)} other arms, "
-            text += f"{sum(d < 0 for d in shown)} of them better"
-        texts.append(text + ".")
+    texts += [text] if (text := ranking(results, entries)) else []
     if len(results.seeds) == 1:
         texts.append("One seed gives no interval, so no measured claim is decided.")
     return texts

@@ -16,6 +16,7 @@ from lolm.report.figures.style import (
     label_ends,
     looks,
     means,
+    named_lines,
     new_figure,
     reference_lines,
     seed_lines,
@@ -31,14 +32,14 @@ def ablation_sweep(table: pd.DataFrame, results: ScaleResults) -> Any:
     steps, ends = sorted(set(forced["step"])), []
     for i, step in enumerate(steps):
         last = step == steps[-1]
-        colour = PALETTE[0] if last else str(round(0.62 - 0.4 * i / len(steps), 3))  # grey, darker with training
+        colour, alpha = (PALETTE[0], 1.0) if last else (GREY, 0.4 + 0.5 * i / len(steps))  # grey, stronger with training
         x, found = estimates(forced[forced["step"] == step], "forced_to", "nats", results.analysis.confidence)
-        axes.plot(x, [e.value for e in found], color=colour, linewidth=2.2 if last else 1.2, marker="o",
+        axes.plot(x, [e.value for e in found], color=colour, alpha=alpha, linewidth=2.2 if last else 1.2, marker="o",
                   markersize=4 if last else 2.5, zorder=3 if last else 2)  # fmt: skip
         for place, e in zip(x, found, strict=True) if last else ():
             if e.interval:
                 axes.plot((place, place), e.interval, color=colour, linewidth=1)
-        ends.append((found[-1].value, f"step {step}", colour if last else GREY))
+        ends.append((found[-1].value, f"step {step:,}", colour))
     intact = learned.loc[learned["step"] == steps[-1], "nats"].mean()
     if not math.isnan(intact):
         axes.axhline(intact, color=PALETTE[0], linewidth=1, linestyle=(0, (5, 1.6)))
@@ -117,25 +118,25 @@ def gate_histogram(table: pd.DataFrame, results: ScaleResults) -> Any:
 
 
 def regimes(table: pd.DataFrame, results: ScaleResults) -> Any:
-    """Code usage as published, under pure noise, and without noise."""
+    """Code usage as published, under pure noise, and without noise: a line an arm, side by side."""
     arms = list(dict.fromkeys(table["arm"]))
-    lines = [(arm, text) for arm in arms for text in CODE_COUNTS.values()]
-    figure, (left, right) = new_figure(1, 2, 0.9 + 0.36 * len(lines), sharey=True)
+    marks = dict(zip(CODE_COUNTS.values(), ((PALETTE[0], "o", 0.22), (GREY, "s", 0.0), (PALETTE[1], "D", -0.22)), strict=True))
+    figure, panels = new_figure(1, 2, 1.3 + 0.5 * len(arms), sharey=True)
     for axes, top, bottom, title in (
-        (left, "alive", "codes", "codes chosen at all, share"),
-        (right, "usage_entropy", "max_entropy", "usage entropy over its maximum"),
+        (panels[0], "alive", "codes", "share of codes in use"),
+        (panels[1], "usage_entropy", "max_entropy", "usage entropy over its maximum"),
     ):
-        for y, (arm, text) in enumerate(reversed(lines)):
-            mine = table[(table["arm"] == arm) & (table["counted"] == text)]
-            values, colour = mine[top] / mine[bottom], GREY if "pure" in text else PALETTE[0]
-            axes.plot(values, [y] * len(values), "o", color=colour, markersize=5, alpha=0.55, markeredgewidth=0)
-            axes.plot(values.mean(), y, "|", color=colour, markersize=13, markeredgewidth=2)
+        for y, arm in enumerate(reversed(arms)):
+            for text, (colour, marker, shift) in marks.items():
+                mine = table[(table["arm"] == arm) & (table["counted"] == text)]
+                values, place = mine[top] / mine[bottom], y + shift
+                axes.plot(values, [place] * len(values), marker, color=colour, markersize=4.5, alpha=0.55, markeredgewidth=0)
+                axes.plot(values.mean(), place, "|", color=colour, markersize=10, markeredgewidth=2)
         axes.set_xlim(-0.03, 1.05)
-        axes.set_xlabel(title)
+        axes.set_title(title)
         axes.grid(axis="y", **GRID)
         axes.set_axisbelow(True)
-    names = [text if len(arms) == 1 else f"{results.label(arm)}: {text}" for arm, text in reversed(lines)]
-    left.set_yticks(range(len(lines)), names)
-    left.tick_params(axis="y", length=0, labelcolor="black")
-    left.set_ylim(-0.6, len(lines) - 0.4)
+    handles = [panels[0].plot([], [], marker, color=colour, label=text)[0] for text, (colour, marker, _) in marks.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handletextpad=0.3, columnspacing=1.4)
+    named_lines(panels[0], [results.label(arm) for arm in arms])
     return figure
