@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +50,16 @@ class StudyLine:
     """One study in the list of studies: what it compares, how much of it was run, where its page is."""
 
     name: str
-    page: str | None
+    page: str | None  # its folder
     arms: str
     seeds: str
     state: str
     command: str
 
 
-def study_lines(params: Params, scale: str, results_by_study: Mapping[str, ScaleResults]) -> list[StudyLine]:
+def study_lines(
+    params: Params, scale: str, results_by_study: Mapping[str, ScaleResults], pages: Collection[str]
+) -> list[StudyLine]:
     """Every study of ``params.yaml`` whose arms have a size at the scale, run ones first."""
     lines = []
     for name, study in params.studies.items():
@@ -66,42 +68,52 @@ def study_lines(params: Params, scale: str, results_by_study: Mapping[str, Scale
         results = results_by_study.get(name)
         made = len(results.runs) if results else 0
         asked = len(study.arms) * len(study.seeds)
-        gone = absent(results) if results and made else []
         state = "not run" if not made else f"{made} runs" if made == asked else f"{made} of {asked} runs"
         state += f", {len(results.diverged)} diverged" if results and results.diverged else ""
         labels = [params.architectures[arm].label for arm in study.arms]
         lines.append(
             StudyLine(
                 name,
-                f"{name}/report.html" if made else None,
+                name if name in pages else None,
                 " · ".join(labels) if len(labels) < 5 else f"{' · '.join(labels[:3])} and {len(labels) - 3} more",
                 ", ".join(map(str, study.seeds)),
                 state,
-                f"make repro SCALE={scale} STUDY={name}" if not made or gone else "",
+                f"make repro SCALE={scale} STUDY={name}" if made < asked else "",
             )
         )
     return sorted(lines, key=lambda line: line.page is None)
 
 
 def front_page(
-    scale: str, params: Params, results_by_study: Mapping[str, ScaleResults], claims: Sequence[Claim], here: str = ""
+    scale: str,
+    params: Params,
+    results_by_study: Mapping[str, ScaleResults],
+    claims: Sequence[Claim],
+    pages: Collection[str],
+    here: str = "",
 ) -> str:
     """``index.html`` over all studies of a scale.
 
     Args:
         results_by_study: of the studies that have a run.
         claims: the merged ledger, each claim once.
+        pages: studies that have a page.
         here: path from the page to the folder of the studies' pages, ``tiny/`` for the page above the scales.
     """
-    context = _context(scale, params, results_by_study, claims, here)
+    context = _context(scale, params, results_by_study, claims, pages, here)
     return render("front.html", **context, figures=_figures(results_by_study, claims))
 
 
 def front_markdown(
-    scale: str, params: Params, results_by_study: Mapping[str, ScaleResults], claims: Sequence[Claim], here: str = ""
+    scale: str,
+    params: Params,
+    results_by_study: Mapping[str, ScaleResults],
+    claims: Sequence[Claim],
+    pages: Collection[str],
+    here: str = "",
 ) -> str:
     """``claims.md`` over all studies of a scale."""
-    return render("front.md", **_context(scale, params, results_by_study, claims, here))
+    return render("front.md", **_context(scale, params, results_by_study, claims, pages, here))
 
 
 def readme_block(scale: str, params: Params, claims: Sequence[Claim]) -> str:
@@ -119,7 +131,12 @@ def pointer(target: str, title: str) -> str:
 
 
 def _context(
-    scale: str, params: Params, results_by_study: Mapping[str, ScaleResults], claims: Sequence[Claim], here: str
+    scale: str,
+    params: Params,
+    results_by_study: Mapping[str, ScaleResults],
+    claims: Sequence[Claim],
+    pages: Collection[str],
+    here: str,
 ) -> dict[str, Any]:
     by_id = {claim.id: claim for claim in claims}
     said = {finding.claim: sentence(finding, by_id[finding.claim]) for finding in FINDINGS if finding.claim in by_id}
@@ -132,8 +149,8 @@ def _context(
         "scale": scale,
         "here": here,
         "level": f"{100 * params.analysis.confidence:g} %",
-        "studies": study_lines(params, scale, results_by_study),
-        "absent": {name: gone for name, results in results_by_study.items() if (gone := absent(results)) and results.runs},
+        "studies": study_lines(params, scale, results_by_study, pages),
+        "absent": {name: gone for name in pages if name in results_by_study and (gone := absent(results_by_study[name]))},
         "questions": questions,
         "more": list(said.values()),
         "tally": tally(claims),
@@ -141,7 +158,8 @@ def _context(
         "counts": counts(claims),
         "not_run": _by_command([claim for claim in claims if claim.verdict == NOT_RUN]),
         "published": NUMBERS,
-        "pages": {name for name, results in results_by_study.items() if results.runs},
+        "pages": pages,
+        "anchor": lambda claim: claim.id.removesuffix("_modern"),  # where the entry stands on the page of its study
     }
 
 

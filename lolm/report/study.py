@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pandas as pd
+
 from lolm.analysis.leaderboard import Entry, leaderboard
 from lolm.claims.build import has_lolm
 from lolm.claims.ledger import FAILS, GROUPS, HOLDS, INCONCLUSIVE, NOT_RUN, VERDICTS, Claim
@@ -18,11 +20,11 @@ from lolm.claims.sentences import ranking
 from lolm.config import flatten
 from lolm.records import RunKey
 from lolm.records.results import ScaleResults
-from lolm.report import rows
+from lolm.report import rows, tables
 from lolm.report.definitions import definitions
 from lolm.report.figures import left_out
 from lolm.report.figures.picture import Picture
-from lolm.report.render import between, cell, figure, render
+from lolm.report.render import between, cell, figure, render, slug
 
 UNCOUNTED = ("arithmetic", "sanity")  # groups that say nothing of what these runs decide for
 
@@ -196,3 +198,26 @@ def _scope(results: ScaleResults) -> dict[str, str]:
         "ablation_tokens": between([run.ablation.tokens for run in runs if run.ablation is not None]),
         "vocabulary": between([run.header.run.vocab_size for run in runs]),
     }
+
+
+def curves(results: ScaleResults) -> pd.DataFrame:
+    """``learning_curves.csv`` for `dvc plots`: the validation loss of every arm, mean over seeds, a curve by arm."""
+    table = tables.learning_curves(results)
+    means = table.groupby(["arm", "step"], sort=False)[["tokens", "val_nats"]].mean().reset_index()
+    means["arm"] = [results.label(arm) for arm in means["arm"]]
+    return means[["arm", "tokens", "val_nats"]]
+
+
+def headline(results: ScaleResults, entries: Sequence[Entry], ledger: Sequence[Claim]) -> dict[str, float]:
+    """``summary.json`` for `dvc metrics show`: few numbers of a study, the declared comparison first."""
+    board = {entry.arm: entry for entry in entries}
+    subject, baseline = board.get(results.subject or ""), board.get(results.baseline or "")
+    numbers = {
+        "subject_test_nats": subject and subject.nats and subject.nats.value,
+        "baseline_test_nats": baseline and baseline.nats and baseline.nats.value,
+        "flop_multiplier": subject and subject.multiplier and subject.multiplier.value,
+        **{f"verdicts/{slug(verdict).replace('-', '_')}": n for verdict, n in counts(own_claims(results, ledger))},
+        "runs": len(results.runs),
+        "runs_absent": len(absent(results)),
+    }
+    return {name: value for name, value in numbers.items() if value is not None}

@@ -29,12 +29,7 @@ class Picture:
 
     @cached_property
     def svg(self) -> str:
-        """The figure as an inline ``<svg>``, drawn once."""
-        return svg_of(self.draw, self.name)
-
-    @cached_property
-    def titled_svg(self) -> str:
-        """The figure as a file that is seen by itself: with its title above it."""
+        """The figure under its title as an inline ``<svg>``, drawn once."""
 
         def titled() -> Figure:
             figure = self.draw()
