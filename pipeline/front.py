@@ -36,7 +36,8 @@ def front() -> None:
             write(folder.parent, f"{scale}/", params, scale, results, claims)
             write_text(folder.parent / "report.html", pointer("index.html", "LOLM: what was claimed and what was measured"))
             if asked.readme:
-                README.write_text(with_block(README.read_text(encoding="utf-8"), readme_block(scale, params, claims)), encoding="utf-8")
+                text = with_block(README.read_text(encoding="utf-8"), readme_block(scale, params, claims))
+                write_text(README, text)
         print(f"front page: {folder / 'index.html'}")
 
 

@@ -22,17 +22,17 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
             "As published",
             f"Training loss averaged over {analysis.published_window} steps (or the nearest number of whole log "
             "windows, at most a tenth of the run), with "
-            "the dropout and noise that training has, optimiser steps as the only cost, perplexity capped at e^20 where the published "
-            "script caps it.",
+            "the dropout and noise that training has, optimiser steps as the only cost, perplexity capped at e^20 where the "
+            "published script caps it.",
         ),
         (
             "Multiplier",
-            "The baseline's cost over the subject's cost to reach the same held-out loss, read where learning-rate schedules end: the "
-            "run's own end, and those of copies of it that were annealed earlier. At each of these budgets the level is the "
-            "lowest loss that both arms of a pair reached by then, so the arm behind stands on a measured point and the other is "
-            "interpolated in ln(cost) between two of its own. Above 1, the subject needs less. Nothing is extrapolated: a budget "
-            "whose level one arm has passed before its first point has no multiplier, and none where a single pair has none. "
-            "Interpolation understates the lead of the arm ahead by up to about "
+            "The baseline's cost over the subject's cost to reach the same held-out loss, read where learning-rate schedules "
+            "end: the run's own end, and those of copies of it that were annealed earlier. At each of these budgets the level "
+            "is the lowest loss that both arms of a pair reached by then, so the arm behind stands on a measured point and the "
+            "other is interpolated in ln(cost) between two of its own. Above 1, the subject needs less. Nothing is "
+            "extrapolated: a budget whose level one arm has passed before its first point has no multiplier, and none where a "
+            "single pair has none. Interpolation understates the lead of the arm ahead by up to about "
             f"{100 * eff.INTERPOLATION:g} % where budgets double, so multipliers are called different between budgets only "
             "beyond that, and 2× fails only beyond that. "
             "Multipliers inside the runs are kept as a second view: there neither schedule has ended, and the lead of "
@@ -72,9 +72,9 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
         (
             "Verdicts",
             "They speak of this scale, these arms and these seeds. A claim that fails here may hold at 1.57B, and the reverse. "
-            "“Not run”: an arm or a study that the claim takes was not run; the command that runs it stands beside. “Not testable "
-            "at this scale”: what no run of this scale can show. Where the subject or its baseline is shown to be no better than "
-            "the bigram model of its own training tokens, every measured verdict is withheld.",
+            "“Not run”: an arm or a study that the claim takes was not run; the command that runs it stands beside. “Not "
+            "testable at this scale”: what no run of this scale can show. Where the subject or its baseline is shown to be no "
+            "better than the bigram model of its own training tokens, every measured verdict is withheld.",
         ),
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The front page over all studies of a scale: the headline questions, then each claim once, decided by the study that tests it."""
+"""The front page over all studies of a scale: the headline questions, then each claim once, by the study that tests it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lolm.claims.ledger import NOT_RUN, UNTESTABLE, Claim
+from lolm.claims.ledger import NOT_RUN, UNTESTABLE, Claim, Control
 from lolm.claims.published import NUMBERS
 from lolm.claims.sentences import FINDINGS, sentence, tally
 from lolm.config import Params
@@ -14,6 +14,8 @@ from lolm.records.results import ScaleResults
 from lolm.report.figures import FIGURES
 from lolm.report.render import described, render
 from lolm.report.study import absent, counts, grouped
+
+CONTROLS = 4  # of a claim, shown with the answer to its question
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ QUESTIONS = (
         ("inversion_preregistered", "inversion_null", "inversion_control", "damage_is_information", "inversion"),
         "inversion_statistic",
     ),
-    Question("Does the gate find its level, and does it say who contributes?", ("gate_target", "gate_free", "gate_surface", "gate_reversal", "gate_share")),
+    Question(
+        "Does the gate find its level, and does it say who contributes?",
+        ("gate_target", "gate_free", "gate_surface", "gate_reversal", "gate_share"),
+    ),
 )
 
 
@@ -159,8 +164,19 @@ def _context(
         "not_run": _by_command([claim for claim in claims if claim.verdict == NOT_RUN]),
         "published": NUMBERS,
         "pages": pages,
+        "controls": _controls,
         "anchor": lambda claim: claim.id.removesuffix("_modern"),  # where the entry stands on the page of its study
     }
+
+
+def _controls(claim: Claim) -> tuple[list[Control], int]:
+    """The controls of a claim that stand beside it in the answer, and how many more its entry has.
+
+    Other readings of the same statistic come after what could explain it away.
+    """
+    measured = [control for control in claim.controls if control.quantity.value is not None]
+    measured.sort(key=lambda control: control.name.startswith("S, "))
+    return measured[:CONTROLS], len(measured[CONTROLS:])
 
 
 def _by_command(claims: Sequence[Claim]) -> list[tuple[str, list[Claim]]]:
@@ -176,8 +192,10 @@ def _figures(results_by_study: Mapping[str, ScaleResults], claims: Sequence[Clai
     study_of, entries = {claim.id: claim.study for claim in claims}, {entry.name: entry for entry in FIGURES}
     made = {}
     for question in QUESTIONS:
-        studies = [study_of[id] for id in question.claims if study_of.get(id) in results_by_study]
-        for study in sorted(dict.fromkeys(studies), key=lambda name: -len(results_by_study[name].arms)) if question.figure else ():
+        studies = {study_of[id]: None for id in question.claims if study_of.get(id) in results_by_study}
+        for study in (
+            sorted(studies, key=lambda name: -len(results_by_study[name].arms)) if question.figure else ()
+        ):
             picture = entries[question.figure or ""].picture(results_by_study[study])
             if picture is not None:
                 made[question.text] = {

@@ -171,7 +171,11 @@ def speed(benchmark: dict[str, Any]) -> list[Row]:
     for arm, base in steps.get("base", {}).get("arms", {}).items():
         wide = steps["wide"]["arms"][arm]
         shares = (base["share_of_peak"], base.get("over_baseline"), wide["share_of_peak"], wide.get("over_baseline"))
-        cells = (f"{1000 * base['seconds']['median']:.1f}", f"{base['tokens_per_second']['median']:,.0f}", *map(_quartiles, shares))
+        cells = (
+            f"{1000 * base['seconds']['median']:.1f}",
+            f"{base['tokens_per_second']['median']:,.0f}",
+            *map(_quartiles, shares),
+        )
         rows.append(Row(base["label"], cells, "arm"))
     return rows
 

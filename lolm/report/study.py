@@ -15,6 +15,7 @@ import pandas as pd
 from lolm.analysis.leaderboard import Entry, leaderboard
 from lolm.claims.build import has_lolm
 from lolm.claims.ledger import FAILS, GROUPS, HOLDS, INCONCLUSIVE, NOT_RUN, VERDICTS, Claim
+from lolm.claims.numbers import show_estimate
 from lolm.claims.published import NUMBERS
 from lolm.claims.sentences import ranking
 from lolm.config import flatten
@@ -145,26 +146,20 @@ def found(results: ScaleResults, entries: Sequence[Entry]) -> list[str]:
     if subject and baseline:
         ours, theirs = f"“{subject.label}”", f"“{baseline.label}”"
         texts.append(
-            f"To the same loss, {theirs} needs {_times(subject)} the training FLOPs of {ours}."
+            f"To the same loss, {theirs} needs {show_estimate(subject.multiplier, 'x')} the training FLOPs of {ours}."
             if subject.multiplier
-            else f"To the same loss, the training FLOPs of {theirs} over those of {ours} cannot be measured without extrapolation."
+            else f"To the same loss, the FLOPs of {theirs} over those of {ours} cannot be measured without extrapolation."
         )
         gap = subject.parameters / baseline.parameters - 1
         if results.params.selected.matched and abs(gap) > results.analysis.parameter_tolerance:
             texts[-1] += f" The arms are not matched: {ours} has {100 * gap:+.1f} % parameters.".replace("-", "−")
         if baseline.comparison is not None:
             difference = baseline.comparison.difference.map(lambda nats: -nats)
-            shown = rows.estimate(difference, "{:+.3f}")
-            texts.append(f"At equal tokens, test loss of {ours} minus {theirs}: {shown} nats.")
+            texts.append(f"At equal tokens, test loss of {ours} minus {theirs}: {show_estimate(difference, 'nats')}.")
     texts += [text] if (text := ranking(results, entries)) else []
     if len(results.seeds) == 1:
         texts.append("One seed gives no interval, so no measured claim is decided.")
     return texts
-
-
-def _times(entry: Entry) -> str:
-    text = rows.estimate(entry.multiplier, "{:.2f}")
-    return f"{text[:-1]}×]" if text.endswith("]") else f"{text}×"
 
 
 def grouped(claims: Sequence[Claim]) -> list[tuple[str, str, list[Claim]]]:
@@ -212,7 +207,7 @@ def headline(results: ScaleResults, entries: Sequence[Entry], ledger: Sequence[C
     """``summary.json`` for `dvc metrics show`: few numbers of a study, the declared comparison first."""
     board = {entry.arm: entry for entry in entries}
     subject, baseline = board.get(results.subject or ""), board.get(results.baseline or "")
-    numbers = {
+    numbers: dict[str, Any] = {
         "subject_test_nats": subject and subject.nats and subject.nats.value,
         "baseline_test_nats": baseline and baseline.nats and baseline.nats.value,
         "flop_multiplier": subject and subject.multiplier and subject.multiplier.value,

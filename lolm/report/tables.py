@@ -20,7 +20,12 @@ from lolm.records import AXES
 from lolm.records.results import RunRecord, ScaleResults
 
 LADDER = ("uniform", "unigram", "bigram")  # trivial models, worst first
-REFERENCES = {"uniform": "uniform guess", "unigram": "unigram", "bigram": "bigram", "bigram_all_text": "bigram, whole training text"}
+REFERENCES = {
+    "uniform": "uniform guess",
+    "unigram": "unigram",
+    "bigram": "bigram",
+    "bigram_all_text": "bigram, whole training text",
+}
 GATE_SERIES = {"gate/mean": "training batches", "gate/target": "supervised target", "val/gate_mean": "held-out"}
 NO_LATENT, NO_SURFACE, SKIPPED = "g = 1 (no latent)", "g = 0 (no surface)", "Transformer without its last blocks"
 TOWARD = {"toward 1": "gate_blend_one", "toward 0": "gate_blend_zero"}
@@ -60,7 +65,9 @@ def _subjects(results: ScaleResults) -> tuple[RunRecord, ...]:
 
 def _forced(results: ScaleResults) -> tuple[RunRecord, ...]:
     """Runs of the subject whose gate was forced."""
-    return tuple(run for run in _subjects(results) if run.ablation and any(c.intervention == "gate" for c in run.ablation.conditions))
+    return tuple(
+        run for run in _subjects(results) if run.ablation and any(c.intervention == "gate" for c in run.ablation.conditions)
+    )
 
 
 def references(results: ScaleResults, split: str = "test") -> dict[str, float]:
@@ -75,7 +82,7 @@ def references(results: ScaleResults, split: str = "test") -> dict[str, float]:
 
 def test_loss(results: ScaleResults) -> pd.DataFrame:
     """Test loss of every run, and of trivial models on the same tokens (``kind`` is ``reference``)."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"kind": "run", "arm": run.arm, "seed": run.seed, "bits_per_byte": e.test.bits_per_byte, "nats": e.test.nats}
         for run in results.runs
         if (e := run.evaluation) is not None
@@ -143,7 +150,12 @@ def lead(results: ScaleResults) -> pd.DataFrame:
             steps = dict(zip(eff.heldout_curve(base, axis).positions, eff.heldout_curve(base, "step").positions, strict=True))
             found = eff.along([eff.heldout_curve(base, axis)], [eff.heldout_curve(subject, axis)], axis)
             rows += [
-                {"quantity": f"multiplier in {axis}", "seed": subject.seed, "step": steps[r["position"]], "value": r["multiplier"]}
+                {
+                    "quantity": f"multiplier in {axis}",
+                    "seed": subject.seed,
+                    "step": steps[r["position"]],
+                    "value": r["multiplier"],
+                }
                 for r in found
                 if r["multiplier"]
             ]
@@ -255,7 +267,11 @@ def regimes(results: ScaleResults) -> pd.DataFrame:
         ("arm", "seed", "counted", "alive", "codes", "usage_entropy", "max_entropy"),
         (
             {"arm": run.arm, "seed": run.seed, "counted": text, "alive": getattr(regime, f"alive_{kind}")}
-            | {"codes": regime.codes, "usage_entropy": getattr(regime, f"usage_entropy_{kind}"), "max_entropy": regime.max_entropy}
+            | {
+                "codes": regime.codes,
+                "usage_entropy": getattr(regime, f"usage_entropy_{kind}"),
+                "max_entropy": regime.max_entropy,
+            }
             for run in results.runs
             if run.evaluation is not None and (regime := run.evaluation.regime) is not None
             for kind, text in CODE_COUNTS.items()

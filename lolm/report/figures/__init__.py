@@ -23,8 +23,8 @@ FIGURES: tuple[FigureEntry, ...] = (
         "learning_curves", "Learning curves", tables.learning_curves, training.learning_curves,
         "Held-out loss on a fixed validation set during training, mean over {seeds}; bands: {level} intervals of the mean, wider "
         "than those of paired differences. Dotted: uniform guess, unigram and interpolated bigram model of the same training "
-        "tokens, on the same validation tokens. The large panel leaves out the first losses. Seconds depend on the machine and on "
-        "what else it did.",
+        "tokens, on the same validation tokens. The large panel leaves out the first losses. Seconds depend on the machine and "
+        "on what else it did.",
         "Panels of held-out loss falling with training tokens, steps, FLOPs and seconds, for {arms}.",
         "a trained run",
     ),
@@ -37,40 +37,40 @@ FIGURES: tuple[FigureEntry, ...] = (
     ),
     FigureEntry(
         "multipliers", "Compute multiplier at each budget", tables.multipliers, arms.multipliers,
-        "FLOPs of {baseline} over those of the arm to the lowest loss that both reach by a common end of schedule, geometric mean "
-        "over {seeds}. Above 1 the arm needs less. Points of one arm share runs. Points that cannot be measured without "
+        "FLOPs of {baseline} over those of the arm to the lowest loss that both reach by a common end of schedule, geometric "
+        "mean over {seeds}. Above 1 the arm needs less. Points of one arm share runs. Points that cannot be measured without "
         "extrapolation are left out; the data say why.",
         "Compute multiplier of each arm against the baseline at each end of schedule, with a line at 1.",
         "the baseline and another arm with the same seeds, and a loss that both reach where schedules end",
     ),
     FigureEntry(
         "lead", "The lead during training", tables.lead, training.lead,
-        "Left: held-out loss of {subject} minus that of {baseline}, same seed, with a {level} interval of the mean. Right: cost of "
-        "the baseline over the subject's to the loss that the baseline has at that step; missing where the subject never measures "
-        "that loss. A multiplier read in the middle of a run compares unequal learning rates.",
-        "Two panels: the paired loss difference between subject and baseline over training, and the multiplier in steps and FLOPs.",
+        "Left: held-out loss of {subject} minus that of {baseline}, same seed, with a {level} interval of the mean. Right: cost "
+        "of the baseline over the subject's to the loss that the baseline has at that step; missing where the subject never "
+        "measures that loss. A multiplier read in the middle of a run compares unequal learning rates.",
+        "Two panels: the paired loss difference of subject and baseline over training, and the multiplier in steps and FLOPs.",
         "runs of subject and baseline with the same seeds",
     ),
     FigureEntry(
         "recall", "Recall against state", tables.recall, arms.recall,
-        "Accuracy at the positions that a synthetic task asks, after training on it from scratch at the arm's own size; mean over "
-        "{seeds}, lines: {level} intervals. The learning rate is the one chosen on text, and the training is short: an arm that "
-        "fails here may learn the task with more of it.",
+        "Accuracy at the positions that a synthetic task asks, after training on it from scratch at the arm's own size; mean "
+        "over {seeds}, lines: {level} intervals. The learning rate is the one chosen on text, and the training is short: an arm "
+        "that fails here may learn the task with more of it.",
         "Accuracy of each arm in recall tasks against the size of its state, with a line at chance.",
         "an arm trained on the recall tasks",
     ),
     FigureEntry(
         "by_position", "Loss by position", tables.by_position, arms.by_position,
-        "Mean test loss of the targets in bins whose edges double, over {seeds}. The n-th target has n tokens of context; how far "
-        "a curve falls is what the arm makes of it.",
+        "Mean test loss of the targets in bins whose edges double, over {seeds}. The n-th target has n tokens of context; how "
+        "far a curve falls is what the arm makes of it.",
         "Test loss of each arm against the position in the window, falling with context.",
         "an evaluated run",
     ),
     FigureEntry(
         "rates", "Choice of the learning rate", tables.rates, arms.rates,
         "Validation loss of runs of {sweep_steps} steps, each with a whole schedule, above the arm's best; the ring is the rate "
-        "that was chosen and trained with, a cross a run that diverged. “Edge”: the best rate is the last of its grid, so a better "
-        "one may lie beyond.",
+        "that was chosen and trained with, a cross a run that diverged. “Edge”: the best rate is the last of its grid, so a "
+        "better one may lie beyond.",
         "One panel an arm: loss above the arm's best against the peak learning rate, the chosen rate marked.",
         "a sweep of an arm's learning rate",
     ),
@@ -89,9 +89,9 @@ FIGURES: tuple[FigureEntry, ...] = (
     ),
     FigureEntry(
         "ablation_sweep", "Loss with the gate forced to a constant", tables.forced_gate, interventions.ablation_sweep,
-        "Mean over {seeds}; the thick line is the final model, with {level} intervals; thin lines are earlier checkpoints. A model "
-        "above the dotted lines predicts worse than the unigram model, or than a uniform guess, and is non-functional.",
-        "Loss against the forced gate value for several checkpoints, with lines for the learned gate, unigram and uniform losses.",
+        "Mean over {seeds}; the thick line is the final model, with {level} intervals; thin lines are earlier checkpoints. A "
+        "model above the dotted lines predicts worse than the unigram model, or than a uniform guess, and is non-functional.",
+        "Loss against the forced gate value at several checkpoints, with lines for the learned gate, unigram and uniform losses.",
         LABORATORY,
     ),
     FigureEntry(
@@ -104,8 +104,8 @@ FIGURES: tuple[FigureEntry, ...] = (
     ),
     FigureEntry(
         "regimes", "Use of the regime codes", tables.regimes, interventions.regimes,
-        "Counting the argmax of noisy samples, as published, finds every code alive even when the logits say nothing (grey). What "
-        "the layer itself chooses shows without noise. Dots: seeds; bar: mean.",
+        "Counting the argmax of noisy samples, as published, finds every code alive even when the logits say nothing (grey). "
+        "What the layer itself chooses shows without noise. Dots: seeds; bar: mean.",
         "Share of regime codes in use and their usage entropy, as sampled, under pure noise, and without noise.",
         "an evaluated arm with regime codes",
     ),
@@ -119,7 +119,7 @@ FIGURES: tuple[FigureEntry, ...] = (
     ),
     FigureEntry(
         "trajectory", "Dependency, gate and target over training", tables.trajectory, laboratory.trajectory,
-        "Over {seeds} (thin), mean and {level} interval. Grey band: ±{margin} nats. Gate: held-out text; target: training batches.",
+        "{seeds} (thin), mean and {level} interval. Grey band: ±{margin} nats. Gate: held-out text; target: training batches.",
         "Inversion statistic over training beside mean gate, its supervised target and the latent share of variance.",
         "branches of the subject removed at two checkpoints",
     ),

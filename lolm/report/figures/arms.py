@@ -1,4 +1,4 @@
-"""Figures that set all arms side by side: loss and multiplier where schedules end, recall, loss by position, learning-rate sweeps."""
+"""Figures that set all arms side by side: loss and multiplier where schedules end, recall, loss by position, sweeps."""
 
 from __future__ import annotations
 

@@ -66,7 +66,9 @@ def damage(table: pd.DataFrame, results: ScaleResults) -> Any:
         x, y = means(mine, "step", "damage_nats")
         if x:
             dash: Any = (0, (5, 1.6)) if name == SKIPPED else "-"
-            left.plot([float(s) for s in x], y, color=colour, linewidth=1.9, marker="o", markersize=3.5, linestyle=dash, label=name)
+            left.plot(
+                [float(s) for s in x], y, color=colour, linewidth=1.9, marker="o", markersize=3.5, linestyle=dash, label=name
+            )
     left.axhline(0, color=GREY, linewidth=0.8)
     left.set_title("Over training")
     left.set_xlabel("optimiser steps")

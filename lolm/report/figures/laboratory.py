@@ -53,7 +53,9 @@ def trajectory(table: pd.DataFrame, results: ScaleResults) -> Any:
             return
         steps = [float(step) for step in x]
         seed_lines(axes, table, "step", column, colour, alpha=0.45, linestyle=dash)
-        axes.plot(steps, [e.value for e in found], color=colour, linewidth=1.9, marker="o", markersize=3.5, linestyle=dash, label=label)
+        axes.plot(
+            steps, [e.value for e in found], color=colour, linewidth=1.9, marker="o", markersize=3.5, linestyle=dash, label=label
+        )
         intervals = [e.interval for e in found if e.interval]
         if len(intervals) == len(found):
             axes.fill_between(steps, *zip(*intervals, strict=True), color=colour, alpha=0.14, linewidth=0)

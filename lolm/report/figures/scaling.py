@@ -38,7 +38,9 @@ def scaling(results: ScaleResults, fits: Mapping[str, ScalingFit], curves: Mappi
         for r in curve
         if r["multiplier"] is not None
     ]
-    table = pd.DataFrame(rows, columns=["arm", "kind", "scale", "seed", "flops", "value", "low", "high"]).astype({"seed": "Int64"})
+    table = pd.DataFrame(rows, columns=["arm", "kind", "scale", "seed", "flops", "value", "low", "high"]).astype(
+        {"seed": "Int64"}
+    )
     look = {arm: style for arm, style in looks(results).items() if arm in fits}
 
     def draw() -> Any:
@@ -52,14 +54,17 @@ def scaling(results: ScaleResults, fits: Mapping[str, ScalingFit], curves: Mappi
                 if line.empty:
                     continue
                 axes.plot(
-                    line["flops"], line["value"], color=style.colour, linewidth=style.width, linestyle=style.dash, zorder=style.order
+                    line["flops"],
+                    line["value"],
+                    color=style.colour,
+                    linewidth=style.width,
+                    linestyle=style.dash,
+                    zorder=style.order,
                 )
                 if style.bold or len(look) <= 4:
                     banded = line.dropna(subset=["low", "high"])
-                    axes.fill_between(
-                        banded["flops"], banded["low"].astype(float), banded["high"].astype(float), color=style.colour, alpha=0.15,
-                        linewidth=0,
-                    )  # fmt: skip
+                    low, high = banded["low"].astype(float), banded["high"].astype(float)
+                    axes.fill_between(banded["flops"], low, high, color=style.colour, alpha=0.15, linewidth=0)
                 if kind == "fit":
                     axes.plot(points["flops"], points["value"], "o", color=style.colour, markersize=3.5)
                 ends.append((float(line["flops"].iloc[-1]), float(line["value"].iloc[-1]), results.label(arm), style.colour))

@@ -35,7 +35,8 @@ def learning_curves(table: pd.DataFrame, results: ScaleResults) -> Any:
     from matplotlib.ticker import EngFormatter
 
     levels = {REFERENCES[name]: nats for name, nats in references(results, "validation").items() if name in LADDER}
-    tall, small = label_room(len(results.arms), 3.2), [axis for axis in AXES if axis != "tokens"]
+    tall = label_room(len(results.arms), 3.2)
+    small: list[Any] = [axis for axis in AXES if axis != "tokens"]
     figure, _ = new_figure(0, 0, tall + 2.3)
     panels = figure.subplot_mosaic([["tokens"] * 3, small], height_ratios=(tall, 2.3))
     lowest = min([table["val_nats"].min(), *levels.values()])
