@@ -193,9 +193,7 @@ def _figures(results_by_study: Mapping[str, ScaleResults], claims: Sequence[Clai
     made = {}
     for question in QUESTIONS:
         studies = {study_of[id]: None for id in question.claims if study_of.get(id) in results_by_study}
-        for study in (
-            sorted(studies, key=lambda name: -len(results_by_study[name].arms)) if question.figure else ()
-        ):
+        for study in sorted(studies, key=lambda name: -len(results_by_study[name].arms)) if question.figure else ():
             picture = entries[question.figure or ""].picture(results_by_study[study])
             if picture is not None:
                 made[question.text] = {

@@ -16,7 +16,7 @@ import pandas as pd
 from lolm.analysis import dependency as dep
 from lolm.analysis import efficiency as eff
 from lolm.analysis.effects import OUTCOMES, arm_effects, main_effects
-from lolm.records import AXES
+from lolm.records import AXES, names
 from lolm.records.results import RunRecord, ScaleResults
 
 LADDER = ("uniform", "unigram", "bigram")  # trivial models, worst first
@@ -26,26 +26,26 @@ REFERENCES = {
     "bigram": "bigram",
     "bigram_all_text": "bigram, whole training text",
 }
-GATE_SERIES = {"gate/mean": "training batches", "gate/target": "supervised target", "val/gate_mean": "held-out"}
+GATE_SERIES = {names.GATE_LEVEL: "training batches", names.GATE_TARGET: "supervised target", names.VAL_GATE_MEAN: "held-out"}
 NO_LATENT, NO_SURFACE, SKIPPED = "g = 1 (no latent)", "g = 0 (no surface)", "Transformer without its last blocks"
-TOWARD = {"toward 1": "gate_blend_one", "toward 0": "gate_blend_zero"}
+TOWARD = {"toward 1": names.BLEND_TO_ONE, "toward 0": names.BLEND_TO_ZERO}
 CODE_COUNTS = {
     "sampled": "Gumbel samples (as published)",
     "noise": "pure noise, same sampling",
     "eval": "evaluation mode, no noise",
 }
 REMOVED = {
-    ("gate", 1.0): NO_LATENT,
-    ("gate", 0.0): NO_SURFACE,
-    ("latent_mean", None): "latent mean",
-    ("surface_mean", None): "surface mean",
+    (names.GATE, 1.0): NO_LATENT,
+    (names.GATE, 0.0): NO_SURFACE,
+    (names.replaced(names.LATENT, names.MEAN), None): "latent mean",
+    (names.replaced(names.SURFACE, names.MEAN), None): "surface mean",
 }
 REFITTED = {
-    "temperature": "one temperature",
-    "affine": "gains and biases of the norms",
-    "head": "the head",
-    "head_scratch": "a head from scratch",
-    "fine_tune": "all weights, briefly",
+    names.TEMPERATURE: "one temperature",
+    names.AFFINE: "gains and biases of the norms",
+    names.HEAD: "the head",
+    names.HEAD_SCRATCH: "a head from scratch",
+    names.FINE_TUNE: "all weights, briefly",
 }
 HALVES = "random halves"
 
@@ -61,13 +61,6 @@ def _table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> pd.Data
 
 def _subjects(results: ScaleResults) -> tuple[RunRecord, ...]:
     return results.of(results.subject) if results.subject else ()
-
-
-def _forced(results: ScaleResults) -> tuple[RunRecord, ...]:
-    """Runs of the subject whose gate was forced."""
-    return tuple(
-        run for run in _subjects(results) if run.ablation and any(c.intervention == "gate" for c in run.ablation.conditions)
-    )
 
 
 def references(results: ScaleResults, split: str = "test") -> dict[str, float]:
@@ -95,15 +88,15 @@ def test_loss(results: ScaleResults) -> pd.DataFrame:
 
 def learning_curves(results: ScaleResults) -> pd.DataFrame:
     """Validation loss during training against all four costs."""
-    columns = ("arm", "seed", *AXES, "val_nats", "val_bits_per_byte")
     return _table(
-        columns,
+        ("arm", "seed", *AXES, "val_nats", "val_bits_per_byte"),
         (
-            {"arm": run.arm, "seed": run.seed, "val_nats": row["val/nats"], "val_bits_per_byte": row.get("val/bits_per_byte")}
+            {"arm": run.arm, "seed": run.seed, "val_nats": row[names.VAL_NATS]}
+            | {"val_bits_per_byte": row.get(names.VAL_BITS_PER_BYTE)}
             | {axis: row[axis] for axis in AXES}
             for run in results.runs
             for row in run.rows
-            if "val/nats" in row
+            if names.VAL_NATS in row
         ),
     )
 
@@ -139,7 +132,7 @@ def lead(results: ScaleResults) -> pd.DataFrame:
     """Loss of the subject minus the baseline's during training; cost ratios to the loss the baseline has at a step."""
     pairs, rows = results.pairs(results.subject, results.baseline), []
     for subject, base in pairs:
-        ours, theirs = (dict(zip(*run.points("val/nats"), strict=True)) for run in (subject, base))
+        ours, theirs = (dict(zip(*run.points(names.VAL_NATS), strict=True)) for run in (subject, base))
         rows += [
             {"quantity": "difference", "seed": subject.seed, "step": step, "value": ours[step] - theirs[step]}
             for step in sorted(set(ours) & set(theirs))
@@ -288,7 +281,7 @@ def conditions(results: ScaleResults) -> pd.DataFrame:
                "top1_agreement", "temperature", "nats_fitted")  # fmt: skip
     rows = []
     for run in results.runs:
-        learned = {c.step: c.nats for c in run.ablation.conditions if c.intervention == "none"} if run.ablation else {}
+        learned = {c.step: c.nats for c in run.ablation.conditions if c.intervention == names.NONE} if run.ablation else {}
         for c in run.ablation.conditions if run.ablation else ():
             damage = c.nats - learned[c.step] if c.step in learned else None
             rows.append({"arm": run.arm, "seed": run.seed, "damage_nats": damage} | vars(c))
@@ -297,43 +290,35 @@ def conditions(results: ScaleResults) -> pd.DataFrame:
 
 def forced_gate(results: ScaleResults) -> pd.DataFrame:
     """Loss of the subject with its gate forced to a constant (``gate`` is ``forced``), and learned, at every checkpoint."""
-    return _table(
-        ("seed", "step", "gate", "forced_to", "nats", "accuracy", "kl_to_full"),
-        (
-            {"seed": run.seed, "step": c.step, "gate": "learned" if c.intervention == "none" else "forced", "forced_to": c.value}
-            | {"nats": c.nats, "accuracy": c.accuracy, "kl_to_full": c.kl_to_full}
-            for run in _forced(results)
-            for c in run.ablation.conditions  # type: ignore[union-attr]
-            if c.intervention in ("gate", "none")
-        ),
-    )
+    table = _on_gate(results)
+    table = table[table["intervention"].isin((names.GATE, names.NONE))]
+    kind = table["intervention"].map({names.GATE: "forced", names.NONE: "learned"})
+    columns = ["seed", "step", "gate", "forced_to", "nats", "accuracy", "kl_to_full"]
+    return table.assign(gate=kind, forced_to=table["value"])[columns]
 
 
 def damage(results: ScaleResults) -> pd.DataFrame:
     """Damage of g = 1 and g = 0, of the serial control in the baseline, and of moving the gate part of the way."""
-    runs, rows = _forced(results), []
-    latent = runs[0].header.run.size.latent if runs else None
-    depth = float(latent.layers) if latent is not None else 0.0  # the control skips as many blocks as LOLM has latent layers
-    pairs = [pair for pair in results.pairs(results.subject, results.baseline) if pair[0] in runs]
+    every, mine = conditions(results), _on_gate(results)
+    gate, last = mine[mine["intervention"] == names.GATE], mine[mine["step"] == mine["step"].max()]
+    latent = _subjects(results)[0].header.run.size.latent if results.subject else None
+    depth = latent.layers if latent is not None else 0  # the control skips as many blocks as LOLM has latent layers
+    base = every[(every["arm"] == results.baseline) & every["seed"].isin(mine["seed"])]
+    series = {
+        NO_LATENT: gate[gate["value"] == 1.0],
+        NO_SURFACE: gate[gate["value"] == 0.0],
+        SKIPPED: base[(base["intervention"] == names.SKIP_LAST_BLOCKS) & (base["value"] == depth)],
+    } | {name: last[last["intervention"] == intervention].sort_values("value") for name, intervention in TOWARD.items()}
+    parts = [part.assign(series=name, setting=part["value"]) for name, part in series.items() if len(part)]
+    columns = ["series", "seed", "step", "setting", "damage_nats"]
+    return pd.concat(parts)[columns] if parts else _table(columns, ())
 
-    def add(series: str, run: RunRecord, intervention: str, setting: float, step: int) -> None:
-        found = run.damage(intervention, setting, step)
-        if found is not None:
-            rows.append({"series": series, "seed": run.seed, "step": step, "setting": setting, "damage_nats": found})
 
-    for series, setting in ((NO_LATENT, 1.0), (NO_SURFACE, 0.0)):
-        for run in runs:
-            for step in run.ablation_steps:
-                add(series, run, "gate", setting, step)
-    for _, base in pairs:
-        for step in base.ablation_steps:
-            add(SKIPPED, base, "skip_last_blocks", depth, step)
-    for series, intervention in TOWARD.items():
-        for run in runs:
-            conditions = run.ablation.conditions  # type: ignore[union-attr]
-            for value in sorted({c.value for c in conditions if c.intervention == intervention and c.value is not None}):
-                add(series, run, intervention, value, run.ablation_steps[-1])
-    return _table(("series", "seed", "step", "setting", "damage_nats"), rows)
+def _on_gate(results: ScaleResults) -> pd.DataFrame:
+    """Rows of :func:`conditions` of the subject's runs whose gate was forced."""
+    table = conditions(results)
+    forced = table.loc[(table["arm"] == results.subject) & (table["intervention"] == names.GATE), "seed"]
+    return table[(table["arm"] == results.subject) & table["seed"].isin(forced)]
 
 
 def inversion_statistic(results: ScaleResults) -> pd.DataFrame:
@@ -356,7 +341,7 @@ def trajectory(results: ScaleResults) -> pd.DataFrame:
     """S over checkpoints by the declared removal method (where that has one checkpoint alone, by the forced gate)."""
     runs, method = _subjects(results), dep.primary(results)
     if len(dep.checkpoints(runs, method)) < 2:
-        method = dep.RemovalMethod("gate")
+        method = dep.RemovalMethod(names.GATE)
     found = dep.trajectory(runs, method)
     return _table(
         ("seed", "step", "removal", "inversion_nats", "gate", "target", "latent_variance_share"),
@@ -373,7 +358,7 @@ def readout_recovery(results: ScaleResults) -> pd.DataFrame:
     rows = []
     for run in _subjects(results):
         readouts = run.ablation.readouts if run.ablation else ()
-        intact = {r.readout: r.refitted for r in readouts if r.intervention == "none"}
+        intact = {r.readout: r.refitted for r in readouts if r.intervention == names.NONE}
         for r in readouts:
             name = REMOVED.get((r.intervention, r.value))
             if name is not None and r.readout in intact:
@@ -404,7 +389,7 @@ def token_classes(results: ScaleResults) -> pd.DataFrame:
         {"class": c.token_class, "seed": run.seed, "tokens": c.tokens} | {name: getattr(c, name) for name in values}
         for run in _subjects(results)
         for c in (run.ablation.token_classes if run.ablation else ())
-        if not c.token_class.startswith("target_")
+        if not c.token_class.startswith(names.target(""))
     ]
     measured = any(row[name] is not None for row in rows for name in values)
     return _table(("class", "seed", "tokens", *values), rows if measured else ())
