@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from lolm.config import RunConfig
 from lolm.mixers.attention import Attention
-from lolm.models.language_model import LanguageModel, build_model
+from lolm.models.build import build_model
+from lolm.models.language_model import LanguageModel
 from lolm.objectives import FutureHeads, build_heads
 from lolm.records.schema import Flops, Parameters
 

@@ -1,4 +1,4 @@
-"""Mamba-1 (Gu & Dao 2023, arXiv 2312.00752): the selective SSM block, SSM-M of the spec (A3)."""
+"""Mamba-1 (Gu & Dao 2023, arXiv 2312.00752): the selective SSM block, SSM-M of facts A3."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ from lolm.ops.scan import selective_scan, selective_scan_reference
 def log_arange(channels: int, states: int) -> torch.Tensor:
     """A_log (I, N) with A_log[c, n] = ln(n + 1): the real S4D initialisation, A = -(1 … N)."""
     return torch.arange(1, states + 1, dtype=torch.float32).log().repeat(channels, 1)
+
+
+def initial_step_bias(like: torch.Tensor, dt_min: float, dt_max: float) -> torch.Tensor:
+    """b of the shape of ``like`` with step sizes softplus(b) log-uniform in [dt_min, dt_max]: 1/Δ is how many tokens a state with
+    A = −1 remembers, so short and long memories are equally likely."""
+    step = torch.empty_like(like).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=1e-4)
+    return step + torch.log(-torch.expm1(-step))  # inverse of softplus, which is log(expm1(·)) without its overflow
 
 
 class Mamba1(Mixer):
@@ -63,26 +70,40 @@ class Mamba1(Mixer):
         self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
         self.inner_norms, self.output_map = inner_norms, output_map
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
-        bound = d_conv**-0.5  # the framework's default for a depthwise Conv1d
-        self.conv_weight = nn.Parameter(torch.empty(self.d_inner, d_conv).uniform_(-bound, bound))
-        self.conv_bias = nn.Parameter(torch.empty(self.d_inner).uniform_(-bound, bound))
+        self.conv_weight = nn.Parameter(torch.empty(self.d_inner, d_conv))
+        self.conv_bias = nn.Parameter(torch.empty(self.d_inner))
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_norm, self.B_norm, self.C_norm = (
             RMSNorm(width, eps=1e-6) if inner_norms else nn.Identity() for width in (self.dt_rank, d_state, d_state)
         )
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
-        self.A_log = nn.Parameter(log_arange(self.d_inner, d_state))
-        self.skip = nn.Parameter(torch.ones(self.d_inner))
+        self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state))
+        self.skip = nn.Parameter(torch.empty(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False) if output_map else nn.Identity()
-        with torch.no_grad():
-            self.dt_proj.weight.uniform_(-(self.dt_rank**-0.5), self.dt_rank**-0.5)
-            step = torch.empty(self.d_inner).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=1e-4)
-            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
-        keep_init(*self.parameters())
-        no_decay(self.A_log, self.skip, self.dt_proj.bias, self.conv_weight, self.conv_bias)
+        self.dt_range = dt_min, dt_max
+        keep_init(self)
+        no_decay(self, "A_log", "skip", "conv_weight", "conv_bias")
+        no_decay(self.dt_proj, "bias")
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        bound = self.d_conv**-0.5  # the framework's default for a depthwise Conv1d
+        self.in_proj.reset_parameters()
+        self.conv_weight.uniform_(-bound, bound)
+        self.conv_bias.uniform_(-bound, bound)
+        for child in (self.x_proj, self.dt_norm, self.B_norm, self.C_norm, self.dt_proj, self.out_proj):
+            if not isinstance(child, nn.Identity):
+                child.reset_parameters()
+        # States that forget at N different speeds, 1 … N times Δ: the model starts with memories of many lengths.
+        self.A_log.copy_(log_arange(self.d_inner, self.d_state))
+        self.skip.fill_(1.0)
+        self.dt_proj.weight.uniform_(-(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        self.dt_proj.bias.copy_(initial_step_bias(self.dt_proj.bias, *self.dt_range))
 
     def _scan_inputs(self, x: torch.Tensor):
         """Step sizes before their bias and softplus (…, I), B (…, N), C (…, N) of convolved inputs."""
+        # What makes the SSM selective: step size, input and output map are read off the token itself.
         low, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         return F.linear(self.dt_norm(low), self.dt_proj.weight), self.B_norm(B), self.C_norm(C)
 
@@ -90,7 +111,7 @@ class Mamba1(Mixer):
         x_BTI, gate_BTI = self.in_proj(x_BTD).chunk(2, dim=-1)
         x_BTI = causal_conv(x_BTI, self.conv_weight, self.conv_bias, silu=True, backend=self.kernels)
         delta_BTI, B_BTN, C_BTN = self._scan_inputs(x_BTI)
-        A_IN = -self.A_log.float().exp()
+        A_IN = -self.A_log.float().exp()  # negative by construction, so no state can grow; float32, since it is in an exponent
         inputs = (x_BTI, delta_BTI, A_IN, B_BTN, C_BTN, self.skip, gate_BTI, self.dt_proj.bias)
         return self.out_proj(selective_scan(*inputs, backend=self.kernels))
 

@@ -11,7 +11,7 @@ from lolm.models.language_model import LanguageModel, Streams
 
 
 class OutputProjection(Component):
-    """The D × D map W_h that the published baseline keeps between its final norm and the head (spec A10)."""
+    """The D × D map W_h that the published baseline keeps between its final norm and the head (facts A10)."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -37,14 +37,14 @@ class Decoder(LanguageModel):
         self.projection = OutputProjection(size.d_model) if architecture.output_projection else None
 
     def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
-        h, routing = self.surface(self._embed(tokens_BT), skip_last)
+        h, routing = self.stack(self._embed(tokens_BT), skip_last)
         return Streams(h, routing=routing)
 
     def fuse(self, streams: Streams) -> torch.Tensor:
         return streams.h if self.projection is None else self.projection(streams.h)
 
     def components(self) -> dict[str, Component]:
-        parts: dict[str, Component] = {"surface": self.surface}
+        parts: dict[str, Component] = {"stack": self.stack}
         if self.projection is not None:
             parts["projection"] = self.projection
         return parts

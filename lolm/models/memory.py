@@ -1,4 +1,4 @@
-"""The persistent memory: three banks of slots, read by attention, written chunk by chunk (spec A4)."""
+"""The persistent memory: three banks of slots, read by attention, written chunk by chunk (facts A4)."""
 
 from __future__ import annotations
 
@@ -31,14 +31,20 @@ class Memory(Component):
         super().__init__()
         self.chunking, self.size, self.d_model = config.chunking, size, d_model
         banks, slots = size.banks, size.slots
-        self.slots = nn.Parameter(0.02 * torch.randn(banks, slots, d_model))
+        self.slots = nn.Parameter(torch.empty(banks, slots, d_model))
         self.query = nn.Linear(d_model, banks * d_model, bias=False)
         self.content = nn.Linear(d_model, banks * d_model, bias=False)
         self.keep = nn.Linear(d_model, banks * slots)  # α
         self.write = nn.Linear(d_model, banks * slots)  # β
         self.combine = nn.Linear(banks * d_model, d_model, bias=False)
-        keep_init(self.slots)
-        no_decay(self.slots)
+        keep_init(self, "slots")
+        no_decay(self, "slots")
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.slots.normal_().mul_(0.02)
+        super().reset_parameters()
 
     def bounds(self, length: int) -> list[tuple[int, int]]:
         """Start and end of each chunk of a sequence.
@@ -84,6 +90,7 @@ class Memory(Component):
             torch.sigmoid(layer(mean_BCD)).view(batch, writers, banks, slots, 1) for layer in (self.keep, self.write)
         )
         written_BCMSD = write_BCMS1 * self.content(mean_BCD).view(batch, writers, banks, 1, self.d_model)
+        # Causal by a shift: a chunk reads what earlier chunks wrote, never its own mean, which knows tokens still to come.
         states = [state_BMSD]
         for keep_BMS1, written_BMSD in zip(keep_BCMS1.unbind(1), written_BCMSD.unbind(1), strict=True):
             states.append(keep_BMS1 * states[-1] + written_BMSD)

@@ -1,4 +1,4 @@
-"""Names that stand in records: of interventions, readouts and metrics. Who writes a record and who asks for a row say the same."""
+"""Names that stand in records: of interventions, readouts and metrics. Writers and readers say the same."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def random_half(draw: int, end: str) -> str:
 
 Removal = tuple[str, float | None]  # intervention and value
 
-# Removal method: what removes the latent branch, and what removes the surface branch. The inversion statistic is measured with each.
+# By removal method, what removes the latent and what removes the surface branch: the inversion statistic is measured with each.
 REMOVALS: dict[str, tuple[Removal, Removal]] = {
     GATE: ((GATE, 1.0), (GATE, 0.0)),
     **{by: ((replaced(LATENT, by), None), (replaced(SURFACE, by), None)) for by in REPLACEMENTS},
@@ -174,12 +174,14 @@ CLASSES = frozenset(
 )  # fmt: skip
 
 _DRAW = re.compile(r"(?<=_)\d+(?=_|$)")
+_WRITE = re.compile(rf"(?:stack|{SURFACE}|{LATENT})\.\d+\.[\w.]+_(?:{'|'.join(REPLACEMENTS)})")  # at a site inside a stack
 
 
 def check_intervention(name: str) -> str:
     """The name of an intervention, or of several joined; raises RecordError naming the nearest where no record can hold it."""
     for part in name.split("+"):
-        _check("intervention", _DRAW.sub("0", part.partition("=")[0]), INTERVENTIONS, name)
+        if not _WRITE.fullmatch(part):
+            _check("intervention", _DRAW.sub("0", part.partition("=")[0]), INTERVENTIONS, name)
     return name
 
 
@@ -205,5 +207,5 @@ def check_task(name: str) -> str:
 
 def _check(kind: str, name: str, known: Collection[str], shown: str) -> str:
     if name not in known:
-        raise RecordError(f"no {kind} {shown!r}{nearest(name, known)}; names are those of lolm/records/names.py")
+        raise RecordError(f"no {kind} {shown!r}{nearest(name, known)}; a new one is entered in lolm/records/names.py")
     return shown
