@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 from functools import cache
 
-from lolm.config import Params, ScaleConfig, StudyConfig, resolve_run, scale_of
+from lolm.accounting.resolve import resolve_run
+from lolm.config import Params, ScaleConfig, StudyConfig, scale_of
 from lolm.records import read_json
 from pipeline.stage import Paths
 
@@ -126,4 +127,4 @@ def flops_per_token(params: Params, scale: str, arm: str) -> float:
     """Training FLOPs of one token."""
     from lolm.accounting.count import account_run
 
-    return account_run(resolve_run(params, scale, arm, params.selected.seeds[0]))["flops_per_token"]["training"]
+    return account_run(resolve_run(params, scale, arm, params.selected.seeds[0])).flops_per_token.training

@@ -40,7 +40,7 @@ def recall() -> None:
         "name": run.name,
         "fingerprint": fingerprint,
         "model": fingerprint_of(to_mapping(text_run.architecture), to_mapping(text_run.size)),
-        "state_elements": account_run(run)["state_elements"],
+        "state_elements": account_run(run).state_elements,
         "tasks": {
             name: train_on(build_task(name, config), run, config, Path(".scratch") / fingerprint_of(fingerprint, name), device)
             for name in config.tasks

@@ -24,7 +24,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lolm import LolmError, tracking
-from lolm.config import ConfigError, Params, StudyConfig, load_params, resolve_run, scale_of
+from lolm.accounting.resolve import resolve_run
+from lolm.config import ConfigError, Params, StudyConfig, load_params, scale_of
 from lolm.training.scratch import clear_finished
 from pipeline import stage
 from pipeline.estimate import Estimate, estimate, stages_of_run, stages_to_make, timed_stages

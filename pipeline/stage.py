@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lolm import LolmError
-from lolm.config import Params, RunConfig, resolve_run
+from lolm.accounting.resolve import resolve_run
+from lolm.config import Params, RunConfig
 from lolm.records import read_json
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from lolm.config import ConfigError, RunConfig, SweepConfig, load_params, resolve_run, scale_of, to_mapping
+from lolm.accounting.resolve import resolve_run
+from lolm.config import ConfigError, RunConfig, SweepConfig, load_params, scale_of, to_mapping
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.stream import TokenStream
 from lolm.evaluation.held_out import score_model

@@ -56,15 +56,15 @@ def train() -> None:
         "name": run.name,
         "label": run.architecture.label,
         "run": to_mapping(run),
-        "parameters": costs["parameters"],
-        "flops_per_token": costs["flops_per_token"],
-        "state_elements": costs["state_elements"],
-        "state_bytes": costs["state_bytes"],
+        "parameters": dataclasses.asdict(costs.parameters),
+        "flops_per_token": dataclasses.asdict(costs.flops_per_token),
+        "state_elements": costs.state_elements,
+        "state_bytes": costs.state_bytes,
         "device": device,
         "kernels": kernels,
         "data": data,
     }
-    size, cost = costs["parameters"]["total"], costs["flops_per_token"]["training"]
+    size, cost = costs.parameters.total, costs.flops_per_token.training
     tokens = run.training.steps * run.training.tokens_per_step
     print(f"{run.name}: {size:,} parameters, {cost:,.0f} training FLOPs per token, {tokens:,} tokens", file=sys.stderr)
     clear_finished(SCRATCH, KEPT_SECONDS)

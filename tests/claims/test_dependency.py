@@ -235,7 +235,7 @@ def _with_lower_latent(run):
 
 
 def test_the_published_pair_is_counted_to_the_parameter():
-    totals = [account_run(run)["parameters"]["total"] for run in tpu_pair(load_params())]
+    totals = [account_run(run).parameters.total for run in tpu_pair(load_params())]
     assert totals == [319_319_841, 316_840_960]
 
 
