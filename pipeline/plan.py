@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from lolm.accounting.plan import plan_rows
+from lolm.accounting.plan import plan_notes, plan_rows
 from lolm.config import load_params
 from lolm.records import write_json
 from pipeline.estimate import estimate, timed_stages
@@ -29,20 +29,14 @@ def plan() -> None:
     args = arguments(__doc__)
     params = load_params()
     study = params.selected
-    subject = study.subject
     rows = plan_rows(params, args.scale, params.study)
-    reference = rows[subject].parameters
     table = {arm: asdict(row) for arm, row in rows.items()}
     print(f"{'arm':24}" + "".join(f"{heading:>17}" for heading in HEADINGS.values()))
     for arm, values in table.items():
         cells = (f"{values[name]:.2%}" if name == "mismatch" else f"{values[name]:,.0f}" for name in HEADINGS)
         print(f"{arm:24}" + "".join(f"{cell:>17}" for cell in cells))
-    allowed = params.analysis.parameter_tolerance
-    for arm, values in table.items():
-        active = values["parameters_active"] / reference - 1
-        if study.matched and abs(values["mismatch"]) > allowed:
-            note = f"; in the parameters a token meets, by {active:+.2%}" if active != values["mismatch"] else ""
-            print(f"note: {arm} differs from {subject} by {values['mismatch']:+.2%} in parameters{note}")
+    for note in plan_notes(params, args.scale, params.study, rows):
+        print(f"note: {note}")
     write_json(Paths(args.scale).study(study.name) / "plan.json", table)
     print(f"the whole study, one run at a time: {estimate(params, args.scale, timed_stages(params, args.scale)).text(1)}")
 
