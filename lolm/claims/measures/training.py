@@ -19,8 +19,8 @@ LADDER = ("ladder_1_decoder", "ladder_2_memory", "ladder_3_ssm", "ladder_4_ssm_m
 class Contrast:
     """An arm, or the high level of a factor, minus the subject (the low level) in one outcome, a key of OUTCOMES.
 
-    The level of the interval is Bonferroni's, over all contrasts that a group of the registry asks of the same runs in the same outcome; the
-    declared comparison is not corrected.
+    The level of the interval is Bonferroni's, over all contrasts that a group of the registry asks of the same runs in the same
+    outcome; the declared comparison is not corrected.
 
     Attributes:
         one_sided: the claim bounds a difference on one side (no worse than), so no correction makes it harder to show.
