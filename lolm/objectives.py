@@ -1,4 +1,4 @@
-"""Every loss term, one function each, and their weighted sum (spec B).
+"""Every loss term, one function each, and their weighted sum (facts B).
 
 L = L_tok + λ_future L_future + λ_chg L_chg + λ_regime L_reg + λ_comp L_comp + λ_mem L_mem + λ_man L_man,
 and λ_router L_router for models with mixtures of experts (:func:`lolm.models.experts.router_loss`).

@@ -60,7 +60,7 @@ def causal_attention(
 
 
 class Attention(Mixer):
-    """Bias-free projections, RoPE with adjacent dimensions paired, softmax(qkᵀ/√P) v (spec A2 with the defaults).
+    """Bias-free projections, RoPE with adjacent dimensions paired, softmax(qkᵀ/√P) v (facts A2 with the defaults).
 
     Args:
         d_model: D.

@@ -1,4 +1,4 @@
-"""Mamba-1 (Gu & Dao 2023, arXiv 2312.00752): the selective SSM block, SSM-M of the spec (A3)."""
+"""Mamba-1 (Gu & Dao 2023, arXiv 2312.00752): the selective SSM block, SSM-M of facts A3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifestation gate: how much of each dimension comes from the surface (spec A6), and simpler gates in its place.
+"""The manifestation gate: how much of each dimension comes from the surface (facts A6), and simpler gates in its place.
 
 A gate is called as gate(z, h, m, r) and answers with g of shape (B, T, D), a view where one value serves many places.
 """

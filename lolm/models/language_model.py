@@ -56,7 +56,7 @@ class Streams:
 
 
 class LanguageModel(nn.Module, ABC):
-    """Token embedding, a stack of blocks, and a head tied to the embedding: logits = norm(o) Eᵀ, no bias (spec A8).
+    """Token embedding, a stack of blocks, and a head tied to the embedding: logits = norm(o) Eᵀ, no bias (facts A8).
 
     Attributes:
         stack: the blocks over the token embeddings: all of a decoder, the surface of LOLM.

@@ -1,4 +1,4 @@
-"""LOLM: surface decoder, latent SSM, memory, regime codes, gate, fusion (spec A1)."""
+"""LOLM: surface decoder, latent SSM, memory, regime codes, gate, fusion (facts A1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The persistent memory: three banks of slots, read by attention, written chunk by chunk (spec A4)."""
+"""The persistent memory: three banks of slots, read by attention, written chunk by chunk (facts A4)."""
 
 from __future__ import annotations
 

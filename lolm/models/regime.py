@@ -1,4 +1,4 @@
-"""The regime layer: a soft choice among discrete codes for every token (spec A5)."""
+"""The regime layer: a soft choice among discrete codes for every token (facts A5)."""
 
 from __future__ import annotations
 

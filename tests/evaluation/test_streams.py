@@ -108,7 +108,7 @@ def test_statistics_are_the_same_twice(held_out):
 
 
 def test_pure_noise_uses_every_code_and_evaluation_need_not():
-    """What "all codes alive" is worth: with 32 codes noise alone gives a usage entropy of 3.465 of 3.466 (spec F7)."""
+    """What "all codes alive" is worth: with 32 codes noise alone gives a usage entropy of 3.465 of 3.466 (facts F7)."""
     statistics = RegimeStatistics(32, seed=0)
     logits = torch.zeros(20, 2000, 32)
     logits[..., 3] = 0.5  # a slight preference, which always wins without noise

@@ -32,6 +32,12 @@ class Noise(nn.Module):
         return torch.randn(h_BTD.shape, generator=torch.Generator().manual_seed(0))
 
 
+def inversion(rows: list[Condition], step: int) -> dict[str, float]:
+    """The inversion statistic by way of removal, of rows alone."""
+    nothing = References(0.0, 0.0, 0.0, 0.0)
+    return statistics(Ablation("arm", 1, "name", "0", "test", 1, 1, nothing, tuple(rows)), step)
+
+
 def noisy() -> LanguageModel:
     """Reads the surface, and hears noise on its latent branch as loudly."""
     model = reader(surface=True, latent=False)

@@ -160,7 +160,7 @@ def test_inner_width_in_place_of_the_expansion():
 
 
 def test_plain_form_by_the_equations_as_written():
-    """Spec A3, token by token in float64, with the skip after the gate."""
+    """Facts A3, token by token in float64, with the skip after the gate."""
     torch.manual_seed(0)
     mixer = PlainSSM(6, d_state=3)
     x = torch.randn(2, 11, 6)

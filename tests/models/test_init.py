@@ -158,7 +158,7 @@ def latent_rms(wiring: str, layers: int) -> float:
 
 
 def test_the_published_chain_shrinks_the_latent_signal_with_every_block():
-    """Stock blocks without residual or norm (spec A3, SSM-M); four of them, as at 304M, leave about 3e-7."""
+    """Stock blocks without residual or norm (facts A3, SSM-M); four of them, as at 304M, leave about 3e-7."""
     rms = [latent_rms("chain", layers) for layers in range(1, 7)]
     assert all(after < before / 10 for before, after in zip(rms, rms[1:], strict=False))
     assert rms[3] < 1e-5
