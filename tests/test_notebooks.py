@@ -2,16 +2,14 @@
 
 import json
 import re
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
+from minicorpus import make_texts, write_jsonl
+from synthetic import write_results
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("analysis", "data")]
-from minicorpus import make_texts, write_jsonl  # noqa: E402
-from synthetic import write_results  # noqa: E402
-
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -56,25 +54,27 @@ def test_runs_on_results(tmp_path, monkeypatch, arms):
 
 def write_weights(root, arm, seed):
     """Corpus, tokenizer and shards of made-up text, and untrained weights of a run, where the pipeline would leave them."""
-    from lolm.config import CorpusConfig, RunConfig, ShardsConfig, TokenizerConfig, from_mapping
+    from lolm.config import CorpusConfig, ShardsConfig, TokenizerConfig
     from lolm.corpus.build import build_corpus
     from lolm.corpus.shards import write_shards
     from lolm.corpus.tokenizer import Tokenizer, build_tokenizer
-    from lolm.models.language_model import build_model
+    from lolm.models.build import build_model
     from lolm.objectives import build_heads
-    from lolm.records import read_json
+    from lolm.records import Layout, read
+    from lolm.records.schema import RunHeader
     from lolm.training.checkpoint import save_weights
 
-    artifacts = root / "artifacts" / "smoke"
-    folder = artifacts / "runs" / f"{arm}-{seed}"
-    run = from_mapping(RunConfig, read_json(folder / "config.json")["run"], "run")
+    layout = Layout("smoke", root)
+    run = read(layout.header(arm, seed), RunHeader).run
     path = write_jsonl(root / "mini.jsonl", make_texts())
-    build_corpus(CorpusConfig(source="local", path=str(path), validation_fraction=0.3, test_fraction=0.3), artifacts / "corpus")
-    for name in ("tokenizer", "shards"):
-        (artifacts / name).mkdir()
-    build_tokenizer(TokenizerConfig(vocab_size=run.vocab_size), artifacts / "corpus", artifacts / "tokenizer")
-    write_shards(ShardsConfig(100_000), artifacts / "corpus", Tokenizer.load(artifacts / "tokenizer"), artifacts / "shards")
+    build_corpus(CorpusConfig(source="local", path=str(path), validation_fraction=0.3, test_fraction=0.3), layout.corpus)
+    layout.tokenizer.mkdir()
+    layout.shards.mkdir()
+    build_tokenizer(TokenizerConfig(vocab_size=run.vocab_size), layout.corpus, layout.tokenizer)
+    write_shards(ShardsConfig(100_000), layout.corpus, Tokenizer.load(layout.tokenizer), layout.shards)
+    folder = layout.weights(arm, seed)
     save_weights(folder / "model.safetensors", build_model(run), build_heads(run.architecture, run.size))
+    shutil.copy(layout.header(arm, seed), folder / "config.json")
 
 
 @pytest.mark.slow

@@ -155,7 +155,7 @@ def test_contrastive_loss_against_other_sequences_by_hand(negatives):
 
 
 def test_knowing_the_position_solves_the_published_task_and_is_worth_nothing_at_one_position():
-    """Spec F10. z_t holds t + 1 and h_t holds t, the same in all four sequences."""
+    """Facts F10. z_t holds t + 1 and h_t holds t, the same in all four sequences."""
     h = torch.eye(64).repeat(4, 1, 1)
     z = torch.roll(h, -1, dims=1)
 
@@ -298,7 +298,7 @@ def test_entropy_regime_loss_by_hand():
 
 
 def test_pure_noise_predicts_the_published_regime_loss():
-    """64 codes, τ = 0.95 and uniform logits: −2.115 by an independent simulation, about what the 1.57B log implies (spec F7)."""
+    """64 codes, τ = 0.95 and uniform logits: −2.115 by an independent simulation, about what the 1.57B log implies (facts F7)."""
     rng = np.random.default_rng(0)
     weights = np.exp(rng.gumbel(size=(8, 2048, 64)) / 0.95)
     balance, h, sticky = balance_by_hand(weights / weights.sum(axis=-1, keepdims=True))
@@ -410,7 +410,7 @@ def parts(names: set[str]) -> set[str]:
 
 
 def test_the_token_loss_trains_every_part_of_the_model():
-    """Contrary to the published separation of objectives (spec F16)."""
+    """Contrary to the published separation of objectives (facts F16)."""
     names = gradients_of("lolm", "token")
     every = {name for name, _ in make_model("lolm").named_parameters()}
     assert every - names == set()
@@ -455,7 +455,7 @@ def test_each_auxiliary_loss_trains_what_it_reads():
 
 
 def test_with_every_way_of_the_latent_stream_cut_only_its_own_loss_trains_it():
-    """What detaching z leaves to CPC (spec A11, F16). The regime's losses reach the SSM too unless z is cut there as well."""
+    """What detaching z leaves to CPC (facts A11, F16). The regime's losses reach the SSM too unless z is cut there as well."""
 
     def trained(loss, *detach):
         return {name for name in gradients_of("lolm", loss, detach=detach) if name.startswith("latent.")}

@@ -5,7 +5,7 @@ For a way of removing a branch, and at one checkpoint of one run,
     S = (loss without latent − loss) − (loss without surface − loss), nats a token,
 
 so S > 0 where removing the latent branch hurts more. One way is declared in ``analysis.inversion_statistic`` before the runs; it
-alone decides. The others are controls: what a head makes of a branch's absence depends on what stands in its place (spec F4).
+alone decides. The others are controls: what a head makes of a branch's absence depends on what stands in its place (facts F4).
 """
 
 from __future__ import annotations

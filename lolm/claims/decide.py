@@ -97,9 +97,7 @@ def _elsewhere(entry: Entry, results: ScaleResults, ours: Quantity | None) -> Cl
         note = f"These runs are of scale {results.scale}, another model."
         ours = replace(ours, note=note)
     wanted = needs(results.params, entry.scale or results.scale, entry.study)
-    return _claim(
-        entry, results, verdict=UNTESTABLE, why=_another_model(entry, results), as_published=ours, needs=wanted
-    )
+    return _claim(entry, results, verdict=UNTESTABLE, why=_another_model(entry, results), as_published=ours, needs=wanted)
 
 
 def _another_model(entry: Entry, results: ScaleResults) -> str:
@@ -108,7 +106,9 @@ def _another_model(entry: Entry, results: ScaleResults) -> str:
 
 
 def _numbers(entry: Entry, reading: Reading) -> tuple[Quantity | None, Quantity | None]:
-    ours = _quantity(reading.published, entry.published_unit or entry.unit, entry.published_definition, reading.published_note, reading)
+    ours = _quantity(
+        reading.published, entry.published_unit or entry.unit, entry.published_definition, reading.published_note, reading
+    )
     sound = _quantity(reading.sound, entry.unit, entry.definition, reading.note, reading)
     return ours, sound
 

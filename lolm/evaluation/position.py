@@ -22,7 +22,7 @@ def describe_positions(nats_NT: np.ndarray, correct_NT: np.ndarray, bytes_NT: np
 
     ``early`` and ``late`` are the first and the last ⌊T / 4⌋ positions, at least one. The paper's "late-position BPC change" is
     ``change.bits_per_byte``, its "context advantage" ``change.accuracy``, as far as its words tell: the scripts aren't public
-    (spec D5).
+    (facts D5).
     """
     length = nats_NT.shape[1]
 

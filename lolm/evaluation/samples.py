@@ -11,7 +11,7 @@ from lolm.data.stream import TokenStream
 from lolm.models.language_model import LanguageModel
 from lolm.records.schema import Diversity, Example, Samples
 
-TEMPERATURE, TOP_K = 0.8, 50  # as published (spec C)
+TEMPERATURE, TOP_K = 0.8, 50  # as published (facts C)
 EXAMPLES = 2  # texts that are kept
 
 

@@ -74,7 +74,7 @@ class RegimeStatistics:
     """How many codes are in use: sampled with Gumbel noise as published, without noise, and for pure noise.
 
     With uniform logits every code appears among the argmaxes of Gumbel samples, so "all codes alive" says nothing unless it
-    is compared with that (spec F7). Usage entropy is that of the shares of argmaxes, in nats; ln R at most.
+    is compared with that (facts F7). Usage entropy is that of the shares of argmaxes, in nats; ln R at most.
     """
 
     def __init__(self, codes: int, seed: int) -> None:

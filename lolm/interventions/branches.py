@@ -1,4 +1,4 @@
-"""Replacing a branch at the fusion, u (surface) or v (latent), and keeping the size of what the head reads (spec F3, F4)."""
+"""Replacing a branch at the fusion, u (surface) or v (latent), and keeping the size of what the head reads (facts F3, F4)."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ STANDARD = (  # as published
     entry(lambda s: [gate.blend_gate(alpha, to) for to in (1.0, 0.0) for alpha in (0.25, 0.5, 0.75)], "gate"),
     entry(_removals(names.MEMORY), "memory"),
     entry(_removals(names.REGIME), "regime"),
-    # all at once, as in spec D4
+    # all at once, as in facts D4
     entry(
         lambda s: [gate.force_gate(1.0) | remove_stream(names.MEMORY) | remove_stream(names.REGIME)], "gate", "memory", "regime"
     ),

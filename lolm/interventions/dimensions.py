@@ -1,4 +1,4 @@
-"""Removing single dimensions of a branch, and random groups of them to say what any removal of that size costs (spec F4)."""
+"""Removing single dimensions of a branch, and random groups of them to say what any removal of that size costs (facts F4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes of the gate: its level, its pattern over dimensions, its dependence on context, one at a time (spec F5)."""
+"""Changes of the gate: its level, its pattern over dimensions, its dependence on context, one at a time (facts F5)."""
 
 from __future__ import annotations
 

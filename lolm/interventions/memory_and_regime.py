@@ -35,5 +35,5 @@ def permute_stream(stream: str) -> Intervention:
 
 
 def skip_last_blocks(count: int) -> Intervention:
-    """Run the surface without its last ``count`` blocks: what removing the end of any serial stack costs (spec F3)."""
+    """Run the surface without its last ``count`` blocks: what removing the end of any serial stack costs (facts F3)."""
     return Intervention(names.SKIP_LAST_BLOCKS, float(count), skip_last=count)

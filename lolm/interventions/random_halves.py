@@ -1,4 +1,4 @@
-"""A null of equal size for the inversion: halves of (u, v) that have nothing to do with which branch is which (spec F4).
+"""A null of equal size for the inversion: halves of (u, v) that have nothing to do with which branch is which (facts F4).
 
 Removing the latent branch is removing D of the 2·D dimensions that the fusion joins. How far apart two removals of that size lie
 when the halves are drawn at random is what the inversion statistic has to exceed.

@@ -1,4 +1,4 @@
-"""What each addend of the fusion contributes, beside the mean gate, which is no share of anything (spec F5)."""
+"""What each addend of the fusion contributes, beside the mean gate, which is no share of anything (facts F5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lost, or only a readout off its distribution? How much of an intervention's damage a refitted readout wins back (spec F4)."""
+"""Lost, or only a readout off its distribution? How much of an intervention's damage a refitted readout wins back (facts F4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one temperature that suits given logits best: tells lost information from misplaced confidence (spec F1, F4)."""
+"""The one temperature that suits given logits best: tells lost information from misplaced confidence (facts F1, F4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SSM-P of the spec (A3): the authors' plain selective SSM, without convolution and with a full step-size map."""
+"""SSM-P of facts A3: the authors' plain selective SSM, without convolution and with a full step-size map."""
 
 from __future__ import annotations
 

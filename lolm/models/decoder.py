@@ -11,7 +11,7 @@ from lolm.models.language_model import LanguageModel, Streams
 
 
 class OutputProjection(Component):
-    """The D × D map W_h that the published baseline keeps between its final norm and the head (spec A10)."""
+    """The D × D map W_h that the published baseline keeps between its final norm and the head (facts A10)."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()

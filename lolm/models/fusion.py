@@ -1,4 +1,4 @@
-"""Fusion of the streams under the gate (spec A7, the paper's eq. 1)."""
+"""Fusion of the streams under the gate (facts A7, the paper's eq. 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifestation gate: how much of each dimension comes from the surface (spec A6), and simpler gates in its place.
+"""The manifestation gate: how much of each dimension comes from the surface (facts A6), and simpler gates in its place.
 
 A gate is called as gate(z, h, m, r) and answers with g of shape (B, T, D), a view where one value serves many places.
 """
@@ -35,6 +35,7 @@ class Gate(Component):
             self.out.bias.fill_(self.bias)
 
     def forward(self, z_BTD: torch.Tensor, h_BTD: torch.Tensor, m_BTD: torch.Tensor, r_BTE: torch.Tensor) -> torch.Tensor:
+        # The gate reads streams before the branch norms, so it sees their lengths; what it weighs does not have them.
         g = torch.sigmoid(self.out(F.gelu(self.hidden(torch.cat((z_BTD, h_BTD, m_BTD, r_BTE), dim=-1)))))
         return g.expand_as(h_BTD)
 

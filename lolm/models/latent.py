@@ -1,4 +1,4 @@
-"""The latent stream: SSM layers over the surface's output in the two forms of the spec (A3), or their control."""
+"""The latent stream: SSM layers over the surface's output in the two forms of facts A3, or their control."""
 
 from __future__ import annotations
 

@@ -6,10 +6,10 @@ from builders import ARMS, PARAMS, change, make_run
 
 from lolm.accounting.count import account, account_run
 from lolm.config import BlockConfig, FutureSize, LatentSize, MemorySize, MixerConfig, RegimeSize, StackConfig, resolve_run
-from lolm.models.language_model import build_model
+from lolm.models.build import build_model
 from lolm.objectives import build_heads
 
-# Spec A10: decoder (embedding included), embedding, latent, memory, regime, gate, fusion, total.
+# Facts A10: decoder (embedding included), embedding, latent, memory, regime, gate, fusion, total.
 PUBLISHED = {
     ("20m", "lolm_v0", None): (17_591_040, 12_865_792, 1_428_480, 663_744, 13_312, 557_312, 212_992, 20_466_880),
     ("149m", "lolm_v0", None): (123_570_432, 38_597_376, 12_616_704, 5_751_168, 57_600, 4_866_816, 1_843_200, 148_705_920),

@@ -6,17 +6,20 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from lolm.claims.cost import PEAK_FLOPS, UTILISATION, needs
+from lolm.claims.measures.losses import tpu_pair
+from lolm.claims.measures.training import Contrast
+from lolm.claims.registry import ENTRIES
+from lolm.report.tables import REFITTED, REMOVED, readout_recovery
 from synthetic import Truth, write_results
 
 from lolm.accounting.count import account_run
 from lolm.analysis.effects import arm_effect
 from lolm.analysis.statistics import t_interval
 from lolm.claims import build_ledger, to_records, with_figures
-from lolm.claims.cost import PEAK_FLOPS, UTILISATION, needs
-from lolm.claims.measures.losses import tpu_pair
 from lolm.config import ConfigError, load_params
+from lolm.records import names
 from lolm.records.results import load_results
-from lolm.report.figures.laboratory import readout_recovery
 
 SEEDS = (1, 2, 3, 4)
 
@@ -119,23 +122,24 @@ def test_what_a_refit_brings_anyway_is_no_recovery(results_of):
     claim = ledger_of(results)["damage_is_information"]
     assert claim.sound.value == pytest.approx(2.0, abs=0.01)
     assert claim.verdict == "holds"
-    rows = readout_recovery(results).rows
-    assert {row[0] for row in rows} == {"g = 1 (no latent)", "g = 0 (no surface)", "latent mean", "surface mean"}
-    assert all(row[4] == pytest.approx(2.0, abs=0.02) for row in rows if row[:2] == ("g = 1 (no latent)", "the head"))
-    assert all(abs(row[5]) < 0.02 for row in rows if row[1] == "the head")
+    table = readout_recovery(results)
+    removals = (("gate", 1.0), ("gate", 0.0), ("latent_mean", None), ("surface_mean", None))
+    assert set(table["intervention"]) == {REMOVED[removal] for removal in removals}
+    head = table[table["refitted"] == REFITTED[names.HEAD]]
+    assert list(head[head["intervention"] == REMOVED["gate", 1.0]]["left_nats"]) == pytest.approx([2.0] * len(SEEDS), abs=0.02)
+    assert all(head["recovered"].abs() < 0.02)
 
 
 def test_no_damage_or_no_intact_refit_leaves_nothing_to_judge(results_of):
     results = results_of()
     healed = _with_readouts(results, lambda row: replace(row, damaged=row.full - 0.1))
     claim = ledger_of(healed)["damage_is_information"]
-    assert claim.verdict == "not testable at this scale"
+    assert claim.verdict == "inconclusive"
     assert "no damage" in claim.why
-    unreferenced = _with_readouts(
-        results, lambda row: replace(row, intervention=row.intervention.replace("none", "gate_swapped"))
-    )
-    assert ledger_of(unreferenced)["damage_is_information"].verdict == "not testable at this scale"
-    assert readout_recovery(unreferenced) is None
+    renamed = {names.NONE: names.GATE_SWAPPED}
+    unreferenced = _with_readouts(results, lambda row: replace(row, intervention=renamed.get(row.intervention, row.intervention)))
+    assert ledger_of(unreferenced)["damage_is_information"].verdict == "not run"
+    assert readout_recovery(unreferenced).empty
 
 
 def test_the_dependency_grows_with_training(results_of):
@@ -160,7 +164,7 @@ def test_function_words(results_of, shift, verdict):
 def test_records_without_the_laboratory_say_what_makes_it(results_of):
     ledger = ledger_of(results_of(Truth(laboratory=False)))
     for id in ("inversion_preregistered", "inversion_null", "damage_is_information", "function_words"):
-        assert ledger[id].verdict == "not testable at this scale"
+        assert ledger[id].verdict == "not run"
         assert "make repro SCALE=smoke STUDY=main" in ledger[id].why
     assert ledger["inversion"].verdict == "holds"
 
@@ -177,7 +181,7 @@ def test_arms_against_the_subject(results_of):
     assert "97.5 % interval" in ledger["gate_sum"].sound.definition
     wider = t_interval(arm_effect(results, "lolm_sum", "nats").per_seed, 1 - 0.05 / 2)
     assert ledger["gate_sum"].sound.interval == pytest.approx(wider.interval)
-    assert ledger["gate_scalar"].verdict == "not testable at this scale"
+    assert ledger["gate_scalar"].verdict == "not run"
     assert ledger["gate_scalar"].needs.command == "make repro SCALE=smoke STUDY=gates"
 
 
@@ -207,11 +211,14 @@ def _shifted(run, nats):
     return replace(run, evaluation=replace(run.evaluation, test=replace(test, nats=test.nats + nats)))
 
 
-def test_every_question_names_a_study_that_can_answer_it():
+def test_every_contrast_names_a_study_that_can_answer_it():
     studies = load_params().studies
-    for q in QUESTIONS:
-        assert q.arm is None or q.arm in studies[q.study].arms, q.id
-        assert q.factor is None or q.factor in studies[q.study].factors, q.id
+    asked = [entry for entry in ENTRIES if isinstance(entry.measure, Contrast)]
+    assert asked
+    for entry in asked:
+        contrast, study = entry.measure, studies[entry.study]
+        assert contrast.arm is None or contrast.arm in study.arms, entry.id
+        assert contrast.factor is None or contrast.factor in study.factors, entry.id
 
 
 def test_no_cause_is_found_for_an_inversion_that_is_not_there(results_of):

@@ -277,7 +277,7 @@ def test_presets_are_whole(scale):
     assert preset.sizes["lolm_v0"].regime.tau_end == 0.1
 
 
-# Spec C: steps, T, micro-batch, accumulation, warm-up, peak rate, clip, precision.
+# Facts C: steps, T, micro-batch, accumulation, warm-up, peak rate, clip, precision.
 PUBLISHED = {
     "20m": (100_000, 128, 4, 1, 2000, 1e-4, 0.5, "fp32"),
     "149m": (25_000, 1024, 2, 16, 1000, 3e-4, 1.0, "bf16"),

@@ -27,7 +27,7 @@ def close(ours: torch.Tensor, wanted: np.ndarray) -> None:
 
 
 def memory_by_hand(memory: Memory, h: np.ndarray, chunks: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    """One sequence, bank by bank (spec A4)."""
+    """One sequence, bank by bank (facts A4)."""
     w = {name: array(p) for name, p in memory.named_parameters()}
     banks, slots = memory.size.banks, memory.size.slots
     reads, attention = [], np.zeros((len(h), slots))

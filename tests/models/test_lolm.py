@@ -53,7 +53,7 @@ def test_a_prefix_gives_what_the_whole_text_gives(arm, length):
 
 
 def test_a_fixed_number_of_chunks_makes_the_output_depend_on_the_length():
-    """The published flaw (spec A11): the same token with the same past, in a longer text, gives another output."""
+    """The published flaw (facts A11): the same token with the same past, in a longer text, gives another output."""
     model = make_model("lolm_published")
     with torch.no_grad():
         model.memory.slots.mul_(50)  # as trained slots are: at 0.02 all of memory is small

@@ -52,7 +52,7 @@ ENTRIES = (
         "{level}; fails if none of the interval of the difference lies above 0",
         definition="|S| of mean ablation minus the largest |S| of the random halves of the same run",
         caveats=(
-            "A random half has about half of either, so branches that are unequal in any way exceed it; that says nothing of why.",
+            "A random half has about half of either, so branches that are unequal in any way exceed it; that does not say why.",
         ),
         figure="inversion_statistic",
     ),
@@ -132,8 +132,8 @@ ENTRIES = (
         GROUP,
         "The inversion is there at every stage of training.",
         over_training,
-        rule_text="holds if the interval lies above {inversion_margin:g} nats at every checkpoint, fails if at any one none of it "
-        "does; not corrected for their number",
+        rule_text="holds if the interval lies above {inversion_margin:g} nats at every checkpoint, fails if at any one none of "
+        "it does; not corrected for their number",
         definition="loss at g = 1 minus loss at g = 0, the smallest of {count} checkpoints (selected, not corrected for it)",
         controls=REMOVED,
         figure="damage",
