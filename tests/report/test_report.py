@@ -457,7 +457,7 @@ def test_stages_write_the_same_bytes_in_two_folders_and_links_resolve(tmp_path, 
     }
     assert {f"smoke/{study}/{name}" for study in ("main", "plain") for name in made} <= set(written[0])
     shown = [entry.name for entry in FIGURES if entry.name not in ALONE]
-    assert {f"smoke/main/figures/{name}.{kind}" for name in shown for kind in ("svg", "csv")} <= set(written[0])
+    assert {f"smoke/main/{path}" for name in shown for path in (f"figures/{name}.svg", f"tables/{name}.csv")} <= set(written[0])
     assert {"index.html", "claims.md", "claims.json", "report.html", "smoke/index.html", "smoke/claims.json"} <= set(written[0])
     assert isinstance(json.loads(written[0]["claims.json"]), list)
     pages = {name: Page(text.decode()) for name, text in written[0].items() if name.endswith(".html")}
