@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lolm.config import ArchitectureConfig, FutureSize, ObjectiveConfig, SizeConfig
 from lolm.data.batches import IGNORED
+from lolm.mixers.base import reset_children
 from lolm.models.language_model import LanguageModel, Streams
 from lolm.ops.cross_entropy import cross_entropy
 
@@ -67,6 +68,10 @@ class FutureHeads(nn.Module):
         else:
             self.z = nn.Linear(d_model, d_model)
         self.requires_grad_(trained)
+
+    def reset_parameters(self) -> None:
+        """The framework's initial values, drawn in the order of construction."""
+        reset_children(self)
 
     def _mlp(self, d_model: int) -> nn.Sequential:
         return nn.Sequential(nn.Linear(d_model, self.size.hidden), nn.GELU(), nn.Linear(self.size.hidden, self.size.width))

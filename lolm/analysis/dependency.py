@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lolm.analysis.statistics import Estimate, correlation, t_interval
-from lolm.laboratory.inversion import REMOVALS
+from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
+from lolm.records.schema import Ablation
 
 INVERTED, NOT_INVERTED, UNDECIDED = "inverted", "not inverted", "inconclusive"
-MATCHED = "+match_norm"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class RemovalMethod:
 
     @property
     def name(self) -> str:
-        return self.way + (MATCHED if self.matched else "") + ("+temperature" if self.fitted else "")
+        controls = (names.MATCH_NORM,) * self.matched + (names.TEMPERATURE,) * self.fitted
+        return names.joined(self.way, *controls)
 
     @property
     def label(self) -> str:
@@ -47,32 +48,47 @@ class RemovalMethod:
 
     def removal(self, branch: str) -> tuple[str, float | None]:
         """(intervention, value) that removes ``latent`` or ``surface``, as ablation records name it."""
-        latent, surface = REMOVALS[self.way]
-        name, value = latent if branch == "latent" else surface
-        return name + (MATCHED if self.matched else ""), value
+        latent, surface = names.REMOVALS[self.way]
+        name, value = latent if branch == names.LATENT else surface
+        return names.joined(name, names.MATCH_NORM) if self.matched else name, value
 
 
 LABELS = {
-    "gate": "gate forced to 1 or 0",
-    "zero": "branch zeroed",
-    "mean": "branch's mean",
-    "resample": "branch of another text",
-    "gaussian": "noise of the branch's mean and variance",
+    names.GATE: "gate forced to 1 or 0",
+    names.ZERO: "branch zeroed",
+    names.MEAN: "branch's mean",
+    names.RESAMPLE: "branch of another text",
+    names.GAUSSIAN: "noise of the branch's mean and variance",
 }
 REMOVAL_METHODS = tuple(
-    RemovalMethod(way, matched, fitted) for way in REMOVALS for matched in (False, True) for fitted in (False, True)
+    RemovalMethod(way, matched, fitted) for way in names.REMOVALS for matched in (False, True) for fitted in (False, True)
 )
 
 
 def loss(run: RunRecord, method: RemovalMethod, branch: str, step: int | None = None) -> float | None:
     """Loss without a branch, nats a token; None where it was not measured."""
-    found = run.condition(*method.removal(branch), step)
-    return None if found is None else found.get("nats_fitted" if method.fitted else "nats")
+    return None if run.ablation is None else _loss(run.ablation, method, branch, step)
 
 
 def statistic(run: RunRecord, method: RemovalMethod, step: int | None = None) -> float | None:
     """S of a run at one checkpoint, default the last, nats a token; None where it was not measured."""
-    latent, surface = (loss(run, method, branch, step) for branch in ("latent", "surface"))
+    return None if run.ablation is None else _statistic(run.ablation, method, step)
+
+
+def statistics(ablation: Ablation, step: int | None = None) -> dict[str, float]:
+    """S at one checkpoint, default the last, by the name of the plain removal methods with which both branches were removed."""
+    plain = (method for method in REMOVAL_METHODS if not (method.matched or method.fitted))
+    found = {method.name: _statistic(ablation, method, step) for method in plain}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _loss(ablation: Ablation, method: RemovalMethod, branch: str, step: int | None) -> float | None:
+    found = ablation.condition(*method.removal(branch), step)
+    return None if found is None else found.nats_fitted if method.fitted else found.nats
+
+
+def _statistic(ablation: Ablation, method: RemovalMethod, step: int | None) -> float | None:
+    latent, surface = (_loss(ablation, method, branch, step) for branch in (names.LATENT, names.SURFACE))
     return None if latent is None or surface is None else latent - surface
 
 
@@ -139,18 +155,15 @@ class Null:
 
 def null(run: RunRecord, step: int | None = None) -> Null | None:
     """The random halves of a run at one checkpoint, default the last; None where they were not measured."""
-    observed = statistic(run, RemovalMethod("mean"), step)
-    steps = run.ablation_steps
-    if observed is None or not steps:
+    observed = statistic(run, RemovalMethod(names.MEAN), step)
+    if observed is None:
         return None
-    at = steps[-1] if step is None else step
-    halves: dict[str, dict[str, float]] = {}
-    for row in run.ablation["conditions"]:  # type: ignore[index]
-        if row["intervention"].startswith("split_") and int(row["step"]) == at:
-            _, draw, half = row["intervention"].split("_")
-            halves.setdefault(draw, {})[half] = row["nats"]
-    draws = tuple(half["second"] - half["first"] for half in halves.values() if {"first", "second"} <= set(half))
-    return Null(observed, draws) if draws else None
+    draws: list[float] = []
+    while True:
+        first, second = (run.condition(names.random_half(len(draws), end), None, step) for end in (names.FIRST, names.SECOND))
+        if first is None or second is None:
+            return Null(observed, tuple(draws)) if draws else None
+        draws.append(second.nats - first.nats)
 
 
 @dataclass(frozen=True)
@@ -177,16 +190,16 @@ def trajectory(runs: Sequence[RunRecord], method: RemovalMethod) -> tuple[Checkp
     for run in runs:
         for step in checkpoints(runs, method):
             record = run.contribution(step)
-            latent = None if record is None else record["addends"].get("latent")
-            gate = None if record is None else record["gate"]
+            latent = None if record is None else record.addends.get(names.LATENT)
+            gate = None if record is None else record.gate
             found.append(
                 Checkpoint(
                     run.seed,
                     step,
                     statistic(run, method, step),  # type: ignore[arg-type]
-                    _nearest(run, "val/gate_mean", step) if gate is None else gate,
-                    _nearest(run, "gate/target", step),
-                    None if latent is None else latent["variance_share"],
+                    _nearest(run, names.VAL_GATE_MEAN, step) if gate is None else gate,
+                    _nearest(run, names.GATE_TARGET, step),
+                    None if latent is None else latent.variance_share,
                 )
             )
     return tuple(found)
@@ -207,7 +220,7 @@ class Following:
 
 def follows(run: RunRecord) -> Following | None:
     """Logged mean gate against the logged target of L_comp; None where either was not logged."""
-    gate, target = (dict(zip(*run.points(key), strict=True)) for key in ("gate/mean", "gate/target"))
+    gate, target = (dict(zip(*run.points(key), strict=True)) for key in (names.GATE_LEVEL, names.GATE_TARGET))
     steps = sorted(set(gate) & set(target))
     if not steps:
         return None

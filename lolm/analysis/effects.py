@@ -36,13 +36,16 @@ def measure(results: ScaleResults, outcome: str) -> Measure:
     """How an outcome (a key of OUTCOMES) is read from a run."""
     pair = primary(results)
 
+    def gate(run: RunRecord) -> float | None:
+        return None if run.evaluation is None or run.evaluation.gate is None else run.evaluation.gate.mean
+
     def usage(run: RunRecord) -> float | None:
-        entropy, most = (run.measured("regime", key) for key in ("usage_entropy_eval", "max_entropy"))
-        return None if entropy is None or not most else entropy / most
+        regime = None if run.evaluation is None else run.evaluation.regime
+        return None if regime is None or not regime.max_entropy else regime.usage_entropy_eval / regime.max_entropy
 
     return {
         "nats": lambda run: run.test_nats,
-        "gate": lambda run: run.measured("gate", "mean"),
+        "gate": gate,
         "inversion": lambda run: statistic(run, pair),
         "usage": usage,
     }[outcome]
@@ -87,8 +90,8 @@ def main_effects(results: ScaleResults, outcome: str) -> list[Effect]:
     effect stands for its aliases too: of resolution III they are interactions of two factors. Empty where the study has no
     design, an arm was not run, or a run lacks the outcome.
     """
-    design = getattr(results.params.selected, "factors", {})
-    arms, read = results.params.selected.arms, measure(results, outcome)
+    design, arms = results.params.selected.factors, results.params.selected.arms
+    read = measure(results, outcome)
     values = {(run.arm, run.seed): read(run) for run in results.runs}
     if not design or any(values.get((arm, seed)) is None for arm in arms for seed in results.seeds):
         return []

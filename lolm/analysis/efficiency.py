@@ -27,9 +27,10 @@ from typing import Any
 
 from lolm import LolmError
 from lolm.analysis.statistics import Estimate, geometric_interval, t_interval
+from lolm.records import names
 from lolm.records.results import RunRecord
+from lolm.records.series import AXES as AXES
 
-AXES = ("step", "tokens", "flops", "seconds")
 INTERPOLATION = 0.02  # multipliers that differ by less may differ by the interpolation alone
 
 
@@ -311,12 +312,13 @@ def gap_at(pairs: Pairs, axis: str, confidence: float = 0.95) -> Gap:
 
 def heldout_curve(run: RunRecord, axis: str) -> Curve:
     """Held-out loss (``val/nats``) of a run on an axis."""
-    return Curve(*map(tuple, run.points("val/nats", axis)))  # type: ignore[arg-type]
+    positions, losses = run.points(names.VAL_NATS, axis)
+    return Curve(tuple(positions), tuple(losses))
 
 
 def training_curve(run: RunRecord, window: int, axis: str = "step") -> Curve:
     """Training loss as published: trailing mean over ``window`` steps, made of whole log windows (:func:`window_rows`)."""
-    positions, losses = run.points("train/loss", axis)
+    positions, losses = run.points(names.TRAIN_LOSS, axis)
     rows = window_rows(run, window)
     means = [math.fsum(losses[i - rows + 1 : i + 1]) / rows for i in range(rows - 1, len(losses))]
     return Curve(tuple(positions[rows - 1 :]), tuple(means))
@@ -324,7 +326,7 @@ def training_curve(run: RunRecord, window: int, axis: str = "step") -> Curve:
 
 def window_rows(run: RunRecord, window: int) -> int:
     """Log windows that make up the published window: at least one, at most a tenth of the run."""
-    steps, _ = run.points("train/loss", "step")
+    steps, _ = run.points(names.TRAIN_LOSS, "step")
     if len(steps) < 2:
         return 1
     return max(1, min(round(window / (steps[1] - steps[0])), len(steps) // 10))

@@ -11,14 +11,16 @@ import io
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lolm.analysis.efficiency import at_budgets
 from lolm.analysis.statistics import Estimate, holm, paired_difference, paired_p_value, t_interval
+from lolm.records.names import TASKS
 from lolm.records.results import RunRecord, ScaleResults
+from lolm.records.schema import Evaluation
 
 LENGTHS = (2, 4)  # windows of the length extrapolation that get a column, in training windows
-TASKS = ("mqar", "induction")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Entry:
     """One arm. Losses in nats a token unless their name says bits a byte; None where it was not measured in every run.
 
     Attributes:
+        runs: that were made; ``diverged``, those whose loss was not finite.
         rate_inside: whether the sweep's best rate lies inside its grid; None where no sweep was made.
         multiplier: baseline's FLOPs over the arm's at the largest budget that can be measured, that of ``multiplier_steps``; None
             for the baseline itself, and where it would have to be extrapolated.
@@ -45,16 +48,18 @@ class Entry:
         context: bits a byte in the last quarter of the window minus those in the first; below 0, context helps.
         lengths: by multiple of the training window, loss of the targets beyond the training length in windows that long, minus
             the loss of the same targets in windows of the training length; above 0, the model does not carry over.
-        accuracy: by recall task, share of the asked positions.
+        accuracy: by recall task, share of the asked positions; ``diverged_tasks``, in how many runs training on it diverged.
         distinct_2: distinct bigrams of words over all, within a generated text; ``distinct_2_real`` that of the text's own words.
     """
 
     arm: str
     label: str
+    runs: int
+    diverged: int
     parameters: int
     parameters_active: int
     flops_per_token: float
-    state_bytes: float | None
+    state_bytes: int
     learning_rate: float
     rate_inside: bool | None
     nats: Estimate | None
@@ -66,6 +71,7 @@ class Entry:
     context: Estimate | None
     lengths: dict[int, Estimate | None]
     accuracy: dict[str, Estimate | None]
+    diverged_tasks: dict[str, int]
     distinct_2: Estimate | None
     distinct_2_real: Estimate | None
 
@@ -96,48 +102,57 @@ def compare(results: ScaleResults) -> dict[str, Comparison]:
 
 
 def _entry(results: ScaleResults, arm: str, comparison: Comparison | None) -> Entry:
-    runs, plan, sweep = results.of(arm), results.plan[arm], results.sweeps.get(arm)
+    runs, sweep = results.of(arm), results.sweeps.get(arm)
+    header = runs[0].header
 
     def over_seeds(read: Callable[[RunRecord], float | None]) -> Estimate | None:
         values = [read(run) for run in runs]
         return None if None in values else t_interval(values, results.analysis.confidence)  # type: ignore[arg-type]
 
-    def context(run: RunRecord) -> float | None:
-        return _minus(run.measured("positions", "late", "bits_per_byte"), run.measured("positions", "early", "bits_per_byte"))
-
-    def extrapolated(run: RunRecord, length: int) -> float | None:
-        beyond = ("lengths", "windows", str(length), "beyond")
-        return _minus(run.measured(*beyond, "nats"), run.measured(*beyond, "nats_trained"))
+    def evaluated(read: Callable[[Evaluation], float | None]) -> Estimate | None:
+        return over_seeds(lambda run: None if run.evaluation is None else read(run.evaluation))
 
     pairs = results.pairs(arm, results.baseline) if arm != results.baseline else ()
     largest = at_budgets(pairs, "flops", results.analysis.confidence).largest if pairs else None
-    speed = over_seeds(lambda run: run.summary.get("tokens_per_second"))
+    speed = over_seeds(lambda run: run.summary.tokens_per_second)
     return Entry(
         arm=arm,
         label=results.label(arm),
-        parameters=int(plan["parameters"]),
-        parameters_active=int(plan.get("parameters_active", plan["parameters"])),
-        flops_per_token=plan["flops_per_token_training"],
-        state_bytes=plan.get("state_bytes"),
-        learning_rate=runs[0].config["run"]["size"]["learning_rate"],
-        rate_inside=None if sweep is None else sweep["inside"],
+        runs=len(runs),
+        diverged=sum(run.arm == arm for run in results.diverged),
+        parameters=header.parameters.total,
+        parameters_active=header.parameters.active,
+        flops_per_token=header.flops_per_token.training,
+        state_bytes=header.state_bytes,
+        learning_rate=header.run.size.learning_rate,
+        rate_inside=None if sweep is None else sweep.inside,
         nats=over_seeds(lambda run: run.test_nats),
-        bits_per_byte=over_seeds(lambda run: run.measured("test", "bits_per_byte")),
+        bits_per_byte=evaluated(lambda found: found.test.bits_per_byte),
         comparison=comparison,
         multiplier=None if largest is None else largest.estimate,
         multiplier_steps=None if largest is None else largest.steps,
         tokens_per_second=None if speed is None else speed.value,
-        context=over_seeds(context),
-        lengths={length: over_seeds(lambda run, n=length: extrapolated(run, n)) for length in LENGTHS},  # type: ignore[misc]
+        context=evaluated(_context),
+        lengths={length: evaluated(partial(_extrapolated, length=length)) for length in LENGTHS},
         accuracy={task: _share(over_seeds(lambda run, t=task: run.accuracy(t))) for task in TASKS},  # type: ignore[misc]
-        distinct_2=_share(over_seeds(lambda run: run.measured("samples", "generated", "distinct_2"))),
-        distinct_2_real=_share(over_seeds(lambda run: run.measured("samples", "real", "distinct_2"))),
+        diverged_tasks={task: sum(task in run.diverged_tasks for run in runs) for task in TASKS},
+        distinct_2=_share(evaluated(lambda found: None if found.samples is None else found.samples.generated.distinct_2)),
+        distinct_2_real=_share(evaluated(lambda found: None if found.samples is None else found.samples.real.distinct_2)),
     )
 
 
 def _share(estimate: Estimate | None) -> Estimate | None:
     """The estimate of a share, whose interval cannot leave [0, 1]."""
     return None if estimate is None else estimate.map(lambda share: min(1.0, max(0.0, share)))
+
+
+def _context(evaluation: Evaluation) -> float | None:
+    return _minus(evaluation.positions.late.bits_per_byte, evaluation.positions.early.bits_per_byte)
+
+
+def _extrapolated(evaluation: Evaluation, length: int) -> float | None:
+    score = evaluation.lengths.windows.get(str(length))
+    return None if score is None or score.beyond is None else score.beyond.nats - score.beyond.nats_trained
 
 
 def _minus(a: float | None, b: float | None) -> float | None:
@@ -158,6 +173,8 @@ def flat(entry: Entry) -> dict[str, Any]:
         "minus_subject_p_adjusted": None if comparison is None else not comparison.declared,
         **_spread("flops_multiplier", entry.multiplier),
         "flops_multiplier_steps": entry.multiplier_steps,
+        "runs": entry.runs,
+        "runs_diverged": entry.diverged,
         "parameters": entry.parameters,
         "parameters_active": entry.parameters_active,
         "training_flops_per_token": entry.flops_per_token,
@@ -168,6 +185,7 @@ def flat(entry: Entry) -> dict[str, Any]:
         **_spread("late_minus_early_bits_per_byte", entry.context),
         **{k: v for length, found in entry.lengths.items() for k, v in _spread(f"length_{length}x_nats", found).items()},
         **{k: v for task, found in entry.accuracy.items() for k, v in _spread(f"{task}_accuracy", found).items()},
+        **{f"{task}_diverged": count for task, count in entry.diverged_tasks.items()},
         **_spread("distinct_2", entry.distinct_2),
         **_spread("distinct_2_real", entry.distinct_2_real),
     }
@@ -193,5 +211,5 @@ def metrics(entries: Iterable[Entry]) -> dict[str, dict[str, float]]:
     kept = {}
     for entry in entries:
         numbers = {k: v for k, v in flat(entry).items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        kept[entry.arm] = {k: v for k, v in numbers.items() if not k.endswith(("_low", "_high", "_steps"))}
+        kept[entry.arm] = {k: v for k, v in numbers.items() if not k.endswith(("_low", "_high", "_steps", "_diverged"))}
     return kept

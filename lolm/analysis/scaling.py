@@ -117,7 +117,7 @@ def collect(results: Iterable[ScaleResults], arm: str) -> tuple[ScalingPoint, ..
                 f"scales {results[0].scale!r} and {found.scale!r} differ in corpus or tokenizer: their losses do not compare"
             )
     return tuple(
-        ScalingPoint(r.scale, run.seed, run.rows[-1]["flops"], run.test_nats)
+        ScalingPoint(r.scale, run.seed, run.summary.flops, run.test_nats)
         for r in results
         if arm in r.arms
         for run in r.of(arm)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,15 +10,8 @@ import torch.nn.functional as F
 
 from lolm.data.batches import EvaluationSet
 from lolm.models.language_model import LanguageModel
-
-
-@dataclass(frozen=True)
-class Score:
-    """Mean cross-entropy in nats per token, the same in bits per UTF-8 byte, share of tokens ranked first."""
-
-    nats: float
-    bits_per_byte: float
-    accuracy: float
+from lolm.records import names
+from lolm.records.schema import Score
 
 
 def ranked_first(scores: torch.Tensor) -> torch.Tensor:
@@ -56,16 +48,23 @@ def score_model(model: LanguageModel, held_out: EvaluationSet, batch_size: int) 
     was_training = model.training
     model.eval()
     device = model.embedding.weight.device
-    total, gate, batches = ScoreSum(), 0.0, 0.0
+    total, gate_sum, gated = ScoreSum(), 0.0, 0  # gated: sequences with a gate
     for x_BT, y_BT in held_out.batches(batch_size):
         streams = model.streams(x_BT.to(device))
         logits = model.logits(model.fuse(streams)).float().flatten(0, 1)
         total.add(F.log_softmax(logits, dim=-1), y_BT.to(device).flatten())
         if streams.g is not None:
-            gate += float(streams.g.double().mean()) * len(x_BT)
-            batches += len(x_BT)
+            gate_sum += float(streams.g.double().mean()) * len(x_BT)
+            gated += len(x_BT)
     model.train(was_training)
-    return total.score(held_out.n_bytes), gate / batches if batches else None
+    return total.score(held_out.n_bytes), gate_sum / gated if gated else None
+
+
+def validation_metrics(model: LanguageModel, held_out: EvaluationSet, batch_size: int) -> dict[str, float]:
+    """:func:`score_model` under the names that a run's series has for them: what training is given as its ``evaluate``."""
+    score, gate = score_model(model, held_out, batch_size)
+    metrics = {names.VAL_NATS: score.nats, names.VAL_BITS_PER_BYTE: score.bits_per_byte, names.VAL_ACCURACY: score.accuracy}
+    return metrics if gate is None else metrics | {names.VAL_GATE_MEAN: gate}
 
 
 @torch.no_grad()

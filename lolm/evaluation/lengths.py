@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,11 +11,12 @@ from lolm.data.batches import EvaluationSet
 from lolm.data.stream import TokenStream
 from lolm.evaluation.held_out import token_losses
 from lolm.models.language_model import LanguageModel
+from lolm.records.schema import Beyond, Lengths, LengthScore
 
 
 def score_lengths(
     model: LanguageModel, stream: TokenStream, n_tokens: int, seq_len: int, lengths: Sequence[int], batch_size: int
-) -> dict[str, Any]:
+) -> Lengths:
     """Score one text in windows of ``length`` · ``seq_len`` tokens for each length.
 
     The text is about ``n_tokens`` targets in blocks of the longest window that the split can fill. A shorter window cuts each
@@ -29,10 +29,7 @@ def score_lengths(
         batch_size: windows of ``seq_len`` at a time; of longer ones fewer, to the same number of tokens.
 
     Returns:
-        ``windows``: for each length, by its number, ``seq_len``, ``tokens``, ``nats``, ``bits_per_byte``, and ``beyond``: of the
-        targets after the window's first ``seq_len`` alone ``tokens``, ``nats``, and ``nats_trained``, the loss of these very
-        targets in windows of the training length (None for length 1).
-        ``left_out``: for each length that the split cannot fill, why.
+        the scores of each length by its number, and why a length is left out that the split cannot fill.
 
     Raises:
         DataError: the split has no room for a window of ``seq_len``.
@@ -54,26 +51,26 @@ def score_lengths(
         return _cut_losses(model, blocks_NL, size, max(1, batch_size // length))
 
     trained_NT = losses(1)
-    rows = {}
+    windows = {}
     for length in fitting:
         nats_NT = trained_NT if length == 1 else losses(length)
         scored = nats_NT.shape[1]
-        row: dict[str, Any] = {
-            "seq_len": length * seq_len,
-            "tokens": nats_NT.size,
-            "nats": float(nats_NT.mean()),
-            "bits_per_byte": float(nats_NT.sum() / (math.log(2) * bytes_NT[:, :scored].sum())),
-            "beyond": None,
-        }
+        beyond = None
         if length > 1:
-            beyond = np.arange(scored) % (length * seq_len) >= seq_len
-            row["beyond"] = {
-                "tokens": len(nats_NT) * int(beyond.sum()),
-                "nats": float(nats_NT[:, beyond].mean()),
-                "nats_trained": float(trained_NT[:, :scored][:, beyond].mean()),
-            }
-        rows[str(length)] = row
-    return {"windows": rows, "left_out": left_out}
+            late_T = np.arange(scored) % (length * seq_len) >= seq_len  # targets with more text before them than in training
+            beyond = Beyond(
+                tokens=len(nats_NT) * int(late_T.sum()),
+                nats=float(nats_NT[:, late_T].mean()),
+                nats_trained=float(trained_NT[:, :scored][:, late_T].mean()),
+            )
+        windows[str(length)] = LengthScore(
+            seq_len=length * seq_len,
+            tokens=nats_NT.size,
+            nats=float(nats_NT.mean()),
+            bits_per_byte=float(nats_NT.sum() / (math.log(2) * bytes_NT[:, :scored].sum())),
+            beyond=beyond,
+        )
+    return Lengths(windows, left_out)
 
 
 def _cut_losses(model: LanguageModel, blocks_NL: np.ndarray, size: int, batch_size: int) -> np.ndarray:

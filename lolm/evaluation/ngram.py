@@ -19,6 +19,7 @@ import numpy as np
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.errors import DataError
 from lolm.data.stream import TokenStream
+from lolm.records.schema import References
 
 CHUNK = 8_388_608  # tokens counted at a time
 
@@ -85,22 +86,20 @@ def discount(counts: np.ndarray) -> float:
     return min(max(n1 / (n1 + 2 * n2), 0.1), 0.95) if n1 else 0.1
 
 
-def reference_losses(sampler: BatchSampler, batches: int, evaluations: dict[str, EvaluationSet]) -> dict[str, dict[str, float]]:
+def reference_losses(sampler: BatchSampler, batches: int, evaluations: dict[str, EvaluationSet]) -> dict[str, References]:
     """References of a run that trained on the sampler's first ``batches`` batches, on each named evaluation set.
 
-    Returns:
-        For each set ``uniform`` (ln V), ``unigram`` and ``bigram`` (estimated on the tokens the run trained on) and
-        ``bigram_all_text`` (estimated on the whole training split), in nats per token.
+    Unigram and bigram are estimated on the tokens that the run trained on, ``bigram_all_text`` on the whole training split.
     """
     stream = sampler.stream
     trained = Bigram(stream, sampler.seen_spans(batches))
     whole = Bigram(stream, np.array([[1, len(stream)]]))
     return {
-        name: {
-            "uniform": math.log(stream.vocab_size),
+        name: References(
+            uniform=math.log(stream.vocab_size),
             **trained.losses(evaluation),
-            "bigram_all_text": whole.losses(evaluation)["bigram"],
-        }
+            bigram_all_text=whole.losses(evaluation)["bigram"],
+        )
         for name, evaluation in evaluations.items()
     }
 

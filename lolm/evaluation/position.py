@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from lolm.data.batches import EvaluationSet
 from lolm.evaluation.held_out import token_losses
 from lolm.models.language_model import LanguageModel
+from lolm.records.schema import PositionBin, PositionChange, Positions, PositionScore
 
 
 def bin_edges(length: int) -> list[int]:
@@ -17,40 +17,35 @@ def bin_edges(length: int) -> list[int]:
     return [0] + [2**k for k in range(length.bit_length()) if 2**k < length] + [length]
 
 
-def describe_positions(nats_NT: np.ndarray, correct_NT: np.ndarray, bytes_NT: np.ndarray) -> dict[str, Any]:
+def describe_positions(nats_NT: np.ndarray, correct_NT: np.ndarray, bytes_NT: np.ndarray) -> Positions:
     """Scores by position, from the scores of N windows of T targets. Position t has t + 1 tokens to go by.
 
-    Returns:
-        ``bins``: ``start``, ``stop``, ``nats``, ``bits_per_byte`` and ``accuracy`` of the positions start … stop − 1;
-        ``early`` and ``late``: the same for the first and the last ⌊T / 4⌋ positions (at least one); ``change``: late / early − 1
-        of each, None where it has no meaning. The paper's "late-position BPC change" is ``change.bits_per_byte``, its "context
-        advantage" ``change.accuracy``, as far as its words tell: the scripts aren't public (spec D5).
+    ``early`` and ``late`` are the first and the last ⌊T / 4⌋ positions, at least one. The paper's "late-position BPC change" is
+    ``change.bits_per_byte``, its "context advantage" ``change.accuracy``, as far as its words tell: the scripts aren't public
+    (spec D5).
     """
     length = nats_NT.shape[1]
 
-    def scores(start: int, stop: int) -> dict[str, float | None]:
+    def score(start: int, stop: int) -> PositionScore:
         part, n_bytes = nats_NT[:, start:stop], int(bytes_NT[:, start:stop].sum())
-        return {
-            "nats": float(part.mean()),
-            "bits_per_byte": float(part.sum()) / (n_bytes * math.log(2)) if n_bytes else None,
-            "accuracy": float(correct_NT[:, start:stop].mean()),
-        }
+        return PositionScore(
+            nats=float(part.mean()),
+            bits_per_byte=float(part.sum()) / (n_bytes * math.log(2)) if n_bytes else None,
+            accuracy=float(correct_NT[:, start:stop].mean()),
+        )
 
     edges, quarter = bin_edges(length), max(1, length // 4)
-    early, late = scores(0, quarter), scores(length - quarter, length)
-    return {
-        "bins": [{"start": a, "stop": b, **scores(a, b)} for a, b in zip(edges[:-1], edges[1:], strict=True)],
-        "early": early,
-        "late": late,
-        "change": {name: _relative(late[name], early[name]) for name in early},
-    }
+    early, late = score(0, quarter), score(length - quarter, length)
+    change = PositionChange(**{name: _relative(value, getattr(early, name)) for name, value in vars(late).items()})
+    bins = tuple(PositionBin(a, b, **vars(score(a, b))) for a, b in zip(edges[:-1], edges[1:], strict=True))
+    return Positions(bins, early, late, change)
 
 
 def _relative(late: float | None, early: float | None) -> float | None:
     return None if late is None or not early else late / early - 1
 
 
-def score_positions(model: LanguageModel, held_out: EvaluationSet, batch_size: int) -> dict[str, Any]:
+def score_positions(model: LanguageModel, held_out: EvaluationSet, batch_size: int) -> Positions:
     """:func:`describe_positions` of a model on a set."""
     windows_NL = np.stack(list(held_out.windows()))
     return describe_positions(*token_losses(model, windows_NL, batch_size), held_out.stream.token_bytes[windows_NL[:, 1:]])

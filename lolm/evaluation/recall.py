@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from lolm.data.synthetic import IGNORED, SyntheticSampler, SyntheticTask
 from lolm.evaluation.held_out import ranked_first
 from lolm.models.language_model import LanguageModel
+from lolm.records import names
 
 EVALUATION_BATCH = 64  # sequences
 
@@ -46,6 +47,6 @@ def recall_evaluation(task: SyntheticTask, sequences: int, seed: int) -> Callabl
 
     def evaluate(model: LanguageModel) -> dict[str, float]:
         accuracy, nats = score_recall(model, batches)
-        return {"recall/accuracy": accuracy, "recall/nats": nats}
+        return {names.RECALL_ACCURACY: accuracy, names.RECALL_NATS: nats}
 
     return evaluate

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -11,6 +9,7 @@ from lolm.corpus.tokenizer import Tokenizer
 from lolm.data.batches import EvaluationSet, stream_seed
 from lolm.data.stream import TokenStream
 from lolm.models.language_model import LanguageModel
+from lolm.records.schema import Diversity, Example, Samples
 
 TEMPERATURE, TOP_K = 0.8, 50  # as published (spec C)
 EXAMPLES = 2  # texts that are kept
@@ -36,7 +35,7 @@ def generate(model: LanguageModel, prompts_BT: torch.Tensor, tokens: int, window
     return ids_BT[:, prompts_BT.shape[1] :].cpu()
 
 
-def diversity(texts: list[str]) -> dict[str, float | int | None]:
+def diversity(texts: list[str]) -> Diversity:
     """How varied texts are, in bigrams of words between white space.
 
     Returns:
@@ -49,12 +48,12 @@ def diversity(texts: list[str]) -> dict[str, float | int | None]:
     bigrams = [list(zip(line[:-1], line[1:], strict=True)) for line in words if len(line) > 1]
     within = sum(len(set(pairs)) / len(pairs) for pairs in bigrams) / len(bigrams) if bigrams else None
     pooled = [pair for pairs in bigrams for pair in pairs]
-    return {
-        "distinct_2": within,
-        "bigram_repetition": None if within is None else 1 - within,
-        "distinct_2_pooled": len(set(pooled)) / len(pooled) if pooled else None,
-        "words": sum(len(line) for line in words),
-    }
+    return Diversity(
+        words=sum(len(line) for line in words),
+        distinct_2=within,
+        distinct_2_pooled=len(set(pooled)) / len(pooled) if pooled else None,
+        bigram_repetition=None if within is None else 1 - within,
+    )
 
 
 def sample_texts(
@@ -66,12 +65,11 @@ def sample_texts(
     sample_tokens: int,
     window: int,
     seed: int,
-) -> dict[str, Any] | None:
+) -> Samples | None:
     """Continue prompts that are spread evenly over a split, all in one batch; None when ``count`` is 0.
 
     Returns:
-        ``generated`` and, as reference, ``real``: :func:`diversity` of the model's and of the text's own continuations;
-        ``examples``: the first two, with their prompts.
+        :func:`diversity` of the model's texts and, as reference, of the text's own continuations; the first two as examples.
 
     Raises:
         DataError: the split is shorter than a prompt and its continuation.
@@ -86,13 +84,13 @@ def sample_texts(
         [tokenizer.decode(ids) for ids in rows] for rows in (prompts_NT, written_NT, windows_NL[:, prompt_tokens:])
     )
     examples = zip(prompts[:EXAMPLES], written, real, strict=False)
-    return {
-        "texts": len(written),
-        "prompt_tokens": prompt_tokens,
-        "sample_tokens": sample_tokens,
-        "temperature": TEMPERATURE,
-        "top_k": TOP_K,
-        "generated": diversity(written),
-        "real": diversity(real),
-        "examples": [{"prompt": p, "generated": w, "real": r} for p, w, r in examples],
-    }
+    return Samples(
+        texts=len(written),
+        prompt_tokens=prompt_tokens,
+        sample_tokens=sample_tokens,
+        temperature=TEMPERATURE,
+        top_k=TOP_K,
+        generated=diversity(written),
+        real=diversity(real),
+        examples=tuple(Example(*texts) for texts in examples),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -13,6 +13,7 @@ from lolm.models.fusion import Fusion
 from lolm.models.language_model import LanguageModel
 from lolm.models.regime import Regime, gumbel_softmax
 from lolm.objectives import FutureHeads, auxiliary_losses, competitive_target, entropy
+from lolm.records.schema import ContrastiveSummary, GateSummary, Histogram, RegimeSummary
 
 HISTOGRAM_BINS = 20
 SATURATED = (0.05, 0.95)
@@ -49,23 +50,24 @@ class GateStatistics:
         self.low += int((g_ND < SATURATED[0]).sum())
         self.high += int((g_ND > SATURATED[1]).sum())
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> GateSummary:
         """``std_over_positions``: how much a dimension's gate varies over tokens, averaged over dimensions;
         ``std_over_dimensions``: spread of the per-dimension means."""
         mean_D = self.sum_D / self.positions
         variance_D = (self.square_D / self.positions - mean_D**2).clamp(min=0)
         values = self.positions * len(mean_D)
-        return {
-            "mean": float(mean_D.mean()),
-            "std_over_positions": float(variance_D.sqrt().mean()),
-            "std_over_dimensions": float(mean_D.std(unbiased=False)),
-            "per_dimension": mean_D.tolist(),
-            "histogram": {"edges": torch.linspace(0, 1, HISTOGRAM_BINS + 1).tolist(), "counts": self.counts.tolist()},
-            "saturated_low": self.low / values,
-            "saturated_high": self.high / values,
-            "share": self.share / self.positions,
-            "target": self.target / self.targets,
-        }
+        edges = torch.linspace(0, 1, HISTOGRAM_BINS + 1).tolist()
+        return GateSummary(
+            mean=float(mean_D.mean()),
+            std_over_positions=float(variance_D.sqrt().mean()),
+            std_over_dimensions=float(mean_D.std(unbiased=False)),
+            per_dimension=tuple(mean_D.tolist()),
+            histogram=Histogram(tuple(edges), tuple(self.counts.tolist())),
+            saturated_low=self.low / values,
+            saturated_high=self.high / values,
+            share=self.share / self.positions,
+            target=self.target / self.targets,
+        )
 
 
 class RegimeStatistics:
@@ -90,12 +92,29 @@ class RegimeStatistics:
         for name, p in samples.items():
             self.counts[name] += torch.bincount(p.argmax(dim=-1).flatten(), minlength=self.codes).double()
 
-    def summary(self) -> dict[str, Any]:
-        result: dict[str, Any] = {"codes": self.codes, "max_entropy": math.log(self.codes)}
-        for name, counts in self.counts.items():
-            result[f"alive_{name}"] = int((counts > 0).sum())
-            result[f"usage_entropy_{name}"] = float(entropy(counts / counts.sum()))
-        return result
+    def summary(self) -> RegimeSummary:
+        alive = {name: int((counts > 0).sum()) for name, counts in self.counts.items()}
+        usage = {name: float(entropy(counts / counts.sum())) for name, counts in self.counts.items()}
+        return RegimeSummary(
+            codes=self.codes,
+            max_entropy=math.log(self.codes),
+            alive_sampled=alive["sampled"],
+            usage_entropy_sampled=usage["sampled"],
+            alive_noise=alive["noise"],
+            usage_entropy_noise=usage["noise"],
+            alive_eval=alive["eval"],
+            usage_entropy_eval=usage["eval"],
+        )
+
+
+@dataclass(frozen=True)
+class StreamSummary:
+    """What :func:`describe_streams` found; None for what a model lacks. The fields are those of the evaluation's record."""
+
+    objectives: dict[str, float] | None
+    cpc: ContrastiveSummary | None
+    gate: GateSummary | None
+    regime: RegimeSummary | None
 
 
 @torch.no_grad()
@@ -106,7 +125,7 @@ def describe_streams(
     held_out: EvaluationSet,
     batch_size: int,
     seed: int,
-) -> dict[str, Any]:
+) -> StreamSummary:
     """Gate, regime, CPC and auxiliary-loss statistics of a model in evaluation mode; None for what a model lacks.
 
     Auxiliary losses are unweighted means over the set, with the noise-free regime probabilities. CPC is compared with its true
@@ -138,10 +157,10 @@ def describe_streams(
     cpc = None
     if heads is not None and heads.kind == "cpc" and "future" in terms:
         candidates = heads.candidates(held_out.seq_len, full)
-        cpc = {"nats": terms["future"], "chance": math.log(candidates), "candidates": candidates}
-    return {
-        "objectives": terms or None,
-        "cpc": cpc,
-        "gate": None if gate is None else gate.summary(),
-        "regime": None if regime is None else regime.summary(),
-    }
+        cpc = ContrastiveSummary(terms["future"], math.log(candidates), candidates)
+    return StreamSummary(
+        objectives=terms or None,
+        cpc=cpc,
+        gate=None if gate is None else gate.summary(),
+        regime=None if regime is None else regime.summary(),
+    )

@@ -1,9 +1,10 @@
-"""What can be done to a trained model, at the seam between its streams and their fusion.
+"""What can be done to a trained model: at the seam between its streams and their fusion, and inside its stacks.
 
 A new intervention is one function: say what becomes of the gate (:func:`change_gate`), of a branch (:func:`change_branch`), of
-memory or regime (:func:`change_stream`), or build an :class:`Intervention` of the places it acts in; join several with ``|``.
-:func:`lolm.laboratory.scoring.score_interventions` measures any list of them; to have it in every record, add it to
-:func:`full_set`. For example, the latent branch with each vector's dimensions in reverse, at the strength it had::
+memory or regime (:func:`change_stream`), of what mixers and MLPs write (:func:`replace_writes`), or of any other of a model's
+:func:`sites` (:func:`change_site`); join several with ``|``. :func:`lolm.laboratory.scoring.score_interventions` measures any
+list of them; to have it in every record, add one line to :mod:`lolm.interventions.catalogue`. For example, the latent branch
+with each vector's dimensions in reverse, at the strength it had::
 
     def reverse_latent() -> Intervention:
         # v := v with its dimensions in reverse order: keeps every value, loses which dimension it belongs to
@@ -14,7 +15,8 @@ memory or regime (:func:`change_stream`), or build an :class:`Intervention` of t
 
 from lolm.interventions.branches import change_branch, match_norm, replace_branch, resample_source
 from lolm.interventions.catalogue import full_set, standard_set
-from lolm.interventions.core import EMPTY, Context, Intervention, InterventionError, compose, intervene, seeded
+from lolm.interventions.context import EMPTY, Context, InterventionError, seeded
+from lolm.interventions.core import Intervention, KnownTerms, change_site, compose, intervene, streams_under
 from lolm.interventions.dimensions import contribution, dimension_set, random_group, ranked, remove_dimensions
 from lolm.interventions.gate import (
     binarise_gate,
@@ -29,19 +31,24 @@ from lolm.interventions.gate import (
 )
 from lolm.interventions.memory_and_regime import change_stream, permute_stream, remove_stream, skip_last_blocks
 from lolm.interventions.random_halves import random_halves, split_set
-from lolm.interventions.statistics import Statistics, StreamMeans, fusion_of, measure, observe
+from lolm.interventions.residual_writes import replace_writes
+from lolm.interventions.sites import SiteInfo, fusion_of, sites, writes
+from lolm.interventions.statistics import Statistics, StreamMeans, measure, observe, observe_writes
 
 __all__ = [
     "EMPTY",
     "Context",
     "Intervention",
     "InterventionError",
+    "KnownTerms",
+    "SiteInfo",
     "Statistics",
     "StreamMeans",
     "binarise_gate",
     "blend_gate",
     "change_branch",
     "change_gate",
+    "change_site",
     "change_stream",
     "compose",
     "contribution",
@@ -55,6 +62,7 @@ __all__ = [
     "match_norm",
     "measure",
     "observe",
+    "observe_writes",
     "permute_gate_dimensions",
     "permute_stream",
     "random_group",
@@ -63,11 +71,15 @@ __all__ = [
     "remove_dimensions",
     "remove_stream",
     "replace_branch",
+    "replace_writes",
     "resample_source",
     "seeded",
     "shuffle_gate_positions",
+    "sites",
     "skip_last_blocks",
     "split_set",
     "standard_set",
+    "streams_under",
     "swap_gate",
+    "writes",
 ]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import torch
 
-from lolm.interventions.core import Change, Context, Intervention, InterventionError
-from lolm.models.language_model import Streams
+from lolm.interventions.context import Context, InterventionError
+from lolm.interventions.core import Change, Intervention, change_site
+from lolm.records import names
 
-BRANCHES = {"surface": "u", "latent": "v"}
-SOURCES = {"surface": "h", "latent": "z"}
-REPLACEMENTS = ("zero", "mean", "resample", "gaussian")
+BRANCHES = {names.SURFACE: "u", names.LATENT: "v"}  # their sites
+SOURCES = {names.SURFACE: "h", names.LATENT: "z"}  # of the streams that they are made of
 
 
 def change_branch(branch: str, name: str, change: Change, value: float | None = None) -> Intervention:
@@ -23,8 +20,7 @@ def change_branch(branch: str, name: str, change: Change, value: float | None = 
     """
     if branch not in BRANCHES:
         raise InterventionError(f"no branch {branch!r}; the branches are {', '.join(BRANCHES)}")
-    places: dict[str, Any] = {branch: change}
-    return Intervention(name, value, **places)
+    return change_site(BRANCHES[branch], name, change, value)
 
 
 def replace_branch(branch: str, by: str) -> Intervention:
@@ -40,35 +36,46 @@ def replace_branch(branch: str, by: str) -> Intervention:
     """
     name = f"{branch}_{by}"
 
-    def change(x: torch.Tensor, context: Context) -> torch.Tensor:
-        field = BRANCHES[branch]
-        if by == "zero":
-            return torch.zeros_like(x)
-        if by == "mean":
-            return context.mean(field, x)
-        if by == "resample":
-            return context.elsewhere(field)
-        noise = torch.randn(x.shape, generator=context.generator(name)).to(x)
-        return context.mean(field, x) + context.std(field, x) * noise
-
-    if by not in REPLACEMENTS:
-        raise InterventionError(f"no replacement {by!r}; a branch is replaced by {', '.join(REPLACEMENTS)}")
-    return change_branch(branch, name, change)
+    if branch not in BRANCHES:
+        raise InterventionError(f"no branch {branch!r}; the branches are {', '.join(BRANCHES)}")
+    name = names.replaced(branch, by)
+    return change_branch(branch, name, replacement(BRANCHES[branch], by, name))
 
 
-def resample_source(branch: str = "latent") -> Intervention:
+def replacement(site: str, by: str, name: str) -> Change:
+    """The change that puts something else in the place of the tensor at a site, (B, T, ·).
+
+    Args:
+        by: as in :func:`replace_branch`.
+        name: of the random choices.
+
+    Raises:
+        InterventionError: another replacement.
+    """
+
+    def noise(x: torch.Tensor, context: Context) -> torch.Tensor:
+        normal = torch.randn(x.shape, generator=context.generator(name)).to(x)
+        return context.mean(site, x) + context.std(site, x) * normal
+
+    changes: dict[str, Change] = {
+        names.ZERO: lambda x, _: torch.zeros_like(x),
+        names.MEAN: lambda x, context: context.mean(site, x),
+        names.RESAMPLE: lambda _, context: context.elsewhere(site),
+        names.GAUSSIAN: noise,
+    }
+    if by not in changes:
+        raise InterventionError(f"no replacement {by!r}; it is one of {', '.join(names.REPLACEMENTS)}")
+    return changes[by]
+
+
+def resample_source(branch: str = names.LATENT) -> Intervention:
     """h (``surface``) or z (``latent``) of another document reaches the fusion.
 
     Gate, memory and regime keep what they computed from the true stream: nothing that follows is recomputed, as nowhere in the
     published protocol. So this equals :func:`replace_branch` by ``resample``, one map and one norm earlier.
     """
-    field = SOURCES[branch]
-
-    def apply(s: Streams, context: Context) -> Streams:
-        changed: dict[str, Any] = {field: context.elsewhere(field)}
-        return replace(s, **changed)
-
-    return Intervention(f"{branch}_source_resample", None, apply)
+    site = SOURCES[branch]
+    return change_site(site, names.source_resampled(branch), lambda _, context: context.elsewhere(site))
 
 
 def match_norm() -> Intervention:
@@ -79,7 +86,7 @@ def match_norm() -> Intervention:
 
     def change(o: torch.Tensor, context: Context) -> torch.Tensor:
         assert context.full is not None  # `intervene` sees to it
-        wanted, found = (x.norm(dim=-1, keepdim=True) for x in (context.full, o))
-        return torch.where(found > 0, o * (wanted / found.clamp(min=torch.finfo(o.dtype).tiny)), o)
+        before, after = (x.norm(dim=-1, keepdim=True) for x in (context.full, o))
+        return torch.where(after > 0, o * (before / after.clamp(min=torch.finfo(o.dtype).tiny)), o)
 
-    return Intervention("match_norm", output=change)
+    return change_site("o", names.MATCH_NORM, change)

@@ -1,34 +1,143 @@
-"""The lists of interventions that are scored together."""
+"""The interventions that are scored together: one entry each, and what a model must have for it.
+
+To have a new intervention in every record, add one line to :data:`STANDARD` or :data:`CONTROLS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from lolm.interventions.branches import BRANCHES, REPLACEMENTS, match_norm, replace_branch, resample_source
-from lolm.interventions.core import Context, Intervention
+from lolm.interventions import gate
+from lolm.interventions.branches import match_norm, replace_branch, resample_source
+from lolm.interventions.context import Context
+from lolm.interventions.core import Intervention
 from lolm.interventions.dimensions import dimension_set
-from lolm.interventions.gate import GATE_CONTROLS, blend_gate, force_gate
 from lolm.interventions.memory_and_regime import permute_stream, remove_stream, skip_last_blocks
 from lolm.interventions.random_halves import split_set
-from lolm.interventions.statistics import StreamMeans, fusion_of
+from lolm.interventions.sites import fusion_of
+from lolm.interventions.statistics import Statistics, StreamMeans
 from lolm.models.language_model import LanguageModel
+from lolm.records import names
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A model and how much of it is tried.
+
+    Attributes:
+        gate_values: constants that the gate is forced to.
+        shares: of the dimensions of a branch that are removed together.
+        draws: random groups of dimensions per group.
+        splits: draws of two random halves of all dimensions, the null of the inversion.
+    """
+
+    model: LanguageModel
+    statistics: Statistics | None = None
+    seed: int = 0
+    gate_values: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()
+    draws: int = 0
+    splits: int = 0
+
+    @property
+    def parts(self) -> set[str]:
+        return set(self.model.components())
+
+    @property
+    def means(self) -> StreamMeans:
+        return StreamMeans(None, None) if self.statistics is None else self.statistics.streams
+
+    @property
+    def known(self) -> Statistics:
+        assert self.statistics is not None  # `full_set` sees to it
+        return self.statistics
+
+    @property
+    def counts(self) -> list[int]:
+        """Numbers of dimensions that are removed together, ascending."""
+        return sorted({max(1, round(share * self.model.d_model)) for share in self.shares})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Interventions of one kind.
+
+    Attributes:
+        make: from the settings, the interventions.
+        needs: parts that a model must have.
+    """
+
+    make: Callable[[Settings], list[Intervention]]
+    needs: frozenset[str] = frozenset()
+
+    def of(self, settings: Settings) -> list[Intervention]:
+        """None where the model lacks a part."""
+        return self.make(settings) if self.needs <= settings.parts else []
+
+
+def entry(make: Callable[[Settings], list[Intervention]], *needs: str) -> Entry:
+    return Entry(make, frozenset(needs))
+
+
+def _removals(stream: str) -> Callable[[Settings], list[Intervention]]:
+    def make(s: Settings) -> list[Intervention]:
+        mean = {names.MEMORY: s.means.m, names.REGIME: s.means.r}[stream]
+        return [remove_stream(stream), *([remove_stream(stream, s.means)] if mean is not None else [])]
+
+    return make
+
+
+def _blocks(s: Settings) -> list[Intervention]:
+    """The serial control: what removing the end of any stack costs."""
+    plain = s.parts <= {"stack", "projection"}
+    return [skip_last_blocks(count) for count in range(1, len(s.model.stack.layers) + 1)] if plain else []
+
+
+def _with_matched_norm(interventions: Iterable[Intervention]) -> list[Intervention]:
+    return [way for intervention in interventions for way in (intervention, intervention | match_norm())]
+
+
+STANDARD = (  # as published
+    entry(lambda s: [Intervention(names.NONE)]),
+    entry(lambda s: [gate.force_gate(value) for value in s.gate_values], "gate"),
+    entry(lambda s: [gate.blend_gate(alpha, to) for to in (1.0, 0.0) for alpha in (0.25, 0.5, 0.75)], "gate"),
+    entry(_removals(names.MEMORY), "memory"),
+    entry(_removals(names.REGIME), "regime"),
+    # all at once, as in spec D4
+    entry(
+        lambda s: [gate.force_gate(1.0) | remove_stream(names.MEMORY) | remove_stream(names.REGIME)], "gate", "memory", "regime"
+    ),
+    entry(_blocks),
+)
+CONTROLS = (
+    entry(lambda s: [gate.freeze_gate_per_dimension()], "gate"),
+    entry(lambda s: [gate.freeze_gate_globally()], "gate"),
+    entry(lambda s: [gate.shuffle_gate_positions()], "gate"),
+    entry(lambda s: [gate.permute_gate_dimensions()], "gate"),
+    entry(lambda s: [gate.binarise_gate()], "gate"),
+    entry(lambda s: [gate.swap_gate()], "gate"),
+    entry(lambda s: [gate.force_gate(value) | match_norm() for value in s.gate_values if value in (0.0, 1.0)], "gate"),
+    entry(
+        lambda s: _with_matched_norm(replace_branch(b, by) for b in names.BRANCHES for by in names.REPLACEMENTS),
+        "fusion",
+        "latent",
+    ),
+    entry(lambda s: [resample_source()], "fusion", "latent"),
+    entry(
+        lambda s: [i for b in names.BRANCHES for i in dimension_set(s.known, b, s.counts, s.draws, s.seed)], "fusion", "latent"
+    ),
+    entry(lambda s: split_set(s.model.d_model, s.splits, s.seed), "fusion", "latent"),
+    entry(lambda s: [permute_stream(names.MEMORY)], "fusion", "memory"),
+    entry(lambda s: [permute_stream(names.REGIME)], "fusion", "regime"),
+)
 
 
 def standard_set(model: LanguageModel, gate_values: Iterable[float], means: StreamMeans) -> list[Intervention]:
     """The learned model and the published interventions that apply to it, the learned one first."""
-    chosen = [Intervention("none")]
-    parts = model.components()
-    if "gate" in parts:
-        chosen += [force_gate(value) for value in gate_values]
-        chosen += [blend_gate(alpha, target) for target in (1.0, 0.0) for alpha in (0.25, 0.5, 0.75)]
-    for stream, mean in (("memory", means.m), ("regime", means.r)):
-        if stream in parts:
-            chosen += [remove_stream(stream), *([remove_stream(stream, means)] if mean is not None else [])]
-    if {"gate", "memory", "regime"} <= set(parts):  # all at once, as in spec D4
-        chosen.append(force_gate(1.0) | remove_stream("memory") | remove_stream("regime"))
-    if set(parts) <= {"surface", "projection"}:
-        chosen += [skip_last_blocks(count) for count in range(1, len(model.surface.layers) + 1)]
-    return chosen
+    mean = {name: value for name, value in (("m", means.m), ("r", means.r)) if value is not None}
+    settings = Settings(model, Statistics(mean, {}), gate_values=tuple(gate_values))
+    return [intervention for entry in STANDARD for intervention in entry.of(settings)]
 
 
 def full_set(
@@ -39,33 +148,15 @@ def full_set(
     draws: int = 2,
     splits: int = 19,
 ) -> list[Intervention]:
-    """Everything that applies to a model, the learned one first: the standard set, then every control.
+    """Everything that applies to a model, the learned one first: :data:`STANDARD`, then :data:`CONTROLS`.
 
     Args:
         context: with statistics, unless the model is a plain stack.
-        shares: of the dimensions of a branch that are removed together.
-        draws: random groups of dimensions per group.
-        splits: draws of two random halves of all dimensions, the null of the inversion.
+        gate_values, shares, draws, splits: see :class:`Settings`.
 
     Raises:
         InterventionError: statistics are needed and missing.
     """
-    fusion = fusion_of(model)
-    if fusion is None:
-        return standard_set(model, gate_values, StreamMeans(None, None))
-    parts, statistics = model.components(), context.measured()
-    chosen = standard_set(model, gate_values, statistics.streams)
-    if "gate" in parts:
-        chosen += [control() for control in GATE_CONTROLS]
-        chosen += [i | match_norm() for i in chosen if i.name == "gate" and i.value in (0.0, 1.0)]
-    if fusion.latent is not None:
-        for branch in BRANCHES:
-            for by in REPLACEMENTS:
-                chosen += [replace_branch(branch, by), replace_branch(branch, by) | match_norm()]
-        chosen.append(resample_source())
-        counts = sorted({max(1, round(share * model.d_model)) for share in shares})
-        for branch in BRANCHES:
-            chosen += dimension_set(statistics, branch, counts, draws, context.seed)
-        chosen += split_set(model.d_model, splits, context.seed)
-    chosen += [permute_stream(stream) for stream in ("memory", "regime") if stream in parts]
-    return chosen
+    statistics = None if fusion_of(model) is None else context.measured()
+    settings = Settings(model, statistics, context.seed, tuple(gate_values), tuple(shares), draws, splits)
+    return [intervention for entry in (*STANDARD, *CONTROLS) for intervention in entry.of(settings)]

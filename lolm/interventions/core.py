@@ -1,91 +1,27 @@
-"""What an intervention is, what it may know, and how it is carried out.
+"""What an intervention is, and how it is carried out.
 
-It acts at the seam between the streams and their fusion, o = g ⊙ u + (1 − g) ⊙ v + W_m m + W_r r, in three places: on the
-streams, on the branches u and v, and on o. Streams and gate were computed before, so changing one changes none of the others,
-as in the published protocol (spec D3, D4). The fusion itself runs as always, whatever its form.
+An intervention changes tensors at *sites*, see :mod:`lolm.interventions.sites`. At the seam between the streams and their fusion,
+o = g ⊙ u + (1 − g) ⊙ v + W_m m + W_r r, the streams and the gate were computed before, so changing one changes none of the
+others, as in the published protocol (spec D3, D4). Inside a stack, at what a mixer or an MLP writes into the residual stream, everything
+after the site is computed from the changed tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 
-from lolm import LolmError
-from lolm.data.batches import stream_seed
-from lolm.interventions.statistics import Statistics, fusion_of
+from lolm.interventions.context import EMPTY, Context, InterventionError
+from lolm.interventions.sites import OUTPUT, STREAMS, TERMS, fusion_of, is_inside
+from lolm.models.fusion import Fusion
 from lolm.models.language_model import LanguageModel, Streams
+from lolm.records import names
 
-
-class InterventionError(LolmError):
-    """An intervention that the model has no place for, or that was not given what it needs."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What an intervention may need to know besides the thing it changes.
-
-    Attributes:
-        statistics: of the model on a data set, see :func:`lolm.interventions.measure`.
-        other: gives what :func:`lolm.interventions.observe` sees on as many other documents; called at most when needed.
-        full: the o of the unchanged model on this batch, (B, T, D).
-        seed: of all random choices.
-        batch: number of the batch; draws of different batches are independent.
-    """
-
-    statistics: Statistics | None = None
-    other: Callable[[], Mapping[str, torch.Tensor]] | None = None
-    full: torch.Tensor | None = None
-    seed: int = 0
-    batch: int = 0
-
-    def measured(self) -> Statistics:
-        """The statistics; raises InterventionError without any."""
-        if self.statistics is None:
-            raise InterventionError("this intervention needs statistics of the model; give Context(statistics=measure(...))")
-        return self.statistics
-
-    def mean(self, name: str, like: torch.Tensor) -> torch.Tensor:
-        """Mean over tokens of the thing ``name`` (a key of Statistics), expanded to the shape of ``like``."""
-        return self._found(self.measured().mean, name).to(like).expand_as(like)
-
-    def std(self, name: str, like: torch.Tensor) -> torch.Tensor:
-        """Standard deviation over tokens, as :meth:`mean`."""
-        return self._found(self.measured().std, name).to(like).expand_as(like)
-
-    def elsewhere(self, name: str) -> torch.Tensor:
-        """The thing ``name`` in other documents, (B, T, ·); raises InterventionError where none were given."""
-        if self.other is None:
-            raise InterventionError(
-                "this intervention needs other documents; score at least two windows, or give Context(other=)"
-            )
-        return self._found(self.other(), name)
-
-    def generator(self, name: str, every_batch: bool = True) -> torch.Generator:
-        """A fresh CPU generator for one purpose, so that no intervention's draws depend on which others are scored.
-
-        Args:
-            every_batch: draw anew in each batch; else the same in all of them.
-        """
-        return seeded(self.seed, f"{name}/{self.batch}" if every_batch else name)
-
-    @staticmethod
-    def _found(things: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
-        if name not in things:
-            raise InterventionError(f"this model has no {name!r} to go by, only {', '.join(sorted(things))}")
-        return things[name]
-
-
-EMPTY = Context()
 Change = Callable[[torch.Tensor, Context], torch.Tensor]
-
-
-def seeded(seed: int, name: str) -> torch.Generator:
-    """The CPU generator of one random choice."""
-    return torch.Generator().manual_seed(stream_seed(seed, f"interventions/{name}") % 2**63)
 
 
 @dataclass(frozen=True)
@@ -93,26 +29,42 @@ class Intervention:
     """A named change. ``a | b`` does a, then b.
 
     Attributes:
-        name: what is done, e.g. ``gate``.
+        name: what is done, e.g. ``gate``; as it stands in records.
         value: its parameter, e.g. the constant the gate is forced to; None for none.
-        streams: (streams, context) → streams; None leaves them.
-        surface: (u_BTD, context) → u_BTD, the surface branch at the fusion; None leaves it.
-        latent: (v_BTD, context) → v_BTD, the latent branch.
-        output: (o_BTD, context) → o_BTD; ``context.full`` is there.
-        skip_last: blocks left out at the end of the surface, which needs the streams computed anew.
+        changes: (site, change) in the order they are done; a change maps the site's tensor and the context to a tensor of the
+            same shape.
+        skip_last: blocks left out at the end of the (surface) stack.
     """
 
     name: str
     value: float | None = None
-    streams: Callable[[Streams, Context], Streams] | None = None
-    surface: Change | None = None
-    latent: Change | None = None
-    output: Change | None = None
+    changes: tuple[tuple[str, Change], ...] = ()
     skip_last: int = 0
 
+    @property
+    def inside(self) -> bool:
+        """Whether it acts inside the stacks, so that the streams have to be computed anew."""
+        return self.skip_last > 0 or bool(self.inner_changes)
+
+    @property
+    def inner_changes(self) -> tuple[tuple[str, Change], ...]:
+        """Those of ``changes`` inside the stacks."""
+        return tuple((site, change) for site, change in self.changes if is_inside(site))
+
     def apply(self, streams: Streams, context: Context = EMPTY) -> Streams:
-        """The part that acts on the streams."""
-        return streams if self.streams is None else self.streams(streams, context)
+        """The part that acts on the streams.
+
+        Raises:
+            InterventionError: the model has no such stream, or ``context`` lacks what the change needs.
+        """
+        for site, change in self.changes:
+            if site in STREAMS:
+                stream = getattr(streams, site)
+                if stream is None:
+                    raise InterventionError(f"{self.name}: this model has no {STREAMS[site]} to change; leave it out")
+                changed = {site: change(stream, context)}
+                streams = replace(streams, **changed)  # type: ignore[arg-type]
+        return streams
 
     @property
     def label(self) -> str:
@@ -121,18 +73,15 @@ class Intervention:
 
     def __or__(self, then: Intervention) -> Intervention:
         if self.value is not None and then.value is not None:
-            name, value = f"{self.label}+{then.label}", None
+            name, value = names.joined(self.label, then.label), None
         else:
-            name, value = f"{self.name}+{then.name}", self.value if then.value is None else then.value
-        return Intervention(
-            name,
-            value,
-            _chain(self.streams, then.streams),
-            _chain(self.surface, then.surface),
-            _chain(self.latent, then.latent),
-            _chain(self.output, then.output),
-            self.skip_last + then.skip_last,
-        )
+            name, value = names.joined(self.name, then.name), self.value if then.value is None else then.value
+        return Intervention(name, value, self.changes + then.changes, self.skip_last + then.skip_last)
+
+
+def change_site(site: str, name: str, change: Change, value: float | None = None) -> Intervention:
+    """The tensor at a site := change(it, context). :func:`lolm.interventions.sites` lists those of a model."""
+    return Intervention(name, value, ((site, change),))
 
 
 def compose(first: Intervention, *others: Intervention) -> Intervention:
@@ -140,55 +89,105 @@ def compose(first: Intervention, *others: Intervention) -> Intervention:
     return reduce(lambda a, b: a | b, others, first)
 
 
-def intervene(model: LanguageModel, intervention: Intervention, streams: Streams, context: Context = EMPTY) -> torch.Tensor:
-    """o_BTD under an intervention, given the streams of a batch.
+@dataclass(frozen=True)
+class KnownTerms:
+    """The fusion's terms of some streams, to be taken again where streams are the very same tensors."""
 
-    Streams must have been computed without the last ``skip_last`` blocks already.
+    streams: Streams
+    terms: dict[str, torch.Tensor]
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: LanguageModel, streams: Streams) -> KnownTerms | None:
+        """Of the unchanged streams; None for a model that has no fusion."""
+        fusion = fusion_of(model)
+        return None if fusion is None else cls(streams, fusion.terms(streams.h, streams.z, streams.m, streams.r))
+
+    def of_streams(self, fusion: Fusion, streams: Streams) -> dict[str, torch.Tensor]:
+        """``fusion.terms`` of streams of which most are known."""
+        if streams.h is not self.streams.h or streams.z is not self.streams.z:
+            return fusion.terms(streams.h, streams.z, streams.m, streams.r)
+        if streams.m is self.streams.m and streams.r is self.streams.r:
+            return dict(self.terms)
+        return self.terms | fusion.beside(streams.m, streams.r)
+
+
+def streams_under(model: LanguageModel, intervention: Intervention, tokens_BT: torch.Tensor, context: Context = EMPTY) -> Streams:
+    """The streams of a batch with an intervention's changes inside the stacks made, those at the seam not yet.
 
     Raises:
-        InterventionError: the model lacks a branch that is to be changed, or ``context`` what the change needs.
+        InterventionError: the model has no such site, or ``context`` lacks what the change needs.
+    """
+    with _inside(model, intervention, context):
+        return model.streams(tokens_BT, skip_last=intervention.skip_last)
+
+
+def intervene(
+    model: LanguageModel,
+    intervention: Intervention,
+    streams: Streams,
+    context: Context = EMPTY,
+    known: KnownTerms | None = None,
+) -> torch.Tensor:
+    """o_BTD under an intervention.
+
+    Args:
+        streams: of a batch, from :func:`streams_under` where the intervention acts inside the stacks.
+        known: terms that need not be computed again.
+
+    Raises:
+        InterventionError: the model lacks a site that is to be changed, or ``context`` what the change needs.
     """
     changed = intervention.apply(streams, context)
-    with _at_the_seam(model, intervention, context):
-        o = model.fuse(changed)
-    if intervention.output is None:
-        return o
-    return intervention.output(o, context if context.full is not None else replace(context, full=model.fuse(streams)))
+    o = _fuse(model, intervention, changed, context, known)
+    for site, change in intervention.changes:
+        if site == OUTPUT:
+            if context.full is None:
+                context = replace(context, full=model.fuse(streams))
+            o = change(o, context)
+    return o
+
+
+def _fuse(
+    model: LanguageModel, intervention: Intervention, streams: Streams, context: Context, known: KnownTerms | None
+) -> torch.Tensor:
+    """The fusion as always, with its terms changed where an intervention says so."""
+    fusion = fusion_of(model)
+    if fusion is None:
+        for site, _ in intervention.changes:
+            if site in TERMS:
+                raise InterventionError(f"{intervention.name}: this model's fusion has no {TERMS[site]} branch; leave it out")
+        return model.fuse(streams)
+    s = streams
+    terms = fusion.terms(s.h, s.z, s.m, s.r) if known is None else known.of_streams(fusion, s)
+    for site, change in intervention.changes:
+        if site in TERMS:
+            if TERMS[site] not in terms:
+                raise InterventionError(f"{intervention.name}: this model's fusion has no {TERMS[site]} branch; leave it out")
+            terms[TERMS[site]] = change(terms[TERMS[site]], context)
+    return fusion.join(terms, streams.g)
 
 
 @contextmanager
-def _at_the_seam(model: LanguageModel, intervention: Intervention, context: Context) -> Iterator[None]:
-    """While open, what the branch norms answer is changed: that is u and v, whichever way the fusion joins them."""
-    changing = False
-
-    def hook(change: Change) -> Callable[..., torch.Tensor | None]:
-        def changed(module: torch.nn.Module, inputs: tuple, out: torch.Tensor) -> torch.Tensor | None:
-            nonlocal changing
-            if changing:  # the change itself looks at branches, those of other documents: they stay as they are
-                return None
-            changing = True
-            try:
-                return change(out, context)
-            finally:
-                changing = False
-
-        return changed
-
-    with ExitStack() as hooks:
-        for branch in ("surface", "latent"):
-            change: Change | None = getattr(intervention, branch)
-            if change is None:
-                continue
-            fusion = fusion_of(model)
-            if fusion is None or getattr(fusion, branch) is None:
-                raise InterventionError(f"{intervention.name}: this model's fusion has no {branch} branch; leave it out")
-            norm: torch.nn.Module = getattr(fusion, f"{branch}_norm")
-            hooks.callback(norm.register_forward_hook(hook(change)).remove)
+def _inside(model: LanguageModel, intervention: Intervention, context: Context) -> Iterator[None]:
+    """While open, the model's own sites answer with what the intervention makes of them."""
+    changes: dict[str, list[Change]] = {}
+    for site, change in intervention.inner_changes:
+        changes.setdefault(site, []).append(change)
+    sites = model.sites() if changes else {}
+    for name in changes:
+        if name not in sites:
+            raise InterventionError(f"{intervention.name}: this model has no site {name!r}; it has {', '.join(sites)}")
+    try:
+        for name, of_site in changes.items():
+            sites[name].change = partial(_in_order, of_site, context)
         yield
+    finally:
+        for name in changes:
+            sites[name].change = None
 
 
-def _chain(first, then):
-    """Both functions of (thing, context), either of which may be None."""
-    if first is None or then is None:
-        return then if first is None else first
-    return lambda thing, context: then(first(thing, context), context)
+def _in_order(changes: list[Change], context: Context, x: torch.Tensor) -> torch.Tensor:
+    for change in changes:
+        x = change(x, context)
+    return x

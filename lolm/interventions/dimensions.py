@@ -7,8 +7,10 @@ from collections.abc import Iterable
 import torch
 
 from lolm.interventions.branches import BRANCHES, change_branch
-from lolm.interventions.core import Context, Intervention, InterventionError, seeded
+from lolm.interventions.context import Context, InterventionError, seeded
+from lolm.interventions.core import Intervention
 from lolm.interventions.statistics import Statistics
+from lolm.records import names
 
 
 def remove_dimensions(branch: str, dimensions: torch.Tensor, name: str, value: float | None = None) -> Intervention:
@@ -38,9 +40,9 @@ def ranked(statistics: Statistics, branch: str, by: str) -> torch.Tensor:
     Raises:
         InterventionError: another order, or no gate.
     """
-    if by == "contribution":
+    if by == names.BY_CONTRIBUTION:
         return contribution(statistics, branch).argsort(stable=True)
-    if by != "gate" or "g" not in statistics.mean:
+    if by != names.BY_GATE or "g" not in statistics.mean:
         raise InterventionError(f"cannot order dimensions by {by!r}; by contribution, or by gate where the model has one")
     return statistics.mean["g"].cpu().argsort(stable=True)
 
@@ -62,12 +64,12 @@ def random_group(statistics: Statistics, branch: str, like: torch.Tensor, match:
         return order[: len(like)]
     if match != "norm":
         raise InterventionError(f"cannot match random dimensions by {match!r}; by size or by norm")
-    room, chosen = float(weight_D[like].sum()) * (1 + 1e-9), []
+    room, group = float(weight_D[like].sum()) * (1 + 1e-9), []
     for d in order.tolist():
         if float(weight_D[d]) <= room:
             room -= float(weight_D[d])
-            chosen.append(d)
-    return torch.tensor(chosen, dtype=torch.int64)
+            group.append(d)
+    return torch.tensor(group, dtype=torch.int64)
 
 
 def dimension_set(statistics: Statistics, branch: str, counts: Iterable[int], draws: int, seed: int) -> list[Intervention]:
@@ -76,18 +78,18 @@ def dimension_set(statistics: Statistics, branch: str, counts: Iterable[int], dr
     Random groups of size k are called ``<branch>_dimensions_random_<draw>``, those matched in norm after the group that they
     are matched to, ``…_norm_<draw>``; the value is k everywhere, though a group matched in norm has a size of its own.
     """
-    orders = ("gate", "contribution") if "g" in statistics.mean else ("contribution",)
-    chosen = []
+    orders = (names.BY_GATE, names.BY_CONTRIBUTION) if "g" in statistics.mean else (names.BY_CONTRIBUTION,)
+    removals = []
     for k in counts:
         for by in orders:
             order = ranked(statistics, branch, by)
-            for end, group in (("lowest", order[:k]), ("highest", order[len(order) - k :])):
-                name = f"{branch}_dimensions_{end}_{by}"
-                chosen.append(remove_dimensions(branch, group, name))
+            for end, group in ((names.LOWEST, order[:k]), (names.HIGHEST, order[len(order) - k :])):
+                removals.append(remove_dimensions(branch, group, names.dimensions(branch, end, by)))
                 for draw in range(draws):
                     matched = random_group(statistics, branch, group, "norm", seed, draw)
-                    chosen.append(remove_dimensions(branch, matched, f"{name}_norm_{draw}", float(k)))
+                    name = names.dimensions_matched(branch, end, by, draw)
+                    removals.append(remove_dimensions(branch, matched, name, float(k)))
         for draw in range(draws):
             group = random_group(statistics, branch, torch.arange(k), "size", seed, draw)
-            chosen.append(remove_dimensions(branch, group, f"{branch}_dimensions_random_{draw}"))
-    return chosen
+            removals.append(remove_dimensions(branch, group, names.dimensions_random(branch, draw)))
+    return removals

@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
 import torch
 
-from lolm.interventions.core import Change, Context, Intervention, InterventionError
-from lolm.models.language_model import Streams
+from lolm.interventions.context import Context
+from lolm.interventions.core import Change, Intervention, change_site
+from lolm.records import names
 
 
 def change_gate(name: str, change: Change, value: float | None = None) -> Intervention:
-    """g := change(g, context), everything else as it was."""
-
-    def apply(s: Streams, context: Context) -> Streams:
-        if s.g is None:
-            raise InterventionError("this model has no gate to force; leave the gate's interventions out")
-        return replace(s, g=change(s.g, context))
-
-    return Intervention(name, value, apply)
+    """g := change(g, context), everything else as it was; g and what it becomes are (B, T, D)."""
+    return change_site("g", name, change, value)
 
 
 def force_gate(value: float) -> Intervention:
     """g := value at every position and dimension; 1 keeps the surface branch only, 0 the latent one."""
-    return change_gate("gate", lambda g, _: torch.full_like(g, value), value)
+    return change_gate(names.GATE, lambda g, _: torch.full_like(g, value), value)
 
 
 def blend_gate(alpha: float, target: float) -> Intervention:
     """g := α · target + (1 − α) · g, a path from the learned gate to a constant."""
-    name = {1.0: "gate_blend_one", 0.0: "gate_blend_zero"}[target]
+    name = {1.0: names.BLEND_TO_ONE, 0.0: names.BLEND_TO_ZERO}[target]
     return change_gate(name, lambda g, _: alpha * target + (1 - alpha) * g, alpha)
 
 
 def freeze_gate_per_dimension() -> Intervention:
     """g := its mean over tokens, one value per dimension: takes the context away and keeps the pattern."""
-    return change_gate("gate_mean_dimension", lambda g, context: context.mean("g", g))
+    return change_gate(names.GATE_MEAN_DIMENSION, lambda g, context: context.mean("g", g))
 
 
 def freeze_gate_globally() -> Intervention:
     """g := its mean over tokens and dimensions: keeps the level alone."""
-    return change_gate("gate_mean_global", lambda g, context: context.mean("g", g[0, 0]).mean().expand_as(g))
+    return change_gate(names.GATE_MEAN_GLOBAL, lambda g, context: context.mean("g", g[0, 0]).mean().expand_as(g))
 
 
 def shuffle_gate_positions() -> Intervention:
@@ -48,13 +40,13 @@ def shuffle_gate_positions() -> Intervention:
 
     A vector that comes from further on has seen later tokens, so a gain is possible and would mean that.
     """
-    name = "gate_shuffled_positions"
+    name = names.GATE_SHUFFLED_POSITIONS
     return change_gate(name, lambda g, context: permute_positions(g, context.generator(name)))
 
 
 def permute_gate_dimensions() -> Intervention:
     """The dimensions of g change places, alike at every position: keeps level and spread, not which dimension has which."""
-    name = "gate_permuted_dimensions"
+    name = names.GATE_PERMUTED_DIMENSIONS
 
     def change(g: torch.Tensor, context: Context) -> torch.Tensor:
         order = torch.randperm(g.shape[-1], generator=context.generator(name, every_batch=False))
@@ -65,22 +57,12 @@ def permute_gate_dimensions() -> Intervention:
 
 def binarise_gate() -> Intervention:
     """g := 1 where it is at least 0.5, else 0."""
-    return change_gate("gate_binarised", lambda g, _: (g >= 0.5).to(g))
+    return change_gate(names.GATE_BINARISED, lambda g, _: (g >= 0.5).to(g))
 
 
 def swap_gate() -> Intervention:
     """g := 1 − g: the surface gets the latent branch's share, and the reverse."""
-    return change_gate("gate_swapped", lambda g, _: 1 - g)
-
-
-GATE_CONTROLS: tuple[Callable[[], Intervention], ...] = (
-    freeze_gate_per_dimension,
-    freeze_gate_globally,
-    shuffle_gate_positions,
-    permute_gate_dimensions,
-    binarise_gate,
-    swap_gate,
-)
+    return change_gate(names.GATE_SWAPPED, lambda g, _: 1 - g)
 
 
 def permute_positions(x_BTD: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -10,8 +10,10 @@ from dataclasses import replace
 
 import torch
 
-from lolm.interventions.core import Intervention, seeded
+from lolm.interventions.context import seeded
+from lolm.interventions.core import Intervention
 from lolm.interventions.dimensions import remove_dimensions
+from lolm.records import names
 
 
 def random_halves(d_model: int, draw: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,11 +27,11 @@ def split_set(d_model: int, draws: int, seed: int) -> list[Intervention]:
 
     The null of the inversion statistic is Δ(second) − Δ(first).
     """
-    chosen = []
+    halves = []
     for draw in range(draws):
-        for end, half in zip(("first", "second"), random_halves(d_model, draw, seed), strict=True):
-            both = remove_dimensions("surface", half[half < d_model], "") | remove_dimensions(
-                "latent", half[half >= d_model] - d_model, ""
+        for end, half in zip((names.FIRST, names.SECOND), random_halves(d_model, draw, seed), strict=True):
+            both = remove_dimensions(names.SURFACE, half[half < d_model], "") | remove_dimensions(
+                names.LATENT, half[half >= d_model] - d_model, ""
             )
-            chosen.append(replace(both, name=f"split_{draw}_{end}", value=None))
-    return chosen
+            halves.append(replace(both, name=names.random_half(draw, end), value=None))
+    return halves

@@ -1,4 +1,4 @@
-"""What the streams and branches of a model look like on average: the material of mean ablations and of their controls."""
+"""What the tensors at a model's sites look like on average: the material of mean ablations and of their controls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lolm.models.fusion import Fusion
+from lolm.interventions.sites import STREAMS, fusion_of
 from lolm.models.language_model import LanguageModel, Streams
 
 
@@ -24,7 +24,8 @@ class Statistics:
     """Mean and standard deviation over all tokens of a data set, per dimension, each (D,) or (E,).
 
     Keys, each only where the model has it: the streams ``h z m r``, the gate ``g``, the branches ``u`` (surface) and ``v``
-    (latent), and what the gate lets through of them, ``gu`` = g ⊙ u and ``gv`` = (1 − g) ⊙ v (u and v without a gate).
+    (latent), and what the gate lets through of them, ``gu`` = g ⊙ u and ``gv`` = (1 − g) ⊙ v (u and v without a gate); and the
+    sites inside the stacks that were asked for.
     """
 
     mean: dict[str, torch.Tensor]
@@ -36,15 +37,9 @@ class Statistics:
         return StreamMeans(self.mean.get("m"), self.mean.get("r"))
 
 
-def fusion_of(model: LanguageModel) -> Fusion | None:
-    """Where the branches meet; None for a model that has one stack."""
-    fusion = model.components().get("fusion")
-    return fusion if isinstance(fusion, Fusion) else None
-
-
 def observe(model: LanguageModel, streams: Streams) -> dict[str, torch.Tensor]:
-    """Everything an intervention may replace, under the keys of :class:`Statistics`, each (B, T, ·)."""
-    seen = {name: stream for name in ("h", "z", "m", "r", "g") if (stream := getattr(streams, name)) is not None}
+    """Everything at the seam that an intervention may replace, under the keys of :class:`Statistics`, each (B, T, ·)."""
+    seen = {name: stream for name in STREAMS if (stream := getattr(streams, name)) is not None}
     fusion = fusion_of(model)
     if fusion is not None:
         u, v = fusion.branches(streams.h, streams.z)
@@ -55,18 +50,56 @@ def observe(model: LanguageModel, streams: Streams) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def measure(model: LanguageModel, batches: Iterable[torch.Tensor]) -> Statistics:
-    """Statistics over token batches (B, T), in evaluation mode; sums are kept in float64."""
+def observe_writes(model: LanguageModel, tokens_BT: torch.Tensor, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
+    """The tensors at sites inside the stacks, each (B, T, ·), all of them or those named; without gradients."""
+    return _run_observed(model, tokens_BT, names)[1]
+
+
+@torch.no_grad()
+def measure(model: LanguageModel, batches: Iterable[torch.Tensor], names: Iterable[str] = ()) -> Statistics:
+    """Statistics over token batches (B, T), in evaluation mode; sums are kept in float64.
+
+    Args:
+        names: sites inside the stacks, see :func:`lolm.interventions.writes`, beside everything at the seam.
+    """
     model.eval()
+    names = list(names)
     sums: dict[str, torch.Tensor] = {}
     squares: dict[str, torch.Tensor] = {}
     tokens = 0
     for x_BT in batches:
         tokens += x_BT.numel()
-        for name, stream in observe(model, model.streams(x_BT.to(model.embedding.weight.device))).items():
-            wide = stream.double().flatten(0, 1)
+        streams, written = _run_observed(model, x_BT.to(model.embedding.weight.device), names)
+        for name, seen in (observe(model, streams) | written).items():
+            wide = seen.double().flatten(0, 1)
             sums[name] = sums.get(name, 0.0) + wide.sum(dim=0)
             squares[name] = squares.get(name, 0.0) + wide.square().sum(dim=0)
     mean = {name: total / tokens for name, total in sums.items()}
     std = {name: (squares[name] / tokens - mean[name].square()).clamp(min=0).sqrt().float() for name in mean}
     return Statistics({name: value.float() for name, value in mean.items()}, std)
+
+
+def _run_observed(
+    model: LanguageModel, tokens_BT: torch.Tensor, names: Iterable[str] | None
+) -> tuple[Streams, dict[str, torch.Tensor]]:
+    """The streams of a batch, and what passed the named sites on the way (None: all)."""
+    sites = model.sites()
+    written: dict[str, torch.Tensor] = {}
+    watched = {name: sites[name] for name in (sites if names is None else names)}
+
+    def watcher(name: str):
+        def watch(x: torch.Tensor) -> torch.Tensor:
+            written[name] = x
+            return x
+
+        return watch
+
+    before = {name: site.change for name, site in watched.items()}
+    try:
+        for name, site in watched.items():
+            site.change = watcher(name)
+        return model.streams(tokens_BT), written
+    finally:
+        # Another document may be looked at from within a change, whose own site must then be as it was.
+        for name, site in watched.items():
+            site.change = before[name]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import torch
-from torch import nn
 
-from lolm.interventions import EMPTY, Context, Intervention, fusion_of, intervene, observe
+from lolm.interventions import EMPTY, Context, Intervention, KnownTerms, intervene, observe, observe_writes, streams_under
 from lolm.models.language_model import LanguageModel, Streams
 
 
@@ -23,40 +21,20 @@ class CachedActivations:
     streams: Streams
     context: Context
 
-    def fused(self, model: LanguageModel, intervention: Intervention) -> torch.Tensor:
-        """o_BTD under an intervention; the streams are computed anew only where blocks are left out."""
-        streams = self.streams
-        if intervention.skip_last:
-            streams = model.streams(self.tokens_BT, skip_last=intervention.skip_last)
-        return intervene(model, intervention, streams, self.context)
+    def streams_under(self, model: LanguageModel, intervention: Intervention) -> Streams:
+        """The streams that the fusion meets, computed anew only where the intervention acts inside the stacks."""
+        if not intervention.inside:
+            return self.streams
+        return streams_under(model, intervention, self.tokens_BT, self.context)
 
-    @contextmanager
-    @torch.no_grad()
-    def fused_often(self, model: LanguageModel) -> Iterator[None]:
-        """While open, the fusion's maps of this cached's own streams are not computed again: most interventions leave most of
-        them as they are. The results are the same to the bit. Without gradients, and for fixed weights."""
-        fusion = fusion_of(model)
-        with ExitStack() as undo:
-            if fusion is not None:
-                for layer in (fusion.surface, fusion.surface_norm, fusion.latent, fusion.latent_norm, fusion.memory):
-                    if layer is not None:
-                        undo.callback(_remember_first(layer))
-                model.fuse(self.streams)  # the answers to remember
-            yield
+    def known_terms(self, model: LanguageModel) -> KnownTerms | None:
+        """What the fusion's maps make of the unchanged streams, for :meth:`fused`: most interventions leave most of them as they
+        are. For fixed weights and without gradients; the results are the same to the bit. None for a model that is one stack."""
+        return KnownTerms.of(model, self.streams)
 
-
-def _remember_first(layer: nn.Module) -> Callable[[], object]:
-    """Let a layer answer the very tensor it meets first from memory; returns what undoes it."""
-    forward = layer.forward
-    kept: list[torch.Tensor] = []  # what came in first, and the answer
-
-    def answer(x: torch.Tensor) -> torch.Tensor:
-        if not kept:
-            kept.extend((x, forward(x)))
-        return kept[1] if x is kept[0] else forward(x)
-
-    layer.forward = answer  # type: ignore[method-assign]
-    return lambda: layer.__dict__.pop("forward")
+    def fused(self, model: LanguageModel, intervention: Intervention, known: KnownTerms | None = None) -> torch.Tensor:
+        """o_BTD under an intervention."""
+        return intervene(model, intervention, self.streams_under(model, intervention), self.context, known)
 
 
 @torch.no_grad()
@@ -78,10 +56,12 @@ def cached_activations(
     for number, ((x_BT, y_BT), partner_BT) in enumerate(zip(pairs, partners, strict=True)):
         x_BT = x_BT.to(device)
         streams = model.streams(x_BT)
-        other = context.other
-        if other is None and len(windows) > 1:
-            other = cache(partial(_look_at, model, partner_BT.to(device)))
-        here = replace(context, other=other, full=model.fuse(streams), batch=number)
+        others = {}
+        if len(windows) > 1:
+            looks = {"other": _look_at, "other_writes": observe_writes}  # called when first needed, once per batch
+            wanted = {name: look for name, look in looks.items() if getattr(context, name) is None}
+            others = {name: cache(partial(look, model, partner_BT.to(device))) for name, look in wanted.items()}
+        here = replace(context, full=model.fuse(streams), batch=number, **others)
         yield CachedActivations(x_BT, y_BT.to(device).flatten(), streams, here)
 
 

@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from lolm.data.batches import EvaluationSet
 from lolm.interventions import InterventionError, fusion_of
 from lolm.laboratory.cached_activations import cached_activations
-from lolm.models.fusion import Fusion
-from lolm.models.language_model import LanguageModel, Streams
-
-
-def addends(fusion: Fusion, streams: Streams) -> dict[str, torch.Tensor]:
-    """The terms of o, each (B, T, D), whatever the form of the fusion: ``surface latent memory regime``, where there are such.
-
-    Of P [u; v] the halves of P make the first two. Their sum is o.
-    """
-    u, v = fusion.branches(streams.h, streams.z)
-    terms = {"surface": u}
-    if v is not None:
-        if fusion.concat is not None:
-            of_surface, of_latent = fusion.concat.weight.split(fusion.d_model, dim=1)
-            terms = {"surface": F.linear(u, of_surface), "latent": F.linear(v, of_latent)}
-        elif streams.g is not None:
-            terms = {"surface": streams.g * u, "latent": (1 - streams.g) * v}
-        else:
-            terms["latent"] = v
-    if fusion.memory is not None and streams.m is not None:
-        terms["memory"] = fusion.memory(streams.m)
-    if fusion.regime is not None and streams.r is not None:
-        terms["regime"] = fusion.regime(streams.r)
-    return terms
+from lolm.models.language_model import LanguageModel
+from lolm.records.schema import Addend, Contribution
 
 
 def linearised(norm: nn.Module, x: torch.Tensor, o: torch.Tensor) -> torch.Tensor:
@@ -52,16 +27,16 @@ def linearised(norm: nn.Module, x: torch.Tensor, o: torch.Tensor) -> torch.Tenso
 
 
 @torch.no_grad()
-def contributions(model: LanguageModel, held_out: EvaluationSet, batch_size: int) -> dict[str, Any]:
-    """Contribution of each addend of o on held-out text.
+def contributions(model: LanguageModel, held_out: EvaluationSet, batch_size: int, *, step: int = 0) -> Contribution:
+    """What each addend of o contributes on held-out text, beside the mean gate (None without one).
 
-    Returns:
-        ``gate``: mean gate, None without one.
-        ``addends``: for each, ``mean_norm``: mean length; ``variance_share``: Σ_d Cov(x_d, o_d) / Σ_d Var(o_d) over tokens,
-        which sums to 1 and is negative for an addend that works against the others (None where o never changes); ``logit``:
-        mean contribution to the correct token's logit; ``logit_centred``: the same less the mean over the vocabulary, which
-        is all that the softmax sees. The head's norm is linearised, see :func:`linearised`; its bias makes up the difference
-        to the model's own logits.
+    ``mean_norm``: mean length. ``variance_share``: Σ_d Cov(x_d, o_d) / Σ_d Var(o_d) over tokens, which sums to 1 and is negative
+    for an addend that works against the others (None where o never changes). ``logit``: mean contribution to the correct token's
+    logit. ``logit_centred``: the same less the mean over the vocabulary, which is all that the softmax sees. The head's norm is
+    linearised, see :func:`linearised`; its bias makes up the difference to the model's own logits.
+
+    Args:
+        step: of the weights, for the row.
 
     Raises:
         InterventionError: a model without a fusion has nothing to share among.
@@ -71,21 +46,22 @@ def contributions(model: LanguageModel, held_out: EvaluationSet, batch_size: int
         raise InterventionError("contributions are those of a fusion's addends; this model is one stack")
     embedding_VD = model.embedding.weight
     mean_D = embedding_VD.mean(dim=0)
-    totals: dict[str, dict[str, Any]] = {}
-    gate, tokens = 0.0, 0
+    sums: dict[str, dict[str, torch.Tensor]] = {}  # over tokens, in float64
+    gate_sum, tokens = 0.0, 0
 
     def add(name: str, **values: torch.Tensor) -> None:
-        kept = totals.setdefault(name, dict.fromkeys(values, 0.0))
+        of_name = sums.setdefault(name, {key: torch.zeros_like(value, dtype=torch.float64) for key, value in values.items()})
         for key, value in values.items():
-            kept[key] = kept[key] + value.double()
+            of_name[key] += value.double()
 
     for cached in cached_activations(model, held_out.batches(batch_size)):
-        o_ND, rows_ND = model.fuse(cached.streams).flatten(0, 1), embedding_VD[cached.targets_N]
+        s = cached.streams
+        o_ND, rows_ND = model.fuse(s).flatten(0, 1), embedding_VD[cached.targets_N]
         tokens += len(o_ND)
         add("o", total=o_ND.double().sum(dim=0), square=o_ND.double().square().sum(dim=0))
-        if cached.streams.g is not None:
-            gate += float(cached.streams.g.double().mean()) * len(o_ND)
-        for name, x in addends(fusion, cached.streams).items():
+        if s.g is not None:
+            gate_sum += float(s.g.double().mean()) * len(o_ND)
+        for name, x in fusion.addends(fusion.terms(s.h, s.z, s.m, s.r), s.g).items():
             x_ND = x.flatten(0, 1)
             read_ND = linearised(model.head_norm, x_ND, o_ND)
             add(
@@ -96,15 +72,15 @@ def contributions(model: LanguageModel, held_out: EvaluationSet, batch_size: int
                 logit=(read_ND * rows_ND).sum(),
                 centred=(read_ND * (rows_ND - mean_D)).sum(),
             )
-    whole = totals.pop("o")
-    variance = float((whole["square"] / tokens - (whole["total"] / tokens).square()).sum())
-    shares = {}
-    for name, kept in totals.items():
-        covariance = float((kept["product"] / tokens - kept["total"] * whole["total"] / tokens**2).sum())
-        shares[name] = {
-            "mean_norm": float(kept["norm"]) / tokens,
-            "variance_share": covariance / variance if variance > 0 else None,
-            "logit": float(kept["logit"]) / tokens,
-            "logit_centred": float(kept["centred"]) / tokens,
-        }
-    return {"gate": gate / tokens if "gate" in model.components() else None, "addends": shares}
+    o = sums.pop("o")
+    variance = float((o["square"] / tokens - (o["total"] / tokens).square()).sum())
+    addends = {}
+    for name, of_name in sums.items():
+        covariance = float((of_name["product"] / tokens - of_name["total"] * o["total"] / tokens**2).sum())
+        addends[name] = Addend(
+            mean_norm=float(of_name["norm"]) / tokens,
+            variance_share=covariance / variance if variance > 0 else None,
+            logit=float(of_name["logit"]) / tokens,
+            logit_centred=float(of_name["centred"]) / tokens,
+        )
+    return Contribution(step, gate_sum / tokens if "gate" in model.components() else None, addends)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from lolm.interventions import EMPTY, Context, Intervention
 from lolm.laboratory.cached_activations import cached_activations
 from lolm.laboratory.temperature import fit_temperature
 from lolm.models.language_model import LanguageModel
+from lolm.records.schema import Condition
 
 
 @torch.no_grad()
@@ -26,17 +26,15 @@ def score_interventions(
     batch_size: int,
     context: Context = EMPTY,
     calibration: EvaluationSet | None = None,
-) -> list[dict[str, Any]]:
-    """Measure interventions on one set of weights.
+    *,
+    step: int = 0,
+) -> list[Condition]:
+    """Measure interventions on one set of weights; a row for each, in their order. Nothing is clipped.
 
     Args:
         context: statistics and seed, for the interventions that need them; other documents are found in ``held_out``.
         calibration: text on which one temperature per intervention is fitted, another split than ``held_out``'s.
-
-    Returns:
-        for each: ``intervention``, ``value``, ``nats``, ``bits_per_byte``, ``accuracy``, ``kl_to_full`` (KL from the learned to
-        the changed model, nats per token) and ``top1_agreement`` with the learned model. Nothing is clipped. With a
-        calibration also the fitted ``temperature`` and ``nats_fitted``, the loss on ``held_out`` at that temperature.
+        step: of the weights, for the rows.
 
     Raises:
         InterventionError: one of them does not apply to this model, or lacks what it needs.
@@ -47,32 +45,34 @@ def score_interventions(
         assert cached.context.full is not None
         full_NV = F.log_softmax(_logits(model, cached.context.full), dim=-1)
         top_N, p_NV = ranked_first(full_NV), full_NV.exp()
-        with cached.fused_often(model):
-            for i, (intervention, total) in enumerate(zip(interventions, sums, strict=True)):
-                logits_NV = _logits(model, cached.fused(model, intervention))
-                changed_NV = F.log_softmax(logits_NV, dim=-1)
-                first_N = ranked_first(changed_NV)
-                total.nats += _nats(changed_NV, cached.targets_N)
-                total.correct += int((first_N == cached.targets_N).sum())
-                total.agree += int((first_N == top_N).sum())
-                total.kl += float(torch.sub(full_NV, changed_NV, out=changed_NV).mul_(p_NV).sum().double())
-                if temperatures is not None:
-                    total.fitted += _nats(F.log_softmax(logits_NV.div_(temperatures[i]), dim=-1), cached.targets_N)
-    tokens, rows = held_out.n_tokens, []
-    for i, (intervention, total) in enumerate(zip(interventions, sums, strict=True)):
-        row = {
-            "intervention": intervention.name,
-            "value": intervention.value,
-            "nats": total.nats / tokens,
-            "bits_per_byte": total.nats / (held_out.n_bytes * math.log(2)),
-            "accuracy": total.correct / tokens,
-            "kl_to_full": total.kl / tokens,
-            "top1_agreement": total.agree / tokens,
-        }
-        if temperatures is not None:
-            row |= {"temperature": temperatures[i], "nats_fitted": total.fitted / tokens}
-        rows.append(row)
-    return rows
+        known = cached.known_terms(model)
+        for i, (intervention, total) in enumerate(zip(interventions, sums, strict=True)):
+            logits_NV = _logits(model, cached.fused(model, intervention, known))
+            changed_NV = F.log_softmax(logits_NV, dim=-1)
+            first_N = ranked_first(changed_NV)
+            total.nats += _nats(changed_NV, cached.targets_N)
+            total.correct += int((first_N == cached.targets_N).sum())
+            total.agree += int((first_N == top_N).sum())
+            # The log-probabilities are overwritten with their distance: (N, V) is the largest thing here.
+            total.kl += float(torch.sub(full_NV, changed_NV, out=changed_NV).mul_(p_NV).sum().double())
+            if temperatures is not None:
+                total.fitted += _nats(F.log_softmax(logits_NV.div_(temperatures[i]), dim=-1), cached.targets_N)
+    tokens = held_out.n_tokens
+    return [
+        Condition(
+            step=step,
+            intervention=intervention.name,
+            value=intervention.value,
+            nats=total.nats / tokens,
+            bits_per_byte=total.nats / (held_out.n_bytes * math.log(2)),
+            accuracy=total.correct / tokens,
+            kl_to_full=total.kl / tokens,
+            top1_agreement=total.agree / tokens,
+            temperature=None if temperatures is None else temperatures[i],
+            nats_fitted=None if temperatures is None else total.fitted / tokens,
+        )
+        for i, (intervention, total) in enumerate(zip(interventions, sums, strict=True))
+    ]
 
 
 @dataclass
@@ -103,11 +103,11 @@ def _temperatures(
     targets = []
     for cached in cached_activations(model, calibration.batches(batch_size), context):
         targets.append(cached.targets_N)
-        with cached.fused_often(model):
-            for kept, intervention in zip(fused, interventions, strict=True):
-                kept.append(cached.fused(model, intervention))
-    found = []
-    for kept in fused:
-        logits = [_logits(model, o_BTD) for o_BTD in kept]
-        found.append(fit_temperature(lambda logits=logits: zip(logits, targets, strict=True)))  # type: ignore[misc]
-    return found
+        known = cached.known_terms(model)
+        for batches, intervention in zip(fused, interventions, strict=True):
+            batches.append(cached.fused(model, intervention, known))
+    temperatures = []
+    for batches in fused:
+        logits = [_logits(model, o_BTD) for o_BTD in batches]
+        temperatures.append(fit_temperature(lambda logits=logits: zip(logits, targets, strict=True)))  # type: ignore[misc]
+    return temperatures

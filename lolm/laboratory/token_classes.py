@@ -8,7 +8,7 @@ is read at the position, and as ``target_<class>`` by the token that is predicte
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from lolm.data.batches import EvaluationSet
 from lolm.interventions import EMPTY, Context, Intervention, InterventionError, fusion_of, replace_branch
 from lolm.laboratory.cached_activations import CachedActivations, cached_activations
-from lolm.laboratory.word_classes import CLASSES, classify
+from lolm.laboratory.word_classes import classify
 from lolm.models.language_model import LanguageModel
+from lolm.records import names
+from lolm.records.names import BRANCHES, LATENT, SURFACE, TOKEN_CLASSES
+from lolm.records.schema import TokenClass
 
 MARGIN = 64  # tokens read on either side of a window, so that words and sentences aren't cut at its ends
-RANGES = {"1_32": (0, 32), "33_128": (32, 128), "later": (128, None)}  # of positions, the first being 1 in the names
-BRANCHES = ("latent", "surface")
 
 
 class Text(Protocol):
@@ -37,8 +38,8 @@ class Text(Protocol):
 
 def class_names() -> list[str]:
     """All classes in the order of the rows: by input token, by target, by position in the document and in the window."""
-    places = [f"{where}_{name}" for where in ("document", "window") for name in RANGES]
-    return [*CLASSES, *(f"target_{name}" for name in CLASSES[1:]), *places]
+    places = [f"{where}_{name}" for where in ("document", "window") for name in names.POSITION_RANGES]
+    return [*TOKEN_CLASSES, *(names.target(name) for name in TOKEN_CLASSES[1:]), *places]
 
 
 def window_classes(held_out: EvaluationSet, window: int, tokenizer: Text) -> dict[str, np.ndarray]:
@@ -46,9 +47,9 @@ def window_classes(held_out: EvaluationSet, window: int, tokenizer: Text) -> dic
     stream, length = held_out.stream, held_out.seq_len
     start = int(held_out.starts[window])
     low, high = max(0, start - MARGIN), min(len(stream), start + length + 1 + MARGIN)
-    found = classify(stream.window(low, high - low), tokenizer.texts, tokenizer.eos_id, opens=low == 0)
-    inputs = {name: of[start - low : start - low + length] for name, of in found.items()}
-    targets = {f"target_{name}": found[name][start - low + 1 : start - low + length + 1] for name in CLASSES[1:]}
+    around = classify(stream.window(low, high - low), tokenizer.texts, tokenizer.eos_id, opens=low == 0)
+    inputs = {name: of[start - low : start - low + length] for name, of in around.items()}
+    targets = {names.target(name): around[name][start - low + 1 : start - low + length + 1] for name in TOKEN_CLASSES[1:]}
     in_window = np.arange(length)
     places = start + in_window
     document = np.searchsorted(stream.document_starts, places, side="right") - 1
@@ -56,7 +57,7 @@ def window_classes(held_out: EvaluationSet, window: int, tokenizer: Text) -> dic
     ranges = {
         f"{where}_{name}": (of >= first) & (of < (np.inf if last is None else last))
         for where, of in positions.items()
-        for name, (first, last) in RANGES.items()
+        for name, (first, last) in names.POSITION_RANGES.items()
     }
     return inputs | targets | ranges
 
@@ -72,8 +73,14 @@ class TokenScores:
 
 @torch.no_grad()
 def gate_by_class(
-    model: LanguageModel, held_out: EvaluationSet, tokenizer: Text, batch_size: int, context: Context = EMPTY
-) -> list[dict[str, Any]]:
+    model: LanguageModel,
+    held_out: EvaluationSet,
+    tokenizer: Text,
+    batch_size: int,
+    context: Context = EMPTY,
+    *,
+    step: int = 0,
+) -> list[TokenClass]:
     """Gate and branch removals by class of token on held-out text.
 
     Classes overlap (see :func:`lolm.laboratory.word_classes.classify`), so rows are no parts of a whole. ``document_33_128`` are
@@ -84,12 +91,11 @@ def gate_by_class(
         held_out: windows of a stream with ``document_starts``.
         tokenizer: the one that the stream was written with.
         context: with statistics, for the means that a removed branch is replaced by.
+        step: of the weights, for the rows.
 
     Returns:
-        for each class that has a token: ``class``; ``tokens``, positions counted; ``nats``, mean loss of the prediction made
-        there; ``gate_mean`` over positions and dimensions; ``gate_std``, over positions, of the gate's mean over dimensions;
-        ``damage_latent_mean`` and ``damage_surface_mean``, mean added loss in nats with that branch replaced by its mean over
-        tokens. None for the gate of a model without one, and for the removal of a branch that it lacks.
+        a row for each class that has a token, in the order of :func:`class_names`. Its ``nats`` is the mean loss of the
+        predictions made at its positions; ``gate_std`` is over positions, of the gate's mean over dimensions.
 
     Raises:
         InterventionError: the model is a plain stack, or statistics are missing.
@@ -97,7 +103,7 @@ def gate_by_class(
     fusion = fusion_of(model)
     if fusion is None:
         raise InterventionError("gate and branches by token class are those of a fusion; this model is one stack")
-    removals = {b: replace_branch(b, "mean") for b in BRANCHES if getattr(fusion, b) is not None}
+    removals = {b: replace_branch(b, names.MEAN) for b in BRANCHES if getattr(fusion, b) is not None}
     parts = [_score(model, cached, removals) for cached in cached_activations(model, held_out.batches(batch_size), context)]
     nats = np.concatenate([part.nats for part in parts])
     gate = None if parts[0].gate is None else np.concatenate([part.gate for part in parts])  # type: ignore[misc]
@@ -105,15 +111,21 @@ def gate_by_class(
     members = [window_classes(held_out, i, tokenizer) for i in range(len(held_out))]
     rows = []
     for name in class_names():
-        chosen = np.concatenate([of[name] for of in members])
-        if not chosen.any():
+        member = np.concatenate([of[name] for of in members])
+        if not member.any():
             continue
-        row: dict[str, Any] = {"class": name, "tokens": int(chosen.sum()), "nats": float(nats[chosen].mean())}
-        row |= {"gate_mean": None, "gate_std": None}
-        if gate is not None:
-            row |= {"gate_mean": float(gate[chosen].mean()), "gate_std": float(gate[chosen].std())}
-        row |= {f"damage_{b}_mean": float(damage[b][chosen].mean()) if b in damage else None for b in BRANCHES}
-        rows.append(row)
+        rows.append(
+            TokenClass(
+                step=step,
+                token_class=name,
+                tokens=int(member.sum()),
+                nats=float(nats[member].mean()),
+                gate_mean=None if gate is None else float(gate[member].mean()),
+                gate_std=None if gate is None else float(gate[member].std()),
+                damage_latent_mean=float(damage[LATENT][member].mean()) if LATENT in damage else None,
+                damage_surface_mean=float(damage[SURFACE][member].mean()) if SURFACE in damage else None,
+            )
+        )
     return rows
 
 
@@ -122,6 +134,6 @@ def _score(model: LanguageModel, cached: CachedActivations, removals: dict[str, 
         logits_NV = model.logits(cached.fused(model, intervention)).float().flatten(0, 1)
         return F.cross_entropy(logits_NV, cached.targets_N, reduction="none").double().cpu().numpy()
 
-    full, g = nats(Intervention("none")), cached.streams.g
+    full, g = nats(Intervention(names.NONE)), cached.streams.g
     gate = None if g is None else g.double().mean(dim=-1).flatten().cpu().numpy()
     return TokenScores(full, gate, {b: nats(removal) - full for b, removal in removals.items()})

@@ -15,6 +15,7 @@ from lolm.data.stream import TokenStream
 from lolm.interventions import Context, Intervention, Statistics, observe
 from lolm.laboratory.cached_activations import cached_activations
 from lolm.models.language_model import LanguageModel
+from lolm.records import names
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,7 @@ def losses_by_token(
     def losses(change: Intervention) -> TokenLosses:
         logits_TV = model.logits(cached.fused(model, change)).float()[0]
         nats = F.cross_entropy(logits_TV, cached.targets_N, ignore_index=IGNORED, reduction="none").double().cpu().numpy()[:-1]
-        streams = model.streams(cached.tokens_BT, skip_last=change.skip_last) if change.skip_last else cached.streams
-        g = change.apply(streams, cached.context).g
+        g = change.apply(cached.streams_under(model, change), cached.context).g
         return TokenLosses(ids, nats, None if g is None else g[0, 1:].double().mean(dim=-1).cpu().numpy())
 
-    return losses(Intervention("none")), losses(intervention)
+    return losses(Intervention(names.NONE)), losses(intervention)

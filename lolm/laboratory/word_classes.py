@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lolm.records import names
+
 # The closed classes of English: articles and determiners, pronouns, prepositions, conjunctions, auxiliaries, particles. Forms
 # that the rule for contractions below does not reach are listed too.
 _FUNCTION_WORDS = """
@@ -31,22 +33,6 @@ not never too very just only also even there here then thus hence
 can't cannot won't shan't ain't 'tis 'twas let's o'clock
 """
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
-CLASSES = (
-    "all",
-    "function_word",
-    "content_word",
-    "punctuation",
-    "whitespace",
-    "newline",
-    "digit",
-    "end_of_document",
-    "sentence_start",
-    "word_start",
-    "continuation",
-    "function_word_start",
-    "content_word_start",
-    "capitalised",
-)
 _PART = re.compile(r"(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)*)|(?P<digit>\d+)|(?P<space>\s+)|(?P<other>(?:[^\w\s]|_)+)")
 _CONTRACTION = re.compile(r"(?:n't|'(?:s|re|ve|ll|d|m|t))$")
 _FULL_STOP = re.compile(r"[.!?…][\"'”’)\]]*\s|\n\s*\n")
@@ -80,13 +66,13 @@ def classify(ids: Sequence[int] | np.ndarray, texts: Sequence[bytes], eos_id: in
         opens: whether the first token begins a document.
 
     Returns:
-        for each of :data:`CLASSES`, (n,) bool.
+        for each of :data:`lolm.records.names.TOKEN_CLASSES`, (n,) bool.
     """
     ids = np.asarray(ids, dtype=np.int64)
-    found = {name: np.zeros(len(ids), dtype=bool) for name in CLASSES}
-    found["all"][:] = True
-    found["end_of_document"] = ids == eos_id
-    ends = [*np.flatnonzero(found["end_of_document"]).tolist(), len(ids)]
+    found = {name: np.zeros(len(ids), dtype=bool) for name in names.TOKEN_CLASSES}
+    found[names.ALL][:] = True
+    found[names.END_OF_DOCUMENT] = ids == eos_id
+    ends = [*np.flatnonzero(found[names.END_OF_DOCUMENT]).tolist(), len(ids)]
     start = 0
     for end in ends:
         _classify_document(slice(start, end), [texts[i] for i in ids[start:end].tolist()], opens or start > 0, found)
@@ -122,18 +108,18 @@ def _classify_document(where: slice, pieces: list[bytes], opens: bool, found: di
     if words:
         starts, function, capital, sentence = (np.array(column)[word_of] for column in zip(*words, strict=True))
         begins = starts == np.arange(len(pieces))
-        found["function_word"][where] = is_word & function
-        found["content_word"][where] = is_word & ~function
-        found["capitalised"][where] = is_word & capital
-        found["word_start"][where] = is_word & begins
-        found["continuation"][where] = is_word & ~begins
-        found["function_word_start"][where] = is_word & begins & function
-        found["content_word_start"][where] = is_word & begins & ~function
-        found["sentence_start"][where] = is_word & begins & sentence
-    found["digit"][where] = kind == _KINDS["digit"]
-    found["punctuation"][where] = kind == _KINDS["other"]
-    found["whitespace"][where] = kind == _KINDS["space"]
-    found["newline"][where] = found["whitespace"][where] & np.array([b"\n" in piece for piece in pieces], dtype=bool)
+        found[names.FUNCTION_WORD][where] = is_word & function
+        found[names.CONTENT_WORD][where] = is_word & ~function
+        found[names.CAPITALISED][where] = is_word & capital
+        found[names.WORD_START][where] = is_word & begins
+        found[names.CONTINUATION][where] = is_word & ~begins
+        found[names.FUNCTION_WORD_START][where] = is_word & begins & function
+        found[names.CONTENT_WORD_START][where] = is_word & begins & ~function
+        found[names.SENTENCE_START][where] = is_word & begins & sentence
+    found[names.DIGIT][where] = kind == _KINDS["digit"]
+    found[names.PUNCTUATION][where] = kind == _KINDS["other"]
+    found[names.WHITESPACE][where] = kind == _KINDS["space"]
+    found[names.NEWLINE][where] = found[names.WHITESPACE][where] & np.array([b"\n" in piece for piece in pieces], dtype=bool)
 
 
 def _ends_sentence(gap: str, before: str) -> bool:

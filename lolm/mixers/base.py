@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lolm.config import ConfigError
+from lolm.mixers.site import Site
 
 
 class Mixer(nn.Module, ABC):
@@ -23,6 +24,15 @@ class Mixer(nn.Module, ABC):
     """
 
     kernels: str = "auto"
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """Places inside the mixer, by name, where a branch's part of what it writes can be changed; none by default."""
+        return {}
+
+    def reset_parameters(self) -> None:
+        """Initial values of everything below, drawn in the order of construction; the device's random state decides them."""
+        reset_children(self)
 
     @abstractmethod
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
@@ -64,14 +74,39 @@ def check_counts(**options: int | None) -> None:
             raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
-def keep_init(*parameters: torch.Tensor | None) -> None:
-    """Mark parameters that were given their values on purpose, so that the model's initialiser leaves them alone."""
-    for parameter in parameters:
-        if parameter is not None:
-            parameter.keep_init = True  # type: ignore[attr-defined]
+def reset_children(module: nn.Module) -> None:
+    """``reset_parameters()`` of every module below, in the order of construction."""
+    for child in module.children():
+        if hasattr(child, "reset_parameters"):
+            child.reset_parameters()
+        else:
+            reset_children(child)
 
 
-def no_decay(*parameters: torch.Tensor) -> None:
-    """Mark parameters that weight decay must not touch although they are matrices."""
-    for parameter in parameters:
-        parameter.no_decay = True  # type: ignore[attr-defined]
+def keep_init(module: nn.Module, *names: str) -> None:
+    """Mark parameters whose ``reset_parameters`` says their values for every recipe, so that the recipe leaves them alone.
+
+    Marks are names kept by the module and not attributes of tensors: sharding, and filling a model that was built on the meta
+    device, put other tensors in their place.
+
+    Args:
+        names: of the module's own parameters; by default all, and all of the modules below.
+    """
+    for part in [module] if names else module.modules():
+        own = names or tuple(name for name, _ in part.named_parameters(recurse=False))
+        part.kept_init = getattr(part, "kept_init", frozenset()) | frozenset(own)  # type: ignore[assignment]
+
+
+def keeps_init(module: nn.Module, name: str) -> bool:
+    """Whether :func:`keep_init` has marked a parameter of the module itself."""
+    return name in getattr(module, "kept_init", ())
+
+
+def no_decay(module: nn.Module, *names: str) -> None:
+    """Mark parameters of the module itself that weight decay must not touch although they are matrices."""
+    module.undecayed = getattr(module, "undecayed", frozenset()) | frozenset(names)  # type: ignore[assignment]
+
+
+def decays(module: nn.Module, name: str) -> bool:
+    """Whether weight decay is meant for a parameter of the module itself: matrices and embeddings that are not marked."""
+    return module.get_parameter(name).ndim >= 2 and name not in getattr(module, "undecayed", ())

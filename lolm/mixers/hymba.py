@@ -9,6 +9,7 @@ from lolm.config import ConfigError
 from lolm.mixers.attention import Attention
 from lolm.mixers.base import Mixer, check_counts
 from lolm.mixers.mamba1 import Mamba1
+from lolm.mixers.site import Site
 from lolm.ops.rms_norm import RMSNorm
 
 EPSILON = 1e-6
@@ -65,9 +66,16 @@ class Hymba(Mixer):
         self.attention_norm = RMSNorm(self.d_inner, eps=EPSILON)
         self.ssm_norm = RMSNorm(self.d_inner, eps=EPSILON)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        self.attention_site, self.ssm_site = Site("attention"), Site("mamba1")
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """The normalised branches: the output map is linear, so each is a share of what the mixer writes."""
+        return {"attention": self.attention_site, "ssm": self.ssm_site}
 
     def _fuse(self, attended: torch.Tensor, scanned: torch.Tensor) -> torch.Tensor:
-        return self.out_proj((self.attention_norm(attended) + self.ssm_norm(scanned)) / 2)
+        attended, scanned = self.attention_site(self.attention_norm(attended)), self.ssm_site(self.ssm_norm(scanned))
+        return self.out_proj((attended + scanned) / 2)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         return self._fuse(self.attention(x_BTD), self.ssm(x_BTD))

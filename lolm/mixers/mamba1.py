@@ -19,6 +19,13 @@ def log_arange(channels: int, states: int) -> torch.Tensor:
     return torch.arange(1, states + 1, dtype=torch.float32).log().repeat(channels, 1)
 
 
+def initial_step_bias(like: torch.Tensor, dt_min: float, dt_max: float) -> torch.Tensor:
+    """b of the shape of ``like`` with step sizes softplus(b) log-uniform in [dt_min, dt_max]: 1/Δ is how many tokens a state with
+    A = −1 remembers, so short and long memories are equally likely."""
+    step = torch.empty_like(like).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=1e-4)
+    return step + torch.log(-torch.expm1(-step))  # inverse of softplus, which is log(expm1(·)) without its overflow
+
+
 class Mamba1(Mixer):
     """in_proj → (x, gate); x: causal conv, SiLU, selective scan with skip; y · SiLU(gate); out_proj.
 
@@ -63,23 +70,36 @@ class Mamba1(Mixer):
         self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
         self.inner_norms, self.output_map = inner_norms, output_map
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
-        bound = d_conv**-0.5  # the framework's default for a depthwise Conv1d
-        self.conv_weight = nn.Parameter(torch.empty(self.d_inner, d_conv).uniform_(-bound, bound))
-        self.conv_bias = nn.Parameter(torch.empty(self.d_inner).uniform_(-bound, bound))
+        self.conv_weight = nn.Parameter(torch.empty(self.d_inner, d_conv))
+        self.conv_bias = nn.Parameter(torch.empty(self.d_inner))
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_norm, self.B_norm, self.C_norm = (
             RMSNorm(width, eps=1e-6) if inner_norms else nn.Identity() for width in (self.dt_rank, d_state, d_state)
         )
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
-        self.A_log = nn.Parameter(log_arange(self.d_inner, d_state))
-        self.skip = nn.Parameter(torch.ones(self.d_inner))
+        self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state))
+        self.skip = nn.Parameter(torch.empty(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False) if output_map else nn.Identity()
-        with torch.no_grad():
-            self.dt_proj.weight.uniform_(-(self.dt_rank**-0.5), self.dt_rank**-0.5)
-            step = torch.empty(self.d_inner).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=1e-4)
-            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
-        keep_init(*self.parameters())
-        no_decay(self.A_log, self.skip, self.dt_proj.bias, self.conv_weight, self.conv_bias)
+        self.dt_range = dt_min, dt_max
+        keep_init(self)
+        no_decay(self, "A_log", "skip", "conv_weight", "conv_bias")
+        no_decay(self.dt_proj, "bias")
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        bound = self.d_conv**-0.5  # the framework's default for a depthwise Conv1d
+        self.in_proj.reset_parameters()
+        self.conv_weight.uniform_(-bound, bound)
+        self.conv_bias.uniform_(-bound, bound)
+        for child in (self.x_proj, self.dt_norm, self.B_norm, self.C_norm, self.dt_proj, self.out_proj):
+            if not isinstance(child, nn.Identity):
+                child.reset_parameters()
+        # States that forget at N different speeds, 1 … N times Δ: the model starts with memories of many lengths.
+        self.A_log.copy_(log_arange(self.d_inner, self.d_state))
+        self.skip.fill_(1.0)
+        self.dt_proj.weight.uniform_(-(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        self.dt_proj.bias.copy_(initial_step_bias(self.dt_proj.bias, *self.dt_range))
 
     def _scan_inputs(self, x: torch.Tensor):
         """Step sizes before their bias and softplus (…, I), B (…, N), C (…, N) of convolved inputs."""

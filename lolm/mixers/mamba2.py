@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from lolm.config import ConfigError
 from lolm.mixers.base import Mixer, check_counts, keep_init, no_decay
+from lolm.mixers.mamba1 import initial_step_bias
 from lolm.ops.causal_conv import causal_conv
 from lolm.ops.rms_norm import rms_norm
 from lolm.ops.ssd import ssd, ssd_reference
@@ -71,17 +70,29 @@ class Mamba2(Mixer):
             raise ConfigError(f"A_min {A_min} to A_max {A_max} and dt_min {dt_min} to dt_max {dt_max} must be ranges above 0")
         self.conv_width = self.d_inner + 2 * groups * d_state
         self.in_proj = nn.Linear(d_model, self.d_inner + self.conv_width + self.heads, bias=False)
-        bound = d_conv**-0.5  # the framework's default for a depthwise Conv1d
-        self.conv_weight = nn.Parameter(torch.empty(self.conv_width, d_conv).uniform_(-bound, bound))
-        self.conv_bias = nn.Parameter(torch.empty(self.conv_width).uniform_(-bound, bound))
-        self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(A_min, A_max).log())
-        self.skip = nn.Parameter(torch.ones(self.heads))
-        step = torch.empty(self.heads).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=1e-4)
-        self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
-        self.norm_weight = nn.Parameter(torch.ones(self.d_inner))
+        self.conv_weight = nn.Parameter(torch.empty(self.conv_width, d_conv))
+        self.conv_bias = nn.Parameter(torch.empty(self.conv_width))
+        self.A_log = nn.Parameter(torch.empty(self.heads))
+        self.skip = nn.Parameter(torch.empty(self.heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.heads))
+        self.norm_weight = nn.Parameter(torch.empty(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
-        keep_init(*self.parameters())
-        no_decay(self.A_log, self.skip, self.dt_bias, self.conv_weight, self.conv_bias, self.norm_weight)
+        self.A_range, self.dt_range = (A_min, A_max), (dt_min, dt_max)
+        keep_init(self)
+        no_decay(self, "A_log", "skip", "dt_bias", "conv_weight", "conv_bias", "norm_weight")
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        bound = self.d_conv**-0.5  # the framework's default for a depthwise Conv1d
+        self.in_proj.reset_parameters()
+        self.conv_weight.uniform_(-bound, bound)
+        self.conv_bias.uniform_(-bound, bound)
+        self.A_log.uniform_(*self.A_range).log_()
+        self.skip.fill_(1.0)
+        self.dt_bias.copy_(initial_step_bias(self.dt_bias, *self.dt_range))
+        self.norm_weight.fill_(1.0)
+        self.out_proj.reset_parameters()
 
     def _project(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Gate z (…, I), convolution's input xBC (…, I + 2GN), Δ (…, H) in float32 or better."""

@@ -25,11 +25,19 @@ class PlainSSM(Mixer):
         self.dt_proj = nn.Linear(self.d_inner, self.d_inner)
         self.B_proj = nn.Linear(self.d_inner, d_state, bias=False)
         self.C_proj = nn.Linear(self.d_inner, d_state, bias=False)
-        self.A_log = nn.Parameter(log_arange(self.d_inner, d_state))
-        self.skip = nn.Parameter(torch.ones(self.d_inner))
+        self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state))
+        self.skip = nn.Parameter(torch.empty(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
-        keep_init(*self.parameters())
-        no_decay(self.A_log, self.skip, self.dt_proj.bias)
+        keep_init(self)
+        no_decay(self, "A_log", "skip")
+        no_decay(self.dt_proj, "bias")
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.A_log.copy_(log_arange(self.d_inner, self.d_state))
+        self.skip.fill_(1.0)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         u_BTI, gate_BTI = self.in_proj(x_BTD).chunk(2, dim=-1)

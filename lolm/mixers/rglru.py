@@ -84,21 +84,34 @@ class RGLRU(Mixer):
         self.linear_y = nn.Linear(d_model, self.width)
         self.linear_x = nn.Linear(d_model, self.width)
         self.conv_weight = nn.Parameter(torch.empty(self.width, d_conv))
-        self.conv_bias = nn.Parameter(torch.zeros(self.width))
+        self.conv_bias = nn.Parameter(torch.empty(self.width))
         # Both gates of a block side by side, recurrence gate r first: one batched product.
         self.gate_weight = nn.Parameter(torch.empty(self.blocks, block_width, 2 * block_width))
-        self.gate_bias = nn.Parameter(torch.zeros(self.blocks, 2 * block_width))
-        a_squared = torch.empty(self.width).uniform_(min_radius**2, max_radius**2)
-        self.Lambda = nn.Parameter(torch.log(torch.expm1(-0.5 * a_squared.log())))  # softplus(Λ) = −log a
+        self.gate_bias = nn.Parameter(torch.empty(self.blocks, 2 * block_width))
+        self.Lambda = nn.Parameter(torch.empty(self.width))
         self.linear_out = nn.Linear(self.width, d_model)
-        with torch.no_grad():
-            for linear in (self.linear_y, self.linear_x, self.linear_out):
-                linear.weight.normal_(0.0, linear.in_features**-0.5)
-                linear.bias.zero_()
-            self.conv_weight.normal_(0.0, math.sqrt(CONV_VARIANCE / d_conv))
-            self.gate_weight.normal_(0.0, block_width**-0.5)
-        keep_init(*self.parameters())
-        no_decay(self.Lambda, self.gate_bias, self.conv_weight, self.conv_bias)
+        self.radii = min_radius, max_radius
+        keep_init(self)
+        no_decay(self, "Lambda", "gate_bias", "conv_weight", "conv_bias")
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        maps = (self.linear_y, self.linear_x, self.linear_out)
+        # The framework's own values of the maps are drawn first and lost: the draws of a seed stay what they have always been.
+        self.linear_y.reset_parameters()
+        self.linear_x.reset_parameters()
+        smallest, largest = self.radii
+        a_squared = torch.empty_like(self.Lambda).uniform_(smallest**2, largest**2)
+        self.Lambda.copy_(torch.log(torch.expm1(-0.5 * a_squared.log())))  # softplus(Λ) = −log a
+        self.linear_out.reset_parameters()
+        for linear in maps:
+            linear.weight.normal_(0.0, linear.in_features**-0.5)
+            linear.bias.zero_()
+        self.conv_weight.normal_(0.0, math.sqrt(CONV_VARIANCE / self.d_conv))
+        self.conv_bias.zero_()
+        self.gate_weight.normal_(0.0, self.gate_weight.shape[1] ** -0.5)
+        self.gate_bias.zero_()
 
     def _gated(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Decay a, input multiplier √(1 − a²) and gated input i ⊙ u, all (…, W) and float32 or better."""

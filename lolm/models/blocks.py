@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lolm.config import BlockConfig, ConfigError, MixerConfig, SizeConfig, StackConfig
 from lolm.mixers.registry import build_mixer
+from lolm.mixers.site import Site
 from lolm.models.component import Component
 from lolm.models.experts import Experts, Routing
 from lolm.models.mlp import MLP
@@ -40,6 +41,7 @@ class Block(Component):
         mixer = MixerConfig(name, config.mixer.options | size.mixers.get(name, {}))
         self.mixer_norm = build_norm(config.norm, size.d_model)
         self.mixer = build_mixer(mixer, size.d_model, size.n_heads, size.dropout)
+        self.mixer_site, self.mlp_site = Site(name), Site("experts" if config.experts else "mlp")
         self.mlp: MLP | Experts | None = None
         if config.mlp != "none":
             self.mlp_norm = build_norm(config.norm, size.d_model)
@@ -49,13 +51,19 @@ class Block(Component):
     def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing | None]:
         """Returns x_BTD, and how a mixture spread its tokens."""
         routing = None
-        x_BTD = x_BTD + self.mixer(self.mixer_norm(x_BTD))
+        x_BTD = x_BTD + self.mixer_site(self.mixer(self.mixer_norm(x_BTD)))
         if isinstance(self.mlp, Experts):
             y_BTD, routing = self.mlp(self.mlp_norm(x_BTD))
-            x_BTD = x_BTD + y_BTD
+            x_BTD = x_BTD + self.mlp_site(y_BTD)
         elif self.mlp is not None:
-            x_BTD = x_BTD + self.mlp(self.mlp_norm(x_BTD))
+            x_BTD = x_BTD + self.mlp_site(self.mlp(self.mlp_norm(x_BTD)))
         return x_BTD, routing
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """``mixer`` and ``mlp``: what each adds to the residual stream, (B, T, D); the mixer's branches as ``mixer.<branch>``."""
+        found = {f"mixer.{name}": site for name, site in self.mixer.sites.items()} | {"mixer": self.mixer_site}
+        return found if self.mlp is None else found | {"mlp": self.mlp_site}
 
     @property
     def residual_outputs(self) -> list[nn.Linear]:
@@ -118,6 +126,11 @@ class Stack(Component):
         losses, loads = [routing.loss for routing in routings], [routing.load for routing in routings]
         spread = Routing(torch.stack(losses).mean(), torch.stack(loads)) if routings else None
         return self.final_norm(x_BTD), spread
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """``<layer>.<part>``, see :class:`Block`."""
+        return {f"{layer}.{name}": site for layer, block in enumerate(self.blocks) for name, site in block.sites.items()}
 
     @property
     def blocks(self) -> list[Block]:

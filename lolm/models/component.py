@@ -10,9 +10,21 @@ from abc import ABC, abstractmethod
 
 from torch import nn
 
+from lolm.mixers.base import reset_children
+from lolm.mixers.site import Site
+
 
 class Component(nn.Module, ABC):
     """A part whose size and cost are known in closed form; conventions as in :class:`lolm.mixers.base.Mixer`."""
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """Places inside, by name, where what is written can be changed; none by default."""
+        return {}
+
+    def reset_parameters(self) -> None:
+        """Initial values of everything below, drawn in the order of construction, before the recipe (:mod:`lolm.models.init`)."""
+        reset_children(self)
 
     @abstractmethod
     def num_params(self) -> int:

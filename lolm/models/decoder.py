@@ -37,14 +37,14 @@ class Decoder(LanguageModel):
         self.projection = OutputProjection(size.d_model) if architecture.output_projection else None
 
     def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
-        h, routing = self.surface(self._embed(tokens_BT), skip_last)
+        h, routing = self.stack(self._embed(tokens_BT), skip_last)
         return Streams(h, routing=routing)
 
     def fuse(self, streams: Streams) -> torch.Tensor:
         return streams.h if self.projection is None else self.projection(streams.h)
 
     def components(self) -> dict[str, Component]:
-        parts: dict[str, Component] = {"surface": self.surface}
+        parts: dict[str, Component] = {"stack": self.stack}
         if self.projection is not None:
             parts["projection"] = self.projection
         return parts

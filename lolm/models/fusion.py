@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lolm.models.blocks import build_norm, norm_params
 from lolm.models.component import Component
 
+Terms = dict[str, torch.Tensor]
+
 
 class Fusion(Component):
-    """o = g ⊙ LN_h(W_h h) + (1 − g) ⊙ LN_z(W_z z) + W_m m + W_r r.
+    """o = g ⊙ u + (1 − g) ⊙ v + W_m m + W_r r, with the branches u = LN_h(W_h h) and v = LN_z(W_z z).
 
     Without a gate the branches are added, or with ``concat`` mapped together, P [u; v] with P: 2D → D. The branch norms are
     there to make two branches comparable, so a model without a latent stream has none. ``isolate`` detaches r here (only here:
     the token loss still reaches the codes through the gate), ``detach_latent`` z. Streams that a model lacks are left out.
+
+    The sum has names: :meth:`terms` are what it joins, ``surface`` (u), ``latent`` (v), ``memory`` and ``regime``;
+    :meth:`join` is how it joins them; :meth:`addends` are the same terms as they stand in o, weighted by the gate.
     """
 
     def __init__(
@@ -46,14 +54,52 @@ class Fusion(Component):
             return surface, None
         return surface, self.latent_norm(self.latent(z_BTD.detach() if self.detach_latent else z_BTD))
 
-    def offset(self, m_BTD: torch.Tensor | None, r_BTE: torch.Tensor | None) -> torch.Tensor | float:
-        """What is added beside the gate: W_m m + W_r r."""
-        total: torch.Tensor | float = 0.0
+    def terms(
+        self,
+        h_BTD: torch.Tensor,
+        z_BTD: torch.Tensor | None,
+        m_BTD: torch.Tensor | None,
+        r_BTE: torch.Tensor | None,
+    ) -> Terms:
+        """What is joined, each (B, T, D): the branches ``surface`` and ``latent``, and W_m m and W_r r, where there are such."""
+        u, v = self.branches(h_BTD, z_BTD)
+        return {"surface": u} | ({} if v is None else {"latent": v}) | self.beside(m_BTD, r_BTE)
+
+    def beside(self, m_BTD: torch.Tensor | None, r_BTE: torch.Tensor | None) -> Terms:
+        """What the gate doesn't weigh: ``memory`` and ``regime``."""
+        terms = {}
         if self.memory is not None and m_BTD is not None:
-            total = total + self.memory(m_BTD)
+            terms["memory"] = self.memory(m_BTD)
         if self.regime is not None and r_BTE is not None:
-            total = total + self.regime(r_BTE.detach() if self.isolate else r_BTE)
-        return total
+            # Isolated codes are taught by the auxiliary losses and by the gate alone, not by what they add here.
+            terms["regime"] = self.regime(r_BTE.detach() if self.isolate else r_BTE)
+        return terms
+
+    def join(self, terms: Mapping[str, torch.Tensor], g_BTD: torch.Tensor | None) -> torch.Tensor:
+        """o_BTD of the terms."""
+        u, v = terms["surface"], terms.get("latent")
+        if v is None:
+            o = u
+        elif self.concat is not None:
+            o = self.concat(torch.cat((u, v), dim=-1))
+        elif g_BTD is not None:
+            o = v + g_BTD * (u - v)  # g u + (1 − g) v with one product
+        else:
+            o = u + v
+        beside = [terms[name] for name in ("memory", "regime") if name in terms]
+        return o + sum(beside[1:], beside[0]) if beside else o
+
+    def addends(self, terms: Mapping[str, torch.Tensor], g_BTD: torch.Tensor | None) -> Terms:
+        """The terms as they stand in o, each (B, T, D): they sum to :meth:`join`. P [u; v] is the sum of P's halves."""
+        u, v = terms["surface"], terms.get("latent")
+        if v is None:
+            return dict(terms)
+        if self.concat is not None:
+            of_surface, of_latent = self.concat.weight.split(self.d_model, dim=1)
+            return {**terms, "surface": F.linear(u, of_surface), "latent": F.linear(v, of_latent)}
+        if g_BTD is not None:
+            return {**terms, "surface": g_BTD * u, "latent": (1 - g_BTD) * v}
+        return dict(terms)
 
     def forward(
         self,
@@ -63,16 +109,7 @@ class Fusion(Component):
         r_BTE: torch.Tensor | None,
         g_BTD: torch.Tensor | None,
     ) -> torch.Tensor:
-        surface, latent = self.branches(h_BTD, z_BTD)
-        if latent is None:
-            mixed = surface
-        elif self.concat is not None:
-            mixed = self.concat(torch.cat((surface, latent), dim=-1))
-        elif g_BTD is not None:
-            mixed = latent + g_BTD * (surface - latent)
-        else:
-            mixed = surface + latent
-        return mixed + self.offset(m_BTD, r_BTE)
+        return self.join(self.terms(h_BTD, z_BTD, m_BTD, r_BTE), g_BTD)
 
     def num_params(self) -> int:
         maps = sum(layer is not None for layer in (self.surface, self.latent, self.memory)) + 2 * (self.concat is not None)

@@ -23,9 +23,16 @@ class Gate(Component):
         self.values = 1 if config.form == "scalar" else d_model
         self.hidden = nn.Linear(3 * d_model + regime_width, 2 * d_model, bias=False)
         self.out = nn.Linear(2 * d_model, self.values)
-        if config.bias:
-            nn.init.constant_(self.out.bias, config.bias)
-            keep_init(self.out.bias)
+        self.bias = config.bias
+        if self.bias:
+            keep_init(self.out, "bias")
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if self.bias:  # a bias of 0 is the recipe's: as published, that is the framework's random one
+            self.out.bias.fill_(self.bias)
 
     def forward(self, z_BTD: torch.Tensor, h_BTD: torch.Tensor, m_BTD: torch.Tensor, r_BTE: torch.Tensor) -> torch.Tensor:
         g = torch.sigmoid(self.out(F.gelu(self.hidden(torch.cat((z_BTD, h_BTD, m_BTD, r_BTE), dim=-1)))))
@@ -45,9 +52,15 @@ class StaticGate(Component):
     def __init__(self, config: GateConfig, d_model: int) -> None:
         super().__init__()
         self.values = 1 if config.form == "static_scalar" else d_model
-        self.bias = nn.Parameter(torch.full((self.values,), config.bias))
-        keep_init(self.bias)
-        no_decay(self.bias)
+        self.start = config.bias
+        self.bias = nn.Parameter(torch.empty(self.values))
+        keep_init(self, "bias")
+        no_decay(self, "bias")
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.bias.fill_(self.start)
 
     def forward(self, z_BTD: torch.Tensor, h_BTD: torch.Tensor, m_BTD: torch.Tensor, r_BTE: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(self.bias).expand_as(h_BTD)

@@ -8,14 +8,35 @@ import torch
 from torch import nn
 
 from lolm.config import RecipeConfig
+from lolm.mixers.base import keeps_init
 from lolm.models.language_model import LanguageModel
 
 STD = 0.02
 
 
+def initialise(model: LanguageModel, recipe: RecipeConfig, seed: int | None = None) -> None:
+    """Set every weight and buffer of a model to its initial value, also of one that has none yet.
+
+    Whatever a model was before, it has afterwards what :func:`lolm.models.language_model.build_model` gives with the same random
+    state. To build one that is sharded before it is filled::
+
+        with torch.device("meta"):
+            model = build_model(run)
+        model.to_empty(device="cpu")
+        initialise(model, run.architecture.recipe, seed)
+
+    Args:
+        seed: for torch's random state, which is left behind as the draws left it; None takes the state as it is.
+    """
+    if seed is not None:
+        torch.manual_seed(seed)
+    model.reset_parameters()
+    apply_recipe(model, recipe)
+
+
 @torch.no_grad()
-def init_weights(model: LanguageModel, recipe: RecipeConfig) -> None:
-    """Set the initial weights of a freshly constructed model.
+def apply_recipe(model: LanguageModel, recipe: RecipeConfig) -> None:
+    """Turn the framework's initial values (``reset_parameters``) into those of the recipe.
 
     ============================  ==========================  =======================================
     parameter                     ``framework`` (published)   ``scaled`` (sound)
@@ -41,12 +62,13 @@ def init_weights(model: LanguageModel, recipe: RecipeConfig) -> None:
         return
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
-            if not getattr(module.weight, "keep_init", False):
+            if not keeps_init(module, "weight"):
                 module.weight.normal_(0.0, STD)
             bias = getattr(module, "bias", None)
-            if bias is not None and not getattr(bias, "keep_init", False):
+            if bias is not None and not keeps_init(module, "bias"):
                 bias.zero_()
-    writes = sum(block.residual_writes for block in model.surface.blocks)
-    for block in model.surface.blocks:
+    # A sum of `writes` independent additions has a variance of that many of them: the stream ends as large as one write.
+    writes = sum(block.residual_writes for block in model.stack.blocks)
+    for block in model.stack.blocks:
         for residual_output in block.residual_outputs:
             residual_output.weight.mul_(1 / math.sqrt(writes))

@@ -1,4 +1,5 @@
-"""What every model offers: streams → fusion → tied head. The seam between the first two is where interventions act."""
+"""What every model offers: streams → fusion → tied head. Interventions act at the seam between the first two, and at sites inside
+the stacks."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.config import ArchitectureConfig, RunConfig, SizeConfig, TrainingConfig
-from lolm.mixers.base import Mixer
+from lolm.mixers.base import Mixer, reset_children
+from lolm.mixers.site import Site
 from lolm.models.blocks import Stack, build_norm, norm_params
 from lolm.models.component import Component
 from lolm.models.experts import Routing
@@ -55,9 +57,10 @@ class Streams:
 
 
 class LanguageModel(nn.Module, ABC):
-    """Token embedding, a surface stack, and a head tied to the embedding: logits = norm(o) Eᵀ, no bias (spec A8).
+    """Token embedding, a stack of blocks, and a head tied to the embedding: logits = norm(o) Eᵀ, no bias (spec A8).
 
     Attributes:
+        stack: the blocks over the token embeddings: all of a decoder, the surface of LOLM.
         kernels: backend of what is compiled (``training.kernels``).
     """
 
@@ -69,13 +72,14 @@ class LanguageModel(nn.Module, ABC):
         super().__init__()
         self.vocab_size, self.d_model, self.dropout = vocab_size, size.d_model, size.dropout
         self.embedding = nn.Embedding(vocab_size, size.d_model)  # N(0, 1) by default
-        self.surface = Stack(architecture.surface, size, bool(training and training.activation_checkpointing))
+        self.stack = Stack(architecture.surface, size, bool(training and training.activation_checkpointing))
         self.head_norm = build_norm(architecture.recipe.head_norm, size.d_model)
         self.head_norm_params = norm_params(architecture.recipe.head_norm, size.d_model)
 
     @abstractmethod
     def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
-        """All streams of a batch. ``generator`` feeds the Gumbel noise; ``skip_last`` skips blocks of the surface."""
+        """All streams of a batch. ``generator`` feeds the Gumbel noise; ``skip_last`` leaves out blocks at the
+        end of the stack."""
 
     @abstractmethod
     def fuse(self, streams: Streams) -> torch.Tensor:
@@ -85,8 +89,18 @@ class LanguageModel(nn.Module, ABC):
     def components(self) -> dict[str, Component]:
         """The parts by name, embedding and head apart, for the accounting of parameters and FLOPs."""
 
+    def sites(self) -> dict[str, Site]:
+        """Places inside the stacks where what mixers and MLPs write can be changed, by ``<component>.<layer>.<part>``; see
+        :mod:`lolm.interventions.sites`."""
+        return {f"{name}.{key}": site for name, part in self.components().items() for key, site in part.sites.items()}
+
+    def reset_parameters(self) -> None:
+        """Initial values of everything, before the recipe; :func:`lolm.models.init.initialise` does both."""
+        reset_children(self)
+
     def logits(self, o_BTD: torch.Tensor) -> torch.Tensor:
         """Scores over the vocabulary, (B, T, V)."""
+        # Tied: rows of the embedding are what the head compares o with, so its gradient has two sources.
         return F.linear(self.head_norm(o_BTD), self.embedding.weight)
 
     def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:
@@ -101,14 +115,21 @@ class LanguageModel(nn.Module, ABC):
 
 
 def build_model(run: RunConfig) -> LanguageModel:
-    """Construct and initialise the model of a run. Its weights are a function of torch's random state alone."""
+    """Construct and initialise the model of a run. Its weights are a function of torch's random state alone.
+
+    Under ``torch.device("meta")`` it has shapes and no values, see :func:`lolm.models.init.initialise`.
+    """
     from lolm.models.decoder import Decoder
-    from lolm.models.init import init_weights
+    from lolm.models.init import initialise
     from lolm.models.lolm import LOLM
 
     family = {"lolm": LOLM, "decoder": Decoder}[run.architecture.family]
-    model = family(run.architecture, run.size, run.vocab_size, run.training)
-    init_weights(model, run.architecture.recipe)
+    device = torch.get_default_device()
+    with torch.device("meta"):  # what constructors draw is lost anyway
+        model = family(run.architecture, run.size, run.vocab_size, run.training)
+    if device.type != "meta":
+        model.to_empty(device=device)
+        initialise(model, run.architecture.recipe)
     for module in model.modules():
         if isinstance(module, LanguageModel | Mixer | RMSNorm):
             module.kernels = run.training.kernels

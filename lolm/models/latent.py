@@ -8,6 +8,7 @@ from torch import nn
 from lolm.config import BlockConfig, ConfigError, LatentConfig, LatentSize, MixerConfig, SizeConfig
 from lolm.mixers.base import Mixer
 from lolm.mixers.registry import build_mixer
+from lolm.mixers.site import Site
 from lolm.models.blocks import Block, build_norm, norm_params
 from lolm.models.component import Component
 
@@ -44,25 +45,34 @@ class Latent(Component):
             layers = [build_mixer(mixer, d_model, 1, 0.0) for _ in range(size.layers)]
             norms = {"chain": 0, "postnorm": size.layers, "prenorm": size.layers + 1}[config.wiring]
         self.layers = nn.ModuleList(layers)
+        self.layer_sites = [Site(MIXER_OF_FORM.get(config.form, "attention")) for _ in layers]  # blocks bring their own
         self.norms = nn.ModuleList(build_norm("layernorm", d_model) for _ in range(norms))
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         x = self.in_proj(x_BTD)
         if self.wiring == "chain":
-            for layer in self.layers:
-                x = layer(x)
+            for layer, site in zip(self.layers, self.layer_sites, strict=True):
+                x = site(layer(x))
         elif self.wiring == "postnorm":
-            for layer, norm in zip(self.layers, self.norms, strict=True):
-                x = norm(layer(x) + x)
+            for layer, site, norm in zip(self.layers, self.layer_sites, self.norms, strict=True):
+                x = norm(site(layer(x)) + x)
         elif self.form == "transformer":
             for block in self.layers:
                 x, _ = block(x)
             x = self.norms[-1](x)
         else:
-            for layer, norm in zip(self.layers, self.norms[:-1], strict=True):
-                x = x + layer(norm(x))
+            for layer, site, norm in zip(self.layers, self.layer_sites, self.norms[:-1], strict=True):
+                x = x + site(layer(norm(x)))
             x = self.norms[-1](x)
         return x
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """``<layer>.mixer``: what an SSM layer adds to its stream, or where layers are chained what it hands on, (B, T, D)."""
+        if self.form == "transformer":
+            blocks = [block for block in self.layers if isinstance(block, Block)]
+            return {f"{layer}.{name}": site for layer, block in enumerate(blocks) for name, site in block.sites.items()}
+        return {f"{layer}.mixer": site for layer, site in enumerate(self.layer_sites)}
 
     @property
     def parts(self) -> list[Mixer | Block]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from lolm.config import ArchitectureConfig, ConfigError, SizeConfig, TrainingConfig
+from lolm.models.blocks import Stack
 from lolm.models.component import Component
 from lolm.models.fusion import Fusion
 from lolm.models.gate import build_gate
@@ -45,6 +46,11 @@ class LOLM(LanguageModel):
         norm, isolate = architecture.gate.branch_norm, architecture.regime.isolate
         cut = "latent_fusion" in self.detached
         self.fusion = Fusion(d, has_latent, self.memory is not None, width, norm, isolate, form == "concat", cut)
+
+    @property
+    def surface(self) -> Stack:
+        """The surface decoder."""
+        return self.stack
 
     def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
         x = self._embed(tokens_BT)

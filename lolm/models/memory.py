@@ -31,14 +31,20 @@ class Memory(Component):
         super().__init__()
         self.chunking, self.size, self.d_model = config.chunking, size, d_model
         banks, slots = size.banks, size.slots
-        self.slots = nn.Parameter(0.02 * torch.randn(banks, slots, d_model))
+        self.slots = nn.Parameter(torch.empty(banks, slots, d_model))
         self.query = nn.Linear(d_model, banks * d_model, bias=False)
         self.content = nn.Linear(d_model, banks * d_model, bias=False)
         self.keep = nn.Linear(d_model, banks * slots)  # α
         self.write = nn.Linear(d_model, banks * slots)  # β
         self.combine = nn.Linear(banks * d_model, d_model, bias=False)
-        keep_init(self.slots)
-        no_decay(self.slots)
+        keep_init(self, "slots")
+        no_decay(self, "slots")
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.slots.normal_().mul_(0.02)
+        super().reset_parameters()
 
     def bounds(self, length: int) -> list[tuple[int, int]]:
         """Start and end of each chunk of a sequence.

@@ -38,16 +38,26 @@ class Regime(Component):
         super().__init__()
         self.config, self.size, self.d_model = config, size, d_model
         self.logits = nn.Linear(3 * d_model, size.codes, bias=False)
-        self.codebook = nn.Parameter(torch.randn(size.codes, size.width))
+        self.codebook = nn.Parameter(torch.empty(size.codes, size.width))
         self.conv: nn.Conv1d | None = None
         if config.neighbour_conv:
             self.conv = nn.Conv1d(size.codes, size.codes, config.neighbour_conv)
-            self.conv_weight = nn.Parameter(torch.tensor(0.1))  # γ
-            keep_init(self.conv.weight, self.conv.bias)
-            no_decay(self.conv.weight)
-        keep_init(self.codebook)
-        no_decay(self.codebook)
-        self.register_buffer("tau", torch.tensor(size.tau_start))
+            self.conv_weight = nn.Parameter(torch.empty(()))  # γ
+            keep_init(self.conv)
+            no_decay(self.conv, "weight")
+        keep_init(self, "codebook")
+        no_decay(self, "codebook")
+        self.register_buffer("tau", torch.empty(()))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.logits.reset_parameters()
+        self.codebook.normal_()
+        if self.conv is not None:
+            self.conv.reset_parameters()
+            self.conv_weight.fill_(0.1)
+        self.tau.fill_(self.size.tau_start)
 
     def tau_at(self, step: int) -> float:
         """Temperature of a training step: linear from ``tau_start`` to ``tau_end`` over ``tau_steps`` steps."""

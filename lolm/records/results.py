@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm.config import AnalysisConfig, Params, RunConfig, load_params, scale_of
+from lolm.records import names
 from lolm.records.files import RecordError
 from lolm.records.identity import fingerprint_of
 from lolm.records.layout import Layout, RunKey
@@ -26,7 +27,7 @@ from lolm.records.schema import (
     Summary,
     Sweep,
 )
-from lolm.records.series import Row, points, read_series
+from lolm.records.series import AXES, Row, points, read_series
 from lolm.records.store import read, read_json
 
 
@@ -74,8 +75,15 @@ class RunRecord:
         return self.header.run.architecture.family
 
     def points(self, metric: str, axis: str = "step") -> tuple[list[float], list[float]]:
-        """Positions on ``axis`` (step, tokens, flops, seconds) and values of a metric, in training order."""
-        return points(self.rows, metric, axis)
+        """Positions on ``axis`` (step, tokens, flops, seconds) and values of a metric, in training order; none where the arm has
+        no such metric.
+
+        Raises:
+            RecordError: no series has such a metric or axis.
+        """
+        if axis not in AXES:
+            raise RecordError(f"no axis {axis!r}; known: {', '.join(AXES)}")
+        return points(self.rows, names.check_metric(metric), axis)
 
     @property
     def test_nats(self) -> float | None:
@@ -91,7 +99,7 @@ class RunRecord:
         Returns None where that split was not measured there.
         """
         if split == "validation":
-            found = self.points("annealed/nats", axis)
+            found = self.points(names.ANNEALED_NATS, axis)
             return found if found[0] else None
         if self.evaluation is None:
             return None
@@ -100,25 +108,33 @@ class RunRecord:
         return [getattr(end, axis) for end in ends], [score.nats for score in scores]
 
     def accuracy(self, task: str) -> float | None:
-        """Share of the asked positions that the arm gets right in a recall task; None if it was not trained on it or diverged."""
+        """Share of the asked positions that the arm gets right in a recall task; None if it was not trained on it or diverged.
+
+        Raises:
+            RecordError: there is no such task.
+        """
+        names.check_task(task)
         found = None if self.recall is None else self.recall.tasks.get(task)
         return None if found is None else found.accuracy
 
     @property
+    def diverged_tasks(self) -> tuple[str, ...]:
+        """Recall tasks on which the arm's training diverged."""
+        return () if self.recall is None else tuple(name for name, task in self.recall.tasks.items() if task.diverged)
+
+    @property
     def ablation_steps(self) -> tuple[int, ...]:
         """Checkpoints the interventions were measured at, ascending."""
-        return () if self.ablation is None else tuple(sorted({condition.step for condition in self.ablation.conditions}))
+        return () if self.ablation is None else self.ablation.steps
 
     def condition(self, intervention: str, value: float | None = None, step: int | None = None) -> Condition | None:
-        """The measurement under one intervention at one checkpoint (default: the last); None if it was not made."""
-        steps = self.ablation_steps
-        if self.ablation is None or not steps:
-            return None
-        step = steps[-1] if step is None else step
-        for found in self.ablation.conditions:
-            if found.intervention == intervention and found.step == step and _same(found.value, value):
-                return found
-        return None
+        """The measurement under one intervention at one checkpoint (default: the last); None if it was not made.
+
+        Raises:
+            RecordError: there is no such intervention.
+        """
+        names.check_intervention(intervention)
+        return None if self.ablation is None else self.ablation.condition(intervention, value, step)
 
     def contribution(self, step: int | None = None) -> Contribution | None:
         """Contributions of the fusion's addends at one checkpoint (default: the last); None if they were not measured."""
@@ -127,7 +143,7 @@ class RunRecord:
 
     def damage(self, intervention: str, value: float | None = None, step: int | None = None) -> float | None:
         """Loss under an intervention minus the learned model's loss on the same tokens, nats."""
-        changed, intact = self.condition(intervention, value, step), self.condition("none", None, step)
+        changed, intact = self.condition(intervention, value, step), self.condition(names.NONE, None, step)
         return None if changed is None or intact is None else changed.nats - intact.nats
 
 
@@ -254,6 +270,8 @@ def load_run(layout: Layout, key: RunKey) -> RunRecord | None:
     evaluation = read(path, Evaluation) if (path := layout.evaluation(*key)).exists() else None
     ablation = read(path, Ablation) if (path := layout.ablation(*key)).exists() else None
     recall = read(path, Recall) if (path := layout.recall(*key)).exists() else None
+    if ablation is not None:
+        _check_names(layout.ablation(*key), ablation)
     for path, of_this_run in (
         (layout.evaluation(*key), evaluation is None or evaluation.fingerprint == header.fingerprint),
         (layout.ablation(*key), ablation is None or ablation.fingerprint == header.fingerprint),
@@ -262,6 +280,22 @@ def load_run(layout: Layout, key: RunKey) -> RunRecord | None:
         if not of_this_run:
             raise RecordError(f"{path}: measures another model than {layout.header(*key)}; run `dvc repro`")
     return RunRecord(*key, header, rows, read(layout.summary(*key), Summary), evaluation, ablation, recall)
+
+
+def _check_names(path: Path, ablation: Ablation) -> None:
+    """A row under a name that nobody can ask for would be lost without a word."""
+    checks = (
+        (names.check_intervention, {row.intervention for row in ablation.conditions}),
+        (names.check_intervention, {row.intervention for row in ablation.readouts}),
+        (names.check_readout, {row.readout for row in ablation.readouts}),
+        (names.check_token_class, {row.token_class for row in ablation.token_classes}),
+    )
+    for check, found in checks:
+        for name in sorted(found):
+            try:
+                check(name)
+            except RecordError as error:
+                raise RecordError(f"{path}: {error}") from None
 
 
 def model_of(run: RunConfig) -> str:
@@ -284,9 +318,3 @@ def _check_rate(layout: Layout, run: RunRecord, sweeps: dict[str, Sweep]) -> Non
             f"{layout.sweep(run.arm)}: chose the learning rate {sweeps[run.arm].chosen:g}, but {run.name} was trained with "
             f"{used:g}; run `dvc repro`"
         )
-
-
-def _same(measured: float | None, asked: float | None) -> bool:
-    if measured is None or asked is None:
-        return measured is asked
-    return abs(measured - asked) < 1e-9

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lolm.config import TrainingConfig
+from lolm.mixers.base import decays
 
 
 class AdamW(torch.optim.AdamW):
@@ -32,10 +33,10 @@ def decay_groups(modules: Sequence[nn.Module], rule: str, weight_decay: float) -
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for module in modules:
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                matrix = parameter.ndim >= 2 and not getattr(parameter, "no_decay", False)
-                (decayed if rule == "all" or matrix else free).append(parameter)
+        for part in module.modules():
+            for name, parameter in part.named_parameters(recurse=False):
+                if parameter.requires_grad:
+                    (decayed if rule == "all" or decays(part, name) else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

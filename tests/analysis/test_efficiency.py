@@ -1,5 +1,6 @@
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,7 @@ from lolm.analysis.efficiency import (
     window_rows,
 )
 from lolm.records.results import RunRecord
+from lolm.records.schema import ScheduleEnd, Score
 
 
 def law(position):
@@ -117,7 +119,7 @@ def run_of(log_every, losses):
     rows = [{"step": 0, "tokens": 0, "flops": 0, "seconds": 0, "val/nats": 9.0}]
     for i, loss in enumerate(losses, 1):
         rows.append({"step": i * log_every, "tokens": 1, "flops": 1, "seconds": 1, "train/loss": loss})
-    return RunRecord("a", 1, {}, rows, {}, None, None)
+    return RunRecord("a", 1, None, rows, None)
 
 
 def test_published_window_is_made_of_log_windows():
@@ -138,7 +140,7 @@ def test_published_window_never_swallows_a_short_run():
 
 def test_heldout_curve_reads_each_axis():
     rows = [{"step": s, "tokens": 10 * s, "flops": 100 * s, "seconds": s / 2, "val/nats": 5 - s} for s in (0, 1, 2)]
-    run = RunRecord("a", 1, {}, rows, {}, None, None)
+    run = RunRecord("a", 1, None, rows, None)
     assert [heldout_curve(run, axis).positions[-1] for axis in AXES] == [2, 20, 200, 1]
 
 
@@ -150,10 +152,11 @@ HORIZONS = (250, 500, 1000, 2000)
 def annealed(arm, seed, losses, cost=1.0, split="test"):
     """A run with end-of-schedule points (step -> nats), each step costing ``cost`` FLOPs and twice as many seconds."""
     ends = [{"step": s, "tokens": 10 * s, "flops": cost * s, "seconds": 2 * cost * s} for s in sorted(losses)]
-    score = {end["step"]: {"nats": losses[end["step"]]} for end in ends}
-    rows = [end | {"annealed/nats": losses[end["step"]] - 0.5} for end in ends]
-    evaluation = {"horizons": [end | {split: score[end["step"]]} for end in ends], "test": score[ends[-1]["step"]]}
-    return RunRecord(arm, seed, {}, rows, {}, evaluation if split == "test" else None, None)
+    scores = [Score(losses[end["step"]], 1.0, 0.3) for end in ends]
+    rows = [end | {"annealed/nats": score.nats - 0.5} for end, score in zip(ends, scores, strict=True)]
+    reached = tuple(ScheduleEnd(**end, validation=score, test=score) for end, score in zip(ends, scores, strict=True))
+    evaluation = SimpleNamespace(schedule_ends=reached, test=scores[-1])  # what is read of an Evaluation here
+    return RunRecord(arm, seed, None, rows, None, evaluation if split == "test" else None)
 
 
 def scaled(speed=1.0, noise=lambda step: 0.0, steps=HORIZONS, exponent=0.15):

@@ -7,6 +7,7 @@ are kept exactly; on the kind of machine that made them they must come out to th
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import sys
@@ -117,7 +118,7 @@ def measures(folder: Path) -> dict[str, Any]:
         "positions": score_positions(model, test, 4),
         "lengths": score_lengths(model, test.stream, 480, LENGTH, (1, 2), 4),
         "conditions": {
-            f"{row['intervention']} {row['value']}": [row[key] for key in ("nats", "kl_to_full", "temperature", "nats_fitted")]
+            f"{row.intervention} {row.value}": [row.nats, row.kl_to_full, row.temperature, row.nats_fitted]
             for row in score_interventions(
                 model, full_set(model, context, draws=1, splits=2), test, 4, context, validation
             )
@@ -132,7 +133,9 @@ def measures(folder: Path) -> dict[str, Any]:
 
 
 def numbers(value: Any, path: str = "") -> dict[str, float | str | None]:
-    """Every leaf of a nested record by its path."""
+    """Every leaf of a nested record by its path, steps apart: they are of the weights, and no measure."""
+    if dataclasses.is_dataclass(value):
+        return numbers({key: part for key, part in vars(value).items() if key != "step"}, path)
     if isinstance(value, dict):
         return {k: v for key, part in value.items() for k, v in numbers(part, f"{path}/{key}").items()}
     if isinstance(value, list | tuple):

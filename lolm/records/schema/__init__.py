@@ -1,0 +1,92 @@
+"""The schema of everything a run leaves behind.
+
+Records are JSON with the keys of these classes, read and written through :mod:`lolm.records.store` alone. A key that is missing,
+unknown or of another type is an error that names file and key. Losses are nats a token unless a name says otherwise; ``None``
+stands for what a model does not have, or what could not be measured, as its docstring says.
+"""
+
+from lolm.records.schema.evaluation import (
+    Beyond,
+    ContrastiveSummary,
+    Diversity,
+    Evaluation,
+    Example,
+    GateSummary,
+    Histogram,
+    Lengths,
+    LengthScore,
+    PositionBin,
+    PositionChange,
+    Positions,
+    PositionScore,
+    RegimeSummary,
+    Samples,
+    ScheduleEnd,
+)
+from lolm.records.schema.laboratory import (
+    Ablation,
+    Addend,
+    Condition,
+    Contribution,
+    Readout,
+    TokenClass,
+)
+from lolm.records.schema.training import (
+    DataChecksums,
+    Divergence,
+    Flops,
+    Identity,
+    Parameters,
+    References,
+    RunHeader,
+    Score,
+    Summary,
+)
+from lolm.records.schema.trials import (
+    PlanRow,
+    Rate,
+    Recall,
+    RecallTask,
+    Sweep,
+    Trial,
+)
+
+__all__ = [
+    "Ablation",
+    "Addend",
+    "Beyond",
+    "Condition",
+    "ContrastiveSummary",
+    "Contribution",
+    "DataChecksums",
+    "Divergence",
+    "Diversity",
+    "Evaluation",
+    "Example",
+    "Flops",
+    "GateSummary",
+    "Histogram",
+    "Identity",
+    "LengthScore",
+    "Lengths",
+    "Parameters",
+    "PlanRow",
+    "PositionBin",
+    "PositionChange",
+    "PositionScore",
+    "Positions",
+    "Rate",
+    "Readout",
+    "Recall",
+    "RecallTask",
+    "References",
+    "RegimeSummary",
+    "RunHeader",
+    "Samples",
+    "ScheduleEnd",
+    "Score",
+    "Summary",
+    "Sweep",
+    "TokenClass",
+    "Trial",
+]

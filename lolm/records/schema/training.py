@@ -1,0 +1,125 @@
+"""What every record begins with, and what training leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lolm.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose record it is.
+
+    Attributes:
+        name: of the run, for people and for MLflow.
+        fingerprint: of the run (configuration, data, code, device, kernels).
+    """
+
+    arm: str
+    seed: int
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """Held-out loss of a model: nats a token, bits per byte of text, share of tokens whose first guess is right."""
+
+    nats: float
+    bits_per_byte: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class References:
+    """Losses of trivial models on the same tokens, nats: a uniform guess (ln V), and n-grams of the tokens the run trained on;
+    ``bigram_all_text`` of the whole training split."""
+
+    uniform: float
+    unigram: float
+    bigram: float
+    bigram_all_text: float
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Exact counts; ``active`` are those a token meets."""
+
+    total: int
+    active: int
+    by_part: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of one token: of a forward pass, of training (three times that, auxiliary heads included), by the PaLM rule."""
+
+    forward: float
+    training: float
+    palm: float
+    by_part: dict[str, float]
+
+
+@dataclass(frozen=True)
+class DataChecksums:
+    """SHA-256 over the shards of the splits a run read."""
+
+    train: str
+    validation: str
+
+
+@dataclass(frozen=True)
+class RunHeader:
+    """``config.json``: the resolved configuration of a run, its costs, and where it ran.
+
+    Attributes:
+        code: hash of the source that trained it, see :mod:`pipeline.code`.
+        state_elements, state_bytes: what generation carries for one sequence of the training length.
+    """
+
+    name: str
+    label: str
+    fingerprint: str
+    run: RunConfig
+    parameters: Parameters
+    flops_per_token: Flops
+    state_elements: int
+    state_bytes: int
+    device: str
+    kernels: str
+    data: DataChecksums
+    code: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """``summary.json``: last values of training. ``seconds`` are of training steps; ``annealing_seconds`` of annealed copies."""
+
+    arm: str
+    seed: int
+    step: int
+    tokens: int
+    flops: float
+    seconds: float
+    annealing_seconds: float
+    parameters: int
+    flops_per_token: float
+    learning_rate: float
+    train_loss: float
+    tokens_per_second: float
+    val_nats: float
+    val_bits_per_byte: float
+    val_accuracy: float
+    val_gate_mean: float | None = None
+
+
+@dataclass(frozen=True)
+class Divergence(Identity):
+    """A run whose loss was not finite: in the place of its other records, so that it shows as such everywhere."""
+
+    step: int
+    reason: str = ""
