@@ -17,7 +17,7 @@ from lolm.config import RunConfig
 from lolm.mixers.attention import Attention
 from lolm.mixers.mamba1 import Mamba1
 from lolm.mixers.mamba2 import Mamba2
-from lolm.models.language_model import build_model
+from lolm.models.build import build_model
 
 BATCH = 2
 STATES = {"mamba": 16, "mamba2": 64}
@@ -115,7 +115,7 @@ def peers(settings: Settings, stack: ExitStack) -> Part:
     x = series(run.size.d_model)
     add(
         "modern Transformer, stack",
-        passes(lambda x: model.surface(x)[0], model.surface, x),
+        passes(lambda x: model.stack(x)[0], model.stack, x),
         passes(lambda x: llama(inputs_embeds=x).last_hidden_state, llama, x),
     )
 

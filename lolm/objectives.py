@@ -128,6 +128,7 @@ def future_cpc(z_BTD: torch.Tensor, h_BTD: torch.Tensor, heads: FutureHeads) -> 
     positions = cpc_positions(z_BTD.shape[1], size)
     here, there = (slice(positions.start + ahead, positions.stop + ahead, positions.step) for ahead in (0, size.horizon))
     query_BnW = F.normalize(heads.z(z_BTD[:, here]).float(), dim=-1) / size.temperature
+    # The future is a target, not a partner: with a gradient h could agree with z by saying nothing.
     key_BnW = F.normalize(heads.h(h_BTD.detach()[:, there]).float(), dim=-1)
     sequences = len(z_BTD)
 
@@ -166,7 +167,7 @@ def change(h_BTD: torch.Tensor, p_BTR: torch.Tensor) -> torch.Tensor:
 
     Averaged over the sequences in which both vary; 0 when none does.
     """
-    h = h_BTD.detach().float()
+    h = h_BTD.detach().float()  # the codes follow the surface; the surface isn't to change so as to be easy to follow
     p = p_BTR.float()
     h_change = 1 - F.cosine_similarity(h[:, 1:], h[:, :-1], dim=-1)  # (B, T − 1)
     p_change = 1 - F.cosine_similarity(p[:, 1:], p[:, :-1], dim=-1)
@@ -191,6 +192,7 @@ def regime_balance(p_BTR: torch.Tensor, balance_weight: float = 0.5, entropy_wei
     """
     p = p_BTR.float()
     codes = p.shape[-1]
+    # As in Switch Transformers: the share has no gradient, so it is the price of a code that the probabilities are led by.
     share = F.one_hot(p.argmax(dim=-1), codes).float().mean(dim=(0, 1))
     balance = codes * (p.mean(dim=(0, 1)) * share).sum()
     sticky = -F.cosine_similarity(p[:, 1:], p[:, :-1], dim=-1).mean()
@@ -209,6 +211,7 @@ def competitive_target(h_BTD: torch.Tensor, z_BTD: torch.Tensor, horizon: int = 
 
     u_h = cos(h_t, h_{t+k}) and u_z = cos(z_t, h_{t+k}): which stream already looks like the future surface.
     """
+    # Detached: the term teaches the gate alone. Else the streams would learn to look like a future that is easy to look like.
     h, z = h_BTD.detach().float(), z_BTD.detach().float()
     future = h[:, horizon:]
     u_h = F.cosine_similarity(h[:, :-horizon], future, dim=-1)
@@ -264,6 +267,7 @@ def total_loss(objectives: ObjectiveConfig, token: torch.Tensor, auxiliary: dict
     """L_tok plus the weighted auxiliary terms, each clamped to ± ``auxiliary_clamp`` (v3) except L_man."""
     total = token
     for name, term in auxiliary.items():
+        # A clamp: beyond it a term is a constant and has no gradient.
         if objectives.auxiliary_clamp is not None and name != "manifest":
             term = term.clamp(-objectives.auxiliary_clamp, objectives.auxiliary_clamp)
         total = total + getattr(objectives, f"{name}_weight") * term

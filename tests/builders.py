@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from lolm.config import ArchitectureConfig, RunConfig, load_params, resolve_run
-from lolm.models.language_model import LanguageModel, build_model
+from lolm.models.build import build_model
+from lolm.models.language_model import LanguageModel
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = load_params(ROOT / "params.yaml")

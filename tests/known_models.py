@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from builders import ArrayStream, make_model, random_tokens
@@ -15,6 +16,12 @@ from lolm.models.language_model import LanguageModel
 WIDTH = 32
 CYCLE = 17  # of ArrayStream: token i is mostly followed by i + 1
 TOKENS, OTHERS = random_tokens(3, 24), random_tokens(3, 24, seed=1)
+
+
+class Unchanged(nn.Identity):
+    """A latent stream that is its input."""
+
+    sites: ClassVar[dict] = {}
 
 
 def held_out(n_tokens: int = 320, vocab_size: int = WIDTH) -> EvaluationSet:
@@ -38,10 +45,10 @@ def reader(surface: bool, latent: bool) -> LanguageModel:
     )
     assert model.d_model == WIDTH
     model.embedding.weight.copy_(torch.eye(WIDTH))
-    for block in model.surface.blocks:
+    for block in model.stack.blocks:
         for layer in block.residual_outputs:
             layer.weight.zero_()
-    model.latent = nn.Identity()
+    model.latent = Unchanged()
     follower = torch.eye(WIDTH)
     follower[:, :CYCLE] = torch.eye(WIDTH)[:, [(i + 1) % CYCLE for i in range(CYCLE)]]
     assert model.head_norm.eps == model.fusion.surface_norm.eps == 1e-5  # too small to be seen in what follows by hand

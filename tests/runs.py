@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from builders import ArrayStream, make_run
 
-from lolm.config import RunConfig, to_mapping
+from lolm.config import RunConfig
 from lolm.data.batches import BatchSampler, EvaluationSet
-from lolm.evaluation.held_out import score_model
+from lolm.evaluation.held_out import validation_metrics
 from lolm.records import read_series
+from lolm.records.schema import DataChecksums, Flops, Parameters, RunHeader, Summary
 from lolm.training.loop import Trainer
 
 STEPS = 12
@@ -40,20 +41,26 @@ def make_trainer(run: RunConfig, folder: Path, on_checkpoint: Callable[[Path], N
     sampler = BatchSampler(stream, run.training.batch_size, run.training.seq_len, run.seed)
 
     def evaluate(model) -> dict[str, float]:
-        score, gate = score_model(model, held_out, 4)
-        return {"val/nats": score.nats, "val/bits_per_byte": score.bits_per_byte} | (
-            {} if gate is None else {"val/gate_mean": gate}
-        )
+        return validation_metrics(model, held_out, 4)
 
-    return Trainer(run, sampler, evaluate, folder / "run", on_checkpoint)
+    return Trainer(run, sampler, evaluate, on_checkpoint)
 
 
-def fit(trainer: Trainer, folder: Path) -> dict[str, Any]:
-    header = {"parameters": {"total": sum(p.numel() for p in trainer.model.parameters())}, "run": to_mapping(trainer.run)}
-    return trainer.fit(header, 1000.0, folder / "scratch")
+def header_of(trainer: Trainer, flops_per_token: float = 1000.0) -> RunHeader:
+    """A run's header with made-up costs and no data."""
+    run, total = trainer.run, sum(p.numel() for p in trainer.model.parameters())
+    return RunHeader(
+        name=run.name, label=run.architecture.label, fingerprint="f" * 16, run=run, parameters=Parameters(total, total, {}),
+        flops_per_token=Flops(flops_per_token / 3, flops_per_token, flops_per_token, {}), state_elements=0, state_bytes=0,
+        device="cpu", kernels="cpu", data=DataChecksums("", ""), code="",
+    )  # fmt: skip
 
 
-def train(run: RunConfig, folder: Path, stop_before: int | None = None) -> dict[str, Any]:
+def fit(trainer: Trainer, folder: Path) -> Summary:
+    return trainer.fit(header_of(trainer), folder / "scratch", folder / "run", folder / "weights")
+
+
+def train(run: RunConfig, folder: Path, stop_before: int | None = None) -> Summary:
     """Train to the end, or raise :class:`Killed` when the batch of step ``stop_before`` is asked for."""
     trainer = make_trainer(run, folder)
     if stop_before is not None:
@@ -70,13 +77,13 @@ def train(run: RunConfig, folder: Path, stop_before: int | None = None) -> dict[
 
 def records(folder: Path) -> list[dict[str, float]]:
     """Rows of the finished run without what depends on the clock."""
-    rows = read_series(folder / "run" / "metrics.jsonl")
+    rows = read_series(folder / "run" / "metrics.jsonl.xz")
     return [{k: v for k, v in row.items() if k not in ("seconds", "speed/tokens_per_second")} for row in rows]
 
 
 def files(folder: Path) -> dict[str, bytes]:
     """Weights of a finished run, byte for byte."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.glob("run/**/*.safetensors"))}
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.glob("weights/**/*.safetensors"))}
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def write_weights(root, arm, seed):
     from lolm.corpus.build import build_corpus
     from lolm.corpus.shards import write_shards
     from lolm.corpus.tokenizer import Tokenizer, build_tokenizer
-    from lolm.models.language_model import build_model
+    from lolm.models.build import build_model
     from lolm.objectives import build_heads
     from lolm.records import read_json
     from lolm.training.checkpoint import save_weights

@@ -14,7 +14,8 @@ import torch
 
 from lolm.config import RunConfig
 from lolm.mixers.attention import Attention
-from lolm.models.language_model import LanguageModel, build_model
+from lolm.models.build import build_model
+from lolm.models.language_model import LanguageModel
 from lolm.objectives import FutureHeads, build_heads
 
 BACKWARD_FACTOR = 3  # forward once, backward twice

@@ -50,7 +50,7 @@ def score_model(model: LanguageModel, held_out: EvaluationSet, batch_size: int) 
     device = model.embedding.weight.device
     total, gate_sum, gated = ScoreSum(), 0.0, 0  # gated: sequences with a gate
     for x_BT, y_BT in held_out.batches(batch_size):
-        streams = model.streams(x_BT.to(device))
+        streams = model.streams(x_BT.to(device))  # kept apart from the logits, for the gate
         logits = model.logits(model.fuse(streams)).float().flatten(0, 1)
         total.add(F.log_softmax(logits, dim=-1), y_BT.to(device).flatten())
         if streams.g is not None:

@@ -2,8 +2,8 @@
 
 An intervention changes tensors at *sites*, see :mod:`lolm.interventions.sites`. At the seam between the streams and their fusion,
 o = g ⊙ u + (1 − g) ⊙ v + W_m m + W_r r, the streams and the gate were computed before, so changing one changes none of the
-others, as in the published protocol (spec D3, D4). Inside a stack, at what a mixer or an MLP writes into the residual stream, everything
-after the site is computed from the changed tensor.
+others, as in the published protocol (spec D3, D4). Inside a stack, at what a mixer or an MLP writes into the residual stream,
+everything after the site is computed from the changed tensor.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ At the seam, with one tensor each (B, T, ·)::
     o                      what the head reads
 
 Inside a stack, ``<stack>.<layer>.<part>``: what the mixer or the MLP of a layer writes into the residual stream, (B, T, D), such
-as ``stack.3.mixer`` of a decoder and ``surface.0.mlp`` or ``latent.1.mixer`` of LOLM. Where the latent layers are chained without a
-residual stream, it is what a layer hands to the next. A mixer with branches has a site for each, ``stack.3.mixer.attention``,
+as ``stack.3.mixer`` of a decoder and ``surface.0.mlp`` or ``latent.1.mixer`` of LOLM. Where the latent layers are chained without
+a residual stream, it is what a layer hands to the next. A mixer with branches has a site for each, ``stack.3.mixer.attention``,
 (B, T, inner width): what of its write comes from there.
 """
 

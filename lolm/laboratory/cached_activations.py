@@ -56,12 +56,12 @@ def cached_activations(
     for number, ((x_BT, y_BT), partner_BT) in enumerate(zip(pairs, partners, strict=True)):
         x_BT = x_BT.to(device)
         streams = model.streams(x_BT)
-        others = {}
-        if len(windows) > 1:
-            looks = {"other": _look_at, "other_writes": observe_writes}  # called when first needed, once per batch
-            wanted = {name: look for name, look in looks.items() if getattr(context, name) is None}
-            others = {name: cache(partial(look, model, partner_BT.to(device))) for name, look in wanted.items()}
-        here = replace(context, full=model.fuse(streams), batch=number, **others)
+        here = replace(context, full=model.fuse(streams), batch=number)
+        if len(windows) > 1:  # both are called when first needed, once per batch
+            partner_BT = partner_BT.to(device)
+            other = here.other or cache(partial(_look_at, model, partner_BT))
+            other_writes = here.other_writes or cache(partial(observe_writes, model, partner_BT))
+            here = replace(here, other=other, other_writes=other_writes)
         yield CachedActivations(x_BT, y_BT.to(device).flatten(), streams, here)
 
 

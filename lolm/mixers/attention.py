@@ -139,6 +139,7 @@ class Attention(Mixer):
             q, k, v = self._split(heads)
             q, k = rotate(q, cos[:, None], sin[:, None]), rotate(k, cos[:, None], sin[:, None])
             k, v = self._shared(k, dim=2), self._shared(v, dim=2)
+            # Positions enter by rotation of q and k alone, so a score knows only how far apart two tokens are.
             y_BTHP = causal_attention(q, k, v, self.window, dropout)
         return self.out(y_BTHP.flatten(2))
 

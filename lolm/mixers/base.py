@@ -77,8 +77,9 @@ def check_counts(**options: int | None) -> None:
 def reset_children(module: nn.Module) -> None:
     """``reset_parameters()`` of every module below, in the order of construction."""
     for child in module.children():
-        if hasattr(child, "reset_parameters"):
-            child.reset_parameters()
+        reset = getattr(child, "reset_parameters", None)
+        if callable(reset):
+            reset()
         else:
             reset_children(child)
 

@@ -103,6 +103,7 @@ class Mamba1(Mixer):
 
     def _scan_inputs(self, x: torch.Tensor):
         """Step sizes before their bias and softplus (…, I), B (…, N), C (…, N) of convolved inputs."""
+        # What makes the SSM selective: step size, input and output map are read off the token itself.
         low, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         return F.linear(self.dt_norm(low), self.dt_proj.weight), self.B_norm(B), self.C_norm(C)
 
@@ -110,7 +111,7 @@ class Mamba1(Mixer):
         x_BTI, gate_BTI = self.in_proj(x_BTD).chunk(2, dim=-1)
         x_BTI = causal_conv(x_BTI, self.conv_weight, self.conv_bias, silu=True, backend=self.kernels)
         delta_BTI, B_BTN, C_BTN = self._scan_inputs(x_BTI)
-        A_IN = -self.A_log.float().exp()
+        A_IN = -self.A_log.float().exp()  # negative by construction, so no state can grow; float32, since it is in an exponent
         inputs = (x_BTI, delta_BTI, A_IN, B_BTN, C_BTN, self.skip, gate_BTI, self.dt_proj.bias)
         return self.out_proj(selective_scan(*inputs, backend=self.kernels))
 

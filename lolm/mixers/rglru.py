@@ -118,7 +118,9 @@ class RGLRU(Mixer):
         by_block = torch.einsum("...gi,gij->...gj", u.unflatten(-1, (self.blocks, -1)), self.gate_weight)
         gates = torch.sigmoid(by_block.to(self.gate_bias.dtype) + self.gate_bias)
         r, i = (gate.flatten(-2) for gate in gates.chunk(2, dim=-1))
+        # Gated in the exponent: r = 0 keeps the state exactly, r = 1 forgets at the learned rate.
         log_a = -self.c * r * F.softplus(self.Lambda)
+        # √(1 − a²) keeps the variance of h at that of its input, however long it remembers. expm1: 1 − a² cancels near a = 1.
         multiplier = BoundedSqrt.apply(-torch.expm1(2 * log_a))
         return log_a.exp(), multiplier, i * u
 

@@ -51,6 +51,7 @@ class Block(Component):
     def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing | None]:
         """Returns x_BTD, and how a mixture spread its tokens."""
         routing = None
+        # Pre-norm: the residual stream itself is never normalised, so a write stays in it as it was written.
         x_BTD = x_BTD + self.mixer_site(self.mixer(self.mixer_norm(x_BTD)))
         if isinstance(self.mlp, Experts):
             y_BTD, routing = self.mlp(self.mlp_norm(x_BTD))

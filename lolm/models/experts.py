@@ -10,6 +10,7 @@ from torch import nn
 
 from lolm.models.component import Component
 from lolm.models.mlp import MLP
+from lolm.records import names
 
 
 class Routing(NamedTuple):
@@ -37,7 +38,8 @@ def load_metrics(load_LE: torch.Tensor) -> dict[str, float]:
     """``moe/load_max``, the largest share that an expert of any mixture has (1/E at best), and ``moe/load_entropy`` in nats,
     averaged over mixtures (ln E at best)."""
     load = load_LE.double()
-    return {"moe/load_max": float(load.max()), "moe/load_entropy": float(torch.special.entr(load).sum(dim=-1).mean())}
+    entropy = float(torch.special.entr(load).sum(dim=-1).mean())
+    return {names.EXPERT_LOAD_MAX: float(load.max()), names.EXPERT_LOAD_ENTROPY: entropy}
 
 
 class Experts(Component):
@@ -57,6 +59,7 @@ class Experts(Component):
         x_ND = x_BTD.flatten(0, 1)
         with torch.autocast(x_ND.device.type, enabled=False):
             p_NE = F.softmax(F.linear(x_ND.float(), self.router.weight.float()), dim=-1)
+        # The choice itself has no gradient; the router learns through the weights p_e, and through its loss.
         weight_NK, chosen_NK = p_NE.topk(self.per_token, dim=-1)
         order = chosen_NK.flatten().argsort(stable=True)  # assignments grouped by expert
         counts_E = torch.bincount(chosen_NK.flatten(), minlength=len(self.experts))

@@ -35,6 +35,7 @@ class Gate(Component):
             self.out.bias.fill_(self.bias)
 
     def forward(self, z_BTD: torch.Tensor, h_BTD: torch.Tensor, m_BTD: torch.Tensor, r_BTE: torch.Tensor) -> torch.Tensor:
+        # The gate reads streams before the branch norms, so it sees their lengths; what it weighs does not have them.
         g = torch.sigmoid(self.out(F.gelu(self.hidden(torch.cat((z_BTD, h_BTD, m_BTD, r_BTE), dim=-1)))))
         return g.expand_as(h_BTD)
 

@@ -17,7 +17,7 @@ STD = 0.02
 def initialise(model: LanguageModel, recipe: RecipeConfig, seed: int | None = None) -> None:
     """Set every weight and buffer of a model to its initial value, also of one that has none yet.
 
-    Whatever a model was before, it has afterwards what :func:`lolm.models.language_model.build_model` gives with the same random
+    Whatever a model was before, it has afterwards what :func:`lolm.models.build.build_model` gives with the same random
     state. To build one that is sharded before it is filled::
 
         with torch.device("meta"):

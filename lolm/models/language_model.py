@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lolm.config import ArchitectureConfig, RunConfig, SizeConfig, TrainingConfig
-from lolm.mixers.base import Mixer, reset_children
+from lolm.config import ArchitectureConfig, SizeConfig, TrainingConfig
+from lolm.mixers.base import reset_children
 from lolm.mixers.site import Site
 from lolm.models.blocks import Stack, build_norm, norm_params
 from lolm.models.component import Component
 from lolm.models.experts import Routing
-from lolm.ops.rms_norm import RMSNorm
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ class LanguageModel(nn.Module, ABC):
     """
 
     kernels: str = "auto"
+    stack_name = "stack"  # of its weights
+    stack: Stack
 
     def __init__(
         self, architecture: ArchitectureConfig, size: SizeConfig, vocab_size: int, training: TrainingConfig | None
@@ -72,7 +73,8 @@ class LanguageModel(nn.Module, ABC):
         super().__init__()
         self.vocab_size, self.d_model, self.dropout = vocab_size, size.d_model, size.dropout
         self.embedding = nn.Embedding(vocab_size, size.d_model)  # N(0, 1) by default
-        self.stack = Stack(architecture.surface, size, bool(training and training.activation_checkpointing))
+        stack = Stack(architecture.surface, size, bool(training and training.activation_checkpointing))
+        self.add_module(self.stack_name, stack)
         self.head_norm = build_norm(architecture.recipe.head_norm, size.d_model)
         self.head_norm_params = norm_params(architecture.recipe.head_norm, size.d_model)
 
@@ -112,25 +114,3 @@ class LanguageModel(nn.Module, ABC):
 
     def _embed(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         return F.dropout(self.embedding(tokens_BT), self.dropout, self.training)
-
-
-def build_model(run: RunConfig) -> LanguageModel:
-    """Construct and initialise the model of a run. Its weights are a function of torch's random state alone.
-
-    Under ``torch.device("meta")`` it has shapes and no values, see :func:`lolm.models.init.initialise`.
-    """
-    from lolm.models.decoder import Decoder
-    from lolm.models.init import initialise
-    from lolm.models.lolm import LOLM
-
-    family = {"lolm": LOLM, "decoder": Decoder}[run.architecture.family]
-    device = torch.get_default_device()
-    with torch.device("meta"):  # what constructors draw is lost anyway
-        model = family(run.architecture, run.size, run.vocab_size, run.training)
-    if device.type != "meta":
-        model.to_empty(device=device)
-        initialise(model, run.architecture.recipe)
-    for module in model.modules():
-        if isinstance(module, LanguageModel | Mixer | RMSNorm):
-            module.kernels = run.training.kernels
-    return model

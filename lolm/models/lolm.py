@@ -24,6 +24,9 @@ class LOLM(LanguageModel):
     ``architecture.detach`` stops gradients along single edges of this dataflow; values are the same.
     """
 
+    stack_name = "surface"
+    surface: Stack
+
     def __init__(
         self, architecture: ArchitectureConfig, size: SizeConfig, vocab_size: int, training: TrainingConfig | None = None
     ) -> None:
@@ -48,9 +51,9 @@ class LOLM(LanguageModel):
         self.fusion = Fusion(d, has_latent, self.memory is not None, width, norm, isolate, form == "concat", cut)
 
     @property
-    def surface(self) -> Stack:
-        """The surface decoder."""
-        return self.stack
+    def stack(self) -> Stack:  # type: ignore[override]
+        """The surface decoder, under the name that every family has for its blocks."""
+        return self.surface
 
     def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
         x = self._embed(tokens_BT)
@@ -58,6 +61,7 @@ class LOLM(LanguageModel):
         source = self._along("surface_latent", h) if self.latent_input == "surface" else x
         z = None if self.latent is None else self.latent(source)
         m, attention = (None, None) if self.memory is None else self.memory(h)
+        # Regime and gate keep their width without a stream, so that arms with and without it differ in nothing else.
         zeros = torch.zeros_like(h)
         z_in, m_in = (zeros if s is None else s for s in (z, m))
         logits, p, r = (

@@ -90,6 +90,7 @@ class Memory(Component):
             torch.sigmoid(layer(mean_BCD)).view(batch, writers, banks, slots, 1) for layer in (self.keep, self.write)
         )
         written_BCMSD = write_BCMS1 * self.content(mean_BCD).view(batch, writers, banks, 1, self.d_model)
+        # Causal by a shift: a chunk reads what earlier chunks wrote, never its own mean, which knows tokens still to come.
         states = [state_BMSD]
         for keep_BMS1, written_BMSD in zip(keep_BCMS1.unbind(1), written_BCMSD.unbind(1), strict=True):
             states.append(keep_BMS1 * states[-1] + written_BMSD)

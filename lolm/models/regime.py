@@ -77,6 +77,7 @@ class Regime(Component):
         if self.config.clamp is not None:
             logits_BTR = logits_BTR.clamp(-self.config.clamp, self.config.clamp)
         if self.training:
+            # Soft samples: noise makes rare codes chosen now and then, and the gradient flows through all of them.
             p_BTR = gumbel_softmax(logits_BTR, self.tau, generator)
         else:
             tau = self.tau.clamp(min=0.01) if self.config.eval_temperature == "trained" else 1.0

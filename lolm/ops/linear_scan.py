@@ -84,6 +84,6 @@ class _LinearScan(torch.autograd.Function):
             from lolm.ops.cpu.linear_scan import scan_backward
 
             return *scan_backward(a_BTC, h_BTC, g_BTC), None
-        a_next = F.pad(a_BTC[:, 1:], (0, 0, 0, 1))
+        a_next = F.pad(a_BTC[:, 1:], (0, 0, 0, 1))  # h_t reaches the future through a_{t+1}; behind the end is nothing
         g_b = scan_by_doubling(a_next.flip(1), g_BTC.flip(1)).flip(1)
         return g_b * F.pad(h_BTC[:, :-1], (0, 0, 1, 0)), g_b, None

@@ -94,11 +94,13 @@ def selective_scan_reference(
     state = u.new_zeros(batch, channels, A.shape[1]) if state_BIN is None else state_BIN.to(dtype)
     ys = []
     for t in range(length):
+        # A < 0, so a large Δ both forgets the state and writes the token: Δ is the choice between the two. The input takes the
+        # simple Euler step Δ B, as in the released code, and not the exact (exp(Δ A) − 1) / A B of the paper's eq. 4.
         decay_BIN = torch.exp(delta[:, t, :, None] * A)
         state = decay_BIN * state + (delta[:, t] * u[:, t])[:, :, None] * B[:, t, None, :]
         ys.append(torch.einsum("bin,bn->bi", state, C[:, t]))
     y = torch.stack(ys, dim=1)
-    if skip_I is not None:
+    if skip_I is not None:  # before the gate, as in Mamba; SSM-P of the spec adds its own behind it
         y = y + skip_I.to(dtype) * u
     if gate_BTI is not None:
         y = y * F.silu(gate_BTI.to(dtype))

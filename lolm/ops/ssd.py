@@ -80,6 +80,7 @@ def ssd_reference(
     state = x.new_zeros(batch, heads, B.shape[-1], width) if state_BHNP is None else state_BHNP.to(dtype)
     ys = []
     for t in range(length):
+        # One decay for all N × P entries of a head's state: this is what lets a chunk become a product of matrices.
         decay_BH = (delta[:, t] * A).exp()
         state = decay_BH[..., None, None] * state + B[:, t, :, :, None] * (delta[:, t, :, None] * x[:, t])[:, :, None]
         ys.append((C[:, t, :, :, None] * state).sum(dim=2))

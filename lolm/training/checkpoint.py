@@ -13,11 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lolm import LolmError
-from lolm.config import RunConfig, from_mapping
-from lolm.models.language_model import LanguageModel, build_model
+from lolm.config import RunConfig
+from lolm.models.build import build_model
+from lolm.models.language_model import LanguageModel
 from lolm.objectives import FutureHeads, build_heads
-from lolm.records import read_json
-from lolm.training.scratch import FORKS
+from lolm.records import read
+from lolm.records.schema import RunHeader
+from lolm.training.scratch import BRANCHES
 
 HEADS = "objective_heads."
 
@@ -48,8 +50,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, of a run or of a fork in a folder below it; raises CheckpointError naming a missing or broken file."""
-    folder = path.parent.parent if path.parent.name == FORKS else path.parent
+    """Read a checkpoint, of a run or of where a cooldown leaves it; raises CheckpointError naming a missing or broken file."""
+    folder = path.parent.parent if path.parent.name == BRANCHES else path.parent
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; delete the folder {folder} to start the run again")
     try:
@@ -93,13 +95,20 @@ def load_weights(path: Path, model: nn.Module, heads: FutureHeads | None) -> Non
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run as read back from its folder; ``at`` fills model and heads with the weights of a step."""
+    """A finished run as read back from its records and weights; ``at`` fills model and heads with the weights of a step.
 
-    folder: Path
-    header: dict[str, Any]
-    run: RunConfig
+    Attributes:
+        weights: folder of its weights.
+    """
+
+    header: RunHeader
+    weights: Path
     model: LanguageModel
     heads: FutureHeads | None
+
+    @property
+    def run(self) -> RunConfig:
+        return self.header.run
 
     @property
     def steps(self) -> list[int]:
@@ -113,29 +122,28 @@ class TrainedRun:
 
     def at(self, step: int) -> LanguageModel:
         """The model in evaluation mode with the weights of a kept step."""
-        return self._filled(snapshot_path(self.folder, step), step)
+        return self._filled(snapshot_path(self.weights, step), step)
 
     def at_end(self, step: int) -> LanguageModel:
         """The model in evaluation mode with the weights at the end of a schedule."""
-        return self._filled(cooldown_path(self.folder, step), step)
+        return self._filled(cooldown_path(self.weights, step), step)
 
     def _filled(self, path: Path, step: int) -> LanguageModel:
         final = step == self.run.training.steps
-        load_weights(self.folder / "model.safetensors" if final else path, self.model, self.heads)
+        load_weights(self.weights / "model.safetensors" if final else path, self.model, self.heads)
         return self.model.eval()
 
 
-def load_run(folder: str | Path) -> TrainedRun:
-    """Open a run's folder and load its final weights.
+def load_run(records: str | Path, weights: str | Path) -> TrainedRun:
+    """Open a run by the folders of its records and of its weights, and load its final weights.
 
     Raises:
         RecordError: ``config.json`` is missing or broken.
         CheckpointError: the weights are missing or do not fit.
     """
-    folder = Path(folder)
-    header = read_json(folder / "config.json")
-    run = from_mapping(RunConfig, header["run"], f"{folder}/config.json: run")
+    header = read(Path(records) / "config.json", RunHeader)
+    run = header.run
     heads = build_heads(run.architecture, run.size, run.training.kernels)
-    trained = TrainedRun(folder, header, run, build_model(run), heads)
+    trained = TrainedRun(header, Path(weights), build_model(run), heads)
     trained.at(run.training.steps)
     return trained

@@ -3,9 +3,9 @@
 A run is a function of its configuration, data and code. Batches, dropout and Gumbel noise are functions of (seed, step), so a
 run that is killed and goes on from its checkpoint takes the same steps, bit for bit on a CPU.
 
-A run has *legs*. The first is the run itself. Under a ``wsd`` schedule each of ``training.cooldowns`` adds one: a copy of the run
-as it was when a schedule ending there would have begun to decay, annealed to that end. It gives the loss of a shorter run with a
-whole schedule of its own for the cost of its decay alone.
+A run has a *trunk*, the run itself. Under a ``wsd`` schedule each of ``training.cooldowns`` adds a copy of the trunk as it was
+when a schedule ending there would have begun to decay, annealed to that end. It gives the loss of a shorter run with a whole
+schedule of its own for the cost of its decay alone: until then the two are the same (Hägele et al. 2024, arXiv 2405.18392).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +24,19 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lolm import LolmError
 from lolm.config import RunConfig
 from lolm.data.batches import Sampler, stream_seed
-from lolm.models.experts import load_metrics
-from lolm.models.language_model import LanguageModel, Streams, build_model
+from lolm.models.build import build_model
+from lolm.models.language_model import LanguageModel, Streams
 from lolm.objectives import (
-    COMPETITIVE_HORIZON,
     auxiliary_losses,
     build_heads,
-    competitive_target,
-    entropy,
     token_loss,
     total_loss,
 )
 from lolm.ops.backends import keep_from_tracing
-from lolm.records import SeriesWriter, read_json, write_json
+from lolm.records import SeriesWriter, names, read, write
+from lolm.records.schema import RunHeader, Summary
 from lolm.training.checkpoint import (
     cooldown_path,
     load_checkpoint,
@@ -47,47 +44,21 @@ from lolm.training.checkpoint import (
     save_weights,
     snapshot_path,
 )
+from lolm.training.metrics import stream_metrics
 from lolm.training.optimizer import build_optimizer, learning_rate_at
-from lolm.training.scratch import FINISHED, FORKS, publish
+from lolm.training.progress import DivergenceError, Progress, TrainingError
+from lolm.training.scratch import BRANCHES, FINISHED, publish
 
 Evaluate = Callable[[LanguageModel], dict[str, float]]
 
 
-class TrainingError(LolmError):
-    """Training cannot go on; the message says why and where the last good checkpoint lies."""
-
-
-class DivergenceError(TrainingError):
-    """A loss or gradient that is not finite."""
-
-
-@dataclass
-class Progress:
-    """What a checkpoint must remember besides weights and optimiser."""
-
-    step: int = 0
-    leg: int = 0  # 0: the run itself; then its annealed copies
-    seconds: float = 0.0  # spent training up to this step; evaluation and checkpoints are not counted
-    forked_seconds: float = 0.0  # of which before the leg began
-    annealing_seconds: float = 0.0  # spent on the legs that are done, the run itself apart
-    window: dict[str, float] = field(default_factory=dict)  # sums since the last log line
-    window_steps: int = 0
-    window_seconds: float = 0.0
-    records_length: int = 0
-    last_evaluation: dict[str, float] = field(default_factory=dict)
-    last_loss: float = 0.0  # of the last step
-    last_window_loss: float = 0.0  # mean over the last log window
-
-
 class Trainer:
-    """Trains one run and leaves its records and weights in ``output``.
+    """Trains one run.
 
     Args:
         run: the resolved configuration.
         sampler: batches of the training split.
-        evaluate: scores the model on the fixed held-out set; gives ``val/...`` values.
-        output: folder that receives ``config.json``, ``metrics.jsonl``, ``summary.json``, the final weights, snapshots, and the
-            weights at the other horizons.
+        evaluate: scores the model on the fixed held-out set, see :func:`lolm.evaluation.held_out.validation_metrics`.
         on_checkpoint: called with the scratch folder after each checkpoint.
         device: where to train.
     """
@@ -97,11 +68,10 @@ class Trainer:
         run: RunConfig,
         sampler: Sampler,
         evaluate: Evaluate,
-        output: Path,
         on_checkpoint: Callable[[Path], None] = lambda folder: None,
         device: str = "cpu",
     ) -> None:
-        self.run, self.sampler, self.evaluate, self.output, self.on_checkpoint = run, sampler, evaluate, output, on_checkpoint
+        self.run, self.sampler, self.evaluate, self.on_checkpoint = run, sampler, evaluate, on_checkpoint
         self.training, self.device = run.training, torch.device(device)
         recipe = run.architecture.recipe
         if sampler.stream.vocab_size != run.vocab_size:
@@ -122,117 +92,129 @@ class Trainer:
             self.clip_groups = [[p for group in self.clip_groups for p in group]]
         self.noise = torch.Generator(device=self.device)
         self.progress = Progress()
-        self.legs = (self.training.steps, *self.training.cooldown_steps)  # where each ends
+        self.ends = (self.training.steps, *self.training.cooldown_steps)  # of the schedules: the trunk's, then the cooldowns'
+        self.header: RunHeader | None = None
         self._last_streams: Streams | None = None
         self._loss = self._losses
         if self.training.compile:
             keep_from_tracing()
             self._loss = torch.compile(self._losses)
 
-    def fit(self, header: dict[str, Any], flops_per_token: float, scratch: Path) -> dict[str, Any]:
-        """Train to the end, from the last checkpoint if there is one.
+    def fit(self, header: RunHeader, scratch: Path, records: Path, weights: Path) -> Summary:
+        """Train to the end, from the last checkpoint if there is one, and publish what was made.
 
         Args:
-            header: what goes into ``config.json``, fingerprint and parameter counts included.
-            flops_per_token: training FLOPs of one token, from the accounting.
             scratch: ignored folder named by the fingerprint; holds the checkpoint. A finished run stays there, marked, until
-                :func:`~lolm.training.scratch.clear_finished`, so that a kill before the caller has recorded ``output``
-                costs nothing.
-
-        Returns:
-            the summary.
+                :func:`~lolm.training.scratch.clear_finished`, so that a kill before the caller has recorded the rest costs
+                nothing.
+            records: folder that receives ``config.json``, ``metrics.jsonl.xz`` and ``summary.json``.
+            weights: folder that receives ``model.safetensors``, ``snapshots/`` and ``cooldowns/``.
 
         Raises:
-            TrainingError: loss or gradient is not finite, or another process trains this run.
+            DivergenceError: loss or gradient is not finite.
+            TrainingError: another process trains this run.
         """
-        self.header, self.flops_per_token, self.scratch = header, flops_per_token, scratch
+        self.header = header
+        self.train(scratch)
+        return publish(scratch, records, weights)
+
+    def train(self, scratch: Path) -> None:
+        """Train to the end and leave everything in the scratch folder: without a header, which :meth:`fit` brings, the series and
+        the weights alone. That is what short trials are made for.
+
+        Raises:
+            DivergenceError, TrainingError: as :meth:`fit`.
+        """
+        self.scratch = scratch
         self.scratch.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.scratch.with_suffix(".lock"), timeout=0)
         try:
             with lock:
-                return self._fit()
+                self._train()
         except Timeout:
             raise TrainingError(
                 f"{self.run.name}: another process is training this run (lock {lock.lock_file}); a killed dvc leaves its stage "
                 "running: wait for it, or end it, and run `dvc repro` again"
             ) from None
 
-    def _fit(self) -> dict[str, Any]:
+    def _train(self) -> None:
         if (self.scratch / FINISHED).exists():
             print(f"{self.run.name}: was finished already", file=sys.stderr, flush=True)
-            return publish(self.scratch, self.output)
+            return
         checkpoint = self.scratch / "checkpoint.pt"
         if checkpoint.exists():
             self._restore(load_checkpoint(checkpoint))
-        write_json(self.scratch / "config.json", self.header)
+        if self.header is not None:
+            write(self.scratch / "config.json", self.header)
         records = SeriesWriter(self.scratch / "metrics.jsonl", self.progress.records_length)
         bar = tqdm(total=self.training.steps, desc=self.run.name, unit="step", disable=None, dynamic_ncols=True)
         if self.progress.step == 0:
             self._record_evaluation(records)
         self._warm_up()
         while True:
-            self._run_leg(records, checkpoint, bar)
-            self._end_leg(records)
-            if self.progress.leg + 1 == len(self.legs):
+            self._run_schedule(records, checkpoint, bar)
+            self._end_schedule(records)
+            if self.progress.schedule + 1 == len(self.ends):
                 break
-            self._begin_leg(self.progress.leg + 1)
+            self._begin_cooldown(self.progress.schedule + 1)
             self._save(checkpoint, records)
         bar.close()
         records.close()
         (self.scratch / FINISHED).touch()  # first, so that a kill from here on loses nothing
         checkpoint.unlink()
-        shutil.rmtree(self.scratch / FORKS, ignore_errors=True)
-        return publish(self.scratch, self.output)
+        shutil.rmtree(self.scratch / BRANCHES, ignore_errors=True)
 
-    def _run_leg(self, records: SeriesWriter, checkpoint: Path, bar: tqdm) -> None:
-        """Take steps to the end of the leg under way; only the run itself writes its course into the records."""
-        progress, end = self.progress, self.legs[self.progress.leg]
+    def _run_schedule(self, records: SeriesWriter, checkpoint: Path, bar: tqdm) -> None:
+        """Take steps to the end of the schedule under way; only the trunk writes its course into the series."""
+        progress, end = self.progress, self.ends[self.progress.schedule]
         bar.reset(total=end)
         bar.update(progress.step)
         while progress.step < end:
             self._step(end)
             last = progress.step == end
-            if progress.leg == 0 and (progress.step % self.training.log_every == 0 or last):
+            if progress.schedule == 0 and (progress.step % self.training.log_every == 0 or last):
                 self._record_window(records)
+            # A schedule inside the model is a function of the step as well; weights, buffers and measurements must agree on it.
             self.model.set_step(progress.step)  # what is measured and kept from here on has this step's temperature
-            if progress.leg == 0:
+            if progress.schedule == 0:
                 if progress.step % self.training.eval_every == 0 or last:
                     self._record_evaluation(records)
                 if progress.step in self.training.snapshot_steps:
                     save_weights(snapshot_path(self.scratch, progress.step), self.model, self.heads)
-                for horizon in self.legs[1:]:
-                    if progress.step == self.training.decay_starts(horizon):
-                        save_checkpoint(self._fork(horizon), self._state())
+                for cooldown_end in self.ends[1:]:
+                    if progress.step == self.training.decay_starts(cooldown_end):
+                        save_checkpoint(self._branch_point(cooldown_end), self._state())
             if progress.step % self.training.checkpoint_every == 0 or last:
                 self._save(checkpoint, records)
             self._show(bar, end)
 
-    def _end_leg(self, records: SeriesWriter) -> None:
+    def _end_schedule(self, records: SeriesWriter) -> None:
         """Keep the weights and the held-out loss at the end of a schedule."""
-        progress, end = self.progress, self.legs[self.progress.leg]
-        if progress.leg:
+        progress, end = self.progress, self.ends[self.progress.schedule]
+        if progress.schedule:
             values = self._evaluated()
             save_weights(cooldown_path(self.scratch, end), self.model, self.heads)
-            summary = read_json(self.scratch / "summary.json")
-            spent = progress.annealing_seconds + progress.seconds - progress.forked_seconds
-            summary["annealing_seconds"] = round(spent, 3)
         else:
             values = progress.last_evaluation
             save_weights(self.scratch / "model.safetensors", self.model, self.heads)
-            summary = self._summary()
-        write_json(self.scratch / "summary.json", summary)
-        records.write(self._axes() | {name.replace("val/", "annealed/", 1): value for name, value in values.items()})
+        if self.header is not None:
+            path = self.scratch / "summary.json"
+            spent = progress.annealing_seconds + progress.seconds - progress.seconds_at_branch
+            summary = replace(read(path, Summary), annealing_seconds=round(spent, 3)) if progress.schedule else self._summary()
+            write(path, summary)
+        records.write(self._axes() | {names.annealed(name): value for name, value in values.items()})
 
-    def _begin_leg(self, leg: int) -> None:
-        """Go back to where the schedule of another leg begins to decay."""
+    def _begin_cooldown(self, schedule: int) -> None:
+        """Go back to where a cooldown leaves the trunk."""
         ended = self.progress
-        self._restore(load_checkpoint(self._fork(self.legs[leg])), quiet=True)
-        self.progress.leg, self.progress.forked_seconds = leg, self.progress.seconds
-        if ended.leg:
-            self.progress.annealing_seconds = ended.annealing_seconds + ended.seconds - ended.forked_seconds
+        # Optimiser state and step come back too, so a cooldown is what a shorter run would have done, bit for bit on a CPU.
+        self._restore(load_checkpoint(self._branch_point(self.ends[schedule])), quiet=True)
+        self.progress.schedule, self.progress.seconds_at_branch = schedule, self.progress.seconds
+        if ended.schedule:
+            self.progress.annealing_seconds = ended.annealing_seconds + ended.seconds - ended.seconds_at_branch
 
-    def _fork(self, horizon: int) -> Path:
-        return self.scratch / FORKS / f"step-{horizon:06d}.pt"
+    def _branch_point(self, end: int) -> Path:
+        return self.scratch / BRANCHES / f"step-{end:06d}.pt"
 
     def _warm_up(self) -> None:
         """One forward and backward pass that is thrown away, so that compiling kernels is not counted as training time."""
@@ -264,6 +246,7 @@ class Trainer:
         sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         streams = None
         for micro in range(accumulation):
+            # Noise is a function of (seed, step), not of what came before, so a resumed run draws what it would have drawn.
             # Micro-batches hold equally many tokens, so the mean over them is the mean over the step's tokens.
             torch.manual_seed(stream_seed(self.run.seed, f"dropout/{step}/{micro}") % 2**63)
             self.noise.manual_seed(stream_seed(self.run.seed, f"gumbel/{step}/{micro}") % 2**63)
@@ -273,7 +256,7 @@ class Trainer:
             for name, term in terms.items():
                 sums[name] += term.detach() / accumulation
         norms = [torch.nn.utils.clip_grad_norm_(group, self.training.clip) for group in self.clip_groups]
-        values = {f"train/{name}": float(value) for name, value in sums.items()} | {"train/grad_norm": float(norms[0])}
+        values = {names.train_term(name): float(value) for name, value in sums.items()} | {names.TRAIN_GRAD_NORM: float(norms[0])}
         self._check_finite(step, values | {f"gradient norm of group {i}": float(norm) for i, norm in enumerate(norms)})
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -284,7 +267,7 @@ class Trainer:
         progress.seconds += seconds
         progress.window_seconds += seconds
         progress.window_steps += 1
-        progress.last_loss = values["train/loss"]
+        progress.last_loss = values[names.TRAIN_LOSS]
         for name, value in values.items():
             progress.window[name] = progress.window.get(name, 0.0) + value
         self._last_streams = streams
@@ -295,13 +278,20 @@ class Trainer:
             good = self.scratch / "checkpoint.pt"
             kept = f"last good checkpoint: {good}" if good.exists() else "no checkpoint was made yet"
             raise DivergenceError(
-                f"{self.run.name}: not finite at step {step + 1}: {', '.join(wrong)}; {kept}. Lower "
-                f"scales.{self.run.scale}.sizes.{self.run.arm}.learning_rate or training.clip and run `dvc repro`"
+                f"{self.run.name}: not finite at step {step + 1}: {', '.join(wrong)}; {kept}. Lower the "
+                f"learning rate (scales.{self.run.scale}.sizes.{self.run.arm}.learning_rate, or where a sweep chooses it the largest "
+                f"of scales.{self.run.scale}.sweep.factors) or training.clip, and run `dvc repro`",
+                step + 1,
             )
 
     # ------------------------------------------------------------------------------------------ records
 
-    def _axes(self) -> dict[str, float]:
+    @property
+    def flops_per_token(self) -> float:
+        """Training FLOPs of one token, from the accounting; 0 for a trial, whose costs nobody asks for."""
+        return 0.0 if self.header is None else self.header.flops_per_token.training
+
+    def _axes(self) -> dict[str, Any]:
         tokens = self.progress.step * self.training.tokens_per_step
         return {
             "step": self.progress.step,
@@ -313,9 +303,9 @@ class Trainer:
     def _record_window(self, records: SeriesWriter) -> None:
         progress = self.progress
         row = self._axes() | {name: value / progress.window_steps for name, value in progress.window.items()}
-        progress.last_window_loss = row["train/loss"]
-        row["train/lr"] = self.optimizer.param_groups[0]["lr"]
-        row["speed/tokens_per_second"] = progress.window_steps * self.training.tokens_per_step / progress.window_seconds
+        progress.last_window_loss = row[names.TRAIN_LOSS]
+        row[names.TRAIN_LEARNING_RATE] = self.optimizer.param_groups[0]["lr"]
+        row[names.TOKENS_PER_SECOND] = progress.window_steps * self.training.tokens_per_step / progress.window_seconds
         if self._last_streams is not None:
             row |= stream_metrics(self._last_streams, self.model)
         records.write(row)
@@ -337,7 +327,7 @@ class Trainer:
         speed = progress.step * self.training.tokens_per_step / max(progress.seconds, 1e-9)
         held_out = ", ".join(f"{name} {value:.3f}" for name, value in list(progress.last_evaluation.items())[:1])
         bar.set_postfix_str(f"loss {progress.last_loss:.3f}, {held_out}, {speed:,.0f} tok/s", refresh=False)
-        if bar.disable and (progress.step == end or progress.leg == 0 and progress.step % max(1, end // 10) == 0):
+        if bar.disable and (progress.step == end or progress.schedule == 0 and progress.step % max(1, end // 10) == 0):
             left = (end - progress.step) * progress.seconds / progress.step
             print(
                 f"{self.run.name}: step {progress.step}/{end}, loss {progress.last_loss:.3f}, {held_out}, "
@@ -357,6 +347,7 @@ class Trainer:
         }
 
     def _save(self, path: Path, records: SeriesWriter) -> None:
+        # The series first: a checkpoint that knew of lines which are not on the disk could not be resumed from.
         self.progress.records_length = records.flush()
         save_checkpoint(path, self._state())
         self.on_checkpoint(self.scratch)
@@ -368,42 +359,27 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
         if not quiet:
-            leg = f" of the copy annealed to step {self.legs[self.progress.leg]}" if self.progress.leg else ""
-            print(f"{self.run.name}: going on from step {self.progress.step}{leg}", file=sys.stderr, flush=True)
+            copy = f" of the copy annealed to step {self.ends[self.progress.schedule]}" if self.progress.schedule else ""
+            print(f"{self.run.name}: going on from step {self.progress.step}{copy}", file=sys.stderr, flush=True)
 
-    def _summary(self) -> dict[str, Any]:
-        axes = self._axes()
-        return {
-            "arm": self.run.arm,
-            "seed": self.run.seed,
-            **axes,
-            "parameters": self.header["parameters"]["total"],
-            "flops_per_token": self.flops_per_token,
-            "learning_rate": self.run.size.learning_rate,
-            "train_loss": self.progress.last_window_loss,
-            "tokens_per_second": axes["tokens"] / max(axes["seconds"], 1e-9),
-            "annealing_seconds": 0.0,
-            **{name.replace("/", "_"): value for name, value in self.progress.last_evaluation.items()},
-        }
-
-
-@torch.no_grad()
-def stream_metrics(streams: Streams, model: LanguageModel) -> dict[str, float]:
-    """Gate, regime and experts' load of one micro-batch, as the published logs define them.
-
-    ``regime/alive`` counts distinct argmax codes of the Gumbel samples, and the usage entropy is that of their shares;
-    ``gate/mean`` is over all positions and dimensions.
-    """
-    row: dict[str, float] = {}
-    if streams.g is not None and streams.z is not None:
-        row["gate/mean"] = float(streams.g.float().mean())
-        if streams.h.shape[1] > COMPETITIVE_HORIZON:
-            row["gate/target"] = float(competitive_target(streams.h, streams.z).mean())
-    if streams.p is not None:
-        counts = torch.bincount(streams.p.argmax(dim=-1).flatten(), minlength=streams.p.shape[-1]).double()
-        row["regime/alive"] = float((counts > 0).sum())
-        row["regime/usage_entropy"] = float(entropy(counts / counts.sum()))
-        row["regime/tau"] = float(model.get_buffer("regime.tau"))
-    if streams.load is not None:
-        row |= load_metrics(streams.load)
-    return row
+    def _summary(self) -> Summary:
+        assert self.header is not None
+        axes, last = self._axes(), self.progress.last_evaluation
+        return Summary(
+            arm=self.run.arm,
+            seed=self.run.seed,
+            step=self.progress.step,
+            tokens=axes["tokens"],
+            flops=axes["flops"],
+            seconds=axes["seconds"],
+            annealing_seconds=0.0,
+            parameters=self.header.parameters.total,
+            flops_per_token=self.flops_per_token,
+            learning_rate=self.run.size.learning_rate,
+            train_loss=self.progress.last_window_loss,
+            tokens_per_second=axes["tokens"] / max(axes["seconds"], 1e-9),
+            val_nats=last[names.VAL_NATS],
+            val_bits_per_byte=last[names.VAL_BITS_PER_BYTE],
+            val_accuracy=last[names.VAL_ACCURACY],
+            val_gate_mean=last.get(names.VAL_GATE_MEAN),
+        )

@@ -30,6 +30,8 @@ def decay_groups(modules: Sequence[nn.Module], rule: str, weight_decay: float) -
     ``all``: decay on every parameter, as published. ``matrices``: decay on weight matrices and embeddings only; not on
     biases, norms, A_log, skips, step sizes, convolutions, memory slots and the codebook.
     """
+    # Decay pulls a map towards 0, which is no map. Pulled to 0, a norm's gain silences it and A_log forgets at rate 1: those mean
+    # something else there, so the sound rule leaves them free.
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for module in modules:
@@ -47,14 +49,14 @@ def build_optimizer(modules: Sequence[nn.Module], rule: str, training: TrainingC
     return AdamW(groups, lr=learning_rate, betas=training.betas, eps=training.epsilon, fused=True)
 
 
-def learning_rate_at(step: int, training: TrainingConfig, peak: float, horizon: int | None = None) -> float:
-    """Learning rate of optimiser step ``step`` (0, 1, …) of a schedule that ends at ``horizon`` (default: the run's steps).
+def learning_rate_at(step: int, training: TrainingConfig, peak: float, end: int | None = None) -> float:
+    """Learning rate of optimiser step ``step`` (0, 1, …) of a schedule that ends at step ``end`` (default: the run's).
 
     Linear warm-up, then ``cosine``: peak · max(floor, ½ (1 + cos π x)), the published form, with x the share of the rest done;
     or ``wsd`` (warm-up, stable, decay; Hägele et al. 2024, arXiv 2405.18392): constant, then linear to floor · peak over the last
-    ``decay_fraction``. Schedules of different horizons are the same until the shortest begins to decay.
+    ``decay_fraction``. Schedules that end at different steps are the same until the shortest decays: one trunk serves all.
     """
-    end = training.steps if horizon is None else horizon
+    end = training.steps if end is None else end
     if step < training.warmup_steps:
         return peak * (step + 1) / training.warmup_steps
     if training.schedule == "cosine":

@@ -6,35 +6,43 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
-from lolm.records import atomic_folder, read_json
+from lolm.records import atomic_folder, read, read_rows, write, write_rows
+from lolm.records.schema import RunHeader, Summary
 
 FINISHED = "finished"  # marks the scratch folder of a run that has ended
-FORKS = "forks"  # checkpoints where the schedules of shorter horizons part from the run
+BRANCHES = "branches"  # checkpoints where cooldowns leave the trunk
 
 
-def publish(scratch: Path, output: Path) -> dict[str, Any]:
-    """Give ``output`` its own copy of a finished run's folder, whole or not at all; returns the run's summary.
+def publish(scratch: Path, records: Path, weights: Path) -> Summary:
+    """Give both folders their own copy of a finished run, each whole or not at all; returns the run's summary.
 
-    Weights are a second name of the same file, everything else is copied, since records are opened for writing again.
+    Weights are a second name of the same file, records are small and written anew, the series compressed. The records come last:
+    where they are, the weights are.
 
     Raises:
-        RecordError: the scratch folder has no summary; ``output`` stays as it was.
+        RecordError: the scratch folder lacks a record; both folders stay as they were.
     """
-    for leftover in output.parent.glob(f".{output.name}.*.tmp"):  # of a process that was killed while it published
-        shutil.rmtree(leftover, ignore_errors=True)
-    ignored = shutil.ignore_patterns(FINISHED, "checkpoint.pt", FORKS, "*.tmp")
-    with atomic_folder(output) as whole:
-        shutil.copytree(scratch, whole, copy_function=_link, ignore=ignored, dirs_exist_ok=True)
-        return read_json(whole / "summary.json")
+    header, summary = read(scratch / "config.json", RunHeader), read(scratch / "summary.json", Summary)
+    series = read_rows(scratch / "metrics.jsonl")
+    for output in (records, weights):
+        for leftover in output.parent.glob(f".{output.name}.*.tmp"):  # of a process that was killed while it published
+            shutil.rmtree(leftover, ignore_errors=True)
+    with atomic_folder(weights) as whole:
+        for path in scratch.rglob("*.safetensors"):
+            target = whole / path.relative_to(scratch)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(path, target)
+    with atomic_folder(records) as whole:
+        write(whole / "config.json", header)
+        write_rows(whole / "metrics.jsonl.xz", series)
+        write(whole / "summary.json", summary)
+    return summary
 
 
-def _link(source: str, target: str) -> None:
-    """A second name for a file of weights, or a copy where the file system has none; a copy of any other file."""
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file, or a copy where the file system has none."""
     try:
-        if not source.endswith(".safetensors"):
-            raise OSError
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Search:
     """What a search saw.
 
     Attributes:
@@ -22,7 +22,7 @@ class Sweep:
     losses: dict[float, float]
 
 
-def search(rates: list[float], loss_of: Callable[[float], float], extensions: int) -> Sweep:
+def search(rates: list[float], loss_of: Callable[[float], float], extensions: int) -> Search:
     """Evaluate a grid and its extensions.
 
     Args:
@@ -48,4 +48,4 @@ def search(rates: list[float], loss_of: Callable[[float], float], extensions: in
     best = min(grid, key=losses.__getitem__)
     if math.isinf(losses[best]):
         raise ValueError("training diverged at every learning rate")
-    return Sweep(best, best not in (grid[0], grid[-1]), {rate: losses[rate] for rate in grid})
+    return Search(best, best not in (grid[0], grid[-1]), {rate: losses[rate] for rate in grid})

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from lolm.config import RunConfig, to_mapping
+from lolm.config import RunConfig
 from lolm.data.batches import Sampler
 from lolm.records import read_series
 from lolm.training.loop import Evaluate, Trainer
@@ -24,18 +23,10 @@ def run_trial(run: RunConfig, sampler: Sampler, evaluate: Evaluate, scratch: Pat
     Raises:
         TrainingError: loss or gradient is not finite, or another process trains this run.
     """
-    output = scratch.with_name(f"{scratch.name}-output")
-    trainer = Trainer(run, sampler, evaluate, output=output, device=device)
-    header = {
-        "name": run.name,
-        "run": to_mapping(run),
-        "parameters": {"total": sum(p.numel() for p in trainer.model.parameters())},
-    }
-    trainer.fit(header, 0.0, scratch)
+    Trainer(run, sampler, evaluate, device=device).train(scratch)
     last: dict[str, float] = {}
-    for row in read_series(output / "metrics.jsonl"):
+    for row in read_series(scratch / "metrics.jsonl"):
         if row["step"] == run.training.steps:
             last |= row
     remove(scratch)
-    shutil.rmtree(output)
     return last

@@ -6,7 +6,7 @@ from builders import ARMS, PARAMS, change, make_run
 
 from lolm.accounting.count import account, account_run
 from lolm.config import BlockConfig, FutureSize, LatentSize, MemorySize, MixerConfig, RegimeSize, StackConfig, resolve_run
-from lolm.models.language_model import build_model
+from lolm.models.build import build_model
 from lolm.objectives import build_heads
 
 # Spec A10: decoder (embedding included), embedding, latent, memory, regime, gate, fusion, total.

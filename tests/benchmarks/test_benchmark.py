@@ -28,7 +28,7 @@ from benchmarks.text import corpus_slice, own_job, peer_job, size_of, trained_pe
 from benchmarks.timing import Part, Timer, Unavailable, interleave, ratios, slope, slopes, summary, threads
 from lolm.accounting.count import account_run
 from lolm.corpus.tokenizer import Tokenizer, sample_lines, train_tokenizer
-from lolm.models.language_model import build_model
+from lolm.models.build import build_model
 
 QUICK = Settings.quick(PARAMS, "smoke", ("lolm", "transformer"))
 
@@ -221,7 +221,7 @@ def test_peers_have_our_sizes():
     for own, theirs in (mamba_pair(32), mamba2_pair(32)):
         assert own.num_params() == sum(p.numel() for p in theirs.parameters())
     run = QUICK.run("transformer_modern")
-    ours = sum(p.numel() for p in build_model(run).surface.parameters())
+    ours = sum(p.numel() for p in build_model(run).stack.parameters())
     theirs = llama_of(run, run.size.n_layers)
     assert ours == sum(p.numel() for p in theirs.parameters()) - theirs.embed_tokens.weight.numel()
 

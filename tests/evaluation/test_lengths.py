@@ -20,15 +20,15 @@ def bigram_model():
 
 def test_a_model_of_the_last_token_scores_the_same_at_every_length():
     found = score_lengths(bigram_model(), STREAM, 320, 16, (1, 2, 4), 8)
-    rows = found["windows"]
-    assert found["left_out"] == {}
-    assert [rows[k]["seq_len"] for k in "124"] == [16, 32, 64]
-    assert {rows[k]["tokens"] for k in "124"} == {320}  # the very same targets
+    rows = found.windows
+    assert found.left_out == {}
+    assert [rows[k].seq_len for k in "124"] == [16, 32, 64]
+    assert {rows[k].tokens for k in "124"} == {320}  # the very same targets
     for k in "24":
         for name in ("nats", "bits_per_byte"):
-            assert rows[k][name] == pytest.approx(rows["1"][name], rel=1e-9)
-        assert rows[k]["beyond"]["nats"] == pytest.approx(rows[k]["beyond"]["nats_trained"], rel=1e-9)
-    assert (rows["1"]["beyond"], rows["2"]["beyond"]["tokens"], rows["4"]["beyond"]["tokens"]) == (None, 160, 240)
+            assert getattr(rows[k], name) == pytest.approx(getattr(rows["1"], name), rel=1e-9)
+        assert rows[k].beyond.nats == pytest.approx(rows[k].beyond.nats_trained, rel=1e-9)
+    assert (rows["1"].beyond, rows["2"].beyond.tokens, rows["4"].beyond.tokens) == (None, 160, 240)
 
 
 @torch.no_grad()
@@ -44,16 +44,16 @@ def test_lengths_by_hand():
     whole = [nats(block) for block in blocks]
     short = [nats(block[:33]) for block in blocks]
     trained = [nats(block[16:33]) for block in blocks]
-    rows = found["windows"]
+    rows = found.windows
     assert sorted(rows) == ["2", "3"]
-    assert (rows["3"]["tokens"], rows["2"]["tokens"]) == (96, 64)
-    assert rows["3"]["nats"] == pytest.approx(np.mean(whole), rel=1e-5)
-    assert rows["3"]["beyond"]["nats"] == pytest.approx(np.mean([w[16:] for w in whole]), rel=1e-5)
-    assert rows["2"]["nats"] == pytest.approx(np.mean(short), rel=1e-5)
-    assert rows["2"]["beyond"]["nats"] == pytest.approx(np.mean([s[16:] for s in short]), rel=1e-5)
-    assert rows["2"]["beyond"]["nats_trained"] == pytest.approx(np.mean(trained), rel=1e-5)
+    assert (rows["3"].tokens, rows["2"].tokens) == (96, 64)
+    assert rows["3"].nats == pytest.approx(np.mean(whole), rel=1e-5)
+    assert rows["3"].beyond.nats == pytest.approx(np.mean([w[16:] for w in whole]), rel=1e-5)
+    assert rows["2"].nats == pytest.approx(np.mean(short), rel=1e-5)
+    assert rows["2"].beyond.nats == pytest.approx(np.mean([s[16:] for s in short]), rel=1e-5)
+    assert rows["2"].beyond.nats_trained == pytest.approx(np.mean(trained), rel=1e-5)
     n_bytes = sum(STREAM.token_bytes[block[1:33]].sum() for block in blocks)
-    assert rows["2"]["bits_per_byte"] == pytest.approx(np.sum(short) / math.log(2) / n_bytes, rel=1e-5)
+    assert rows["2"].bits_per_byte == pytest.approx(np.sum(short) / math.log(2) / n_bytes, rel=1e-5)
 
 
 def test_windows_keep_the_number_of_tokens_in_a_batch():
@@ -70,5 +70,5 @@ def test_windows_keep_the_number_of_tokens_in_a_batch():
 def test_a_length_that_the_split_cannot_fill_is_left_out_with_a_reason():
     stream = ArrayStream(65)
     found = score_lengths(bigram_model(), stream, 1000, 16, (1, 4, 5), 4)
-    assert sorted(found["windows"]) == ["1", "4"]
-    assert "a window of 80 needs one more" in found["left_out"]["5"]
+    assert sorted(found.windows) == ["1", "4"]
+    assert "a window of 80 needs one more" in found.left_out["5"]

@@ -115,11 +115,11 @@ def test_references_learn_from_what_the_run_saw(tmp_path):
     evaluation = EvaluationSet(stream, 5000, 10)
     few = reference_losses(sampler, 10, {"validation": evaluation})["validation"]
     many = reference_losses(sampler, 300, {"validation": evaluation})["validation"]
-    assert few["uniform"] == math.log(50)
-    assert many["unigram"] == pytest.approx(math.log(50), abs=0.02)
-    assert many["bigram_all_text"] == few["bigram_all_text"] < many["bigram"] < few["bigram"] < few["unigram"]
+    assert few.uniform == math.log(50)
+    assert many.unigram == pytest.approx(math.log(50), abs=0.02)
+    assert many.bigram_all_text == few.bigram_all_text < many.bigram < few.bigram < few.unigram
     optimum = -0.804 * math.log(0.804) - 49 * 0.004 * math.log(0.004)  # entropy of the cycle
-    assert many["bigram_all_text"] == pytest.approx(optimum, abs=0.15)
+    assert many.bigram_all_text == pytest.approx(optimum, abs=0.15)
 
 
 def test_epochs_do_not_count_twice(tmp_path):
@@ -128,7 +128,7 @@ def test_epochs_do_not_count_twice(tmp_path):
     sampler = BatchSampler(stream, 4, 8, seed=0)
     evaluation = EvaluationSet(stream, 80, 8)
     several = reference_losses(sampler, 300, {"v": evaluation})["v"]  # many epochs: all positions but the first were targets
-    assert several["bigram"] == pytest.approx(several["bigram_all_text"])
+    assert several.bigram == pytest.approx(several.bigram_all_text)
 
 
 def test_nothing_to_count(tmp_path):

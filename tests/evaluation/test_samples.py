@@ -8,6 +8,7 @@ from rules import RuleModel, certain, uniform
 
 from lolm.data.errors import DataError
 from lolm.evaluation.samples import TOP_K, diversity, generate, sample_texts
+from lolm.records.schema import Diversity
 
 
 class Words:
@@ -19,11 +20,11 @@ class Words:
 
 def test_diversity_by_hand():
     found = diversity(["a b a b a", "a b c", "alone", ""])
-    assert found["distinct_2"] == pytest.approx((2 / 4 + 1) / 2)  # ab ba ab ba; ab bc
-    assert found["bigram_repetition"] == pytest.approx(0.25)
-    assert found["distinct_2_pooled"] == pytest.approx(3 / 6)
-    assert found["words"] == 9
-    assert diversity(["one", ""]) == {"distinct_2": None, "bigram_repetition": None, "distinct_2_pooled": None, "words": 1}
+    assert found.distinct_2 == pytest.approx((2 / 4 + 1) / 2)  # ab ba ab ba; ab bc
+    assert found.bigram_repetition == pytest.approx(0.25)
+    assert found.distinct_2_pooled == pytest.approx(3 / 6)
+    assert found.words == 9
+    assert diversity(["one", ""]) == Diversity(1, None, None, None)
 
 
 def test_a_certain_model_writes_what_it_is_certain_of():
@@ -65,13 +66,13 @@ def test_real_text_is_the_reference_and_two_texts_are_kept():
     stream = ArrayStream(1000)
     loop = RuleModel(61, lambda x: certain(1 - x % 2, 61))  # 0 1 0 1 …
     found = sample_texts(loop, Words(), stream, count=3, prompt_tokens=4, sample_tokens=9, window=8, seed=1)
-    assert (found["texts"], len(found["examples"])) == (3, 2)
-    assert found["generated"]["distinct_2"] == pytest.approx(2 / 8)
+    assert (found.texts, len(found.examples)) == (3, 2)
+    assert found.generated.distinct_2 == pytest.approx(2 / 8)
     windows = [stream.window(start, 13).tolist() for start in (0, 999 // 3, 2 * 999 // 3)]
-    assert found["real"] == diversity([Words().decode(w[4:]) for w in windows])
-    assert found["examples"][1]["prompt"] == Words().decode(windows[1][:4])
-    assert found["examples"][1]["real"] == Words().decode(windows[1][4:])
-    assert found["examples"][1]["generated"].split() in (["w0", "w1"] * 4 + ["w0"], ["w1", "w0"] * 4 + ["w1"])
+    assert found.real == diversity([Words().decode(w[4:]) for w in windows])
+    assert found.examples[1].prompt == Words().decode(windows[1][:4])
+    assert found.examples[1].real == Words().decode(windows[1][4:])
+    assert found.examples[1].generated.split() in (["w0", "w1"] * 4 + ["w0"], ["w1", "w0"] * 4 + ["w1"])
     assert sample_texts(loop, Words(), stream, 0, 4, 9, 8, 1) is None
     with pytest.raises(DataError, match="too few for one window of 13"):
         sample_texts(loop, Words(), ArrayStream(12), 1, 4, 9, 8, 1)

@@ -21,10 +21,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from builders import PARAMS, VOCAB, ArrayStream, make_run
+from runs import fit
 
-from lolm.config import RunConfig, to_mapping
+from lolm.config import RunConfig
 from lolm.data.batches import BatchSampler, EvaluationSet
-from lolm.evaluation.held_out import score_model
+from lolm.evaluation.held_out import score_model, validation_metrics
 from lolm.evaluation.lengths import score_lengths
 from lolm.evaluation.ngram import reference_losses
 from lolm.evaluation.position import score_positions
@@ -68,19 +69,18 @@ def held_out(seed: int) -> EvaluationSet:
 
 
 def trained(arm: str, folder: Path) -> Path:
-    """Train the short run of an arm; returns the folder of its records and weights."""
+    """Train the short run of an arm; returns the folder that holds those of its records and weights."""
     torch.set_num_threads(1)
     run, stream = short_run(arm), ArrayStream()
     validation = held_out(1)
 
     def evaluate(model: Any) -> dict[str, float]:
-        return {"val/nats": score_model(model, validation, 4)[0].nats}
+        return validation_metrics(model, validation, 4)
 
     sampler = BatchSampler(stream, run.training.batch_size, run.training.seq_len, run.seed)
-    trainer = Trainer(run, sampler, evaluate, folder / "run")
-    header = {"parameters": {"total": sum(p.numel() for p in trainer.model.parameters())}, "run": to_mapping(run)}
-    trainer.fit(header, 1000.0, folder / "scratch")
-    return folder / "run"
+    trainer = Trainer(run, sampler, evaluate)
+    fit(trainer, folder)
+    return folder
 
 
 def losses(folder: Path) -> dict[str, Any]:
@@ -88,9 +88,9 @@ def losses(folder: Path) -> dict[str, Any]:
 
     The hash does not know the names of parameters, so that a rename leaves it alone.
     """
-    rows = read_series(folder / "metrics.jsonl")
+    rows = read_series(folder / "run" / "metrics.jsonl.xz")
     steps = [row for row in rows if "train/loss" in row]
-    run = load_run(folder)
+    run = load_run(folder / "run", folder / "weights")
     tensors = [*run.model.state_dict().values(), *(run.heads.state_dict().values() if run.heads is not None else ())]
     digests = sorted(hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest() for t in tensors)
     return {
@@ -105,7 +105,7 @@ def losses(folder: Path) -> dict[str, Any]:
 def measures(folder: Path) -> dict[str, Any]:
     """Everything that evaluation and the laboratory compute from weights."""
     torch.set_num_threads(1)
-    run = load_run(folder)
+    run = load_run(folder / "run", folder / "weights")
     model, test, validation = run.model, held_out(2), held_out(1)
     sampler = BatchSampler(ArrayStream(), 2, LENGTH, SEED)
     context = EMPTY

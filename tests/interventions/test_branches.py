@@ -48,7 +48,7 @@ def test_gaussian_noise_has_the_moments_of_the_branch(branch):
     s = model.streams(tokens)
     context = Context(measure(model, [tokens]))
     gate = force_gate(1.0 if branch == "surface" else 0.0)  # o is the branch and the offset
-    noise = intervene(model, gate | replace_branch(branch, "gaussian"), s, context) - model.fusion.offset(s.m, s.r)
+    noise = intervene(model, gate | replace_branch(branch, "gaussian"), s, context) - sum(model.fusion.beside(s.m, s.r).values())
     flat = noise.flatten(0, 1)
     mean, std = context.statistics.mean[FIELD[branch]], context.statistics.std[FIELD[branch]]
     error = 5 * std / 64  # five standard errors of the mean of 4096 draws
@@ -56,7 +56,7 @@ def test_gaussian_noise_has_the_moments_of_the_branch(branch):
     torch.testing.assert_close(flat.std(dim=0), std, rtol=0.06, atol=1e-4)
     correlation = torch.corrcoef(flat.T) - torch.eye(model.d_model)
     assert correlation.abs().max() < 0.1
-    again = intervene(model, gate | replace_branch(branch, "gaussian"), s, context) - model.fusion.offset(s.m, s.r)
+    again = intervene(model, gate | replace_branch(branch, "gaussian"), s, context) - sum(model.fusion.beside(s.m, s.r).values())
     assert torch.equal(noise, again)
 
 

@@ -32,7 +32,7 @@ def test_removed_dimensions_are_at_their_mean_and_the_others_as_they_were():
         s = model.streams(TOKENS)
         dimensions = torch.tensor([3, 30, 7])
         intervention = force_gate(gate) | remove_dimensions(branch, dimensions, "some")
-        found = fused(model, intervention) - model.fusion.offset(s.m, s.r)
+        found = fused(model, intervention) - sum(model.fusion.beside(s.m, s.r).values())
         wanted = x.clone()
         wanted[..., dimensions] = x.mean(dim=(0, 1))[dimensions]
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)

@@ -16,9 +16,11 @@ from lolm.interventions import (
     shuffle_gate_positions,
     swap_gate,
 )
-from lolm.interventions.gate import GATE_CONTROLS
 
 NONE = Intervention("none")
+GATE_CONTROLS = (
+    freeze_gate_per_dimension, freeze_gate_globally, shuffle_gate_positions, permute_gate_dimensions, binarise_gate, swap_gate,
+)  # fmt: skip
 
 
 def with_gate(form, **options):
@@ -113,5 +115,5 @@ def test_nothing_but_the_gate_is_changed(learned, make):
     assert not torch.equal(changed.g, s.g)
     assert all(getattr(changed, name) is getattr(s, name) for name in ("h", "z", "m", "r"))
     without = with_gate("none")
-    with pytest.raises(InterventionError, match="no gate to force"):
+    with pytest.raises(InterventionError, match="no gate to change"):
         make().apply(without.streams(TOKENS), context_of(without))

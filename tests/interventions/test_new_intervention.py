@@ -24,12 +24,12 @@ def test_it_is_measured_beside_the_others_and_costs_what_the_hand_says():
     )
     tokens, targets = pairs_of(data)
     right = float((WIDTH - 1 - followers(tokens) == targets).double().mean())
-    assert none["nats"] == pytest.approx(loss_of_reader(data), rel=1e-4)
-    assert reversed_["nats"] == pytest.approx(loss_of_reader(data, right), rel=1e-4)
-    assert reversed_["accuracy"] == pytest.approx(right)
-    assert reversed_["nats"] > math.log(WIDTH)
-    assert kept["intervention"] == "latent_reversed+match_norm"
-    assert kept["nats"] == pytest.approx(reversed_["nats"], rel=1e-5)  # a change of order keeps the norm
+    assert none.nats == pytest.approx(loss_of_reader(data), rel=1e-4)
+    assert reversed_.nats == pytest.approx(loss_of_reader(data, right), rel=1e-4)
+    assert reversed_.accuracy == pytest.approx(right)
+    assert reversed_.nats > math.log(WIDTH)
+    assert kept.intervention == "latent_reversed+match_norm"
+    assert kept.nats == pytest.approx(reversed_.nats, rel=1e-5)  # a change of order keeps the norm
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ def test_every_form_of_gate_can_be_forced_and_blended(form):
 def test_without_a_gate_there_is_none_to_force(form):
     model = make_model("lolm", gate={"form": form})
     assert not any(name.startswith("gate") for name, _ in names(model))
-    with pytest.raises(ValueError, match="no gate to force"):
+    with pytest.raises(ValueError, match="no gate to change"):
         force_gate(0.5).apply(model.streams(TOKENS))
 
 
@@ -101,7 +101,7 @@ def test_removing_a_stream_takes_away_what_it_adds_at_the_fusion_and_nothing_els
 @pytest.mark.parametrize("count", [1, 3, 4])
 def test_skipping_the_last_blocks_equals_a_model_without_them(arm, count):
     model = make_model(arm)
-    layers = len(model.surface.layers)
+    layers = len(model.stack.layers)
     short = make_model(arm, size={"n_layers": layers - count}, seed=1)
     short.load_state_dict(
         {

@@ -40,7 +40,7 @@ def test_a_half_is_at_its_mean_and_the_rest_as_it_was(gate):
         assert 0 < len(removed) < d, branch
         wanted = x.clone()
         wanted[..., removed] = x.mean(dim=(0, 1))[removed]
-        found = fused(model, intervention | force_gate(gate)) - model.fusion.offset(s.m, s.r)
+        found = fused(model, intervention | force_gate(gate)) - sum(model.fusion.beside(s.m, s.r).values())
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 

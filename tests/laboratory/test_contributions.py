@@ -7,7 +7,7 @@ from known_models import TOKENS
 
 from lolm.data.batches import EvaluationSet
 from lolm.interventions import InterventionError
-from lolm.laboratory.contributions import addends, contributions, linearised
+from lolm.laboratory.contributions import contributions, linearised
 
 SET = EvaluationSet(ArrayStream(1000), 320, 32)
 ARMS = ["lolm", "lolm_published", "lolm_v0", "lolm_concat", "lolm_sum", "lolm_no_latent"]
@@ -18,10 +18,11 @@ ARMS = ["lolm", "lolm_published", "lolm_v0", "lolm_concat", "lolm_sum", "lolm_no
 def test_addends_sum_to_o_and_shares_to_one(arm):
     model = make_model(arm)
     s = model.streams(TOKENS)
-    torch.testing.assert_close(sum(addends(model.fusion, s).values()), model.fuse(s), rtol=1e-4, atol=1e-5)
+    addends = model.fusion.addends(model.fusion.terms(s.h, s.z, s.m, s.r), s.g)
+    torch.testing.assert_close(sum(addends.values()), model.fuse(s), rtol=1e-4, atol=1e-5)
     found = contributions(model, SET, 4)
-    assert sum(row["variance_share"] for row in found["addends"].values()) == pytest.approx(1.0)
-    assert (found["gate"] is None) == (model.gate is None)
+    assert sum(row.variance_share for row in found.addends.values()) == pytest.approx(1.0)
+    assert (found.gate is None) == (model.gate is None)
 
 
 @torch.no_grad()
@@ -33,14 +34,14 @@ def test_linearised_parts_and_the_bias_make_up_the_logit_of_the_correct_token(no
         model.head_norm.weight.uniform_(0.5, 2)
     if norm == "layernorm":
         bias = model.head_norm.bias.uniform_(-1, 1)
-    found = contributions(model, SET, 4)["addends"]
+    found = contributions(model, SET, 4).addends
     total = centred = 0.0
     for x, y in SET.batches(4):
         logits = model(x) - bias @ model.embedding.weight.T
         total += float(logits.gather(2, y[..., None]).sum())
         centred += float((logits.gather(2, y[..., None]) - logits.mean(dim=-1, keepdim=True)).sum())
-    assert sum(row["logit"] for row in found.values()) == pytest.approx(total / 320, rel=1e-3, abs=1e-4)
-    assert sum(row["logit_centred"] for row in found.values()) == pytest.approx(centred / 320, rel=1e-3, abs=1e-4)
+    assert sum(row.logit for row in found.values()) == pytest.approx(total / 320, rel=1e-3, abs=1e-4)
+    assert sum(row.logit_centred for row in found.values()) == pytest.approx(centred / 320, rel=1e-3, abs=1e-4)
 
 
 @torch.no_grad()

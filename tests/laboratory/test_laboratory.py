@@ -1,27 +1,31 @@
 """The laboratory on models whose dependence on their branches is known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from builders import PARAMS, make_model
 from known_models import CYCLE, WIDTH, entropy_of_targets, held_out, loss_of_reader, loss_without_the_context, reader
+from lolm.laboratory.inversion import inversion
 from torch import nn
 
 from lolm.interventions import Intervention, force_gate, full_set, match_norm, measure, replace_branch, resample_source
-from lolm.interventions.branches import REPLACEMENTS
 from lolm.interventions.core import Context
 from lolm.laboratory.cached_activations import cached_activations
 from lolm.laboratory.contributions import contributions
-from lolm.laboratory.inversion import inversion
 from lolm.laboratory.scoring import score_interventions
 from lolm.models.language_model import LanguageModel
+from lolm.records.names import REPLACEMENTS
+from lolm.records.schema import Addend, Condition
 
 SET = held_out()
 MARGIN = PARAMS.analysis.inversion_margin
 
 
 class Noise(nn.Module):
+    sites = {}
+
     """A latent stream that says nothing: independent of the tokens, another at every position, the same in every run."""
 
     def forward(self, h_BTD: torch.Tensor) -> torch.Tensor:
@@ -41,9 +45,9 @@ def statistics_of(model: LanguageModel) -> tuple[dict[str, float], list[float]]:
     """The inversion statistic in every way of removing a branch, and its null of random halves."""
     context = Context(measure(model, (x for x, _ in SET.batches(4))))
     rows = score_interventions(model, full_set(model, context, [0.0, 1.0], [0.25], 1, 8), SET, 4, context)
-    nats = {row["intervention"]: row["nats"] for row in rows}
+    nats = {row.intervention: row.nats for row in rows}
     null = [nats[f"split_{draw}_second"] - nats[f"split_{draw}_first"] for draw in range(8)]
-    return inversion([{"step": 1} | row for row in rows], 1), null
+    return inversion(rows, 0), null
 
 
 def test_a_latent_branch_of_noise_is_not_called_an_inversion():
@@ -74,34 +78,30 @@ def test_a_symmetric_model_is_not_called_an_inversion():
 
 
 def test_a_way_of_removal_that_was_not_measured_has_no_inversion():
-    rows = [{"step": 1, "intervention": "latent_mean", "value": None, "nats": 3.0}, {"step": 2, "intervention": "surface_mean",
-            "value": None, "nats": 1.0}, {"step": 2, "intervention": "latent_mean", "value": None, "nats": 1.5}]  # fmt: skip
+    def row(step, intervention, nats):
+        return Condition(step, intervention, None, nats, 0.0, 0.0, 0.0, 0.0)
+
+    rows = [row(1, "latent_mean", 3.0), row(2, "surface_mean", 1.0), row(2, "latent_mean", 1.5)]
     assert inversion(rows, 1) == {}
     assert inversion(rows, 2) == {"mean": 0.5}
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("arm", ["lolm", "lolm_concat", "lolm_v0", "lolm_no_latent", "transformer"])
-def test_maps_computed_once_change_no_bit_and_leave_no_trace(arm):
+def test_terms_computed_once_change_no_bit(arm):
     model = make_model(arm, vocab_size=WIDTH)
     context = Context(measure(model, (x for x, _ in SET.batches(4))))
     chosen = full_set(model, context, [0.0, 1.0], [0.25], 1, 2)
     cached = next(iter(cached_activations(model, SET.batches(4), context)))
     plain = [cached.fused(model, intervention) for intervention in chosen]
-    with cached.fused_often(model):
-        assert all(torch.equal(cached.fused(model, i), o) for i, o in zip(chosen, plain, strict=True))
-    for parameter in model.parameters():
-        parameter.add_(0.1)
-    assert not any("forward" in vars(module) for module in model.modules())
-    with pytest.raises(RuntimeError, match="stop"), cached.fused_often(model):
-        raise RuntimeError("stop")
-    assert not any("forward" in vars(module) for module in model.modules())
+    known = cached.known_terms(model)
+    assert all(torch.equal(cached.fused(model, i, known), o) for i, o in zip(chosen, plain, strict=True))
 
 
 def losses(model, interventions):
     context = Context(measure(model, (x for x, _ in SET.batches(4))))
     rows = score_interventions(model, [Intervention("none"), *interventions], SET, 4, context)
-    return [row["nats"] for row in rows]
+    return [row.nats for row in rows]
 
 
 @pytest.mark.parametrize("read", ["surface", "latent"])
@@ -139,11 +139,11 @@ def test_the_whole_set_agrees_for_a_reader_of_the_latent_branch():
     model = reader(surface=False, latent=True)
     context = Context(measure(model, (x for x, _ in SET.batches(4))))
     rows = score_interventions(model, full_set(model, context, [], [0.25], 1), SET, 4, context)
-    surface = [row["nats"] for row in rows if row["intervention"].startswith("surface")]
+    surface = [row.nats for row in rows if row.intervention.startswith("surface")]
     assert len(surface) > 10
-    assert surface == pytest.approx([rows[0]["nats"]] * len(surface), abs=1e-5)
-    by_name = {row["intervention"]: row for row in rows}
-    assert by_name["latent_dimensions_lowest_contribution"]["nats"] < by_name["latent_dimensions_highest_contribution"]["nats"]
+    assert surface == pytest.approx([rows[0].nats] * len(surface), abs=1e-5)
+    by_name = {row.intervention: row for row in rows}
+    assert by_name["latent_dimensions_lowest_contribution"].nats < by_name["latent_dimensions_highest_contribution"].nats
 
 
 def test_the_other_document_is_half_the_set_away():
@@ -154,7 +154,7 @@ def test_the_other_document_is_half_the_set_away():
     with torch.no_grad():
         log_probs = model(windows.roll(-(len(windows) // 2), 0)[:, :-1]).log_softmax(dim=-1)
     nats = -log_probs.gather(2, windows[:, 1:, None]).mean()
-    assert row["nats"] == pytest.approx(float(nats), rel=1e-5)
+    assert row.nats == pytest.approx(float(nats), rel=1e-5)
 
 
 def test_fitted_temperatures_are_an_addition_and_never_hurt_where_they_were_fitted():
@@ -163,9 +163,8 @@ def test_fitted_temperatures_are_an_addition_and_never_hurt_where_they_were_fitt
     plain = score_interventions(model, interventions, SET, 4)
     fitted = score_interventions(model, interventions, SET, 4, calibration=SET)
     for before, after in zip(plain, fitted, strict=True):
-        assert {key: after[key] for key in before} == before
-        assert set(after) - set(before) == {"temperature", "nats_fitted"}
-        assert after["nats_fitted"] <= after["nats"] + 1e-6
+        assert before == replace(after, temperature=None, nats_fitted=None)
+        assert after.nats_fitted <= after.nats + 1e-6
 
 
 @torch.no_grad()
@@ -173,16 +172,16 @@ def test_fitted_temperatures_are_an_addition_and_never_hurt_where_they_were_fitt
 def test_contributions_of_a_reader_of_one_branch(read):
     model = reader(surface=read == "surface", latent=read == "latent")
     found = contributions(model, SET, 4)
-    assert found["gate"] == pytest.approx(0.5)  # which says nothing of what is read
-    assert found["addends"][read]["variance_share"] == pytest.approx(1.0)
-    for name, shares in found["addends"].items():
+    assert found.gate == pytest.approx(0.5)  # which says nothing of what is read
+    assert found.addends[read].variance_share == pytest.approx(1.0)
+    for name, shares in found.addends.items():
         if name != read:
-            assert shares == {"mean_norm": 0, "variance_share": 0, "logit": 0, "logit_centred": 0}
-    assert found["addends"][read]["logit_centred"] > 1
+            assert shares == Addend(0.0, 0.0, 0.0, 0.0)
+    assert found.addends[read].logit_centred > 1
 
 
 def test_contributions_of_equal_branches_are_equal():
-    found = contributions(reader(surface=True, latent=True), SET, 4)["addends"]
-    assert found["surface"] == pytest.approx(found["latent"])
-    assert found["surface"]["variance_share"] == pytest.approx(0.5)
+    found = contributions(reader(surface=True, latent=True), SET, 4).addends
+    assert vars(found["surface"]) == pytest.approx(vars(found["latent"]))
+    assert found["surface"].variance_share == pytest.approx(0.5)
     assert CYCLE < WIDTH

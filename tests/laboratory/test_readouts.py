@@ -7,6 +7,7 @@ import torch
 from known_models import (
     MARGIN,
     WIDTH,
+    Unchanged,
     entropy_of_targets,
     followers,
     held_out,
@@ -17,14 +18,15 @@ from known_models import (
     training,
 )
 
-from lolm.interventions import Intervention, InterventionError, change_branch, force_gate, match_norm, replace_branch
-from lolm.laboratory.readouts import READOUTS, Effort, Refit, refit_readout, refit_readouts
+from lolm.interventions import Intervention, InterventionError, change_branch, change_site, force_gate, match_norm, replace_branch
+from lolm.laboratory.readouts import Effort, refit_readout, refit_readouts
 from lolm.laboratory.temperature import fit_temperature
+from lolm.records.names import READOUTS
 
 SET, TRAIN = held_out(), training(15)
 UNIFORM = math.log(WIDTH)
 MIRROR = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0)))[0]
-TURNED = Intervention("turned", output=lambda o, _: o @ MIRROR)  # loses nothing
+TURNED = change_site("o", "turned", lambda o, _: o @ MIRROR)  # loses nothing
 
 
 def calibrated(scale: float):
@@ -56,8 +58,8 @@ def test_logits_times_three_are_recovered_by_a_temperature_of_three_more():
     base = refit_readout(model, Intervention("none"), "temperature", SET.batches(4), SET, 4).temperature
     assert base == pytest.approx(1 / best, rel=1e-4)
     model.embedding.weight.data.div_(base)  # now calibrated on SET
-    model.head_norm, tripled = torch.nn.Identity(), Intervention("tripled", output=lambda o, _: 3 * o)
-    model.latent = torch.nn.Identity()
+    model.head_norm, tripled = torch.nn.Identity(), change_site("o", "tripled", lambda o, _: 3 * o)
+    model.latent = Unchanged()
     found = refit_readout(model, tripled, "temperature", SET.batches(4), SET, 4)
     full, damaged = (loss_of_reader(SET, scale=best * times) for times in (1, 3))
     assert (found.full, found.damaged) == pytest.approx((full, damaged), rel=1e-4)
@@ -133,13 +135,11 @@ def test_all_refits_together_are_the_single_ones():
     model, effort = reader(True, True), Effort(3, fine_tune_steps=2)
     interventions = [Intervention("none"), force_gate(1.0)]
     rows = refit_readouts(model, interventions, TRAIN, SET, 4, effort)
-    assert [(row["intervention"], row["value"], row["readout"]) for row in rows] == [
+    assert [(row.intervention, row.value, row.readout) for row in rows] == [
         (i.name, i.value, readout) for i in interventions for readout in READOUTS
     ]
     for row, i in zip(rows, [i for i in interventions for _ in READOUTS], strict=True):
-        single = refit_readout(model, i, row["readout"], TRAIN, SET, 4, effort)
-        expected = {"intervention": i.name, "value": i.value, "recovered": single.recovered} | vars(single)
-        assert row == expected
+        assert row == refit_readout(model, i, row.readout, TRAIN, SET, 4, effort)
 
 
 def test_the_model_stays_as_it_was():
@@ -152,10 +152,9 @@ def test_the_model_stays_as_it_was():
 
 
 def test_nothing_damaged_has_no_share_recovered():
-    assert Refit("head", 1.0, 1.0, 0.9).recovered is None
-    assert Refit("head", 1.0, 3.0, 1.5).recovered == 0.75
     untouched = refit_readout(reader(True, True), Intervention("none"), "head", TRAIN, SET, 4, Effort(0, fine_tune_steps=0))
     assert untouched.full == untouched.damaged
+    assert untouched.recovered is None
     assert untouched.refitted == pytest.approx(untouched.full)
 
 

@@ -27,13 +27,13 @@ def test_the_learned_model_is_at_distance_zero_and_scores_as_ever(arm, held_out)
     model = make_model(arm)
     none, *others = everything(model, held_out)
     score, _ = score_model(model, held_out, 4)
-    assert (none["nats"], none["bits_per_byte"], none["accuracy"]) == (score.nats, score.bits_per_byte, score.accuracy)
-    assert none["kl_to_full"] == 0.0
-    assert none["top1_agreement"] == 1.0
+    assert (none.nats, none.bits_per_byte, none.accuracy) == (score.nats, score.bits_per_byte, score.accuracy)
+    assert none.kl_to_full == 0.0
+    assert none.top1_agreement == 1.0
     assert others
     for row in others:
-        assert row["kl_to_full"] >= -1e-6, row
-        assert 0 <= row["top1_agreement"] <= 1
+        assert row.kl_to_full >= -1e-6, row
+        assert 0 <= row.top1_agreement <= 1
 
 
 @torch.no_grad()
@@ -49,24 +49,22 @@ def test_numbers_by_hand(held_out):
         nats -= float(changed[torch.arange(32), y].sum())
         kl += float((full.exp() * (full - changed)).sum())
         agree += float((full.argmax(dim=-1) == changed.argmax(dim=-1)).sum())
-    assert row["intervention"] == "gate"
-    assert row["value"] == 1.0
-    assert row["nats"] == pytest.approx(nats / 320, rel=1e-5)
-    assert row["bits_per_byte"] == pytest.approx(nats / math.log(2) / held_out.n_bytes, rel=1e-5)
-    assert row["kl_to_full"] == pytest.approx(kl / 320, rel=1e-4)
-    assert row["top1_agreement"] == agree / 320
+    assert row.intervention == "gate"
+    assert row.value == 1.0
+    assert row.nats == pytest.approx(nats / 320, rel=1e-5)
+    assert row.bits_per_byte == pytest.approx(nats / math.log(2) / held_out.n_bytes, rel=1e-5)
+    assert row.kl_to_full == pytest.approx(kl / 320, rel=1e-4)
+    assert row.top1_agreement == agree / 320
 
 
 def test_a_decoder_without_its_last_blocks(held_out):
     model = make_model("transformer")
     rows = score_interventions(model, standard_set(model, [], StreamMeans(None, None)), held_out, 4)
-    assert [(row["intervention"], row["value"]) for row in rows] == [("none", None)] + [
-        ("skip_last_blocks", k) for k in (1, 2, 3, 4)
-    ]
+    assert [(row.intervention, row.value) for row in rows] == [("none", None)] + [("skip_last_blocks", k) for k in (1, 2, 3, 4)]
     short = make_model("transformer", size={"n_layers": 2})
     short.load_state_dict({k: v for k, v in model.state_dict().items() if "layers.2." not in k and "layers.3." not in k})
-    assert rows[2]["nats"] == score_model(short, held_out, 4)[0].nats
-    assert rows[2]["kl_to_full"] > 0
+    assert rows[2].nats == score_model(short, held_out, 4)[0].nats
+    assert rows[2].kl_to_full > 0
 
 
 def test_nothing_is_clipped_and_nothing_is_infinite(held_out):
@@ -75,10 +73,10 @@ def test_nothing_is_clipped_and_nothing_is_infinite(held_out):
     with torch.no_grad():
         model.embedding.weight.mul_(1e4)
     for row in everything(model, held_out):
-        assert 20 < row["nats"] < math.inf, row
-        assert 0 <= row["kl_to_full"] < math.inf, row
+        assert 20 < row.nats < math.inf, row
+        assert 0 <= row.kl_to_full < math.inf, row
     forced = score_interventions(model, [force_gate(0.0)], held_out, 4)[0]
-    assert forced["kl_to_full"] > 20
+    assert forced.kl_to_full > 20
 
 
 def test_streams_are_computed_once_per_batch(held_out, monkeypatch):

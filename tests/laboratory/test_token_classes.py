@@ -16,7 +16,8 @@ from lolm.data.batches import EvaluationSet
 from lolm.interventions import Context, Intervention, InterventionError, measure, replace_branch
 from lolm.laboratory.scoring import score_interventions
 from lolm.laboratory.token_classes import class_names, gate_by_class, window_classes
-from lolm.laboratory.word_classes import CLASSES, classify, is_function_word
+from lolm.laboratory.word_classes import classify, is_function_word
+from lolm.records.names import TOKEN_CLASSES
 
 EOS = 0
 PARTITION = ("function_word", "content_word", "punctuation", "whitespace", "digit", "end_of_document")
@@ -29,7 +30,7 @@ def written(text: str, opens: bool = True) -> tuple[list[str], dict[str, list[st
     texts = [b"", *(piece.encode() for piece in pieces)]
     ids = [EOS if piece == "#" else i + 1 for i, piece in enumerate(pieces)]
     found = classify(ids, texts, EOS, opens)
-    assert set(found) == set(CLASSES)
+    assert set(found) == set(TOKEN_CLASSES)
     return pieces, {name: [pieces[i] for i in np.flatnonzero(of)] for name, of in found.items()}
 
 
@@ -131,6 +132,8 @@ def held_out(tokens: int = 640, length: int = 160) -> EvaluationSet:
 
 
 class ParityGate(nn.Module):
+    sites = {}
+
     """One value in every dimension where the token read is odd, and another where it is even.
 
     In the models of the laboratory h is the one-hot token.
@@ -147,8 +150,8 @@ class ParityGate(nn.Module):
 def rows_of(model, held_out, context=None) -> dict[str, dict]:
     context = context or Context(measure(model, (x for x, _ in held_out.batches(BATCH))))
     rows = gate_by_class(model, held_out, TEXT, BATCH, context)
-    assert [row["class"] for row in rows] == [name for name in class_names() if name in {row["class"] for row in rows}]
-    return {row["class"]: row for row in rows}
+    assert [row.token_class for row in rows] == [name for name in class_names() if name in {row.token_class for row in rows}]
+    return {row.token_class: row for row in rows}
 
 
 def test_a_gate_that_depends_on_the_token():
@@ -156,17 +159,17 @@ def test_a_gate_that_depends_on_the_token():
     model.gate = ParityGate(0.9, 0.3)
     rows = rows_of(model, text)
     odd, even = rows["function_word"], rows["content_word"]
-    ends = rows["end_of_document"]["tokens"]
-    assert odd["tokens"] + even["tokens"] + ends == rows["all"]["tokens"] == 640
+    ends = rows["end_of_document"].tokens
+    assert odd.tokens + even.tokens + ends == rows["all"].tokens == 640
     inputs = np.concatenate([window[:-1] for window in text.windows()])
-    assert odd["tokens"] == ((inputs % 2 == 1) & (inputs != TEXT.eos_id)).sum()
-    assert (odd["gate_mean"], even["gate_mean"]) == pytest.approx((0.9, 0.3), abs=1e-6)
-    assert (odd["gate_std"], even["gate_std"]) == pytest.approx((0.0, 0.0), abs=1e-6)
+    assert odd.tokens == ((inputs % 2 == 1) & (inputs != TEXT.eos_id)).sum()
+    assert (odd.gate_mean, even.gate_mean) == pytest.approx((0.9, 0.3), abs=1e-6)
+    assert (odd.gate_std, even.gate_std) == pytest.approx((0.0, 0.0), abs=1e-6)
     share = (inputs % 2 == 1).mean()
-    assert rows["all"]["gate_mean"] == pytest.approx(0.3 + 0.6 * share, abs=1e-6)
-    assert rows["all"]["gate_std"] == pytest.approx(0.6 * (share * (1 - share)) ** 0.5, abs=1e-6)
+    assert rows["all"].gate_mean == pytest.approx(0.3 + 0.6 * share, abs=1e-6)
+    assert rows["all"].gate_std == pytest.approx(0.6 * (share * (1 - share)) ** 0.5, abs=1e-6)
     # By the predicted token it is the other way round: mostly an even one follows an odd one.
-    assert rows["target_content_word"]["gate_mean"] > 0.6 > rows["target_function_word"]["gate_mean"]
+    assert rows["target_content_word"].gate_mean > 0.6 > rows["target_function_word"].gate_mean
 
 
 def test_a_branch_is_missed_where_the_gate_lets_it_through():
@@ -174,8 +177,8 @@ def test_a_branch_is_missed_where_the_gate_lets_it_through():
     model.gate = ParityGate(1.0, 0.0)
     rows = rows_of(model, held_out())
     for name, through, shut in (("function_word", "surface", "latent"), ("content_word", "latent", "surface")):
-        assert rows[name][f"damage_{shut}_mean"] == 0.0
-        assert rows[name][f"damage_{through}_mean"] > 0.5
+        assert getattr(rows[name], f"damage_{shut}_mean") == 0.0
+        assert getattr(rows[name], f"damage_{through}_mean") > 0.5
 
 
 def test_all_tokens_are_what_the_ablation_measures():
@@ -185,10 +188,10 @@ def test_all_tokens_are_what_the_ablation_measures():
     scored = score_interventions(
         model, [Intervention("none"), replace_branch("latent", "mean"), replace_branch("surface", "mean")], text, BATCH, context
     )
-    full, latent, surface = (row["nats"] for row in scored)
-    assert whole["nats"] == pytest.approx(full, abs=1e-6)
-    assert whole["damage_surface_mean"] == pytest.approx(surface - full, abs=1e-6)
-    assert whole["damage_latent_mean"] == pytest.approx(latent - full, abs=1e-6)
+    full, latent, surface = (row.nats for row in scored)
+    assert whole.nats == pytest.approx(full, abs=1e-6)
+    assert whole.damage_surface_mean == pytest.approx(surface - full, abs=1e-6)
+    assert whole.damage_latent_mean == pytest.approx(latent - full, abs=1e-6)
     assert surface - full > 0.5 > abs(latent - full)
 
 
@@ -222,9 +225,9 @@ def test_a_word_that_a_window_cuts_keeps_its_class():
 )
 def test_models_that_lack_a_part(arm, gate, latent):
     row = rows_of(make_model(arm, vocab_size=WIDTH), held_out(160, 32))["function_word"]
-    assert (row["gate_mean"] is not None, row["gate_std"] is not None) == (gate, gate)
-    assert (row["damage_latent_mean"] is not None) == latent
-    assert row["damage_surface_mean"] != 0
+    assert (row.gate_mean is not None, row.gate_std is not None) == (gate, gate)
+    assert (row.damage_latent_mean is not None) == latent
+    assert row.damage_surface_mean != 0
 
 
 def test_what_it_cannot_measure():

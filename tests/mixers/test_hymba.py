@@ -6,7 +6,7 @@ from test_attention import naive
 from test_mamba1 import jamba_oracle_of
 
 from lolm.mixers.attention import Attention
-from lolm.mixers.base import Mixer
+from lolm.mixers.base import Mixer, keeps_init
 from lolm.mixers.hymba import Hymba
 from lolm.mixers.mamba1 import Mamba1
 
@@ -57,8 +57,8 @@ def test_parts_reach_what_sets_them_from_outside():
     mixer = Hymba(24, 4, **OPTIONS)
     assert [type(m).__name__ for m in mixer.modules() if isinstance(m, Mixer)] == ["Hymba", "Attention", "Mamba1"]
     assert not any("out" in name.split(".")[1:] or "out_proj" in name.split(".")[1:] for name, _ in mixer.named_parameters())
-    assert all(getattr(p, "keep_init", False) for p in mixer.ssm.parameters())
-    assert not getattr(mixer.out_proj.weight, "keep_init", False)  # the initialiser scales it by depth
+    assert all(keeps_init(m, name) for m in mixer.ssm.modules() for name, _ in m.named_parameters(recurse=False))
+    assert not keeps_init(mixer.out_proj, "weight")  # the initialiser scales it by depth
     ssm = {name: p.shape for name, p in mixer.ssm.named_parameters()}
     assert ssm["conv_weight"] == (48, 3)
     assert torch.equal(mixer.attention_norm.weight, torch.ones(48))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lolm.config import LatentConfig, LatentSize
+from lolm.mixers.base import keeps_init
 from lolm.mixers.mamba1 import Mamba1
 from lolm.mixers.plain_ssm import PlainSSM
 from lolm.models.latent import Latent
@@ -135,7 +136,7 @@ def test_values_after_construction():
     assert mixer.dt_proj.weight.abs().max() <= 16**-0.5
     assert float(mixer.dt_proj.weight.detach().std()) == pytest.approx(16**-0.5 / math.sqrt(3), rel=0.05)
     assert mixer.conv_weight.abs().max() <= 0.5
-    assert all(getattr(p, "keep_init", False) for p in mixer.parameters())
+    assert all(keeps_init(m, name) for m in mixer.modules() for name, _ in m.named_parameters(recurse=False))
 
 
 def test_inner_norms_leave_the_stock_values_alone():
@@ -146,7 +147,7 @@ def test_inner_norms_leave_the_stock_values_alone():
     values = dict(normed.named_parameters())
     assert all(torch.equal(values[name], parameter) for name, parameter in plain.named_parameters())
     assert all(torch.equal(values[name], torch.ones_like(values[name])) for name in INNER_NORMS)
-    assert all(getattr(p, "keep_init", False) for p in normed.parameters())
+    assert all(keeps_init(m, name) for m in normed.modules() for name, _ in m.named_parameters(recurse=False))
 
 
 def test_inner_width_in_place_of_the_expansion():

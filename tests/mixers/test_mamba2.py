@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from lolm.config import ConfigError
+from lolm.mixers.base import decays, keeps_init
 from lolm.mixers.mamba2 import Mamba2
 from lolm.ops import ssd as ssd_module
 from lolm.ops.ssd import ssd, ssd_chunked, ssd_reference
@@ -209,8 +210,12 @@ def test_values_after_construction():
     assert float(mixer.in_proj.weight.detach().std()) == pytest.approx(1 / 16 / math.sqrt(3), rel=0.02)
     assert mixer.in_proj.bias is None
     assert mixer.out_proj.bias is None
-    assert all(p.keep_init for p in mixer.parameters())
-    decayed = {name for name, p in mixer.named_parameters() if not getattr(p, "no_decay", False)}
+    assert all(keeps_init(m, name) for m in mixer.modules() for name, _ in m.named_parameters(recurse=False))
+    decayed = {
+        name
+        for name, p in mixer.named_parameters()
+        if decays(mixer.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
+    }
     assert decayed == {"in_proj.weight", "out_proj.weight"}
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lolm.config import ConfigError
+from lolm.mixers.base import keeps_init
 from lolm.mixers.rglru import RGLRU, BoundedSqrt
 
 D, W, BLOCKS = 24, 36, 3
@@ -147,9 +148,8 @@ def test_values_after_construction():
     ):
         assert float(tensor.detach().std()) == pytest.approx(deviation, rel=0.06)
     assert not any(p.any() for name, p in mixer.named_parameters() if "bias" in name)
-    assert all(p.keep_init for p in mixer.parameters())
-    undecayed = {name for name, p in mixer.named_parameters() if getattr(p, "no_decay", False)}
-    assert undecayed == {"Lambda", "gate_bias", "conv_weight", "conv_bias"}
+    assert all(keeps_init(m, name) for m in mixer.modules() for name, _ in m.named_parameters(recurse=False))
+    assert mixer.undecayed == {"Lambda", "gate_bias", "conv_weight", "conv_bias"}
 
 
 def test_size_of_recurrentgemma_2b():

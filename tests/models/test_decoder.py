@@ -14,10 +14,10 @@ def test_the_modern_decoder_equals_llama():
     from transformers import LlamaConfig, LlamaForCausalLM
 
     model = make_model("transformer_modern")
-    size = len(model.surface.layers)
-    d, heads = model.d_model, model.surface.layers[0].mixer.n_heads
+    size = len(model.stack.layers)
+    d, heads = model.d_model, model.stack.layers[0].mixer.n_heads
     config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=d, intermediate_size=model.surface.layers[0].mlp.d_ff, num_hidden_layers=size,
+        vocab_size=VOCAB, hidden_size=d, intermediate_size=model.stack.layers[0].mlp.d_ff, num_hidden_layers=size,
         num_attention_heads=heads, tie_word_embeddings=True, rms_norm_eps=1e-5, attn_implementation="eager",
     )  # fmt: skip
     llama = LlamaForCausalLM(config).eval()
@@ -30,7 +30,7 @@ def test_the_modern_decoder_equals_llama():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1 + 0.3 * torch.randn_like(parameter))  # norms that are not 1, maps large enough to matter
-        for i, layer in enumerate(model.surface.layers):
+        for i, layer in enumerate(model.stack.layers):
             q, k, v = layer.mixer.qkv.weight.mul_(5).chunk(3)
             gate, up = layer.mlp.up.weight.chunk(2)
             name = f"model.layers.{i}."
@@ -42,7 +42,7 @@ def test_the_modern_decoder_equals_llama():
                 name + "input_layernorm.weight": layer.mixer_norm.weight,
                 name + "post_attention_layernorm.weight": layer.mlp_norm.weight,
             }  # fmt: skip
-    llama.load_state_dict(weights | {"model.norm.weight": model.surface.final_norm.weight})
+    llama.load_state_dict(weights | {"model.norm.weight": model.stack.final_norm.weight})
     tokens = random_tokens(2, 40)
     ours, theirs = model(tokens), llama(tokens).logits
     assert (ours - model.logits(model.embedding(tokens))).abs().max() > 0.01  # the blocks do matter
@@ -53,7 +53,7 @@ def test_the_published_decoder_by_its_equations():
     model = make_model("transformer_published")
     tokens = random_tokens(2, 15)
     x = model.embedding.weight[tokens]
-    for layer in model.surface.layers:
+    for layer in model.stack.layers:
         x = x + layer.mixer(F.layer_norm(x, (32,), layer.mixer_norm.weight, layer.mixer_norm.bias, 1e-5))
         hidden = F.layer_norm(x, (32,), layer.mlp_norm.weight, layer.mlp_norm.bias, 1e-5) @ layer.mlp.up.weight.T
         x = x + (hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))) @ layer.mlp.down.weight.T
@@ -94,9 +94,9 @@ def test_a_size_sets_options_of_a_mixer_over_those_of_the_architecture():
 def test_a_pattern_repeats_over_the_layers():
     blocks = {"a": BlockConfig(MixerConfig("attention")), "m": BlockConfig(MixerConfig("mamba1"), mlp="none", norm="rmsnorm")}
     model = make_model("transformer", size={"n_layers": 5}, surface=StackConfig(blocks, ("m", "m", "a")))
-    assert [type(layer.mixer).__name__ for layer in model.surface.layers] == ["Mamba1", "Mamba1", "Attention", "Mamba1", "Mamba1"]
-    assert model.surface.layers[0].mlp is None
-    assert model.surface.num_params() == sum(p.numel() for p in model.surface.parameters())
+    assert [type(layer.mixer).__name__ for layer in model.stack.layers] == ["Mamba1", "Mamba1", "Attention", "Mamba1", "Mamba1"]
+    assert model.stack.layers[0].mlp is None
+    assert model.stack.num_params() == sum(p.numel() for p in model.stack.parameters())
 
 
 def test_dropout_lies_on_embedding_attention_and_mlp_output():
@@ -107,9 +107,9 @@ def test_dropout_lies_on_embedding_attention_and_mlp_output():
     assert 0.45 < zeros < 0.55
     kept = embedded[embedded != 0] / model.embedding(random_tokens(1, 200))[embedded != 0]
     torch.testing.assert_close(kept, torch.full_like(kept, 2.0))
-    mlp_out = model.surface.layers[0].mlp(torch.randn(1, 100, 32))
+    mlp_out = model.stack.layers[0].mlp(torch.randn(1, 100, 32))
     assert 0.4 < float((mlp_out == 0).float().mean()) < 0.6
-    attended = model.surface.layers[0].mixer(torch.randn(1, 100, 32))[:, 20:]  # with few keys all may be dropped
+    attended = model.stack.layers[0].mixer(torch.randn(1, 100, 32))[:, 20:]  # with few keys all may be dropped
     assert (attended != 0).all()  # none on attention's output
     model.eval()
     assert torch.equal(model(random_tokens(1, 20)), model(random_tokens(1, 20)))

@@ -7,8 +7,8 @@ import torch
 from builders import make_model, make_run, random_tokens
 
 from lolm.config import BlockConfig, ConfigError, MixerConfig, StackConfig
+from lolm.models.build import build_model
 from lolm.models.experts import Experts, load_metrics, router_loss
-from lolm.models.language_model import build_model
 from lolm.objectives import auxiliary_losses, token_loss, total_loss
 
 D, F, E, K = 12, 20, 6, 2
@@ -102,9 +102,9 @@ def test_sizes_and_costs():
     assert mixture.flops_per_token(99) == 2 * (D * E + K * 3 * D * F)
     model = make_model("transformer_modern", surface=stack())
     inactive = 2 * (E - K) * 3 * 32 * 92  # two of four layers
-    assert model.surface.num_params() == sum(p.numel() for p in model.surface.parameters())
-    assert model.surface.active_params() == model.surface.num_params() - inactive
-    assert make_model("transformer_modern").surface.active_params() == make_model("transformer_modern").surface.num_params()
+    assert model.stack.num_params() == sum(p.numel() for p in model.stack.parameters())
+    assert model.stack.active_params() == model.stack.num_params() - inactive
+    assert make_model("transformer_modern").stack.active_params() == make_model("transformer_modern").stack.num_params()
 
 
 def test_the_stack_reports_every_mixture_that_ran_and_the_loss_counts_them():

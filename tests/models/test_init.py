@@ -7,9 +7,10 @@ import torch
 from builders import make_model, make_run
 
 from lolm.config import BlockConfig, LatentConfig, LatentSize, MixerConfig, SizeConfig, StackConfig
+from lolm.mixers.base import keeps_init
 from lolm.mixers.registry import MIXERS
 from lolm.models.blocks import Block
-from lolm.models.language_model import build_model
+from lolm.models.build import build_model
 from lolm.models.latent import Latent
 
 WIDE = {"d_model": 64, "d_ff": 256, "n_layers": 3}
@@ -17,6 +18,11 @@ WIDE = {"d_model": 64, "d_ff": 256, "n_layers": 3}
 
 def uniform_bound(layer: torch.nn.Linear) -> float:
     return layer.in_features**-0.5
+
+
+def kept(module: torch.nn.Module, name: str) -> bool:
+    owner, _, own = name.rpartition(".")
+    return keeps_init(module.get_submodule(owner), own)
 
 
 def std(parameter: torch.Tensor) -> float:
@@ -39,7 +45,7 @@ def test_framework_recipe_by_value():
 def test_scaled_recipe_by_value():
     model = make_model("lolm", vocab_size=500, size=WIDE)
     assert std(model.embedding.weight) == pytest.approx(0.02, rel=0.03)
-    residual = {id(m) for layer in model.surface.layers for m in (layer.mixer.out, layer.mlp.down)}
+    residual = {id(m) for layer in model.stack.layers for m in (layer.mixer.out, layer.mlp.down)}
     assert len(residual) == 6
     inside_ssm = {id(m) for layer in model.latent.layers for m in layer.modules()}
     for layer in (m for m in model.modules() if isinstance(m, torch.nn.Linear)):
@@ -76,14 +82,14 @@ def test_mixers_with_an_initialisation_of_their_own_are_scaled_by_the_writes_of_
     for init in ("framework", "scaled"):
         changes = {"surface": StackConfig({"layer": block}, ("layer",)), "recipe": {"init": init}}
         models[init] = make_model("transformer_modern", size=WIDE | {"d_ff": 96}, **changes)
-    for as_built, scaled in zip(models["framework"].surface.blocks, models["scaled"].surface.blocks, strict=True):
+    for as_built, scaled in zip(models["framework"].stack.blocks, models["scaled"].stack.blocks, strict=True):
         plain = dict(as_built.mixer.named_parameters())
         names = [n for n, p in scaled.mixer.named_parameters() if any(p is m.weight for m in scaled.residual_outputs)]
         assert len(names) == 1
         for name, parameter in scaled.mixer.named_parameters():
             if name in names:
                 assert std(parameter) == pytest.approx(std(plain[name]) / math.sqrt(3 * writes), rel=0.05)
-            elif getattr(parameter, "keep_init", False) and parameter.numel() > 2000:
+            elif kept(scaled.mixer, name) and parameter.numel() > 2000:
                 assert std(parameter) == pytest.approx(std(plain[name]), rel=0.05, abs=1e-6)
         if mlp != "none":
             assert std(scaled.mlp.down.weight) == pytest.approx(0.02 / math.sqrt(3 * writes), rel=0.05)
@@ -95,7 +101,7 @@ def test_writes_are_counted_over_a_mixed_stack_and_every_expert_is_scaled():
         "moe": BlockConfig(MixerConfig("attention"), mlp="swiglu", experts=4),
     }
     model = make_model("transformer_modern", size=WIDE, surface=StackConfig(blocks, ("mamba", "moe")))
-    mamba, moe, _ = model.surface.blocks
+    mamba, moe, _ = model.stack.blocks
     writes = 1 + 2 + 1
     assert mamba.mixer.out_proj.weight.abs().max() <= uniform_bound(mamba.mixer.out_proj) / math.sqrt(writes)
     assert len(moe.residual_outputs) == 1 + 4

@@ -13,6 +13,8 @@ from lolm.ops.cpu.vectors import (
     largest,
     largest_lane,
     load,
+    prefetch,
+    prefetch_for_write,
     repeat,
     sigmoid,
     softplus,
@@ -20,8 +22,6 @@ from lolm.ops.cpu.vectors import (
     store,
     store_totals,
     total,
-    will_read,
-    will_write,
 )
 
 
@@ -91,8 +91,8 @@ def test_lanes_and_arithmetic():
 
 @njit
 def _moved(x, y, start, to, count):
-    will_read(x, -(10**9))  # no place of any array: asking is free
-    will_write(y, 10**9)
+    prefetch(x, -(10**9))  # no place of any array: asking is free
+    prefetch_for_write(y, 10**9)
     copy(y, to, x, start, count)
 
 

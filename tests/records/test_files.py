@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lolm.records import SeriesWriter, RecordError, fingerprint_of, read_json, read_series, series, write_json
+from lolm.records import RecordError, SeriesWriter, fingerprint_of, read_json, read_series, series, write_json
 
 ROW = {"step": 1, "tokens": 10, "flops": 2.0, "seconds": 0.5}
 

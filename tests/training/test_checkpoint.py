@@ -3,10 +3,10 @@
 import pytest
 import torch
 from builders import make_model, make_run
+from runs import header_of, make_trainer, short_run
 
-from lolm.config import to_mapping
 from lolm.objectives import build_heads
-from lolm.records import RecordError, write_json
+from lolm.records import RecordError, write
 from lolm.training.checkpoint import CheckpointError, load_checkpoint, load_run, load_weights, save_checkpoint, save_weights
 
 
@@ -68,14 +68,15 @@ def test_a_checkpoint_is_data_and_never_code(tmp_path):
 
 def test_a_run_is_opened_from_its_folder(tmp_path):
     with pytest.raises(RecordError, match=r"config\.json: no such record"):
-        load_run(tmp_path)
-    run = make_run("transformer")
-    write_json(tmp_path / "config.json", {"run": to_mapping(run)})
+        load_run(tmp_path, tmp_path)
+    trainer = make_trainer(short_run("transformer"), tmp_path)
+    run = trainer.run
+    write(tmp_path / "config.json", header_of(trainer))
     with pytest.raises(CheckpointError, match=r"model\.safetensors: no such file"):
-        load_run(tmp_path)
-    model, heads = parts("transformer")
-    save_weights(tmp_path / "model.safetensors", model, heads)
-    trained = load_run(tmp_path)
+        load_run(tmp_path, tmp_path)
+    model = trainer.model
+    save_weights(tmp_path / "model.safetensors", model, None)
+    trained = load_run(tmp_path, tmp_path)
     assert trained.run == run
     assert not trained.model.training
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), trained.model.parameters(), strict=True))

@@ -1,6 +1,5 @@
 """Annealed copies: each equals a shorter run of its own, and a kill anywhere changes nothing."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from runs import Killed, files, fit, make_trainer, records, short_run, train
 from safetensors.torch import load_file
 
 from lolm.config import ConfigError, TrainingConfig
-from lolm.records import RecordError, read_json, read_series
+from lolm.records import RecordError, read, read_rows, read_series
+from lolm.records.schema import Summary
 from lolm.training.checkpoint import CheckpointError, load_checkpoint, load_run
 from lolm.training.optimizer import learning_rate_at
 from lolm.training.scratch import FINISHED, clear_finished, remove
@@ -33,8 +33,8 @@ def straight(tmp_path_factory) -> Path:
 def test_a_copy_is_bit_for_bit_the_shorter_run(straight, horizon, tmp_path):
     alone = branched(steps=horizon, cooldowns=(), snapshots=())
     train(alone, tmp_path)
-    wanted = load_file(tmp_path / "run" / "model.safetensors")
-    found = load_file(straight / "run" / "cooldowns" / f"step-{horizon:06d}.safetensors")
+    wanted = load_file(tmp_path / "weights" / "model.safetensors")
+    found = load_file(straight / "weights" / "cooldowns" / f"step-{horizon:06d}.safetensors")
     assert wanted.keys() == found.keys()
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
     end = [row for row in records(tmp_path) if "annealed/nats" in row]
@@ -44,13 +44,13 @@ def test_a_copy_is_bit_for_bit_the_shorter_run(straight, horizon, tmp_path):
 
 def test_the_run_itself_is_untouched_by_its_copies(straight, tmp_path):
     train(branched(cooldowns=()), tmp_path)
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (straight / "run" / "model.safetensors").read_bytes()
+    assert (tmp_path / "weights" / "model.safetensors").read_bytes() == (straight / "weights" / "model.safetensors").read_bytes()
     plain = [row for row in records(straight) if "annealed/nats" not in row or row["step"] == 20]
     assert plain == records(tmp_path)
 
 
 def test_records_and_summary(straight):
-    rows = read_series(straight / "run" / "metrics.jsonl")
+    rows = read_series(straight / "run" / "metrics.jsonl.xz")
     assert [row["step"] for row in rows if "annealed/nats" in row] == [10, 15, 20]
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
     ends = {row["step"]: row for row in rows if "annealed/nats" in row}
@@ -59,10 +59,10 @@ def test_records_and_summary(straight):
     assert ends[10]["annealed/nats"] != course[10]["val/nats"]
     for step, row in ends.items():
         assert row["tokens"] == step * 48
-    summary = read_json(straight / "run" / "summary.json")
-    assert (summary["step"], summary["seconds"]) == (20, ends[20]["seconds"])
-    assert summary["annealing_seconds"] > 0
-    trained = load_run(straight / "run")
+    summary = read(straight / "run" / "summary.json", Summary)
+    assert (summary.step, summary.seconds) == (20, ends[20]["seconds"])
+    assert summary.annealing_seconds > 0
+    trained = load_run(straight / "run", straight / "weights")
     assert trained.schedule_ends == [10, 15, 20]
     evaluate = make_trainer(branched(), straight).evaluate
     for step in trained.schedule_ends:
@@ -75,7 +75,7 @@ def test_a_run_that_is_cut_off_in_any_leg_ends_as_if_it_had_not_been(straight, s
     batch = trainer.sampler.batch
 
     def cut(index: int):
-        if (trainer.progress.leg, index) == stop and trainer.progress.step == index:  # not the warm-up's batch
+        if (trainer.progress.schedule, index) == stop and trainer.progress.step == index:  # not the warm-up's batch
             raise Killed
         return batch(index)
 
@@ -92,7 +92,7 @@ def test_cut_off_at_every_checkpoint(straight, tmp_path):
 
     def cut(folder):
         progress = load_checkpoint(folder / "checkpoint.pt")["progress"]
-        places.append((progress["leg"], progress["step"]))
+        places.append((progress["schedule"], progress["step"]))
         raise Killed
 
     for _ in range(20):
@@ -148,13 +148,12 @@ def test_cooldowns_that_cannot_be(changes, message):
 
 
 def test_the_file_keeps_copies_after_the_run(straight):
-    lines = (straight / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines[-3:]] == [20, 10, 15]
+    assert [row["step"] for row in read_rows(straight / "run" / "metrics.jsonl.xz")[-3:]] == [20, 10, 15]
 
 
 def test_a_kill_at_the_very_end_loses_nothing(straight, tmp_path, monkeypatch):
     """After the last step, before the run is published: nothing is trained again."""
-    monkeypatch.setattr("lolm.training.loop.publish", lambda scratch, output: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr("lolm.training.loop.publish", lambda *folders: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         train(branched(), tmp_path)
     monkeypatch.undo()
@@ -164,8 +163,8 @@ def test_a_kill_at_the_very_end_loses_nothing(straight, tmp_path, monkeypatch):
     train(branched(), tmp_path, stop_before=0)
     assert files(tmp_path) == files(straight)
     assert records(tmp_path) == records(straight)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "scratch", "scratch.lock"]
-    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "scratch", "scratch.lock", "weights"]
+    assert not (tmp_path / "weights" / "checkpoint.pt").exists()
 
 
 def test_half_a_finished_folder_is_never_published(tmp_path):
@@ -173,18 +172,18 @@ def test_half_a_finished_folder_is_never_published(tmp_path):
     (tmp_path / "scratch" / "summary.json").unlink()
     with pytest.raises(RecordError, match="summary.json"):
         train(branched("transformer"), tmp_path)
-    assert read_json(tmp_path / "run" / "summary.json") == summary  # what was there stays
+    assert read(tmp_path / "run" / "summary.json", Summary) == summary  # what was there stays
     remove(tmp_path / "scratch")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "weights"]
 
 
 def test_training_again_from_scratch_leaves_published_records_alone(tmp_path):
     train(branched("transformer"), tmp_path)
-    kept = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    kept = (tmp_path / "run" / "metrics.jsonl.xz").read_bytes()
     (tmp_path / "scratch" / FINISHED).unlink()
     with pytest.raises(Killed):
         train(branched("transformer"), tmp_path, stop_before=3)
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == kept
+    assert (tmp_path / "run" / "metrics.jsonl.xz").read_bytes() == kept
 
 
 def test_finished_runs_are_cleared_after_a_while(tmp_path):
@@ -192,19 +191,19 @@ def test_finished_runs_are_cleared_after_a_while(tmp_path):
     clear_finished(tmp_path, seconds=600)
     assert (tmp_path / "scratch").exists()
     clear_finished(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
-    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "weights"]
+    assert (tmp_path / "weights" / "model.safetensors").exists()
 
 
-def test_a_fork_that_went_missing_is_named(tmp_path):
+def test_a_branch_that_went_missing_is_named(tmp_path):
     trainer = make_trainer(branched(), tmp_path)
-    end_leg = trainer._end_leg
+    end_schedule = trainer._end_schedule
 
-    def lose_the_forks(records):
-        end_leg(records)
-        for fork in (tmp_path / "scratch" / "forks").iterdir():
-            fork.unlink()
+    def lose_the_branches(records):
+        end_schedule(records)
+        for branch in (tmp_path / "scratch" / "branches").iterdir():
+            branch.unlink()
 
-    trainer._end_leg = lose_the_forks
-    with pytest.raises(CheckpointError, match=r"forks/step-000010\.pt: no such file; delete the folder .*scratch to start"):
+    trainer._end_schedule = lose_the_branches
+    with pytest.raises(CheckpointError, match=r"branches/step-000010\.pt: no such file; delete the folder .*scratch to start"):
         fit(trainer, tmp_path)

@@ -20,13 +20,13 @@ def run_of(arm: str):
 def test_trains_and_comes_back(arm, tmp_path):
     run = run_of(arm)
     summary = train(run, tmp_path)
-    assert summary["step"] == 4
+    assert summary.step == 4
     losses = [row["val/nats"] for row in records(tmp_path) if "val/nats" in row]
     assert all(map(math.isfinite, losses))
     assert losses[-1] != losses[0]
-    trained = load_run(tmp_path / "run")
+    trained = load_run(tmp_path / "run", tmp_path / "weights")
     assert trained.run == run
-    assert make_trainer(run, tmp_path).evaluate(trained.model)["val/nats"] == summary["val_nats"]
+    assert make_trainer(run, tmp_path).evaluate(trained.model)["val/nats"] == summary.val_nats
     for name, parameter in trained.model.named_parameters():
         assert parameter.isfinite().all(), name
 

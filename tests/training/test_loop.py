@@ -1,12 +1,12 @@
 """The loop: what it writes, and that a run which is killed anywhere ends as if it had not been."""
 
-import json
 import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,8 @@ from runs import STEPS, Killed, files, fit, make_trainer, records, short_run, tr
 
 from lolm.data.batches import stream_seed
 from lolm.objectives import token_loss
-from lolm.records import RecordError, read_json, read_series
+from lolm.records import RecordError, read, read_series, read_text
+from lolm.records.schema import RunHeader, Summary
 from lolm.training.checkpoint import CheckpointError, load_checkpoint, load_run
 from lolm.training.loop import TrainingError
 from lolm.training.optimizer import learning_rate_at
@@ -40,10 +41,9 @@ def same(a: Path, b: Path) -> None:
     assert files(a) == files(b)
     assert len(files(a)) == 2  # the final weights and one snapshot
     assert records(a) == records(b)
-    summaries = [read_json(f / "run" / "summary.json") for f in (a, b)]
-    for summary in summaries:
-        del summary["seconds"], summary["tokens_per_second"]
-    assert summaries[0] == summaries[1]
+    summaries = [read(f / "run" / "summary.json", Summary) for f in (a, b)]
+    first, second = (replace(summary, seconds=0.0, tokens_per_second=0.0) for summary in summaries)
+    assert first == second
     assert sorted(p.name for p in (a / "run").iterdir()) == sorted(p.name for p in (b / "run").iterdir())
 
 
@@ -52,16 +52,20 @@ def same(a: Path, b: Path) -> None:
 
 def test_files_of_a_finished_run(straight):
     folder = straight["lolm"]
-    assert sorted(str(p.relative_to(folder / "run")) for p in folder.glob("run/**/*") if p.is_file()) == [
-        "config.json", "metrics.jsonl", "model.safetensors", "snapshots/step-000006.safetensors", "summary.json",
+    made = [p for name in ("run", "weights") for p in sorted(folder.glob(f"{name}/**/*")) if p.is_file()]
+    assert [str(p.relative_to(folder)) for p in made] == [
+        "run/config.json", "run/metrics.jsonl.xz", "run/summary.json", "weights/model.safetensors",
+        "weights/snapshots/step-000006.safetensors",
     ]  # fmt: skip
+    header = read(folder / "run" / "config.json", RunHeader)
+    assert header.run == short_run("lolm")
     assert (folder / "scratch" / FINISHED).exists()
     assert not (folder / "scratch" / "checkpoint.pt").exists()
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_axes_and_places_of_the_records(straight, arm):
-    rows = read_series(straight[arm] / "run" / "metrics.jsonl")
+    rows = read_series(straight[arm] / "run" / "metrics.jsonl.xz")
     assert [row["step"] for row in rows if "train/loss" in row] == [3, 6, 9, 12]
     assert [row["step"] for row in rows if "val/nats" in row] == [0, 5, 10, 12]
     for row in rows:
@@ -75,7 +79,7 @@ def test_axes_and_places_of_the_records(straight, arm):
 
 def test_the_total_is_the_weighted_sum_of_its_terms(straight):
     objectives = short_run("lolm").architecture.objectives
-    for row in read_series(straight["lolm"] / "run" / "metrics.jsonl"):
+    for row in read_series(straight["lolm"] / "run" / "metrics.jsonl.xz"):
         if "train/loss" in row:
             terms = ("future", "change", "regime", "competitive", "memory", "manifest")
             total = row["train/loss"] + sum(getattr(objectives, f"{t}_weight") * row[f"train/{t}"] for t in terms)
@@ -87,22 +91,25 @@ def test_a_logged_loss_is_the_mean_over_its_window(straight, tmp_path):
     each = [row["train/loss"] for row in records(tmp_path) if "train/loss" in row]
     windows = [row["train/loss"] for row in records(straight["transformer"]) if "train/loss" in row]
     assert windows == pytest.approx([sum(each[i : i + 3]) / 3 for i in range(0, 12, 3)])
-    assert read_json(straight["transformer"] / "run" / "summary.json")["train_loss"] == pytest.approx(windows[-1])
+    assert read(straight["transformer"] / "run" / "summary.json", Summary).train_loss == pytest.approx(windows[-1])
 
 
 def test_the_summary_repeats_the_last_values(straight):
-    rows, summary = read_series(straight["lolm"] / "run" / "metrics.jsonl"), read_json(straight["lolm"] / "run" / "summary.json")
-    assert (summary["arm"], summary["seed"], summary["step"], summary["tokens"]) == ("lolm", 1, STEPS, STEPS * 48)
-    assert summary["val_nats"] == rows[-2]["val/nats"] == rows[-1]["annealed/nats"]
-    assert summary["val_gate_mean"] == rows[-2]["val/gate_mean"]
+    rows, summary = (
+        read_series(straight["lolm"] / "run" / "metrics.jsonl.xz"),
+        read(straight["lolm"] / "run" / "summary.json", Summary),
+    )
+    assert (summary.arm, summary.seed, summary.step, summary.tokens) == ("lolm", 1, STEPS, STEPS * 48)
+    assert summary.val_nats == rows[-2]["val/nats"] == rows[-1]["annealed/nats"]
+    assert summary.val_gate_mean == rows[-2]["val/gate_mean"]
 
 
 @pytest.mark.parametrize("arm", ["lolm", "lolm_v0", "transformer"])
 def test_a_finished_run_scores_as_its_last_evaluation_says(straight, arm):
     """Weights, heads and the regime's temperature come back as they were measured."""
-    trained = load_run(straight[arm] / "run")
+    trained = load_run(straight[arm] / "run", straight[arm] / "weights")
     evaluate = make_trainer(short_run(arm), straight[arm]).evaluate
-    assert evaluate(trained.model)["val/nats"] == read_json(straight[arm] / "run" / "summary.json")["val_nats"]
+    assert evaluate(trained.model)["val/nats"] == read(straight[arm] / "run" / "summary.json", Summary).val_nats
     if arm == "lolm":
         assert float(trained.model.regime.tau) == pytest.approx(1 - 0.5 * STEPS / 100)
         assert float(trained.at(6).regime.tau) == pytest.approx(1 - 0.5 * 6 / 100)
@@ -116,7 +123,7 @@ def test_training_learns(tmp_path):
     summary = train(run, tmp_path)
     start = records(tmp_path)[0]["val/nats"]
     assert start == pytest.approx(math.log(61), abs=0.1)
-    assert summary["val_nats"] < start - 0.5
+    assert summary.val_nats < start - 0.5
 
 
 # ------------------------------------------------------------------------------------------ the same bits again
@@ -193,7 +200,7 @@ def test_accumulation_equals_the_large_batch(tmp_path):
     for name, training in {"large": {"batch_size": 4}, "split": {"batch_size": 2, "accumulation": 2}}.items():
         (tmp_path / name).mkdir()
         train(short_run("transformer", training=training, size={"dropout": 0.0}), tmp_path / name)
-    large, split = (load_run(tmp_path / name / "run").model for name in ("large", "split"))
+    large, split = (load_run(tmp_path / name / "run", tmp_path / name / "weights").model for name in ("large", "split"))
     for (name, a), b in zip(large.named_parameters(), split.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5, msg=name)
     for a, b in zip(records(tmp_path / "large"), records(tmp_path / "split"), strict=True):
@@ -213,7 +220,7 @@ def test_first_step_by_hand(tmp_path):
     row = records(tmp_path)[1]
     assert row["train/loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
     assert row["train/grad_norm"] == pytest.approx(norm, rel=1e-5)
-    after = dict(load_run(tmp_path / "run").model.named_parameters())
+    after = dict(load_run(tmp_path / "run", tmp_path / "weights").model.named_parameters())
     assert norm > 0.05
     for name, start in before.items():
         g = gradients[name] * 0.05 / norm
@@ -234,10 +241,10 @@ def test_loss_heads_are_clipped_apart_or_together(clip, groups, tmp_path):
 
 def test_the_objective_heads_are_trained_with_the_model(straight, tmp_path):
     untrained = make_trainer(short_run("lolm"), tmp_path).heads.state_dict()
-    trained = load_run(straight["lolm"] / "run").heads.state_dict()
+    trained = load_run(straight["lolm"] / "run", straight["lolm"] / "weights").heads.state_dict()
     assert all(not torch.equal(untrained[name], trained[name]) for name in untrained)
     fixed = make_trainer(short_run("lolm_v0"), tmp_path).heads.state_dict()
-    kept = load_run(straight["lolm_v0"] / "run").heads.state_dict()
+    kept = load_run(straight["lolm_v0"] / "run", straight["lolm_v0"] / "weights").heads.state_dict()
     assert all(torch.equal(fixed[name], kept[name]) for name in fixed)  # v0 never trained its projection
 
 
@@ -263,8 +270,8 @@ def test_every_micro_batch_has_noise_of_its_own(tmp_path):
 
 def test_bfloat16_autocast_trains_float32_weights(tmp_path):
     summary = train(short_run("lolm", training={"precision": "bf16"}), tmp_path)
-    assert math.isfinite(summary["train_loss"])
-    assert all(p.dtype == torch.float32 for p in load_run(tmp_path / "run").model.parameters())
+    assert math.isfinite(summary.train_loss)
+    assert all(p.dtype == torch.float32 for p in load_run(tmp_path / "run", tmp_path / "weights").model.parameters())
 
 
 # ------------------------------------------------------------------------------------------ what can go wrong
@@ -331,9 +338,8 @@ def test_the_loss_in_training_is_the_loss_of_the_model(tmp_path):
 
 
 def test_records_hold_no_absolute_path_or_time(straight):
-    text = (straight["lolm"] / "run" / "metrics.jsonl").read_text() + json.dumps(
-        read_json(straight["lolm"] / "run" / "summary.json")
-    )
+    folder = straight["lolm"] / "run"
+    text = "".join(read_text(folder / name) for name in ("config.json", "metrics.jsonl.xz", "summary.json"))
     assert "/work" not in text
     assert str(straight["lolm"]) not in text
 

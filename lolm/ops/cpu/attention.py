@@ -26,11 +26,11 @@ from lolm.ops.cpu.vectors import (
     largest_lane,
     load,
     padded,
+    prefetch_rows,
     repeat,
     store,
     swapped,
     total,
-    will_read_rows,
     will_write_rows,
     zeros,
 )
@@ -208,10 +208,10 @@ def _forward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser):
                 first, last = _span(start, length, window)
                 met = min(start + ROWS, length)
                 will_write_rows(y, (i * length * query_heads + head) * width, query_heads * width, start, met, width)
-                will_read_rows(heads, next_query if ends else query_place, hop, start, met, width)
+                prefetch_rows(heads, next_query if ends else query_place, hop, start, met, width)
                 if ends:
-                    will_read_rows(heads, next_key, hop, start, met, width)
-                    will_read_rows(heads, next_value, hop, start, met, width)
+                    prefetch_rows(heads, next_key, hop, start, met, width)
+                    prefetch_rows(heads, next_value, hop, start, met, width)
                 _products(queries[start * stride :], stride, columns, keys, width, first, last, tile)
                 for r in range(ROWS):
                     row = tile[r * keys : (r + 1) * keys]
@@ -274,14 +274,14 @@ def _backward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser, g_
                 first, last = _span(start, length, window)
                 met = min(start + ROWS, length)
                 will_write_rows(g_heads, query_place, hop, start, met, width)
-                will_read_rows(heads, next_query if ends else query_place + width, hop, start, met, width)
-                will_read_rows(y, out_place + width, query_heads * width, start, met, width)
-                will_read_rows(g_y, out_place + width, query_heads * width, start, met, width)
+                prefetch_rows(heads, next_query if ends else query_place + width, hop, start, met, width)
+                prefetch_rows(y, out_place + width, query_heads * width, start, met, width)
+                prefetch_rows(g_y, out_place + width, query_heads * width, start, met, width)
                 if ends:
                     will_write_rows(g_heads, key_place, hop, start, met, width)
                     will_write_rows(g_heads, value_place, hop, start, met, width)
-                    will_read_rows(heads, next_key, hop, start, met, width)
-                    will_read_rows(heads, next_value, hop, start, met, width)
+                    prefetch_rows(heads, next_key, hop, start, met, width)
+                    prefetch_rows(heads, next_value, hop, start, met, width)
                 here = start * stride
                 _products(queries[here:], stride, key_columns, keys, width, first, last, tile)
                 _products(g_outs[here:], stride, value_columns, keys, width, first, last, g_tile)

@@ -11,7 +11,7 @@ from numba import njit, prange
 from torch.autograd.function import once_differentiable
 
 from lolm.ops.cpu.compiled import Kernel, as_numpy, flat, rows
-from lolm.ops.cpu.vectors import LANES, broadcast, copy, fma, load, sigmoid, store, will_read, will_write, zeros
+from lolm.ops.cpu.vectors import LANES, broadcast, copy, fma, load, prefetch, prefetch_for_write, sigmoid, store, zeros
 
 CHUNK = 32  # steps at a time
 AHEAD = 8  # rows that are asked for before they are written
@@ -60,8 +60,8 @@ def _forward(x, hop, batch, length, weight, bias, silu, y):
             _read(near, x, i * length * hop + lo, hop, start - kernel + 1, start + CHUNK, length, count)
             for t in range(start, min(start + CHUNK, length)):
                 for d in range(0, count, LANES):
-                    will_read(x, (i * length + t + CHUNK) * hop + lo + d)
-                    will_write(y, base + (t + AHEAD) * channels + d)
+                    prefetch(x, (i * length + t + CHUNK) * hop + lo + d)
+                    prefetch_for_write(y, base + (t + AHEAD) * channels + d)
                     y_t = _convolved(near, weights, kernel, t - start, d)
                     if silu:
                         y_t = y_t * sigmoid(y_t)
@@ -87,9 +87,9 @@ def _backward(x, hop, batch, length, weight, bias, silu, g, g_x, g_weight, g_bia
             _read(g_rows, g, base, channels, start, start + CHUNK + reach, length, count)
             for row in range(min(stop + reach, length) - start):
                 for d in range(0, count, LANES):
-                    will_read(x, (i * length + start + row + CHUNK) * hop + lo + d)
-                    will_read(g, base + (start + row + CHUNK) * channels + d)
-                    will_write(g_x, base + (start + row) * channels + d)
+                    prefetch(x, (i * length + start + row + CHUNK) * hop + lo + d)
+                    prefetch(g, base + (start + row + CHUNK) * channels + d)
+                    prefetch_for_write(g_x, base + (start + row) * channels + d)
                     g_t = load(g_rows, row * BLOCK + d)
                     if silu:
                         y_t = _convolved(near, weights, kernel, row, d)

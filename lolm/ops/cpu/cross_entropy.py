@@ -22,10 +22,10 @@ from lolm.ops.cpu.vectors import (
     largest_lane,
     load,
     padded,
+    prefetch,
+    prefetch_for_write,
     store,
     total,
-    will_read,
-    will_write,
     zeros,
 )
 
@@ -46,7 +46,7 @@ def _forward(logits, targets, ignored, nats, normaliser):
             copy(line, 0, logits, n * width, width)
             top = load(line, 0)
             for v in range(LANES, width, LANES):
-                will_read(logits, (n + AHEAD) * width + v)
+                prefetch(logits, (n + AHEAD) * width + v)
                 top = largest(top, load(line, v))
             peak = largest_lane(top)
             mass = broadcast(ZERO)
@@ -69,8 +69,8 @@ def _backward(logits, targets, ignored, normaliser, scale, g):
             counts = scale[0] if targets[n] != ignored else ZERO
             copy(line, 0, logits, n * width, width)
             for v in range(0, width, LANES):
-                will_read(logits, (n + AHEAD) * width + v)
-                will_write(g, (n + AHEAD) * width + v)
+                prefetch(logits, (n + AHEAD) * width + v)
+                prefetch_for_write(g, (n + AHEAD) * width + v)
                 store(line, v, exp2((load(line, v) - normaliser[n]) * LOG2_E) * counts)
             if targets[n] != ignored:
                 line[targets[n]] -= counts

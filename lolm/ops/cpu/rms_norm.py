@@ -19,11 +19,11 @@ from lolm.ops.cpu.vectors import (
     fma,
     load,
     padded,
+    prefetch,
+    prefetch_for_write,
     sigmoid,
     store,
     total,
-    will_read,
-    will_write,
     zeros,
 )
 
@@ -55,9 +55,9 @@ def _forward(x, x_hop, gate, gate_hop, gated, weight, groups, epsilon, y, scales
                 copy(gate_line, 0, gate, token * gate_hop + group * width, width)
             squares = broadcast(ZERO)
             for d in range(0, stride, LANES):
-                will_read(x, (token + AHEAD) * x_hop + group * width + d)
-                will_read(gate, (token + AHEAD) * gate_hop + group * width + d)
-                will_write(y, (token + AHEAD) * channels + group * width + d)
+                prefetch(x, (token + AHEAD) * x_hop + group * width + d)
+                prefetch(gate, (token + AHEAD) * gate_hop + group * width + d)
+                prefetch_for_write(y, (token + AHEAD) * channels + group * width + d)
                 v = load(line, d)
                 if gated:
                     z = load(gate_line, d)
@@ -88,11 +88,11 @@ def _backward(x, x_hop, gate, gate_hop, gated, weight, groups, g, scales, g_x, g
                 copy(gate_line, 0, gate, token * gate_hop + group * width, width)
             along = broadcast(ZERO)
             for d in range(0, stride, LANES):
-                will_read(x, (token + AHEAD) * x_hop + group * width + d)
-                will_read(gate, (token + AHEAD) * gate_hop + group * width + d)
-                will_read(g, at + AHEAD * channels + d)
-                will_write(g_x, at + AHEAD * channels + d)
-                will_write(g_gate, at + AHEAD * channels + d)
+                prefetch(x, (token + AHEAD) * x_hop + group * width + d)
+                prefetch(gate, (token + AHEAD) * gate_hop + group * width + d)
+                prefetch(g, at + AHEAD * channels + d)
+                prefetch_for_write(g_x, at + AHEAD * channels + d)
+                prefetch_for_write(g_gate, at + AHEAD * channels + d)
                 v, g_d, k = load(line, d), load(g_line, d), group * stride + d
                 if gated:
                     z = load(gate_line, d)

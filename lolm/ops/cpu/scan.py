@@ -25,14 +25,14 @@ from lolm.ops.cpu.vectors import (
     fma,
     load,
     padded,
+    prefetch,
+    prefetch_for_write,
     repeat,
     sigmoid,
     softplus,
     softplus_and_slope,
     store,
     store_totals,
-    will_read,
-    will_write,
     zeros,
 )
 
@@ -88,11 +88,11 @@ def _forward(u, u_hop, raw, a, b, b_hop, c, c_hop, skip, bias, gate, gate_hop, g
             for t in range(steps):
                 row, token = t * BLOCK, first + t
                 for d in range(0, width, LANES):
-                    will_write(y, token * channels + lo + d)
-                    will_write(out, token * channels + lo + d)
-                    will_read(u, (token + CHUNK) * u_hop + lo + d)
-                    will_read(raw, (token + CHUNK) * channels + lo + d)
-                    will_read(gate, (token + CHUNK) * gate_hop + lo + d)
+                    prefetch_for_write(y, token * channels + lo + d)
+                    prefetch_for_write(out, token * channels + lo + d)
+                    prefetch(u, (token + CHUNK) * u_hop + lo + d)
+                    prefetch(raw, (token + CHUNK) * channels + lo + d)
+                    prefetch(gate, (token + CHUNK) * gate_hop + lo + d)
                     u_t, step = load(u_tile, row + d), softplus(load(raw_tile, row + d) + load(shift, d))
                     store(y_tile, row + d, load(direct, d) * u_t)
                     store(delta, row + d, step)
@@ -100,8 +100,8 @@ def _forward(u, u_hop, raw, a, b, b_hop, c, c_hop, skip, bias, gate, gate_hop, g
             for n in range(0, states, GROUP):
                 for d in range(0, width, LANES):
                     k = n * BLOCK + d
-                    will_write(kept, (states + n) * BLOCK + d)  # behind these: where the next chunk keeps its own
-                    will_write(kept, (states + n + 1) * BLOCK + d)
+                    prefetch_for_write(kept, (states + n) * BLOCK + d)  # behind these: where the next chunk keeps its own
+                    prefetch_for_write(kept, (states + n + 1) * BLOCK + d)
                     rate_0, rate_1 = load(rates, k), load(rates, k + BLOCK)
                     s_0, s_1 = load(state, k), load(state, k + BLOCK)
                     for t in range(steps):
@@ -183,10 +183,10 @@ def _backward(
                 for t in range(steps):
                     row, token = t * BLOCK, first + t - CHUNK
                     for d in range(0, width, LANES):
-                        will_read(g_out, token * channels + lo + d)
-                        will_read(gate, token * gate_hop + lo + d)
-                        will_read(y, token * channels + lo + d)
-                        will_write(g_gate, (first + t) * channels + lo + d)
+                        prefetch(g_out, token * channels + lo + d)
+                        prefetch(gate, token * gate_hop + lo + d)
+                        prefetch(y, token * channels + lo + d)
+                        prefetch_for_write(g_gate, (first + t) * channels + lo + d)
                         gate_t, g_t = load(gate_tile, row + d), load(g_tile, row + d)
                         open_t = sigmoid(gate_t)
                         store(g_tile, row + d, g_t * gate_t * open_t)
@@ -196,10 +196,10 @@ def _backward(
             for t in range(steps):
                 row, token = t * BLOCK, first + t
                 for d in range(0, width, LANES):
-                    will_read(u, (token - CHUNK) * u_hop + lo + d)
-                    will_read(raw, (token - CHUNK) * channels + lo + d)
-                    will_write(g_u, token * channels + lo + d)
-                    will_write(g_raw, token * channels + lo + d)
+                    prefetch(u, (token - CHUNK) * u_hop + lo + d)
+                    prefetch(raw, (token - CHUNK) * channels + lo + d)
+                    prefetch_for_write(g_u, token * channels + lo + d)
+                    prefetch_for_write(g_raw, token * channels + lo + d)
                     step, slope = softplus_and_slope(load(raw_tile, row + d) + load(shift, d))
                     store(raw_tile, row + d, slope)
                     store(delta, row + d, step)
@@ -210,8 +210,8 @@ def _backward(
             for n in range(0, states, GROUP):
                 for d in range(0, width, LANES):
                     k = n * BLOCK + d
-                    will_read(first_states, (n - states) * BLOCK + d)  # before these: what the next chunk back begins from
-                    will_read(first_states, (n + 1 - states) * BLOCK + d)
+                    prefetch(first_states, (n - states) * BLOCK + d)  # before these: what the next chunk back begins from
+                    prefetch(first_states, (n + 1 - states) * BLOCK + d)
                     rate_0, rate_1 = load(rates, k), load(rates, k + BLOCK)
                     s_0, s_1 = load(first_states, k), load(first_states, k + BLOCK)
                     store(history, d, s_0)

@@ -21,12 +21,12 @@ from lolm.ops.cpu.vectors import (
     fma,
     load,
     padded,
+    prefetch,
+    prefetch_for_write,
     repeat,
     store,
     store_totals,
     total,
-    will_read,
-    will_write,
     zeros,
 )
 
@@ -49,7 +49,7 @@ def _will_keep(kept, count, t):
     """Ask for one step's share of where the next chunk's ``count`` states go, behind those of this one."""
     share = padded((count + CHUNK - 1) // CHUNK)
     for k in range(t * share, (t + 1) * share, LANES):
-        will_write(kept, count + k)
+        prefetch_for_write(kept, count + k)
 
 
 @Kernel
@@ -70,8 +70,8 @@ def _forward(x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states, y,
             copy_rows(c_tile, 0, stride, c, first * c_hop + maps, c_hop, steps, states)
             for t in range(steps):
                 _will_keep(kept, wide * stride, t)
-                will_read(x, (first + t + AHEAD) * x_hop + h * width)
-                will_write(y, ((first + t + AHEAD) * heads + h) * width)
+                prefetch(x, (first + t + AHEAD) * x_hop + h * width)
+                prefetch_for_write(y, ((first + t + AHEAD) * heads + h) * width)
                 copy(x_line, 0, x, (first + t) * x_hop + h * width, width)
                 step_t, a = step[i, start + t, h], broadcast(decay[i, start + t, h])
                 for p in range(0, wide, GROUP):
@@ -158,7 +158,7 @@ def _backward(
                 for n in range(0, stride, LANES):
                     _history(history, first_states, p * stride, n, decay_line, dx_tile, p, wide, b_tile, stride, steps)
                 for k in range(p * stride, (p + GROUP) * stride, LANES):
-                    will_read(first_states, k - wide * stride)
+                    prefetch(first_states, k - wide * stride)
                 for t in range(steps - 1, -1, -1):
                     at, a = t * wide + p, repeat(decay_line, t)
                     dx_0, dx_1, dx_2, dx_3 = (
@@ -170,8 +170,8 @@ def _backward(
                     for_0 = for_1 = for_2 = for_3 = a_0 = a_1 = a_2 = a_3 = broadcast(ZERO)
                     for n in range(0, stride, LANES):
                         if p == 0:
-                            will_write(g_b, maps_place + t * states + n)
-                            will_write(g_c, maps_place + t * states + n)
+                            prefetch_for_write(g_b, maps_place + t * states + n)
+                            prefetch_for_write(g_c, maps_place + t * states + n)
                         row, k, here = t * stride + n, p * stride + n, t * GROUP * stride + n
                         after = here + GROUP * stride
                         b_t, c_t, gb, gc = load(b_tile, row), load(c_tile, row), load(g_b_tile, row), load(g_c_tile, row)
@@ -187,9 +187,9 @@ def _backward(
                     store(through, t * LANES, load(through, t * LANES) + ((a_0 + a_1) + (a_2 + a_3)))
                     store_totals(g_x_tile, at, for_0, for_1, for_2, for_3)
             for t in range(steps):
-                will_read(x, (first + t - CHUNK) * x_hop + h * width)
-                will_read(g_y, ((first + t - CHUNK) * heads + h) * width)
-                will_write(g_x, ((first + t) * heads + h) * width)
+                prefetch(x, (first + t - CHUNK) * x_hop + h * width)
+                prefetch(g_y, ((first + t - CHUNK) * heads + h) * width)
+                prefetch_for_write(g_x, ((first + t) * heads + h) * width)
                 for_step = ZERO
                 for p in range(t * wide, t * wide + width):
                     g_direct += x_tile[p] * g_y_tile[p]

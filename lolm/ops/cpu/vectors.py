@@ -88,23 +88,23 @@ def _prefetch(purpose, locality):
 
 # Ask for the cache line at a flat index before it is read, or written: memory then works while the kernel computes. An index
 # outside the array does no harm.
-will_read, will_write = _prefetch(0, 2), _prefetch(1, 3)
+prefetch, prefetch_for_write = _prefetch(0, 2), _prefetch(1, 3)
 
 
 @njit
-def will_read_rows(source, place, hop, start, stop, count):
-    """:func:`will_read` for ``count`` floats of each row from ``start`` to before ``stop``; row 0 begins at ``place``."""
+def prefetch_rows(source, place, hop, start, stop, count):
+    """:func:`prefetch` for ``count`` floats of each row from ``start`` to before ``stop``; row 0 begins at ``place``."""
     for row in range(start, stop):
         for d in range(0, count, LANES):
-            will_read(source, place + row * hop + d)
+            prefetch(source, place + row * hop + d)
 
 
 @njit
 def will_write_rows(target, place, hop, start, stop, count):
-    """The same for :func:`will_write`."""
+    """The same for :func:`prefetch_for_write`."""
     for row in range(start, stop):
         for d in range(0, count, LANES):
-            will_write(target, place + row * hop + d)
+            prefetch_for_write(target, place + row * hop + d)
 
 
 @njit

@@ -1,0 +1,32 @@
+"""What a run writes about its streams while it trains."""
+
+from __future__ import annotations
+
+import torch
+
+from lolm.models.experts import load_metrics
+from lolm.models.language_model import LanguageModel, Streams
+from lolm.objectives import COMPETITIVE_HORIZON, competitive_target, entropy
+from lolm.records import names
+
+
+@torch.no_grad()
+def stream_metrics(streams: Streams, model: LanguageModel) -> dict[str, float]:
+    """Gate, regime and experts' load of one micro-batch, as the published logs define them.
+
+    ``regime/alive`` counts distinct argmax codes of the Gumbel samples, and the usage entropy is that of their shares;
+    ``gate/mean`` is over all positions and dimensions.
+    """
+    row: dict[str, float] = {}
+    if streams.g is not None and streams.z is not None:
+        row[names.GATE_LEVEL] = float(streams.g.float().mean())
+        if streams.h.shape[1] > COMPETITIVE_HORIZON:
+            row[names.GATE_TARGET] = float(competitive_target(streams.h, streams.z).mean())
+    if streams.p is not None:
+        counts = torch.bincount(streams.p.argmax(dim=-1).flatten(), minlength=streams.p.shape[-1]).double()
+        row[names.REGIME_ALIVE] = float((counts > 0).sum())
+        row[names.REGIME_USAGE_ENTROPY] = float(entropy(counts / counts.sum()))
+        row[names.REGIME_TAU] = float(model.get_buffer("regime.tau"))
+    if streams.load is not None:
+        row |= load_metrics(streams.load)
+    return row
