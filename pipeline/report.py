@@ -1,52 +1,85 @@
-"""Leaderboard, claims ledger, figures with the data behind them, and the page a person reads."""
+"""Pages of studies: leaderboard, ledger, figures with the data behind them. Made from the records in `reports/` alone.
+
+With `--study` the page of that study; without it, again every page that exists at the scale (without `--scale`: at every scale).
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
 
 from lolm.analysis.leaderboard import leaderboard, metrics, table
-from lolm.claims import build_ledger, headline, to_records, with_figures
-from lolm.records import read_json, write_json, write_text
-from lolm.records.results import load_results
+from lolm.claims import Claim, build_ledger, to_records
+from lolm.config import Params, load_params, resolve_run
+from lolm.records import Layout, RunKey, read_json, write_json, write_text
+from lolm.records.results import ScaleResults, load_results
 from lolm.report.figures import pictures
 from lolm.report.figures.benchmark import speed
-from lolm.report.page import html, markdown
-from lolm.tracking import try_sync_scale
-from pipeline.stage import Paths, arguments, main
+from lolm.report.study import curves, headline, own_claims, study_markdown, study_page
+from pipeline.stage import main
+
+BENCHMARK = Path("reports") / "benchmark.json"  # of `make bench`, where it was run
 
 
 def report() -> None:
-    scale = arguments(__doc__).scale
-    results = load_results(Path("."), scale)
-    drawn, entries = pictures(results), leaderboard(results)
-    ledger = with_figures(build_ledger(results), (picture.name for picture in drawn))
-    measured = Path("reports") / "benchmark.json"  # of `make bench`, where it was run
-    benchmark = read_json(measured) if measured.exists() else None
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", help="name of a preset under `scales` in params.yaml")
+    parser.add_argument("--study", help="name under `studies` in params.yaml")
+    asked = parser.parse_args()
+    params = load_params()
+    for scale in [asked.scale] if asked.scale else recorded_scales(params):
+        for study in [asked.study] if asked.study else reported_studies(params, scale):
+            make(params, scale, study)
+        if asked.study:  # as a stage: runs that DVC took from its cache show up in MLflow too
+            from lolm.tracking import try_sync_scale
+
+            try_sync_scale(scale)
+
+
+def make(params: Params, scale: str, study: str) -> list[Claim]:
+    """Write everything that is reported of one study; returns its ledger."""
+    results, stale = load_study(params, scale, study)
+    drawn, entries, ledger = pictures(results), leaderboard(results), build_ledger(results)
+    benchmark = read_json(BENCHMARK) if BENCHMARK.exists() else None
     timings = speed(benchmark) if benchmark else None
     texts = {
-        "report.html": html(results, ledger, [*drawn, *([timings] if timings else [])], benchmark),
-        "claims.md": markdown(results, ledger),
-        "leaderboard.csv": table(entries),
+        "report.html": study_page(results, ledger, [*drawn, *([timings] if timings else [])], stale, benchmark),
+        "claims.md": study_markdown(results, ledger, stale),
+        "leaderboard.csv": table(entries) if entries else "",
         "leaderboard.json": json.dumps(metrics(entries), indent=2, allow_nan=False) + "\n",  # in order, not sorted by key
+        "learning_curves.csv": curves(results).to_csv(index=False, lineterminator="\n"),
     }
     for picture in drawn:
         texts[f"figures/{picture.name}.svg"], texts[f"figures/{picture.name}.csv"] = picture.svg, picture.csv()
-    curves = {picture.name: picture for picture in drawn}.get("learning_curves")
-    if curves is not None:
-        texts["learning_curves.csv"] = curves.csv()
     # Everything is made before anything is written, so that an error leaves the last report as it was.
-    folder = Paths(scale).study(results.study)
+    folder = Layout(scale).study(study)
     shutil.rmtree(folder / "figures", ignore_errors=True)
     for name, text in texts.items():
         write_text(folder / name, text)
-    write_json(folder / "claims.json", to_records(ledger))
-    write_json(folder / "summary.json", headline(ledger))
-    for claim in ledger:
-        print(f"{claim.verdict:>26}  {claim.statement}")
+    write_json(folder / "claims.json", to_records(own_claims(results, ledger)))
+    write_json(folder / "summary.json", headline(results, entries, ledger))
     print(f"report: {folder / 'report.html'}")
-    try_sync_scale(scale)
+    return ledger
+
+
+def load_study(params: Params, scale: str, study: str) -> tuple[ScaleResults, list[RunKey]]:
+    """Results of the runs that were made under the present parameters, and the keys of those made under others."""
+    selected = params.select(scale, study).selected
+    expected = {arm: resolve_run(params, scale, arm, selected.seeds[0]) for arm in selected.arms}
+    results = load_results(Path(), scale, params, study, expected)
+    return results, [key for key in results.missing if Layout(scale).header(*key).exists()]
+
+
+def recorded_scales(params: Params) -> list[str]:
+    """Scales of params.yaml that have records or reports."""
+    return [scale for scale in params.scales if Layout(scale).reports.is_dir()]
+
+
+def reported_studies(params: Params, scale: str) -> list[str]:
+    """Studies that have a page at a scale."""
+    return [name for name in params.studies if (Layout(scale).study(name) / "report.html").exists()]
 
 
 if __name__ == "__main__":

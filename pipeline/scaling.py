@@ -11,7 +11,7 @@ from typing import Any
 
 from lolm.analysis.scaling import MINIMUM, ScalingError, ScalingFit, collect, fit_scaling, multipliers
 from lolm.config import load_params
-from lolm.records import RecordError, write_json, write_text
+from lolm.records import write_json, write_text
 from lolm.records.results import ScaleResults, load_results
 from lolm.report.figures.scaling import scaling as picture
 from pipeline.stage import main
@@ -26,7 +26,7 @@ def scaling() -> None:
     study, confidence = results[0].params.selected, results[0].analysis.confidence
     arms = [arm for arm in study.arms if len({p.scale for p in collect(results, arm)}) >= MINIMUM]
     if not arms:
-        raise ScalingError(f"no arm of study {study.name!r} was evaluated at {MINIMUM} scales; run `dvc repro` for each scale")
+        raise ScalingError(f"no arm of study {study.name!r} was evaluated at {MINIMUM} scales; run `make repro SCALE=…` for each")
     fits = {arm: fit_scaling(arm, collect(results, arm), confidence) for arm in arms}
     baseline = fits.get(study.baseline)
     curves = {arm: multipliers(baseline, fit) for arm, fit in fits.items() if arm != study.baseline} if baseline else {}
@@ -57,15 +57,17 @@ def load_scales(scales: list[str], study: str | None) -> list[ScaleResults]:
 
     Raises:
         ConfigError: unknown scale or study.
-        ScalingError: fewer than four scales have results; the message says what the others lack.
+        RecordError: a record is broken.
+        ScalingError: fewer than four scales have results; the message says how to make the others.
     """
     params = load_params()
     found, lacking = [], []
     for scale in scales:
-        try:
-            found.append(load_results(".", scale, params, study))
-        except RecordError as error:
-            lacking.append(f"{scale}: {error}")
+        results = load_results(".", scale, params, study)
+        if any(run.test_nats is not None for run in results.runs):
+            found.append(results)
+        else:
+            lacking.append(f"{scale}: no run was evaluated; make them with `make repro SCALE={scale} STUDY={results.study}`")
     if len(found) < MINIMUM:
         names = ", ".join(r.scale for r in found) or "none"
         raise ScalingError(

@@ -1,22 +1,16 @@
 """Fill MLflow from the records on disk: of one scale, or of all.
 
-Runs that a stage did not make here (restored from DVC's cache, pulled into a fresh clone, trained while the store was away)
+Runs that were not made here (those of a fresh clone, or trained while the store was away)
 show up once, and what is there already is not written again.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from lolm import LolmError, tracking
+from lolm.records import recorded_scales
 from pipeline import stage
-
-
-def recorded_scales() -> list[str]:
-    """Scales that have finished runs or a report under the current folder."""
-    runs = {path.parents[2].name for path in Path("artifacts").glob("*/runs/*/summary.json")}
-    return sorted(runs | {path.parents[1].name for path in Path("reports").glob("*/*/claims.json")})
 
 
 def track() -> None:
@@ -27,7 +21,7 @@ def track() -> None:
     args = parser.parse_args()
     recorded = recorded_scales()
     if args.scale and args.scale not in recorded:
-        raise LolmError(f"artifacts/{args.scale} holds no finished run; recorded scales: {', '.join(recorded) or 'none'}")
+        raise LolmError(f"reports/{args.scale} holds no record of a run; recorded scales: {', '.join(recorded) or 'none'}")
     for scale in [args.scale] if args.scale else recorded:
         written = tracking.sync_scale(scale)
         print(f"{tracking.experiment_name(scale)}: " + (f"{written} runs written" if written else "nothing new"))

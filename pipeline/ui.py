@@ -14,8 +14,8 @@ from pathlib import Path
 
 from lolm import LolmError, tracking
 from lolm.config import load_params
+from lolm.records import recorded_scales
 from pipeline import stage
-from pipeline.track import recorded_scales
 
 LOG = Path(".scratch/logs/mlflow-ui.log")
 

@@ -1,194 +1,258 @@
-"""Controls, figures, needs and facts of the entries whose own modules state only the number and the rule."""
+"""What could explain a claim away, by name: an entry of the registry lists the names of its controls."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
+from lolm.analysis import dependency as dep
 from lolm.analysis.effects import arm_effect
-from lolm.analysis.statistics import t_interval
-from lolm.claims.components import gate_controls
-from lolm.claims.dependency import again, readout_controls
-from lolm.claims.early import conditioning
-from lolm.claims.ledger import UNTESTABLE, Claim, Control, Quantity, unmeasured
-from lolm.claims.required_runs import needs
-from lolm.records.results import ScaleResults
+from lolm.analysis.statistics import paired_difference, t_interval
+from lolm.claims.ledger import Control, Quantity
+from lolm.claims.measures.common import again, difference, nats, quantity, removed, values
+from lolm.claims.measures.gate import latent_share
+from lolm.claims.measures.inversion import control_depth
+from lolm.claims.measures.readouts import refitted_statistics
+from lolm.records.results import RunRecord, ScaleResults
 
-FIGURES = {
-    "efficiency_2x": "multipliers",
-    "efficiency_direction": "multipliers",
-    "gap_25_9": "loss_at_ends",
-    "gap_16_8": "learning_curves",
-    "gap_15": "learning_curves",
-    "matched_budget": "loss_at_ends",
-    "early_lead": "lead",
-    "gate_level": "gate_path",
-    "gate_surface": "gate_path",
-    "gate_reversal": "gate_path",
-    "gate_target": "gate_path",
-    "gate_share": "contributions",
-    "inversion": "inversion_statistic",
-    "inversion_over_training": "damage",
-    "inversion_control": "damage",
-    "latent_alone": "ablation_sweep",
-    "surface_alone": "ablation_sweep",
-    "regime_codes": "regimes",
-}
-STATED = {"gate_target": ("paper", "scaling"), "efficiency_direction": ("seed", "paper"), "matched_budget": ("paper",)}
-STUDIES = {  # which study at the same scale holds what a claim's controls ask for
-    "gate_target": "gate",
-    "gate_level": "gate",
-    "gate_share": "gate",
-    "inversion": "inversion",
-    "inversion_preregistered": "inversion",
-    "inversion_control": "inversion",
-    "memory_contribution": "parts",
-    "regime_contribution": "parts",
-    "regime_codes": "regime",
-    "cpc_chance": "cpc",
-    "regime_entropy": "regime",
-    "memory_loss": "parts",
+Controls = Callable[[ScaleResults], Sequence[Control]]
+
+GATES = {
+    "gate_mean_dimension": (
+        "frozen at its mean in each dimension",
+        "Takes the context away and keeps the pattern over dimensions.",
+    ),
+    "gate_mean_global": ("frozen at its overall mean", "Keeps the level alone: what is left of g = 0.5 once its level is right."),
+    "gate_shuffled_positions": ("shuffled over positions", "Keeps every value, and takes away only which token gets which."),
+    "gate_permuted_dimensions": ("permuted over dimensions", "Keeps level and spread, not which dimension has which."),
 }
 
-# entries on one published fact -> the one that decides for it
-FACTS = {
-    **dict.fromkeys(("inversion", "surface_alone", "gate_one_ratio", "component_gate_one"), "inversion_preregistered"),
-    "component_gate_half": "half_worse_than_one",
-    **{f"level_gate_{size}": "gate_level" for size in ("20m", "149m", "304m", "157b")},
-    "gate_reversal_everywhere": "gate_reversal",
-    "early_lead": "faster_43",
-    **{f"level_codes_{size}": "regime_codes" for size in ("304m", "157b")},
-    **{f"level_codes_{size}": "regime_collapse" for size in ("20m", "149m")},
-    "isolation_usage": "regime_collapse",
-}
-AGAINST = (
-    "behind_at_end",
-    "early_lead",
-    "scratch_no_ssm",
-    "scratch_no_regime",
-    "flops_overhead",
-    "downstream_wikitext",
-    "downstream_tasks",
-)
+
+def _subject(results: ScaleResults) -> tuple[RunRecord, ...]:
+    return results.of(results.subject) if results.subject else ()
 
 
-def with_controls(results: ScaleResults, claim: Claim) -> Claim:
-    """The claim with the controls, figure, study and fact that belong to it; what it has of its own stays."""
-    controls = claim.controls or (tuple(_controls(results, claim.id)) if claim.verdict != UNTESTABLE else ())
-    wanted = claim.needs
-    if wanted is None and claim.id in STUDIES and STUDIES[claim.id] != results.study:
-        wanted = needs(results.params, results.scale, STUDIES[claim.id])
-    return replace(
-        claim,
-        controls=controls,
-        figure=claim.figure or (FIGURES.get(claim.id) if claim.verdict != UNTESTABLE else None),
-        needs=wanted,
-        stated=claim.stated or STATED.get(claim.id, ()),
-        fact=FACTS.get(claim.id),
-        against=claim.id in AGAINST,
-    )
+def gate_changes(*names: str) -> Controls:
+    """Damage when only a part of what the gate says is taken away."""
 
-
-def _controls(results: ScaleResults, id: str) -> list[Control]:
-    if id.startswith(("efficiency_", "gap_", "matched_budget", "early_lead")):
-        return [*conditioning(results), *_deep(results), *_tuning(results)]
-    if id in ("latent_alone", "surface_alone", "inversion", "inversion_over_training"):
-        runs = results.of(results.subject) if results.subject else ()
-        return [*gate_controls(results, runs)[:2], *readout_controls(results, runs)]
-    if id in ("gate_share", "gate_surface", "gate_level"):
-        return _addends(results)
-    if id in ("gate_target", "gate_reversal"):
+    def make(results: ScaleResults) -> list[Control]:
+        runs = _subject(results)
         return [
-            _arm(
-                results,
-                "lolm_free_gate",
-                "gate",
-                "Without the losses that give the gate a target; a level or path set by them goes.",
+            Control(f"gate {text}", quantity(removed(runs, name), results, "nats", f"damage with the gate {text}"), sentence)
+            for name, (text, sentence) in GATES.items()
+            if name in names
+        ]
+
+    return make
+
+
+def refits(results: ScaleResults) -> list[Control]:
+    """S after refits of the readout."""
+    return refitted_statistics(results, _subject(results))
+
+
+def fitted_temperature(value: float) -> Controls:
+    """Damage at a constant gate with one temperature fitted to either loss."""
+
+    def make(results: ScaleResults) -> list[Control]:
+        runs = _subject(results)
+
+        def fitted(run: RunRecord, intervention: str, at: float | None) -> float | None:
+            found = run.condition(intervention, at)
+            return None if found is None else found.nats_fitted
+
+        changed, intact = values(runs, lambda r: fitted(r, "gate", value)), values(runs, lambda r: fitted(r, "none", None))
+        text = f"damage at g = {value:g} with one fitted temperature each"
+        sentence = "A loss of many nats can come from overconfident logits alone; with a fitted temperature it cannot exceed ln V."
+        return [Control("temperature fitted", difference(changed, intact, results, "nats", text), sentence)]
+
+    return make
+
+
+def arm(name: str, outcome: str, sentence: str) -> Controls:
+    """The same outcome in another arm of the study, minus the subject's."""
+
+    def make(results: ScaleResults) -> list[Control]:
+        found = arm_effect(results, name, outcome) if results.subject else None
+        unit = "gate" if outcome == "gate" else "nats"
+        text = f"{'mean gate' if outcome == 'gate' else 'test loss'} of arm {name} minus the subject's"
+        missing = f"arm {name} is not in study {results.study}"
+        return [
+            Control(
+                f"arm {name}",
+                Quantity.missing(unit, text, missing) if found is None else Quantity.of(found, unit, text),
+                sentence,
             )
         ]
-    if id in ("memory_contribution", "regime_contribution"):
-        stream = id.split("_")[0]
-        sentence = (
-            f"What the {stream} buys in training, at equal parameters; the damage says what a trained model has come to expect."
-        )
-        return [_permuted(results, stream), _arm(results, f"lolm_no_{stream}", "nats", sentence)]
-    if id == "cpc_chance":
-        return [
-            _arm(
-                results,
-                "lolm_cpc_positions",
-                "nats",
-                "With negatives at the same position of other texts, position tells nothing.",
-            )
-        ]
-    return []
+
+    return make
 
 
-def _arm(results: ScaleResults, arm: str, outcome: str, sentence: str) -> Control:
-    found = arm_effect(results, arm, outcome) if results.subject else None
-    text = f"{'mean gate' if outcome == 'gate' else 'test loss'} of arm {arm} minus the subject's"
-    unit = "gate" if outcome == "gate" else "nats"
-    quantity = (
-        unmeasured(unit, text, f"arm {arm} is not in study {results.study}") if found is None else Quantity.of(found, unit, text)
-    )
-    return Control(f"arm {arm}", quantity, sentence)
-
-
-def _deep(results: ScaleResults) -> list[Control]:
+def deeper(results: ScaleResults) -> Sequence[Control]:
+    """A Transformer of the depth that LOLM's two stacks have in series."""
     if results.baseline == "transformer_deep":
-        return []
+        return ()
     sentence = "LOLM is deeper than it says, L + K layers in series; a Transformer of that depth may have the same loss."
-    return [_arm(results, "transformer_deep", "nats", sentence)]
+    return arm("transformer_deep", "nats", sentence)(results)
 
 
-def _tuning(results: ScaleResults) -> list[Control]:
-    arms = [arm for arm in (results.subject, results.baseline) if arm and arm in results.sweeps]
+def learning_rates(results: ScaleResults) -> list[Control]:
+    """Which peak learning rates the two arms were given."""
+    arms = [name for name in (results.subject, results.baseline) if name and name in results.sweeps]
+    definition = "peak learning rate of LOLM over the baseline's"
     if len(arms) < 2:
-        note = "no sweep of both arms is part of these runs"
-        quantity = unmeasured("x", "peak learning rate of LOLM over the baseline's", note)
+        found = Quantity.missing("x", definition, "no sweep of both arms is part of these runs")
     else:
-        rates = [results.sweeps[arm]["chosen"] for arm in arms]
-        edge = [results.label(arm) for arm in arms if not results.sweeps[arm]["inside"]]
+        rates = [results.sweeps[name].chosen for name in arms]
+        edge = [results.label(name) for name in arms if not results.sweeps[name].inside]
         note = f"At the edge of its grid: {', '.join(edge)}." if edge else "Both lie inside their grids."
-        quantity = Quantity(
-            rates[0] / rates[1], "x", "peak learning rate of LOLM over the baseline's, each by its own sweep", note=note
-        )
+        found = Quantity(rates[0] / rates[1], "x", f"{definition}, each by its own sweep", note=note)
+    sentence = "A rate that suits one arm makes the other look slow; published with one rate for both."
+    return [Control("learning rates", found, sentence)]
+
+
+def conditioning(results: ScaleResults) -> list[Control]:
+    """What a norm before the head and smaller initial weights do to the baseline alone, where both forms were run."""
+    sentence = (
+        "Only LOLM's branches were normalised, before a head with N(0, 1) rows; that alone makes an early lead. "
+        + _recipes(results)
+    )
+    name, text = (
+        "initialisation and norm of the baseline",
+        "test loss of the Transformer as published minus that with norm and small init",
+    )
+    losses = [(base.test_nats, sound.test_nats) for sound, base in results.pairs("transformer", "transformer_published")]
+    if not losses or any(None in pair for pair in losses):
+        missing = "needs arm transformer_published beside transformer"
+        return [Control(name, Quantity.missing("nats", text, missing), sentence)]
+    found = paired_difference([a for a, _ in losses], [b for _, b in losses], results.analysis.confidence)  # type: ignore[misc]
+    return [Control(name, Quantity.of(found, "nats", text), sentence)]
+
+
+def _recipes(results: ScaleResults) -> str:
+    """What stands before the head of either compared arm, and how it was initialised, by the recipes that they ran with."""
+    inits = {"scaled": "small initial weights", "framework": "the framework's initial weights"}
+    said = {}
+    for name in (results.subject, results.baseline):
+        if name is not None:
+            recipe = results.of(name)[0].header.run.architecture.recipe
+            norm = "no norm" if recipe.head_norm == "none" else "a norm"
+            said[results.label(name)] = f"{norm} before the head and {inits[recipe.init]}"
+    if len(said) == 2 and len(set(said.values())) == 1:
+        return f"Here both arms have {next(iter(said.values()))}."
+    return " ".join(f"Here “{label}” has {text}." for label, text in said.items())
+
+
+def addends(results: ScaleResults) -> list[Control]:
+    """What the latent addend of the fusion contributes, beside the gate's value."""
+    runs = _subject(results)
+    sentence = "The gate multiplies branches whose length and direction are free; what an addend contributes is another number."
+
+    def latent(run: RunRecord, key: str) -> float | None:
+        row = run.contribution()
+        return None if row is None or "latent" not in row.addends else getattr(row.addends["latent"], key)
+
     return [
-        Control(
-            "learning rates", quantity, "A rate that suits one arm makes the other look slow; published with one rate for both."
+        Control(name, quantity(values(runs, lambda r, k=key: latent(r, k)), results, unit, text), sentence)  # type: ignore[misc]
+        for key, unit, name, text in (
+            (
+                "variance_share",
+                "share",
+                "latent addend's share of the variance of o",
+                "latent addend's share of the variance of o",
+            ),
+            (
+                "logit_centred",
+                "logits",
+                "latent addend's contribution to the true token's centred logit",
+                "latent addend's contribution to the true token's centred logit",
+            ),
+            ("mean_norm", "length", "mean length", "mean length of the latent addend"),
         )
     ]
 
 
-def _addends(results: ScaleResults) -> list[Control]:
-    runs = results.of(results.subject) if results.subject else ()
-    rows = [run.contribution() for run in runs]
-    made = []
-    for key, unit, text in (
-        ("variance_share", "share", "latent addend's share of the variance of o"),
-        ("logit_centred", "logits", "latent addend's contribution to the true token's centred logit"),
-        ("mean_norm", "length", "mean length of the latent addend"),
-    ):
-        values = [None if row is None or "latent" not in row["addends"] else row["addends"]["latent"][key] for row in rows]
-        quantity = (
-            unmeasured(unit, text, again(results))
-            if not values or None in values
-            else Quantity.of(t_interval(values, results.analysis.confidence), unit, text)  # type: ignore[arg-type]
-        )
-        sentence = (
-            "The gate multiplies branches whose length and direction are free; what an addend contributes is another number."
-        )
-        made.append(Control(text.split(" of ")[0] if unit == "length" else text, quantity, sentence))
-    return made
+def minority(results: ScaleResults) -> list[Control]:
+    """Whether the latent branch is the smaller one at all, which an inversion presupposes."""
+    text = "latent branch's share of the power of the gated signal, test split"
+    sentence = "An inversion says that the smaller branch is missed more; S grows with a branch's share whatever that is."
+    return [Control("share of the latent branch", quantity(latent_share(_subject(results)), results, "share", text), sentence)]
 
 
-def _permuted(results: ScaleResults, stream: str) -> Control:
-    runs = results.of(results.subject) if results.subject else ()
-    name = f"{stream}_permuted"
-    values = [run.damage(name) for run in runs]
-    text = f"damage when the {stream}'s output is permuted over positions"
-    quantity = (
-        unmeasured("nats", text, again(results))
-        if not values or None in values
-        else Quantity.of(t_interval(values, results.analysis.confidence), "nats", text)  # type: ignore[arg-type]
+def permuted(stream: str) -> Controls:
+    """Damage when a stream's positions are shuffled."""
+
+    def make(results: ScaleResults) -> list[Control]:
+        text = f"damage when the {stream}'s output is permuted over positions"
+        found = quantity(removed(_subject(results), f"{stream}_permuted"), results, "nats", text)
+        return [Control(f"{stream} permuted", found, "Keeps every value and takes away only which position gets which.")]
+
+    return make
+
+
+def trained_without(stream: str) -> Controls:
+    """Loss of the arm that never had the stream."""
+    sentence = f"What the {stream} buys in training, at equal parameters; the damage says what a trained model has come to expect."
+    return arm(f"lolm_no_{stream}", "nats", sentence)
+
+
+def random_halves(results: ScaleResults) -> list[Control]:
+    """S among random halves of the fused dimensions."""
+    sentence = "Any two halves of the fused dimensions differ in what they carry; so much comes from splitting at random."
+    text, runs = "largest S in size among random halves, mean ablation", _subject(results)
+    nulls = [null for null in map(dep.null, runs) if null is not None]
+    if not nulls or len(nulls) < len(runs):
+        return [Control("random halves", Quantity.missing("nats", text, again(results)), sentence)]
+    largest = t_interval([max(abs(d) for d in n.draws) for n in nulls], results.analysis.confidence)
+    place = ", ".join(f"{n.rank:.2f}" for n in nulls)
+    found = Quantity.of(
+        largest,
+        "nats",
+        f"largest S in size among {len(nulls[0].draws)} random halves, mean ablation",
+        f"Share of the draws, with both signs, below the observed S of mean ablation, by seed: {place}.",
     )
-    return Control(f"{stream} permuted", quantity, "Keeps every value and takes away only which position gets which.")
+    return [Control("random halves", found, sentence)]
+
+
+def serial(results: ScaleResults) -> list[Control]:
+    """The baseline without as many last blocks as LOLM has latent layers."""
+    depth, pairs = control_depth(results, _subject(results))
+    if depth is None:
+        return []
+    name = f"a Transformer without its last {'block' if depth == 1 else f'{depth} blocks'}"
+    sentence = "z is computed from h, so without latent the last layers of a serial stack are skipped; any stack suffers from that."
+    if not pairs:
+        missing = "no baseline with the same seeds had its last blocks skipped"
+        return [Control(name, Quantity.missing("nats", "damage", missing), sentence)]
+    found = [nats(base, "skip_last_blocks", depth) - nats(base, "none") for _, base in pairs]
+    return [Control(name, quantity(found, results, "nats", "damage, baseline, same test tokens"), sentence)]
+
+
+CONTROLS: dict[str, Controls] = {
+    "conditioning": conditioning,
+    "depth": deeper,
+    "learning_rates": learning_rates,
+    "gate_all": gate_changes(*GATES),
+    "gate_means": gate_changes("gate_mean_dimension", "gate_mean_global"),
+    "gate_but_dimension_mean": gate_changes("gate_mean_global", "gate_shuffled_positions", "gate_permuted_dimensions"),
+    "refits": refits,
+    "temperature_half": fitted_temperature(0.5),
+    "temperature_one": fitted_temperature(1.0),
+    "addends": addends,
+    "minority": minority,
+    "random_halves": random_halves,
+    "serial": serial,
+    "free_gate": arm(
+        "lolm_free_gate",
+        "gate",
+        "Without the losses that give the gate a target; a level or path set by them goes.",
+    ),
+    "memory_permuted": permuted("memory"),
+    "memory_trained_without": trained_without("memory"),
+    "regime_permuted": permuted("regime"),
+    "regime_trained_without": trained_without("regime"),
+    "other_negatives": arm(
+        "lolm_cpc_positions",
+        "nats",
+        "With negatives at the same position of other texts, position tells nothing.",
+    ),
+}

@@ -23,6 +23,7 @@ SOURCES = {
 }
 
 CLIP_NATS = 20.0  # the evaluation script takes exp(min(loss, 20))
+PRINTED = "printed by the authors"
 VOCABULARY = 50_257  # GPT-2 tokens, used at every published scale
 
 
@@ -44,8 +45,14 @@ class Number:
     where: str
     scale: str | None = None
 
-    def as_record(self) -> dict[str, Any]:
-        return {"value": self.value, "unit": self.unit, "source": [SOURCES[key] for key in self.source], "where": self.where}
+    def to_record(self) -> dict[str, Any]:
+        return {
+            "value": self.value,
+            "unit": self.unit,
+            "source": [SOURCES[key] for key in self.source],
+            "where": self.where,
+            "origin": PRINTED,
+        }
 
 
 def _number(value: float, unit: str, source: str, where: str, scale: str | None = None) -> Number:

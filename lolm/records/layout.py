@@ -108,3 +108,9 @@ class Layout:
     def weights(self, arm: str, seed: int) -> Path:
         """Folder of a run's weights: at its end, at its snapshots, at the ends of its annealed copies."""
         return self.artifacts / "runs" / str(RunKey(arm, seed))
+
+
+def recorded_scales(root: str | Path = ".") -> list[str]:
+    """Scales of which a run left a record, or a study a ledger, by name."""
+    reports = Path(root) / "reports"
+    return sorted({path.parents[1].name for pattern in ("*/train/*-*", "*/*/claims.json") for path in reports.glob(pattern)})

@@ -5,10 +5,10 @@ Reports and notebooks read results through :func:`load_results` and nothing else
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from lolm.config import AnalysisConfig, Params, RunConfig, load_params, scale_of
 from lolm.records import names
@@ -29,6 +29,8 @@ from lolm.records.schema import (
 )
 from lolm.records.series import AXES, Row, points, read_series
 from lolm.records.store import read, read_json
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -255,8 +257,11 @@ def load_results(
     return ScaleResults(params.scale, params, corpus, tuple(runs), tuple(missing), tuple(diverged), sweeps)
 
 
-def load_run(layout: Layout, key: RunKey) -> RunRecord | None:
+def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = "error") -> RunRecord | None:
     """The records of one run, None if it left none. A measurement that was not made is None in them.
+
+    Args:
+        stale: what becomes of a measurement of another model than the header's: an error, or as if it was not made.
 
     Raises:
         RecordError: a record is broken, or a measurement is of another model than the header.
@@ -267,18 +272,20 @@ def load_run(layout: Layout, key: RunKey) -> RunRecord | None:
     rows = read_series(layout.series(*key))
     if not rows:
         raise RecordError(f"{layout.series(*key)}: is empty; delete {layout.train(*key)} and run `dvc repro`")
-    evaluation = read(path, Evaluation) if (path := layout.evaluation(*key)).exists() else None
-    ablation = read(path, Ablation) if (path := layout.ablation(*key)).exists() else None
-    recall = read(path, Recall) if (path := layout.recall(*key)).exists() else None
+
+    def measured(path: Path, kind: type[T], of_this_run: Callable[[T], bool]) -> T | None:
+        found = read(path, kind) if path.exists() else None
+        if found is None or of_this_run(found):
+            return found
+        if stale == "error":
+            raise RecordError(f"{path}: measures another model than {layout.header(*key)}; run `dvc repro`")
+        return None
+
+    evaluation = measured(layout.evaluation(*key), Evaluation, lambda found: found.fingerprint == header.fingerprint)
+    ablation = measured(layout.ablation(*key), Ablation, lambda found: found.fingerprint == header.fingerprint)
+    recall = measured(layout.recall(*key), Recall, lambda found: found.model == model_of(header.run))
     if ablation is not None:
         _check_names(layout.ablation(*key), ablation)
-    for path, of_this_run in (
-        (layout.evaluation(*key), evaluation is None or evaluation.fingerprint == header.fingerprint),
-        (layout.ablation(*key), ablation is None or ablation.fingerprint == header.fingerprint),
-        (layout.recall(*key), recall is None or recall.model == model_of(header.run)),
-    ):
-        if not of_this_run:
-            raise RecordError(f"{path}: measures another model than {layout.header(*key)}; run `dvc repro`")
     return RunRecord(*key, header, rows, read(layout.summary(*key), Summary), evaluation, ablation, recall)
 
 

@@ -1,3 +1,28 @@
-"""MLflow, filled from the records: its metrics in :mod:`lolm.tracking.series`, the store in :mod:`lolm.tracking.store`."""
+"""MLflow, filled from the records.
 
-from lolm.tracking.store import *  # noqa: F403
+Points in :mod:`lolm.tracking.series`, runs in :mod:`lolm.tracking.runs`, reports in :mod:`lolm.tracking.scales`,
+the store in :mod:`lolm.tracking.store`, what stages call in :mod:`lolm.tracking.stages`.
+"""
+
+from lolm.tracking.runs import sync_live, sync_run
+from lolm.tracking.scales import sync_benchmark, sync_scale
+from lolm.tracking.stages import RUNNER, try_prepare_store, try_sync, try_sync_benchmark, try_sync_run, try_sync_scale
+from lolm.tracking.store import TrackingError, experiment_id, experiment_name, prepare_store, store_uri
+
+__all__ = [
+    "RUNNER",
+    "TrackingError",
+    "experiment_id",
+    "experiment_name",
+    "prepare_store",
+    "store_uri",
+    "sync_benchmark",
+    "sync_live",
+    "sync_run",
+    "sync_scale",
+    "try_prepare_store",
+    "try_sync",
+    "try_sync_benchmark",
+    "try_sync_run",
+    "try_sync_scale",
+]

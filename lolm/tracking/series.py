@@ -5,149 +5,106 @@ where the step axis is the intervention's strength for a sweep at the final weig
 blocks), or the training step of the weights when there is nothing to sweep. The gate forced to 0, 0.5 and 1 is also given over
 training: ``ablate/gate_0/*``, ``ablate/gate_0.5/*``, ``ablate/gate_1/*``; so is the inversion statistic of each way of removing a
 branch, ``ablate/inversion_<way>``. The controls stay in the record: there are some hundred.
-``annealed/*`` at the steps where a learning-rate schedule ended; ``position/*`` over the position in the window, ``length/*`` over
-the window's length in tokens; ``recall/<task>_*``.
+``annealed/*`` at the steps where a learning-rate schedule ended; ``position/*`` over the position in the window, ``length/*``
+over the window's length in tokens; ``recall/<task>_*``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lolm.analysis.dependency import statistics
 from lolm.config import flatten
-from lolm.laboratory.inversion import inversion
-from lolm.records import AXES, fingerprint_of, read_json, read_series
-from lolm.records.results import belongs
+from lolm.records import AXES, names
+from lolm.records.schema import Ablation, Condition, Evaluation, Recall
+from lolm.records.series import Row
 
 SWEPT_OVER_TRAINING = (0.0, 0.5, 1.0)
 ABLATIONS_SHOWN = frozenset(
-    ("none", "gate", "gate_blend_one", "gate_blend_zero", "memory_zero", "memory_mean", "regime_zero", "regime_mean")
-    + ("surface_mean", "latent_mean", "skip_last_blocks")
-)
+    (
+        names.NONE, names.GATE, names.BLEND_TO_ONE, names.BLEND_TO_ZERO, names.SKIP_LAST_BLOCKS,
+        *(names.replaced(stream, by) for stream in (names.MEMORY, names.REGIME) for by in (names.ZERO, names.MEAN)),
+        *(names.replaced(branch, names.MEAN) for branch in names.BRANCHES),
+    )
+)  # fmt: skip
 ABLATION_METRICS = ("nats", "bits_per_byte", "accuracy", "kl_to_full")
 
 Point = tuple[str, float, int, float]  # key, value, step, seconds since the run's start
 
 
-@dataclass(frozen=True)
-class Records:
-    """Everything on disk about one run; ``rows`` in the order they were written: ends of annealed copies come last."""
-
-    folder: Path
-    config: dict[str, Any]
-    rows: list[dict[str, float]]
-    summary: dict[str, Any] | None
-    evaluation: dict[str, Any] | None
-    ablation: dict[str, Any] | None
-    recall: dict[str, Any] | None = None
-
-    @classmethod
-    def load(cls, folder: Path, finished: bool) -> Records:
-        """Read a run's folder and, of a finished run, what was measured on it (stale measurements are left out)."""
-        config = read_json(folder / "config.json")
-        later: dict[str, Any] = {}
-        if finished:
-            for stage in ("evaluate", "ablate", "recall"):
-                path = folder.parent.parent / stage / f"{folder.name}.json"
-                record = read_json(path) if path.exists() else None
-                later[stage] = record if record and belongs(stage, record, config) else None
-        rows = read_series(folder / "metrics.jsonl")
-        end = max((row["step"] for row in rows), default=0)
-        rows.sort(key=lambda row: "annealed/nats" in row and row["step"] < end)  # as written: what was sent stays a prefix
-        return cls(
-            folder=folder,
-            config=config,
-            rows=rows,
-            summary=read_json(folder / "summary.json") if finished else None,
-            evaluation=later.get("evaluate"),
-            ablation=later.get("ablate"),
-            recall=later.get("recall"),
-        )
-
-    @property
-    def digest(self) -> str:
-        return fingerprint_of(self.config, self.rows, self.summary, self.evaluation, self.ablation, self.recall)
-
-    @property
-    def step(self) -> int:
-        """The last step of training."""
-        return max((int(row["step"]) for row in self.rows), default=0)
-
-    @property
-    def seconds(self) -> float:
-        return max((row["seconds"] for row in self.rows), default=0.0)
+def as_written(rows: Sequence[Row]) -> list[Row]:
+    """Rows in the order they were written: the ends of annealed copies come last. So what was sent earlier stays a prefix."""
+    end = max((row["step"] for row in rows), default=0)
+    return sorted(rows, key=lambda row: names.ANNEALED_NATS in row and row["step"] < end)
 
 
-def training_points(rows: list[dict[str, float]]) -> list[Point]:
-    """Every value of ``metrics.jsonl`` except the axes, at its step."""
+def training_points(rows: Iterable[Row]) -> list[Point]:
+    """Every value of the series except the axes, at its step."""
     return [(key, value, int(row["step"]), row["seconds"]) for row in rows for key, value in row.items() if key not in AXES]
 
 
-def evaluation_points(evaluation: dict[str, Any], step: int, seconds: float) -> list[Point]:
-    """Scalars of an evaluation record as ``eval/<section>_<name>``, and three of its tables as series over an axis of their own.
+def evaluation_points(evaluation: Evaluation, step: int, seconds: float) -> list[Point]:
+    """Scalars of an evaluation as ``eval/<section>_<name>``, and three of its tables as series over an axis of their own.
 
     ``eval/annealed_<split>_<metric>`` over the step at which a schedule ended; ``position/<metric>`` over the first position of
     each bin; ``length/<metric>`` over the window's tokens. Other lists (histograms), texts and the scores of single lengths stay
     in the record.
     """
-    skip = {"arm", "seed", "fingerprint", "name", "step", "split", "schedule_ends", "lengths"}
-    flat = _numbers({key: value for key, value in evaluation.items() if key not in skip})
-    points = [(f"eval/{key}", value, step, seconds) for key, value in flat.items()]
-    for end in evaluation.get("schedule_ends") or ():
-        scores = _numbers({split: end[split] for split in ("validation", "test") if split in end})
-        points += [(f"eval/annealed_{key}", value, int(end["step"]), end["seconds"]) for key, value in scores.items()]
-    for part in (evaluation.get("positions") or {}).get("bins", ()):
-        scores = _numbers({key: value for key, value in part.items() if key not in ("start", "stop")})
-        points += [(f"position/{key}", value, int(part["start"]), seconds) for key, value in scores.items()]
-    for row in (evaluation.get("lengths") or {}).get("windows", {}).values():
-        scores = _numbers({key: value for key, value in row.items() if key not in ("seq_len", "tokens")})
-        scores.pop("beyond_tokens", None)
-        points += [(f"length/{key}", value, int(row["seq_len"]), seconds) for key, value in scores.items()]
+    identity = {"arm", "seed", "fingerprint", "name", "step", "split"}
+    points = [(f"eval/{key}", n, step, seconds) for key, n in _numbers(evaluation, {*identity, "schedule_ends", "lengths"})]
+    for end in evaluation.schedule_ends:
+        points += [(f"eval/annealed_{key}", value, end.step, end.seconds) for key, value in _numbers(end, set(AXES))]
+    for part in evaluation.positions.bins:
+        points += [(f"position/{key}", value, part.start, seconds) for key, value in _numbers(part, {"start", "stop"})]
+    for window in evaluation.lengths.windows.values():
+        scores = [score for score in _numbers(window, {"seq_len", "tokens"}) if score[0] != "beyond_tokens"]
+        points += [(f"length/{key}", value, window.seq_len, seconds) for key, value in scores]
     return points
 
 
-def recall_points(recall: dict[str, Any], step: int, seconds: float) -> list[Point]:
-    """``recall/<task>_accuracy``, ``_nats`` and ``_chance`` of each task, at a run's last step."""
-    return [
-        (f"recall/{task}_{key}", float(scores[key]), step, seconds)
-        for task, scores in recall["tasks"].items()
-        for key in ("accuracy", "nats", "chance")
-    ]
+def recall_points(recall: Recall, step: int, seconds: float) -> list[Point]:
+    """``recall/<task>_accuracy``, ``_nats`` and ``_chance`` of each task, at a run's last step; of a run that diverged, the
+    chance level and ``_diverged``."""
+    points: list[Point] = []
+    for name, task in recall.tasks.items():
+        values = {"accuracy": task.accuracy, "nats": task.nats, "chance": task.chance, "diverged": 1.0 if task.diverged else None}
+        points += [(f"recall/{name}_{key}", value, step, seconds) for key, value in values.items() if value is not None]
+    return points
 
 
-def _numbers(mapping: dict[str, Any]) -> dict[str, float]:
-    flat = {key.replace(".", "_"): value for key, value in flatten(mapping).items()}
-    return {key: float(value) for key, value in flat.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+def _numbers(record: Any, skip: set[str]) -> list[tuple[str, float]]:
+    """Numbers of a record by their path, ``a_b``; lists, texts and what is skipped at the top left out."""
+    flat = flatten({key: value for key, value in dataclasses.asdict(record).items() if key not in skip})
+    numbers = {key: value for key, value in flat.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    return [(key.replace(".", "_"), float(value)) for key, value in numbers.items()]
 
 
-def ablation_points(ablation: dict[str, Any], seconds: float) -> list[Point]:
+def ablation_points(ablation: Ablation, seconds: float) -> list[Point]:
     """Conditions of an ablation record; the top of this module says which step axis each gets."""
-    conditions = ablation["conditions"]
-    last = max((c["step"] for c in conditions), default=0)
     points: list[Point] = []
 
-    def add(name: str, step: int, condition: dict[str, Any]) -> None:
-        present = [metric for metric in ABLATION_METRICS if condition.get(metric) is not None]
-        points.extend((f"ablate/{name}/{metric}", float(condition[metric]), step, seconds) for metric in present)
+    def add(name: str, step: int, condition: Condition) -> None:
+        points.extend((f"ablate/{name}/{metric}", getattr(condition, metric), step, seconds) for metric in ABLATION_METRICS)
 
-    for condition in conditions:
-        kind, value, step = condition["intervention"], condition["value"], condition["step"]
-        if kind not in ABLATIONS_SHOWN:
+    for condition in ablation.conditions:
+        name, value = condition.intervention, condition.value
+        if name not in ABLATIONS_SHOWN:
             continue
         if value is None:
-            add(kind, step, condition)
+            add(name, condition.step, condition)
             continue
-        if step == last:
-            add(kind, round(100 * value) if kind.startswith("gate") else round(value), condition)
-        if kind == "gate" and value in SWEPT_OVER_TRAINING:
-            add(f"gate_{value:g}", step, condition)
-    for step in sorted({c["step"] for c in conditions}):
-        points += [(f"ablate/inversion_{way}", nats, step, seconds) for way, nats in inversion(conditions, step).items()]
+        if condition.step == ablation.steps[-1]:
+            add(name, round(value) if name == names.SKIP_LAST_BLOCKS else round(100 * value), condition)
+        if name == names.GATE and value in SWEPT_OVER_TRAINING:
+            add(f"{names.GATE}_{value:g}", condition.step, condition)
+    for step in ablation.steps:
+        points += [(f"ablate/inversion_{way}", nats, step, seconds) for way, nats in statistics(ablation, step).items()]
     return points
 
 
-def claim_points(claims: list[dict[str, Any]]) -> list[Point]:
+def claim_points(claims: Iterable[dict[str, Any]]) -> list[Point]:
     """``claim/<id>``, and ``_low``, ``_high`` of its interval: our values under the sound definitions."""
     values: dict[str, Any] = {}
     for claim in claims:
@@ -157,11 +114,10 @@ def claim_points(claims: list[dict[str, Any]]) -> list[Point]:
     return [(f"claim/{key}", float(value), 0, 0.0) for key, value in values.items() if isinstance(value, int | float)]
 
 
-def mean_points(folder: Path) -> list[Point]:
+def mean_points(evaluations: Iterable[Evaluation]) -> list[Point]:
     """``mean/<arm>_test_<metric>``: the test split's values averaged over an arm's seeds."""
     groups: dict[str, list[float]] = {}
-    for path in sorted(folder.glob("*.json")):
-        record = read_json(path)
-        for metric, value in record["test"].items():
-            groups.setdefault(f"mean/{record['arm']}_test_{metric}", []).append(value)
+    for evaluation in evaluations:
+        for metric, value in dataclasses.asdict(evaluation.test).items():
+            groups.setdefault(f"mean/{evaluation.arm}_test_{metric}", []).append(value)
     return [(key, sum(values) / len(values), 0, 0.0) for key, values in groups.items()]

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,13 +151,14 @@ def test_points_are_collected_over_scales(project):
     found = collect(results, "transformer")
     assert [(p.scale, p.seed) for p in found[:3]] == [("s0", 1), ("s0", 2), ("s1", 1)]
     run = results[0].of("transformer")[0]
-    assert (found[0].flops, found[0].nats) == (run.rows[-1]["flops"], run.test_nats)
+    assert (found[0].flops, found[0].nats) == (run.summary.flops, run.test_nats)
     assert collect(results, "no such arm") == ()
 
 
 def test_scales_on_other_text_do_not_mix(project):
     results = [load_results(project, "s0"), load_results(project, "s1")]
-    results[1].params.scales["s1"] = results[1].params.scales["20m"]
+    other = results[1].params.scales["s1"]
+    results[1].params.scales["s1"] = replace(other, tokenizer=replace(other.tokenizer, vocab_size=999))
     with pytest.raises(ScalingError, match="'s0' and 's1' differ in corpus or tokenizer"):
         collect(results, "transformer")
 
@@ -181,5 +183,5 @@ def test_stage_says_what_is_missing(project):
     done = stage(project, "--scales", "s0", "s1", "smoke", "--study", "main")
     assert done.returncode == 2
     assert "a scaling fit needs results at 4 scales or more" in done.stderr
-    assert "smoke" in done.stderr
+    assert "make repro SCALE=smoke STUDY=main" in done.stderr
     assert "Traceback" not in done.stderr

@@ -4,7 +4,17 @@ import json
 
 import pytest
 
-from lolm.records import RecordError, SeriesWriter, fingerprint_of, read_json, read_series, series, write_json
+from lolm.records import (
+    RecordError,
+    SeriesWriter,
+    fingerprint_of,
+    points,
+    read_json,
+    read_rows,
+    read_series,
+    write_json,
+    write_rows,
+)
 
 ROW = {"step": 1, "tokens": 10, "flops": 2.0, "seconds": 0.5}
 
@@ -22,7 +32,7 @@ def test_reopening_drops_what_the_checkpoint_has_not_seen(tmp_path):
     again.write(ROW | {"step": 2, "a": 5.0})
     again.close()
     rows = read_series(tmp_path / "m.jsonl")
-    assert series(rows, "a") == ([1, 2], [1.0, 5.0])
+    assert points(rows, "a") == ([1, 2], [1.0, 5.0])
 
 
 def test_starting_over_empties_the_file(tmp_path):
@@ -76,3 +86,17 @@ def test_fingerprint_depends_on_content_and_not_on_order():
     assert fingerprint_of({"a": 1, "b": 2}, "x") == fingerprint_of({"b": 2, "a": 1}, "x")
     assert fingerprint_of({"a": 1}) != fingerprint_of({"a": 2})
     assert len(fingerprint_of(1)) == 16
+
+
+def test_a_finished_series_is_compressed_and_keeps_the_order_of_its_rows(tmp_path):
+    rows = [ROW | {"step": step, "a": 0.1 * step} for step in (1, 5, 3)]  # the ends of annealed copies are written last
+    path = tmp_path / "metrics.jsonl.xz"
+    write_rows(path, rows)
+    first = path.read_bytes()
+    write_rows(path, rows)
+    assert path.read_bytes() == first
+    assert read_rows(path) == rows
+    assert [row["step"] for row in read_series(path)] == [1, 3, 5]
+    path.write_bytes(first[:-20])
+    with pytest.raises(RecordError, match=r"metrics\.jsonl\.xz: broken"):
+        read_series(path)

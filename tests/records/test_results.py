@@ -1,12 +1,17 @@
 import json
 
 import pytest
-import yaml
 from synthetic import Truth, write_results
 
 from lolm import LolmError
-from lolm.records import RecordError
-from lolm.records.results import load_results
+from lolm.config import resolve_run
+from lolm.records import Layout, RecordError, RunKey, read, read_json, recorded_scales, write, write_rows
+from lolm.records.results import load_results, load_run
+from lolm.records.schema import Recall, RecallTask
+
+
+def changed(path, **values):
+    path.write_text(json.dumps(read_json(path) | values))
 
 
 def test_reads_what_params_ask_for(tmp_path):
@@ -17,50 +22,106 @@ def test_reads_what_params_ask_for(tmp_path):
     assert [(a.seed, b.seed) for a, b in results.pairs("lolm", "transformer")] == [(1, 1), (2, 2)]
     run = results.of("lolm")[0]
     assert run.name == "lolm · smoke · seed 1"
-    assert run.condition("gate", 1.0)["step"] == run.ablation_steps[-1] == 400
-    assert run.condition("gate", 1.0, 40)["step"] == 40
+    assert run.condition("gate", 1.0).step == run.ablation_steps[-1] == 400
+    assert run.condition("gate", 1.0, 40).step == 40
     assert run.condition("gate", 0.123) is None
     assert run.damage("none") == 0
+    assert run.contribution().step == 400
+    assert run.contribution(40).addends["latent"].variance_share == pytest.approx(0.05)
+    assert recorded_scales(tmp_path) == ["smoke"]
 
 
-def test_a_missing_run_is_named(tmp_path):
+def test_a_run_that_was_not_made_is_listed_and_stops_no_other(tmp_path):
+    write_results(tmp_path, not_run=("lolm-2", "transformer"))
+    results = load_results(tmp_path)
+    assert [str(key) for key in results.missing] == ["lolm-2", "transformer-1", "transformer-2", "transformer-3"]
+    assert [run.seed for run in results.of("lolm")] == [1, 3]
+    assert (results.arms, results.baseline, results.pairs("lolm", "transformer")) == (("lolm",), None, ())
+
+
+def test_a_run_that_diverged_is_listed_and_stops_no_other(tmp_path):
+    write_results(tmp_path, diverged=("transformer-2",))
+    results = load_results(tmp_path)
+    assert [(run.arm, run.seed, run.step) for run in results.diverged] == [("transformer", 2, 133)]
+    assert results.missing == ()
+    assert [run.seed for run in results.of("transformer")] == [1, 3]
+    assert load_run(Layout("smoke", tmp_path), RunKey("transformer", 2)) is None
+
+
+def test_stages_that_were_not_made_are_none(tmp_path):
+    write_results(tmp_path, left_out=("ablate/lolm-2", "recall", "sweep/lolm"))
+    results = load_results(tmp_path)
+    assert [run.ablation is None for run in results.of("lolm")] == [False, True, False]
+    assert all(run.recall is None and run.accuracy("mqar") is None for run in results.runs)
+    assert set(results.sweeps) == {"transformer"}
+    assert results.of("lolm")[1].ablation_steps == ()
+
+
+def test_a_run_of_other_parameters_counts_as_not_made(tmp_path):
+    write_results(tmp_path, seeds=(1, 2))
+    params = load_results(tmp_path).params
+    expected = {arm: resolve_run(params, "smoke", arm, 0) for arm in ("lolm", "transformer")}
+    assert load_results(tmp_path, expected=expected).missing == ()
+    header = Layout("smoke", tmp_path).header("lolm", 2)
+    record = read_json(header)
+    record["run"]["training"]["weight_decay"] = 0.2
+    header.write_text(json.dumps(record))
+    results = load_results(tmp_path, expected=expected)
+    assert results.missing == (RunKey("lolm", 2),)
+    assert [run.seed for run in results.of("lolm")] == [1]
+    assert load_results(tmp_path).missing == ()  # whoever asks for no configuration gets what was recorded
+
+
+def test_a_learning_rate_that_a_sweep_chose_is_as_expected(tmp_path):
+    write_results(tmp_path, seeds=(1,))
+    params = load_results(tmp_path).params
+    expected = {arm: resolve_run(params, "smoke", arm, 7, 0.123) for arm in ("lolm", "transformer")}
+    assert load_results(tmp_path, expected=expected).missing == ()
+
+
+def test_a_run_that_is_recorded_in_part_is_named(tmp_path):
     write_results(tmp_path)
-    (tmp_path / "artifacts/smoke/runs/lolm-2/summary.json").unlink()
+    (tmp_path / "reports/smoke/train/lolm-2/summary.json").unlink()
     with pytest.raises(RecordError, match="lolm-2/summary.json: no such record; run `dvc repro`"):
         load_results(tmp_path)
 
 
 def test_a_measurement_of_other_weights_is_refused(tmp_path):
     write_results(tmp_path)
-    path = tmp_path / "artifacts/smoke/evaluate/lolm-1.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {"fingerprint": "0" * 16}))
+    changed(tmp_path / "reports/smoke/evaluate/lolm-1.json", fingerprint="0" * 16)
     with pytest.raises(RecordError, match=r"evaluate/lolm-1\.json: measures another model than .*lolm-1/config\.json"):
         load_results(tmp_path)
+    run = load_run(Layout("smoke", tmp_path), RunKey("lolm", 1), stale="left out")
+    assert run.evaluation is None
+    assert run.ablation is not None
 
 
 def test_recall_of_another_model_and_a_stale_sweep_are_refused(tmp_path):
     write_results(tmp_path)
-    path = tmp_path / "artifacts/smoke/recall/lolm-1.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {"model": "0" * 16}))
+    path = tmp_path / "reports/smoke/recall/lolm-1.json"
+    changed(path, model="0" * 16)
     with pytest.raises(RecordError, match=r"recall/lolm-1\.json: measures another model"):
         load_results(tmp_path)
     path.unlink()
-    sweep = tmp_path / "artifacts/smoke/sweep/transformer.json"
-    sweep.write_text(json.dumps(json.loads(sweep.read_text()) | {"chosen": 0.5}))
+    changed(tmp_path / "reports/smoke/sweep/transformer.json", chosen=0.5)
     with pytest.raises(RecordError, match="chose the learning rate 0.5, but transformer · smoke · seed 1 was trained with"):
         load_results(tmp_path)
 
 
+def test_a_recall_task_that_diverged_has_no_accuracy(tmp_path):
+    layout = Layout("smoke", write_results(tmp_path, seeds=(1,)))
+    path = layout.recall("lolm", 1)
+    record = read(path, Recall)
+    record.tasks["mqar"] = RecallTask(100, 64, 8, 1 / 64, 1 / 8, None, None, diverged=True)
+    write(path, record)
+    run = load_results(tmp_path).of("lolm")[0]
+    assert run.accuracy("mqar") is None
+    assert run.diverged_tasks == ("mqar",)
+    assert run.accuracy("induction") > 0.8
+
+
 def test_studies_share_runs(tmp_path):
-    write_results(tmp_path, arms=("lolm", "transformer"), seeds=(1, 2))
-    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
-    params["studies"]["one"] = {"arms": ["lolm"], "seeds": [2], "subject": "lolm", "baseline": "transformer"}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    plan = tmp_path / "reports/smoke/one/plan.json"
-    plan.parent.mkdir()
-    plan.write_text((tmp_path / "reports/smoke/main/plan.json").read_text())
+    write_results(tmp_path, seeds=(1, 2), studies={"one": {"arms": ("lolm",), "seeds": (2,)}})
     results = load_results(tmp_path, study="one")
     assert (results.study, results.arms, results.seeds) == ("one", ("lolm",), (2,))
     assert (results.subject, results.baseline) == ("lolm", None)
@@ -69,7 +130,7 @@ def test_studies_share_runs(tmp_path):
         load_results(tmp_path, study="ones")
 
 
-def test_ends_of_schedule_and_what_may_be_absent(tmp_path):
+def test_ends_of_schedule(tmp_path):
     write_results(tmp_path, truth=Truth(recall=False, swept=False))
     results = load_results(tmp_path)
     run = results.of("lolm")[0]
@@ -78,19 +139,14 @@ def test_ends_of_schedule_and_what_may_be_absent(tmp_path):
     assert nats[-1] == run.test_nats
     assert run.annealed("validation", "tokens")[0] == [1024 * step for step in steps]
     assert run.rows[-1]["step"] == 400
-    assert run.measured("lengths", "windows", "2", "beyond", "tokens") == 2048
-    assert run.measured("lengths", "windows", "4", "nats") is None
-    assert run.accuracy("mqar") is None
+    assert run.evaluation.lengths.windows["2"].beyond.tokens == 2048
     assert results.sweeps == {}
 
 
-def test_empty_metrics_and_stale_plan(tmp_path):
+def test_an_empty_series_is_named(tmp_path):
     write_results(tmp_path)
-    (tmp_path / "reports/smoke/main/plan.json").write_text("{}")
-    with pytest.raises(RecordError, match="no entry for arm 'lolm'"):
-        load_results(tmp_path)
-    (tmp_path / "artifacts/smoke/runs/lolm-1/metrics.jsonl").write_text("")
-    with pytest.raises(RecordError, match="is empty"):
+    write_rows(Layout("smoke", tmp_path).series("lolm", 1), [])
+    with pytest.raises(RecordError, match=r"metrics\.jsonl\.xz: is empty"):
         load_results(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Figures, page and the report stage."""
+"""Figures, pages and the stages that make them."""
 
 import csv
 import io
@@ -10,25 +10,34 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from synthetic import Truth, write_results
 
-from lolm.claims import build_ledger
+from lolm import LolmError
+from lolm.analysis.leaderboard import leaderboard
+from lolm.claims import build_ledger, merged_ledger
+from lolm.claims.ledger import VERDICTS
+from lolm.records import RunKey
 from lolm.records.results import load_results
-from lolm.report.figures import pictures
-from lolm.report.figures.style import spread
-from lolm.report.page import html, markdown
+from lolm.report import figures, tables
+from lolm.report.figures import FIGURES, FigureEntry, left_out, pictures
+from lolm.report.figures.style import label_ends, new_figure, reference_lines, spread
+from lolm.report.front import QUESTIONS, front_markdown, front_page, readme_block
+from lolm.report.study import absent, curves, headline, own_claims, study_markdown, study_page, title
+from pipeline.front import with_block
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = [
-    "bits_per_byte", "learning_curves", "loss_at_ends", "multipliers", "lead", "recall", "by_position", "rates", "gate_path",
-    "gate_histogram", "ablation_sweep", "damage", "regimes", "inversion_statistic", "trajectory", "readout_recovery",
-    "contributions", "token_classes",
-]  # fmt: skip
+ALONE = {"training_arms"}  # needs another arm of LOLM's family
 TWENTY = (
     "lolm", "transformer", "transformer_modern", "lolm_published", "lolm_v0", "transformer_published",
     *(f"hybrid_{i}" for i in range(14)),
 )  # fmt: skip
+FIELD = {"arms": ["lolm", "transformer", "transformer_modern", "mamba"], "seeds": [1, 2], "baseline": "transformer_modern"}
+PLAIN = {
+    "arms": ["mamba", "transformer_modern"], "seeds": [1, 2], "subject": "mamba", "baseline": "transformer_modern",
+    "recall": ["mamba"],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +50,40 @@ def drawn(results):
     return pictures(results)
 
 
-def stage(folder, *arguments):
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """Three studies: ``main`` whole; of ``field`` a run that was not made and one that diverged; one without LOLM."""
+    folder = tmp_path_factory.mktemp("several")
+    return write_results(
+        folder, studies={"field": FIELD, "plain": PLAIN}, not_run=("mamba-2",), diverged=("transformer_modern-2",)
+    )
+
+
+def stage(folder, module, *arguments):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "LOLM_RUNNER": "1"}  # MLflow is left alone
-    command = [sys.executable, "-m", "pipeline.report", *arguments]
+    command = [sys.executable, "-m", f"pipeline.{module}", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 class Page(HTMLParser):
-    """Collects ids, links and resources, and checks that tags close in order."""
+    """Collects ids, links, resources and cells by their label, and checks that tags close in order."""
 
     VOID = {"meta", "link", "br", "hr", "img", "path", "use", "rect", "line", "circle"}
 
     def __init__(self, text):
         super().__init__()
-        self.ids, self.links, self.open, self.tags = [], [], [], []
+        self.ids, self.links, self.open, self.tags, self.cells = [], [], [], [], []
         self.feed(text)
+        assert not self.open
+        assert len(self.ids) == len(set(self.ids))
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.tags.append((tag, attrs))
         self.ids += [attrs["id"]] if "id" in attrs else []
         self.links += [attrs[key] for key in ("href", "src", "xlink:href") if key in attrs]
+        if tag == "td":
+            self.cells.append([attrs.get("data-label", ""), ""])
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -74,22 +96,61 @@ class Page(HTMLParser):
         if tag not in self.VOID:
             assert self.open.pop() == tag
 
+    def handle_data(self, data):
+        if "td" in self.open:
+            self.cells[-1][1] += data
 
-def test_every_figure_is_drawn_with_its_data(drawn):
-    assert [picture.name for picture in drawn] == NAMES
+
+# ---------------------------------------------------------------------------------------------- tables and figures
+
+
+def test_every_figure_is_drawn_under_its_title_with_its_table(drawn):
+    assert [picture.name for picture in drawn] == [entry.name for entry in FIGURES if entry.name not in ALONE]
     for picture in drawn:
-        table = list(csv.reader(io.StringIO(picture.csv())))
-        assert tuple(table[0]) == picture.columns
-        assert len(table) == len(picture.rows) + 1 > 1
-        assert {len(row) for row in table} == {len(picture.columns)}
-        assert picture.svg.startswith("<svg")
+        rows = list(csv.reader(io.StringIO(picture.csv())))
+        assert rows[0] == list(picture.table.columns)
+        assert len(rows) == len(picture.table) + 1 > 1
+        assert {len(row) for row in rows} == {len(rows[0])}
+        assert f">{picture.title}<" in picture.svg
+        assert not re.search(r"[{}]", picture.caption + picture.alt)
 
 
-def test_data_are_the_records(results, drawn):
-    rows = {p.name: p.rows for p in drawn}["learning_curves"]
+def test_a_figure_reads_its_table_alone(results, drawn):
+    """The table as anyone reads it from the file draws the same figure."""
+    entries = {entry.name: entry for entry in FIGURES}
+    for picture in drawn:
+        read = pd.read_csv(io.StringIO(picture.csv()), float_precision="round_trip")
+        again = FigureEntry(
+            picture.name, picture.title, lambda _, read=read: read, entries[picture.name].draw, "", "", ""
+        ).picture(results)
+        assert again.svg == picture.svg, picture.name
+
+
+def test_adding_a_figure_is_one_function_and_one_entry(results, monkeypatch):
+    def losses(table, results):
+        figure, axes = new_figure(1, 1)
+        axes.plot(table["bits_per_byte"], table["nats"], "o")
+        return figure
+
+    entry = FigureEntry("mine", "My figure", tables.test_loss, losses, "Over {seeds}.", "Dots.", "an evaluated run")
+    monkeypatch.setattr(figures, "FIGURES", (entry,))
+    (picture,) = pictures(results)
+    assert picture.caption == "Over 3 seeds."
+    assert 'id="figure-mine"' in study_page(results, [], [picture])
+
+
+def test_tables_are_the_records(results):
+    table = tables.learning_curves(results)
     run = results.of("lolm")[0]
-    mine = [(row[2], row[6]) for row in rows if row[:2] == ("lolm", 1)]
-    assert mine == list(zip(*run.points("val/nats"), strict=True))
+    mine = table[(table["arm"] == "lolm") & (table["seed"] == 1)]
+    assert list(zip(mine["step"], mine["val_nats"], strict=True)) == list(zip(*run.points("val/nats"), strict=True))
+    table = tables.conditions(results)
+    last = table[(table["arm"] == "lolm") & (table["seed"] == 1) & (table["step"] == run.ablation_steps[-1])]
+    forced = last[(last["intervention"] == "gate") & (last["value"] == 1.0)]
+    assert forced["damage_nats"].item() == run.damage("gate", 1.0)
+    average = curves(results)
+    assert list(dict.fromkeys(average["arm"])) == [results.label(arm) for arm in results.arms]
+    assert len(average) == 2 * len(mine)
 
 
 def test_figures_carry_no_date(drawn):  # that they are the same twice, the stage's test says
@@ -109,45 +170,69 @@ def test_labels_are_pushed_apart_no_further_than_needed():
     assert spread([0.5, 0.51, 0.52, 0.9], 0.1) == pytest.approx([0.41, 0.51, 0.61, 0.9])
 
 
+def test_names_of_lines_do_not_lie_on_each_other():
+    _, axes = new_figure(1, 1)
+    axes.set_ylim(0, 5)
+    reference_lines(axes, {"bigram": 2.707, "bigram, all text": 2.691, "outside": 9.0})
+    label_ends(axes, [(1.0, "a", "black"), (1.01, "b", "black")])
+    heights = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    assert set(heights) == {"bigram", "bigram, all text", "a", "b"}
+    assert heights["bigram"].y0 >= heights["bigram, all text"].y1 - 2
+    assert heights["b"].y0 >= heights["a"].y1 - 1
+
+
+def test_losses_of_tens_of_nats_are_drawn(tmp_path):
+    results = load_results(write_results(tmp_path, truth=Truth(gate_one=76.9, gate_zero=10.9)))
+    sweep = next(entry for entry in FIGURES if entry.name == "ablation_sweep").picture(results)
+    assert sweep.table["nats"].max() > 70
+    assert sweep.svg
+
+
+# ---------------------------------------------------------------------------------------------- the page of a study
+
+
 def test_page_stands_alone_and_is_sound_html(results, drawn):
-    text = html(results, build_ledger(results), drawn)
+    text = study_page(results, build_ledger(results), drawn)
     page = Page(text)
-    assert page.open == []
-    assert len(page.ids) == len(set(page.ids))
-    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert all(link.startswith(("#", "data:", "../index.html")) for link in page.links)
     assert all(link[1:] in page.ids for link in page.links if link.startswith("#"))
     assert "url(http" not in text
     assert not any(tag in ("script", "iframe") for tag, _ in page.tags)
-    figures = [attrs for tag, attrs in page.tags if tag == "svg"]
-    assert len(figures) == len(NAMES)
-    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in figures)
-    assert (
-        text.index("Leaderboard</h2>")
-        < text.index("Ledger of claims")
-        < text.index("Losses beside trivial models")
-        < text.index("<figure")
-    )
+    graphics = [attrs for tag, attrs in page.tags if tag == "svg"]
+    assert len(graphics) == len(drawn)
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in graphics)
+    order = ("Leaderboard</h2>", "Ledger of claims", "Losses beside trivial models", "<figure")
+    assert sorted(order, key=text.index) == list(order)
     for run in results.runs:
         assert run.name in text
         assert run.fingerprint in text
+    assert "a &lt;day&gt; &amp; night" in text  # generated text is escaped
+    assert "runs without numbers" not in text.lower()
+
+
+def test_figures_follow_the_colours_of_the_page(results, drawn):
+    text = study_page(results, build_ledger(results), drawn)
+    inside = text[text.index('<section id="figures">') :]
+    assert not re.search(r"(fill|stroke): #", inside)
+    used = set(re.findall(r"var\(--c-([0-9a-f]{6})", inside))
+    dark = set(re.findall(r"--c-([0-9a-f]{6}):", text))
+    assert used <= dark
 
 
 def test_ledger_reads_as_a_report(results):
-    text = markdown(results, build_ledger(results))
+    text = study_markdown(results, build_ledger(results))
     assert text.startswith("# Referee's report")
     assert "3 seeds (1, 2, 3), 400 steps and 409,600 training tokens" in text
     assert "&lt;" not in text
     assert "&#39;" not in text
     assert "485,165,195.41 is e^20" in text
-    tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert all(line.endswith("|") for line in tables)
+    assert all(line.endswith("|") for line in text.splitlines() if line.startswith("|"))
 
 
 @pytest.mark.parametrize(
     ("arms", "seeds"),
     [
         (("lolm",), (1, 2)),
-        (("transformer",), (1,)),
         (("lolm", "transformer"), (1,)),
         (("lolm", "transformer", "transformer_modern", "lolm_published"), (1, 2)),
     ],
@@ -155,24 +240,57 @@ def test_ledger_reads_as_a_report(results):
 def test_any_arms_and_seeds(tmp_path, arms, seeds):
     results = load_results(write_results(tmp_path, arms=arms, seeds=seeds))
     drawn, ledger = pictures(results), build_ledger(results)
-    text = html(results, ledger, drawn)
-    assert Page(text).open == []
+    text = study_page(results, ledger, drawn)
+    Page(text)
     assert ("One seed gives no interval, so no measured claim is decided." in text) == (len(seeds) == 1)
     assert {"learning_curves", "bits_per_byte"} <= {picture.name for picture in drawn}
     assert ("lead" in {picture.name for picture in drawn}) == ({"lolm", "transformer"} <= set(arms))
-    assert markdown(results, ledger)
+    assert study_markdown(results, ledger)
+
+
+def test_page_without_lolm_does_not_speak_of_it(several):
+    results = load_results(several, study="plain")
+    ledger = build_ledger(results)
+    assert {claim.group for claim in own_claims(results, ledger)} == {"sanity"}
+    for text in (study_page(results, ledger, []), study_markdown(results, ledger)):
+        text = re.sub(r"<style>.*?</style>|<section id=\"figures\">.*?</section>", "", text, flags=re.S)
+        assert title(results) == "Mamba and Transformer, modern, measured"
+        assert title(results) in text
+        assert "LOLM" not in text
+
+
+def test_page_names_at_its_top_what_is_not_in_its_numbers(several):
+    results = load_results(several, study="field")
+    assert [gone.name for gone in absent(results)] == ["Transformer, modern · smoke · seed 2", "Mamba · smoke · seed 2"]
+    text = study_page(results, build_ledger(results), [])
+    first = text[: text.index('id="leaderboard"')]
+    assert "<b>2 runs of this study are not in these numbers.</b>" in first
+    assert "make repro SCALE=smoke STUDY=field" in first
+    assert re.search(r"Transformer, modern · smoke · seed 2 diverged", first)
+    assert "Mamba · smoke · seed 2 was not run" in first
+    text = study_page(results, build_ledger(results), [], stale=[RunKey("mamba", 2)])
+    assert "Mamba · smoke · seed 2 was made under other parameters" in text
+
+
+def test_page_of_a_study_without_a_run(tmp_path):
+    results = load_results(write_results(tmp_path, not_run=("lolm", "transformer")))
+    assert pictures(results) == []
+    text = study_page(results, build_ledger(results), [])
+    Page(text)
+    assert "No run of this study was made" in text
+    assert "6 runs of this study are not in these numbers" in text
+    assert study_markdown(results, build_ledger(results))
 
 
 def test_page_of_twenty_arms(tmp_path):
     speeds = {arm: 0.8 * 1.03**i for i, arm in enumerate(TWENTY[2:])}
     results = load_results(write_results(tmp_path, arms=TWENTY, seeds=(1, 2), truth=Truth(speeds=speeds)))
     drawn = pictures(results)
-    assert [picture.name for picture in drawn] == [*NAMES, "training_arms"]
-    text = html(results, build_ledger(results), drawn)
-    assert Page(text).open == []
+    assert [picture.name for picture in drawn] == [entry.name for entry in FIGURES]
+    text = study_page(results, build_ledger(results), drawn)
+    Page(text)
     board = text[text.index('id="leaderboard"') : text.index('id="ledger"')]
     assert board.count("<tr") == 21
-    assert 'class="scroll"' in board
     curves = next(picture.svg for picture in drawn if picture.name == "learning_curves")
     labels = {results.label(arm) for arm in TWENTY}
     heights = sorted(y for y, label in text_heights(curves) if label in labels)
@@ -187,56 +305,136 @@ def text_heights(svg):
         yield float(y[1]), text
 
 
-def test_first_screen_says_what_was_found(results, drawn, tmp_path):
-    text = html(results, build_ledger(results), drawn)
+def test_first_screen_says_what_was_found(results, tmp_path):
+    text = study_page(results, build_ledger(results), [])
+    assert re.search(r"needs 1\.\d\d× \[[\d.]+ to [\d.]+×\] the training FLOPs of", text[: text.index('id="leaderboard"')])
+    poor = load_results(write_results(tmp_path, arms=TWENTY[:5], mismatch=0.05, truth=Truth(speeds={"transformer_modern": 3.0})))
+    text = study_page(poor, build_ledger(poor), [])
     first = text[: text.index('id="leaderboard"')]
-    assert re.search(r"needs 1\.\d\d× \[[\d.]+ to [\d.]+×\] the training FLOPs of", first)
-    assert "(published: 2×, in steps)" in first
-    assert "Of the claims with published numbers, " in first
-    poor = load_results(write_results(tmp_path / "poor", truth=Truth(bigram=2.5), mismatch=0.05))
-    first = html(poor, build_ledger(poor), ())
-    first = first[: first.index('id="leaderboard"')]
-    assert "every verdict on a measured claim is withheld" in first
     assert "The arms are not matched" in first
-    many = load_results(write_results(tmp_path / "many", arms=TWENTY[:5], truth=Truth(speeds={"transformer_modern": 3.0})))
-    first = html(many, build_ledger(many), ())
     assert "Lowest mean test loss of 5 arms: “" in first
     assert " of 3 other arms, 1 of them better" in first
 
 
 def test_page_says_what_was_not_measured(tmp_path):
     results = load_results(write_results(tmp_path, truth=Truth(recall=False, swept=False, cooldowns=())))
-    drawn = pictures(results)
-    assert not {"recall", "rates", "multipliers"} & {picture.name for picture in drawn}
-    text = html(results, build_ledger(results), drawn)
-    assert Page(text).open == []
+    gone = {entry.name for entry in left_out(results)}
+    assert {"recall", "rates", "multipliers"} <= gone
+    assert gone | {picture.name for picture in pictures(results)} == {entry.name for entry in FIGURES}
+    text = study_page(results, build_ledger(results), [])
+    assert "needs a sweep of an arm&#39;s learning rate" in text
     assert "No sweep is part of these runs" in text
     assert "(no sweep)" in text
 
 
-def test_generated_text_is_escaped_on_the_page(results, drawn):
-    assert "a &lt;day&gt; &amp; night" in html(results, build_ledger(results), drawn)
+def test_metrics_of_a_study_fit_a_terminal(results):
+    numbers = headline(results, leaderboard(results), build_ledger(results))
+    assert len(numbers) <= 12
+    assert all(isinstance(value, int | float) for value in numbers.values())
+    assert numbers["flop_multiplier"] > 1
 
 
-def test_losses_of_tens_of_nats_are_drawn(tmp_path):
-    results = load_results(write_results(tmp_path, truth=Truth(gate_one=76.9, gate_zero=10.9)))
-    sweep = next(picture for picture in pictures(results) if picture.name == "ablation_sweep")
-    assert max(row[4] for row in sweep.rows) > 70
-    assert sweep.svg
+# ---------------------------------------------------------------------------------------------- the front page
 
 
-def test_stage_writes_the_same_bytes_in_two_folders(tmp_path):
+@pytest.fixture(scope="module")
+def front(several):
+    """Results by study, merged ledger, and the front page of three studies, of which two have a page."""
+    studies = {name: load_results(several, study=name) for name in ("main", "field", "plain")}
+    params = studies["main"].params
+    claims = merged_ledger(studies, params, "smoke")
+    return studies, claims, front_page("smoke", params, studies, claims, ("main", "field"))
+
+
+def test_front_page_answers_the_headline_questions_first(front):
+    _, claims, text = front
+    Page(text)
+    known = {claim.id for claim in claims}
+    assert all(id in known for question in QUESTIONS for id in question.claims)
+    order = [*(question.text for question in QUESTIONS), "The headline questions</h2>", "Studies</h2>", "All claims</h2>"]
+    assert sorted(order, key=text.index) == order
+    top = text[: text.index("The headline questions</h2>")]
+    assert "published form of the Transformer" in top
+    assert "modern Transformer" in top
+    ledger = text[text.index("All claims</h2>") :]
+    assert all(ledger.count(f'<tr id="{claim.id}">') == 1 for claim in claims)
+
+
+def test_front_page_names_what_was_not_run_and_how_to_run_it(front):
+    _, claims, text = front
+    page = text[text.index('id="not-run"') :]
+    commands = {claim.command for claim in claims if claim.verdict == "not run"}
+    assert commands
+    assert all(command in page for command in commands if command)
+    assert {slug for slug in ("holds", "fails", "not-run", "not-testable") if f'class="verdict {slug}"' in text} == {
+        "holds", "fails", "not-run", "not-testable"
+    }  # fmt: skip
+    assert len(VERDICTS) == 5
+
+
+def test_published_numbers_stand_in_no_cell_of_ours(front):
+    """By the cells' labels: what the authors print is called so, and ours are exactly the ledger's numbers."""
+    _, claims, text = front
+    ledger = text[text.index('<section id="ledger">') :]
+    for claim in claims:
+        row = ledger[ledger.index(f'<tr id="{claim.id}">') :]
+        cells = [(label, words) for label, words in Page(row[: row.index("</tr>") + 5]).cells if label]
+        (printed, *ours) = cells
+        assert printed == ("published by the authors", claim.published_shown)
+        assert [label.split(",")[0] in ("ours", "recomputed", "like for like") for label, _ in ours] == [True, True]
+        for (_, words), quantity in zip(ours, (claim.as_published, claim.sound), strict=True):
+            if quantity is None:
+                assert words == "—"
+            elif quantity.value is None:
+                assert words == "not measured"
+            else:
+                assert words.startswith(quantity.shown)
+
+
+def test_front_page_in_markdown(front):
+    studies, claims, _ = front
+    text = front_markdown("smoke", studies["main"].params, studies, claims, ("main",))
+    assert all(f"**{question.text}**" in text for question in QUESTIONS)
+    assert "[main](main/claims.md)" in text
+    assert "&#39;" not in text
+    assert all(line.endswith("|") for line in text.splitlines() if line.startswith("|"))
+
+
+def test_readme_says_no_more_than_the_verdicts(front):
+    studies, claims, _ = front
+    block = readme_block("smoke", studies["main"].params, claims)
+    by_statement = {claim.statement: claim for claim in claims}
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("| LOLM")]
+    assert rows
+    for statement, printed, ours, verdict in rows:
+        claim = by_statement[statement]
+        assert verdict == claim.verdict
+        assert printed == claim.published_shown
+        assert ours.startswith(claim.sound.shown_whole)
+    text = "a\n<!-- findings:begin -->\nold\n<!-- findings:end -->\nb\n"
+    assert with_block(text, "new\n") == "a\n<!-- findings:begin -->\nnew\n<!-- findings:end -->\nb\n"
+    with pytest.raises(LolmError, match="findings:begin"):
+        with_block("no marks", "new\n")
+
+
+# ---------------------------------------------------------------------------------------------- the stages
+
+
+def test_stages_write_the_same_bytes_in_two_folders_and_links_resolve(tmp_path):
     written = []
     for name in ("a", "b"):
-        folder = write_results(tmp_path / name)
-        done = stage(folder, "--scale", "smoke")
+        folder = write_results(tmp_path / name, studies={"plain": PLAIN})
+        for study in ("main", "plain"):
+            done = stage(folder, "report", "--scale", "smoke", "--study", study)
+            assert done.returncode == 0, done.stderr
+        (folder / "README.md").write_text("<!-- findings:begin -->\n<!-- findings:end -->\n")
+        done = stage(folder, "front", "--scale", "smoke", "--readme")
         assert done.returncode == 0, done.stderr
-        reports = folder / "reports" / "smoke" / "main"
-        written.append(
-            {str(path.relative_to(reports)): path.read_bytes() for path in sorted(reports.rglob("*")) if path.is_file()}
-        )
+        assert "| LOLM " in (folder / "README.md").read_text()
+        reports = folder / "reports"
+        written.append({str(p.relative_to(reports)): p.read_bytes() for p in sorted(reports.rglob("*")) if p.is_file()})
     assert written[0] == written[1]
-    files = {
+    made = {
         "claims.json",
         "claims.md",
         "report.html",
@@ -245,21 +443,45 @@ def test_stage_writes_the_same_bytes_in_two_folders(tmp_path):
         "leaderboard.csv",
         "leaderboard.json",
     }
-    assert files <= set(written[0])
-    assert {f"figures/{name}.{kind}" for name in NAMES for kind in ("svg", "csv")} <= set(written[0])
+    assert {f"smoke/{study}/{name}" for study in ("main", "plain") for name in made} <= set(written[0])
+    shown = [entry.name for entry in FIGURES if entry.name not in ALONE]
+    assert {f"smoke/main/figures/{name}.{kind}" for name in shown for kind in ("svg", "csv")} <= set(written[0])
+    assert {"index.html", "claims.md", "claims.json", "report.html", "smoke/index.html", "smoke/claims.json"} <= set(written[0])
     assert isinstance(json.loads(written[0]["claims.json"]), list)
-    assert json.loads(written[0]["summary.json"])["efficiency_2x"] > 1
+    pages = {name: Page(text.decode()) for name, text in written[0].items() if name.endswith(".html")}
+    for name, page in pages.items():
+        for link in page.links:
+            target, _, anchor = link.partition("#")
+            if not link.startswith("data:"):
+                where = os.path.normpath(os.path.join(os.path.dirname(name), target)) if target else name
+                assert where in pages, (name, link)
+                assert not anchor or anchor in pages[where].ids, (name, link)
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", written[0]["claims.md"].decode())
+    assert links
+    assert all(link in written[0] for link in links)
 
 
-def test_stage_names_what_is_missing_and_leaves_the_last_report(tmp_path):
+def test_every_page_that_exists_is_made_again(tmp_path):
+    folder = write_results(tmp_path, studies={"plain": PLAIN})
+    assert stage(folder, "report", "--scale", "smoke", "--study", "plain").returncode == 0
+    page = folder / "reports/smoke/plain/report.html"
+    before = page.read_bytes()
+    page.write_text("")
+    done = stage(folder, "report")
+    assert done.returncode == 0, done.stderr
+    assert page.read_bytes() == before
+    assert not (folder / "reports/smoke/main").exists()
+
+
+def test_stage_names_what_is_broken_and_leaves_the_last_report(tmp_path):
     folder = write_results(tmp_path)
-    assert stage(folder, "--scale", "smoke").returncode == 0
+    assert stage(folder, "report", "--scale", "smoke", "--study", "main").returncode == 0
     page = folder / "reports/smoke/main/report.html"
     before = page.read_bytes()
-    (folder / "artifacts/smoke/runs/lolm-1/metrics.jsonl").write_text('{"step": 1')
-    done = stage(folder, "--scale", "smoke")
+    (folder / "reports/smoke/train/lolm-1/metrics.jsonl.xz").write_bytes(b"cut short")
+    done = stage(folder, "report", "--scale", "smoke", "--study", "main")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
-    assert "metrics.jsonl: line 1" in done.stderr
+    assert "metrics.jsonl.xz: broken" in done.stderr
     assert "Traceback" not in done.stderr
     assert page.read_bytes() == before

@@ -1,35 +1,164 @@
-"""All figures of a scale, each with the data behind it (:class:`~lolm.report.figures.style.Picture`)."""
+"""All figures of a study. To add one: a function that draws it from a table, and an entry of :data:`FIGURES`."""
 
 from __future__ import annotations
 
 from lolm.records.results import ScaleResults
-from lolm.report.figures import arms, budgets, interventions, laboratory, training
-from lolm.report.figures.style import Picture
+from lolm.report import tables
+from lolm.report.figures import arms, interventions, laboratory, training
+from lolm.report.figures.picture import FigureEntry, Picture
 
-__all__ = ["Picture", "pictures"]
+__all__ = ["FIGURES", "FigureEntry", "Picture", "left_out", "pictures"]
+
+LABORATORY = "interventions on the subject's gate and branches; the subject has none, or `ablate` was not run for it"
+# name, title, table, function; caption; text for those who do not see it; what it needs
+FIGURES: tuple[FigureEntry, ...] = (
+    FigureEntry(
+        "bits_per_byte", "Test loss in bits per byte", tables.test_loss, training.bits_per_byte,
+        "Independent of the tokenizer. Bar: mean over {seeds}, dots: seeds, line: {level} interval. Uniform, unigram and bigram "
+        "were estimated on the tokens that the runs trained on, the last on the whole training text.",
+        "Test loss of each arm in bits per byte beside uniform, unigram and bigram models.",
+        "an evaluated run",
+    ),
+    FigureEntry(
+        "learning_curves", "Learning curves", tables.learning_curves, training.learning_curves,
+        "Held-out loss on a fixed validation set during training, mean over {seeds}; bands: {level} intervals of the mean, wider "
+        "than those of paired differences. Dotted: uniform guess, unigram and interpolated bigram model of the same training "
+        "tokens, on the same validation tokens. The large panel leaves out the first losses. Seconds depend on the machine and "
+        "on what else it did.",
+        "Panels of held-out loss falling with training tokens, steps, FLOPs and seconds, for {arms}.",
+        "a trained run",
+    ),
+    FigureEntry(
+        "loss_at_ends", "Loss where schedules end", tables.schedule_ends, arms.loss_at_ends,
+        "Each point is a model whose learning rate was annealed: the run itself, or a copy that ended its schedule earlier. Mean "
+        "over {seeds}, lines: {level} intervals of the mean. Sound multipliers are read from these points.",
+        "Loss of each arm at its ends of schedule against training FLOPs.",
+        "losses where learning-rate schedules end",
+    ),
+    FigureEntry(
+        "multipliers", "Compute multiplier at each budget", tables.multipliers, arms.multipliers,
+        "FLOPs of {baseline} over those of the arm to the lowest loss that both reach by a common end of schedule, geometric "
+        "mean over {seeds}. Above 1 the arm needs less. Points of one arm share runs. Points that cannot be measured without "
+        "extrapolation are left out; the data say why.",
+        "Compute multiplier of each arm against the baseline at each end of schedule, with a line at 1.",
+        "the baseline and another arm with the same seeds, and a loss that both reach where schedules end",
+    ),
+    FigureEntry(
+        "lead", "The lead during training", tables.lead, training.lead,
+        "Left: held-out loss of {subject} minus that of {baseline}, same seed, with a {level} interval of the mean. Right: cost "
+        "of the baseline over the subject's to the loss that the baseline has at that step; missing where the subject never "
+        "measures that loss. A multiplier read in the middle of a run compares unequal learning rates.",
+        "Two panels: the paired loss difference of subject and baseline over training, and the multiplier in steps and FLOPs.",
+        "runs of subject and baseline with the same seeds",
+    ),
+    FigureEntry(
+        "recall", "Recall against state", tables.recall, arms.recall,
+        "Accuracy at the positions that a synthetic task asks, after training on it from scratch at the arm's own size; mean "
+        "over {seeds}, lines: {level} intervals. The learning rate is the one chosen on text, and the training is short: an arm "
+        "that fails here may learn the task with more of it.",
+        "Accuracy of each arm in recall tasks against the size of its state, with a line at chance.",
+        "an arm trained on the recall tasks",
+    ),
+    FigureEntry(
+        "by_position", "Loss by position", tables.by_position, arms.by_position,
+        "Mean test loss of the targets in bins whose edges double, over {seeds}. The n-th target has n tokens of context; how "
+        "far a curve falls is what the arm makes of it.",
+        "Test loss of each arm against the position in the window, falling with context.",
+        "an evaluated run",
+    ),
+    FigureEntry(
+        "rates", "Choice of the learning rate", tables.rates, arms.rates,
+        "Validation loss of runs of {sweep_steps} steps, each with a whole schedule, above the arm's best; the ring is the rate "
+        "that was chosen and trained with, a cross a run that diverged. “Edge”: the best rate is the last of its grid, so a "
+        "better one may lie beyond.",
+        "One panel an arm: loss above the arm's best against the peak learning rate, the chosen rate marked.",
+        "a sweep of an arm's learning rate",
+    ),
+    FigureEntry(
+        "gate_path", "Path of the mean gate", tables.gate_path, training.gate_path,
+        "Mean over dimensions and positions. The target is the regression target of the competitive loss, so a gate that lies on "
+        "it was put there. Published paths, not drawn: 0.36, dip to 0.17, then 0.83 (304M); 0.71 (1.57B).",
+        "The mean gate over training steps on training batches and held-out text, with its supervised target.",
+        "an arm with a gate",
+    ),
+    FigureEntry(
+        "gate_histogram", "Distribution of gate values", tables.gate_histogram, interventions.gate_histogram,
+        "Gate values over test tokens and dimensions, final weights. Thin: each seed; thick: mean.",
+        "Histogram of gate values between 0 and 1 on test tokens.",
+        "an evaluated arm with a gate",
+    ),
+    FigureEntry(
+        "ablation_sweep", "Loss with the gate forced to a constant", tables.forced_gate, interventions.ablation_sweep,
+        "Mean over {seeds}; the thick line is the final model, with {level} intervals; thin lines are earlier checkpoints. A "
+        "model above the dotted lines predicts worse than the unigram model, or than a uniform guess, and is non-functional.",
+        "Loss against the forced gate value at several checkpoints, with lines for the learned gate, unigram and uniform losses.",
+        LABORATORY,
+    ),
+    FigureEntry(
+        "damage", "Damage done by interventions", tables.damage, interventions.damage,
+        "Loss under the intervention minus loss of the intact model on the same test tokens. Left: gate forced to 1 or 0, beside "
+        "the control: the baseline, where it is a plain Transformer, without its last blocks, as many as LOLM has latent layers. "
+        "Right: the learned gate moved part of the way to the constant.",
+        "Damage in nats of forcing the gate to 1 and to 0 and of skipping the Transformer's last blocks, at several checkpoints.",
+        LABORATORY,
+    ),
+    FigureEntry(
+        "regimes", "Use of the regime codes", tables.regimes, interventions.regimes,
+        "Counting the argmax of noisy samples, as published, finds every code alive even when the logits say nothing (grey). "
+        "What the layer itself chooses shows without noise. Dots: seeds; bar: mean.",
+        "Share of regime codes in use and their usage entropy, as sampled, under pure noise, and without noise.",
+        "an evaluated arm with regime codes",
+    ),
+    FigureEntry(
+        "inversion_statistic", "Which branch is missed more", tables.inversion_statistic, laboratory.inversion_statistic,
+        "Inversion statistic at the final weights, {seeds}; bars: {level} intervals, ticks: seeds. Bold and blue: the declared "
+        "way, which alone decides; orange: the published one. Grey band: ±{margin} nats. Green: two random halves of all "
+        "dimensions in the branches' place.",
+        "Inversion statistic with intervals for each way of removing the branches, and the values of random halves.",
+        LABORATORY,
+    ),
+    FigureEntry(
+        "trajectory", "Dependency, gate and target over training", tables.trajectory, laboratory.trajectory,
+        "{seeds} (thin), mean and {level} interval. Grey band: ±{margin} nats. Gate: held-out text; target: training batches.",
+        "Inversion statistic over training beside mean gate, its supervised target and the latent share of variance.",
+        "branches of the subject removed at two checkpoints",
+    ),
+    FigureEntry(
+        "readout_recovery", "Is it lost, or only unreadable?", tables.readout_recovery, laboratory.readout_recovery,
+        "Loss minus that of the intact model, after the same part of either was refitted on training text, the intervention in "
+        "place. Near 0, the information was there and the readout off its distribution.",
+        "Damage left after refitting temperature, norms, head or all weights, for each intervention.",
+        LABORATORY,
+    ),
+    FigureEntry(
+        "contributions", "What each addend contributes, beside the gate", tables.contributions, laboratory.contributions,
+        "Final weights, held-out text; mean and {level} interval. Orange diamonds: the mean gate and one minus it, which are "
+        "coefficients and no shares. A negative share works against the others.",
+        "Share of variance, logit contribution and length of each addend of the fusion beside the mean gate.",
+        LABORATORY,
+    ),
+    FigureEntry(
+        "token_classes", "The gate and the branches by class of token", tables.token_classes, laboratory.token_classes,
+        "Class of the input token or its position; classes overlap. Mean over {seeds} and {level} interval. The authors' page on "
+        "single tokens shows drawn values, not measurements.",
+        "Mean gate, and damage without latent and without surface, for function words, content words and other classes.",
+        LABORATORY,
+    ),
+    FigureEntry(
+        "training_arms", "What training otherwise does", tables.training_arms, laboratory.training_arms,
+        "Each arm minus the subject, paired by seed, or, in a factorial design, the main effect of each factor, high minus low "
+        "level; {level} intervals over seeds, ticks: seeds. Blue and bold: shown after Holm's correction within the panel.",
+        "Differences of arms, or main effects of factors, in test loss, mean gate, inversion statistic and code usage.",
+        "another arm of LOLM's family beside the subject, with the same seeds",
+    ),
+)  # fmt: skip
 
 
 def pictures(results: ScaleResults) -> list[Picture]:
     """Every figure that these results have data for, in the order of the report."""
-    made = (
-        training.bits_per_byte(results),
-        training.learning_curves(results),
-        budgets.loss_at_ends(results),
-        budgets.multipliers(results),
-        training.lead(results),
-        arms.recall(results),
-        arms.by_position(results),
-        arms.rates(results),
-        training.gate_path(results),
-        interventions.histogram(results),
-        interventions.sweep(results),
-        interventions.damage(results),
-        interventions.regimes(results),
-        laboratory.inversion_statistic(results),
-        laboratory.trajectory(results),
-        laboratory.readout_recovery(results),
-        laboratory.contributions(results),
-        laboratory.token_classes(results),
-        laboratory.training_arms(results),
-    )
-    return [picture for picture in made if picture is not None]
+    return [picture for entry in FIGURES if (picture := entry.picture(results)) is not None]
+
+
+def left_out(results: ScaleResults) -> list[FigureEntry]:
+    """The figures that these results have no data for; each says what it needs."""
+    return [entry for entry in FIGURES if entry.table(results).empty]

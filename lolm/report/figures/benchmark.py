@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from lolm.report.figures.style import GREY, PALETTE, Picture, log_ticks, new_figure
+import pandas as pd
 
+from lolm.report.figures.picture import Picture
+from lolm.report.figures.style import GREY, PALETTE, log_ticks, new_figure
+
+SHARE, PEER = "share of peak", "peer over ours"
 SIZES = {"base": "at the scale's size", "wide": "all widths doubled"}
 
 
@@ -26,36 +30,34 @@ def peers_of(record: dict[str, Any]) -> dict[str, dict[str, float]]:
 def speed(record: dict[str, Any]) -> Picture | None:
     """Shares of the peak at both sizes and ratios to peers; None where neither was measured."""
     steps = record.get("steps", {})
-    rows: list[tuple[Any, ...]] = [
-        ("share of peak", size, entry["label"], *(entry["share_of_peak"][key] for key in ("median", "low", "high")))
+    rows: list[dict[str, Any]] = [
+        {"kind": SHARE, "size": size, "name": entry["label"]} | entry["share_of_peak"]
         for size in SIZES
         for entry in steps.get(size, {}).get("arms", {}).values()
     ]
-    rows += [
-        ("peer over ours", None, name, *(value[key] for key in ("median", "low", "high")))
-        for name, value in peers_of(record).items()
-    ]
+    rows += [{"kind": PEER, "size": "", "name": name} | value for name, value in peers_of(record).items()]
     if not rows:
         return None
+    table = pd.DataFrame(rows, columns=["kind", "size", "name", "median", "low", "high"])
 
     def draw() -> Any:
-        kinds = [kind for kind in ("share of peak", "peer over ours") if any(row[0] == kind for row in rows)]
-        names = {kind: list(dict.fromkeys(row[2] for row in rows if row[0] == kind)) for kind in kinds}
+        kinds = [kind for kind in (SHARE, PEER) if kind in set(table["kind"])]
+        names = {kind: list(dict.fromkeys(table.loc[table["kind"] == kind, "name"])) for kind in kinds}
         heights = [max(2, len(names[kind])) for kind in kinds]
         figure, panels = new_figure(
             len(kinds), 1, 0.3 * sum(heights) + 0.9 * len(kinds), squeeze=False, gridspec_kw={"height_ratios": heights}
         )
         for kind, axes in zip(kinds, panels[:, 0], strict=True):
             places = {name: -i for i, name in enumerate(names[kind])}
-            series = SIZES if kind == "share of peak" else {None: ""}
+            series = SIZES if kind == SHARE else {"": ""}
             for i, (size, label) in enumerate(series.items()):
-                mine = [row for row in rows if row[:2] == (kind, size)]
-                y = [places[row[2]] + 0.16 * (0.5 * (len(series) - 1) - i) for row in mine]
-                axes.plot([row[3] for row in mine], y, "os"[i], color=PALETTE[i], markersize=4.5, label=label)
-                axes.hlines(y, [row[4] for row in mine], [row[5] for row in mine], color=PALETTE[i], linewidth=1)
+                mine = table[(table["kind"] == kind) & (table["size"] == size)]
+                y = [places[name] + 0.16 * (0.5 * (len(series) - 1) - i) for name in mine["name"]]
+                axes.plot(mine["median"], y, "os"[i], color=PALETTE[i], markersize=4.5, label=label)
+                axes.hlines(y, mine["low"], mine["high"], color=PALETTE[i], linewidth=1)
             axes.set_yticks([*places.values()], [*places])
             axes.set_ylim(-len(places) + 0.4, 0.6)
-            if kind == "share of peak":
+            if kind == SHARE:
                 axes.set_xlim(left=0)
                 axes.set_xlabel("share of the peak of matrix products")
                 axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)  # above: points may lie anywhere
@@ -73,7 +75,6 @@ def speed(record: dict[str, Any]) -> Picture | None:
         "in the same rounds; below, the time of other packages over ours for the same work. Points: medians; lines: quartiles "
         f"over {record['settings']['rounds']} rounds.",
         "Share of the machine's peak of each arm at two sizes, and time of other packages over ours.",
-        ("kind", "size", "name", "median", "low", "high"),
-        tuple(rows),
+        table,
         draw,
     )

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lolm.analysis.scaling import ScalingFit
 from lolm.records.results import ScaleResults
-from lolm.report.figures.style import GREY, Picture, label_ends, label_room, log_ticks, looks, new_figure, scientific
+from lolm.report.figures.picture import Picture
+from lolm.report.figures.style import GREY, label_arms, label_room, log_ticks, looks, new_figure, scientific
 
 
 def scaling(results: ScaleResults, fits: Mapping[str, ScalingFit], curves: Mapping[str, Sequence[dict[str, Any]]]) -> Picture:
@@ -20,41 +22,52 @@ def scaling(results: ScaleResults, fits: Mapping[str, ScalingFit], curves: Mappi
         fits: by arm.
         curves: rows of :func:`lolm.analysis.scaling.multipliers` by arm; empty where the baseline has no fit.
     """
-    rows: list[tuple[Any, ...]] = [
-        (arm, "point", p.scale, p.seed, p.flops, p.nats, None, None) for arm, fit in fits.items() for p in fit.points
+    rows: list[dict[str, Any]] = [
+        {"arm": arm, "kind": "point", "scale": p.scale, "seed": p.seed, "flops": p.flops, "value": p.nats}
+        for arm, fit in fits.items()
+        for p in fit.points
     ]
     for arm, fit in fits.items():
         for flops in np.geomspace(fit.law.low, fit.law.high, 25):
             flops = min(max(float(flops), fit.law.low), fit.law.high)
-            rows.append((arm, "fit", None, None, flops, fit.law.loss(flops), *(fit.band(flops) or (None, None))))
+            low, high = fit.band(flops) or (None, None)
+            rows.append({"arm": arm, "kind": "fit", "flops": flops, "value": fit.law.loss(flops), "low": low, "high": high})
     rows += [
-        (arm, "multiplier", None, None, r["flops"], r["multiplier"], r["low"], r["high"])
+        {"arm": arm, "kind": "multiplier", "flops": r["flops"], "value": r["multiplier"], "low": r["low"], "high": r["high"]}
         for arm, curve in curves.items()
         for r in curve
         if r["multiplier"] is not None
     ]
+    table = pd.DataFrame(rows, columns=["arm", "kind", "scale", "seed", "flops", "value", "low", "high"]).astype(
+        {"seed": "Int64"}
+    )
     look = {arm: style for arm, style in looks(results).items() if arm in fits}
 
     def draw() -> Any:
         height = label_room(len(look), 3.2)
         figure, panels = new_figure(2 if curves else 1, 1, height * (1.8 if curves else 1), sharex=True, squeeze=False)
         for kind, axes in zip(("fit", "multiplier"), panels[:, 0], strict=False):
-            ends, strong = [], []
+            ends = []
             for arm, style in look.items():
-                line = [row for row in rows if row[:2] == (arm, kind)]
-                if not line:
+                mine = table[table["arm"] == arm]
+                line, points = mine[mine["kind"] == kind], mine[mine["kind"] == "point"]
+                if line.empty:
                     continue
-                x, y = [row[4] for row in line], [row[5] for row in line]
-                axes.plot(x, y, color=style.colour, linewidth=style.width, linestyle=style.dash, zorder=style.order)
+                axes.plot(
+                    line["flops"],
+                    line["value"],
+                    color=style.colour,
+                    linewidth=style.width,
+                    linestyle=style.dash,
+                    zorder=style.order,
+                )
                 if style.bold or len(look) <= 4:
-                    banded = [row for row in line if row[6] is not None]
-                    low, high = [row[6] for row in banded], [row[7] for row in banded]
-                    axes.fill_between([row[4] for row in banded], low, high, color=style.colour, alpha=0.15, linewidth=0)
+                    banded = line.dropna(subset=["low", "high"])
+                    low, high = banded["low"].astype(float), banded["high"].astype(float)
+                    axes.fill_between(banded["flops"], low, high, color=style.colour, alpha=0.15, linewidth=0)
                 if kind == "fit":
-                    points = [row for row in rows if row[:2] == (arm, "point")]
-                    axes.plot([row[4] for row in points], [row[5] for row in points], "o", color=style.colour, markersize=3.5)
-                ends.append((x[-1], y[-1], results.label(arm), style.colour))
-                strong += [results.label(arm)] if style.bold else []
+                    axes.plot(points["flops"], points["value"], "o", color=style.colour, markersize=3.5)
+                ends.append((float(line["flops"].iloc[-1]), float(line["value"].iloc[-1]), results.label(arm), style.colour))
             axes.set_xscale("log")
             log_ticks(axes.xaxis, scientific)
             if kind == "fit":
@@ -66,7 +79,7 @@ def scaling(results: ScaleResults, fits: Mapping[str, ScalingFit], curves: Mappi
                 axes.axhline(1, color=GREY, linewidth=0.9)
                 axes.axhline(2, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)))
                 axes.set_ylabel("baseline's FLOPs / arm's FLOPs")
-            label_ends(axes, [end[1:] for end in ends], x=[end[0] for end in ends], bold=strong)
+            label_arms(axes, results, ends)
         panels[-1, 0].set_xlabel("training FLOPs (logarithmic)")
         return figure
 
@@ -82,7 +95,6 @@ def scaling(results: ScaleResults, fits: Mapping[str, ScalingFit], curves: Mappi
         )
         + ". Below: compute multiplier between two fits, drawn where both are measured; dotted: the published 2×.",
         "Test loss against training FLOPs with a fit for each arm, and the compute multiplier against the baseline.",
-        ("arm", "kind", "scale", "seed", "flops", "value", "low", "high"),
-        tuple(rows),
+        table,
         draw,
     )

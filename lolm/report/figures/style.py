@@ -1,19 +1,18 @@
-"""One look for every figure: what a picture is, its colours and labels, and SVG whose bytes depend on the data alone."""
+"""One look for every figure: colours, labels, marks of means and intervals, and SVG whose bytes depend on the data alone."""
 
 from __future__ import annotations
 
-import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lolm.analysis.statistics import Estimate, t_interval
 from lolm.records.results import ScaleResults
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), (0, (8, 2)))
 GREY, FAINT = "#555555", "#8a8a8a"
+GRID: dict[str, Any] = {"color": "#e6e6e6", "linewidth": 0.7}
 WIDTH = 7.4  # inches
 STYLE: dict[Any, Any] = {
     "font.size": 9.5,
@@ -45,43 +45,18 @@ STYLE: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure, what it shows in words, and the data it is drawn from.
+def svg_of(draw: Callable[[], Figure], name: str) -> str:
+    """A figure as an inline ``<svg>``; ids are prefixed with the name, so that several can share a page."""
+    import matplotlib
 
-    ``rows`` are the data behind it, one tuple per row in the order of ``columns``; ``draw`` makes the figure from the same rows.
-    """
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-    draw: Callable[[], Figure]
-
-    @cached_property
-    def svg(self) -> str:
-        """The figure as an inline ``<svg>``, drawn once; ids are prefixed with the name, so that several can share a page."""
-        import matplotlib
-
-        with matplotlib.rc_context(STYLE):
-            figure = self.draw()
-            buffer = io.StringIO()
-            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        text = buffer.getvalue()
-        text = text[text.index("<svg") :]
-        text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
-        text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
-        return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
-
-    def csv(self) -> str:
-        """The data behind the figure."""
+    with matplotlib.rc_context(STYLE):
         buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(["" if cell is None else cell for cell in row] for row in self.rows)
-        return buffer.getvalue()
+        draw().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
 def new_figure(rows: int = 1, columns: int = 1, height: float = 3.0, **kwargs: Any) -> tuple[Figure, Any]:
@@ -202,38 +177,108 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     return [centre + gap * (i - (size - 1) / 2) for centre, size in blocks for i in range(size)]
 
 
-def reference_line(axes: Axes, level: float, text: str, dash: Any = (0, (1, 2))) -> None:
-    """A thin horizontal line with its name on it."""
-    axes.axhline(level, color=FAINT, linewidth=0.9, linestyle=dash, zorder=0)
-    if text:
-        axes.annotate(
-            text,
-            (0.985, level),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 2),
-            textcoords="offset points",
-            ha="right",
-            fontsize=9,
-            color=GREY,
-        )
+def reference_lines(axes: Axes, levels: Mapping[str, float], dash: Any = (0, (1, 2)), place: float = 0.985) -> None:
+    """Thin horizontal lines with their names on them, at a share of the width; names of lines that lie close are pushed apart.
+
+    To be called when the limits of the axes are final; lines outside them are left out.
+    """
+    low, high = sorted(axes.get_ylim())
+    inside = sorted((level, name) for name, level in levels.items() if low <= level <= high)
+    axes.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
+    to_axes = axes.transData + axes.transAxes.inverted()
+    height = axes.get_window_extent().height / axes.figure.dpi * 72
+    wanted = [to_axes.transform((0, level))[1] + 2 / height for level, _ in inside]
+    for (level, name), y in zip(inside, spread(wanted, 11 / height), strict=True):
+        axes.axhline(level, color=FAINT, linewidth=0.9, linestyle=dash, zorder=0)
+        side = "right" if place > 0.6 else "center" if place > 0.4 else "left"
+        axes.annotate(name, (place, y), xycoords="axes fraction", ha=side, va="bottom", fontsize=9, color=GREY)
 
 
-def estimates_by(rows: Iterable[tuple[Any, float]], confidence: float) -> tuple[list[Any], list[Estimate]]:
-    """Mean with its interval of values with the same key, keys ascending."""
-    groups: dict[Any, list[float]] = {}
-    for key, value in rows:
-        groups.setdefault(key, []).append(value)
-    keys = sorted(groups)
-    return keys, [t_interval(groups[key], confidence) for key in keys]
+def estimates(table: pd.DataFrame, by: Any, value: str, confidence: float) -> tuple[list[Any], list[Estimate]]:
+    """Mean with its interval of a column's values that share a key (of one or more columns), keys ascending."""
+    groups = table.dropna(subset=[value]).groupby(by, sort=True)[value]
+    found = {key: t_interval(group.tolist(), confidence) for key, group in groups}
+    return list(found), list(found.values())
 
 
-def mean_by(rows: Iterable[tuple[Any, float]]) -> tuple[list[Any], list[float]]:
-    """Mean of values with the same key, keys ascending."""
-    groups: dict[Any, list[float]] = {}
-    for key, value in rows:
-        groups.setdefault(key, []).append(value)
-    keys = sorted(groups)
-    return keys, [sum(groups[key]) / len(groups[key]) for key in keys]
+def means(table: pd.DataFrame, by: str, value: str) -> tuple[list[Any], list[float]]:
+    """Mean of a column's values that share a key, keys ascending."""
+    keys, found = estimates(table, by, value, 0.5)
+    return keys, [e.value for e in found]
+
+
+def seed_lines(axes: Axes, table: pd.DataFrame, x: str, y: str, colour: str, **kwargs: Any) -> None:
+    """A thin line for each seed."""
+    for _, line in table.dropna(subset=[y]).groupby("seed"):
+        axes.plot(line[x].astype(float), line[y], color=colour, **({"linewidth": 0.6, "alpha": 0.5} | kwargs))
+
+
+Ends = list[tuple[float, float, str, str]]  # x, y, text, colour of what is labelled beside an axis
+
+
+def arm_lines(
+    axes: Axes,
+    results: ScaleResults,
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    by: str | None = None,
+    marker: bool = False,
+    intervals: str = "band",
+) -> Ends:
+    """The mean of ``y`` over seeds against that of ``x``, a line an arm; rows are joined over seeds by the column ``by`` (``x``).
+
+    ``intervals`` is ``band``, ``bars`` or empty; they are drawn for subject and baseline, and for all where arms are few.
+    Returns the lines' ends, for :func:`label_arms`.
+    """
+    look, ends = looks(results), []
+    for arm, style in look.items():
+        mine = table[table["arm"] == arm]
+        if mine.empty:
+            continue
+        keys, found = estimates(mine, by or x, y, results.analysis.confidence)
+        places = [float(key) for key in keys] if by is None else means(mine, by, x)[1]
+        values = [e.value for e in found]
+        size = (4.5 if style.bold else 3) if marker else 0
+        axes.plot(
+            places, values, color=style.colour, linewidth=style.width, linestyle=style.dash, zorder=style.order,
+            marker="o" if marker else None, markersize=size,
+        )  # fmt: skip
+        if style.bold or len(look) <= 4:
+            if intervals == "band":
+                band(axes, places, found, style)
+            for place, e in zip(places, found, strict=True) if intervals == "bars" else ():
+                if e.interval:
+                    axes.plot((place, place), e.interval, color=style.colour, linewidth=1, zorder=style.order)
+        ends.append((places[-1], values[-1], results.label(arm), style.colour))
+    return ends
+
+
+def label_arms(axes: Axes, results: ScaleResults, ends: Ends) -> None:
+    """Names of arms beside the right end of an axis, subject and baseline in bold."""
+    strong = [results.label(arm) for arm, style in looks(results).items() if style.bold]
+    label_ends(axes, [end[1:] for end in ends], x=[end[0] for end in ends], bold=strong)
+
+
+def bar(axes: Axes, y: float, found: Estimate, colour: str, bold: bool = False, marker: str = "o") -> None:
+    """A mean with its interval and its seeds on one line."""
+    if found.interval:
+        axes.plot(found.interval, (y, y), color=colour, linewidth=3.2 if bold else 1.8, alpha=0.9, zorder=3)
+    axes.plot(found.per_seed, [y] * found.n, "|", color=colour, markersize=8, alpha=0.6, zorder=3)
+    axes.plot(found.value, y, marker, color=colour, markersize=7 if bold else 5, zorder=4)
+
+
+def named_lines(axes: Axes, names: Sequence[str], bold: Sequence[str] = ()) -> None:
+    """Named horizontal lines, the first at the top."""
+    axes.set_yticks(range(len(names)), list(reversed(names)))
+    axes.tick_params(axis="y", length=0, labelcolor="black")
+    for label in axes.get_yticklabels():
+        if label.get_text() in bold:
+            label.set_fontweight("bold")
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.grid(axis="y", **GRID)
+    axes.set_axisbelow(True)
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
-from lolm.claims.ledger import FAILS, HOLDS, Claim, Quantity
+from lolm.claims.ledger import FAILS, HOLDS, RECOMPUTED, Claim
+from lolm.claims.ledger import Quantity as _Quantity
 from lolm.claims.published import CLIP_NATS, NUMBERS, VOCABULARY, clipped_perplexity, cpc_candidates
+
+Quantity = partial(_Quantity, origin=RECOMPUTED)
 
 
 def _of(key: str) -> float:

@@ -1,4 +1,4 @@
-"""What it would take to test a claim that these runs cannot: the study, the command, and what training its arms costs."""
+"""What it takes to test a claim that these runs do not: the study, the command, and what training its arms costs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Needs:
         )
         return f"{self.command}: {runs}, {self.training_flops:.2g} training FLOPs, {_duration(self.hours)} on {DEVICE}"
 
-    def as_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Any]:
         return {
             "scale": self.scale,
             "study": self.study,

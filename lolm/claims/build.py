@@ -1,0 +1,132 @@
+"""Ledgers: of one study, and of all studies of a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lolm.claims.decide import decide, withheld
+from lolm.claims.entry import Entry
+from lolm.claims.ledger import FAILS, NOT_RUN, VERDICTS, Claim
+from lolm.claims.measures.sanity import sanity
+from lolm.claims.registry import ENTRIES, by_id
+from lolm.claims.registry.arithmetic import arithmetic
+from lolm.config import Params
+from lolm.records.results import ScaleResults
+
+MODERN = "field"  # the study that holds the subject against the modern Transformer
+
+
+def build_ledger(results: ScaleResults, entries: Sequence[Entry] = ENTRIES) -> list[Claim]:
+    """The ledger of one study: every claim of the registry, then the sanity of its arms, then the arithmetic.
+
+    A study whose subject is no LOLM has no claims on LOLM, only its arms' sanity.
+    """
+    sane = [decide(sanity(results, arm), results, {}) for arm in results.arms]
+    if not has_lolm(results.params, results.study):
+        return sane
+    known = by_id(entries)
+    unable = untrained(results, sane)
+    measured = [_unless(unable, decide(entry, results, known)) for entry in entries]
+    return [*measured, *sane, *arithmetic()]
+
+
+def merged_ledger(
+    results_by_study: Mapping[str, ScaleResults], params: Params, scale: str, entries: Sequence[Entry] = ENTRIES
+) -> list[Claim]:
+    """One ledger over all studies of a scale: each claim once, decided by the study that tests it.
+
+    Where that study has no records, or lacks what the claim takes, another study of the same subject (and, where the claim is
+    held against a baseline, of the same baseline) stands in for it; without one the claim is ``not run``. What is asked against
+    both Transformers stands twice: against the published form, and as ``<id>_modern`` against the modern one.
+
+    Args:
+        results_by_study: the studies that were run, by name.
+    """
+    known = by_id(entries)
+    sane = {study: [decide(sanity(r, arm), r, {}) for arm in r.arms] for study, r in results_by_study.items()}
+    unable = {study: untrained(results, sane[study]) for study, results in results_by_study.items()}
+
+    def decided(entry: Entry) -> Claim:
+        first: Claim | None = None
+        for study in _candidates(entry, results_by_study, params):
+            claim = _unless(unable[study], decide(entry, results_by_study[study], known))
+            if claim.verdict != NOT_RUN:
+                return claim
+            first = first or claim
+        return first or decide(entry, _nothing(entry, params, scale), known)
+
+    asked = [one for entry in entries for one in ((entry, modern(entry)) if entry.modern else (entry,))]
+    arms = {claim.id: claim for claims in sane.values() for claim in reversed(claims)}
+    return [*map(decided, asked), *arms.values(), *arithmetic()]
+
+
+def modern(entry: Entry) -> Entry:
+    """The same claim against the modern Transformer."""
+    return replace(
+        entry,
+        id=f"{entry.id}_modern",
+        statement=entry.modern,
+        study=MODERN,
+        modern="",
+        fact=entry.fact or entry.id,
+    )
+
+
+def has_lolm(params: Params, study: str) -> bool:
+    """Whether the subject of a study is a LOLM."""
+    subject = params.studies[study].subject if study in params.studies else params.selected.subject
+    return params.architectures[subject].family == "lolm"
+
+
+def _candidates(entry: Entry, results_by_study: Mapping[str, ScaleResults], params: Params) -> list[str]:
+    """Studies that can decide, the one that tests it first."""
+    asked = params.studies.get(entry.study)
+    found = [entry.study] if entry.study in results_by_study else []
+    for name, results in results_by_study.items():
+        study = results.params.selected
+        if name != entry.study and asked is not None and study.subject == asked.subject:
+            found += [name] if not entry.pair or study.baseline == asked.baseline else []
+    return found
+
+
+def _nothing(entry: Entry, params: Params, scale: str) -> ScaleResults:
+    """The results of a study that was not run."""
+    study = entry.study if entry.study in params.studies else params.study
+    return ScaleResults(scale, params.select(scale, study), {}, ())
+
+
+def untrained(results: ScaleResults, ledger: Sequence[Claim]) -> list[str]:
+    """Labels of the two compared arms that are shown not to beat a bigram model."""
+    failed = {claim.id for claim in ledger if claim.group == "sanity" and claim.verdict == FAILS}
+    return [results.label(arm) for arm in (results.subject, results.baseline) if arm and f"sanity_{arm}" in failed]
+
+
+def _unless(unable: Sequence[str], claim: Claim) -> Claim:
+    return withheld(claim, " and ".join(unable)) if unable else claim
+
+
+def with_figures(ledger: Sequence[Claim], drawn: Iterable[str]) -> list[Claim]:
+    """The ledger without the figures that these results have no data for."""
+    names = set(drawn)
+    return [claim if claim.figure in names else replace(claim, figure=None) for claim in ledger]
+
+
+def to_records(ledger: Iterable[Claim]) -> list[dict[str, Any]]:
+    """The ledger as ``claims.json`` holds it."""
+    return [claim.to_record() for claim in ledger]
+
+
+def headline(ledger: Sequence[Claim]) -> dict[str, Any]:
+    """Flat numbers for `dvc metrics show`: each measured claim's sound value, and the count of each verdict."""
+    keys = {verdict: f"verdicts/{verdict.split(' at')[0].replace(' ', '_')}" for verdict in VERDICTS}
+    flat: dict[str, Any] = dict.fromkeys(keys.values(), 0)
+    for claim in ledger:
+        if claim.group == "arithmetic":
+            continue
+        if claim.group != "sanity":
+            flat[keys[claim.verdict]] += 1
+        if claim.sound is not None and claim.sound.value is not None:
+            flat[claim.id] = claim.sound.value
+    return flat

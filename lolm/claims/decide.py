@@ -1,0 +1,174 @@
+"""From an entry and the results of a study to a claim with its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from lolm.analysis.statistics import Estimate
+from lolm.claims.controls import CONTROLS
+from lolm.claims.cost import Needs, needs
+from lolm.claims.entry import Context, Entry, NotRun, Reading, Undecided
+from lolm.claims.ledger import DECIDED, INCONCLUSIVE, NOT_RUN, UNTESTABLE, Claim, Control, Quantity, runs_of
+from lolm.claims.measures.common import against_decoder
+from lolm.claims.published import NUMBERS
+from lolm.records.results import ScaleResults
+
+
+def decide(entry: Entry, results: ScaleResults, entries: Mapping[str, Entry]) -> Claim:
+    """The claim of an entry by one study's results; what these do not hold gives ``not run``, never an error.
+
+    Raises:
+        RecordError: from the records, where one is broken.
+    """
+    context = Context(results, entry, entries, lambda other: decide(other, results, entries))
+    elsewhere = entry.scale is not None and entry.scale != results.scale
+    try:
+        if entry.pair and not against_decoder(results):
+            raise NotRun(f"the baseline of study {results.study} has a latent stream of its own, unlike the published one")
+        reading = entry.measure(context)
+    except Undecided as missing:
+        return _undecided(entry, results, missing, elsewhere)
+    ours, sound = _numbers(entry, reading)
+    if elsewhere:
+        return _elsewhere(entry, results, ours or sound)
+    verdict, why = _judged(entry, results, reading)
+    claim = _claim(
+        entry,
+        results,
+        verdict=verdict,
+        why=why,
+        as_published=ours,
+        sound=sound,
+        rule=_rule(entry, results, reading),
+        runs=runs_of(reading.runs),
+        details=dict(reading.details),
+        controls=reading.controls + _controls(entry, results),
+        figure=entry.figure if verdict != UNTESTABLE else None,
+        needs=_further(entry, results),
+    )
+    return _incomplete(entry, results, claim)
+
+
+def withheld(claim: Claim, arms: str) -> Claim:
+    """The numbers of a claim without its verdict: models that know less than a bigram model are no test of anything."""
+    if claim.verdict not in DECIDED:
+        return claim
+    why = f"Withheld: no better than a bigram model: {arms}. The rule alone would say: {claim.verdict}. {claim.why}"
+    return replace(claim, verdict=UNTESTABLE, why=why)
+
+
+def _claim(entry: Entry, results: ScaleResults, **found) -> Claim:
+    about = {"as_published": None, "sound": None, "study": entry.study, "caveats": entry.caveats} | found
+    if about["verdict"] in DECIDED:
+        about["study"] = results.study
+    return Claim(
+        id=entry.id,
+        group=entry.group,
+        statement=entry.statement,
+        published=entry.published,
+        stated=entry.stated,
+        fact=entry.fact,
+        against=entry.against,
+        trained_for=entry.trained_for,
+        **about,
+    )
+
+
+def _undecided(entry: Entry, results: ScaleResults, missing: Undecided, elsewhere: bool) -> Claim:
+    verdict, why = missing.verdict, str(missing)
+    if elsewhere:
+        verdict, why = UNTESTABLE, _another_model(entry, results)
+    elif verdict == NOT_RUN and not (results.runs or results.diverged):
+        why = f"study {entry.study} was not run at scale {results.scale}"
+    elif verdict == NOT_RUN:
+        if any(not results.of(run.arm) for run in results.diverged if run.arm in entry.arms(results)):
+            verdict = INCONCLUSIVE  # it was run: every run of an arm diverged
+        why = f"{_sentence(why)}{_diverged(entry, results)}"
+        why += f" Study {entry.study} tests it." if verdict == NOT_RUN and entry.study != results.study else ""
+    scale = entry.scale or (entry.further_scale if verdict == UNTESTABLE else None) or results.scale
+    wanted = None if verdict == INCONCLUSIVE else needs(results.params, scale, entry.study)
+    return _claim(entry, results, verdict=verdict, why=_sentence(why), needs=wanted)
+
+
+def _elsewhere(entry: Entry, results: ScaleResults, ours: Quantity | None) -> Claim:
+    """The level of a model that these runs are not: our number beside it, no verdict."""
+    if ours is not None:
+        note = f"These runs are of scale {results.scale}, another model."
+        ours = replace(ours, note=note)
+    wanted = needs(results.params, entry.scale or results.scale, entry.study)
+    return _claim(
+        entry, results, verdict=UNTESTABLE, why=_another_model(entry, results), as_published=ours, needs=wanted
+    )
+
+
+def _another_model(entry: Entry, results: ScaleResults) -> str:
+    where = NUMBERS[entry.published[0]].where
+    return f"The number is that of one model: {where}; these runs are of scale {results.scale}."
+
+
+def _numbers(entry: Entry, reading: Reading) -> tuple[Quantity | None, Quantity | None]:
+    ours = _quantity(reading.published, entry.published_unit or entry.unit, entry.published_definition, reading.published_note, reading)
+    sound = _quantity(reading.sound, entry.unit, entry.definition, reading.note, reading)
+    return ours, sound
+
+
+def _quantity(value: Estimate | float | None, unit: str, definition: str, note: str | None, reading: Reading) -> Quantity | None:
+    text = definition.format_map(reading.values) if definition else ""
+    if isinstance(value, Estimate):
+        return Quantity.of(value, unit, text, note)
+    if value is not None:
+        return Quantity(value, unit, text, note=note)
+    return Quantity.missing(unit, text, note) if note and definition else None
+
+
+def _judged(entry: Entry, results: ScaleResults, reading: Reading) -> tuple[str, str]:
+    judged = reading.judged or reading.sound
+    if reading.verdict is not None:
+        verdict, why = reading.verdict, reading.why or ""
+    elif entry.rule is not None and isinstance(judged, Estimate):
+        verdict = entry.rule.verdict(judged, results.analysis)
+        lead = entry.lead.format_map(reading.values)
+        unit = str(reading.values.get("judged_unit", entry.unit))
+        why = reading.why or f"{lead}: {entry.rule.why(judged, unit, results.analysis)}."
+    else:
+        raise ValueError(f"claim {entry.id}: neither a rule nor its measure decides")
+    return verdict, f"{why}{' ' if reading.more else ''}{reading.more}{_diverged(entry, results)}"
+
+
+def _rule(entry: Entry, results: ScaleResults, reading: Reading) -> str:
+    if entry.rule_text or entry.rule is None:
+        values = {field: getattr(results.analysis, field) for field in type(results.analysis).__dataclass_fields__}
+        return entry.rule_text.format_map(values | dict(reading.values)) + reading.rule_note
+    return entry.rule.text(str(reading.values.get("judged_unit", entry.unit)), results.analysis) + reading.rule_note
+
+
+def _controls(entry: Entry, results: ScaleResults) -> tuple[Control, ...]:
+    return tuple(control for name in entry.controls for control in CONTROLS[name](results))
+
+
+def _further(entry: Entry, results: ScaleResults) -> Needs | None:
+    """Where more is to be had, if that is not these runs."""
+    scale, study = entry.further_scale or results.scale, entry.further_study
+    return None if study is None or (scale, study) == (results.scale, results.study) else needs(results.params, scale, study)
+
+
+def _incomplete(entry: Entry, results: ScaleResults, claim: Claim) -> Claim:
+    """A claim that lacks seeds is not decided: which seeds were run must not depend on what they showed."""
+    lacking = [key for key in results.missing if key.arm in entry.arms(results)]
+    if not lacking or claim.verdict not in DECIDED:
+        return claim
+    named = ", ".join(map(str, lacking))
+    why = f"Not yet run: {named}. The rule alone would say of what is there: {claim.verdict}. {claim.why}"
+    return replace(claim, verdict=NOT_RUN, why=why, needs=needs(results.params, results.scale, results.study))
+
+
+def _diverged(entry: Entry, results: ScaleResults) -> str:
+    arms = entry.arms(results)
+    gone = [run for run in results.diverged if run.arm in arms]
+    return "".join(f" {results.label(run.arm)}, seed {run.seed}, diverged at step {run.step:,}." for run in gone)
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else text + "."

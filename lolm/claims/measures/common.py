@@ -1,0 +1,80 @@
+"""What measures share: values over seeds, and the words for what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lolm.analysis.statistics import paired_difference, t_interval
+from lolm.claims.entry import NotRun
+from lolm.claims.ledger import Quantity
+from lolm.records.results import RunRecord, ScaleResults
+
+Read = Callable[[RunRecord], float | None]
+
+
+def values(runs: Sequence[RunRecord], read: Read) -> list[float] | None:
+    """A number of each run; None unless all have it."""
+    found = [value for value in map(read, runs) if value is not None]
+    return found if found and len(found) == len(runs) else None
+
+
+def needed(runs: Sequence[RunRecord], read: Read, missing: str) -> list[float]:
+    """A number of each run.
+
+    Raises:
+        NotRun: a run lacks it.
+    """
+    found = values(runs, read)
+    if found is None:
+        raise NotRun(missing)
+    return found
+
+
+def quantity(found: Sequence[float] | None, results: ScaleResults, unit: str, definition: str, missing: str = "") -> Quantity:
+    """The mean over seeds, or a quantity that says what is missing."""
+    if found is None:
+        return Quantity.missing(unit, definition, missing or again(results))
+    return Quantity.of(t_interval(found, results.analysis.confidence), unit, definition)
+
+
+def difference(
+    a: Sequence[float] | None, b: Sequence[float] | None, results: ScaleResults, unit: str, definition: str, missing: str = ""
+) -> Quantity:
+    """The paired difference, or a quantity that says what is missing."""
+    if a is None or b is None:
+        return Quantity.missing(unit, definition, missing or again(results))
+    return Quantity.of(paired_difference(a, b, results.analysis.confidence), unit, definition)
+
+
+def against_decoder(results: ScaleResults) -> bool:
+    """Whether the declared baseline has no latent stream, as in every published comparison."""
+    architecture = results.params.architectures.get(results.params.selected.baseline)
+    return architecture is None or architecture.family != "lolm" or architecture.latent.form == "none"
+
+
+def again(results: ScaleResults) -> str:
+    """Which command makes a measurement that the records lack."""
+    return f"measured by `make repro SCALE={results.scale} STUDY={results.study}`"
+
+
+def t_value(found: Sequence[float]) -> float:
+    """Mean."""
+    return t_interval(found).value
+
+
+def removed(runs: Sequence[RunRecord], intervention: str, value: float | None = None) -> list[float] | None:
+    """Damage in each run, nats; None unless every one has it."""
+    return values(runs, lambda run: run.damage(intervention, value))
+
+
+def nats(run: RunRecord, intervention: str, value: float | None = None, step: int | None = None) -> float:
+    """Loss under an intervention.
+
+    Raises:
+        NotRun: it was not measured.
+    """
+    found = run.condition(intervention, value, step)
+    if found is None:
+        at = "" if value is None else f" = {value:g}"
+        raise NotRun(f"{run.name}: the intervention {intervention}{at} was not measured")
+    return found.nats

@@ -1,0 +1,84 @@
+"""What is done to a trained model beside its two branches: constant gates, gate controls, streams removed."""
+
+from __future__ import annotations
+
+import math
+
+from lolm.analysis.statistics import paired_difference, t_interval
+from lolm.claims.entry import Context, NotRun, Reading
+from lolm.claims.ledger import Quantity
+from lolm.claims.measures.common import again, nats, removed
+from lolm.claims.numbers import show
+from lolm.claims.published import NUMBERS, clipped_perplexity
+
+ALL_REMOVED = "gate+memory_zero+regime_zero"
+
+
+def constant_gate(value: float, capped: bool = False):
+    """Damage at a constant gate; as published the change of perplexity, or the ratio of capped ones."""
+
+    def measure(context: Context) -> Reading:
+        runs, confidence = context.subject(), context.confidence
+        found = removed(runs, "gate", value)
+        if found is None:
+            raise NotRun(f"these runs hold no LOLM whose gate was forced to {value:g}")
+        damage = t_interval(found, confidence)
+        if capped:
+            logs = [
+                math.log(clipped_perplexity(nats(run, "gate", value)) / clipped_perplexity(nats(run, "none"))) for run in runs
+            ]
+            ours = t_interval(logs, confidence).map(math.exp)
+        else:
+            ours = damage.map(math.expm1)
+        return Reading(damage, ours, runs, values={"gate": value})
+
+    return measure
+
+
+def everything_removed(context: Context) -> Reading:
+    """Damage with the gate forced to 1, memory and regime zeroed."""
+    runs, confidence = context.subject(), context.confidence
+    found = removed(runs, ALL_REMOVED, 1.0)
+    if found is None:
+        raise NotRun(f"the three removals together ({ALL_REMOVED}) were not measured; {again(context.results)}")
+    damage = t_interval(found, confidence)
+    return Reading(damage, damage.map(math.expm1), runs)
+
+
+def half_against_one(context: Context) -> Reading:
+    """Loss at g = 0.5 minus loss at g = 1."""
+    runs = context.subject()
+    half, one = removed(runs, "gate", 0.5), removed(runs, "gate", 1.0)
+    if half is None or one is None:
+        raise NotRun("these runs hold no LOLM whose gate was forced to 0.5 and to 1")
+    excess = paired_difference(half, one, context.confidence)
+    return Reading(excess, excess.map(math.exp), runs)
+
+
+def frozen_gate(context: Context) -> Reading:
+    """Damage with the gate frozen at its mean over tokens in each dimension."""
+    runs = context.subject()
+    frozen = removed(runs, "gate_mean_dimension")
+    if frozen is None:
+        raise NotRun(f"the gate was not frozen at its mean; {again(context.results)}")
+    return Reading(t_interval(frozen, context.confidence), runs=runs)
+
+
+def stream(name: str, published: str):
+    """Damage when the memory's or the regime's output is replaced by its mean; as published when it is zeroed."""
+
+    def measure(context: Context) -> Reading:
+        runs, confidence = context.subject(), context.confidence
+        zero, mean = removed(runs, f"{name}_zero"), removed(runs, f"{name}_mean")
+        if zero is None or mean is None:
+            raise NotRun(f"these runs hold no LOLM whose {name} was removed")
+        zeroed = t_interval(zero, confidence)
+        change = zeroed.map(math.expm1)
+        more = (
+            f"Zeroing costs {show(zeroed.value, 'nats')} ({show(change.value, 'share')} of perplexity; published "
+            f"{show(NUMBERS[published].value, 'share')}); zeroing also removes a constant that the head has learned to expect."
+        )
+        details = {"damage by zeroing": Quantity.of(zeroed, "nats", "test split, final weights")}
+        return Reading(t_interval(mean, confidence), change, runs, more=more, details=details)
+
+    return measure

@@ -1,0 +1,154 @@
+"""How soon the loss of LOLM gets as low as its baseline's: multipliers at matched loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lolm.analysis import efficiency as eff
+from lolm.analysis.statistics import Estimate, geometric_interval
+from lolm.claims.entry import Context, Reading
+from lolm.claims.ledger import FAILS, INCONCLUSIVE, Quantity
+from lolm.claims.numbers import show, show_interval
+from lolm.claims.rules import above, why_of
+from lolm.records.results import RunRecord, ScaleResults
+
+AXIS_NAMES = {"step": "steps", "tokens": "tokens", "flops": "training FLOPs", "seconds": "seconds"}
+
+Pairs = tuple[tuple[RunRecord, RunRecord], ...]
+
+
+def measured(results: ScaleResults, pairs: Pairs, axis: str) -> eff.Budgets:
+    """Sound multipliers of the pairs: losses where schedules ended, at every budget."""
+    return eff.at_budgets(pairs, axis, results.analysis.confidence)
+
+
+def in_curve(results: ScaleResults, pairs: Pairs, axis: str) -> eff.Efficiency:
+    """Multipliers of the pairs from validation losses inside the runs, schedules unfinished."""
+    curves = [(eff.heldout_curve(base, axis), eff.heldout_curve(subject, axis)) for subject, base in pairs]
+    return eff.efficiency(curves, axis, results.analysis.confidence)
+
+
+def as_published(results: ScaleResults, pairs: Pairs) -> eff.Efficiency:
+    """Multipliers as published: training loss over the published window, in steps."""
+    window = results.analysis.published_window
+    curves = [(eff.training_curve(base, window), eff.training_curve(subject, window)) for subject, base in pairs]
+    return eff.efficiency(curves, "step", results.analysis.confidence)
+
+
+def multiplier(threshold: float):
+    """The multiplier in FLOPs at the largest budget that can be measured, claimed to lie above ``threshold``."""
+
+    def measure(context: Context) -> Reading:
+        results, pairs = context.results, context.pairs()
+        flops, published = measured(results, pairs, "flops"), as_published(results, pairs)
+        if flops.largest is None or flops.estimate is None:
+            verdict, why = INCONCLUSIVE, f"No multiplier can be measured: {flops.reason}."
+        else:
+            verdict, why = _beyond(flops.estimate, threshold), why_of(flops.estimate, threshold, "x")
+            why = f"In FLOPs to the same loss, schedules ended, {why}. {_behind(flops, len(pairs))}{_stability(flops)}"
+        unmatched = mismatch(results)
+        if unmatched:
+            verdict, why = INCONCLUSIVE, f"{unmatched}. {why}"
+        return Reading(
+            sound=flops.estimate,
+            published=published.common,
+            runs=[run for pair in pairs for run in pair],
+            verdict=verdict,
+            why=why,
+            values={"window": eff.window_rows(pairs[0][0], context.analysis.published_window), "split": flops.split},
+            note=_note(flops, len(pairs)),
+            published_note=published.reason if published.common is None else _reached(published, len(pairs)),
+            rule_note=f", nor would if it were {100 * eff.INTERPOLATION:g} % higher" if threshold > 1 else "",
+            details=_details(results, pairs, flops),
+        )
+
+    return measure
+
+
+def _details(results: ScaleResults, pairs: Pairs, flops: eff.Budgets) -> Mapping[str, Quantity]:
+    details = {}
+    for axis in ("step", "tokens", "seconds"):
+        found = measured(results, pairs, axis)
+        definition, name = f"the same in {AXIS_NAMES[axis]}", f"multiplier in {AXIS_NAMES[axis]}"
+        details[name] = (
+            Quantity(None, "x", definition, n_seeds=len(pairs), note=found.reason)
+            if found.estimate is None
+            else Quantity.of(found.estimate, "x", definition, _note(found, len(pairs)))
+        )
+    for point in flops.points:
+        details[f"in FLOPs at the schedule of {point.steps:,} steps"] = (
+            Quantity(None, "x", "the same at a smaller budget", n_seeds=len(pairs), note=point.reason)
+            if point.estimate is None
+            else Quantity.of(point.estimate, "x", f"the same, both arms annealed by step {point.steps:,}")
+        )
+    if flops.change is not None:
+        details["change over budgets"] = Quantity.of(
+            flops.change, "x", "multiplier in FLOPs at the largest over the smallest budget"
+        )
+    inside, definition = in_curve(results, pairs, "flops"), "from validation losses before the schedules end, as a second view"
+    details["inside the runs, in FLOPs"] = (
+        Quantity(None, "x", definition, n_seeds=len(pairs), note=inside.reason)
+        if inside.common is None
+        else Quantity.of(inside.common, "x", definition, _reached(inside, len(pairs)))
+    )
+    return details
+
+
+def _beyond(estimate: Estimate, threshold: float) -> str:
+    """:func:`above`, but for a threshold above 1 no failure that the understated lead of interpolation could explain."""
+    verdict = above(estimate, threshold)
+    if verdict == FAILS and threshold > 1 and above(estimate.map(lambda x: x * (1 + eff.INTERPOLATION)), threshold) != FAILS:
+        return INCONCLUSIVE
+    return verdict
+
+
+def _note(found: eff.Budgets, pairs: int) -> str | None:
+    if found.largest is None:
+        return found.reason
+    return f"At {found.largest.steps:,} of {found.points[-1].steps:,} steps. {_behind(found, pairs)}"
+
+
+def _behind(found: eff.Budgets, pairs: int) -> str:
+    return _in_words(found.reached, pairs, found.needed)
+
+
+def _reached(found: eff.Efficiency, pairs: int) -> str:
+    needs = [1 / m.value for m in found.to_subject if m.value is not None and m.value < 1]
+    return _in_words(found.reached, pairs, 1 / geometric_interval(needs).value if needs else None)
+
+
+def _in_words(reached: int, pairs: int, needed: float | None) -> str:
+    if reached == pairs:
+        return f"LOLM reaches the baseline's final loss in every pair ({pairs} of {pairs})."
+    text = f"LOLM never reaches the baseline's final loss in {pairs - reached} of {pairs} pairs"
+    if needed is not None:
+        text += f"; the baseline gets to LOLM's final loss with {needed:.2f} of what LOLM spent"
+    return text + "."
+
+
+def _stability(found: eff.Budgets) -> str:
+    """What the multipliers at different budgets say together."""
+    if found.change is None:
+        return " Only one budget can be measured, so nothing is known of how the multiplier changes with it."
+    first, last = found.measured[0].steps, found.measured[-1].steps
+    between = f"between schedules of {first:,} and {last:,} steps"
+    if found.differ is None:
+        return f" One seed cannot say whether it changes {between}."
+    if found.differ:
+        return f" It changes by {show(found.change.value, 'x')} {between}: no single number describes it."
+    low, high = found.change.interval or (found.change.value, found.change.value)
+    return f" No change is shown {between} (ratio {show_interval(low, high, 'x')})."
+
+
+def parameters(results: ScaleResults, arm: str | None) -> int:
+    """Of an arm that was run."""
+    return results.of(arm or "")[0].header.parameters.total
+
+
+def mismatch(results: ScaleResults) -> str | None:
+    """How far the compared arms are from equal parameters, in words; None where they are matched."""
+    tolerance = results.analysis.parameter_tolerance
+    found = abs(parameters(results, results.baseline) / parameters(results, results.subject) - 1)
+    if found <= tolerance:
+        return None
+    return f"The arms are not matched: their parameters differ by {100 * found:.2f} %, more than {100 * tolerance:g} %"

@@ -1,0 +1,198 @@
+"""The gate: its level, its path, its supervised target, and what it says about the streams' shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lolm.analysis.dependency import follows
+from lolm.analysis.efficiency import window_rows
+from lolm.analysis.statistics import Estimate, paired_difference, t_interval
+from lolm.claims.entry import Context, NotRun, Reading
+from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, NOT_RUN, UNTESTABLE, Quantity
+from lolm.claims.measures.common import t_value
+from lolm.claims.numbers import show, show_interval
+from lolm.claims.published import NUMBERS
+from lolm.claims.rules import above, every, why_of, within
+from lolm.records.results import RunRecord
+
+LEVELS = ("gate_20m", "gate_149m", "gate_304m", "gate_157b")
+
+
+def gated(context: Context) -> tuple[RunRecord, ...]:
+    """Runs of the subject that have a gate.
+
+    Raises:
+        NotRun: there are none.
+    """
+    runs = tuple(run for run in context.subject() if run.points("gate/mean")[1])
+    if not runs:
+        raise NotRun("these runs hold no LOLM with a gate")
+    return runs
+
+
+def held_out(run: RunRecord) -> float:
+    """Mean gate on held-out text: of the evaluation, or of the last validation pass."""
+    if run.evaluation is not None and run.evaluation.gate is not None:
+        return run.evaluation.gate.mean
+    return run.points("val/gate_mean")[1][-1]
+
+
+def _logged(run: RunRecord, window: int) -> float:
+    """Mean gate on training batches over the published window at the end of the run."""
+    values = run.points("gate/mean")[1][-window_rows(run, window) :]
+    return math.fsum(values) / len(values)
+
+
+def _levels(context: Context, runs: Sequence[RunRecord]) -> tuple[Estimate, Estimate]:
+    """(on training batches, on held-out text)"""
+    window, confidence = context.analysis.published_window, context.confidence
+    return t_interval([_logged(r, window) for r in runs], confidence), t_interval([held_out(r) for r in runs], confidence)
+
+
+def mean_gate(context: Context) -> Reading:
+    """Mean gate at the end."""
+    runs = gated(context)
+    ours, sound = _levels(context, runs)
+    return Reading(sound, ours, runs)
+
+
+def level(context: Context) -> Reading:
+    """Mean gate at the end, judged against the level published at this scale, if there is one."""
+    runs, margin, scale = gated(context), context.analysis.gate_margin, context.results.scale
+    ours, sound = _levels(context, runs)
+    same = next((key for key in LEVELS if NUMBERS[key].scale == scale), None)
+    if same is None:
+        verdict = UNTESTABLE
+        why = f"The levels belong to published models; at scale {scale} the gate ends at {show(sound.value, 'gate')}."
+    elif sound.interval is None:
+        verdict, why = INCONCLUSIVE, "One seed gives no interval."
+    else:
+        published = NUMBERS[same].value
+        verdict = within(sound, published, margin)
+        state = {HOLDS: "lies within", FAILS: "lies outside", INCONCLUSIVE: "is not settled against"}[verdict]
+        why = f"The interval, {show_interval(*sound.interval, 'gate')}, {state} ±{margin:g} of the published {published}."
+    return Reading(sound, ours, runs, verdict=verdict, why=why)
+
+
+def reversal(context: Context) -> Reading:
+    """Depth of the dip and height of the climb.
+
+    The lowest point of a noisy curve is low by selection, so the step of the dip is read off the mean curve of the *other*
+    seeds; with one seed there is no other, and the value carries no interval.
+    """
+    runs, confidence = gated(context), context.confidence
+    curves = [dict(zip(*run.points("gate/mean"), strict=True)) for run in runs]
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    if len(steps) < 3:
+        raise NotRun("too few log windows during training")
+    dips = []
+    for i, curve in enumerate(curves):
+        others = [c for j, c in enumerate(curves) if j != i] or [curve]
+        at = min(steps, key=lambda step: math.fsum(c[step] for c in others))
+        dips.append(curve[at])
+    start, end = [c[steps[0]] for c in curves], [c[steps[-1]] for c in curves]
+    dip, climb = paired_difference(start, dips, confidence), paired_difference(end, start, confidence)
+    mean_end = t_value(end)
+    why = (
+        f"From {t_value(start):.2f} through {t_value(dips):.2f} to {mean_end:.2f}. Depth of the dip: "
+        f"{why_of(dip, 0.0, 'gate')}. End above start: {why_of(climb, 0.0, 'gate')}."
+    )
+    if not any(dip.per_seed):
+        top = max(steps, key=lambda step: math.fsum(c[step] for c in curves))
+        peak = t_value([c[top] for c in curves])
+        why += (
+            f" The first log window is the lowest: the gate rises to {peak:.2f} at step {top:g} and then ends at {mean_end:.2f}."
+        )
+    return Reading(
+        sound=dip,
+        published=t_interval([min(c.values()) for c in curves], confidence),
+        runs=runs,
+        verdict=every((above(dip, 0.0), above(climb, 0.0))),
+        why=why,
+        details={
+            "depth of the dip": Quantity.of(dip, "gate", "first log window minus the dip"),
+            "end minus start": Quantity.of(climb, "gate", "last log window minus the first"),
+        },
+    )
+
+
+def reversal_everywhere(context: Context) -> Reading:
+    """The same at this scale: one exception refutes that it is everywhere, and no scale alone can show it."""
+    here = context.decide(context.entries["gate_reversal"])
+    if here.verdict == NOT_RUN or here.sound is None:
+        raise NotRun(here.why)
+    failed, runs = here.verdict == FAILS, gated(context)
+    return Reading(
+        sound=reversal(context).sound,
+        runs=runs,
+        verdict=FAILS if failed else INCONCLUSIVE,
+        why="It does not here, with this recipe, and one exception is enough."
+        if failed
+        else "One scale cannot show it for every one.",
+    )
+
+
+def target(context: Context) -> Reading:
+    """Mean gate minus the mean of what the competitive loss pulls it to."""
+    runs, confidence, margin = gated(context), context.confidence, context.analysis.gate_margin
+    weights = [run.header.run.architecture.objectives.competitive_weight for run in runs]
+    if not all(weights):
+        raise NotRun("in these runs no loss gives the gate a target")
+    measured = [run.evaluation.gate for run in runs if run.evaluation and run.evaluation.gate]
+    if len(measured) < len(runs):
+        raise NotRun("the gate's target was not measured")
+    gates, targets = [gate.mean for gate in measured], [gate.target for gate in measured]
+    gap = paired_difference(gates, targets, confidence)
+    details = {
+        "mean target": Quantity.of(t_interval(targets, confidence), "gate", "mean of sigmoid(5 (u_h - u_z)) on the test split")
+    }
+    found = [follows(run) for run in runs]
+    tracks = [one.correlation for one in found if one is not None and one.correlation is not None]
+    if len(tracks) == len(runs):
+        details["correlation over training"] = Quantity.of(
+            t_interval(tracks, confidence), "r", "Pearson correlation of logged gate and logged target over log windows"
+        )
+    if gap.interval is None:
+        verdict, why = INCONCLUSIVE, "One seed gives no interval"
+    elif within(gap, 0.0, margin) == HOLDS:
+        verdict, why = FAILS, f"The gate sits on its supervised target: their difference lies within ±{margin:g}"
+    else:
+        outside = gap.interval[0] >= margin or gap.interval[1] <= -margin
+        state = f"stays more than {margin:g} away from" if outside else f"is not shown to lie within ±{margin:g} of"
+        verdict, why = INCONCLUSIVE, f"The gate {state} its target; whether the target shaped it, a run without this loss decides"
+    why += (
+        f" (gate {t_value(gates):.3f}, target {t_value(targets):.3f}). A loss of weight {weights[0]:g} pulls the mean gate there."
+    )
+    return Reading(gap, runs=runs, verdict=verdict, why=why, details=details)
+
+
+def latent_share(runs: Sequence[RunRecord]) -> list[float] | None:
+    """The latent branch's share of the power of the gated signal; None unless every run has it."""
+    found = [1 - run.evaluation.gate.share for run in runs if run.evaluation and run.evaluation.gate]
+    return found if found and len(found) == len(runs) else None
+
+
+def share(context: Context) -> Reading:
+    """One minus the mean gate, beside the latent branch's share of the power."""
+    runs, margin = gated(context), context.analysis.gate_margin
+    shares = latent_share(runs)
+    if shares is None:
+        raise NotRun("the branches' shares were not measured")
+    latent = t_interval(shares, context.confidence)
+    naive = t_interval([1 - held_out(run) for run in runs], context.confidence)
+    gap = paired_difference(naive.per_seed, latent.per_seed, context.confidence)
+    verdict = within(gap, 0.0, margin)
+    if gap.interval is None:
+        why = "One seed gives no interval."
+    elif verdict == HOLDS:
+        why = f"The two agree within ±{margin:g}."
+    elif verdict == FAILS:
+        why = f"They differ by {gap.value:+.3f}, more than {margin:g}."
+    else:
+        why = f"Their difference, {gap.interval[0]:+.3f} to {gap.interval[1]:+.3f}, is not settled against ±{margin:g}."
+    why += (
+        f" One minus the gate says {show(naive.value, 'share')}, the latent branch's share of the power is "
+        f"{show(latent.value, 'share')}."
+    )
+    return Reading(latent, naive, runs, verdict=verdict, why=why)

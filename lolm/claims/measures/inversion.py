@@ -1,0 +1,343 @@
+"""Dependency: what forcing the gate does, the declared statistic with its controls, and how both go with training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lolm.analysis import dependency as dep
+from lolm.analysis.statistics import Estimate, geometric_interval, paired_difference, t_interval
+from lolm.claims.entry import Context, NotRun, Reading
+from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
+from lolm.claims.measures.common import again, nats, removed, t_value
+from lolm.claims.numbers import show
+from lolm.claims.published import clipped_perplexity
+from lolm.claims.rules import above, below, every, why_of
+from lolm.records.results import RunRecord, ScaleResults
+
+VERDICT_OF = {dep.INVERTED: HOLDS, dep.NOT_INVERTED: FAILS, dep.UNDECIDED: INCONCLUSIVE}
+DEFINITION = "loss without latent minus loss without surface"
+METHODS = {  # how a sentence names the declared removal, and what each is worth as a control
+    "gate": (
+        "forcing the gate to 1 damages LOLM more than forcing it to 0",
+        "The published way; the head has never seen a constant gate, and the two constants lie unequally far from it.",
+    ),
+    "zero": (
+        "zeroing the latent branch damages LOLM more than zeroing the surface branch",
+        "Zero is a value the head has never seen in a branch's place.",
+    ),
+    "mean": (
+        "replacing the latent branch by its mean damages LOLM more than replacing the surface branch by its own",
+        "The mean keeps what is constant and removes what depends on the text.",
+    ),
+    "resample": (
+        "the latent branch of another text damages LOLM more than the surface branch of another text",
+        "A branch of another text has the right distribution and the wrong information.",
+    ),
+    "gaussian": (
+        "noise in the latent branch's place damages LOLM more than noise in the surface branch's",
+        "Noise keeps each dimension's mean and variance, and no correlation between them.",
+    ),
+}
+
+
+def forced(context: Context) -> tuple[RunRecord, ...]:
+    """Runs of the subject whose gate was forced to 1 and to 0.
+
+    Raises:
+        NotRun: there are none.
+    """
+    runs = tuple(r for r in context.subject() if r.condition("gate", 1.0) and r.condition("gate", 0.0) and r.condition("none"))
+    if not runs:
+        raise NotRun("these runs hold no LOLM whose gate was forced to 1 and to 0")
+    return runs
+
+
+def _difference(runs: Sequence[RunRecord], confidence: float, step: int | None = None) -> Estimate:
+    """Loss at g = 1 minus loss at g = 0 over seeds, nats."""
+    return paired_difference([nats(r, "gate", 1.0, step) for r in runs], [nats(r, "gate", 0.0, step) for r in runs], confidence)
+
+
+def forced_gate(context: Context) -> Reading:
+    """Loss at g = 1 minus loss at g = 0; as published the ratio of capped perplexities."""
+    runs, confidence = forced(context), context.confidence
+    ratio = geometric_interval(
+        [clipped_perplexity(nats(r, "gate", 1.0)) / clipped_perplexity(nats(r, "gate", 0.0)) for r in runs], confidence
+    )
+    references = [r.ablation.references for r in runs if r.ablation is not None]
+    measured = {
+        "loss, learned gate": [nats(r, "none") for r in runs],
+        "loss at g = 1": [nats(r, "gate", 1.0) for r in runs],
+        "loss at g = 0": [nats(r, "gate", 0.0) for r in runs],
+        "uniform": [reference.uniform for reference in references],
+        "unigram": [reference.unigram for reference in references],
+        "bigram": [reference.bigram for reference in references],
+    }
+    details = {
+        name: Quantity.of(t_interval(values, confidence), "nats", "test split, uncapped") for name, values in measured.items()
+    }
+    gates, more = [r.evaluation.gate.mean for r in runs if r.evaluation and r.evaluation.gate], ""
+    if gates:
+        nearer, further = ("1", "0") if sum(gates) / len(gates) > 0.5 else ("0", "1")
+        more = (
+            f"The learned gate averages {sum(gates) / len(gates):.2f}, nearer to {nearer}, so forcing it to {further} moves it "
+            "further."
+        )
+    return Reading(_difference(runs, confidence), ratio, runs, more=more, details=details)
+
+
+def over_training(context: Context) -> Reading:
+    """The same at every checkpoint; the smallest is shown."""
+    runs, confidence, margin = forced(context), context.confidence, context.analysis.inversion_margin
+    common = set.intersection(*(set(run.ablation_steps) for run in runs))
+    steps = sorted(s for s in common if all(run.condition("gate", v, s) for run in runs for v in (0.0, 1.0)))
+    if len(steps) < 2:
+        raise NotRun("the gate was forced at one checkpoint only")
+    found = {step: _difference(runs, confidence, step) for step in steps}
+    verdicts = [above(estimate, margin) for estimate in found.values()]
+    listed = ", ".join(f"step {step}: {verdict}" for step, verdict in zip(steps, verdicts, strict=True))
+    return Reading(
+        sound=min(found.values(), key=lambda estimate: estimate.value),
+        runs=runs,
+        verdict=every(verdicts),
+        why=f"The sign against {margin:g} nats by checkpoint: {listed}.",
+        values={"count": len(steps)},
+        details={f"step {step}": Quantity.of(e, "nats", "loss at g = 1 minus loss at g = 0") for step, e in found.items()},
+    )
+
+
+def control_depth(
+    results: ScaleResults, runs: Sequence[RunRecord]
+) -> tuple[int | None, tuple[tuple[RunRecord, RunRecord], ...]]:
+    """How many last blocks the control skips (as many as LOLM has latent layers), and the pairs in which that was measured."""
+    latent = runs[0].header.run.size.latent if runs else None
+    if latent is None:
+        return None, ()
+    pairs = results.pairs(results.subject, results.baseline)
+    return latent.layers, tuple(p for p in pairs if p[0] in runs and p[1].condition("skip_last_blocks", latent.layers))
+
+
+def serial_control(context: Context) -> Reading:
+    """Damage of g = 1 minus damage of skipping as many last blocks of the baseline as LOLM has latent layers."""
+    runs, confidence, margin = forced(context), context.confidence, context.analysis.inversion_margin
+    depth, pairs = control_depth(context.results, runs)
+    if not pairs:
+        raise NotRun("no baseline among these runs had its last blocks skipped")
+    ours = [nats(subject, "gate", 1.0) - nats(subject, "none") for subject, _ in pairs]
+    control = [nats(base, "skip_last_blocks", depth) - nats(base, "none") for _, base in pairs]
+    excess = paired_difference(ours, control, confidence)
+    serial, last = runs[0].header.run.architecture.latent.input == "surface", "block" if depth == 1 else f"{depth} blocks"
+    why = (
+        (f"z is computed from h, so g = 1 skips the last {last} of a serial stack. " if serial else "")
+        + f"Skipping the plain Transformer's last {last} costs {show(t_value(control), 'nats')}, "
+        f"g = 1 costs LOLM {show(t_value(ours), 'nats')}. Their difference: {why_of(excess, margin, 'nats')}."
+    )
+    halves = removed([subject for subject, _ in pairs], "gate", 0.5)
+    details = {}
+    if halves is not None:
+        half = t_interval(halves, confidence)
+        details["damage of g = 0.5"] = Quantity.of(half, "nats", "both branches kept, the gate's pattern removed")
+        why += (
+            " The head never saw a constant gate: g = 0.5, which removes no branch, already costs "
+            f"{show(half.value, 'nats')}, damage that no missing branch explains."
+        )
+    details |= {
+        "damage of g = 1": Quantity.of(t_interval(ours, confidence), "nats", "LOLM, test split"),
+        f"damage of skipping the last {last}": Quantity.of(t_interval(control, confidence), "nats", "baseline, same tokens"),
+    }
+    both = [run for pair in pairs for run in pair]
+    return Reading(excess, runs=both, verdict=above(excess, margin), why=why, values={"last": last}, details=details)
+
+
+def one_stream(gate: float):
+    """Loss with the gate forced to 0 or 1, minus the unigram model's."""
+
+    def measure(context: Context) -> Reading:
+        runs, confidence = forced(context), context.confidence
+        losses = [nats(run, "gate", gate) for run in runs]
+        references = [run.ablation.references for run in runs if run.ablation is not None]
+        excess, over, bigram = (
+            paired_difference(losses, [getattr(reference, name) for reference in references], confidence)
+            for name in ("unigram", "uniform", "bigram")
+        )
+        state = (
+            "non-functional: worse than a uniform guess"
+            if above(over, 0.0) == HOLDS
+            else "non-functional: worse than the unigram model"
+            if above(excess, 0.0) == HOLDS
+            else "functional: better than the unigram model"
+            if below(excess, 0.0) == HOLDS
+            else "not settled against the unigram model"
+        )
+        if below(excess, 0.0) == HOLDS and above(bigram, 0.0) == HOLDS:
+            state += ", but worse than a bigram model"
+        ours = geometric_interval([clipped_perplexity(loss) for loss in losses], confidence)
+        details = {
+            "over uniform": Quantity.of(over, "nats", "loss minus ln V"),
+            "over bigram": Quantity.of(bigram, "nats", "loss minus the interpolated bigram model's"),
+        }
+        return Reading(excess, ours, runs, more=f"This model is {state}.", details=details)
+
+    return measure
+
+
+# ---------------------------------------------------------------------------------------------- the declared statistic
+
+
+def declared(context: Context) -> Reading:
+    """S by the removal that ``analysis.inversion_statistic`` declares, with the other ways as controls."""
+    results, confidence, margin = context.results, context.confidence, context.analysis.inversion_margin
+    runs, method = context.subject(), dep.primary(context.results)
+    found = dep.over_seeds(runs, method, confidence)
+    if found is None:
+        lack = " or ".join(method.removal(branch)[0] for branch in ("latent", "surface"))
+        forced_once = any(run.condition("gate", 1.0) for run in runs)
+        raise NotRun(
+            f"the ablation records lack {lack}; {again(results)}"
+            if forced_once
+            else "these runs hold no LOLM with a surface and a latent branch"
+        )
+    called = dep.call(found, margin)
+    why = f"S, {DEFINITION} ({method.label}): {why_of(found, margin, 'nats')}, so by the declared rule: {called}."
+    others = [(m, e) for m in dep.REMOVAL_METHODS if m != method and (e := dep.over_seeds(runs, m, confidence)) is not None]
+    calls = [dep.call(estimate, margin) for _, estimate in others]
+    if others:
+        counted = ", ".join(f"{calls.count(kind)} {kind}" for kind in (dep.INVERTED, dep.NOT_INVERTED, dep.UNDECIDED))
+        why += f" Of {len(others)} other ways of removing the branches, not corrected for their number: {counted}."
+    full = [nats(run, "none") for run in runs]
+    details = {}
+    for branch in ("latent", "surface"):
+        losses = [loss for run in runs if (loss := dep.loss(run, method, branch)) is not None]
+        damage = paired_difference(losses, full, confidence)
+        details[f"damage without {branch}"] = Quantity.of(damage, "nats", f"{method.label} in the {branch} branch's place")
+    return Reading(
+        found,
+        runs=runs,
+        verdict=VERDICT_OF[called],
+        why=why,
+        values={"label": method.label, "how": METHODS[method.way][0]},
+        details=details,
+        controls=tuple(_way(m, e) for m, e in others),
+    )
+
+
+def _way(method: dep.RemovalMethod, estimate: Estimate) -> Control:
+    sentence = METHODS[method.way][1]
+    sentence += " Keeping the length of o takes away what only its size does." if method.matched else ""
+    sentence += " One fitted temperature takes away what only the logits' scale does." if method.fitted else ""
+    return Control(f"S, {method.label}", Quantity.of(estimate, "nats", DEFINITION), sentence)
+
+
+def random_halves(context: Context) -> Reading:
+    """|S| of mean ablation minus the largest |S| of random halves of the dimensions, in each run."""
+    runs, confidence = context.subject(), context.confidence
+    nulls = [null for null in map(dep.null, runs) if null is not None]
+    if len(nulls) < len(runs):
+        raise NotRun(f"the ablation records hold no random halves; {again(context.results)}")
+    excess = t_interval([abs(n.observed) - max(abs(d) for d in n.draws) for n in nulls], confidence)
+    least = math.prod(1 / (1 + len(n.draws)) for n in nulls)
+    verdict = INCONCLUSIVE
+    if len(nulls) > 1 and all(n.beyond for n in nulls) and least < 1 - confidence:
+        verdict = HOLDS
+    elif above(excess, 0.0) == FAILS:
+        verdict = FAILS
+    parts = [
+        f"seed {run.seed}: S {show(n.observed, 'nats')}, two-sided p {n.p_value:.2f}" for run, n in zip(runs, nulls, strict=True)
+    ]
+    draws = min(len(n.draws) for n in nulls)
+    why = (
+        f"|S| of mean ablation minus the largest of {draws} random halves in size: {why_of(excess, 0.0, 'nats')}. By seed, "
+        f"{'; '.join(parts)}. With {draws} draws no seed's p is below {1 / (1 + draws):.2f}; by chance every one of "
+        f"{len(nulls)} would exceed all its draws with probability {least:.2g}."
+    )
+    return Reading(excess, runs=runs, verdict=verdict, why=why, values={"level": f"{1 - confidence:.2g}"})
+
+
+# ---------------------------------------------------------------------------------------------- over training, by token
+
+
+def growth(context: Context) -> Reading:
+    """Damage without latent at the last checkpoint minus that at the first."""
+    runs, confidence, method = context.subject(), context.confidence, dep.primary(context.results)
+    steps = dep.checkpoints(runs, method)
+    if len(steps) < 2:
+        raise NotRun(f"S was measured at fewer than two checkpoints; {again(context.results)}")
+    damage = {
+        s: [loss - nats(r, "none", None, s) for r in runs if (loss := dep.loss(r, method, "latent", s)) is not None]
+        for s in steps
+    }
+    details = {
+        f"damage without latent, step {s}": Quantity.of(t_interval(damage[s], confidence), "nats", method.label) for s in steps
+    }
+    for s in steps:
+        estimate = dep.over_seeds(runs, method, confidence, s)
+        if estimate is not None:
+            details[f"S, step {s}"] = Quantity.of(estimate, "nats", DEFINITION)
+    found = paired_difference(damage[steps[-1]], damage[steps[0]], confidence)
+    values = {"label": method.label, "first": steps[0], "last": steps[-1]}
+    return Reading(found, runs=runs, values=values, details=details)
+
+
+def follows_gate(context: Context) -> Reading:
+    """Correlation of the mean gate and S over the checkpoints of a run."""
+    runs, confidence, method = context.subject(), context.confidence, dep.primary(context.results)
+    points = [(p.seed, p.gate, p.statistic) for p in dep.trajectory(runs, method) if p.gate is not None]
+    mine = [[(gate, s) for seed, gate, s in points if seed == run.seed] for run in runs]
+    tracks = [dep.correlation([gate for gate, _ in pairs], [s for _, s in pairs]) for pairs in mine]
+    per_seed = [value for value in tracks if value is not None]
+    if len(per_seed) < len(runs):
+        raise NotRun(f"S and the mean gate were not both measured at three checkpoints; {again(context.results)}")
+    details = {}
+    found = [one for one in map(dep.follows, runs) if one is not None]
+    if len(found) == len(runs):
+        gaps = t_interval([f.rms_gap for f in found], confidence)
+        details["gate minus its target, RMS over log windows"] = Quantity.of(gaps, "gate", "training batches")
+        targets = [f.correlation for f in found if f.correlation is not None]
+        if len(targets) == len(runs):
+            details["correlation of gate and target"] = Quantity.of(
+                t_interval(targets, confidence), "r", "Pearson, over log windows"
+            )
+    count = len(points) // len(runs)
+    return Reading(t_interval(per_seed, confidence), runs=runs, values={"count": count}, details=details)
+
+
+def by_token_class(context: Context) -> Reading:
+    """Mean gate at function words minus mean gate at content words."""
+    runs, confidence = context.subject(), context.confidence
+    classes = {kind: [_class(run, kind) for run in runs] for kind in ("function", "content")}
+    if any(row is None or row.gate_mean is None for rows in classes.values() for row in rows):
+        raise NotRun(f"the gate was not measured by token class; {again(context.results)}")
+    rows = {kind: [row for row in found if row is not None] for kind, found in classes.items()}
+
+    def column(kind: str, key: str) -> list[float] | None:
+        values = [getattr(row, key) for row in rows[kind]]
+        return None if None in values else values
+
+    details = {}
+    for kind in rows:
+        for what, key, unit, text in (
+            ("gate", "gate_mean", "gate", "mean gate at input tokens of the class"),
+            ("damage without latent", "damage_latent_mean", "nats", "branch's mean"),
+            ("damage without surface", "damage_surface_mean", "nats", "branch's mean"),
+        ):
+            values = column(kind, key)
+            if values is not None:
+                details[f"{kind} words, {what}"] = Quantity.of(t_interval(values, confidence), unit, text)
+    found = paired_difference(column("function", "gate_mean") or (), column("content", "gate_mean") or (), confidence)
+    controls: tuple[Control, ...] = ()
+    damages = [(column(kind, "damage_latent_mean"), column(kind, "damage_surface_mean")) for kind in ("content", "function")]
+    if all(a is not None and b is not None for a, b in damages):
+        content, function = ([x - y for x, y in zip(a or (), b or (), strict=True)] for a, b in damages)
+        s = Quantity.of(paired_difference(content, function, confidence), "nats", "mean ablation")
+        sentence = "The gate is a coefficient; which stream a class depends on shows in what its removal costs there."
+        controls = (Control("S at content minus S at function words", s, sentence),)
+    return Reading(found, runs=runs, details=details, controls=controls)
+
+
+def _class(run: RunRecord, kind: str):
+    """The row of a token class, whatever its exact name begins with."""
+    rows = () if run.ablation is None else run.ablation.token_classes
+    named = {row.token_class: row for row in rows}
+    return next((row for name, row in named.items() if name.startswith(kind)), None)
+
+

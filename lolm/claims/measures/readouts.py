@@ -1,0 +1,107 @@
+"""How much of a damage a refitted readout wins back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lolm.analysis.statistics import Estimate, paired_difference, t_interval
+from lolm.claims.entry import Context, NotRun, Reading
+from lolm.claims.ledger import INCONCLUSIVE, Control, Quantity
+from lolm.claims.measures.common import again
+from lolm.claims.measures.inversion import DEFINITION
+from lolm.claims.numbers import show
+from lolm.claims.rules import why_of
+from lolm.records.results import RunRecord, ScaleResults
+from lolm.records.schema import Readout
+
+READOUT_NAMES = {
+    "temperature": "one temperature",
+    "affine": "gains and biases of the norms",
+    "head": "the head",
+    "head_scratch": "a head from scratch",
+    "fine_tune": "all weights, briefly",
+}
+
+
+def readouts(runs: Sequence[RunRecord], intervention: str, value: float | None, readout: str) -> list[Readout] | None:
+    """One row of the readout refits from each run; None unless all have it."""
+    names = {intervention, intervention if value is None else f"{intervention}={value:g}"}
+
+    def of(run: RunRecord) -> Readout | None:
+        for row in run.ablation.readouts if run.ablation is not None else ():
+            if row.readout == readout and row.intervention in names and row.value in (None, value):
+                return row
+        return None
+
+    found = [row for run in runs if (row := of(run)) is not None]
+    return found if found and len(found) == len(runs) else None
+
+
+def refitted_statistics(results: ScaleResults, runs: Sequence[RunRecord]) -> list[Control]:
+    """S after each refit of mean ablation, where it was measured."""
+    made = []
+    for readout, name in READOUT_NAMES.items():
+        latent, surface = (readouts(runs, f"{branch}_mean", None, readout) for branch in ("latent", "surface"))
+        if latent is None or surface is None:
+            continue
+        s = paired_difference([r.refitted for r in latent], [r.refitted for r in surface], results.analysis.confidence)
+        made.append(
+            Control(
+                f"S, branch's mean, refitted: {name}",
+                Quantity.of(s, "nats", f"{DEFINITION}, each after refitting {name} on training text"),
+                "Not what the branch holds, but what the path that is left can learn to do."
+                if readout == "fine_tune"
+                else "Damage that a refitted readout wins back was never information lost.",
+            )
+        )
+    return made
+
+
+def _left_after(damaged: Sequence[Readout], intact: Sequence[Readout], confidence: float) -> Estimate:
+    """Damage left after a refit: refitted with the intervention minus the intact model with the same refit, nats."""
+    return paired_difference([r.refitted for r in damaged], [r.refitted for r in intact], confidence)
+
+
+def information(context: Context) -> Reading:
+    """Damage of g = 1 that refitting the head leaves, judged against half of the damage."""
+    runs, confidence = context.subject(), context.confidence
+    rows = {name: (readouts(runs, "gate", 1.0, name), readouts(runs, "none", None, name)) for name in READOUT_NAMES}
+    head, intact = rows["head"]
+    if head is None or intact is None:
+        raise NotRun(f"no head was refitted both under g = 1 and in the intact model; {again(context.results)}")
+    damage = t_interval([r.damaged - r.full for r in head], confidence)
+    if damage.value <= 0 or (damage.interval is not None and damage.interval[0] <= 0):
+        why = f"There is no damage to divide: at g = 1, {why_of(damage, 0.0, 'nats')}."
+        return Reading(runs=runs, verdict=INCONCLUSIVE, why=why)
+    left = _left_after(head, intact, confidence)
+    half = paired_difference(left.per_seed, [0.5 * d for d in damage.per_seed], confidence)
+    brings = t_interval([r.refitted - r.full for r in intact], confidence)
+    controls = [
+        Control(
+            "refitting the head of the intact model",
+            Quantity.of(brings, "nats", "loss after the same refit minus full loss, no branch removed"),
+            "What the refit brings where nothing is to be won back; it is taken off.",
+        )
+    ]
+    for name, (found, same) in rows.items():
+        if found is not None and same is not None and name != "head":
+            quantity = Quantity.of(
+                _left_after(found, same, confidence), "nats", "loss at g = 1 minus that of the intact model, both refitted"
+            )
+            sentence = "The more is refitted, the less of the damage can be the readout's."
+            controls.append(Control(f"left after refitting {READOUT_NAMES[name]}", quantity, sentence))
+    lead = (
+        f"Refitting the head on training text leaves {show(left.value, 'nats')} of {show(damage.value, 'nats')}, against the "
+        "intact model with its head refitted alike. Left minus half of the damage"
+    )
+    return Reading(
+        left,
+        runs=runs,
+        judged=half,
+        values={"lead": lead},
+        details={
+            "damage at g = 1": Quantity.of(damage, "nats", "readout as learned, minus the intact model's loss"),
+            "left minus half of the damage": Quantity.of(half, "nats", "paired by seed"),
+        },
+        controls=tuple(controls),
+    )

@@ -1,0 +1,204 @@
+"""Regime codes against noise, the contrastive loss against chance, the memory's loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lolm.analysis.efficiency import window_rows
+from lolm.analysis.statistics import equivalence, paired_difference, t_interval
+from lolm.claims.entry import Context, NotRun, Reading
+from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
+from lolm.claims.measures.common import quantity, removed, values
+from lolm.claims.numbers import show
+from lolm.claims.published import NUMBERS
+from lolm.claims.rules import above, below, why_of
+from lolm.records.results import RunRecord, ScaleResults
+from lolm.records.schema import ContrastiveSummary, RegimeSummary
+
+CPC_ENDS = 0.05  # share of the run by which the loss must have fallen
+BREAKS = NUMBERS["cpc_breaks_304m"].value / 33_000
+
+
+def _regimes(runs: Sequence[RunRecord]) -> list[RegimeSummary]:
+    found = [run.evaluation.regime for run in runs if run.evaluation and run.evaluation.regime]
+    if not found or len(found) < len(runs):
+        raise NotRun("these runs hold no measured regime layer")
+    return found
+
+
+def _contrastive(runs: Sequence[RunRecord]) -> list[ContrastiveSummary]:
+    found = [run.evaluation.cpc for run in runs if run.evaluation and run.evaluation.cpc]
+    if not found or len(found) < len(runs):
+        raise NotRun("these runs hold no measured CPC loss")
+    return found
+
+
+def codes_alive(context: Context) -> Reading:
+    """Codes ever chosen: as published among Gumbel samples, soundly without noise."""
+    runs, confidence = context.subject(), context.confidence
+    found = _regimes(runs)
+    sampled = t_interval([r.alive_sampled / r.codes for r in found], confidence)
+    noise = t_interval([r.alive_noise / r.codes for r in found], confidence)
+    used = t_interval([r.alive_eval / r.codes for r in found], confidence)
+    verdict = INCONCLUSIVE
+    if used.interval is not None:
+        verdict = HOLDS if min(used.per_seed) == 1 else FAILS if used.interval[1] < 1 else INCONCLUSIVE
+    without = ", ".join(f"{r.alive_eval:g} of {r.codes:g}" for r in found)
+    if abs(noise.value - sampled.value) < 0.5 / found[0].codes:
+        why = (
+            f"The published count gives pure noise the same score ({show(noise.value, 'share')} of the codes), so it is no "
+            "evidence of use. "
+        )
+    else:
+        why = f"The published count gives {show(sampled.value, 'share')} of the codes, pure noise {show(noise.value, 'share')}. "
+    why += f"Without noise the codes ever chosen are {without}. Being chosen is not being of use: see what they contribute."
+    if used.interval is None:
+        why += " One seed decides nothing."
+    details = {
+        "codes alive under pure noise": Quantity.of(noise, "share", "uniform logits, same sampling, same number of tokens"),
+    }
+    for name, key in (
+        ("Gumbel samples", "usage_entropy_sampled"),
+        ("pure noise", "usage_entropy_noise"),
+        ("evaluation mode", "usage_entropy_eval"),
+    ):
+        entropy = t_interval([getattr(r, key) / r.max_entropy for r in found], confidence)
+        details[f"usage entropy, {name}"] = Quantity.of(entropy, "share", "entropy of code usage over its maximum ln R")
+    return Reading(used, sampled, runs, verdict=verdict, why=why, details=details)
+
+
+def usage_entropy(context: Context) -> Reading:
+    """Entropy of code usage over its maximum: as published of Gumbel samples, soundly without noise."""
+    runs, confidence = context.subject(), context.confidence
+    found = _regimes(runs)
+    sampled, noise, used = (
+        t_interval([getattr(r, f"usage_entropy_{kind}") / r.max_entropy for r in found], confidence)
+        for kind in ("sampled", "noise", "eval")
+    )
+    control = Control(
+        "pure noise",
+        Quantity.of(noise, "share", "uniform logits, same Gumbel sampling"),
+        "Counting noisy samples finds even use in a layer that says nothing.",
+    )
+    least = 1 - context.analysis.gate_margin
+    more = f"Without noise: {why_of(used, least, 'share')}."
+    return Reading(
+        used,
+        sampled,
+        runs,
+        verdict=above(used, least),
+        why=more,
+        values={"least": f"{100 * least:g}"},
+        controls=(control,),
+    )
+
+
+def isolated(results: ScaleResults, arm: str) -> bool | None:
+    """Whether the codes' gradient is cut at the fusion; None where there are no codes, or other edges are cut too."""
+    architecture = results.of(arm)[0].header.run.architecture
+    if architecture.family != "lolm" or not architecture.regime.enabled or architecture.detach:
+        return None
+    return architecture.regime.isolate
+
+
+def collapse(context: Context) -> Reading:
+    """Codes alive in the arms without isolation."""
+    results, confidence = context.results, context.confidence
+    arms = [arm for arm in results.arms if isolated(results, arm) is False]
+    runs = [run for arm in arms for run in results.of(arm)]
+    if not runs or any(run.evaluation is None or run.evaluation.regime is None for run in runs):
+        raise NotRun("these runs hold no LOLM without isolation whose codes were measured")
+    alive = {run.key: summary for run, summary in zip(runs, _regimes(runs), strict=True)}
+
+    def mean(seed: int, kind: str) -> float:
+        found = [getattr(one, f"alive_{kind}") / one.codes for key, one in alive.items() if key.seed == seed]
+        return sum(found) / len(found)
+
+    sampled, used = (t_interval([mean(seed, kind) for seed in results.seeds], confidence) for kind in ("sampled", "eval"))
+    one = max(1 / summary.codes for summary in alive.values())
+    margin = context.analysis.gate_margin
+    controls = tuple(
+        Control(
+            results.label(arm),
+            quantity(
+                [alive[run.key].alive_eval / alive[run.key].codes for run in results.of(arm)],
+                results,
+                "share",
+                "codes alive without noise",
+            ),
+            "Clamp, entropy sign and balance were changed together with isolation; each arm has another mix of them.",
+        )
+        for arm in arms
+    )
+    return Reading(
+        used,
+        sampled,
+        runs,
+        verdict=below(used, one + margin),
+        why=f"Codes alive without isolation: {why_of(used, one + margin, 'share')}; one code is {100 * one:.1f} %.",
+        values={"count": len(arms)},
+        controls=controls,
+    )
+
+
+def _ends(context: Context, run: RunRecord, metric: str) -> float | None:
+    found = run.points(metric)[1][-window_rows(run, context.analysis.published_window) :]
+    return math.fsum(found) / len(found) if found else None
+
+
+def memory_loss(context: Context) -> Reading:
+    """The memory's loss over the published window at the end of the run."""
+    runs = context.subject()
+    form = runs[0].header.run.architecture.objectives.memory if runs[0].family == "lolm" else None
+    found = values(runs, lambda run: _ends(context, run, "train/memory"))
+    if form != "attention" or found is None:
+        raise NotRun("these runs hold no LOLM whose memory loss is the entropy of attention, and logged")
+    text = "damage when the memory's output is replaced by its mean"
+    worth = quantity(removed(runs, "memory_mean"), context.results, "nats", text, "not measured")
+    sentence = "The loss is minimised directly: a sharp read is what it asks for, not evidence that what is read is of use."
+    return Reading(
+        t_interval(found, context.confidence), runs=runs, controls=(Control("what the memory is worth", worth, sentence),)
+    )
+
+
+def contrastive_loss(context: Context) -> Reading:
+    """The contrastive loss minus ln n, n the candidates that were offered; equivalence to chance refutes it too."""
+    runs, confidence, margin = context.subject(), context.confidence, context.analysis.equivalence_margin
+    found = _contrastive(runs)
+    loss = t_interval([r.nats for r in found], confidence)
+    excess = paired_difference(loss.per_seed, [math.log(r.candidates) for r in found], confidence)
+    verdict, why = below(excess, 0.0), why_of(excess, 0.0, "nats")
+    same = equivalence(excess.per_seed, margin, confidence)
+    if same.equivalent:
+        verdict, why = FAILS, f"{why}; it is equivalent to chance: TOST within ±{margin:g} nats, p = {same.p_value:.3g}"
+    n = found[0].candidates
+    why = f"Loss {show(loss.value, 'nats')} against chance ln {n:g} = {math.log(n):.3f}: {why}."
+    return Reading(excess, loss, runs, verdict=verdict, why=why)
+
+
+def contrastive_early(context: Context) -> Reading:
+    """The contrastive loss minus ln n in the last log window of the first twentieth of the run."""
+    runs, excess = context.subject(), []
+    summaries = [run.evaluation.cpc if run.evaluation else None for run in runs]
+    for run, summary in zip(runs, summaries, strict=True):
+        steps, logged = run.points("train/future")
+        early = [v for s, v in zip(steps, logged, strict=True) if s <= max(steps[0], CPC_ENDS * steps[-1])]
+        if not early or summary is None:
+            raise NotRun("these runs hold no logged contrastive loss")
+        excess.append(early[-1] - math.log(summary.candidates))
+    final = [summary.nats - math.log(summary.candidates) for summary in summaries if summary is not None]
+    control = Control(
+        "at the end",
+        Quantity.of(
+            paired_difference(final, [0.0] * len(final), context.confidence), "nats", "test split, loss minus ln n"
+        ),
+        "Negatives come from the same sequence, so position alone can lower it; study cpc trains with those of other texts.",
+    )
+    return Reading(
+        t_interval(excess, context.confidence),
+        runs=runs,
+        values={"share": CPC_ENDS},
+        more=f"The published step is {BREAKS:.1%} of its run; learning rate and length of warm-up set it.",
+        controls=(control,),
+    )

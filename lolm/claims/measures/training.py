@@ -1,0 +1,184 @@
+"""What only training decides: arms and factors against the subject, the wiring, the authors' ladder, recall."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lolm.analysis.dependency import INVERTED, call, over_seeds, primary
+from lolm.analysis.effects import OUTCOMES, arm_effect, main_effects
+from lolm.analysis.statistics import Estimate, t_interval
+from lolm.claims.entry import Context, NotRun, Reading
+from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
+from lolm.claims.rules import Within, below, every
+from lolm.records.results import ScaleResults
+
+LADDER = ("ladder_1_decoder", "ladder_2_memory", "ladder_3_ssm", "ladder_4_ssm_memory", "ladder_5_regime", "ladder_6_full")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """An arm, or the high level of a factor, minus the subject (the low level) in one outcome, a key of OUTCOMES.
+
+    The level of the interval is Bonferroni's, over all contrasts that the registry asks of the same runs in the same outcome; the
+    declared comparison is not corrected.
+
+    Attributes:
+        one_sided: the claim bounds a difference on one side (no worse than), so no correction makes it harder to show.
+    """
+
+    outcome: str
+    arm: str | None = None
+    factor: str | None = None
+    one_sided: bool = False
+
+    @property
+    def name(self) -> str:
+        """The arm or factor whose difference is asked for."""
+        return self.arm or self.factor or ""
+
+    def arms(self, results: ScaleResults) -> tuple[str, ...]:
+        """Arms whose runs it takes in a study."""
+        study = results.params.selected
+        return study.arms if self.factor else (study.subject, self.name)
+
+    def difference(self, results: ScaleResults) -> Estimate | None:
+        """Over seeds, at the level of the analysis; None where it was not measured."""
+        if self.arm is not None:
+            return arm_effect(results, self.arm, self.outcome) if results.subject else None
+        return next((e.difference for e in main_effects(results, self.outcome) if e.name == self.factor), None)
+
+    def __call__(self, context: Context) -> Reading:
+        results, outcome = context.results, OUTCOMES[self.outcome]
+        found = self.difference(results)
+        if found is None:
+            what = f"arm {self.arm}" if self.arm else f"factor {self.factor}"
+            raise NotRun(f"these runs do not measure {outcome.name} for {what}")
+        alpha, declared = 1 - results.analysis.confidence, self.arm is not None and self.arm == results.baseline
+        family = self._family(context)
+        if not declared:
+            found = t_interval(found.per_seed, 1 - alpha / family)
+        name = results.label(self.arm) if self.arm else f"the high level of {self.name.replace('_', ' ')}"
+        other = f"“{results.label(results.subject)}”" if self.arm and results.subject else "the low level"
+        runs = results.runs if self.factor else (*results.of(self.name), *results.of(results.subject or ""))
+        reading = Reading(
+            found,
+            runs=runs,
+            values={
+                "lead": f"{outcome.name[0].upper()}{outcome.name[1:]} of {name} minus that of {other}",
+                "contrast": f"{outcome.definition}: {name} minus {other}, paired by seed, {100 * found.confidence:.4g} % interval",
+            },
+            rule_note="; the declared comparison, not corrected"
+            if declared
+            else f"; its level is 1 − {alpha:.2g}/{family} (Bonferroni), for {family} "
+            f"{'contrast' if family == 1 else 'contrasts'} asked of these runs in {outcome.name}",
+            controls=self._controls(results),
+        )
+        return self._explaining(context, reading, found)
+
+    def _explaining(self, context: Context, reading: Reading, found: Estimate) -> Reading:
+        """A difference in S explains an inversion only where there is one."""
+        rule = context.entry.rule
+        if self.outcome != "inversion" or rule is None or isinstance(rule, Within) or self.one_sided:
+            return reading
+        if rule.verdict(found, context.analysis) != HOLDS or inverted(context.results):
+            return reading
+        why = f"{reading.values['lead']}: {rule.why(found, 'nats', context.analysis)}."
+        why += " S differs, but LOLM is not shown to be inverted: there is nothing to explain."
+        return replace(reading, verdict=INCONCLUSIVE, why=why)
+
+    def _family(self, context: Context) -> int:
+        """How many contrasts are asked of these runs in this outcome, without the declared pair."""
+        asked = [e.measure for e in context.entries.values() if isinstance(e.measure, Contrast)]
+        asked = [one for one in asked if one.outcome == self.outcome and one.difference(context.results) is not None]
+        return max(1, len({one.name for one in asked} - {context.results.baseline}))
+
+    def _controls(self, results: ScaleResults) -> tuple[Control, ...]:
+        """The same arm or factor in the other outcomes: a change of one that comes with a change of all has another cause."""
+        sentence = "A change here as well would offer itself as the cause."
+        made = []
+        for key, outcome in OUTCOMES.items():
+            if key == self.outcome:
+                continue
+            found, text = replace(self, outcome=key).difference(results), f"{outcome.definition}, the same difference"
+            quantity = (
+                Quantity.missing(outcome.unit, text, "not measured in both")
+                if found is None
+                else Quantity.of(found, outcome.unit, text)
+            )
+            made.append(Control(outcome.name, quantity, sentence))
+        return tuple(made)
+
+
+def inverted(results: ScaleResults) -> bool:
+    """Whether the subject shows the inversion, by the declared rule."""
+    runs = results.of(results.subject) if results.subject else ()
+    found = over_seeds(runs, primary(results), results.analysis.confidence)
+    return found is not None and call(found, results.analysis.inversion_margin) == INVERTED
+
+
+def parallel_paths(context: Context) -> Reading:
+    """By construction: whether the SSM reads the decoder's output or the embeddings."""
+    runs = context.subject()
+    latent = runs[0].header.run.architecture.latent
+    if runs[0].family != "lolm" or latent.form == "none":
+        raise NotRun("these runs hold no LOLM with a latent stream")
+    serial = latent.input == "surface"
+    why = (
+        "By construction: as in the published code, z is computed from the decoder's final hidden state, so the streams are a "
+        "stack with a skip around its last layers."
+        if serial
+        else "By construction: the SSM of this arm reads the token embeddings."
+    )
+    return Reading(runs=runs, verdict=FAILS if serial else HOLDS, why=why)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The largest of the authors' steps from the plain decoder to the full model."""
+
+    def arms(self, results: ScaleResults) -> tuple[str, ...]:
+        return LADDER
+
+    def __call__(self, context: Context) -> Reading:
+        results, rungs = context.results, list(zip(LADDER, LADDER[1:], strict=False))
+        steps = [step for a, b in rungs if (step := arm_effect(results, b, "nats", a)) is not None]
+        if len(steps) < len(rungs):
+            raise NotRun("no numbers were published for the ladder, and these runs do not hold all of its arms")
+        details = {
+            f"{results.label(b)} minus {results.label(a)}": Quantity.of(step, "nats", "test loss")
+            for (a, b), step in zip(rungs, steps, strict=True)
+        }
+        return Reading(
+            sound=max(steps, key=lambda step: step.value),
+            runs=[run for arm in LADDER for run in results.of(arm)],
+            verdict=every(below(step, 0.0) for step in steps),
+            why="Steps: " + "; ".join(f"{name}: {q.shown}" for name, q in details.items()) + ".",
+            details=details,
+        )
+
+
+@dataclass(frozen=True)
+class RecallContrast:
+    """Accuracy of the subject minus that of another arm on a synthetic recall task that both are trained on from scratch."""
+
+    task: str
+    arm: str
+    solved: float = 0.9
+
+    def arms(self, results: ScaleResults) -> tuple[str, ...]:
+        return (results.params.selected.subject, self.arm)
+
+    def __call__(self, context: Context) -> Reading:
+        results = context.results
+        pairs = results.pairs(results.subject, self.arm)
+        found = [(a.accuracy(self.task), b.accuracy(self.task)) for a, b in pairs]
+        if not found or any(None in pair for pair in found):
+            raise NotRun(f"these runs do not measure recall for LOLM and arm {self.arm}")
+        mine, theirs = ([float(pair[i]) for pair in found] for i in (0, 1))  # type: ignore[arg-type]
+        counted = ", ".join(
+            f"{results.label(arm)} {sum(value > self.solved for value in values)} of {len(values)}"
+            for arm, values in ((results.subject or "", mine), (self.arm, theirs))
+        )
+        difference = t_interval([a - b for a, b in zip(mine, theirs, strict=True)], context.confidence)
+        more = f"Solved (accuracy above {self.solved:g}): {counted}. A run either finds the solution or does not."
+        return Reading(difference, runs=[run for pair in pairs for run in pair], more=more)

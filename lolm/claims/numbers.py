@@ -1,0 +1,44 @@
+"""How numbers are shown to people: value, unit, interval."""
+
+from __future__ import annotations
+
+from lolm.analysis.statistics import Estimate
+
+
+def show(value: float, unit: str) -> str:
+    """A number as people read it, with its unit."""
+    number, suffix = _parts(value, unit)
+    return f"PPL {number}" if unit == "perplexity" else number + suffix
+
+
+def show_estimate(estimate: Estimate, unit: str) -> str:
+    """The value, and its interval where it has one: ``1.20× [1.17 to 1.23×]``."""
+    text = show(estimate.value, unit)
+    return text if estimate.interval is None else f"{text} [{show_interval(*estimate.interval, unit)}]"
+
+
+def show_interval(low: float, high: float, unit: str) -> str:
+    """The two ends, the unit once: ``1.17 to 1.23×``."""
+    (left, _), (right, suffix) = _parts(low, unit), _parts(high, unit)
+    return f"{left} to {right}{suffix}"
+
+
+def _parts(value: float, unit: str) -> tuple[str, str]:
+    if unit == "share":
+        return _signed(f"{100 * value:.1f}"), " %"
+    if unit == "x":
+        return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}", "×"
+    if unit in ("nats", "bits"):
+        return _signed(f"{value:.3f}"), f" {unit}"
+    if unit == "perplexity":
+        return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}", ""
+    if unit in ("steps", "tokens"):
+        return f"{value:,.0f}", "" if unit == "steps" else " tokens"
+    return _signed(f"{value:.3f}"), ""
+
+
+def _signed(text: str) -> str:
+    """A true minus sign, and no negative zero."""
+    if text.startswith("-"):
+        text = text[1:] if not text.strip("-0.") else "\u2212" + text[1:]
+    return text

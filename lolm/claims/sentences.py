@@ -1,0 +1,198 @@
+"""What was found, in sentences that are made from verdicts and numbers: none is stronger than its verdict.
+
+A sentence that a claim *holds* or *fails* says so in the words written here for that outcome. Of one that is inconclusive it says
+that the runs do not settle it, never that there is no difference; of one that was not run, that it was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lolm.analysis.leaderboard import Entry as Row
+from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, NOT_RUN, Claim, decisive
+from lolm.claims.numbers import show
+from lolm.claims.published import NUMBERS
+from lolm.records.results import ScaleResults
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Words for one claim.
+
+    Attributes:
+        subject: what is spoken of when nothing is decided.
+        holds, fails: the outcomes; followed by value and interval.
+    """
+
+    claim: str
+    subject: str
+    holds: str
+    fails: str
+
+
+FINDINGS = (
+    Finding(
+        "efficiency_2x",
+        "whether LOLM needs half the compute of the published form of the Transformer",
+        "LOLM needs at most half the training FLOPs of the published form of the Transformer to the same loss",
+        "LOLM does not need half the training FLOPs of the published form of the Transformer to the same loss",
+    ),
+    Finding(
+        "efficiency_direction",
+        "whether LOLM needs less compute than the published form of the Transformer",
+        "To the same loss LOLM needs fewer training FLOPs than the published form of the Transformer",
+        "To the same loss LOLM needs no fewer training FLOPs than the published form of the Transformer",
+    ),
+    Finding(
+        "efficiency_2x_modern",
+        "whether LOLM needs half the compute of the modern Transformer",
+        "LOLM needs at most half the training FLOPs of the modern Transformer to the same loss",
+        "LOLM does not need half the training FLOPs of the modern Transformer to the same loss",
+    ),
+    Finding(
+        "efficiency_direction_modern",
+        "whether LOLM needs less compute than the modern Transformer",
+        "To the same loss LOLM needs fewer training FLOPs than the modern Transformer",
+        "To the same loss LOLM needs no fewer training FLOPs than the modern Transformer",
+    ),
+    Finding(
+        "gap_25_9",
+        "whether LOLM's perplexity is 25.9 % lower than that of the published form of the Transformer",
+        "At the same tokens LOLM's perplexity is at least 25.9 % lower than that of the published form of the Transformer",
+        "At the same tokens LOLM's perplexity is not 25.9 % lower than that of the published form of the Transformer",
+    ),
+    Finding(
+        "inversion_preregistered",
+        "whether removing the latent branch damages LOLM more than removing the surface branch",
+        "Removing the latent branch damages LOLM more than removing the surface branch",
+        "Removing the latent branch does not damage LOLM more than removing the surface branch",
+    ),
+    Finding(
+        "inversion_over_training",
+        "whether the inversion is there at every stage of training",
+        "By the forced gate the inversion is there at every checkpoint",
+        "By the forced gate the inversion is absent at one checkpoint at least",
+    ),
+    Finding(
+        "inversion_control",
+        "whether a plain Transformer shows the same damage when its last blocks are skipped",
+        "The forced gate costs LOLM more than skipping as many last blocks costs a plain Transformer",
+        "The forced gate costs LOLM no more than skipping as many last blocks costs a plain Transformer",
+    ),
+    Finding(
+        "inversion_parallel",
+        "whether truly parallel paths have the same inversion statistic",
+        "Truly parallel paths have the same inversion statistic within the margin",
+        "Truly parallel paths have another inversion statistic than the published serial wiring",
+    ),
+    Finding(
+        "gate_surface",
+        "whether the gate favours the surface stream",
+        "The mean gate lies above one half",
+        "The mean gate does not lie above one half",
+    ),
+    Finding(
+        "gate_free",
+        "whether the gate ends elsewhere without the losses that set it a target",
+        "Without both losses that set it a target the mean gate ends at the same level within the margin",
+        "Without the losses that set it a target the mean gate ends at another level",
+    ),
+    Finding(
+        "memory_contribution",
+        "whether the memory contributes to the loss",
+        "Taking the memory's content away costs more than the margin",
+        "Taking the memory's content away costs no more than the margin",
+    ),
+    Finding(
+        "regime_contribution",
+        "whether the regime codes contribute to the loss",
+        "Taking the regime codes' content away costs more than the margin",
+        "Taking the regime codes' content away costs no more than the margin",
+    ),
+    Finding(
+        "cpc_chance",
+        "whether the contrastive loss falls below chance",
+        "The contrastive loss ends below chance, which position alone can bring about",
+        "The contrastive loss does not end below chance",
+    ),
+    Finding(
+        "retrieval_mamba",
+        "whether Mamba recalls less than LOLM",
+        "In a synthetic recall task Mamba is less accurate than LOLM",
+        "In a synthetic recall task Mamba is no less accurate than LOLM",
+    ),
+    Finding(
+        "hybrid_beats_mamba",
+        "whether a pure Mamba of the same size is worse than LOLM",
+        "A pure Mamba of the same size has a higher test loss than LOLM",
+        "A pure Mamba of the same size does not have a higher test loss than LOLM",
+    ),
+)
+
+
+def findings(claims: Sequence[Claim]) -> list[str]:
+    """One sentence for each headline claim of a ledger, in the order above, and the count over all published facts at the end."""
+    known = {claim.id: claim for claim in claims}
+    said = [sentence(finding, known[finding.claim]) for finding in FINDINGS if finding.claim in known]
+    return [*said, tally(claims)] if said else []
+
+
+def sentence(finding: Finding, claim: Claim) -> str:
+    """What a claim's verdict and number allow to be said."""
+    if claim.verdict in (HOLDS, FAILS):
+        words = finding.holds if claim.verdict == HOLDS else finding.fails
+        return f"{words}{_number(claim)}."
+    if claim.verdict == INCONCLUSIVE:
+        return f"Not settled by these runs: {finding.subject}{_number(claim)}."
+    if claim.verdict == NOT_RUN:
+        return f"Not run: {finding.subject} (`{claim.command}`)."
+    return f"Not testable at this scale: {finding.subject}."
+
+
+def _number(claim: Claim) -> str:
+    if claim.sound is None or claim.sound.value is None:
+        return ""
+    seeds = claim.sound.n_seeds
+    printed = [show(NUMBERS[key].value, NUMBERS[key].unit) for key in claim.published[:1]]
+    beside = f"; the authors print {printed[0]}" if printed and NUMBERS[claim.published[0]].unit == claim.sound.unit else ""
+    over = f" over {seeds} {'seed' if seeds == 1 else 'seeds'}" if seeds else ""
+    return f": {claim.sound.shown_whole}{over}{beside}"
+
+
+def tally(claims: Sequence[Claim]) -> str:
+    """Of the published facts, each counted once: how many hold, fail, are open, and were not run."""
+    counted = decisive(claims)
+    supports = [claim for claim in counted if not claim.against]
+    held, failed, admitted = (
+        [claim.statement for claim in some if claim.verdict == verdict]
+        for some, verdict in ((supports, HOLDS), (supports, FAILS), ([c for c in counted if c.against], HOLDS))
+    )
+    unsettled, unrun = (sum(claim.verdict == verdict for claim in supports) for verdict in (INCONCLUSIVE, NOT_RUN))
+    text = (
+        f"Of the claims with published numbers, each fact counted once, {len(held)} in LOLM's favour "
+        f"{'holds' if len(held) == 1 else 'hold'} here, {len(failed)} {'fails' if len(failed) == 1 else 'fail'}, {unsettled} "
+        f"{'is' if unsettled == 1 else 'are'} not settled and {unrun} {'was' if unrun == 1 else 'were'} not run."
+    )
+    text += f" What holds: {' '.join(held)}" if held else ""
+    return text + (f" What holds of what speaks against LOLM: {' '.join(admitted)}" if admitted else "")
+
+
+def ranking(results: ScaleResults, rows: Sequence[Row]) -> str | None:
+    """Which arm of a study has the lowest test loss, where the subject stands, and how many differ from it after correction."""
+    ranked = [row for row in rows if row.nats is not None]
+    if len(ranked) < 3:
+        return None
+    best, board = ranked[0], {row.arm: row for row in ranked}
+    subject = board.get(results.subject or "")
+    text = f"Lowest mean test loss of {len(ranked)} arms: “{best.label}”"
+    text += f", {show(best.nats.value, 'nats')}" if best.nats else ""
+    if subject is not None and subject is not best:
+        text += f"; “{subject.label}” is number {ranked.index(subject) + 1}"
+    level = 1 - results.analysis.confidence
+    compared = [row.comparison for row in ranked if row.comparison is not None and not row.comparison.declared]
+    shown = [c.difference.value for c in compared if c.p_value is not None and c.p_value < level]
+    if compared:
+        text += f". Shown to differ from the subject after Holm's correction: {len(shown)} of {len(compared)} other arms, "
+        text += f"{sum(difference < 0 for difference in shown)} of them better"
+    return f"{text}."

@@ -1,0 +1,205 @@
+"""The front page over all studies of a scale: the headline questions, then each claim once, by the study that tests it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lolm.claims.ledger import NOT_RUN, UNTESTABLE, Claim, Control
+from lolm.claims.published import NUMBERS
+from lolm.claims.sentences import FINDINGS, sentence, tally
+from lolm.config import Params
+from lolm.records.results import ScaleResults
+from lolm.report.figures import FIGURES
+from lolm.report.render import described, render
+from lolm.report.study import absent, counts, grouped
+
+CONTROLS = 4  # of a claim, shown with the answer to its question
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that a reader comes with, and the entries that answer it, the deciding ones first.
+
+    Attributes:
+        figure: name of the figure that shows the answer.
+    """
+
+    text: str
+    claims: tuple[str, ...]
+    figure: str | None = None
+
+
+QUESTIONS = (
+    Question(
+        "Is the 2× true?",
+        ("efficiency_2x", "efficiency_2x_modern", "efficiency_direction", "efficiency_direction_modern"),
+        "multipliers",
+    ),
+    Question("Is its perplexity 25.9 % lower?", ("gap_25_9", "matched_budget", "matched_budget_modern", "arithmetic_25_9")),
+    Question(
+        "Does it depend on its minority branch (dependency inversion)?",
+        ("inversion_preregistered", "inversion_null", "inversion_control", "damage_is_information", "inversion"),
+        "inversion_statistic",
+    ),
+    Question(
+        "Does the gate find its level, and does it say who contributes?",
+        ("gate_target", "gate_free", "gate_surface", "gate_reversal", "gate_share"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class StudyLine:
+    """One study in the list of studies: what it compares, how much of it was run, where its page is."""
+
+    name: str
+    page: str | None  # its folder
+    arms: str
+    seeds: str
+    state: str
+    command: str
+
+
+def study_lines(
+    params: Params, scale: str, results_by_study: Mapping[str, ScaleResults], pages: Collection[str]
+) -> list[StudyLine]:
+    """Every study of ``params.yaml`` whose arms have a size at the scale, run ones first."""
+    lines = []
+    for name, study in params.studies.items():
+        if not set(study.arms) <= set(params.scales[scale].sizes):
+            continue
+        results = results_by_study.get(name)
+        made = len(results.runs) if results else 0
+        asked = len(study.arms) * len(study.seeds)
+        state = "not run" if not made else f"{made} runs" if made == asked else f"{made} of {asked} runs"
+        state += f", {len(results.diverged)} diverged" if results and results.diverged else ""
+        labels = [params.architectures[arm].label for arm in study.arms]
+        lines.append(
+            StudyLine(
+                name,
+                name if name in pages else None,
+                " · ".join(labels) if len(labels) < 5 else f"{' · '.join(labels[:3])} and {len(labels) - 3} more",
+                ", ".join(map(str, study.seeds)),
+                state,
+                f"make repro SCALE={scale} STUDY={name}" if made < asked else "",
+            )
+        )
+    return sorted(lines, key=lambda line: line.page is None)
+
+
+def front_page(
+    scale: str,
+    params: Params,
+    results_by_study: Mapping[str, ScaleResults],
+    claims: Sequence[Claim],
+    pages: Collection[str],
+    here: str = "",
+) -> str:
+    """``index.html`` over all studies of a scale.
+
+    Args:
+        results_by_study: of the studies that have a run.
+        claims: the merged ledger, each claim once.
+        pages: studies that have a page.
+        here: path from the page to the folder of the studies' pages, ``tiny/`` for the page above the scales.
+    """
+    context = _context(scale, params, results_by_study, claims, pages, here)
+    return render("front.html", **context, figures=_figures(results_by_study, claims))
+
+
+def front_markdown(
+    scale: str,
+    params: Params,
+    results_by_study: Mapping[str, ScaleResults],
+    claims: Sequence[Claim],
+    pages: Collection[str],
+    here: str = "",
+) -> str:
+    """``claims.md`` over all studies of a scale."""
+    return render("front.md", **_context(scale, params, results_by_study, claims, pages, here))
+
+
+def readme_block(scale: str, params: Params, claims: Sequence[Claim]) -> str:
+    """What the README says was found: the headline claims with their numbers and verdicts, made from the ledger alone."""
+    by_id = {claim.id: claim for claim in claims}
+    said = [by_id[finding.claim] for finding in FINDINGS if finding.claim in by_id]
+    measured = [claim for claim in said if claim.verdict not in (NOT_RUN, UNTESTABLE)]
+    level = f"{100 * params.analysis.confidence:g} %"
+    return render("readme.md", scale=scale, level=level, claims=measured, unrun=len(said) - len(measured), tally=tally(claims))
+
+
+def pointer(target: str, title: str) -> str:
+    """A page that does nothing but lead to another."""
+    return render("pointer.html", target=target, title=title)
+
+
+def _context(
+    scale: str,
+    params: Params,
+    results_by_study: Mapping[str, ScaleResults],
+    claims: Sequence[Claim],
+    pages: Collection[str],
+    here: str,
+) -> dict[str, Any]:
+    by_id = {claim.id: claim for claim in claims}
+    said = {finding.claim: sentence(finding, by_id[finding.claim]) for finding in FINDINGS if finding.claim in by_id}
+    questions = []
+    for question in QUESTIONS:
+        entries = [by_id[id] for id in question.claims if id in by_id]
+        if entries:
+            questions.append((question.text, [said.pop(claim.id) for claim in entries if claim.id in said], entries))
+    return {
+        "scale": scale,
+        "here": here,
+        "level": f"{100 * params.analysis.confidence:g} %",
+        "studies": study_lines(params, scale, results_by_study, pages),
+        "absent": {name: gone for name in pages if name in results_by_study and (gone := absent(results_by_study[name]))},
+        "questions": questions,
+        "more": list(said.values()),
+        "tally": tally(claims),
+        "groups": grouped(claims),
+        "counts": counts(claims),
+        "not_run": _by_command([claim for claim in claims if claim.verdict == NOT_RUN]),
+        "published": NUMBERS,
+        "pages": pages,
+        "controls": _controls,
+        "anchor": lambda claim: claim.id.removesuffix("_modern"),  # where the entry stands on the page of its study
+    }
+
+
+def _controls(claim: Claim) -> tuple[list[Control], int]:
+    """The controls of a claim that stand beside it in the answer, and how many more its entry has.
+
+    Other readings of the same statistic come after what could explain it away.
+    """
+    measured = [control for control in claim.controls if control.quantity.value is not None]
+    measured.sort(key=lambda control: control.name.startswith("S, "))
+    return measured[:CONTROLS], len(measured[CONTROLS:])
+
+
+def _by_command(claims: Sequence[Claim]) -> list[tuple[str, list[Claim]]]:
+    """Claims that were not run under the command that runs what they take, the command that tests most first."""
+    found: dict[str, list[Claim]] = {}
+    for claim in claims:
+        found.setdefault(claim.command or "", []).append(claim)
+    return sorted(found.items(), key=lambda item: -len(item[1]))
+
+
+def _figures(results_by_study: Mapping[str, ScaleResults], claims: Sequence[Claim]) -> dict[str, dict[str, str]]:
+    """By question, its figure, of the study with the most arms among those that decide the question's entries."""
+    study_of, entries = {claim.id: claim.study for claim in claims}, {entry.name: entry for entry in FIGURES}
+    made = {}
+    for question in QUESTIONS:
+        studies = {study_of[id]: None for id in question.claims if study_of.get(id) in results_by_study}
+        for study in (
+            sorted(studies, key=lambda name: -len(results_by_study[name].arms)) if question.figure else ()
+        ):
+            picture = entries[question.figure or ""].picture(results_by_study[study])
+            if picture is not None:
+                made[question.text] = {
+                    "svg": described(picture), "title": picture.title, "caption": picture.caption, "study": study
+                }  # fmt: skip
+                break
+    return made

@@ -1,0 +1,184 @@
+"""The small tables of a study's page, as rows of text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lolm.analysis import efficiency as eff
+from lolm.analysis import leaderboard as board
+from lolm.analysis.statistics import t_interval
+from lolm.claims.numbers import show, show_estimate
+from lolm.records.results import ScaleResults
+from lolm.report.render import estimate, si
+from lolm.report.tables import references as trivial
+
+LEADERBOARD = (
+    "test nats", "minus subject, nats", "p", "FLOP multiplier", "bits/byte", "parameters", "training FLOPs/token", "state bytes",
+    "training tokens/s", "learning rate", "late − early, bits/byte", "at 2× length, nats", "at 4× length, nats", "MQAR",
+    "induction", "distinct-2",
+)  # fmt: skip
+ARMS = (
+    "parameters", "against subject", "forward FLOPs/token", "training FLOPs/token", "by PaLM's count", "FLOPs a run",
+    "seconds a run", "seeds",
+)  # fmt: skip
+TRIVIAL = {
+    "uniform": "uniform guess, ln V",
+    "unigram": "unigram, tokens the run trained on",
+    "bigram": "interpolated bigram, tokens the run trained on",
+    "bigram_all_text": "interpolated bigram, whole training text",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a small table: a name and its cells; ``note`` is its class of the style sheet."""
+
+    name: str
+    cells: tuple[str, ...]
+    note: str = ""
+
+
+def arms(results: ScaleResults) -> list[Row]:
+    """Size and cost of every arm that was run."""
+    rows = []
+    own = results.of(results.subject)[0].header.parameters.total if results.subject else None
+    for arm in results.arms:
+        runs, header = results.of(arm), results.of(arm)[0].header
+        mismatch = "—" if own is None else f"{100 * (header.parameters.total / own - 1):+.2f} %".replace("-", "−")
+        cells = (
+            f"{header.parameters.total:,}",
+            mismatch,
+            si(header.flops_per_token.forward),
+            si(header.flops_per_token.training),
+            si(header.flops_per_token.palm),
+            si(t_interval([run.summary.flops for run in runs]).value),
+            f"{t_interval([run.summary.seconds for run in runs]).value:,.0f}",
+            f"{len(runs)}",
+        )
+        rows.append(Row(results.label(arm), cells, arm))
+    return rows
+
+
+def losses(results: ScaleResults) -> list[Row]:
+    """Trivial models and every arm on the same test tokens, worst first."""
+    first = next((run.evaluation for run in results.runs if run.evaluation is not None), None)
+    if first is None:
+        return []
+    factor = first.test.bits_per_byte / first.test.nats
+    lines: list[tuple[float, Row]] = [
+        (level, Row(TRIVIAL[name], (f"{level:.3f}", "", f"{level * factor:.3f}", "", f"{math.exp(level):,.1f}")))
+        for name, level in trivial(results).items()
+    ]
+    for arm in results.arms:
+        scores = [run.evaluation.test for run in results.of(arm) if run.evaluation is not None]
+        if not scores:
+            continue
+        nats = t_interval([score.nats for score in scores], results.analysis.confidence)
+        bits = t_interval([score.bits_per_byte for score in scores], results.analysis.confidence)
+        cells = []
+        for found in (nats, bits):
+            cells += [f"{found.value:.3f}", "" if found.interval is None else "{:.3f} to {:.3f}".format(*found.interval)]
+        lines.append((nats.value, Row(results.label(arm), (*cells, f"{math.exp(min(nats.value, 700)):,.1f}"), "arm")))
+    return [row for _, row in sorted(lines, key=lambda line: -line[0])]
+
+
+def leaderboard(results: ScaleResults, entries: Sequence[board.Entry]) -> list[Row]:
+    """One line an arm, best test loss first, under :data:`LEADERBOARD`."""
+    roles = {results.subject: "subject", results.baseline: "baseline"}
+    return [Row(entry.label, _cells(entry, roles.get(entry.arm, "")), roles.get(entry.arm, "")) for entry in entries]
+
+
+def _cells(entry: board.Entry, role: str) -> tuple[str, ...]:
+    comparison, share = entry.comparison, entry.parameters_active / entry.parameters
+    p_value = "—"
+    if comparison is not None and comparison.p_value is not None:
+        p_value = f"{comparison.p_value:.2g}" + (" declared" if comparison.declared else "")
+    rate = f"{entry.learning_rate:.2g}" + {True: "", False: " (edge)", None: " (no sweep)"}[entry.rate_inside]
+    real = "" if entry.distinct_2_real is None else f" (text: {entry.distinct_2_real.value:.3f})"
+    return (
+        estimate(entry.nats, "{:.3f}"),
+        "subject" if role == "subject" else estimate(None if comparison is None else comparison.difference, "{:+.3f}"),
+        p_value,
+        "baseline" if role == "baseline" else estimate(entry.multiplier, "{:.2f}"),
+        estimate(entry.bits_per_byte, "{:.3f}"),
+        f"{entry.parameters:,}" + ("" if share == 1 else f" ({si(entry.parameters_active)} active)"),
+        si(entry.flops_per_token),
+        si(entry.state_bytes),
+        "—" if entry.tokens_per_second is None else f"{entry.tokens_per_second:,.0f}",
+        rate,
+        estimate(entry.context, "{:+.3f}"),
+        *(estimate(entry.lengths[length], "{:+.3f}") for length in board.LENGTHS),
+        *(estimate(entry.accuracy[task], "{:.3f}") for task in board.TASKS),
+        "—" if entry.distinct_2 is None else f"{entry.distinct_2.value:.3f}{real}",
+    )
+
+
+def comparisons(results: ScaleResults) -> list[Row]:
+    """Every arm against the baseline at its largest measurable budget, on each axis; the subject's row comes first."""
+    rows = []
+    for arm in results.arms:
+        pairs = results.pairs(arm, results.baseline) if arm != results.baseline else ()
+        if pairs:
+            found = {axis: eff.at_budgets(pairs, axis, results.analysis.confidence) for axis in eff.AXES}
+            flops = found["flops"]
+            steps = "—" if flops.largest is None else f"{flops.largest.steps:,}"
+            changes = {None: "unknown", True: f"by {show(flops.change.value, 'x')}" if flops.change else "", False: "not shown"}
+            cells = ["—" if one.estimate is None else show_estimate(one.estimate, "x") for one in found.values()]
+            rows.append(
+                Row(results.label(arm), (*cells, steps, changes[flops.differ]), "subject" if arm == results.subject else "")
+            )
+    return sorted(rows, key=lambda row: row.note != "subject")
+
+
+def samples(results: ScaleResults) -> list[dict[str, str]]:
+    """The first text that the subject and the baseline wrote after the same prompt, beside the real one."""
+    found = []
+    for arm in (results.subject, results.baseline):
+        evaluation = results.of(arm)[0].evaluation if arm else None
+        for example in evaluation.samples.examples[:1] if evaluation is not None and evaluation.samples is not None else ():
+            found.append({"label": results.label(arm or "")} | vars(example))
+    return found
+
+
+def runs(results: ScaleResults) -> list[Row]:
+    """Every run that was made."""
+    return [
+        Row(
+            run.name,
+            (
+                run.fingerprint,
+                run.label,
+                f"{run.summary.step:,}",
+                f"{run.summary.tokens:,}",
+                si(run.summary.flops),
+                f"{run.summary.seconds:,.0f}",
+                f"{run.summary.val_nats:.4f}",
+                f"{run.test_nats:.4f}" if run.test_nats is not None else "—",
+                run.header.kernels,
+            ),
+        )
+        for run in results.runs
+    ]
+
+
+def speed(benchmark: dict[str, Any]) -> list[Row]:
+    """One line an arm of the benchmark: at its scale's size, and its shares with all widths doubled."""
+    steps = benchmark.get("steps", {})
+    rows = []
+    for arm, base in steps.get("base", {}).get("arms", {}).items():
+        wide = steps["wide"]["arms"][arm]
+        shares = (base["share_of_peak"], base.get("over_baseline"), wide["share_of_peak"], wide.get("over_baseline"))
+        cells = (
+            f"{1000 * base['seconds']['median']:.1f}",
+            f"{base['tokens_per_second']['median']:,.0f}",
+            *map(_quartiles, shares),
+        )
+        rows.append(Row(base["label"], cells, "arm"))
+    return rows
+
+
+def _quartiles(value: dict[str, float] | None) -> str:
+    return "—" if value is None else f"{value['median']:.3f} [{value['low']:.3f} to {value['high']:.3f}]"

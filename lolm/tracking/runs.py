@@ -1,0 +1,246 @@
+"""Runs in MLflow: made to say what their records say, each once and each point once.
+
+The records are the truth and MLflow is a view of them. It has one run for a *fingerprint*, wherever the records come from:
+training that goes on, a finished run, a fresh clone. Filling it again adds nothing. Records of another execution (a forced rerun,
+say) have other ``seconds``; the MLflow run is then replaced as a whole, so that no point mixes in.
+
+How a point is sent exactly once, though the process may die between any two calls: a point's timestamp is the run's start plus
+``seconds``, and the store drops an exact duplicate. A tag says *before* a batch which lines will be sent, with their hash, and
+*after* it that they were, so that lines are neither sent again nor mixed with those of another execution.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lolm.config import flatten
+from lolm.records import Layout, RecordError, RunKey, fingerprint_of, read, read_rows, sha256_of, to_record
+from lolm.records.results import load_run
+from lolm.records.schema import Divergence, Identity, RunHeader
+from lolm.records.series import Row
+from lolm.tracking.series import Point, ablation_points, as_written, evaluation_points, recall_points, training_points
+from lolm.tracking.store import (
+    experiment_called,
+    experiment_name,
+    find_run,
+    open_client,
+    provenance,
+    send_params,
+    send_points,
+    store_lock,
+)
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one stage measured on a run: the hash of its record, and its points."""
+
+    digest: str
+    points: list[Point]
+
+
+@dataclass(frozen=True)
+class View:
+    """What MLflow is to say of one run.
+
+    Attributes:
+        rows: in the order they were written.
+        digest: of all records; None while the run goes on.
+        files: that are shown whole.
+    """
+
+    header: RunHeader
+    rows: list[Row]
+    measured: dict[str, Measured]
+    digest: str | None = None
+    files: tuple[Path, ...] = ()
+    weights: Path | None = None
+
+    @property
+    def seconds(self) -> float:
+        return max((row["seconds"] for row in self.rows), default=0.0)
+
+
+def live_view(folder: Path) -> View:
+    """A run that goes on, from the folder it writes to: ``config.json``, ``metrics.jsonl``."""
+    return View(read(folder / "config.json", RunHeader), as_written(read_rows(folder / "metrics.jsonl")), {})
+
+
+def finished_view(layout: Layout, key: RunKey) -> View:
+    """A finished run from its records; measurements of another model are left out.
+
+    Raises:
+        RecordError: a record is missing or broken.
+    """
+    run = load_run(layout, key, stale="left out")
+    if run is None:
+        raise RecordError(f"{layout.train(*key)}: no such run")
+    rows, step = as_written(run.rows), run.summary.step
+    seconds = max(row["seconds"] for row in rows)
+    measured = {}
+    if run.evaluation is not None:
+        points = evaluation_points(run.evaluation, step, seconds)
+        measured["evaluate"] = Measured(sha256_of(layout.evaluation(*key)), points)
+    if run.ablation is not None:
+        measured["ablate"] = Measured(sha256_of(layout.ablation(*key)), ablation_points(run.ablation, seconds))
+    if run.recall is not None:
+        measured["recall"] = Measured(sha256_of(layout.recall(*key)), recall_points(run.recall, step, seconds))
+    files = (layout.header(*key), layout.summary(*key))
+    return View(run.header, rows, measured, records_digest(layout, key), files, layout.weights(*key))
+
+
+def records_digest(layout: Layout, key: RunKey) -> str:
+    """Hash of all records of a run, from their bytes: to tell that nothing is new takes no parsing."""
+    paths = (
+        layout.divergence(*key), layout.header(*key), layout.series(*key), layout.summary(*key), layout.evaluation(*key),
+        layout.ablation(*key), layout.recall(*key),
+    )  # fmt: skip
+    return fingerprint_of(str(key), [sha256_of(path) if path.exists() else None for path in paths])
+
+
+# ---------------------------------------------------------------------------------------------- filling
+
+
+def sync_live(folder: str | Path) -> str:
+    """Make MLflow say of a run that goes on what its folder says; returns the MLflow run's id.
+
+    Args:
+        folder: with ``config.json`` and ``metrics.jsonl``. Call it only *after* a checkpoint is durable, when no line of the
+            series can be taken back by a resumed run.
+
+    Raises:
+        RecordError: a record is missing or broken. TrackingError, or any error of MLflow: the store cannot be used.
+    """
+    view = live_view(Path(folder))
+    with store_lock():
+        client = open_client()
+        return fill(client, experiment_called(client, experiment_name(view.header.run.scale)), view)
+
+
+def sync_run(layout: Layout, key: RunKey) -> str:
+    """Make MLflow say of a run that has ended, well or not, what its records say; errors as of :func:`sync_live`."""
+    with store_lock():
+        client = open_client()
+        return fill_recorded(client, experiment_called(client, experiment_name(layout.scale)), layout, key)
+
+
+def fill_recorded(client: Any, experiment: str, layout: Layout, key: RunKey) -> str:
+    """A finished or a diverged run."""
+    path = layout.divergence(*key)
+    if path.exists():
+        return _fill_divergence(client, experiment, layout, read(path, Divergence), records_digest(layout, key))
+    return fill(client, experiment, finished_view(layout, key))
+
+
+def fill(client: Any, experiment: str, view: View) -> str:
+    """Make the one MLflow run of a fingerprint say what a view says; returns its id."""
+    header, rows = view.header, view.rows
+    run = find_run(client, experiment, header.fingerprint)
+    if run is not None and not _continues(run.data.tags, view):
+        client.delete_run(run.info.run_id)
+        run = None
+    if run is None:
+        start = int(1000 * (time.time() - view.seconds))
+        run = client.create_run(experiment, start_time=start, tags=_tags(header), run_name=header.name)
+    run_id, start, tags = run.info.run_id, run.info.start_time, run.data.tags
+
+    send_params(client, run_id, _parameters(header), run.data.params)
+    done, planned, _ = _sent(tags)
+    if done < len(rows) or planned != len(rows):
+        whole = f"{len(rows)} {fingerprint_of(rows)}"
+        client.set_tag(run_id, "sent.metrics", f"{done} of {whole}")
+        send_points(client, run_id, start, training_points(rows[done:]))
+        client.set_tag(run_id, "sent.metrics", f"{len(rows)} of {whole}")
+    for stage, measured in view.measured.items():
+        if tags.get(f"sent.{stage}") != f"all {measured.digest}":
+            client.set_tag(run_id, f"sent.{stage}", f"none {measured.digest}")
+            send_points(client, run_id, start, measured.points)
+            client.set_tag(run_id, f"sent.{stage}", f"all {measured.digest}")
+
+    if view.digest is None:
+        if run.info.status != "RUNNING":
+            client.update_run(run_id, status="RUNNING")
+    elif tags.get("records") != view.digest:
+        for path in view.files:
+            client.log_artifact(run_id, str(path))
+        if view.weights is not None:
+            client.set_tag(run_id, "dvc.path", view.weights.as_posix())
+            if (view.weights / WEIGHTS).exists():
+                client.set_tag(run_id, "model.md5", md5(view.weights / WEIGHTS))
+        client.set_terminated(run_id, "FINISHED", end_time=start + int(1000 * view.seconds))
+        client.set_tag(run_id, "records", view.digest)  # last: it says that nothing is left to do
+    return run_id
+
+
+def _fill_divergence(client: Any, experiment: str, layout: Layout, found: Divergence, digest: str) -> str:
+    """A run that failed: what was sent of it while it went on stays, beside the step at which its loss was not finite."""
+    run = find_run(client, experiment, found.fingerprint)
+    if run is None:
+        tags = identity_tags(found, layout.scale) | provenance()
+        run = client.create_run(experiment, tags=tags, run_name=found.name)
+    run_id, start = run.info.run_id, run.info.start_time
+    if run.data.tags.get("records") != digest:
+        client.set_tag(run_id, "diverged", found.reason or "the loss was not finite")
+        send_points(client, run_id, start, [("train/diverged_at", float(found.step), found.step, 0.0)])
+        client.log_artifact(run_id, str(layout.divergence(found.arm, found.seed)))
+        client.set_terminated(run_id, "FAILED")
+        client.set_tag(run_id, "records", digest)
+    return run_id
+
+
+def _sent(tags: dict[str, str]) -> tuple[int, int, str]:
+    """Lines that were sent, lines that were about to be, and the hash of the latter."""
+    done, _, planned, digest = tags.get("sent.metrics", f"0 of 0 {fingerprint_of([])}").split()
+    return int(done), int(planned), digest
+
+
+def _continues(tags: dict[str, str], view: View) -> bool:
+    """Whether all that was sent to this MLflow run, or was about to be, is part of this view."""
+    if "diverged" in tags:
+        return False
+    _, planned, digest = _sent(tags)
+    if planned > len(view.rows) or fingerprint_of(view.rows[:planned]) != digest:
+        return False
+    sent = {stage: tags[f"sent.{stage}"].split()[1] for stage in view.measured if f"sent.{stage}" in tags}
+    return all(view.measured[stage].digest == digest for stage, digest in sent.items())
+
+
+# ---------------------------------------------------------------------------------------------- what is said of a run
+
+
+def _parameters(header: RunHeader) -> dict[str, str]:
+    record = to_record(header)
+    flat = flatten(record["run"]) | flatten({key: record[key] for key in ("parameters", "flops_per_token")})
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
+
+
+def _tags(header: RunHeader) -> dict[str, str]:
+    run = header.run
+    note = f"{header.label}: {header.parameters.total:,} parameters, scale {run.scale}, seed {run.seed}."
+    tags = identity_tags(Identity(run.arm, run.seed, header.name, header.fingerprint), run.scale)
+    tags |= {"kernels": header.kernels, "mlflow.note.content": note}
+    return tags | {f"data.{key}": value for key, value in to_record(header.data).items()} | provenance()
+
+
+def identity_tags(found: Identity, scale: str) -> dict[str, str]:
+    """Tags by which a run is found."""
+    return {"stage": "train", "arm": found.arm, "seed": str(found.seed), "scale": scale, "fingerprint": found.fingerprint}
+
+
+def md5(path: Path) -> str:
+    """Hex MD5 of a file, which is how DVC names it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def unknown(layout: Layout, known: Sequence[str] | set[str]) -> list[RunKey]:
+    """Runs of a scale whose records the store does not hold whole, by their digests."""
+    return [key for key in layout.recorded_runs() if records_digest(layout, key) not in known]

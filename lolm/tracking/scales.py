@@ -1,0 +1,127 @@
+"""A scale in MLflow: its runs and the reports of its studies, each as one flat run; and the benchmark."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from lolm.config import flatten
+from lolm.records import Layout, fingerprint_of, read, read_json
+from lolm.records.schema import Evaluation
+from lolm.tracking.runs import fill_recorded, md5, unknown
+from lolm.tracking.series import claim_points, mean_points
+from lolm.tracking.store import (
+    experiment_called,
+    experiment_name,
+    find_run,
+    known_digests,
+    open_client,
+    provenance,
+    send_params,
+    send_points,
+    store_lock,
+)
+
+REPORT_FILES = ("claims.json", "claims.md", "report.html", "leaderboard.csv")
+BENCHMARK = "benchmark"  # the experiment's name, and that of its runs
+
+
+def sync_scale(scale: str, root: str | Path = ".") -> int:
+    """Fill MLflow from all records of one scale under ``root``, and the reports of its studies; returns how many runs it wrote.
+
+    When everything is there already this costs a look at the SQLite file, and MLflow isn't even imported.
+
+    Raises:
+        RecordError: a record is broken. TrackingError, or any error of MLflow: the store cannot be used.
+    """
+    layout, known = Layout(scale, Path(root)), known_digests(scale)
+    missing = unknown(layout, known)
+    written = sorted(path.parent for path in layout.reports.glob("*/claims.json"))
+    digests = {folder: _report_digest(folder, Path(root) / "dvc.lock", scale) for folder in written}
+    reports = {folder: digest for folder, digest in digests.items() if digest not in known}
+    if not missing and not reports:
+        return 0
+    with store_lock():
+        client = open_client()
+        experiment = experiment_called(client, experiment_name(scale))
+        for key in missing:
+            fill_recorded(client, experiment, layout, key)
+        for folder, digest in reports.items():
+            _fill_report(client, experiment, layout, folder, digest)
+    return len(missing) + len(reports)
+
+
+def _report_digest(folder: Path, lock: Path, scale: str) -> str:
+    """Hash of what a report's MLflow run shows, and of the scale's entries in ``dvc.lock``."""
+    files = [folder / name for name in REPORT_FILES]
+    return fingerprint_of(folder.name, [md5(f) if f.exists() else None for f in files], _lock_entries(lock, scale))
+
+
+def _lock_entries(path: Path, scale: str) -> list[str]:
+    """The text of a scale's entries. Parsing the whole file would take longer than all else that an idle pipeline does."""
+    if not path.exists():
+        return []
+    entries = re.split(r"^  (?=[^ ])", path.read_text(encoding="utf-8"), flags=re.MULTILINE)  # as DVC writes: a stage a block
+    return [entry for entry in entries if (entry.partition(":")[0].partition("@")[2] + "-").startswith(f"{scale}-")]
+
+
+def _fill_report(client: Any, experiment: str, layout: Layout, folder: Path, digest: str) -> None:
+    """One flat run a study with the ledger: verdicts as parameters, values as metrics, the table as its description."""
+    scale, study = layout.scale, folder.name
+    claims = read_json(folder / "claims.json")
+    fingerprint = fingerprint_of("report", scale, study, claims)
+    table = folder / "claims.md"
+    run = find_run(client, experiment, fingerprint)
+    if run is None:
+        tags = {"stage": "report", "scale": scale, "study": study, "fingerprint": fingerprint} | provenance()
+        run = client.create_run(experiment, tags=tags, run_name=f"report · {scale} · {study}")
+    run_id, start = run.info.run_id, run.info.start_time
+    if table.exists():
+        client.set_tag(run_id, "mlflow.note.content", table.read_text(encoding="utf-8")[:8000])
+    send_params(client, run_id, {f"verdict.{claim['id']}": claim["verdict"] for claim in claims}, run.data.params)
+    evaluations = [read(path, Evaluation) for key in layout.recorded_runs() if (path := layout.evaluation(*key)).exists()]
+    send_points(client, run_id, start, claim_points(claims) + mean_points(evaluations))
+    for path in (*(folder / name for name in REPORT_FILES), layout.root / "params.yaml", layout.root / "dvc.lock"):
+        if path.exists():
+            client.log_artifact(run_id, str(path))
+    client.set_terminated(run_id, "FINISHED", end_time=start)
+    client.set_tag(run_id, "records", digest)
+
+
+def sync_benchmark(path: str | Path) -> str:
+    """One MLflow run for a benchmark's record, its numbers as metrics; returns the run's id. Calling it again adds nothing.
+
+    Raises:
+        RecordError: there is no record, or a broken one. TrackingError, or any error of MLflow: the store cannot be used.
+    """
+    record = read_json(path)
+    numbers, texts = {}, {}
+    for key, value in flatten(record).items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            numbers[_metric_key(key.removesuffix(".median").replace(".", "/"))] = float(value)
+        elif value is not None:
+            texts[_metric_key(key)] = value if isinstance(value, str) else json.dumps(value)
+    with store_lock():
+        client = open_client()
+        experiment = experiment_called(client, BENCHMARK)
+        fingerprint = fingerprint_of(BENCHMARK, record)
+        run = find_run(client, experiment, fingerprint)
+        if run is None:
+            tags = {"stage": BENCHMARK, "fingerprint": fingerprint} | provenance()
+            run = client.create_run(experiment, tags=tags, run_name=BENCHMARK)
+        run_id, start = run.info.run_id, run.info.start_time
+        if run.data.tags.get("records") == fingerprint:
+            return run_id
+        send_params(client, run_id, texts, run.data.params)
+        send_points(client, run_id, start, [(key, value, 0, 0.0) for key, value in numbers.items()])
+        client.log_artifact(run_id, str(path))
+        client.set_terminated(run_id, "FINISHED", end_time=start)
+        client.set_tag(run_id, "records", fingerprint)
+    return run_id
+
+
+def _metric_key(text: str) -> str:
+    """A name that MLflow takes: letters, digits, and some marks."""
+    return re.sub(r"[^\w./ -]", "", text)

@@ -1,0 +1,70 @@
+"""Filling MLflow from a stage, which must not die of it: any failure is one line on stderr, once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lolm.records import Layout, RunKey
+from lolm.tracking.runs import sync_live, sync_run
+from lolm.tracking.scales import sync_benchmark, sync_scale
+from lolm.tracking.store import prepare_store
+
+RUNNER = "LOLM_RUNNER"  # set in the environment of the stages that the runner starts
+
+_warned = False
+_last_try = time.monotonic()
+
+
+def try_sync(folder: str | Path, min_interval: float = 20.0) -> None:
+    """:func:`sync_live` at a checkpoint of training, with the folder that it writes to.
+
+    It does nothing within ``min_interval`` seconds of the process's start or of the last call: runs that short are not worth the
+    import of MLflow (4 s) before they end.
+    """
+    global _last_try
+    if time.monotonic() - _last_try < min_interval:
+        return
+    _guarded(sync_live, folder)
+    _last_try = time.monotonic()
+
+
+def try_sync_run(layout: Layout, key: RunKey) -> None:
+    """:func:`sync_run` when a stage has written a run's records; left to the runner, if there is one."""
+    if not _left_to_runner():
+        _guarded(sync_run, layout, key)
+
+
+def try_prepare_store() -> None:
+    """:func:`prepare_store` under the same terms."""
+    _guarded(prepare_store)
+
+
+def try_sync_scale(scale: str) -> None:
+    """:func:`sync_scale` for the report stage; left to the runner, if there is one."""
+    if not _left_to_runner():
+        _guarded(sync_scale, scale)
+
+
+def try_sync_benchmark(path: str | Path) -> None:
+    """:func:`sync_benchmark` under the same terms."""
+    _guarded(sync_benchmark, path)
+
+
+def _left_to_runner() -> bool:
+    """Whether a runner stands behind this process, which fills MLflow from the records and has it loaded already."""
+    return "mlflow" not in sys.modules and RUNNER in os.environ
+
+
+def _guarded(call: Any, *args: Any) -> None:
+    global _warned
+    try:
+        call(*args)
+    except Exception as error:
+        if not _warned:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            print(f"warning: MLflow was not filled ({reason}); fill it later with `python -m pipeline.track`", file=sys.stderr)
+        _warned = True

@@ -1,0 +1,71 @@
+"""The front page of a scale over all its studies, and the pages above the scales. Made from the records in `reports/` alone.
+
+`--readme` also writes what was found into README.md, between its two marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lolm import LolmError
+from lolm.claims import Claim, merged_ledger, to_records
+from lolm.config import Params, load_params
+from lolm.records import Layout, write_json, write_text
+from lolm.records.results import ScaleResults
+from lolm.report.front import front_markdown, front_page, pointer, readme_block
+from pipeline.report import load_study, recorded_scales, reported_studies
+from pipeline.stage import main
+
+README = Path("README.md")
+BEGIN, END = "<!-- findings:begin -->\n", "<!-- findings:end -->"
+
+
+def front() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", help="name of a preset under `scales`; default: every scale with records")
+    parser.add_argument("--readme", action="store_true", help="write what was found at the scale of params.yaml into README.md")
+    asked = parser.parse_args()
+    params = load_params()
+    for scale in [asked.scale] if asked.scale else recorded_scales(params):
+        results = scale_results(params, scale)
+        claims = merged_ledger(results, params, scale)
+        folder = Layout(scale).reports
+        write(folder, "", params, scale, results, claims)
+        if scale == params.scale:
+            write(folder.parent, f"{scale}/", params, scale, results, claims)
+            write_text(folder.parent / "report.html", pointer("index.html", "LOLM: what was claimed and what was measured"))
+            if asked.readme:
+                text = with_block(README.read_text(encoding="utf-8"), readme_block(scale, params, claims))
+                write_text(README, text)
+        print(f"front page: {folder / 'index.html'}")
+
+
+def scale_results(params: Params, scale: str) -> dict[str, ScaleResults]:
+    """The results of every study of which a run was made at the scale."""
+    sized = set(params.select(scale).scales[scale].sizes)
+    fitting = [name for name, study in params.studies.items() if set(study.arms) <= sized]
+    return {name: results for name in fitting if (results := load_study(params, scale, name)[0]).runs}
+
+
+def write(folder: Path, here: str, params: Params, scale: str, results: dict[str, ScaleResults], claims: list[Claim]) -> None:
+    """The three files of a front page; ``here`` leads from it to the studies' folders."""
+    pages = reported_studies(params, scale)
+    write_text(folder / "index.html", front_page(scale, params, results, claims, pages, here))
+    write_text(folder / "claims.md", front_markdown(scale, params, results, claims, pages, here))
+    write_json(folder / "claims.json", to_records(claims))
+
+
+def with_block(text: str, block: str) -> str:
+    """README's text with another block between its marks.
+
+    Raises:
+        LolmError: the marks are not there, each once and in order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise LolmError(f"{README}: needs the lines {BEGIN.strip()} and {END}, each once and in this order")
+    return text[: text.index(BEGIN) + len(BEGIN)] + block + text[text.index(END) :]
+
+
+if __name__ == "__main__":
+    main(front)
