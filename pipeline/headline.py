@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from lolm.config import AnalysisConfig
-from lolm.laboratory.inversion import REMOVALS
-from lolm.records import Layout, RunKey, write_json
+from lolm.records import Layout, RunKey, names, write_json
 from lolm.records.results import load_run
 
 
@@ -14,7 +13,7 @@ def write_headline(layout: Layout, key: RunKey, analysis: AnalysisConfig) -> Non
     Losses are of the test split once it was scored, of the validation split before. ``inversion`` is S by the declared statistic,
     nats a token, at the final weights; ``recall`` the mean accuracy over the recall tasks.
     """
-    run = load_run(layout, key)
+    run = load_run(layout, key, stale="left out")
     if run is None:
         layout.metrics(*key).unlink(missing_ok=True)
         return
@@ -26,7 +25,7 @@ def write_headline(layout: Layout, key: RunKey, analysis: AnalysisConfig) -> Non
         score, gate = evaluation.test, evaluation.gate
         values |= {"test_nats": score.nats, "bits_per_byte": score.bits_per_byte, "accuracy": score.accuracy}
         values["gate_mean"] = None if gate is None else gate.mean
-    latent, surface = (run.condition(*removal) for removal in REMOVALS[analysis.inversion_statistic])
+    latent, surface = (run.condition(*removal) for removal in names.REMOVALS[analysis.inversion_statistic])
     if latent is not None and surface is not None:
         values["inversion"] = latent.nats - surface.nats
     accuracies = [task.accuracy for task in run.recall.tasks.values() if task.accuracy is not None] if run.recall else []

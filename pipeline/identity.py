@@ -15,7 +15,7 @@ from lolm.config import RunConfig, to_mapping
 from lolm.data.stream import TokenStream
 from lolm.ops.backends import choose_backend
 from lolm.records import Layout, RunKey, essence, fingerprint_of, read, sha256_of
-from lolm.records.schema import DataChecksums, Divergence, RunHeader
+from lolm.records.schema import DataChecksums, Divergence, Identity, RunHeader
 from pipeline.code import accepted_versions, code_of
 from pipeline.stage import training_device
 
@@ -71,6 +71,16 @@ def inputs_of(stage: str, settings: Any, *hashes: str) -> str:
         hashes: of data and weights.
     """
     return fingerprint_of(settings, hashes, code_of(stage), training_device())
+
+
+def measured_from(layout: Layout, key: RunKey, path: Path, kind: type[Identity], inputs: str) -> str | None:
+    """Why a measurement of a run is to be made; None where its record is there, of this run and of these inputs."""
+    if not path.exists():
+        return "no record"
+    record = read(path, kind)
+    if record.fingerprint != read(layout.header(*key), RunHeader).fingerprint:
+        return "of another run"
+    return None if record.inputs == inputs else "other settings, weights, data or code"
 
 
 def text_hashes(layout: Layout) -> tuple[str, ...]:
