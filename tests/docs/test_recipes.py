@@ -143,7 +143,7 @@ def test_arm(tmp_path):
 
     from lolm.accounting.resolve import resolve_run
     from lolm.config import load_params
-    from lolm.models.language_model import build_model
+    from lolm.models.build import build_model
 
     params = load_params(with_block("arm", tmp_path))
     ((arm, said),) = yaml.safe_load(block("arm"))["architectures"].items()

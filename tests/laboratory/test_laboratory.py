@@ -47,11 +47,6 @@ def noisy() -> LanguageModel:
     return model
 
 
-def inversion(rows: list[Condition], step: int) -> dict[str, float]:
-    record = Ablation("lolm", 1, "", "", "test", SET.n_tokens, SET.n_bytes, References(0.0, 0.0, 0.0, 0.0), tuple(rows))
-    return statistics(record, step)
-
-
 def statistics_of(model: LanguageModel) -> tuple[dict[str, float], list[float]]:
     """The inversion statistic in every way of removing a branch, and its null of random halves."""
     context = Context(measure(model, (x for x, _ in SET.batches(4))))
