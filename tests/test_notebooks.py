@@ -49,7 +49,7 @@ def test_runs_on_results(tmp_path, monkeypatch, arms):
     printed, _ = execute("01_walk_through_a_run", tmp_path, monkeypatch)
     assert f"study main, scale smoke: arms {', '.join(arms)}; seeds 1, 2" in printed
     assert "transformer · smoke · seed 2" in printed
-    assert ("lies above" if "lolm" in arms else "not testable at this scale") in printed
+    assert ("lies above" if "lolm" in arms else "NOT RUN") in printed
 
 
 def write_weights(root, arm, seed):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from builders import PARAMS, make_model
 from known_models import CYCLE, WIDTH, entropy_of_targets, held_out, loss_of_reader, loss_without_the_context, reader
-from lolm.laboratory.inversion import inversion
 from torch import nn
 
+from lolm.analysis.dependency import statistics
 from lolm.interventions import Intervention, force_gate, full_set, match_norm, measure, replace_branch, resample_source
 from lolm.interventions.core import Context
 from lolm.laboratory.cached_activations import cached_activations
@@ -17,7 +17,7 @@ from lolm.laboratory.contributions import contributions
 from lolm.laboratory.scoring import score_interventions
 from lolm.models.language_model import LanguageModel
 from lolm.records.names import REPLACEMENTS
-from lolm.records.schema import Addend, Condition
+from lolm.records.schema import Ablation, Addend, Condition, References
 
 SET = held_out()
 MARGIN = PARAMS.analysis.inversion_margin
@@ -32,6 +32,12 @@ class Noise(nn.Module):
         return torch.randn(h_BTD.shape, generator=torch.Generator().manual_seed(0))
 
 
+def inversion(rows: list[Condition], step: int) -> dict[str, float]:
+    """The inversion statistic by way of removal, of rows alone."""
+    nothing = References(0.0, 0.0, 0.0, 0.0)
+    return statistics(Ablation("arm", 1, "name", "0", "test", 1, 1, nothing, tuple(rows)), step)
+
+
 def noisy() -> LanguageModel:
     """Reads the surface, and hears noise on its latent branch as loudly."""
     model = reader(surface=True, latent=False)
@@ -39,6 +45,11 @@ def noisy() -> LanguageModel:
     with torch.no_grad():
         model.fusion.latent.weight.copy_(torch.eye(WIDTH))
     return model
+
+
+def inversion(rows: list[Condition], step: int) -> dict[str, float]:
+    record = Ablation("lolm", 1, "", "", "test", SET.n_tokens, SET.n_bytes, References(0.0, 0.0, 0.0, 0.0), tuple(rows))
+    return statistics(record, step)
 
 
 def statistics_of(model: LanguageModel) -> tuple[dict[str, float], list[float]]:
