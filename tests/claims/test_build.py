@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from synthetic import Truth, write_results
 
-from lolm.claims import build_ledger, decisive, merged_ledger, tally
+from lolm.claims import build_ledger, decisive, merged_ledger
 from lolm.claims.registry import ENTRIES
+from lolm.claims.sentences import tally
 from lolm.config import load_params
 from lolm.records import RecordError
 from lolm.records.results import load_results
@@ -20,7 +21,7 @@ UNTESTABLE = "not testable at this scale"
 def merged(tmp_path):
     """The ledger over the studies that left records."""
 
-    def build(studies, truth=None, run=("main", *()), **kwargs):
+    def build(studies, truth=None, run=("main",), **kwargs):
         write_results(tmp_path, seeds=SEEDS, truth=truth, studies=studies, **kwargs)
         results = {name: load_results(tmp_path, study=name) for name in run}
         params = load_params(tmp_path / "params.yaml")
@@ -148,7 +149,8 @@ def test_the_two_times_is_asked_against_both_transformers(merged):
     assert (modern.verdict, modern.study) == ("fails", "field")
     assert modern.sound.value == pytest.approx(1.2, rel=0.03)
     assert "modern" in modern.statement
-    assert modern.fact == "efficiency_2x" and modern not in decisive(ledger.values())
+    assert modern.fact == "efficiency_2x"
+    assert modern not in decisive(ledger.values())
     alone = {claim.id: claim for claim in build_ledger(results["field"])}
     assert alone["efficiency_2x"].sound == modern.sound
 

@@ -1,7 +1,10 @@
 import math
+from dataclasses import replace
 
 import pytest
 from synthetic import Truth, law
+
+from lolm.claims.controls import conditioning
 
 
 def test_gaps_at_matched_cost(ledger_of):
@@ -31,3 +34,20 @@ def test_gap_follows_each_published_definition(ledger_of):
     later = ledger["gap_15"].as_published.value
     assert mixed > like > later  # mixing modes flatters LOLM, granting the baseline more steps does the reverse
     assert like == pytest.approx(true, abs=0.01)
+
+
+def test_conditioning_says_what_the_recipes_are(results_of):
+    results = results_of(seeds=(1,))
+    said = conditioning(results)[0].sentence
+    assert "Here both arms have a norm before the head and small initial weights." in said
+    runs = []
+    for run in results.runs:
+        if run.arm == "transformer":
+            architecture = run.header.run.architecture
+            architecture = replace(architecture, recipe=replace(architecture.recipe, head_norm="none"))
+            run = replace(run, header=replace(run.header, run=replace(run.header.run, architecture=architecture)))
+        runs.append(run)
+    changed = replace(results, runs=tuple(runs))
+    said = conditioning(changed)[0].sentence
+    assert "both arms" not in said
+    assert f"Here “{results.label('transformer')}” has no norm before the head" in said

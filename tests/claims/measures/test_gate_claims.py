@@ -1,10 +1,9 @@
 from dataclasses import replace
 
 import pytest
-from synthetic import Truth, write_results
+from synthetic import Truth
 
 from lolm.claims import build_ledger
-from lolm.records.results import load_results
 
 
 def test_gate_reversal(ledger_of):
@@ -32,14 +31,14 @@ def test_gate_level_is_judged_at_published_scales_only(ledger_of):
         (0.85, 0.02, "inconclusive"),
     ],
 )
-def test_gate_level_at_a_published_scale(tmp_path, level, spread, verdict):
-    results = load_results(write_results(tmp_path))
+def test_gate_level_at_a_published_scale(results_of, level, spread, verdict):
+    results = results_of(seeds=(1, 2, 3))
     runs = []
     for run in results.runs:
-        gate = run.evaluation["gate"]
+        gate = run.evaluation.gate
         if gate is not None:
-            gate = gate | {"mean": level + spread * (run.seed - 2)}
-        runs.append(replace(run, evaluation=run.evaluation | {"gate": gate}))
+            gate = replace(gate, mean=level + spread * (run.seed - 2))
+        runs.append(replace(run, evaluation=replace(run.evaluation, gate=gate)))
     ledger = {c.id: c for c in build_ledger(replace(results, scale="304m", runs=tuple(runs)))}
     assert ledger["gate_level"].verdict == verdict
     assert "0.83" in ledger["gate_level"].why
