@@ -10,9 +10,10 @@ import json
 import shutil
 from pathlib import Path
 
+from lolm.accounting.resolve import resolve_run
 from lolm.analysis.leaderboard import leaderboard, metrics, table
 from lolm.claims import Claim, build_ledger, to_records
-from lolm.config import Params, load_params, resolve_run
+from lolm.config import Params, load_params
 from lolm.records import Layout, RunKey, read_json, write_json, write_text
 from lolm.records.results import ScaleResults, load_results
 from lolm.report.figures import pictures
