@@ -52,8 +52,8 @@ class Stepper:
         self.trainer.scratch = Path()  # where an error would look for a checkpoint
         facts = account(self.trainer.model, self.trainer.heads, training.seq_len, training.precision)
         self.tokens = training.tokens_per_step
-        self.flops: float = facts["flops_per_token"]["training"] * self.tokens
-        self.parameters: int = facts["parameters"]["total"]
+        self.flops: float = facts.flops_per_token.training * self.tokens
+        self.parameters: int = facts.parameters.total
 
     def __call__(self) -> None:
         self.trainer._step(END)

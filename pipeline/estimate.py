@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from lolm.config import Params, ScaleConfig, resolve_run, scale_of
+from lolm.accounting.resolve import resolve_run
+from lolm.config import Params, ScaleConfig, scale_of
 from lolm.records import Layout, read
 from lolm.records.schema import Summary
 
@@ -121,4 +122,4 @@ def flops_per_token(params: Params, arm: str) -> float:
     """Training FLOPs of one token."""
     from lolm.accounting.count import account_run
 
-    return account_run(resolve_run(params, params.scale, arm, params.selected.seeds[0]))["flops_per_token"]["training"]
+    return account_run(resolve_run(params, params.scale, arm, params.selected.seeds[0])).flops_per_token.training

@@ -40,7 +40,7 @@ def recall(stage: Stage, key: RunKey) -> None:
         name: train_on(build_task(name, config), run, config, SCRATCH / fingerprint_of(fingerprint, name), device)
         for name in config.tasks
     }
-    state = account_run(run)["state_elements"]
+    state = account_run(run).state_elements
     record = Recall(key.arm, key.seed, run.name, fingerprint, model_of(text_run), state, tasks, inputs=inputs(stage, key))
     write(stage.layout.recall(*key), record)
 

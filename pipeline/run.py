@@ -17,7 +17,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lolm import LolmError, tracking
-from lolm.config import Params, load_params, resolve_run
+from lolm.accounting.resolve import resolve_run
+from lolm.config import Params, load_params
 from lolm.records import Layout, sha256_of
 from pipeline import stage
 from pipeline.jobs import foreground

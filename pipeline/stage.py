@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lolm import LolmError
-from lolm.config import Params, RunConfig, ScaleConfig, StudyConfig, load_params, resolve_run, scale_of
+from lolm.accounting.resolve import resolve_run
+from lolm.config import Params, RunConfig, ScaleConfig, StudyConfig, load_params, scale_of
 from lolm.records import Layout, read
 from lolm.records.schema import Sweep
 

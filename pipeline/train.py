@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 
 from lolm.accounting.count import account
-from lolm.config import from_mapping
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.stream import TokenStream
 from lolm.evaluation.held_out import validation_metrics
 from lolm.ops.backends import choose_backend
 from lolm.records import Layout, RunKey, atomic_folder, write
-from lolm.records.schema import DataChecksums, Divergence, Flops, Parameters, RunHeader
+from lolm.records.schema import DataChecksums, Divergence, RunHeader
 from lolm.tracking import try_sync
 from lolm.training.loop import DivergenceError, Trainer
 from lolm.training.scratch import clear_finished, remove
@@ -50,10 +49,10 @@ def train(stage: Stage, key: RunKey) -> None:
         label=run.architecture.label,
         fingerprint=fingerprint,
         run=run,
-        parameters=from_mapping(Parameters, costs["parameters"]),
-        flops_per_token=from_mapping(Flops, costs["flops_per_token"]),
-        state_elements=costs["state_elements"],
-        state_bytes=costs["state_bytes"],
+        parameters=costs.parameters,
+        flops_per_token=costs.flops_per_token,
+        state_elements=costs.state_elements,
+        state_bytes=costs.state_bytes,
         device=device,
         kernels=choose_backend(device, run.training.kernels),
         data=data,

@@ -44,9 +44,7 @@ class Costs:
     state_bytes: int
 
 
-def account(
-    model: LanguageModel, heads: FutureHeads | None, length: int, precision: str = "fp32", batch: int = 1
-) -> Costs:
+def account(model: LanguageModel, heads: FutureHeads | None, length: int, precision: str = "fp32", batch: int = 1) -> Costs:
     """Exact size and cost of a model in sequences of ``length`` tokens, trained ``batch`` at a time."""
     parts = model.components()
     embedding = model.embedding.weight.numel()
@@ -92,7 +90,7 @@ def count_parameters(run: RunConfig) -> tuple[int, int]:
     with _on_meta():
         model = build_model(replace(run, size=replace(run.size, n_layers=min(layers, period))))
     costs = account(model, None, run.training.seq_len)
-    blocks = model.surface.blocks
+    blocks = model.stack.blocks
     rest = [blocks[i % period] for i in range(len(blocks), layers)]
     total, active = sum(block.num_params() for block in rest), sum(block.active_params() for block in rest)
     return costs.parameters.total + total, costs.parameters.active + active

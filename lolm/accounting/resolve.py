@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from lolm.config import ConfigError, Params, RunConfig, ScaleConfig, SizeConfig, from_mapping, nearest, scale_of, to_mapping
-from lolm.config.sizing import is_pinned, rule_of, size_values
+from lolm.config import ConfigError, Params, RunConfig, SizeConfig, from_mapping, nearest, scale_of, to_mapping
+from lolm.config.sizing import has_size, is_pinned, rule_of, size_values
 
 if TYPE_CHECKING:
     from lolm.accounting.matching import Quantity
@@ -33,7 +33,9 @@ class SizeOrigin:
 
     def __str__(self) -> str:
         active = " active" if self.of == "active" else ""
-        return f"{self.dial} {self.value} derived: {self.mismatch:+.3%} from the {self.budget:,}{active} parameters of {self.like}"
+        return (
+            f"{self.dial} {self.value} derived: {self.mismatch:+.3%} from the {self.budget:,}{active} parameters of {self.like}"
+        )
 
 
 def resolve_run(params: Params, scale: str, arm: str, seed: int, learning_rate: float | None = None) -> RunConfig:
@@ -55,26 +57,11 @@ def size_origin(params: Params, scale: str, arm: str) -> SizeOrigin | None:
     return _resolved(params, scale, arm, ())[1]
 
 
-def arms_of(params: Params, scale: str) -> tuple[str, ...]:
-    """The arms that have a size at a scale."""
-    preset = scale_of(params, scale)
-    return tuple(arm for arm in params.architectures if has_size(params, preset, arm))
-
-
-def has_size(params: Params, preset: ScaleConfig, arm: str) -> bool:
-    """Whether a scale says how large an arm is, or how large the arm is that it is like."""
-    seen: set[str] = set()
-    while (like := rule_of(arm, params.sizes, preset).like) is not None and arm not in seen:
-        seen.add(arm)
-        arm = like
-    return arm in preset.sizes
-
-
 def _resolved(params: Params, scale: str, arm: str, above: tuple[str, ...]) -> tuple[RunConfig, SizeOrigin | None]:
     preset = scale_of(params, scale)
     if arm not in params.architectures:
         raise ConfigError(f"no arm {arm!r} under 'architectures'{nearest(arm, params.architectures)}")
-    if not has_size(params, preset, arm) or arm in above:
+    if not has_size(arm, params.sizes, preset) or arm in above:
         raise ConfigError(
             f"scales.{scale}.sizes has no entry for arm {arm!r}, and its block no size that follows from another arm's"
             f"{nearest(arm, preset.sizes)}"

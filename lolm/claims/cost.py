@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from lolm.accounting.resolve import arms_of, resolve_run
-from lolm.config import ArchitectureConfig, Params, RunConfig, SizeConfig, TrainingConfig, from_mapping, to_mapping
+from lolm.accounting.resolve import resolve_run
+from lolm.config import ArchitectureConfig, Params, RunConfig, SizeConfig, TrainingConfig, arms_of, from_mapping, to_mapping
 
 PEAK_FLOPS = 989e12  # bf16 without sparsity, of one H100 SXM by its data sheet
 UTILISATION = 0.4

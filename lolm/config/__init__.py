@@ -23,6 +23,7 @@ from lolm.config.loading import load_params, params_from
 from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, RecallConfig, SweepConfig
 from lolm.config.params import Params, RunConfig, ScaleConfig, scale_of
 from lolm.config.sizes import FutureSize, LatentSize, MemorySize, RegimeSize, SizeConfig, SizeRule
+from lolm.config.sizing import arms_of
 from lolm.config.strict import ConfigError, Problem, flatten, from_mapping, nearest, to_mapping
 from lolm.config.study import StudyConfig
 from lolm.config.training import TrainingConfig
@@ -60,6 +61,7 @@ __all__ = [
     "SweepConfig",
     "TokenizerConfig",
     "TrainingConfig",
+    "arms_of",
     "flatten",
     "from_mapping",
     "load_params",

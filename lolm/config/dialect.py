@@ -8,6 +8,7 @@ YAML 1.2 both are floats (DVC writes 1e-05). Anchors, aliases and merge keys are
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -30,7 +31,7 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.problems: list[Problem] = []
-        self.events = iter(yaml.parse(text, _Loader))
+        self.events: Iterator[Any] = iter(yaml.parse(text, _Loader))
         next(self.events)  # start of the stream
 
     def document(self) -> Any:
@@ -42,10 +43,10 @@ class _Reader:
             self._refuse(event, "", "a second document begins; the file is one")
         return value
 
-    def _refuse(self, event: yaml.Event, where: str, text: str) -> None:
+    def _refuse(self, event: Any, where: str, text: str) -> None:
         self.problems.append(Problem(where, f"line {event.start_mark.line + 1}: {text}"))
 
-    def _node(self, event: yaml.Event, where: str, depth: int) -> Any:
+    def _node(self, event: Any, where: str, depth: int) -> Any:
         if isinstance(event, yaml.AliasEvent):
             self._refuse(event, where, f"an alias, *{event.anchor}; DVC loses them when it writes, use `extends:`")
             return None
@@ -66,6 +67,7 @@ class _Reader:
 
     def _mapping(self, where: str, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        event: Any
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             plain = isinstance(event, yaml.ScalarEvent)
             key = event.value if plain else str(self._node(event, where, depth + 1))
@@ -76,7 +78,7 @@ class _Reader:
                 self._refuse(event, here, f"an anchor, &{event.anchor}; DVC loses them when it writes")
             elif key == "<<" and event.implicit[0]:
                 self._refuse(event, where, "a merge key; DVC loses them when it writes, use `extends:`")
-            elif event.implicit[0] and not isinstance(self._scalar(event, here, quiet=True), str):
+            elif event.implicit[0] and not (isinstance(_new(key), str) and isinstance(_old(key), str)):
                 self._refuse(event, here, f"the key {key} is not a text; put it in quotes or choose another name")
             if key in found:
                 self._refuse(event, here, "a second time; a key stands once")
@@ -84,11 +86,12 @@ class _Reader:
             found.setdefault(key, value)
         return found
 
-    def _scalar(self, event: yaml.ScalarEvent, where: str, quiet: bool = False) -> Any:
+    def _scalar(self, event: Any, where: str) -> Any:
         new, old = _new(event.value), _old(event.value)
         exponent = isinstance(new, float) and "e" in event.value.lower()  # of which YAML 1.1 knows fewer forms
-        if not quiet and not exponent and (type(new) is not type(old) or repr(new) != repr(old)):
-            self._refuse(event, where, f"{event.value} means {_named(old)} to one reader of YAML and {_named(new)} to another{_advice(new, old)}")
+        if not exponent and (type(new) is not type(old) or repr(new) != repr(old)):
+            both = f"{_named(old)} to one reader of YAML and {_named(new)} to another"
+            self._refuse(event, where, f"{event.value} is {both}; {_advice(new, old)}")
         return new
 
 
@@ -132,11 +135,13 @@ def _old(text: str) -> Any:
 
 
 def _named(value: Any) -> str:
-    return f"the text {value!r}" if isinstance(value, str) else str({True: "true", False: "false", None: "null"}.get(value, value)) if value is None or isinstance(value, bool) else str(value)
+    if isinstance(value, str):
+        return "a text"
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
 
 
 def _advice(new: Any, old: Any) -> str:
     if isinstance(old, bool):
-        return f"; write {str(old).lower()}, or quote the text"
-    numbers = [value for value in (old, new) if isinstance(value, int | float)]
-    return f"; write {numbers[0]}, or quote the text" if numbers else "; quote it"
+        return f"write {_named(old)}, or quote the text"
+    numbers = [value for value in (new, old) if isinstance(value, int | float)]
+    return f"write {numbers[0]}, or quote the text" if numbers else "quote it"

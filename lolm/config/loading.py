@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,7 +82,8 @@ def _clashes(tree: Any) -> list[Problem]:
         return []
     arms, scales = _sound(ArchitectureConfig, tree, "architectures"), _sound(ScaleConfig, tree, "scales")
     rules, studies = _sound(SizeRule, tree, "sizes"), _sound(StudyConfig, tree, "studies")
-    named = {section: tree.get(section) if isinstance(tree.get(section), dict) else {} for section in inherit.SECTIONS}
+    sections = {section: tree.get(section) for section in inherit.SECTIONS}
+    named: dict[str, Collection[str]] = {key: names if isinstance(names, dict) else {} for key, names in sections.items()}
     rows = clashes_of_names(tree.get("scale"), tree.get("study"), studies, scales, rules, named)
     found = [Problem(key, text) for wrong, key, text in rows if wrong]
     return [*found, *clashes_of_sizes(arms, rules, scales)]

@@ -58,7 +58,11 @@ def clashes_of_names(
         if isinstance(name, str):
             yield name not in named[section], key, f"{name!r} is not one of {section!r}{nearest(name, named[section])}"
     for key, chosen in studies.items():
-        yield chosen.name not in ("", key), f"studies.{key}.name", f"is {chosen.name!r}; leave it out, a study is called by its key"
+        yield (
+            chosen.name not in ("", key),
+            f"studies.{key}.name",
+            f"is {chosen.name!r}; leave it out, a study is called by its key",
+        )
         yield key in FOLDERS, f"studies.{key}", "its folder cannot be called so: records of runs lie there"
     arms = [(f"studies.{key}.arms", arm) for key, chosen in studies.items() for arm in chosen.arms]
     arms += [(f"scales.{key}.sizes", arm) for key, preset in scales.items() for arm in preset.sizes]
@@ -90,7 +94,7 @@ class Params:
     surfaces: dict[Name, StackConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        named = {"architectures": self.architectures, "scales": self.scales, "studies": self.studies}
+        named: dict[str, Collection[str]] = {"architectures": self.architectures, "scales": self.scales, "studies": self.studies}
         refuse(clashes_of_names(self.scale, self.study, self.studies, self.scales, self.sizes, named))
         object.__setattr__(self, "studies", {key: replace(study, name=key) for key, study in self.studies.items()})
 

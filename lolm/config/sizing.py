@@ -7,7 +7,7 @@ from typing import Any
 
 from lolm.config.architecture import ArchitectureConfig
 from lolm.config.inherit import merged
-from lolm.config.params import RunConfig, ScaleConfig
+from lolm.config.params import Params, RunConfig, ScaleConfig, scale_of
 from lolm.config.sizes import SizeConfig, SizeRule
 from lolm.config.strict import ConfigError, Problem, from_mapping, to_mapping
 
@@ -41,6 +41,21 @@ def is_pinned(rule: SizeRule) -> bool:
             return False
         value = value[key]
     return True
+
+
+def has_size(arm: str, rules: Mapping[str, SizeRule], preset: ScaleConfig) -> bool:
+    """Whether a scale says how large an arm is, or how large the arm is that it is like."""
+    seen: set[str] = set()
+    while (like := rule_of(arm, rules, preset).like) is not None and arm not in seen:
+        seen.add(arm)
+        arm = like
+    return arm in preset.sizes
+
+
+def arms_of(params: Params, scale: str) -> tuple[str, ...]:
+    """The arms that have a size at a scale; raises ConfigError for an unknown scale."""
+    preset = scale_of(params, scale)
+    return tuple(arm for arm in params.architectures if has_size(arm, params.sizes, preset))
 
 
 def _given(rule: SizeRule) -> dict[str, Any]:

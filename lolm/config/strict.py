@@ -120,7 +120,7 @@ class Scalar:
     def problem(self, value: Any) -> str | None:
         if isinstance(value, bool | str):
             return None
-        if not isinstance(value, int | float):
+        if not isinstance(value, float | int):
             return f"expected a number, a text, true or false, got {_shown(value)}"
         if isinstance(value, float) and not math.isfinite(value):
             return f"must be finite, got {value}"
@@ -269,7 +269,7 @@ def _scalar(hint: type, value: Any, where: str, problems: list[Problem]) -> Any:
     if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
         whole = f"; write {int(value)}" if hint is int and isinstance(value, float) and value.is_integer() else ""
         problems.append(Problem(where, f"expected {hint.__name__}, got {_shown(value)}{whole}"))
-    elif hint is float and not math.isfinite(value):
+    elif isinstance(value, float) and not math.isfinite(value):
         problems.append(Problem(where, f"must be finite, got {value}"))
     return value
 
