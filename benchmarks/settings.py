@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.timing import BenchmarkError
-from lolm.config import Params, RunConfig, SizeConfig, resolve_run, scale_of
+from lolm.accounting.resolve import resolve_run
+from lolm.config import Params, RunConfig, SizeConfig, scale_of
 
 ARMS = ("lolm", "transformer", "transformer_modern", "mamba", "samba", "mamba2")
 BASELINE = "transformer"  # the other arms' shares of the peak are held against its share

@@ -10,7 +10,8 @@ import argparse
 from typing import get_args
 
 from lolm.accounting.matching import Quantity, default_dial, full_name, matching, quantity
-from lolm.config import load_params, resolve_run
+from lolm.accounting.resolve import resolve_run
+from lolm.config import load_params
 from pipeline.stage import main
 
 UNITS = {"parameters": "parameters", "active": "active parameters", "flops": "training FLOPs per token"}

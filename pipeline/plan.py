@@ -1,19 +1,20 @@
-"""Exact parameters, FLOPs and state of every arm of the study; stops when the baseline is not matched.
+"""Exact parameters, FLOPs and state of every arm of the study, and what each stage is to make; refuses a baseline that is not
+matched.
 
-Prints the table and writes it to ``reports/<scale>/<study>/plan.json``.
+Writes ``artifacts/<scale>/plan/<stage>.json``, resolved from ``params.yaml``: each stage depends on its own file, so that an edit
+makes again what it touches and nothing else.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import json
 
-from lolm.accounting.count import account_run
-from lolm.accounting.matching import default_dial, matching
-from lolm.config import ConfigError, RunConfig, load_params, resolve_run
-from lolm.config.strict import nearest
-from lolm.records import write_json
-from pipeline.estimate import estimate, timed_stages
-from pipeline.stage import Paths, arguments, main
+from lolm.accounting.plan import plan_rows, stage_inputs
+from lolm.config import Params
+from lolm.records import Layout, write_text
+from lolm.records.schema import PlanRow
+from pipeline.estimate import estimate, pieces_of
+from pipeline.stage import arguments, main, opened
 
 HEADINGS = {
     "parameters": "parameters",
@@ -27,51 +28,47 @@ HEADINGS = {
 }
 
 
-def row(run: RunConfig, reference: int) -> dict[str, Any]:
-    """Sizes and costs of an arm; ``mismatch`` of its parameters relative to those of the subject."""
-    cost = account_run(run)
-    return {
-        "parameters": cost["parameters"]["total"],
-        "parameters_active": cost["parameters"]["active"],
-        "mismatch": cost["parameters"]["total"] / reference - 1,
-        "flops_per_token_forward": cost["flops_per_token"]["forward"],
-        "flops_per_token_training": cost["flops_per_token"]["training"],
-        "flops_per_token_palm": cost["flops_per_token"]["palm"],
-        "state_elements": cost["state_elements"],
-        "state_bytes": cost["state_bytes"],
-    }
-
-
 def plan() -> None:
-    args = arguments(__doc__)
-    params = load_params()
-    study = params.selected
-    subject, baseline = study.subject, study.baseline
-    runs = {arm: resolve_run(params, args.scale, arm, study.seeds[0]) for arm in study.arms}
-    for role, arm in (("subject", subject), ("baseline", baseline)):
-        if arm not in study.arms:
-            raise ConfigError(f"study {study.name!r}: {role} {arm!r} is not among its arms{nearest(arm, study.arms)}")
-    reference = account_run(runs[subject])["parameters"]["total"]
-    table = {arm: row(run, reference) for arm, run in runs.items()}
-    print(f"{'arm':24}" + "".join(f"{heading:>17}" for heading in HEADINGS.values()))
-    for arm, values in table.items():
-        cells = (f"{values[name]:.2%}" if name == "mismatch" else f"{values[name]:,.0f}" for name in HEADINGS)
-        print(f"{arm:24}" + "".join(f"{cell:>17}" for cell in cells))
-    allowed = params.analysis.parameter_tolerance
-    for arm, values in table.items():
-        active = values["parameters_active"] / reference - 1
-        if study.matched and abs(values["mismatch"]) > allowed:
-            note = f"; in the parameters a token meets, by {active:+.2%}" if active != values["mismatch"] else ""
-            print(f"note: {arm} differs from {subject} by {values['mismatch']:+.2%} in parameters{note}")
-    if study.matched and abs(mismatch := table[baseline]["mismatch"]) > allowed:
-        dial = default_dial(runs[baseline])
-        value, left = matching(runs[baseline], reference, dial=dial)
-        raise ConfigError(
-            f"params.yaml: {baseline} has {table[baseline]['parameters']:,} parameters, {subject} {reference:,}: a mismatch of "
-            f"{mismatch:.2%} (allowed: {allowed:.2%}); scales.{args.scale}.sizes.{baseline}.{dial}: {value} leaves {left:.2%}"
-        )
-    write_json(Paths(args.scale).study(study.name) / "plan.json", table)
-    print(f"the whole study, one run at a time: {estimate(params, args.scale, timed_stages(params, args.scale)).text(1)}")
+    params = opened(arguments(__doc__)).params
+    rows = plan_rows(params, params.scale, params.study)
+    print(table(rows))
+    for line in notes(params, rows):
+        print(line)
+    write_plan(params)
+    print(f"the whole study, one run at a time: {estimate(params, pieces_of(params)).text(1)}")
+
+
+def write_plan(params: Params) -> list[str]:
+    """Write the stages' files where their content changed; returns the stages whose it did."""
+    layout, changed = Layout(params.scale), []
+    for stage, inputs in stage_inputs(params, params.scale, params.study).items():
+        path, text = layout.plan(stage), json.dumps(inputs, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+            changed.append(stage)
+    return changed
+
+
+def table(rows: dict[str, PlanRow]) -> str:
+    """Sizes and costs, an arm a line."""
+    width = max(len(arm) for arm in rows) + 1
+    lines = [" " * width + "".join(f"{heading:>17}" for heading in HEADINGS.values())]
+    for arm, row in rows.items():
+        cells = (f"{row.mismatch:.2%}" if name == "mismatch" else f"{getattr(row, name):,.0f}" for name in HEADINGS)
+        lines.append(f"{arm:{width}}" + "".join(f"{cell:>17}" for cell in cells))
+    return "\n".join(lines)
+
+
+def notes(params: Params, rows: dict[str, PlanRow]) -> list[str]:
+    """What a reader of the table should not overlook: arms that are not matched."""
+    study, allowed = params.selected, params.analysis.parameter_tolerance
+    lines, reference = [], rows[study.subject].parameters
+    for arm, row in rows.items():
+        if study.matched and abs(row.mismatch) > allowed:
+            active = row.parameters_active / reference - 1
+            met = f"; in the parameters a token meets, by {active:+.2%}" if active != row.mismatch else ""
+            lines.append(f"note: {arm} differs from {study.subject} by {row.mismatch:+.2%} in parameters{met}")
+    return lines
 
 
 if __name__ == "__main__":

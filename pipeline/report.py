@@ -10,9 +10,10 @@ import json
 import shutil
 from pathlib import Path
 
+from lolm.accounting.resolve import resolve_run
 from lolm.analysis.leaderboard import leaderboard, metrics, table
 from lolm.claims import Claim, build_ledger, to_records
-from lolm.config import Params, load_params, resolve_run
+from lolm.config import Params, load_params
 from lolm.records import Layout, RunKey, read_json, write_json, write_text
 from lolm.records.results import ScaleResults, load_results
 from lolm.report.figures import pictures
@@ -52,10 +53,11 @@ def make(params: Params, scale: str, study: str) -> list[Claim]:
         "learning_curves.csv": curves(results).to_csv(index=False, lineterminator="\n"),
     }
     for picture in drawn:
-        texts[f"figures/{picture.name}.svg"], texts[f"figures/{picture.name}.csv"] = picture.svg, picture.csv()
+        texts[f"figures/{picture.name}.svg"], texts[f"tables/{picture.name}.csv"] = picture.svg, picture.csv()
     # Everything is made before anything is written, so that an error leaves the last report as it was.
     folder = Layout(scale).study(study)
-    shutil.rmtree(folder / "figures", ignore_errors=True)
+    for part in ("figures", "tables"):
+        shutil.rmtree(folder / part, ignore_errors=True)
     for name, text in texts.items():
         write_text(folder / name, text)
     write_json(folder / "claims.json", to_records(own_claims(results, ledger)))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lolm.config import ArchitectureConfig, RunConfig, load_params, resolve_run
+from lolm.accounting.resolve import resolve_run
+from lolm.config import ArchitectureConfig, RunConfig, load_params
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from lolm.config import Params, RunConfig, StudyConfig, load_params, resolve_run, to_mapping
+from lolm.accounting.resolve import resolve_run
+from lolm.config import Params, RunConfig, StudyConfig, load_params, to_mapping
 from lolm.records import Layout, RunKey, fingerprint_of, write, write_json, write_rows, write_text
 from lolm.records.results import model_of
 from lolm.records.schema import (

@@ -8,30 +8,44 @@ causal sparsity) stands beside it; its N are the active parameters.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from lolm.config import RunConfig
 from lolm.mixers.attention import Attention
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
 from lolm.objectives import FutureHeads, build_heads
+from lolm.records.schema import Flops, Parameters
 
 BACKWARD_FACTOR = 3  # forward once, backward twice
 BYTES = {"fp32": 4, "bf16": 2}
 
 
-def account(
-    model: LanguageModel, heads: FutureHeads | None, length: int, precision: str = "fp32", batch: int = 1
-) -> dict[str, Any]:
-    """Exact size and cost of a model in sequences of ``length`` tokens, trained ``batch`` at a time.
+@dataclass(frozen=True)
+class Costs:
+    """Exact size and cost of a model.
 
-    Returns:
-        ``parameters`` {total, active, by_part}; ``flops_per_token`` {forward, training, palm, by_part}; ``state_elements`` that
-        generation carries for one sequence, and ``state_bytes`` of them in ``precision``. ``by_part`` holds forward FLOPs; heads
-        of the objectives are not parameters of the model, but their cost is part of ``training``.
+    Attributes:
+        parameters: of the model; heads of the objectives are not among them.
+        flops_per_token: ``by_part`` holds forward FLOPs; those of the objectives' heads are part of ``training``.
+        state_elements: what generation carries for one sequence of the given length.
+        state_bytes: of them, in the run's precision.
     """
+
+    parameters: Parameters
+    flops_per_token: Flops
+    state_elements: int
+    state_bytes: int
+
+
+def account(model: LanguageModel, heads: FutureHeads | None, length: int, precision: str = "fp32", batch: int = 1) -> Costs:
+    """Exact size and cost of a model in sequences of ``length`` tokens, trained ``batch`` at a time."""
     parts = model.components()
     embedding = model.embedding.weight.numel()
     parameters = {"embedding": embedding} | {name: part.num_params() for name, part in parts.items()}
@@ -43,17 +57,17 @@ def account(
     total = sum(parameters.values())
     active = total - sum(part.num_params() - part.active_params() for part in parts.values())
     state = sum(part.state_size(length) for part in parts.values())
-    return {
-        "parameters": {"total": total, "active": active, "by_part": parameters},
-        "flops_per_token": {
-            "forward": forward,
-            "training": BACKWARD_FACTOR * (forward + auxiliary),
-            "palm": 6.0 * active + _palm_attention(model, length),
-            "by_part": flops | ({"objective_heads": auxiliary} if auxiliary else {}),
-        },
-        "state_elements": state,
-        "state_bytes": state * BYTES[precision],
-    }
+    return Costs(
+        parameters=Parameters(total, active, parameters),
+        flops_per_token=Flops(
+            forward=forward,
+            training=BACKWARD_FACTOR * (forward + auxiliary),
+            palm=6.0 * active + _palm_attention(model, length),
+            by_part=flops | ({"objective_heads": auxiliary} if auxiliary else {}),
+        ),
+        state_elements=state,
+        state_bytes=state * BYTES[precision],
+    )
 
 
 def _palm_attention(model: LanguageModel, length: int) -> float:
@@ -62,9 +76,41 @@ def _palm_attention(model: LanguageModel, length: int) -> float:
     return sum(12.0 * layer.n_heads * layer.head_width * min(length, layer.window or length) for layer in layers)
 
 
-def account_run(run: RunConfig) -> dict[str, Any]:
+def account_run(run: RunConfig) -> Costs:
     """:func:`account` for a run, built on the meta device: no memory, any size."""
-    with torch.device("meta"):
+    with _on_meta():
         model = build_model(run)
         heads = build_heads(run.architecture, run.size)
     return account(model, heads, run.training.seq_len, run.training.precision, run.training.batch_size)
+
+
+def count_parameters(run: RunConfig) -> tuple[int, int]:
+    """Total and active parameters of a run, as :func:`account_run` has them, from one block of each place in the pattern."""
+    layers, period = run.size.n_layers, len(run.architecture.surface.pattern)
+    with _on_meta():
+        model = build_model(replace(run, size=replace(run.size, n_layers=min(layers, period))))
+    costs = account(model, None, run.training.seq_len)
+    blocks = model.stack.blocks
+    rest = [blocks[i % period] for i in range(len(blocks), layers)]
+    total, active = sum(block.num_params() for block in rest), sum(block.active_params() for block in rest)
+    return costs.parameters.total + total, costs.parameters.active + active
+
+
+class _Unfilled(TorchFunctionMode):
+    """Random numbers are not drawn: on the meta device there is nowhere to put them, and asking takes most of the time."""
+
+    DRAWS = {"normal_", "uniform_", "kaiming_uniform_", "trunc_normal_", "bernoulli_"}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__name__", "") in self.DRAWS:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return function(*args, **kwargs)
+
+
+@contextmanager
+def _on_meta() -> Iterator[None]:
+    with torch.device("meta"), _Unfilled():
+        yield

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cache
 from typing import Any, Literal
 
-from lolm.accounting.count import account_run
+from lolm.accounting.count import account_run, count_parameters
 from lolm.config import ConfigError, RunConfig, SizeConfig
 from lolm.config.strict import nearest
 from lolm.mixers.registry import MIXERS
 
 Quantity = Literal["parameters", "active", "flops"]
 LARGEST_UNIT = 4096  # a size that must be a multiple of more than this is no dial
+LARGEST_MULTIPLE = 10**9
+LARGEST_STEP = 1000  # by which the search grows at most, where a count begins flat
 
 
 def quantity(run: RunConfig, of: Quantity) -> float:
     """Parameters, parameters that a token meets, or training FLOPs per token."""
-    costs = account_run(run)
     if of == "flops":
-        return costs["flops_per_token"]["training"]
-    return costs["parameters"]["total" if of == "parameters" else "active"]
+        return account_run(run).flops_per_token.training
+    total, active = count_parameters(run)
+    return total if of == "parameters" else active
 
 
 def default_dial(run: RunConfig) -> str:
@@ -89,7 +93,9 @@ def _found(run: RunConfig, dial: str) -> tuple[str, str]:
     return owner, key
 
 
-def matching(run: RunConfig, budget: float, of: Quantity = "parameters", dial: str | None = None) -> tuple[int, float]:
+def matching(
+    run: RunConfig, budget: float, of: Quantity = "parameters", dial: str | None = None, multiple_of: int = 1
+) -> tuple[int, float]:
     """The value of a dial that brings a run closest to a budget, and the relative mismatch that remains.
 
     Counts are exact (models on the meta device) and grow with the dial, so bisection finds the value. Where a size must be
@@ -98,34 +104,43 @@ def matching(run: RunConfig, budget: float, of: Quantity = "parameters", dial: s
     Args:
         budget: in units of ``of``.
         dial: as in :func:`turn`; default :func:`default_dial`.
+        multiple_of: the value is rounded to its nearest multiple, the larger of two equally near ones.
 
     Raises:
         ConfigError: there is no such dial, or it does not change the count.
     """
     dial = default_dial(run) if dial is None else dial
-    unit = _unit(run, dial)
 
     @cache
+    def count_at(value: int) -> float:
+        return quantity(turn(run, dial, value), of)
+
+    unit = _unit(run, dial, count_at)
+
     def count(multiple: int) -> float:
-        return quantity(turn(run, dial, multiple * unit), of)
+        return count_at(multiple * unit)
 
     if count(2) == count(1):
         raise ConfigError(f"{dial} does not change the {of} of arm {run.arm!r}; turn another dial")
     below, above = 1, 2
-    while count(above) < budget:
-        if count(2 * above) <= count(above):
+    while count(above) < budget:  # most counts are straight lines, so that the next guess is the answer or its neighbour
+        slope = (count(above) - count(below)) / (above - below)
+        if slope <= 0 or above > LARGEST_MULTIPLE:
             raise ConfigError(
                 f"{dial} brings arm {run.arm!r} to {count(above):,.0f} {of} at most, {budget:,.0f} are wanted; turn another dial"
             )
-        below, above = above, 2 * above
+        below, above = above, max(above + 1, min(int(above + (budget - count(above)) / slope) + 1, LARGEST_STEP * above))
     while above - below > 1:
-        middle = (below + above) // 2
+        share = (budget - count(below)) / (count(above) - count(below))
+        middle = min(max(below + int(share * (above - below)), below + 1), above - 1)
         below, above = (middle, above) if count(middle) < budget else (below, middle)
     best = min((below, above), key=lambda multiple: abs(count(multiple) - budget))
+    step = math.lcm(unit, multiple_of) // unit
+    best = max(1, (2 * best + step) // (2 * step)) * step
     return best * unit, count(best) / budget - 1
 
 
-def _unit(run: RunConfig, dial: str) -> int:
+def _unit(run: RunConfig, dial: str, count_at: Callable[[int], float]) -> int:
     """The smallest value that the run accepts. Dials are sizes that may have to be divisible, so the others are its multiples.
 
     Counts that must divide another size, as ``kv_heads`` the heads, are no dials: a message of the arm says which is in the way.
@@ -133,7 +148,7 @@ def _unit(run: RunConfig, dial: str) -> int:
     reason = ConfigError()
     for value in range(1, LARGEST_UNIT + 1):
         try:
-            account_run(turn(run, dial, value))
+            count_at(value)
         except DialError:
             raise
         except ConfigError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lolm.claims.decide import decide, withheld
 from lolm.claims.entry import Entry
-from lolm.claims.ledger import FAILS, NOT_RUN, VERDICTS, Claim
+from lolm.claims.ledger import FAILS, NOT_RUN, Claim
 from lolm.claims.measures.sanity import sanity
 from lolm.claims.registry import ENTRIES, by_id
 from lolm.claims.registry.arithmetic import arithmetic
@@ -107,26 +107,6 @@ def _unless(unable: Sequence[str], claim: Claim) -> Claim:
     return withheld(claim, " and ".join(unable)) if unable else claim
 
 
-def with_figures(ledger: Sequence[Claim], drawn: Iterable[str]) -> list[Claim]:
-    """The ledger without the figures that these results have no data for."""
-    names = set(drawn)
-    return [claim if claim.figure in names else replace(claim, figure=None) for claim in ledger]
-
-
 def to_records(ledger: Iterable[Claim]) -> list[dict[str, Any]]:
     """The ledger as ``claims.json`` holds it."""
     return [claim.to_record() for claim in ledger]
-
-
-def headline(ledger: Sequence[Claim]) -> dict[str, Any]:
-    """Flat numbers for `dvc metrics show`: each measured claim's sound value, and the count of each verdict."""
-    keys = {verdict: f"verdicts/{verdict.split(' at')[0].replace(' ', '_')}" for verdict in VERDICTS}
-    flat: dict[str, Any] = dict.fromkeys(keys.values(), 0)
-    for claim in ledger:
-        if claim.group == "arithmetic":
-            continue
-        if claim.group != "sanity":
-            flat[keys[claim.verdict]] += 1
-        if claim.sound is not None and claim.sound.value is not None:
-            flat[claim.id] = claim.sound.value
-    return flat

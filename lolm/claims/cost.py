@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from lolm.config import ArchitectureConfig, Params, RunConfig, SizeConfig, TrainingConfig, from_mapping, resolve_run, to_mapping
+from lolm.accounting.resolve import resolve_run
+from lolm.config import ArchitectureConfig, Params, RunConfig, SizeConfig, TrainingConfig, arms_of, from_mapping, to_mapping
 
 PEAK_FLOPS = 989e12  # bf16 without sparsity, of one H100 SXM by its data sheet
 UTILISATION = 0.4
@@ -63,7 +64,7 @@ class Needs:
 def needs(params: Params, scale: str, study: str) -> Needs:
     """What a study costs at a scale; sweeps, measurements and recall tasks come on top."""
     chosen = params.studies.get(study)
-    if chosen is None or scale not in params.scales or any(arm not in params.scales[scale].sizes for arm in chosen.arms):
+    if chosen is None or scale not in params.scales or not set(chosen.arms) <= set(arms_of(params, scale)):
         arms, seeds = ((), 0) if chosen is None else (chosen.arms, len(chosen.seeds))
         return Needs(scale, study, arms, seeds, None)
     each = [training_flops(resolve_run(params, scale, arm, chosen.seeds[0])) for arm in chosen.arms]
@@ -97,7 +98,7 @@ def _flops_per_token(text: str) -> float:
         size=from_mapping(SizeConfig, raw["size"]),
         training=from_mapping(TrainingConfig, raw["training"]),
     )
-    return account_run(run)["flops_per_token"]["training"]
+    return account_run(run).flops_per_token.training
 
 
 def _duration(hours: float) -> str:

@@ -5,7 +5,8 @@ import torch
 from builders import ARMS, PARAMS, change, make_run
 
 from lolm.accounting.count import account, account_run
-from lolm.config import BlockConfig, FutureSize, LatentSize, MemorySize, MixerConfig, RegimeSize, StackConfig, resolve_run
+from lolm.accounting.resolve import resolve_run
+from lolm.config import BlockConfig, FutureSize, LatentSize, MemorySize, MixerConfig, RegimeSize, StackConfig, arms_of
 from lolm.models.build import build_model
 from lolm.objectives import build_heads
 
@@ -35,10 +36,10 @@ def test_published_sizes_of_lolm(scale, arm, form):
     run = resolve_run(PARAMS, scale, arm, 1)
     if form == "plain":
         run = change(run, architecture=change(run.architecture, latent={"form": "plain", "wiring": "postnorm"}).__dict__)
-    part = account_run(run)["parameters"]["by_part"]
+    part = account_run(run).parameters.by_part
     found = (
         part["embedding"] + part["surface"], part["embedding"], part["latent"], part["memory"], part["regime"], part["gate"],
-        part["fusion"], account_run(run)["parameters"]["total"],
+        part["fusion"], account_run(run).parameters.total,
     )  # fmt: skip
     assert found == PUBLISHED[scale, arm, form]
     assert sum(p.numel() for p in on_meta(run)[0].parameters()) == found[-1]
@@ -49,7 +50,7 @@ def test_published_size_without_memory_and_regime():
     run = resolve_run(PARAMS, "304m", "lolm_published", 1)
     parts = {"latent": {"form": "plain", "wiring": "postnorm"}, "memory": {"enabled": False}, "regime": {"enabled": False}}
     run = change(run, architecture=change(run.architecture, **parts).__dict__)
-    assert account_run(run)["parameters"]["total"] == 307_412_992
+    assert account_run(run).parameters.total == 307_412_992
     assert sum(p.numel() for p in on_meta(run)[0].parameters()) == 307_412_992
 
 
@@ -60,24 +61,24 @@ def test_published_size_without_memory_and_regime():
 def test_published_sizes_of_baselines(scale, layers, total):
     """The decoder's own width and MLP, more layers, and W_h."""
     run = resolve_run(PARAMS, scale, "transformer_published", 1)
-    run = change(run, size={"n_layers": layers, "d_ff": PARAMS.scales[scale].sizes["lolm"].d_ff})
-    assert account_run(run)["parameters"]["total"] == total
+    run = change(run, size={"n_layers": layers, "d_ff": resolve_run(PARAMS, scale, "lolm", 1).size.d_ff})
+    assert account_run(run).parameters.total == total
     assert sum(p.numel() for p in on_meta(run)[0].parameters()) == total
 
 
 UNMATCHED = {"ladder"}  # parts are added one by one without matching, so the plan refuses its ends as a declared comparison
 MATCHED = [
     pytest.param(scale, name, marks=[pytest.mark.xfail(strict=True, reason="not matched")] if name in UNMATCHED else [])
-    for scale, preset in PARAMS.scales.items()
+    for scale in PARAMS.scales
     for name, study in PARAMS.studies.items()
-    if {study.subject, study.baseline} <= set(preset.sizes)
+    if {study.subject, study.baseline} <= set(arms_of(PARAMS, scale))
 ]
 
 
 @pytest.mark.parametrize(("scale", "study"), MATCHED)
 def test_the_declared_baseline_of_every_study_matches_its_subject(scale, study):
     arms = (PARAMS.studies[study].subject, PARAMS.studies[study].baseline)
-    wanted, found = (account_run(resolve_run(PARAMS, scale, arm, 1))["parameters"]["total"] for arm in arms)
+    wanted, found = (account_run(resolve_run(PARAMS, scale, arm, 1)).parameters.total for arm in arms)
     assert abs(found / wanted - 1) <= PARAMS.analysis.parameter_tolerance == 0.005
 
 
@@ -89,9 +90,9 @@ def test_the_sum_of_the_formulas_is_the_count(scale, arm):
         model, heads = build_model(run), build_heads(run.architecture, run.size)
     found = account(model, heads, run.training.seq_len, run.training.precision, run.training.batch_size)
     assert found == account_run(run)
-    assert found["parameters"]["total"] == sum(p.numel() for p in model.parameters())
+    assert found.parameters.total == sum(p.numel() for p in model.parameters())
     for name, part in model.components().items():
-        assert found["parameters"]["by_part"][name] == sum(p.numel() for p in part.parameters()), name
+        assert found.parameters.by_part[name] == sum(p.numel() for p in part.parameters()), name
 
 
 def tiny(arm: str, **architecture):
@@ -114,7 +115,7 @@ CPC = 6 / 8 * (2 * (2 * 8 * 16 + 2 * 16 * 8) + 2 * 6 * 8)  # 6 candidates of 8 p
 
 
 def test_flops_of_lolm_by_hand():
-    flops = account_run(tiny("lolm"))["flops_per_token"]
+    flops = account_run(tiny("lolm")).flops_per_token
     by_part = {
         "surface": SURFACE,
         "latent": LATENT,
@@ -124,45 +125,45 @@ def test_flops_of_lolm_by_hand():
         "fusion": FUSION,
         "head": HEAD,
     }
-    assert flops["by_part"] == by_part | {"objective_heads": CPC}
-    assert flops["forward"] == sum(by_part.values())
-    assert flops["training"] == 3 * (sum(by_part.values()) + CPC)  # the factor, and the objectives' heads, once each
+    assert flops.by_part == by_part | {"objective_heads": CPC}
+    assert flops.forward == sum(by_part.values())
+    assert flops.training == 3 * (sum(by_part.values()) + CPC)  # the factor, and the objectives' heads, once each
 
 
 @pytest.mark.parametrize(("negatives", "keys"), [("batch", 4 * 6), ("position", 4)])
 def test_flops_of_a_contrastive_loss_against_the_other_sequences_of_a_batch(negatives, keys):
     """Four sequences: each of six queries meets the keys of all, or those at its own position."""
-    flops = account_run(tiny("lolm", objectives={"negatives": negatives}))["flops_per_token"]["by_part"]
+    flops = account_run(tiny("lolm", objectives={"negatives": negatives})).flops_per_token.by_part
     assert flops["objective_heads"] == 6 / 8 * (2 * (2 * 8 * 16 + 2 * 16 * 8) + 2 * keys * 8)
 
 
 def test_flops_of_a_decoder_by_hand():
     found = account_run(tiny("transformer"))
-    assert found["flops_per_token"]["forward"] == SURFACE + 2 * 8 * 8 + HEAD
-    assert found["flops_per_token"]["training"] == 3 * (SURFACE + 2 * 8 * 8 + HEAD)
+    assert found.flops_per_token.forward == SURFACE + 2 * 8 * 8 + HEAD
+    assert found.flops_per_token.training == 3 * (SURFACE + 2 * 8 * 8 + HEAD)
     parameters = 10 * 8 + 4 * 64 + 2 * 8 * 16 + 4 * 8 + 2 * 8 + 64 + 2 * 8
-    assert found["parameters"]["total"] == parameters
-    assert found["flops_per_token"]["palm"] == 6 * parameters + 12 * 1 * 8 * 8  # 6 N + 12 L H Q T
-    assert found["state_elements"] == 2 * 8 * 8
-    assert found["state_bytes"] == 4 * 2 * 8 * 8
-    assert account_run(change(tiny("transformer"), training={"precision": "bf16"}))["state_bytes"] == 2 * 2 * 8 * 8
+    assert found.parameters.total == parameters
+    assert found.flops_per_token.palm == 6 * parameters + 12 * 1 * 8 * 8  # 6 N + 12 L H Q T
+    assert found.state_elements == 2 * 8 * 8
+    assert found.state_bytes == 4 * 2 * 8 * 8
+    assert account_run(change(tiny("transformer"), training={"precision": "bf16"})).state_bytes == 2 * 2 * 8 * 8
 
 
 def test_state_of_lolm_by_hand():
     keys_and_values, ssm, memory, regime = 2 * 8 * 8, 16 * 4 + 16 * 3, 3 * 4 * 8 + 8, 4 * 6
-    assert account_run(tiny("lolm"))["state_elements"] == keys_and_values + ssm + memory + regime
+    assert account_run(tiny("lolm")).state_elements == keys_and_values + ssm + memory + regime
 
 
 def test_a_cosine_head_costs_one_map():
-    flops = account_run(tiny("lolm_v0"))["flops_per_token"]
-    assert flops["by_part"]["objective_heads"] == 2 * 8 * 8
-    assert flops["training"] == 3 * (flops["forward"] + 2 * 8 * 8)
+    flops = account_run(tiny("lolm_v0")).flops_per_token
+    assert flops.by_part["objective_heads"] == 2 * 8 * 8
+    assert flops.training == 3 * (flops.forward + 2 * 8 * 8)
 
 
 def test_no_auxiliary_cost_without_objective_heads():
-    flops = account_run(tiny("lolm", objectives={"future": "none"}))["flops_per_token"]
-    assert "objective_heads" not in flops["by_part"]
-    assert flops["training"] == 3 * flops["forward"]
+    flops = account_run(tiny("lolm", objectives={"future": "none"})).flops_per_token
+    assert "objective_heads" not in flops.by_part
+    assert flops.training == 3 * flops.forward
 
 
 # ------------------------------------------------------------------------------------------ what is charged, and to whom
@@ -177,7 +178,7 @@ def layers(*names: str, **options) -> StackConfig:
 def forward(surface: StackConfig, length: int, **size) -> float:
     size = {"d_model": 16, "n_heads": 2, "n_layers": len(surface.pattern)} | size
     run = make_run("transformer_modern", surface=surface, size=size, training={"seq_len": length})
-    return account_run(run)["flops_per_token"]["forward"]
+    return account_run(run).flops_per_token.forward
 
 
 @pytest.mark.parametrize("mixer", ["mamba1", "mamba2", "rglru", "plain_ssm"])
@@ -202,7 +203,7 @@ def test_palm_counts_each_attention_by_its_own_heads():
     def palm(surface: StackConfig) -> tuple[float, int]:
         size = {"d_model": 16, "n_heads": 2, "n_layers": len(surface.pattern)}
         found = account_run(make_run("transformer_modern", surface=surface, size=size, training={"seq_len": 64}))
-        return found["flops_per_token"]["palm"], found["parameters"]["active"]
+        return found.flops_per_token.palm, found.parameters.active
 
     for surface, attended in (
         (layers("mamba1"), 0),
@@ -219,11 +220,11 @@ def test_active_parameters_leave_out_the_experts_a_token_does_not_meet():
     moe = BlockConfig(MixerConfig("attention"), mlp="swiglu", norm="rmsnorm", experts=8, experts_per_token=2)
     run = make_run("transformer_modern", surface=StackConfig({"moe": moe}, ("moe",)), size={"n_layers": 3})
     found = account_run(run)
-    assert found["parameters"]["total"] - found["parameters"]["active"] == 3 * 6 * 3 * 32 * run.size.d_ff
-    assert found["flops_per_token"]["palm"] == 6 * found["parameters"]["active"] + 12 * 3 * 32 * run.training.seq_len
+    assert found.parameters.total - found.parameters.active == 3 * 6 * 3 * 32 * run.size.d_ff
+    assert found.flops_per_token.palm == 6 * found.parameters.active + 12 * 3 * 32 * run.training.seq_len
     dense = account_run(make_run("transformer_modern", size={"n_layers": 3, "d_ff": 2 * run.size.d_ff}))
     router = 3 * 2 * 32 * 8
-    assert found["flops_per_token"]["forward"] == dense["flops_per_token"]["forward"] + router
+    assert found.flops_per_token.forward == dense.flops_per_token.forward + router
 
 
 @pytest.mark.parametrize("arm", ["lolm", "transformer"])
@@ -231,12 +232,12 @@ def test_every_part_is_trained_three_times(arm, monkeypatch):
     """One FLOP more in a part is three more in training, whichever part it is."""
     run = make_run(arm)
     model, heads = build_model(run), build_heads(run.architecture, run.size)
-    before = account(model, heads, 64)["flops_per_token"]
+    before = account(model, heads, 64).flops_per_token
     parts = [*model.components().values(), *([heads] if heads is not None else [])]
     assert len(parts) == (7 if arm == "lolm" else 2)
     for part in parts:
         with monkeypatch.context() as patch:
             more = part.flops_per_token(64) + 1
             patch.setattr(part, "flops_per_token", lambda *_, more=more: more)
-            assert account(model, heads, 64)["flops_per_token"]["training"] == before["training"] + 3
-    assert before["training"] == 3 * sum(before["by_part"].values())
+            assert account(model, heads, 64).flops_per_token.training == before.training + 3
+    assert before.training == 3 * sum(before.by_part.values())

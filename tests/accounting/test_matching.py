@@ -8,7 +8,8 @@ from builders import PARAMS, change, make_run
 
 from lolm.accounting.count import account_run
 from lolm.accounting.matching import default_dial, full_name, matching, quantity, turn
-from lolm.config import BlockConfig, ConfigError, LatentSize, MixerConfig, StackConfig, resolve_run
+from lolm.accounting.resolve import resolve_run
+from lolm.config import BlockConfig, ConfigError, LatentSize, MixerConfig, StackConfig
 
 SMALL = {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 24}
 
@@ -65,7 +66,7 @@ def test_other_dials(dial, values):
 
 def test_active_parameters_and_all_of_them_are_different_budgets():
     run = arm("attention", "swiglu", experts=8)
-    budget = account_run(run)["parameters"]["active"]
+    budget = account_run(run).parameters.active
     assert matching(run, budget, "active") == (24, 0.0)
     assert matching(run, budget, "parameters")[0] < 24
 

@@ -7,6 +7,7 @@ import torch
 from builders import PARAMS
 
 from lolm.accounting.count import account, account_run
+from lolm.accounting.resolve import resolve_run
 from lolm.config import (
     ArchitectureConfig,
     BlockConfig,
@@ -16,7 +17,7 @@ from lolm.config import (
     RunConfig,
     SizeConfig,
     StackConfig,
-    resolve_run,
+    arms_of,
 )
 from lolm.models.decoder import Decoder
 
@@ -134,13 +135,13 @@ def by_hand(run: RunConfig):
     return total + others + maps, active + others + maps, flops + 2 * maps
 
 
-@pytest.mark.parametrize(("scale", "arm"), [(scale, arm) for scale, preset in PARAMS.scales.items() for arm in preset.sizes])
+@pytest.mark.parametrize(("scale", "arm"), [(scale, arm) for scale in PARAMS.scales for arm in arms_of(PARAMS, scale)])
 def test_every_arm_by_hand(scale, arm):
     run = resolve_run(PARAMS, scale, arm, 1)
     found = account_run(run)
     total, active, flops = by_hand(run)
-    assert (found["parameters"]["total"], found["parameters"]["active"]) == (total, active)
-    assert found["flops_per_token"]["forward"] == pytest.approx(flops, rel=1e-12)
+    assert (found.parameters.total, found.parameters.active) == (total, active)
+    assert found.flops_per_token.forward == pytest.approx(flops, rel=1e-12)
 
 
 # ------------------------------------------------------------------------------------------ published models
@@ -173,9 +174,9 @@ def counts(blocks, pattern, vocab_size, d, layers, heads=1, d_ff=0) -> tuple[int
     )
     with torch.device("meta"):
         model = Decoder(architecture, SizeConfig(d, layers, heads, 0.0, d_ff), vocab_size)
-    found = account(model, None, 1024)["parameters"]
-    assert found["total"] == sum(p.numel() for p in model.parameters())
-    return found["total"], found["active"]
+    found = account(model, None, 1024).parameters
+    assert found.total == sum(p.numel() for p in model.parameters())
+    return found.total, found.active
 
 
 @pytest.mark.parametrize(

@@ -6,20 +6,20 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from lolm.claims.cost import PEAK_FLOPS, UTILISATION, needs
-from lolm.claims.measures.losses import tpu_pair
-from lolm.claims.measures.training import Contrast
-from lolm.claims.registry import ENTRIES
-from lolm.report.tables import REFITTED, REMOVED, readout_recovery
 from synthetic import Truth, write_results
 
 from lolm.accounting.count import account_run
 from lolm.analysis.effects import arm_effect
 from lolm.analysis.statistics import t_interval
 from lolm.claims import build_ledger, to_records, with_figures
+from lolm.claims.cost import PEAK_FLOPS, UTILISATION, needs
+from lolm.claims.measures.losses import tpu_pair
+from lolm.claims.measures.training import Contrast
+from lolm.claims.registry import ENTRIES
 from lolm.config import ConfigError, load_params
 from lolm.records import names
 from lolm.records.results import load_results
+from lolm.report.tables import REFITTED, REMOVED, readout_recovery
 
 SEEDS = (1, 2, 3, 4)
 
@@ -235,7 +235,7 @@ def _with_lower_latent(run):
 
 
 def test_the_published_pair_is_counted_to_the_parameter():
-    totals = [account_run(run)["parameters"]["total"] for run in tpu_pair(load_params())]
+    totals = [account_run(run).parameters.total for run in tpu_pair(load_params())]
     assert totals == [319_319_841, 316_840_960]
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lolm.config import RecallConfig, load_params, resolve_run
+from lolm.accounting.resolve import resolve_run
+from lolm.config import RecallConfig, load_params
 from lolm.data.synthetic import MQAR, Induction
 from pipeline import recall as stage
 

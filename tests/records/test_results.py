@@ -4,7 +4,7 @@ import pytest
 from synthetic import Truth, write_results
 
 from lolm import LolmError
-from lolm.config import resolve_run
+from lolm.accounting.resolve import resolve_run
 from lolm.records import Layout, RecordError, RunKey, read, read_json, recorded_scales, write, write_rows
 from lolm.records.results import load_results, load_run
 from lolm.records.schema import Recall, RecallTask

@@ -154,7 +154,8 @@ def serial_control(context: Context) -> Reading:
 
 
 def one_stream(gate: float):
-    """Loss with the gate forced to 0 or 1, minus the unigram model's."""
+    """Loss with the gate forced to 0 or 1, minus the unigram model's: the latent stream alone is claimed to work, the surface
+    stream alone to collapse. To work takes more than a bigram model, the bar that every arm is held to."""
 
     def measure(context: Context) -> Reading:
         runs, confidence = forced(context), context.confidence
@@ -180,7 +181,9 @@ def one_stream(gate: float):
             "over uniform": Quantity.of(over, "nats", "loss minus ln V"),
             "over bigram": Quantity.of(bigram, "nats", "loss minus the interpolated bigram model's"),
         }
-        return Reading(excess, ours, runs, more=f"This model is {state}.", details=details)
+        why = f"Loss minus that of the unigram model: {why_of(excess, 0.0, 'nats')}. This model is {state}."
+        verdict = above(excess, 0.0) if gate else every((below(excess, 0.0), below(bigram, 0.0)))
+        return Reading(excess, ours, runs, verdict=verdict, why=why, details=details)
 
     return measure
 

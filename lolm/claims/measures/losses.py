@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from lolm.accounting.resolve import resolve_run
 from lolm.analysis import efficiency as eff
 from lolm.analysis.statistics import Estimate, equivalence, geometric_interval, paired_difference, t_interval
 from lolm.claims.cost import flops_per_token
@@ -15,7 +16,7 @@ from lolm.claims.measures.efficiency import AXIS_NAMES, Pairs, parameters
 from lolm.claims.numbers import show
 from lolm.claims.published import NUMBERS, clipped_perplexity
 from lolm.claims.rules import above, below, every, why_of
-from lolm.config import ConfigError, Params, RunConfig, resolve_run
+from lolm.config import ConfigError, Params, RunConfig
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 

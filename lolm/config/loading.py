@@ -1,0 +1,105 @@
+"""Reading ``params.yaml``: every mistake of the file at once, before anything runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from lolm.config import dialect, inherit
+from lolm.config.architecture import ArchitectureConfig
+from lolm.config.params import Params, ScaleConfig, clashes_of_names
+from lolm.config.sizes import SizeRule
+from lolm.config.sizing import clashes_of_sizes
+from lolm.config.strict import ConfigError, Problem, from_mapping
+from lolm.config.study import StudyConfig
+
+T = TypeVar("T")
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check the whole parameter file.
+
+    Raises:
+        ConfigError: the file is missing or is not YAML; or all that is wrong in it, a line each: values that readers of YAML
+            disagree on, unknown, missing and repeated keys, wrong types, values out of their range, and those that clash.
+    """
+    path = Path(path)
+    try:
+        raw, refused = dialect.parse(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; run from the project's root folder") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    try:
+        return params_from(raw, refused)
+    except ConfigError as error:
+        problems = [str(problem) for problem in error.problems]
+        if len(problems) == 1:
+            raise ConfigError(f"{path}: {problems[0]}") from None
+        raise ConfigError("\n  ".join([f"{path}: {len(problems)} mistakes", *problems])) from None
+
+
+def params_from(raw: Any, refused: Iterable[Problem] = ()) -> Params:
+    """The parameters that a file's plain mapping stands for.
+
+    Args:
+        raw: as YAML gives it, with ``extends``.
+        refused: what is wrong with it already; nothing more is said of these keys.
+
+    Raises:
+        ConfigError: all that is wrong.
+    """
+    refused = list(refused)
+    tree, parents, problems = inherit.resolve(raw)
+    silent = [problem.key for problem in refused if problem.key]
+    broken = {problem.key.removesuffix(".extends") for problem in problems if problem.key.endswith(".extends")}
+    while more := {key for key, parent in parents.items() if parent in broken} - broken:
+        broken |= more
+    unsaid = [problem for problem in problems if not problem.key.endswith(".extends")]
+    params = None
+    try:
+        params = from_mapping(Params, tree)
+        unsaid += clashes_of_sizes(params.architectures, params.sizes, params.scales)
+    except ConfigError as error:
+        unsaid += error.problems
+        unsaid += _clashes(tree)
+    unsaid = inherit.told([_as_written(problem) for problem in unsaid], parents, [*silent, *broken])
+    found = [*refused, *(problem for problem in problems if problem.key.endswith(".extends")), *unsaid]
+    if found or params is None:
+        raise ConfigError(*found)
+    return params
+
+
+def _clashes(tree: Any) -> list[Problem]:
+    """What clashes among the parts of a faulty file that are sound in themselves."""
+    if not isinstance(tree, dict):
+        return []
+    arms, scales = _sound(ArchitectureConfig, tree, "architectures"), _sound(ScaleConfig, tree, "scales")
+    rules, studies = _sound(SizeRule, tree, "sizes"), _sound(StudyConfig, tree, "studies")
+    sections = {section: tree.get(section) for section in inherit.SECTIONS}
+    named: dict[str, Collection[str]] = {key: names if isinstance(names, dict) else {} for key, names in sections.items()}
+    rows = clashes_of_names(tree.get("scale"), tree.get("study"), studies, scales, rules, named)
+    found = [Problem(key, text) for wrong, key, text in rows if wrong]
+    return [*found, *clashes_of_sizes(arms, rules, scales)]
+
+
+def _sound(cls: type[T], tree: dict[str, Any], section: str) -> dict[str, T]:
+    found = {}
+    entries = tree.get(section)
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
+        try:
+            found[name] = from_mapping(cls, entry)
+        except ConfigError:
+            continue
+    return found
+
+
+def _as_written(problem: Problem) -> Problem:
+    """In the file the size of an arm stands in its block."""
+    return problem._replace(key=re.sub(r"^(the name of )?sizes\.([^.]+)", r"\1architectures.\2.size", problem.key))

@@ -1,0 +1,98 @@
+"""What is measured of a trained run, and how results are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from lolm.config.ranges import LARGEST, Count, InnerShare, Natural, NonNegative, Positive, PositiveShare, Seed, Share
+from lolm.config.strict import Items, Range, refuse
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The final measurement on the test split."""
+
+    tokens: Count = 131_072
+    batch_size: Count = 8
+    # Windows of the length extrapolation, as multiples of training.seq_len.
+    lengths: Annotated[tuple[Count, ...], Items(least=1, distinct=True)] = (1, 2, 4)
+    samples: Natural = 16  # texts that are generated, for their diversity
+    sample_tokens: Count = 96
+    prompt_tokens: Count = 32
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Choice of each arm's peak learning rate, by the validation loss of short runs; every arm has the same budget.
+
+    The rates are the arm's ``learning_rate`` times each factor. While the best is at an edge, the grid grows there by the
+    ratio of its last two factors, at most ``extensions`` times.
+    """
+
+    factors: Annotated[tuple[Positive, ...], Items(ascending=True)] = ()  # none: the learning rate is taken as given
+    steps: Annotated[int, Range(least=2, most=LARGEST)] = 500  # the first warms up
+    seeds: Annotated[tuple[Seed, ...], Items(least=1, distinct=True)] = (0,)
+    extensions: Natural = 2
+
+    def __post_init__(self) -> None:
+        few = len(self.factors) in (1, 2)
+        refuse([(few, "factors", f"at least three, or none; got {list(self.factors)}")])
+
+
+@dataclass(frozen=True)
+class RecallConfig:
+    """Synthetic tasks that an arm of this size is trained on from scratch: loss on text hides recall."""
+
+    tasks: Annotated[tuple[Literal["mqar", "induction"], ...], Items(distinct=True)] = ()
+    steps: Count = 1000
+    batch_size: Count = 32
+    seq_len: Count = 64
+    vocab_size: Annotated[int, Range(least=4, most=LARGEST)] = 128
+    pairs: Count = 8  # mqar: key-value pairs to remember
+    learning_rate: Positive = 1.0e-3  # the same for every arm
+    eval_sequences: Count = 512
+
+    def __post_init__(self) -> None:
+        mqar, induction = "mqar" in self.tasks, "induction" in self.tasks
+        length, vocabulary, half = 3 * self.pairs, 2 * self.pairs + 2, self.seq_len // 2
+        refuse(
+            [
+                (mqar and length > self.seq_len, "pairs", f"{self.pairs} need seq_len of at least {length}"),
+                (mqar and vocabulary > self.vocab_size, "pairs", f"{self.pairs} need vocab_size of at least {vocabulary}"),
+                (induction and self.seq_len < 8, "seq_len", f"induction needs at least 8, got {self.seq_len}"),
+                (induction and self.vocab_size < half, "vocab_size", f"induction needs at least {half}: half of seq_len"),
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """The dependency laboratory: interventions with their controls, on the test split."""
+
+    tokens: Count = 32_768  # scored, and of validation text for the statistics that removed branches are replaced by
+    batch_size: Count = 8
+    gate_values: Annotated[tuple[Share, ...], Items(distinct=True)] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    calibration_tokens: Count = 4096  # of validation text, on which each intervention's temperature is fitted
+    # Of a branch's dimensions that are removed together.
+    dimension_shares: Annotated[tuple[PositiveShare, ...], Items(distinct=True)] = (0.125, 0.5)
+    dimension_draws: Natural = 2  # random groups of dimensions beside each chosen one
+    split_draws: Natural = 19  # random halves of all dimensions, the null of the inversion: p can reach 1 / 20
+    refit_tokens: Count = 32_768  # of training text, from which readouts are refitted at the final weights
+    refit_steps: Natural = 200
+    refit_rate: Positive = 1.0e-2
+    fine_tune_steps: Natural = 100  # of all weights, with the intervention in place
+    fine_tune_rate: Positive = 0.3  # as a share of the run's peak learning rate
+
+
+@dataclass(frozen=True)
+class AnalysisConfig:
+    """Statistics, fixed before the runs."""
+
+    confidence: InnerShare = 0.95
+    parameter_tolerance: PositiveShare = 0.005  # largest relative mismatch of arms that are called matched
+    inversion_statistic: Literal["gate", "zero", "mean", "resample", "gaussian"] = "mean"  # what stands for a removed branch
+    inversion_margin: NonNegative = 0.05  # nats; a smaller difference of damages is not called an inversion
+    equivalence_margin: NonNegative = 0.01  # nats; "no difference" needs an interval inside +- this margin
+    gate_margin: NonNegative = 0.05  # two gate levels, or shares, closer than this are called equal
+    published_window: Count = 50  # steps averaged in the published training loss

@@ -1,0 +1,168 @@
+"""The whole of ``params.yaml``, and the run that is resolved from it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lolm.config.architecture import ArchitectureConfig, RecipeConfig, StackConfig
+from lolm.config.data import CorpusConfig, ShardsConfig, TokenizerConfig
+from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, RecallConfig, SweepConfig
+from lolm.config.ranges import Count, Name
+from lolm.config.sizes import SizeConfig, SizeRule
+from lolm.config.strict import ConfigError, nearest, refuse
+from lolm.config.study import StudyConfig
+from lolm.config.training import TrainingConfig
+
+FOLDERS = ("train", "evaluate", "ablate", "recall", "sweep", "metrics", "runs")  # of records, beside the studies' own
+
+
+@dataclass(frozen=True)
+class ScaleConfig:
+    """One preset of ``scales``. ``width_multiple``: what derived widths are rounded to, where a size does not say otherwise."""
+
+    corpus: CorpusConfig
+    tokenizer: TokenizerConfig
+    training: TrainingConfig
+    sizes: dict[Name, SizeRule]
+    shards: ShardsConfig = ShardsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    ablation: AblationConfig = AblationConfig()
+    sweep: SweepConfig = SweepConfig()
+    recall: RecallConfig = RecallConfig()
+    width_multiple: Count = 1
+
+    def __post_init__(self) -> None:
+        length = self.training.seq_len
+        scored = {
+            "training.eval_tokens": self.training.eval_tokens,
+            "evaluation.tokens": self.evaluation.tokens,
+            "ablation.tokens": self.ablation.tokens,
+            "ablation.calibration_tokens": self.ablation.calibration_tokens,
+            "ablation.refit_tokens": self.ablation.refit_tokens,
+        }
+        refuse((n < length, key, f"{n} are less than one sequence of training.seq_len {length}") for key, n in scored.items())
+
+
+def clashes_of_names(
+    scale: Any,
+    study: Any,
+    studies: Mapping[str, StudyConfig],
+    scales: Mapping[str, ScaleConfig],
+    rules: Mapping[str, SizeRule],
+    named: Mapping[str, Collection[str]],
+) -> Iterator[tuple[bool, str, str]]:
+    """Rows (wrong, key, text) of the names that sections give one another; ``named`` has those that there are, by section."""
+    for key, name, section in (("scale", scale, "scales"), ("study", study, "studies")):
+        if isinstance(name, str):
+            yield name not in named[section], key, f"{name!r} is not one of {section!r}{nearest(name, named[section])}"
+    for key, chosen in studies.items():
+        yield (
+            chosen.name not in ("", key),
+            f"studies.{key}.name",
+            f"is {chosen.name!r}; leave it out, a study is called by its key",
+        )
+        yield key in FOLDERS, f"studies.{key}", "its folder cannot be called so: records of runs lie there"
+    arms = [(f"studies.{key}.arms", arm) for key, chosen in studies.items() for arm in chosen.arms]
+    arms += [(f"scales.{key}.sizes", arm) for key, preset in scales.items() for arm in preset.sizes]
+    said = {f"sizes.{arm}": rule for arm, rule in rules.items()}
+    said |= {f"scales.{key}.sizes.{arm}": rule for key, preset in scales.items() for arm, rule in preset.sizes.items()}
+    arms += [(f"{where}.like", rule.like) for where, rule in said.items() if rule.like is not None]
+    known = named["architectures"]
+    for where, arm in arms:
+        yield arm not in known, where, f"no arm {arm!r} under 'architectures'{nearest(arm, known)}" if arm not in known else ""
+
+
+@dataclass(frozen=True)
+class Params:
+    """The whole of ``params.yaml``, with every ``extends`` resolved.
+
+    Attributes:
+        sizes: by arm, how its size follows from another's at every scale: the ``size`` of its block in the file.
+        recipes, surfaces: what ``recipe`` and ``surface`` of an arm may name.
+    """
+
+    scale: str
+    study: str
+    studies: dict[Name, StudyConfig]
+    analysis: AnalysisConfig
+    architectures: dict[Name, ArchitectureConfig]
+    scales: dict[Name, ScaleConfig]
+    sizes: dict[Name, SizeRule] = field(default_factory=dict)
+    recipes: dict[Name, RecipeConfig] = field(default_factory=dict)
+    surfaces: dict[Name, StackConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        named: dict[str, Collection[str]] = {"architectures": self.architectures, "scales": self.scales, "studies": self.studies}
+        refuse(clashes_of_names(self.scale, self.study, self.studies, self.scales, self.sizes, named))
+        object.__setattr__(self, "studies", {key: replace(study, name=key) for key, study in self.studies.items()})
+
+    @property
+    def selected(self) -> StudyConfig:
+        """The study that ``study`` names."""
+        return self.studies[self.study]
+
+    def select(self, scale: str | None = None, study: str | None = None) -> Params:
+        """The same parameters with another scale, another study, or both; raises ConfigError naming the nearest."""
+        scale, study = scale or self.scale, study or self.study
+        scale_of(self, scale)
+        if study not in self.studies:
+            raise ConfigError(f"no study {study!r} under 'studies'{nearest(study, self.studies)}")
+        return replace(self, scale=scale, study=study)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the bits of one run, given its data."""
+
+    scale: str
+    arm: str
+    seed: int
+    vocab_size: int
+    architecture: ArchitectureConfig
+    size: SizeConfig
+    training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        refuse([*self._missing_parts(), *self._wrong_blocks()])
+
+    def _missing_parts(self) -> Iterator[tuple[bool, str, str]]:
+        architecture, where = self.architecture, f"scales.{self.scale}.sizes.{self.arm}"
+        if architecture.family != "lolm":
+            return
+        objectives, batch = architecture.objectives, self.training.batch_size
+        wanted = {
+            "latent": architecture.latent.form != "none",
+            "memory": architecture.memory.enabled,
+            "regime": architecture.regime.enabled,
+            "future": objectives.future != "none" and architecture.latent.form != "none",
+        }
+        for part, needed in wanted.items():
+            yield needed and getattr(self.size, part) is None, f"{where}.{part}", "is missing, and the arm uses it"
+        alone = wanted["future"] and objectives.future == "cpc" and objectives.negatives != "sequence" and batch < 2
+        text = (
+            f"{batch} leaves arm {self.arm!r} no negatives, taken from the other sequences of a batch (objectives.negatives: "
+            f"{objectives.negatives}); set it to 2 or more"
+        )
+        yield alone, f"scales.{self.scale}.training.batch_size", text
+
+    def _wrong_blocks(self) -> Iterator[tuple[bool, str, str]]:
+        blocks, where = self.architecture.surface.blocks.values(), f"scales.{self.scale}.sizes.{self.arm}"
+        used = {block.mixer.name for block in blocks}
+        for name in self.size.mixers:
+            yield name not in used, f"{where}.mixers", f"no block of the arm has a mixer {name!r}{nearest(name, used)}"
+        has_mlp = any(block.mlp != "none" for block in blocks)
+        yield has_mlp and self.size.d_ff < 1, f"{where}.d_ff", "is missing, and blocks of the arm have an MLP"
+
+    @property
+    def name(self) -> str:
+        """Name of the run for people: ``lolm · tiny · seed 1``."""
+        return f"{self.arm} · {self.scale} · seed {self.seed}"
+
+
+def scale_of(params: Params, scale: str) -> ScaleConfig:
+    """The preset of a scale; raises ConfigError naming the nearest one."""
+    if scale not in params.scales:
+        raise ConfigError(f"no scale {scale!r}{nearest(scale, params.scales)}")
+    return params.scales[scale]

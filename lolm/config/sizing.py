@@ -1,0 +1,137 @@
+"""How the size of an arm at a scale follows from what is said of it and from the size of the arm that it is like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lolm.config.architecture import ArchitectureConfig
+from lolm.config.inherit import merged
+from lolm.config.params import Params, RunConfig, ScaleConfig, scale_of
+from lolm.config.sizes import SizeConfig, SizeRule
+from lolm.config.strict import ConfigError, Problem, from_mapping, to_mapping
+
+PARTS = ("latent", "memory", "regime", "future")  # of LOLM, of which a decoder has none
+HOW = ("like", "match", "of", "multiple_of")  # of a rule: what says how, beside the sizes themselves
+
+
+def rule_of(arm: str, rules: Mapping[str, SizeRule], preset: ScaleConfig) -> SizeRule:
+    """What is said of an arm's size at a scale: what the scale says over what the arm's block says."""
+    everywhere, here = rules.get(arm, SizeRule()), preset.sizes.get(arm, SizeRule())
+    return SizeRule(**merged(_given(everywhere), _given(here)))
+
+
+def size_values(rule: SizeRule, architecture: ArchitectureConfig, like: SizeConfig | None) -> dict[str, Any]:
+    """Keys and values of the arm's :class:`SizeConfig` as far as they are known: its own over those of the arm it is like.
+
+    A size that is to be derived is not among them.
+    """
+    values = {} if like is None else _useful(to_mapping(like), architecture)
+    own = {key: value for key, value in _given(rule).items() if key not in HOW}
+    if rule.match is not None:
+        values = _without(values, rule.match.split("."))
+    return merged(values, own)
+
+
+def is_pinned(rule: SizeRule) -> bool:
+    """Whether a size that would be derived is given."""
+    value: Any = _given(rule)
+    for key in (rule.match or "").split("."):
+        if not isinstance(value, dict) or key not in value:
+            return False
+        value = value[key]
+    return True
+
+
+def has_size(arm: str, rules: Mapping[str, SizeRule], preset: ScaleConfig) -> bool:
+    """Whether a scale says how large an arm is, or how large the arm is that it is like."""
+    seen: set[str] = set()
+    while (like := rule_of(arm, rules, preset).like) is not None and arm not in seen:
+        seen.add(arm)
+        arm = like
+    return arm in preset.sizes
+
+
+def arms_of(params: Params, scale: str) -> tuple[str, ...]:
+    """The arms that have a size at a scale; raises ConfigError for an unknown scale."""
+    preset = scale_of(params, scale)
+    return tuple(arm for arm in params.architectures if has_size(arm, params.sizes, preset))
+
+
+def _given(rule: SizeRule) -> dict[str, Any]:
+    return {key: value for key, value in vars(rule).items() if value is not None}
+
+
+def _useful(values: dict[str, Any], architecture: ArchitectureConfig) -> dict[str, Any]:
+    """Sizes that an arm can take over: its family's, and of its own mixers and MLPs."""
+    if architecture.family == "lolm":
+        return values
+    blocks = architecture.surface.blocks.values()
+    used = {block.mixer.name for block in blocks}
+    left_out = {*PARTS, "mixers"} | ({"d_ff"} if all(block.mlp == "none" for block in blocks) else set())
+    mixers = {name: options for name, options in values["mixers"].items() if name in used}
+    return {key: value for key, value in values.items() if key not in left_out} | {"mixers": mixers}
+
+
+def _without(values: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    if keys[0] not in values:
+        return values
+    if len(keys) == 1:
+        return {key: value for key, value in values.items() if key != keys[0]}
+    return values | {keys[0]: _without(values[keys[0]] or {}, keys[1:])}
+
+
+# ---------------------------------------------------------------------------------------------- checked when it is loaded
+
+
+def clashes_of_sizes(
+    architectures: Mapping[str, ArchitectureConfig], rules: Mapping[str, SizeRule], scales: Mapping[str, ScaleConfig]
+) -> Iterator[Problem]:
+    """What is wrong with sizes as far as they stand in the file; derived ones are taken as fitting."""
+    for scale, preset in scales.items():
+        done: dict[str, SizeConfig | None] = {}
+        found: set[str] = set()
+        for arm in architectures:
+            for problem in _check(arm, scale, preset, architectures, rules, done, ()):
+                if problem.text not in found:  # arms that are like others have their faults
+                    found.add(problem.text)
+                    yield problem
+
+
+def _check(
+    arm: str,
+    scale: str,
+    preset: ScaleConfig,
+    architectures: Mapping[str, ArchitectureConfig],
+    rules: Mapping[str, SizeRule],
+    done: dict[str, SizeConfig | None],
+    above: tuple[str, ...],
+) -> Iterator[Problem]:
+    """Fill ``done`` with the arm's size; None where the scale has none, or a faulty one."""
+    if arm in done or arm not in architectures:
+        return
+    if arm in above:
+        yield Problem(f"architectures.{arm}.size.like", f"goes in a circle: {' → '.join((*above[above.index(arm) :], arm))}")
+        done[arm] = None
+        return
+    rule, where = rule_of(arm, rules, preset), f"scales.{scale}.sizes.{arm}"
+    like = None
+    if rule.like is not None:
+        yield from _check(rule.like, scale, preset, architectures, rules, done, (*above, arm))
+        like = done.get(rule.like)
+    done.setdefault(arm, None)
+    if like is None and (rule.like is not None or arm not in preset.sizes):
+        return
+    if rule.match is not None and rule.like is None:
+        yield Problem(where, f"match: {rule.match} needs like: the arm that has as many parameters")
+        return
+    values = size_values(rule, architectures[arm], like)
+    if rule.match == "d_ff" and not is_pinned(rule):
+        values["d_ff"] = 1
+    try:
+        size = from_mapping(SizeConfig, values, where)
+        RunConfig(scale, arm, 0, preset.tokenizer.vocab_size, architectures[arm], size, preset.training)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    done[arm] = size

@@ -1,0 +1,265 @@
+"""Verdicts on the inversion, on what makes it and on training arms, from records with known answers."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import yaml
+from synthetic import Truth, write_results
+
+from lolm.accounting.count import account_run
+from lolm.analysis.effects import arm_effect
+from lolm.analysis.statistics import t_interval
+from lolm.claims import build_ledger, to_records
+from lolm.claims.cost import PEAK_FLOPS, UTILISATION, needs
+from lolm.claims.measures.losses import tpu_pair
+from lolm.claims.measures.training import Contrast
+from lolm.claims.registry import ENTRIES
+from lolm.config import ConfigError, load_params
+from lolm.records import names
+from lolm.records.results import load_results
+from lolm.report.tables import REFITTED, REMOVED, readout_recovery
+
+SEEDS = (1, 2, 3, 4)
+
+
+@pytest.fixture
+def results_of(tmp_path):
+    def build(truth=None, **kwargs):
+        kwargs.setdefault("seeds", SEEDS)
+        return load_results(write_results(tmp_path, truth=truth, **kwargs))
+
+    return build
+
+
+def ledger_of(results):
+    return {claim.id: claim for claim in build_ledger(results)}
+
+
+@pytest.mark.parametrize(
+    ("latent", "surface", "verdict"), [(1.2, 0.6, "holds"), (0.6, 1.2, "fails"), (0.6, 0.6, "fails"), (0.65, 0.6, "inconclusive")]
+)
+def test_the_declared_statistic_decides(results_of, latent, surface, verdict):
+    claim = ledger_of(results_of(Truth(latent_mean=latent, surface_mean=surface)))["inversion_preregistered"]
+    assert claim.verdict == verdict
+    assert "seeds" in claim.why
+
+
+def test_the_published_pair_does_not_decide(results_of):
+    """Forced gates say inverted, mean ablation says not: the declared statistic is mean ablation."""
+    ledger = ledger_of(results_of(Truth(gate_one=9.0, gate_zero=5.0, latent_mean=0.2, surface_mean=0.9)))
+    assert ledger["inversion"].verdict == "holds"
+    assert ledger["inversion_preregistered"].verdict == "fails"
+    gate = next(c for c in ledger["inversion_preregistered"].controls if c.name == "S, gate forced to 1 or 0")
+    assert gate.quantity.value == pytest.approx(4.0, abs=0.1)
+
+
+def test_another_declared_statistic_is_read_and_a_wrong_one_refused(tmp_path, results_of):
+    results = results_of(Truth(gate_one=9.0, gate_zero=5.0, latent_mean=0.2, surface_mean=0.9))
+    analysis = replace(results.analysis, inversion_statistic="gate")
+    changed = replace(results, params=replace(results.params, analysis=analysis))
+    assert ledger_of(changed)["inversion_preregistered"].verdict == "holds"
+    raw = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    raw["analysis"]["inversion_statistic"] = "meen"
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError, match="inversion_statistic"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_random_halves(results_of):
+    assert ledger_of(results_of(Truth(split=0.1)))["inversion_null"].verdict == "holds"
+
+
+def test_random_halves_as_large_as_the_inversion(results_of):
+    assert ledger_of(results_of(Truth(split=3.0)))["inversion_null"].verdict == "fails"
+
+
+def test_random_halves_need_every_seed_and_more_than_one(results_of):
+    """S is 0.6 nats: one draw above it in one seed of four settles nothing, nor does one seed that exceeds all of its own."""
+    results = results_of()
+    runs = [_with_large_half(run) if run.seed == 2 and run.arm == "lolm" else run for run in results.runs]
+    claim = ledger_of(replace(results, runs=tuple(runs)))["inversion_null"]
+    assert claim.verdict == "inconclusive"
+    assert "no seed's p is below 0.11" in claim.why
+    one = replace(results, runs=tuple(run for run in results.runs if run.seed == 1))
+    assert ledger_of(one)["inversion_null"].verdict == "inconclusive"
+
+
+def _with_large_half(run):
+    return _with_losses(run, "split_3_second", 0.8)
+
+
+def _with_losses(run, intervention, nats):
+    """The run with a number of nats more under one intervention."""
+    rows = [replace(row, nats=row.nats + nats * (row.intervention == intervention)) for row in run.ablation.conditions]
+    return replace(run, ablation=replace(run.ablation, conditions=tuple(rows)))
+
+
+@pytest.mark.parametrize(("recovered", "verdict"), [(0.8, "fails"), (0.1, "holds")])
+def test_readout(results_of, recovered, verdict):
+    results = results_of(Truth(recovered=recovered))
+    claim = ledger_of(results)["damage_is_information"]
+    assert not claim.authors  # the question is ours
+    assert claim.details["damage at g = 1"].value == pytest.approx(2.0)
+    assert claim.sound.value == pytest.approx(2.0 * (1 - recovered), abs=0.01)
+    assert claim.verdict == verdict
+
+
+def _with_readouts(results, change):
+    runs = [
+        replace(run, ablation=replace(run.ablation, readouts=tuple(map(change, run.ablation.readouts))))
+        if run.arm == "lolm"
+        else run
+        for run in results.runs
+    ]
+    return replace(results, runs=tuple(runs))
+
+
+def test_what_a_refit_brings_anyway_is_no_recovery(results_of):
+    """Every refit lowers every loss by 1.5 nats, the intact model's too: all of the 2 nats of damage is left."""
+    results = _with_readouts(results_of(Truth(recovered=0.0)), lambda row: replace(row, refitted=row.refitted - 1.5))
+    claim = ledger_of(results)["damage_is_information"]
+    assert claim.sound.value == pytest.approx(2.0, abs=0.01)
+    assert claim.verdict == "holds"
+    table = readout_recovery(results)
+    removals = (("gate", 1.0), ("gate", 0.0), ("latent_mean", None), ("surface_mean", None))
+    assert set(table["intervention"]) == {REMOVED[removal] for removal in removals}
+    head = table[table["refitted"] == REFITTED[names.HEAD]]
+    assert list(head[head["intervention"] == REMOVED["gate", 1.0]]["left_nats"]) == pytest.approx([2.0] * len(SEEDS), abs=0.02)
+    assert all(head["recovered"].abs() < 0.02)
+
+
+def test_no_damage_or_no_intact_refit_leaves_nothing_to_judge(results_of):
+    results = results_of()
+    healed = _with_readouts(results, lambda row: replace(row, damaged=row.full - 0.1))
+    claim = ledger_of(healed)["damage_is_information"]
+    assert claim.verdict == "inconclusive"
+    assert "no damage" in claim.why
+    renamed = {names.NONE: names.GATE_SWAPPED}
+    unreferenced = _with_readouts(results, lambda row: replace(row, intervention=renamed.get(row.intervention, row.intervention)))
+    assert ledger_of(unreferenced)["damage_is_information"].verdict == "not run"
+    assert readout_recovery(unreferenced).empty
+
+
+def test_the_dependency_grows_with_training(results_of):
+    results = results_of(Truth(gate_target_gap=0.1))
+    ledger = ledger_of(results)
+    assert ledger["dependency_grows"].verdict == "holds"
+    assert ledger["dependency_grows"].sound.value == pytest.approx(1.2 * 0.9 - (results_loss(results, -1)), abs=0.05)
+
+
+def results_loss(results, last):
+    """How much more the full model's loss fell than the removed one's, which the synthetic record keeps fixed."""
+    run = results.of("lolm")[0]
+    steps = run.ablation_steps
+    return run.condition("none", None, steps[last]).nats - run.condition("none", None, steps[0]).nats
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.1, "holds"), (-0.1, "fails"), (0.0, "fails")])
+def test_function_words(results_of, shift, verdict):
+    assert ledger_of(results_of(Truth(function_gate=shift)))["function_words"].verdict == verdict
+
+
+def test_records_without_the_laboratory_say_what_makes_it(results_of):
+    ledger = ledger_of(results_of(Truth(laboratory=False)))
+    for id in ("inversion_preregistered", "inversion_null", "damage_is_information", "function_words"):
+        assert ledger[id].verdict == "not run"
+        assert "make repro SCALE=smoke STUDY=main" in ledger[id].why
+    assert ledger["inversion"].verdict == "holds"
+
+
+def test_arms_against_the_subject(results_of):
+    """No jitter in speed, so an arm's offset is its difference exactly; Holm multiplies the smallest p by the number of arms."""
+    arms = ("lolm", "transformer", "lolm_sum", "lolm_no_latent")
+    results = results_of(Truth(jitter=0.001, offsets={"lolm_sum": 0.3, "lolm_no_latent": -0.3}), arms=arms)
+    ledger = ledger_of(results)
+    assert ledger["gate_sum"].verdict == "holds"
+    assert ledger["scratch_no_ssm"].verdict == "holds"
+    assert ledger["latent_needed"].verdict == "fails"
+    assert "for 2 contrasts asked of these runs in test loss" in ledger["gate_sum"].rule  # two questions on one arm are one
+    assert "97.5 % interval" in ledger["gate_sum"].sound.definition
+    wider = t_interval(arm_effect(results, "lolm_sum", "nats").per_seed, 1 - 0.05 / 2)
+    assert ledger["gate_sum"].sound.interval == pytest.approx(wider.interval)
+    assert ledger["gate_scalar"].verdict == "not run"
+    assert ledger["gate_scalar"].needs.command == "make repro SCALE=smoke STUDY=gates"
+
+
+def test_the_declared_pair_is_not_corrected_and_leaves_the_family(results_of):
+    arms = ("lolm", "transformer", "lolm_sum", "lolm_half")
+    results = results_of(Truth(jitter=0.001), arms=arms)
+    study = replace(results.params.selected, baseline="lolm_sum")
+    ledger = ledger_of(replace(results, params=replace(results.params, studies=results.params.studies | {study.name: study})))
+    assert "declared comparison, not corrected" in ledger["gate_sum"].rule
+    assert ledger["gate_sum"].sound.interval == pytest.approx(arm_effect(results, "lolm_sum", "nats").interval)
+    assert "for 1 contrast asked" in ledger["gate_half"].rule
+
+
+def test_a_difference_that_only_the_uncorrected_interval_shows_is_not_settled(results_of):
+    """Two seeds-worth of spread around 0.1 nats: the 95 % interval lies above the margin, that of one of three does not."""
+    arms = ("lolm", "transformer", "lolm_sum", "lolm_half", "lolm_concat", "lolm_scalar_gate")
+    results = results_of(Truth(jitter=0.0), arms=arms)
+    shifts = {1: 0.05, 2: 0.08, 3: 0.12, 4: 0.15}
+    runs = [_shifted(run, shifts[run.seed]) if run.arm == "lolm_sum" else run for run in results.runs]
+    results = replace(results, runs=tuple(runs))
+    assert arm_effect(results, "lolm_sum", "nats").interval[0] > results.analysis.equivalence_margin
+    assert ledger_of(results)["gate_sum"].verdict == "inconclusive"
+
+
+def _shifted(run, nats):
+    test = run.evaluation.test
+    return replace(run, evaluation=replace(run.evaluation, test=replace(test, nats=test.nats + nats)))
+
+
+def test_every_contrast_names_a_study_that_can_answer_it():
+    studies = load_params().studies
+    asked = [entry for entry in ENTRIES if isinstance(entry.measure, Contrast)]
+    assert asked
+    for entry in asked:
+        contrast, study = entry.measure, studies[entry.study]
+        assert contrast.arm is None or contrast.arm in study.arms, entry.id
+        assert contrast.factor is None or contrast.factor in study.factors, entry.id
+
+
+def test_no_cause_is_found_for_an_inversion_that_is_not_there(results_of):
+    """Transformer blocks in the SSM's place lower S by 1 nat: an answer only where LOLM itself is inverted."""
+    arms = ("lolm", "transformer", "lolm_transformer_latent")
+    for latent, verdict in ((1.2, "holds"), (0.2, "inconclusive")):
+        results = results_of(Truth(latent_mean=latent, surface_mean=0.6, jitter=0.0), arms=arms)
+        lower = [_with_lower_latent(run) if run.arm == "lolm_transformer_latent" else run for run in results.runs]
+        assert ledger_of(replace(results, runs=tuple(lower)))["inversion_ssm"].verdict == verdict
+
+
+def _with_lower_latent(run):
+    return _with_losses(run, "latent_mean", -1.0)
+
+
+def test_the_published_pair_is_counted_to_the_parameter():
+    totals = [account_run(run)["parameters"]["total"] for run in tpu_pair(load_params())]
+    assert totals == [319_319_841, 316_840_960]
+
+
+def test_cost_is_computed():
+    params = load_params()
+    found = needs(params, "20m", "main")
+    training = params.scales["20m"].training
+    assert found.seeds == 3
+    per_token = found.training_flops / (3 * training.steps * training.tokens_per_step)
+    assert 2 * 5 * 20e6 < per_token < 2 * 8 * 20e6  # two arms of 20 M parameters, about 6 FLOPs a parameter
+    assert found.hours == pytest.approx(found.training_flops / (UTILISATION * PEAK_FLOPS) / 3600)
+    assert found.command == "make repro SCALE=20m STUDY=main"
+    assert needs(params, "20m", "no_such").training_flops is None
+
+
+def test_the_ledger_is_complete(results_of):
+    ledger = build_ledger(results_of())
+    ours = [c for c in ledger if c.authors and c.group not in ("arithmetic", "sanity")]
+    assert len(ours) >= 30
+    assert all(c.source != "this project" for c in ours)
+    levels = [c for c in ledger if c.group == "levels"]
+    assert all(c.needs is not None and c.verdict == "not testable at this scale" for c in levels)
+    measured = [c for c in ledger if c.group in ("inversion", "components") and c.sound is not None]
+    assert all(c.controls or c.details or c.figure for c in measured)
+    records = to_records(ledger)
+    json.dumps(records, allow_nan=False)
+    assert not any(isinstance(q, float) and math.isnan(q) for r in records for q in [r["sound"] and r["sound"]["value"]])
