@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from lolm.accounting.resolve import resolve_run
 from lolm.analysis import efficiency as eff
 from lolm.analysis.statistics import Estimate, equivalence, geometric_interval, paired_difference, t_interval
-from lolm.claims.cost import flops_per_token
+from lolm.claims.cost import Counting
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import COUNTED, FAILS, HOLDS, INCONCLUSIVE, UNTESTABLE, Quantity
 from lolm.claims.measures.common import against_decoder
@@ -198,8 +197,10 @@ def step_overhead(context: Context) -> Reading:
     if results.subject and results.baseline and against_decoder(results):
         mine, theirs = (results.of(arm)[0].header.flops_per_token.training for arm in (results.subject, results.baseline))
         here = mine / theirs - 1
+    if context.counting is None:
+        raise NotRun("nobody counted the FLOPs of the published pair")
     try:
-        lolm, base = (flops_per_token(run) for run in tpu_pair(results.params))
+        lolm, base = map(context.counting.flops_per_token, tpu_pair(results.params, context.counting))
     except ConfigError as error:
         why = f"params.yaml gives no such pair: {error}"
         return Reading(published=here, verdict=UNTESTABLE, why=why, values={"scale": results.scale})
@@ -216,9 +217,9 @@ def step_overhead(context: Context) -> Reading:
     )
 
 
-def tpu_pair(params: Params) -> tuple[RunConfig, RunConfig]:
+def tpu_pair(params: Params, counting: Counting) -> tuple[RunConfig, RunConfig]:
     """The published pair on TPU, to the parameter: the 304m preset with the plain SSM in windows of 512, against 21 layers."""
-    lolm, base = (resolve_run(params, "304m", arm, 0) for arm in ("lolm_published", "transformer_published"))
+    lolm, base = (counting.resolve(params, "304m", arm) for arm in ("lolm_published", "transformer_published"))
     training = replace(lolm.training, seq_len=512, batch_size=4, accumulation=1)
     latent = replace(lolm.architecture.latent, form="plain", wiring="postnorm")
     return (
