@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.timing import BenchmarkError
 from lolm.accounting.resolve import resolve_run
-from lolm.config import Params, RunConfig, SizeConfig, scale_of
+from lolm.config import Params, RunConfig, SizeConfig, arms_of, scale_of
 
 ARMS = ("lolm", "transformer", "transformer_modern", "mamba", "samba", "mamba2")
 BASELINE = "transformer"  # the other arms' shares of the peak are held against its share
@@ -45,7 +45,7 @@ class Settings:
         )  # fmt: skip
 
     def __post_init__(self) -> None:
-        sizes = scale_of(self.params, self.scale).sizes
+        sizes = arms_of(self.params, self.scale)
         unknown = [arm for arm in self.arms if arm not in sizes]
         if unknown or not self.arms or len(set(self.arms)) != len(self.arms):
             raise BenchmarkError(

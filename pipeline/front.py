@@ -11,7 +11,7 @@ from pathlib import Path
 from lolm import LolmError
 from lolm.accounting.counting import Counting
 from lolm.claims import Claim, merged_ledger, to_records
-from lolm.config import Params, load_params
+from lolm.config import Params, arms_of, load_params
 from lolm.records import Layout, write_json, write_text
 from lolm.records.results import ScaleResults
 from lolm.report.front import front_markdown, front_page, pointer, readme_block
@@ -44,7 +44,7 @@ def front() -> None:
 
 def scale_results(params: Params, scale: str) -> dict[str, ScaleResults]:
     """The results of every study of which a run was made at the scale."""
-    sized = set(params.select(scale).scales[scale].sizes)
+    sized = set(arms_of(params, scale))
     fitting = [name for name, study in params.studies.items() if set(study.arms) <= sized]
     return {name: results for name in fitting if (results := load_study(params, scale, name)[0]).runs}
 

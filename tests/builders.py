@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from lolm.accounting.resolve import resolve_run
-from lolm.config import ArchitectureConfig, RunConfig, load_params
+from lolm.config import ArchitectureConfig, RunConfig, arms_of, load_params
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = load_params(ROOT / "params.yaml")
 VOCAB = 61
-ARMS = tuple(arm for arm in PARAMS.architectures if arm in PARAMS.scales["smoke"].sizes)
+ARMS = arms_of(PARAMS, "smoke")
 
 
 def make_run(

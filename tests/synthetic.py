@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from lolm.accounting.resolve import resolve_run
-from lolm.config import Params, RunConfig, StudyConfig, load_params, to_mapping
+from lolm.config import Params, RunConfig, SizeRule, StudyConfig, load_params, to_mapping
 from lolm.records import Layout, RunKey, fingerprint_of, write, write_json, write_rows, write_text
 from lolm.records.results import model_of
 from lolm.records.schema import (
@@ -160,22 +160,35 @@ def _parameters(
     arms: tuple[str, ...], seeds: tuple[int, ...], scales: tuple[str, ...], studies: Mapping[str, Mapping[str, Any]]
 ) -> Params:
     """The project's parameters with these studies, of these scales and arms alone; scales it lacks are copies of ``smoke``."""
-    main = {"arms": arms, "seeds": seeds, "subject": "lolm", "baseline": "transformer"}
-    chosen = {name: StudyConfig(**(main | dict(changes))) for name, changes in ({"main": {}} | dict(studies)).items()}
-    wanted = tuple(dict.fromkeys(arm for study in chosen.values() for arm in (*study.arms, study.subject, study.baseline)))
+    main = {"arms": arms, "seeds": seeds}
+    chosen = {name: _study(main | dict(changes)) for name, changes in ({"main": {}} | dict(studies)).items()}
+    wanted = dict.fromkeys(arm for study in chosen.values() for arm in study.arms)
     project = _project()
     spare = project.architectures["transformer_modern"]
+    new = {arm: SizeRule(like="transformer_modern") for arm in wanted if arm not in project.architectures}
+    rules = project.sizes | new
+    for arm in list(wanted):
+        while arm in rules and (arm := rules[arm].like) is not None:
+            wanted[arm] = None
     architectures = {
         arm: project.architectures.get(arm) or replace(spare, label=arm.replace("_", " ").capitalize()) for arm in wanted
     }
+    rules = {arm: rule for arm, rule in rules.items() if arm in wanted}
     presets = {}
     for name in scales:
         preset = project.scales.get(name) or project.scales["smoke"]
-        sizes = {arm: preset.sizes.get(arm) or preset.sizes["transformer_modern"] for arm in wanted}
-        presets[name] = replace(preset, sizes=sizes)
+        presets[name] = replace(preset, sizes={arm: rule for arm, rule in preset.sizes.items() if arm in wanted})
     analysis = replace(project.analysis, published_window=20)
     changes = {"studies": chosen, "study": "main", "scales": presets, "architectures": architectures, "analysis": analysis}
+    changes["sizes"] = rules
     return replace(project, scale=scales[0], **changes)
+
+
+def _study(fields: dict[str, Any]) -> StudyConfig:
+    """LOLM against the Transformer where the study has them, else its first arm without a declared baseline."""
+    arms = fields["arms"]
+    subject, baseline = "lolm" if "lolm" in arms else arms[0], "transformer" if "transformer" in arms else ""
+    return StudyConfig(**({"subject": subject, "baseline": baseline} | fields))
 
 
 def _write_params(root: Path, params: Params) -> None:

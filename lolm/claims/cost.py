@@ -13,7 +13,7 @@ DEVICE = f"one H100 at {100 * UTILISATION:g} % of {PEAK_FLOPS / 1e12:g} TFLOP/s 
 
 
 class Counting(Protocol):
-    """Exact counts of a run before it is made: :class:`lolm.accounting.counting.Counting`. Who makes a ledger hands it over, since
+    """Exact counts of a run before it is made: :class:`lolm.accounting.counting.Counting`. Who makes a ledger hands it over:
     counting builds models, and what reads records needs none."""
 
     def resolve(self, params: Params, scale: str, arm: str) -> RunConfig:

@@ -11,7 +11,7 @@ from lolm.claims.ledger import NOT_RUN, UNTESTABLE, Claim, Control
 from lolm.claims.published import NUMBERS
 from lolm.claims.registry import ENTRIES
 from lolm.claims.sentences import FINDINGS, sentence, tally
-from lolm.config import Params
+from lolm.config import Params, arms_of
 from lolm.records.results import ScaleResults
 from lolm.report.figures import FIGURES
 from lolm.report.render import described, render
@@ -68,9 +68,9 @@ def study_lines(
     params: Params, scale: str, results_by_study: Mapping[str, ScaleResults], pages: Collection[str]
 ) -> list[StudyLine]:
     """Every study of ``params.yaml`` whose arms have a size at the scale, run ones first."""
-    lines = []
+    lines, sized = [], set(arms_of(params, scale))
     for name, study in params.studies.items():
-        if not set(study.arms) <= set(params.scales[scale].sizes):
+        if not set(study.arms) <= sized:
             continue
         results = results_by_study.get(name)
         made = len(results.runs) if results else 0

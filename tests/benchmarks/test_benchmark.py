@@ -111,7 +111,7 @@ def test_arms_that_do_not_exist_or_repeat_are_errors(arms):
 def test_doubled_widths_make_about_four_times_the_parameters(arm):
     settings = Settings(PARAMS, "tiny", (arm,))
     base, wide = account_run(settings.run(arm)), account_run(settings.run(arm, 2))
-    assert 3.3 < wide["parameters"]["total"] / base["parameters"]["total"] < 4.1
+    assert 3.3 < wide.parameters.total / base.parameters.total < 4.1
     assert widened(settings.run(arm).size, 1) == settings.run(arm).size
 
 
@@ -121,7 +121,7 @@ def test_the_flops_of_a_step_are_those_of_the_accounting(arm):
     stepper = Stepper(run)
     assert run.training.batch_size == 2
     assert stepper.tokens == 32
-    assert stepper.flops == 32 * account_run(run)["flops_per_token"]["training"]
+    assert stepper.flops == 32 * account_run(run).flops_per_token.training
     weights = [p.detach().clone() for p in stepper.trainer.model.parameters()]
     stepper()
     assert any(not torch.equal(a, b) for a, b in zip(weights, stepper.trainer.model.parameters(), strict=True))
@@ -130,7 +130,7 @@ def test_the_flops_of_a_step_are_those_of_the_accounting(arm):
 def test_shares_of_the_peak_from_known_seconds():
     with ExitStack() as stack:
         part = steps(QUICK, stack)
-    flops = {arm: account_run(QUICK.run(arm))["flops_per_token"]["training"] for arm in QUICK.arms}
+    flops = {arm: account_run(QUICK.run(arm)).flops_per_token.training for arm in QUICK.arms}
     training = QUICK.run("lolm").training
     tokens = training.batch_size * training.accumulation * training.seq_len
     # Two rounds of one second a step and a peak of 1e9, then all twice as slow.

@@ -6,6 +6,7 @@ import pytest
 from builders import PARAMS
 from runs import Killed, files, make_trainer, records, short_run, train
 
+from lolm.accounting.resolve import resolve_run
 from lolm.training.checkpoint import load_run
 
 SHORT = {"steps": 4, "checkpoint_every": 2, "eval_every": 2, "log_every": 1, "snapshots": ()}
@@ -13,7 +14,7 @@ SHORT = {"steps": 4, "checkpoint_every": 2, "eval_every": 2, "log_every": 1, "sn
 
 def run_of(arm: str):
     """At the arm's own depth, so that every block of its pattern takes part."""
-    return short_run(arm, training=SHORT, size={"n_layers": PARAMS.scales["smoke"].sizes[arm].n_layers})
+    return short_run(arm, training=SHORT, size={"n_layers": resolve_run(PARAMS, "smoke", arm, 1).size.n_layers})
 
 
 @pytest.mark.parametrize("arm", PARAMS.architectures)
