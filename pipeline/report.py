@@ -10,6 +10,7 @@ import json
 import shutil
 from pathlib import Path
 
+from lolm.accounting.counting import Counting
 from lolm.accounting.resolve import resolve_run
 from lolm.analysis.leaderboard import leaderboard, metrics, table
 from lolm.claims import Claim, build_ledger, to_records
@@ -42,7 +43,7 @@ def report() -> None:
 def make(params: Params, scale: str, study: str) -> list[Claim]:
     """Write everything that is reported of one study; returns its ledger."""
     results, stale = load_study(params, scale, study)
-    drawn, entries, ledger = pictures(results), leaderboard(results), build_ledger(results)
+    drawn, entries, ledger = pictures(results), leaderboard(results), build_ledger(results, counting=Counting())
     benchmark = read_json(BENCHMARK) if BENCHMARK.exists() else None
     timings = speed(benchmark) if benchmark else None
     texts = {

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lolm.claims.cost import Counting
 from lolm.claims.decide import decide, withheld
 from lolm.claims.entry import Entry
 from lolm.claims.ledger import FAILS, NOT_RUN, Claim
@@ -18,22 +19,29 @@ from lolm.records.results import ScaleResults
 MODERN = "field"  # the study that holds the subject against the modern Transformer
 
 
-def build_ledger(results: ScaleResults, entries: Sequence[Entry] = ENTRIES) -> list[Claim]:
+def build_ledger(results: ScaleResults, entries: Sequence[Entry] = ENTRIES, counting: Counting | None = None) -> list[Claim]:
     """The ledger of one study: every claim of the registry, then the sanity of its arms, then the arithmetic.
 
     A study whose subject is no LOLM has no claims on LOLM, only its arms' sanity.
+
+    Args:
+        counting: what counts the FLOPs of runs that were not made; without it no cost stands beside a command.
     """
     sane = [decide(sanity(results, arm), results, {}) for arm in results.arms]
     if not has_lolm(results.params, results.study):
         return sane
     known = by_id(entries)
     unable = untrained(results, sane)
-    measured = [_unless(unable, decide(entry, results, known)) for entry in entries]
+    measured = [_unless(unable, decide(entry, results, known, counting)) for entry in entries]
     return [*measured, *sane, *arithmetic()]
 
 
 def merged_ledger(
-    results_by_study: Mapping[str, ScaleResults], params: Params, scale: str, entries: Sequence[Entry] = ENTRIES
+    results_by_study: Mapping[str, ScaleResults],
+    params: Params,
+    scale: str,
+    entries: Sequence[Entry] = ENTRIES,
+    counting: Counting | None = None,
 ) -> list[Claim]:
     """One ledger over all studies of a scale: each claim once, decided by the study that tests it.
 
@@ -43,6 +51,7 @@ def merged_ledger(
 
     Args:
         results_by_study: the studies that were run, by name.
+        counting: as of :func:`build_ledger`.
     """
     known = by_id(entries)
     sane = {study: [decide(sanity(r, arm), r, {}) for arm in r.arms] for study, r in results_by_study.items()}
@@ -51,11 +60,11 @@ def merged_ledger(
     def decided(entry: Entry) -> Claim:
         first: Claim | None = None
         for study in _candidates(entry, results_by_study, params):
-            claim = _unless(unable[study], decide(entry, results_by_study[study], known))
+            claim = _unless(unable[study], decide(entry, results_by_study[study], known, counting))
             if claim.verdict != NOT_RUN:
                 return claim
             first = first or claim
-        return first or decide(entry, _nothing(entry, params, scale), known)
+        return first or decide(entry, _nothing(entry, params, scale), known, counting)
 
     asked = [one for entry in entries for one in ((entry, modern(entry)) if entry.modern else (entry,))]
     arms = {claim.id: claim for claims in sane.values() for claim in reversed(claims)}

@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from lolm.accounting.counting import Counting
 from lolm.claims import build_ledger
 from lolm.records.results import load_results
 
@@ -22,7 +23,7 @@ SCALE, STUDIES = "tiny", ("main", "inversion")
 
 def ledger(study: str) -> dict[str, Any]:
     """By claim, its verdict and our numbers."""
-    records = [claim.to_record() for claim in build_ledger(load_results(ROOT, SCALE, study=study))]
+    records = [claim.to_record() for claim in build_ledger(load_results(ROOT, SCALE, study=study), counting=Counting())]
     return {record["id"]: {"verdict": record["verdict"]} | {kind: _number(record[kind]) for kind in KINDS} for record in records}
 
 
