@@ -21,6 +21,7 @@ from lolm.training.loop import DivergenceError
 from lolm.training.scratch import remove
 from lolm.training.trial import run_trial
 from pipeline.code import code_of
+from pipeline.configured import run_of
 from pipeline.identity import inputs_of
 from pipeline.runs import per_run
 from pipeline.stage import Stage, main, training_device
@@ -30,7 +31,7 @@ WARM_UP = 0.1  # share of the steps
 
 
 def recall(stage: Stage, key: RunKey) -> None:
-    config, text_run = stage.preset.recall, stage.run(*key)
+    config, text_run = stage.preset.recall, run_of(stage, key)
     run = task_run(text_run, config)
     torch.set_num_threads(run.training.threads or torch.get_num_threads())
     device = training_device()
@@ -86,7 +87,7 @@ def train_on(task: SyntheticTask, run: RunConfig, config: RecallConfig, scratch:
 
 
 def inputs(stage: Stage, key: RunKey) -> str:
-    return inputs_of("recall", [stage.run(*key), stage.preset.recall])
+    return inputs_of("recall", [run_of(stage, key), stage.preset.recall])
 
 
 def why(stage: Stage, key: RunKey) -> str | None:

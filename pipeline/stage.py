@@ -10,10 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lolm import LolmError
-from lolm.accounting.resolve import resolve_run
-from lolm.config import Params, RunConfig, ScaleConfig, StudyConfig, load_params, scale_of
-from lolm.records import Layout, read
-from lolm.records.schema import Sweep
+from lolm.config import Params, ScaleConfig, StudyConfig, load_params, scale_of
+from lolm.records import Layout
 
 
 @dataclass(frozen=True)
@@ -37,18 +35,6 @@ class Stage:
     @property
     def layout(self) -> Layout:
         return Layout(self.scale)
-
-    def run(self, arm: str, seed: int) -> RunConfig:
-        """The configuration of a run with the learning rate that its arm's sweep chose.
-
-        Raises:
-            RecordError: the sweep has not been made.
-        """
-        return resolve_run(self.params, self.scale, arm, seed, read(self.layout.sweep(arm), Sweep).chosen)
-
-    def untuned(self, arm: str) -> RunConfig:
-        """The configuration of an arm's first run with the learning rate that its size names."""
-        return resolve_run(self.params, self.scale, arm, self.study.seeds[0])
 
 
 def opened(args: argparse.Namespace) -> Stage:

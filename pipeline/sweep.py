@@ -22,6 +22,7 @@ from lolm.training.loop import DivergenceError
 from lolm.training.scratch import remove
 from lolm.training.sweep import search
 from lolm.training.trial import run_trial
+from pipeline.configured import untuned
 from pipeline.identity import data_of, inputs_of
 from pipeline.runs import per_arm
 from pipeline.stage import Stage, main, training_device
@@ -30,7 +31,7 @@ SCRATCH = Path(".scratch")
 
 
 def sweep(stage: Stage, arm: str) -> None:
-    run, config = stage.untuned(arm), stage.preset.sweep
+    run, config = untuned(stage, arm), stage.preset.sweep
     notes = SCRATCH / f"sweep-{stage.scale}-{arm}.json"
     if config.factors:
         record = _swept(stage, run, config, notes)
@@ -101,7 +102,7 @@ def _swept(stage: Stage, run: RunConfig, config: SweepConfig, notes: Path) -> Sw
 
 def inputs(stage: Stage, arm: str) -> str:
     data = data_of(stage.layout)
-    return inputs_of("sweep", [replace(stage.untuned(arm), seed=0), stage.preset.sweep], data.train, data.validation)
+    return inputs_of("sweep", [untuned(stage, arm), stage.preset.sweep], data.train, data.validation)
 
 
 def why(stage: Stage, arm: str) -> str | None:

@@ -23,6 +23,7 @@ from lolm.tracking import try_sync
 from lolm.training.loop import DivergenceError, Trainer
 from lolm.training.scratch import clear_finished, remove
 from pipeline.code import code_of
+from pipeline.configured import run_of
 from pipeline.identity import fingerprint_of_run, why_train
 from pipeline.runs import per_run
 from pipeline.stage import Stage, main, training_device
@@ -32,7 +33,7 @@ KEPT_SECONDS = 600.0  # a finished run's scratch outlives DVC's recording of it,
 
 
 def train(stage: Stage, key: RunKey) -> None:
-    layout, run = stage.layout, stage.run(*key)
+    layout, run = stage.layout, run_of(stage, key)
     if run.training.threads:
         torch.set_num_threads(run.training.threads)
     device = training_device()
@@ -86,7 +87,7 @@ def record_divergence(layout: Layout, key: RunKey, header: RunHeader, step: int,
 
 
 def why(stage: Stage, key: RunKey) -> str | None:
-    return why_train(stage.layout, key, stage.run(*key))
+    return why_train(stage.layout, key, run_of(stage, key))
 
 
 if __name__ == "__main__":
