@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke scaling bench test golden lint format ui track environment clean FORCE
+.PHONY: help repro smoke scaling plan report accept bench check test golden lint format ui track environment clean FORCE
 
 PORT ?= 5000
 SCALES ?= nano micro tiny mini
@@ -28,29 +28,45 @@ endif
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: SCALE=, STUDY=<of params.yaml> JOBS=<runs at a time> PORT=<of the UI> PYTHON=<interpreter to build .venv with>"
-	@echo "           SCALES=<of the fit> TORCH_INDEX=<extra package index, for example of PyTorch's CPU builds>"
+	@echo "Variables: SCALE= STUDY=<of params.yaml> JOBS=<runs at a time> FORCE=1 <make all again> WHY=<what make accept accepts>"
+	@echo "           PORT=<of the UI> SCALES=<of the fit> ARGS=<for pytest or the benchmark>"
+	@echo "           PYTHON=<interpreter to build .venv with> TORCH_INDEX=<extra package index, for example of PyTorch's CPU builds>"
 
-repro: $(ready) ## everything at the scale of params.yaml, report included
-	@"$(python)" -m pipeline.run $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY)) $(if $(JOBS),--jobs $(JOBS))
+run = "$(python)" -m pipeline.run $(if $(JOBS),--jobs $(JOBS)) $(if $(FORCE),--force)
+pytest = "$(python)" -m pytest --numprocesses logical --maxprocesses 8 --dist loadscope
+quiet = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg
+
+repro: $(ready) ## everything at the scale and study of params.yaml, report included
+	@$(run) $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
 
 smoke: $(ready) ## the whole pipeline at scale smoke; params.yaml stays as it is
-	@"$(python)" -m pipeline.run --scale smoke --study $(or $(STUDY),smoke) $(if $(JOBS),--jobs $(JOBS))
+	@$(run) --scale smoke --study $(or $(STUDY),smoke)
 
 scaling: $(ready) ## a study at every scale of SCALES, then the fit of loss against compute
-	@for scale in $(SCALES); do \
-	  "$(python)" -m pipeline.run --scale $$scale --study $(or $(STUDY),sizes) $(if $(JOBS),--jobs $(JOBS)); done
+	@for scale in $(SCALES); do $(run) --scale $$scale --study $(or $(STUDY),sizes); done
 	@"$(python)" -m pipeline.scaling --scales $(SCALES) --study $(or $(STUDY),sizes)
 
-bench: $(ready) ## speed on this machine, against its peak and other packages; ARGS=<of pipeline.benchmark>
+plan: $(ready) ## sizes, costs and time of a study, before anything runs
+	@"$(python)" -m pipeline.plan $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
+
+report: $(ready) ## every committed page again from the records in reports/, without training
+	@"$(python)" -m pipeline.report $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
+	@"$(python)" -m pipeline.front $(if $(SCALE),--scale $(SCALE)) --readme
+
+accept: $(ready) tools ## after a refactor: if the goldens hold, results that exist count as made by the present code
+	@"$(python)" -m pipeline.accept $(if $(WHY),--why "$(WHY)")
+
+bench: $(ready) ## speed on this machine, against its peak and other packages; ARGS=<of benchmarks>
 	@HF_HUB_OFFLINE=1 "$(python)" -m benchmarks $(ARGS)
 
-test: $(ready) tools ## the tests
-	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg \
-	  "$(python)" -m pytest --numprocesses logical --maxprocesses 8 --dist loadscope $(ARGS)
+check: lint ## style, types, and the tests that take no time
+	@$(quiet) $(pytest) -m "not slow" $(ARGS)
+
+test: $(ready) tools ## all tests
+	@$(quiet) $(pytest) $(ARGS)
 
 golden: $(ready) tools ## whether the code computes what it computed: losses, gradients and measures of every family
-	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 "$(python)" -m pytest tests/golden $(ARGS)
+	@$(quiet) "$(python)" -m pytest tests/golden $(ARGS)
 
 lint: $(ready) tools ## style and types
 	@"$(python)" -m ruff check . && "$(python)" -m ruff format --check . && "$(python)" -m mypy

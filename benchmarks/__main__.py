@@ -39,7 +39,7 @@ def run() -> None:
     write_json(FOLDER / "benchmark.json", record)
     for line in lines(record):
         print(line)
-    print(f"benchmark: {FOLDER / 'benchmark.json'}; `dvc repro -fs report` shows it in the page")
+    print(f"benchmark: {FOLDER / 'benchmark.json'}; `make report` shows it in the page")
     try_sync_benchmark(FOLDER / "benchmark.json")
 
 

@@ -1,105 +1,105 @@
-"""The dependency laboratory: every intervention and what the fusion adds up, at every kept set of weights of a run, on the test
-split; what a refitted readout wins back, and the gate by class of token, at the final ones."""
+"""The dependency laboratory: every intervention and what the fusion adds up, at every kept set of weights, on the test split;
+what a refitted readout wins back, and the gate by class of token, at the final ones. Every run of the study that is not measured,
+or one of them."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from lolm.config import AblationConfig
 from lolm.corpus.tokenizer import Tokenizer
 from lolm.data.batches import EvaluationSet
 from lolm.interventions import EMPTY, Context, Intervention, force_gate, full_set, fusion_of, measure, replace_branch
 from lolm.laboratory.contributions import contributions
-from lolm.laboratory.inversion import REMOVALS, inversion
 from lolm.laboratory.readouts import Effort, refit_readouts
 from lolm.laboratory.scoring import score_interventions
 from lolm.laboratory.token_classes import gate_by_class
 from lolm.models.language_model import LanguageModel
-from lolm.records import write_json
-from pipeline.opening import Opened, open_run
-from pipeline.stage import arguments, main
+from lolm.records import RunKey, names, write
+from lolm.records.schema import Ablation, Condition, Contribution, Readout, TokenClass
+from pipeline.context import RunContext, open_run
+from pipeline.identity import inputs_of, measured_from, text_hashes, weights_hash
+from pipeline.runs import per_run
+from pipeline.stage import Stage, main
 
-MAIN = ("none", "memory_mean", "regime_mean", "skip_last_blocks=1")  # in the metrics file, beside the removals of a branch
+
+def ablate(stage: Stage, key: RunKey) -> None:
+    write(stage.layout.ablation(*key), ablation(open_run(stage, key, inputs(stage, key))))
 
 
-def ablate() -> None:
-    opened = open_run(arguments(__doc__, run=True))
-    config, run, paths = opened.config.ablation, opened.run, opened.paths
-    test = opened.held_out("test", config.tokens)
-    conditions: list[dict[str, Any]] = []
-    shares: list[dict[str, Any]] = []
-    for step in opened.trained.steps:
-        model = opened.trained.at(step)
-        context = _context(opened, model)
-        conditions += [{"step": step} | row for row in _scores(opened, model, context, test)]
+def ablation(context: RunContext) -> Ablation:
+    """All that is measured on one run."""
+    config, run = context.preset.ablation, context.run
+    test = context.held_out("test", config.tokens)
+    conditions: list[Condition] = []
+    addends: list[Contribution] = []
+    for step in context.trained.steps:
+        model = context.trained.at(step)
+        statistics = _statistics(context, model)
+        conditions += _scores(context, model, statistics, test, step)
         if fusion_of(model) is not None:
-            shares.append({"step": step} | contributions(model, test, config.batch_size))
-    at_the_end = {"step": run.training.steps}  # where the loop has left model and context
-    references = opened.references({"test": test})["test"]
-    record = {
-        **opened.header,
-        "split": "test",
-        "tokens": test.n_tokens,
-        "bytes": test.n_bytes,
-        "references": references,
-        "conditions": conditions,
-        "contributions": shares,
-        "readouts": [at_the_end | row for row in _refits(opened, model, context)],
-        "token_classes": [at_the_end | row for row in _token_classes(opened, model, context, test)],
-    }
-    write_json(paths.metrics(run.arm, run.seed, "ablate"), _metrics(record, run.training.steps))
-    write_json(paths.ablation(run.arm, run.seed), record)
+            addends.append(contributions(model, test, config.batch_size, step=step))
+    end = run.training.steps  # where the loop has left model and statistics
+    return Ablation(
+        **context.identity,
+        split="test",
+        tokens=test.n_tokens,
+        bytes=test.n_bytes,
+        references=context.references({"test": test})["test"],
+        conditions=tuple(conditions),
+        contributions=tuple(addends),
+        readouts=tuple(_refits(context, model, statistics, end)),
+        token_classes=tuple(_token_classes(context, model, statistics, test, end)),
+    )
 
 
-def _context(opened: Opened, model: LanguageModel) -> Context:
-    """Statistics of validation text, so that what a removed branch is replaced by is known without the text it is scored on."""
-    config = opened.config.ablation
+def _statistics(context: RunContext, model: LanguageModel) -> Context:
+    """Of validation text, so that what a removed branch is replaced by is known without the text it is scored on."""
+    config = context.preset.ablation
     if fusion_of(model) is None:
         return EMPTY
-    batches = (x_BT for x_BT, _ in opened.held_out("validation", config.tokens).batches(config.batch_size))
-    return Context(measure(model, batches), seed=opened.run.seed)
+    batches = (x_BT for x_BT, _ in context.held_out("validation", config.tokens).batches(config.batch_size))
+    return Context(measure(model, batches), seed=context.run.seed)
 
 
-def _scores(opened: Opened, model: LanguageModel, context: Context, test: EvaluationSet) -> list[dict[str, Any]]:
-    config: AblationConfig = opened.config.ablation
+def _scores(context: RunContext, model: LanguageModel, statistics: Context, test: EvaluationSet, step: int) -> list[Condition]:
+    config = context.preset.ablation
     interventions = full_set(
-        model, context, config.gate_values, config.dimension_shares, config.dimension_draws, config.split_draws
+        model, statistics, config.gate_values, config.dimension_shares, config.dimension_draws, config.split_draws
     )
-    calibration = opened.held_out("validation", config.calibration_tokens)
-    return score_interventions(model, interventions, test, config.batch_size, context, calibration)
+    calibration = context.held_out("validation", config.calibration_tokens)
+    return score_interventions(model, interventions, test, config.batch_size, statistics, calibration, step=step)
 
 
-def _refits(opened: Opened, model: LanguageModel, context: Context) -> list[dict[str, Any]]:
-    config, rate, fusion = opened.config.ablation, opened.run.size.learning_rate, fusion_of(model)
+def _refits(context: RunContext, model: LanguageModel, statistics: Context, step: int) -> list[Readout]:
+    config, rate, fusion = context.preset.ablation, context.run.size.learning_rate, fusion_of(model)
     if fusion is None or fusion.latent is None:
         return []
     effort = Effort(config.refit_steps, config.refit_rate, config.fine_tune_steps, config.fine_tune_rate * rate)
-    interventions = [Intervention("none"), replace_branch("surface", "mean"), replace_branch("latent", "mean")]
+    interventions = [Intervention(names.NONE), *(replace_branch(branch, names.MEAN) for branch in names.BRANCHES)]
     if "gate" in model.components():
         interventions += [force_gate(0.0), force_gate(1.0)]
-    test = opened.held_out("test", min(config.tokens, config.refit_tokens))
-    train = opened.training_batches(config.refit_tokens)
-    return refit_readouts(model, interventions, train, test, config.batch_size, effort, context)
+    test = context.held_out("test", min(config.tokens, config.refit_tokens))
+    train = context.training_batches(config.refit_tokens)
+    return refit_readouts(model, interventions, train, test, config.batch_size, effort, statistics, step=step)
 
 
-def _token_classes(opened: Opened, model: LanguageModel, context: Context, test: EvaluationSet) -> list[dict[str, Any]]:
+def _token_classes(
+    context: RunContext, model: LanguageModel, statistics: Context, test: EvaluationSet, step: int
+) -> list[TokenClass]:
     if fusion_of(model) is None:
         return []
-    return gate_by_class(model, test, Tokenizer.load(opened.paths.tokenizer), opened.config.ablation.batch_size, context)
+    tokenizer = Tokenizer.load(context.layout.tokenizer)
+    return gate_by_class(model, test, tokenizer, context.preset.ablation.batch_size, statistics, step=step)
 
 
-def _metrics(record: dict[str, Any], step: int) -> dict[str, Any]:
-    """What `dvc metrics diff` is read for: final losses of the main interventions, and the inversion statistic in every way."""
-    removals = {_label(*removal) for pair in REMOVALS.values() for removal in pair}
-    final = {_label(row["intervention"], row["value"]): row["nats"] for row in record["conditions"] if row["step"] == step}
-    kept = {name: nats for name, nats in final.items() if name in removals or name in MAIN}
-    found = {"nats": kept, "inversion": inversion(record["conditions"], step), "uniform": record["references"]["uniform"]}
-    return {name: value for name, value in found.items() if value != {}}
+def inputs(stage: Stage, key: RunKey) -> str:
+    return inputs_of("ablate", stage.preset.ablation, weights_hash(stage.layout, key), *text_hashes(stage.layout))
 
 
-def _label(intervention: str, value: float | None) -> str:
-    return intervention if value is None else f"{intervention}={value:g}"
+def why(stage: Stage, key: RunKey) -> str | None:
+    layout = stage.layout
+    if layout.divergence(*key).exists():
+        return None
+    return measured_from(layout, key, layout.ablation(*key), Ablation, inputs(stage, key))
 
 
 if __name__ == "__main__":
-    main(ablate)
+    main(lambda: per_run("ablate", __doc__, ablate, why))

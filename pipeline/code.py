@@ -1,19 +1,74 @@
-"""The code a module's results rest on: every module of ours that it imports, directly or through others, also in functions."""
+"""The code a module's results rest on: every module of ours that it imports, directly or through others, also in functions.
+
+A hash of it is part of a run's identity. `make accept` records that hashes give the same results (``reports/accepted.json``), so
+that a comment, a rename or a move makes nothing again.
+"""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from lolm.records import read, sha256_of
+
 PACKAGES = ("lolm", "pipeline")
-NOT_AN_INPUT = {"lolm.tracking", "lolm.tracking.series"}  # fill MLflow; no result rests on them
+# Fill MLflow, start processes, tell runs apart: no result rests on them.
+NOT_AN_INPUT = ("lolm.tracking", *(f"pipeline.{name}" for name in ("code", "estimate", "headline", "identity", "jobs", "runs")))
+ACCEPTED = Path("reports/accepted.json")
+GOLDEN = Path("tests/golden/golden.json")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """One version of a stage's code that gives the results of the first in its list.
+
+    Attributes:
+        code: its hash, see :func:`code_hash`.
+        commit: what was checked out when it was accepted.
+        why: what had changed.
+    """
+
+    code: str
+    commit: str
+    why: str
+
+
+@dataclass(frozen=True)
+class AcceptedCode:
+    """``reports/accepted.json``: by stage the versions that give the same results, while the golden file has this hash."""
+
+    golden: str
+    stages: dict[str, tuple[Accepted, ...]]
+
+
+def code_of(stage: str, root: Path = Path()) -> str:
+    """Identity of the present code of a stage: its hash, or the first of the versions that it is accepted to equal."""
+    code = code_hash(f"pipeline.{stage}", root)
+    versions = accepted_versions(stage, root)
+    return versions[0] if code in versions else code
+
+
+def accepted_versions(stage: str, root: Path = Path()) -> tuple[str, ...]:
+    """Hashes of a stage's code that give the same results; none if the golden file has changed since."""
+    if not (root / ACCEPTED).exists():
+        return ()
+    accepted = read(root / ACCEPTED, AcceptedCode)
+    if accepted.golden != golden_hash(root):
+        return ()
+    return tuple(version.code for version in accepted.stages.get(stage, ()))
+
+
+def golden_hash(root: Path = Path()) -> str:
+    """Hash of the golden file; empty in a copy of the project without tests."""
+    return sha256_of(root / GOLDEN) if (root / GOLDEN).exists() else ""
 
 
 def code_hash(module: str, root: Path = Path()) -> str:
-    """Hash of the source of a module and of everything of ours behind it: part of a run's fingerprint."""
+    """Hash of the source of a module and of everything of ours behind it."""
     digest = hashlib.sha256()
     for name in sorted(closure(module, root)):
         digest.update(name.encode() + b"\0" + (root / name).read_bytes() + b"\0")
@@ -26,7 +81,7 @@ def closure(module: str, root: Path = Path()) -> set[str]:
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in seen or name in NOT_AN_INPUT:
+        if name in seen or any(name == left_out or name.startswith(f"{left_out}.") for left_out in NOT_AN_INPUT):
             continue
         seen.add(name)
         parent = name.rpartition(".")[0]

@@ -1,18 +1,19 @@
-"""How long the stages that are stale will take, from earlier runs of an arm where there are any, else from its FLOPs."""
+"""How long pieces of stages will take, from earlier runs of an arm where there are any, else from its FLOPs."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
 from lolm.accounting.resolve import resolve_run
-from lolm.config import Params, ScaleConfig, StudyConfig, scale_of
-from lolm.records import read_json
-from pipeline.stage import Paths
+from lolm.config import Params, ScaleConfig, scale_of
+from lolm.records import Layout, read
+from lolm.records.schema import Summary
 
-PER_RUN = ("train", "evaluate", "ablate", "recall")
+PER_ARM, PER_RUN = ("sweep",), ("train", "evaluate", "ablate", "recall")
 FRACTION_OF_PEAK = 0.35  # of one matrix product's speed that a small model reaches in training
 FORWARD_SHARE = 1 / 3  # of a training token's cost
 
@@ -22,60 +23,53 @@ class Estimate:
     """Seconds of one process, and whether every arm was measured before."""
 
     seconds: float
-    stages: int
     measured: bool
 
     def text(self, jobs: int) -> str:
-        if not self.stages:
-            return "nothing that takes long is left to make"
         if math.isnan(self.seconds):
-            return f"expected: unknown before the first run on this device; {self.stages} stages"
-        minutes = self.seconds / jobs / 60
-        shown = (
-            f"{minutes / 60:.1f} hours" if minutes > 120 else f"{minutes:.0f} minutes" if minutes >= 1.5 else "a minute or two"
-        )
+            return "how long it takes is unknown before the first run on this device"
         basis = "from the speed of earlier runs" if self.measured else "roughly, from FLOPs and this machine's matrix product"
-        return f"expected: about {shown} for {self.stages} stages ({basis})"
+        return f"about {duration(self.seconds / jobs)} ({basis})"
 
 
-def stages_of_run(study: StudyConfig, scale: str, arm: str, seed: int) -> list[str]:
-    """Names of the stages of one run of a study, in their order."""
-    return [f"{kind}@{scale}-{arm}-{seed}" for kind in PER_RUN if kind != "recall" or arm in study.recall_arms]
+def duration(seconds: float) -> str:
+    """A span of time in words."""
+    minutes, years = seconds / 60, seconds / (365.25 * 86400)
+    if minutes < 1.5:
+        return "a minute or two"
+    if minutes <= 120:
+        return f"{minutes:.0f} minutes"
+    if minutes <= 2 * 1440:
+        return f"{minutes / 60:.1f} hours"
+    return f"{minutes / 1440:,.0f} days" if years < 2 else f"{years:,.0f} years"
 
 
-def stages_to_make(stale: set[str], study: StudyConfig, scale: str, arm: str, seed: int) -> list[str]:
-    """Those of a run that will be made: what is measured on it is only known to be stale once it has been made again."""
-    stages = stages_of_run(study, scale, arm, seed)
-    return stages if stages[0] in stale else [name for name in stages if name in stale]
+def pieces_of(params: Params) -> list[tuple[str, str]]:
+    """(stage, arm) of everything that takes time in the selected study."""
+    study = params.selected
+    pieces = [(stage, arm) for stage in PER_ARM for arm in study.arms]
+    pieces += [(stage, arm) for stage in PER_RUN[:-1] for arm in study.arms for _ in study.seeds]
+    return pieces + [("recall", arm) for arm in study.recall_arms for _ in study.seeds]
 
 
-def timed_stages(params: Params, scale: str) -> set[str]:
-    """Names of the stages of a study that take time."""
-    arms, seeds = params.selected.arms, params.selected.seeds
-    per_run = {name for arm in arms for seed in seeds for name in stages_of_run(params.selected, scale, arm, seed)}
-    return {f"sweep@{scale}-{arm}" for arm in arms} | per_run
-
-
-def estimate(params: Params, scale: str, stale: set[str]) -> Estimate:
-    """Time for the stale stages of a study."""
-    preset, seconds, count, measured = scale_of(params, scale), 0.0, 0, True
-    for arm in params.selected.arms:
-        wanted = [f"sweep@{scale}-{arm}"] if f"sweep@{scale}-{arm}" in stale else []
-        for seed in params.selected.seeds:
-            wanted += stages_to_make(stale, params.selected, scale, arm, seed)
-        if not wanted:
-            continue
-        per_token = earlier_speed(params, scale, arm)
-        if per_token is None:
-            per_token, measured = flops_per_token(params, scale, arm) / (FRACTION_OF_PEAK * matmul_speed()), False
-        count += len(wanted)
+def estimate(params: Params, pieces: Iterable[tuple[str, str]]) -> Estimate:
+    """Time for pieces (stage, arm) at the selected scale."""
+    preset, seconds, measured = scale_of(params, params.scale), 0.0, True
+    speeds: dict[str, tuple[float, bool]] = {}
+    for stage, arm in pieces:
+        if arm not in speeds:
+            seen = earlier_speed(params, arm)
+            rough = math.nan if seen is not None else flops_per_token(params, arm) / (FRACTION_OF_PEAK * matmul_speed())
+            speeds[arm] = (rough, False) if seen is None else (seen, True)
+        per_token, known = speeds[arm]
         fused = params.architectures[arm].family == "lolm"
-        seconds += per_token * sum(training_tokens(preset, name.partition("@")[0], fused) for name in wanted)
-    return Estimate(seconds, count, measured)
+        seconds += per_token * training_tokens(preset, stage, fused)
+        measured = measured and known
+    return Estimate(seconds, measured)
 
 
 def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True) -> float:
-    """Tokens of training that cost as much as a stage of an arm with a fusion, or of a plain stack."""
+    """Tokens of training that cost as much as one piece of a stage, for an arm with a fusion or for a plain stack."""
     training, sweep, recall = preset.training, preset.sweep, preset.recall
     if stage == "sweep":
         trials = len(sweep.factors) * len(sweep.seeds)
@@ -95,13 +89,14 @@ def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True) -> floa
     return FORWARD_SHARE * 0.2 * conditions * (1 + len(training.snapshots)) * preset.ablation.tokens
 
 
-def earlier_speed(params: Params, scale: str, arm: str) -> float | None:
+def earlier_speed(params: Params, arm: str) -> float | None:
     """Seconds per training token of the arm's earlier runs, the mean over seeds; None if there are none."""
-    paths = [Paths(scale).metrics(arm, seed, "train") for seed in params.selected.seeds]
-    records = [read_json(path) for path in paths if path.exists()]
+    layout = Layout(params.scale)
+    paths = [layout.summary(arm, seed) for seed in params.selected.seeds]
+    records = [read(path, Summary) for path in paths if path.exists()]
     if not records:
         return None
-    return sum(record["seconds"] for record in records) / sum(record["tokens"] for record in records)
+    return sum(record.seconds for record in records) / sum(record.tokens for record in records)
 
 
 @cache
@@ -123,8 +118,8 @@ def matmul_speed() -> float:
     return sorted(speeds)[2]
 
 
-def flops_per_token(params: Params, scale: str, arm: str) -> float:
+def flops_per_token(params: Params, arm: str) -> float:
     """Training FLOPs of one token."""
     from lolm.accounting.count import account_run
 
-    return account_run(resolve_run(params, scale, arm, params.selected.seeds[0])).flops_per_token.training
+    return account_run(resolve_run(params, params.scale, arm, params.selected.seeds[0])).flops_per_token.training

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from lolm import LolmError
+from lolm.accounting.counting import Counting
 from lolm.claims import Claim, merged_ledger, to_records
 from lolm.config import Params, arms_of, load_params
 from lolm.records import Layout, write_json, write_text
@@ -29,7 +30,7 @@ def front() -> None:
     params = load_params()
     for scale in [asked.scale] if asked.scale else recorded_scales(params):
         results = scale_results(params, scale)
-        claims = merged_ledger(results, params, scale)
+        claims = merged_ledger(results, params, scale, counting=Counting())
         folder = Layout(scale).reports
         write(folder, "", params, scale, results, claims)
         if scale == params.scale:

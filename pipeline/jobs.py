@@ -1,4 +1,4 @@
-"""Child processes side by side: their output told apart, a failure that stops the queue, and none left behind."""
+"""Processes side by side: their output told apart, a failure that stops no other, and none left behind."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 GRACE = 15.0  # seconds between SIGTERM and SIGKILL
+PARENT = "LOLM_PARENT"  # in the environment of a job: the process that it must not outlive
 _printing = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Job:
+    """A command, independent of how it is run."""
+
     name: str  # stands before each line of its output
     command: Sequence[str]
     log: Path
@@ -32,40 +35,30 @@ class Failure:
 
     @property
     def reason(self) -> str:
-        """The last error line of the job's log: the stage's own (``error:``) rather than DVC's (``ERROR:``)."""
+        """The last error line of the job's log, else its last line."""
         lines = self.job.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        own, of_dvc = ([line for line in lines if line.startswith(start)] for start in ("error:", "ERROR:"))
-        return (own or of_dvc or lines or ["no output"])[-1]
+        return ([line for line in lines if line.startswith("error:")] or lines or ["no output"])[-1]
 
 
-def foreground(command: Sequence[str], environment: dict[str, str]) -> int:
+def foreground(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run one command on the user's own terminal; returns its exit status."""
     child = subprocess.Popen(command, env=environment, start_new_session=True)
     with _ended_with_us([child]):
         return child.wait()
 
 
-def side_by_side(
-    jobs: Sequence[Job], workers: int, environment: dict[str, str], done: Callable[[Job], None]
-) -> tuple[list[Failure], list[Job]]:
-    """Run jobs in order, at most ``workers`` at once. After a failure those under way finish and no other starts.
-
-    Args:
-        done: called after each job that succeeded; the others go on meanwhile.
-
-    Returns:
-        The failures, and the jobs that were not started because of them.
-    """
-    waiting, running, failures = list(jobs), {}, []  # type: ignore[var-annotated]
+def side_by_side(jobs: Sequence[Job], workers: int, environment: Mapping[str, str]) -> list[Failure]:
+    """Run jobs in order, at most ``workers`` at once; one that fails stops no other. Returns the failures."""
+    waiting, failures = list(jobs), []
+    running: dict[subprocess.Popen[bytes], tuple[Job, threading.Thread]] = {}
     active: list[subprocess.Popen[bytes]] = []
-    ended: list[Job] = []
     with _ended_with_us(active):
-        while running or (waiting and not failures):
-            while waiting and not failures and len(running) < workers:
+        while running or waiting:
+            while waiting and len(running) < workers:
                 job = waiting.pop(0)
                 child = subprocess.Popen(
                     job.command,
-                    env=environment,
+                    env={**environment, PARENT: str(os.getpid())},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
@@ -81,22 +74,27 @@ def side_by_side(
                 reader.join(timeout=5)
                 if child.returncode:
                     failures.append(Failure(job, child.returncode))
-                else:
-                    ended.append(job)
-            if ended and not (waiting and not failures and len(running) < workers):  # first start what can start
-                done(ended.pop())
             time.sleep(0.05)
-        for job in ended:
-            done(job)
-    return failures, waiting
+    return failures
+
+
+def end_with_parent() -> None:
+    """In a job: end soon after the process that started it, whatever ended that (nothing can be done at SIGKILL itself)."""
+    parent = int(os.environ.get(PARENT, "0"))
+    if not parent:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)  # as if the kill had met this process too: it goes on from its checkpoint
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
 def _ended_with_us(children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """End the children's process groups when the block is left by an exception (Ctrl-C, SIGTERM).
-
-    DVC leaves a stage's process running when DVC itself is killed, so it is the group that is signalled.
-    """
+    """End the children's process groups when the block is left by an exception (Ctrl-C, SIGTERM)."""
     try:
         yield
     except BaseException:

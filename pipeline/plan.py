@@ -1,17 +1,20 @@
-"""Exact parameters, FLOPs and state of every arm of the study; stops when the baseline is not matched.
+"""Exact parameters, FLOPs and state of every arm of the study, and what each stage is to make; refuses a baseline that is not
+matched.
 
-Prints the table and writes it to ``reports/<scale>/<study>/plan.json``.
+Writes ``artifacts/<scale>/plan/<stage>.json``, resolved from ``params.yaml``: each stage depends on its own file, so that an edit
+makes again what it touches and nothing else.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
 
-from lolm.accounting.plan import plan_notes, plan_rows
-from lolm.config import load_params
-from lolm.records import write_json
-from pipeline.estimate import estimate, timed_stages
-from pipeline.stage import Paths, arguments, main
+from lolm.accounting.plan import plan_rows, stage_inputs
+from lolm.config import Params
+from lolm.records import Layout, write_text
+from lolm.records.schema import PlanRow
+from pipeline.estimate import estimate, pieces_of
+from pipeline.stage import arguments, main, opened
 
 HEADINGS = {
     "parameters": "parameters",
@@ -26,19 +29,46 @@ HEADINGS = {
 
 
 def plan() -> None:
-    args = arguments(__doc__)
-    params = load_params()
-    study = params.selected
-    rows = plan_rows(params, args.scale, params.study)
-    table = {arm: asdict(row) for arm, row in rows.items()}
-    print(f"{'arm':24}" + "".join(f"{heading:>17}" for heading in HEADINGS.values()))
-    for arm, values in table.items():
-        cells = (f"{values[name]:.2%}" if name == "mismatch" else f"{values[name]:,.0f}" for name in HEADINGS)
-        print(f"{arm:24}" + "".join(f"{cell:>17}" for cell in cells))
-    for note in plan_notes(params, args.scale, params.study, rows):
-        print(f"note: {note}")
-    write_json(Paths(args.scale).study(study.name) / "plan.json", table)
-    print(f"the whole study, one run at a time: {estimate(params, args.scale, timed_stages(params, args.scale)).text(1)}")
+    params = opened(arguments(__doc__)).params
+    rows = plan_rows(params, params.scale, params.study)
+    print(table(rows))
+    for line in notes(params, rows):
+        print(line)
+    write_plan(params)
+    print(f"the whole study, one run at a time: {estimate(params, pieces_of(params)).text(1)}")
+
+
+def write_plan(params: Params) -> list[str]:
+    """Write the stages' files where their content changed; returns the stages whose it did."""
+    layout, changed = Layout(params.scale), []
+    for stage, inputs in stage_inputs(params, params.scale, params.study).items():
+        path, text = layout.plan(stage), json.dumps(inputs, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+            changed.append(stage)
+    return changed
+
+
+def table(rows: dict[str, PlanRow]) -> str:
+    """Sizes and costs, an arm a line."""
+    width = max(len(arm) for arm in rows) + 1
+    lines = [" " * width + "".join(f"{heading:>17}" for heading in HEADINGS.values())]
+    for arm, row in rows.items():
+        cells = (f"{row.mismatch:.2%}" if name == "mismatch" else f"{getattr(row, name):,.0f}" for name in HEADINGS)
+        lines.append(f"{arm:{width}}" + "".join(f"{cell:>17}" for cell in cells))
+    return "\n".join(lines)
+
+
+def notes(params: Params, rows: dict[str, PlanRow]) -> list[str]:
+    """What a reader of the table should not overlook: arms that are not matched."""
+    study, allowed = params.selected, params.analysis.parameter_tolerance
+    lines, reference = [], rows[study.subject].parameters
+    for arm, row in rows.items():
+        if study.matched and abs(row.mismatch) > allowed:
+            active = row.parameters_active / reference - 1
+            met = f"; in the parameters a token meets, by {active:+.2%}" if active != row.mismatch else ""
+            lines.append(f"note: {arm} differs from {study.subject} by {row.mismatch:+.2%} in parameters{met}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -1,53 +1,49 @@
-"""Train an arm, at its own size, from scratch on the synthetic recall tasks of its scale."""
+"""Train arms, at their own size, from scratch on the synthetic recall tasks of the scale. Every run of the study's recall arms
+that is not made, or one of them."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lolm.accounting.count import account_run
-from lolm.config import RecallConfig, RunConfig, load_params, scale_of, to_mapping
+from lolm.config import RecallConfig, RunConfig
 from lolm.data.synthetic import SyntheticSampler, SyntheticTask, build_task
 from lolm.evaluation.recall import recall_evaluation
 from lolm.ops.backends import choose_backend
-from lolm.records import fingerprint_of, write_json
+from lolm.records import RunKey, fingerprint_of, read, write
+from lolm.records.results import model_of
+from lolm.records.schema import Recall, RecallTask
 from lolm.training.loop import DivergenceError
 from lolm.training.scratch import remove
 from lolm.training.trial import run_trial
-from pipeline.code import code_hash
-from pipeline.stage import Paths, arguments, flat_scalars, main, resolved, training_device
+from pipeline.code import code_of
+from pipeline.configured import run_of
+from pipeline.identity import inputs_of
+from pipeline.runs import per_run
+from pipeline.stage import Stage, main, training_device
 
+SCRATCH = Path(".scratch")
 WARM_UP = 0.1  # share of the steps
 
 
-def recall() -> None:
-    args = arguments(__doc__, run=True)
-    paths, params = Paths(args.scale), load_params()
-    config = scale_of(params, args.scale).recall
-    text_run = resolved(params, args.scale, args.arm, args.seed)
+def recall(stage: Stage, key: RunKey) -> None:
+    config, text_run = stage.preset.recall, run_of(stage, key)
     run = task_run(text_run, config)
     torch.set_num_threads(run.training.threads or torch.get_num_threads())
     device = training_device()
     kernels = choose_backend(device, run.training.kernels)
-    fingerprint = fingerprint_of(to_mapping(run), to_mapping(config), code_hash("pipeline.recall"), device, kernels)
-    record = {
-        "arm": run.arm,
-        "seed": run.seed,
-        "name": run.name,
-        "fingerprint": fingerprint,
-        "model": fingerprint_of(to_mapping(text_run.architecture), to_mapping(text_run.size)),
-        "state_elements": account_run(run).state_elements,
-        "tasks": {
-            name: train_on(build_task(name, config), run, config, Path(".scratch") / fingerprint_of(fingerprint, name), device)
-            for name in config.tasks
-        },
+    fingerprint = fingerprint_of(run, config, code_of("recall"), device, kernels)
+    tasks: dict[str, RecallTask] = {
+        name: train_on(build_task(name, config), run, config, SCRATCH / fingerprint_of(fingerprint, name), device)
+        for name in config.tasks
     }
-    write_json(paths.metrics(run.arm, run.seed, "recall"), flat_scalars(record))
-    write_json(paths.recall(run.arm, run.seed), record)
+    state = account_run(run).state_elements
+    record = Recall(key.arm, key.seed, run.name, fingerprint, model_of(text_run), state, tasks, inputs=inputs(stage, key))
+    write(stage.layout.recall(*key), record)
 
 
 def task_run(run: RunConfig, config: RecallConfig) -> RunConfig:
@@ -69,25 +65,37 @@ def task_run(run: RunConfig, config: RecallConfig) -> RunConfig:
     return replace(run, vocab_size=config.vocab_size, training=training, size=size)
 
 
-def train_on(task: SyntheticTask, run: RunConfig, config: RecallConfig, scratch: Path, device: str) -> dict[str, Any]:
-    """Accuracy and nats at the positions a task asks, after training on it, beside what guessing reaches; None if it diverged."""
+def train_on(task: SyntheticTask, run: RunConfig, config: RecallConfig, scratch: Path, device: str) -> RecallTask:
+    """Accuracy and nats at the positions a task asks, after training on it, beside what guessing reaches."""
     sampler = SyntheticSampler(task, run.training.batch_size, run.seed)
+    last: dict[str, float] = {}
     try:
         last = run_trial(run, sampler, recall_evaluation(task, config.eval_sequences, run.seed), scratch, device)
     except DivergenceError as error:
         print(f"recall task {task.name}, recall.learning_rate {config.learning_rate:g}: {error}", file=sys.stderr)
         remove(scratch)
-        last = {}
-    return {
-        "accuracy": last.get("recall/accuracy"),
-        "nats": last.get("recall/nats"),
-        "chance": task.chance,
-        "order_zero": task.order_zero,
-        "steps": run.training.steps,
-        "seq_len": task.seq_len,
-        "pairs": getattr(task, "pairs", None),
-    }
+    return RecallTask(
+        steps=run.training.steps,
+        seq_len=task.seq_len,
+        pairs=getattr(task, "pairs", None),
+        chance=task.chance,
+        order_zero=task.order_zero,
+        accuracy=last.get("recall/accuracy"),
+        nats=last.get("recall/nats"),
+        diverged=not last,
+    )
+
+
+def inputs(stage: Stage, key: RunKey) -> str:
+    return inputs_of("recall", [run_of(stage, key), stage.preset.recall])
+
+
+def why(stage: Stage, key: RunKey) -> str | None:
+    path = stage.layout.recall(*key)
+    if not path.exists():
+        return "no record"
+    return None if read(path, Recall).inputs == inputs(stage, key) else "other parameters or code"
 
 
 if __name__ == "__main__":
-    main(recall)
+    main(lambda: per_run("recall", __doc__, recall, why, arms=lambda stage: stage.study.recall_arms))

@@ -10,6 +10,7 @@ import json
 import shutil
 from pathlib import Path
 
+from lolm.accounting.counting import Counting
 from lolm.accounting.resolve import resolve_run
 from lolm.analysis.leaderboard import leaderboard, metrics, table
 from lolm.claims import Claim, build_ledger, to_records
@@ -42,7 +43,7 @@ def report() -> None:
 def make(params: Params, scale: str, study: str) -> list[Claim]:
     """Write everything that is reported of one study; returns its ledger."""
     results, stale = load_study(params, scale, study)
-    drawn, entries, ledger = pictures(results), leaderboard(results), build_ledger(results)
+    drawn, entries, ledger = pictures(results), leaderboard(results), build_ledger(results, counting=Counting())
     benchmark = read_json(BENCHMARK) if BENCHMARK.exists() else None
     timings = speed(benchmark) if benchmark else None
     texts = {
@@ -53,10 +54,11 @@ def make(params: Params, scale: str, study: str) -> list[Claim]:
         "learning_curves.csv": curves(results).to_csv(index=False, lineterminator="\n"),
     }
     for picture in drawn:
-        texts[f"figures/{picture.name}.svg"], texts[f"figures/{picture.name}.csv"] = picture.svg, picture.csv()
+        texts[f"figures/{picture.name}.svg"], texts[f"tables/{picture.name}.csv"] = picture.svg, picture.csv()
     # Everything is made before anything is written, so that an error leaves the last report as it was.
     folder = Layout(scale).study(study)
-    shutil.rmtree(folder / "figures", ignore_errors=True)
+    for part in ("figures", "tables"):
+        shutil.rmtree(folder / part, ignore_errors=True)
     for name, text in texts.items():
         write_text(folder / name, text)
     write_json(folder / "claims.json", to_records(own_claims(results, ledger)))

@@ -1,78 +1,61 @@
-"""What every stage shares: its arguments, where things lie, and how errors reach the user."""
+"""What every stage shares: its arguments, what they choose, and how errors reach the user."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from lolm import LolmError
-from lolm.accounting.resolve import resolve_run
-from lolm.config import Params, RunConfig
-from lolm.records import read_json
+from lolm.config import Params, ScaleConfig, StudyConfig, load_params, scale_of
+from lolm.records import Layout
 
 
 @dataclass(frozen=True)
-class Paths:
-    """Locations of one scale's inputs and results, relative to the project root."""
+class Stage:
+    """The parameters with a scale and a study chosen, and where the records of that scale lie."""
 
-    scale: str
-
-    @property
-    def artifacts(self) -> Path:
-        return Path("artifacts") / self.scale
+    params: Params
 
     @property
-    def reports(self) -> Path:
-        return Path("reports") / self.scale
+    def scale(self) -> str:
+        return self.params.scale
 
     @property
-    def corpus(self) -> Path:
-        return self.artifacts / "corpus"
+    def study(self) -> StudyConfig:
+        return self.params.selected
 
     @property
-    def tokenizer(self) -> Path:
-        return self.artifacts / "tokenizer"
+    def preset(self) -> ScaleConfig:
+        return scale_of(self.params, self.scale)
 
     @property
-    def shards(self) -> Path:
-        return self.artifacts / "shards"
-
-    def run(self, arm: str, seed: int) -> Path:
-        return self.artifacts / "runs" / f"{arm}-{seed}"
-
-    def evaluation(self, arm: str, seed: int) -> Path:
-        return self.artifacts / "evaluate" / f"{arm}-{seed}.json"
-
-    def ablation(self, arm: str, seed: int) -> Path:
-        return self.artifacts / "ablate" / f"{arm}-{seed}.json"
-
-    def recall(self, arm: str, seed: int) -> Path:
-        return self.artifacts / "recall" / f"{arm}-{seed}.json"
-
-    def sweep(self, arm: str) -> Path:
-        return self.artifacts / "sweep" / f"{arm}.json"
-
-    def metrics(self, arm: str, seed: int, stage: str) -> Path:
-        return self.reports / "runs" / f"{arm}-{seed}" / f"{stage}.json"
-
-    def study(self, name: str) -> Path:
-        return self.reports / name
+    def layout(self) -> Layout:
+        return Layout(self.scale)
 
 
-def arguments(description: str | None, *, arm: bool = False, run: bool = False) -> argparse.Namespace:
-    """Parse the arguments of a stage: ``--scale``; with ``arm`` also ``--arm``; with ``run`` also ``--arm`` and ``--seed``."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--scale", required=True, help="name of a preset under `scales` in params.yaml")
-    if arm or run:
-        parser.add_argument("--arm", required=True, help="name under `architectures` in params.yaml")
-    if run:
-        parser.add_argument("--seed", required=True, type=int)
-    return parser.parse_args()
+def opened(args: argparse.Namespace) -> Stage:
+    """The parameters as the arguments choose them; raises ConfigError naming the nearest scale or study."""
+    return Stage(load_params().select(args.scale, args.study))
+
+
+def arguments(description: str | None, *, arm: bool = False, seed: bool = False) -> argparse.Namespace:
+    """Parse the arguments of a stage: ``--scale`` and ``--study``; where a stage has one piece of work for each arm or each run,
+    ``--arm`` and ``--seed`` choose that one."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", help="name under `scales` in params.yaml (default: its `scale`)")
+    parser.add_argument("--study", help="name under `studies` in params.yaml (default: its `study`)")
+    if arm or seed:
+        parser.add_argument("--arm", help="only this arm" if not seed else "only the run of this arm, with --seed")
+    if seed:
+        parser.add_argument("--seed", type=int, help="only the run with this seed, with --arm")
+    args = parser.parse_args()
+    if seed and (args.arm is None) != (args.seed is None):
+        parser.error("--arm and --seed go together")
+    return args
 
 
 def training_device() -> str:
@@ -88,6 +71,7 @@ def main(stage: Callable[[], None]) -> None:
     Expected errors are LolmError and OSError; anything else is a bug and keeps its traceback.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as on Ctrl-C: processes that were started are ended too
     try:
         stage()
     except (LolmError, OSError) as error:
@@ -95,23 +79,3 @@ def main(stage: Callable[[], None]) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-
-
-def resolved(params: Params, scale: str, arm: str, seed: int) -> RunConfig:
-    """The configuration of a run with the learning rate that its arm's sweep chose.
-
-    Raises:
-        RecordError: the sweep has not been made.
-    """
-    return resolve_run(params, scale, arm, seed, read_json(Paths(scale).sweep(arm))["chosen"])
-
-
-def flat_scalars(record: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a record, nested mappings kept, lists and texts left out: what `dvc metrics show` can print."""
-    kept: dict[str, Any] = {}
-    for name, value in record.items():
-        if isinstance(value, dict):
-            value = flat_scalars(value)
-        if value and isinstance(value, dict) or isinstance(value, int | float) and not isinstance(value, bool):
-            kept[name] = value
-    return kept

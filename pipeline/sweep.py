@@ -1,49 +1,48 @@
-"""Choose an arm's peak learning rate by the validation loss of short runs, each with a whole schedule of its own."""
+"""Choose each arm's peak learning rate by the validation loss of short runs, each with a whole schedule of its own. Every arm of
+the study whose rate is not chosen, or one of them."""
 
 from __future__ import annotations
 
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from lolm.accounting.resolve import resolve_run
-from lolm.config import ConfigError, RunConfig, SweepConfig, load_params, scale_of, to_mapping
+from lolm.config import ConfigError, RunConfig, SweepConfig
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.stream import TokenStream
-from lolm.evaluation.held_out import score_model
-from lolm.models.language_model import LanguageModel
-from lolm.ops.backends import choose_backend
-from lolm.records import fingerprint_of, read_json, write_json
+from lolm.evaluation.held_out import validation_metrics
+from lolm.records import fingerprint_of, names, read, read_json, write, write_json
+from lolm.records.schema import Rate, Sweep, Trial
 from lolm.training.loop import DivergenceError
 from lolm.training.scratch import remove
 from lolm.training.sweep import search
 from lolm.training.trial import run_trial
-from pipeline.code import code_hash
-from pipeline.stage import Paths, arguments, main, training_device
+from pipeline.configured import untuned
+from pipeline.identity import data_of, inputs_of
+from pipeline.runs import per_arm
+from pipeline.stage import Stage, main, training_device
+
+SCRATCH = Path(".scratch")
 
 
-def sweep() -> None:
-    args = arguments(__doc__, arm=True)
-    paths, params = Paths(args.scale), load_params()
-    config = scale_of(params, args.scale).sweep
-    run = resolve_run(params, args.scale, args.arm, config.seeds[0] if config.seeds else 0)
-    notes = Path(".scratch") / f"sweep-{args.scale}-{args.arm}.json"
-    record = _swept(run, config, paths, notes) if config.factors else _given(run)
-    flat = {f"rate {rate['learning_rate']:.3g}": rate["nats"] for rate in record["rates"] if rate["nats"] is not None}
-    write_json(paths.reports / "sweep" / f"{run.arm}.json", {"chosen": record["chosen"], **flat})
-    write_json(paths.sweep(run.arm), record)
+def sweep(stage: Stage, arm: str) -> None:
+    run, config = untuned(stage, arm), stage.preset.sweep
+    notes = SCRATCH / f"sweep-{stage.scale}-{arm}.json"
+    if config.factors:
+        record = _swept(stage, run, config, notes)
+    else:
+        rate = run.size.learning_rate
+        record = Sweep(arm, rate, inside=None, steps=0, seeds=(), trials=(), rates=(), inputs=inputs(stage, arm))
+    write(stage.layout.sweep(arm), record)
     notes.unlink(missing_ok=True)
 
 
-def _given(run: RunConfig) -> dict:
-    rate = run.size.learning_rate
-    return {"arm": run.arm, "chosen": rate, "inside": None, "steps": 0, "seeds": [], "trials": [], "rates": []}
-
-
-def _swept(run: RunConfig, config: SweepConfig, paths: Paths, notes: Path) -> dict:
+def _swept(stage: Stage, run: RunConfig, config: SweepConfig, notes: Path) -> Sweep:
     """Make the trials; those that are done stand in ``notes``, so that a killed sweep makes none twice."""
     training = replace(
         run.training,
@@ -56,34 +55,28 @@ def _swept(run: RunConfig, config: SweepConfig, paths: Paths, notes: Path) -> di
     )
     if training.threads:
         torch.set_num_threads(training.threads)
-    device = training_device()
-    stream = TokenStream.open(paths.shards, "train")
-    held_out = EvaluationSet(TokenStream.open(paths.shards, "validation"), training.eval_tokens, training.seq_len)
-
-    def evaluate(model: LanguageModel) -> dict[str, float]:
-        return {"val/nats": score_model(model, held_out, training.eval_batch_size)[0].nats}
-
-    data = {"train": stream.checksum, "validation": held_out.stream.checksum}
-    kernels = choose_backend(device, training.kernels)
-    base = fingerprint_of(to_mapping(replace(run, training=training)), data, code_hash("pipeline.sweep"), device, kernels)
-    noted = read_json(notes) if notes.exists() else {}
-    trials: list[dict] = noted["trials"] if noted.get("base") == base else []
+    device, base = training_device(), inputs(stage, run.arm)
+    stream = TokenStream.open(stage.layout.shards, "train")
+    held_out = EvaluationSet(TokenStream.open(stage.layout.shards, "validation"), training.eval_tokens, training.seq_len)
+    evaluate = partial(validation_metrics, held_out=held_out, batch_size=training.eval_batch_size)
+    noted: dict[str, Any] = read_json(notes) if notes.exists() else {}
+    trials = [Trial(**trial) for trial in noted["trials"]] if noted.get("base") == base else []
 
     def trial(rate: float, seed: int) -> float:
         for done in trials:
-            if (done["learning_rate"], done["seed"]) == (rate, seed):
-                return math.inf if done["nats"] is None else done["nats"]
+            if (done.learning_rate, done.seed) == (rate, seed):
+                return math.inf if done.nats is None else done.nats
         one = replace(run, seed=seed, training=training, size=replace(run.size, learning_rate=rate))
         sampler = BatchSampler(stream, training.batch_size, training.seq_len, seed)
-        scratch = Path(".scratch") / fingerprint_of(base, rate, seed)
+        scratch = SCRATCH / fingerprint_of(base, rate, seed)
         try:
-            nats = run_trial(one, sampler, evaluate, scratch, device)["val/nats"]
+            nats = run_trial(one, sampler, evaluate, scratch, device)[names.VAL_NATS]
         except DivergenceError as error:
             print(f"learning rate {rate:g}: {error}", file=sys.stderr)
             remove(scratch)
             nats = None
-        trials.append({"learning_rate": rate, "seed": seed, "nats": nats})
-        write_json(notes, {"base": base, "trials": trials})
+        trials.append(Trial(rate, seed, nats))
+        write_json(notes, {"base": base, "trials": [vars(done) for done in trials]})
         return math.inf if nats is None else nats
 
     def loss_of(rate: float) -> float:
@@ -95,17 +88,29 @@ def _swept(run: RunConfig, config: SweepConfig, paths: Paths, notes: Path) -> di
         found = search([run.size.learning_rate * factor for factor in config.factors], loss_of, config.extensions)
     except ValueError as error:
         raise ConfigError(f"scales.{run.scale}.sizes.{run.arm}.learning_rate: {error}; lower it") from None
-    rates = [{"learning_rate": rate, "nats": None if math.isinf(loss) else loss} for rate, loss in found.losses.items()]
-    return {
-        "arm": run.arm,
-        "chosen": found.chosen,
-        "inside": found.inside,
-        "steps": config.steps,
-        "seeds": list(config.seeds),
-        "trials": trials,
-        "rates": rates,
-    }
+    return Sweep(
+        arm=run.arm,
+        chosen=found.chosen,
+        inside=found.inside,
+        steps=config.steps,
+        seeds=tuple(config.seeds),
+        trials=tuple(trials),
+        rates=tuple(Rate(rate, None if math.isinf(loss) else loss) for rate, loss in found.losses.items()),
+        inputs=base,
+    )
+
+
+def inputs(stage: Stage, arm: str) -> str:
+    data = data_of(stage.layout)
+    return inputs_of("sweep", [untuned(stage, arm), stage.preset.sweep], data.train, data.validation)
+
+
+def why(stage: Stage, arm: str) -> str | None:
+    path = stage.layout.sweep(arm)
+    if not path.exists():
+        return "no record"
+    return None if read(path, Sweep).inputs == inputs(stage, arm) else "other parameters, data or code"
 
 
 if __name__ == "__main__":
-    main(sweep)
+    main(lambda: per_arm("sweep", __doc__, sweep, why))

@@ -1,77 +1,94 @@
-"""Train one arm with one seed, from its last checkpoint if it was killed.
+"""Train every run of the study that is not trained, or with --arm and --seed one of them, each from its last checkpoint.
 
 Checkpoints lie in ``.scratch/<fingerprint>``, a folder named by configuration, data, code and device.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from lolm.accounting.count import account
-from lolm.config import load_params, to_mapping
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.stream import TokenStream
-from lolm.evaluation.held_out import score_model
-from lolm.models.language_model import LanguageModel
+from lolm.evaluation.held_out import validation_metrics
 from lolm.ops.backends import choose_backend
-from lolm.records import fingerprint_of, write_json
+from lolm.records import Layout, RunKey, atomic_folder, write
+from lolm.records.schema import DataChecksums, Divergence, RunHeader
 from lolm.tracking import try_sync
-from lolm.training.loop import Trainer
-from lolm.training.scratch import clear_finished
-from pipeline.code import code_hash
-from pipeline.stage import Paths, arguments, main, resolved, training_device
+from lolm.training.loop import DivergenceError, Trainer
+from lolm.training.scratch import clear_finished, remove
+from pipeline.code import code_of
+from pipeline.configured import run_of
+from pipeline.identity import fingerprint_of_run, why_train
+from pipeline.runs import per_run
+from pipeline.stage import Stage, main, training_device
 
 SCRATCH = Path(".scratch")
 KEPT_SECONDS = 600.0  # a finished run's scratch outlives DVC's recording of it, see Trainer.fit
 
 
-def train() -> None:
-    args = arguments(__doc__, run=True)
-    paths = Paths(args.scale)
-    run = resolved(load_params(), args.scale, args.arm, args.seed)
+def train(stage: Stage, key: RunKey) -> None:
+    layout, run = stage.layout, run_of(stage, key)
     if run.training.threads:
         torch.set_num_threads(run.training.threads)
     device = training_device()
-    stream = TokenStream.open(paths.shards, "train")
-    held_out = EvaluationSet(TokenStream.open(paths.shards, "validation"), run.training.eval_tokens, run.training.seq_len)
-
-    def evaluate(model: LanguageModel) -> dict[str, float]:
-        score, gate = score_model(model, held_out, run.training.eval_batch_size)
-        values = {f"val/{name}": value for name, value in dataclasses.asdict(score).items()}
-        return values | ({"val/gate_mean": gate} if gate is not None else {})
-
+    stream = TokenStream.open(layout.shards, "train")
+    held_out = EvaluationSet(TokenStream.open(layout.shards, "validation"), run.training.eval_tokens, run.training.seq_len)
+    data = DataChecksums(stream.checksum, held_out.stream.checksum)
+    fingerprint = fingerprint_of_run(run, data)
     sampler = BatchSampler(stream, run.training.batch_size, run.training.seq_len, run.seed)
-    output = paths.run(run.arm, run.seed)
-    trainer = Trainer(run, sampler, evaluate, output=output, on_checkpoint=try_sync, device=device)
+    evaluate = partial(validation_metrics, held_out=held_out, batch_size=run.training.eval_batch_size)
+    trainer = Trainer(run, sampler, evaluate, on_checkpoint=try_sync, device=device)
     costs = account(trainer.model, trainer.heads, run.training.seq_len, run.training.precision, run.training.batch_size)
-    data = {"train": stream.checksum, "validation": held_out.stream.checksum}
-    kernels = choose_backend(device, run.training.kernels)
-    fingerprint = fingerprint_of(to_mapping(run), data, code_hash("pipeline.train"), device, kernels)
-    header = {
-        "fingerprint": fingerprint,
-        "name": run.name,
-        "label": run.architecture.label,
-        "run": to_mapping(run),
-        "parameters": dataclasses.asdict(costs.parameters),
-        "flops_per_token": dataclasses.asdict(costs.flops_per_token),
-        "state_elements": costs.state_elements,
-        "state_bytes": costs.state_bytes,
-        "device": device,
-        "kernels": kernels,
-        "data": data,
-    }
-    size, cost = costs.parameters.total, costs.flops_per_token.training
+    header = RunHeader(
+        name=run.name,
+        label=run.architecture.label,
+        fingerprint=fingerprint,
+        run=run,
+        parameters=costs.parameters,
+        flops_per_token=costs.flops_per_token,
+        state_elements=costs.state_elements,
+        state_bytes=costs.state_bytes,
+        device=device,
+        kernels=choose_backend(device, run.training.kernels),
+        data=data,
+        code=code_of("train"),
+    )
     tokens = run.training.steps * run.training.tokens_per_step
-    print(f"{run.name}: {size:,} parameters, {cost:,.0f} training FLOPs per token, {tokens:,} tokens", file=sys.stderr)
+    print(
+        f"{run.name}: {header.parameters.total:,} parameters, {header.flops_per_token.training:,.0f} training FLOPs per token, "
+        f"{tokens:,} tokens",
+        file=sys.stderr,
+    )
     clear_finished(SCRATCH, KEPT_SECONDS)
-    summary = trainer.fit(header, cost, SCRATCH / fingerprint)
-    write_json(paths.metrics(run.arm, run.seed, "train"), summary)
-    try_sync(output)
+    scratch = SCRATCH / fingerprint
+    try:
+        trainer.fit(header, scratch, layout.train(*key), layout.weights(*key))
+    except DivergenceError as error:
+        print(f"diverged: {error}", file=sys.stderr)
+        record_divergence(layout, key, header, trainer.progress.step + 1, str(error))
+        remove(scratch)
+    try_sync(layout.train(*key))
+
+
+def record_divergence(layout: Layout, key: RunKey, header: RunHeader, step: int, reason: str) -> None:
+    """Put the divergence in the place of all records and weights of the run, of which no older one may be taken for its own."""
+    for path in (layout.evaluation(*key), layout.ablation(*key), layout.metrics(*key)):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(layout.weights(*key), ignore_errors=True)
+    record = Divergence(key.arm, key.seed, header.name, header.fingerprint, step=step, reason=reason)
+    with atomic_folder(layout.train(*key)) as folder:
+        write(folder / layout.divergence(*key).name, record)
+
+
+def why(stage: Stage, key: RunKey) -> str | None:
+    return why_train(stage.layout, key, run_of(stage, key))
 
 
 if __name__ == "__main__":
-    main(train)
+    main(lambda: per_run("train", __doc__, train, why))

@@ -6,7 +6,7 @@ A claim is an entry of :mod:`lolm.claims.registry`: data, with a measure from :m
 
 from __future__ import annotations
 
-from lolm.claims.build import build_ledger, has_lolm, headline, merged_ledger, to_records, untrained, with_figures
+from lolm.claims.build import build_ledger, has_lolm, merged_ledger, to_records, untrained
 from lolm.claims.entry import Entry
 from lolm.claims.ledger import (
     FAILS,
@@ -39,9 +39,7 @@ __all__ = [
     "decisive",
     "findings",
     "has_lolm",
-    "headline",
     "merged_ledger",
     "to_records",
     "untrained",
-    "with_figures",
 ]

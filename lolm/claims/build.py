@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lolm.claims.cost import Counting
 from lolm.claims.decide import decide, withheld
 from lolm.claims.entry import Entry
-from lolm.claims.ledger import FAILS, NOT_RUN, VERDICTS, Claim
+from lolm.claims.ledger import FAILS, NOT_RUN, Claim
 from lolm.claims.measures.sanity import sanity
 from lolm.claims.registry import ENTRIES, by_id
 from lolm.claims.registry.arithmetic import arithmetic
@@ -18,22 +19,29 @@ from lolm.records.results import ScaleResults
 MODERN = "field"  # the study that holds the subject against the modern Transformer
 
 
-def build_ledger(results: ScaleResults, entries: Sequence[Entry] = ENTRIES) -> list[Claim]:
+def build_ledger(results: ScaleResults, entries: Sequence[Entry] = ENTRIES, counting: Counting | None = None) -> list[Claim]:
     """The ledger of one study: every claim of the registry, then the sanity of its arms, then the arithmetic.
 
     A study whose subject is no LOLM has no claims on LOLM, only its arms' sanity.
+
+    Args:
+        counting: what counts the FLOPs of runs that were not made; without it no cost stands beside a command.
     """
     sane = [decide(sanity(results, arm), results, {}) for arm in results.arms]
     if not has_lolm(results.params, results.study):
         return sane
     known = by_id(entries)
     unable = untrained(results, sane)
-    measured = [_unless(unable, decide(entry, results, known)) for entry in entries]
+    measured = [_unless(unable, decide(entry, results, known, counting)) for entry in entries]
     return [*measured, *sane, *arithmetic()]
 
 
 def merged_ledger(
-    results_by_study: Mapping[str, ScaleResults], params: Params, scale: str, entries: Sequence[Entry] = ENTRIES
+    results_by_study: Mapping[str, ScaleResults],
+    params: Params,
+    scale: str,
+    entries: Sequence[Entry] = ENTRIES,
+    counting: Counting | None = None,
 ) -> list[Claim]:
     """One ledger over all studies of a scale: each claim once, decided by the study that tests it.
 
@@ -43,6 +51,7 @@ def merged_ledger(
 
     Args:
         results_by_study: the studies that were run, by name.
+        counting: as of :func:`build_ledger`.
     """
     known = by_id(entries)
     sane = {study: [decide(sanity(r, arm), r, {}) for arm in r.arms] for study, r in results_by_study.items()}
@@ -51,11 +60,11 @@ def merged_ledger(
     def decided(entry: Entry) -> Claim:
         first: Claim | None = None
         for study in _candidates(entry, results_by_study, params):
-            claim = _unless(unable[study], decide(entry, results_by_study[study], known))
+            claim = _unless(unable[study], decide(entry, results_by_study[study], known, counting))
             if claim.verdict != NOT_RUN:
                 return claim
             first = first or claim
-        return first or decide(entry, _nothing(entry, params, scale), known)
+        return first or decide(entry, _nothing(entry, params, scale), known, counting)
 
     asked = [one for entry in entries for one in ((entry, modern(entry)) if entry.modern else (entry,))]
     arms = {claim.id: claim for claims in sane.values() for claim in reversed(claims)}
@@ -107,26 +116,6 @@ def _unless(unable: Sequence[str], claim: Claim) -> Claim:
     return withheld(claim, " and ".join(unable)) if unable else claim
 
 
-def with_figures(ledger: Sequence[Claim], drawn: Iterable[str]) -> list[Claim]:
-    """The ledger without the figures that these results have no data for."""
-    names = set(drawn)
-    return [claim if claim.figure in names else replace(claim, figure=None) for claim in ledger]
-
-
 def to_records(ledger: Iterable[Claim]) -> list[dict[str, Any]]:
     """The ledger as ``claims.json`` holds it."""
     return [claim.to_record() for claim in ledger]
-
-
-def headline(ledger: Sequence[Claim]) -> dict[str, Any]:
-    """Flat numbers for `dvc metrics show`: each measured claim's sound value, and the count of each verdict."""
-    keys = {verdict: f"verdicts/{verdict.split(' at')[0].replace(' ', '_')}" for verdict in VERDICTS}
-    flat: dict[str, Any] = dict.fromkeys(keys.values(), 0)
-    for claim in ledger:
-        if claim.group == "arithmetic":
-            continue
-        if claim.group != "sanity":
-            flat[keys[claim.verdict]] += 1
-        if claim.sound is not None and claim.sound.value is not None:
-            flat[claim.id] = claim.sound.value
-    return flat

@@ -12,18 +12,22 @@ from lolm.claims.measures.common import again, difference, nats, quantity, remov
 from lolm.claims.measures.gate import latent_share
 from lolm.claims.measures.inversion import control_depth
 from lolm.claims.measures.readouts import refitted_statistics
+from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 
 Controls = Callable[[ScaleResults], Sequence[Control]]
 
 GATES = {
-    "gate_mean_dimension": (
+    names.GATE_MEAN_DIMENSION: (
         "frozen at its mean in each dimension",
         "Takes the context away and keeps the pattern over dimensions.",
     ),
-    "gate_mean_global": ("frozen at its overall mean", "Keeps the level alone: what is left of g = 0.5 once its level is right."),
-    "gate_shuffled_positions": ("shuffled over positions", "Keeps every value, and takes away only which token gets which."),
-    "gate_permuted_dimensions": ("permuted over dimensions", "Keeps level and spread, not which dimension has which."),
+    names.GATE_MEAN_GLOBAL: (
+        "frozen at its overall mean",
+        "Keeps the level alone: what is left of g = 0.5 once its level is right.",
+    ),
+    names.GATE_SHUFFLED_POSITIONS: ("shuffled over positions", "Keeps every value, and takes away only which token gets which."),
+    names.GATE_PERMUTED_DIMENSIONS: ("permuted over dimensions", "Keeps level and spread, not which dimension has which."),
 }
 
 
@@ -60,9 +64,14 @@ def fitted_temperature(value: float) -> Controls:
             found = run.condition(intervention, at)
             return None if found is None else found.nats_fitted
 
-        changed, intact = values(runs, lambda r: fitted(r, "gate", value)), values(runs, lambda r: fitted(r, "none", None))
+        changed, intact = (
+            values(runs, lambda r: fitted(r, names.GATE, value)),
+            values(runs, lambda r: fitted(r, names.NONE, None)),
+        )
         text = f"damage at g = {value:g} with one fitted temperature each"
-        sentence = "A loss of many nats can come from overconfident logits alone; with a fitted temperature it cannot exceed ln V."
+        sentence = (
+            "A loss of many nats can come from overconfident logits alone; with a fitted temperature it cannot exceed ln V."
+        )
         return [Control("temperature fitted", difference(changed, intact, results, "nats", text), sentence)]
 
     return make
@@ -135,7 +144,7 @@ def _recipes(results: ScaleResults) -> str:
     for name in (results.subject, results.baseline):
         if name is not None:
             recipe = results.of(name)[0].header.run.architecture.recipe
-            norm = "no norm" if recipe.head_norm == "none" else "a norm"
+            norm = "no norm" if recipe.head_norm == names.NONE else "a norm"
             said[results.label(name)] = f"{norm} before the head and {inits[recipe.init]}"
     if len(said) == 2 and len(set(said.values())) == 1:
         return f"Here both arms have {next(iter(said.values()))}."
@@ -149,7 +158,7 @@ def addends(results: ScaleResults) -> list[Control]:
 
     def latent(run: RunRecord, key: str) -> float | None:
         row = run.contribution()
-        return None if row is None or "latent" not in row.addends else getattr(row.addends["latent"], key)
+        return None if row is None or names.LATENT not in row.addends else getattr(row.addends[names.LATENT], key)
 
     return [
         Control(name, quantity(values(runs, lambda r, k=key: latent(r, k)), results, unit, text), sentence)  # type: ignore[misc]
@@ -183,7 +192,7 @@ def permuted(stream: str) -> Controls:
 
     def make(results: ScaleResults) -> list[Control]:
         text = f"damage when the {stream}'s output is permuted over positions"
-        found = quantity(removed(_subject(results), f"{stream}_permuted"), results, "nats", text)
+        found = quantity(removed(_subject(results), names.permuted(stream)), results, "nats", text)
         return [Control(f"{stream} permuted", found, "Keeps every value and takes away only which position gets which.")]
 
     return make
@@ -191,7 +200,9 @@ def permuted(stream: str) -> Controls:
 
 def trained_without(stream: str) -> Controls:
     """Loss of the arm that never had the stream."""
-    sentence = f"What the {stream} buys in training, at equal parameters; the damage says what a trained model has come to expect."
+    sentence = (
+        f"What the {stream} buys in training, at equal parameters; the damage says what a trained model has come to expect."
+    )
     return arm(f"lolm_no_{stream}", "nats", sentence)
 
 
@@ -219,11 +230,13 @@ def serial(results: ScaleResults) -> list[Control]:
     if depth is None:
         return []
     name = f"a Transformer without its last {'block' if depth == 1 else f'{depth} blocks'}"
-    sentence = "z is computed from h, so without latent the last layers of a serial stack are skipped; any stack suffers from that."
+    sentence = (
+        "z is computed from h, so without latent the last layers of a serial stack are skipped; any stack suffers from that."
+    )
     if not pairs:
         missing = "no baseline with the same seeds had its last blocks skipped"
         return [Control(name, Quantity.missing("nats", "damage", missing), sentence)]
-    found = [nats(base, "skip_last_blocks", depth) - nats(base, "none") for _, base in pairs]
+    found = [nats(base, names.SKIP_LAST_BLOCKS, depth) - nats(base, names.NONE) for _, base in pairs]
     return [Control(name, quantity(found, results, "nats", "damage, baseline, same test tokens"), sentence)]
 
 
@@ -232,8 +245,10 @@ CONTROLS: dict[str, Controls] = {
     "depth": deeper,
     "learning_rates": learning_rates,
     "gate_all": gate_changes(*GATES),
-    "gate_means": gate_changes("gate_mean_dimension", "gate_mean_global"),
-    "gate_but_dimension_mean": gate_changes("gate_mean_global", "gate_shuffled_positions", "gate_permuted_dimensions"),
+    "gate_means": gate_changes(names.GATE_MEAN_DIMENSION, names.GATE_MEAN_GLOBAL),
+    "gate_but_dimension_mean": gate_changes(
+        names.GATE_MEAN_GLOBAL, names.GATE_SHUFFLED_POSITIONS, names.GATE_PERMUTED_DIMENSIONS
+    ),
     "refits": refits,
     "temperature_half": fitted_temperature(0.5),
     "temperature_one": fitted_temperature(1.0),

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
-from lolm.accounting.resolve import resolve_run
-from lolm.config import ArchitectureConfig, Params, RunConfig, SizeConfig, TrainingConfig, arms_of, from_mapping, to_mapping
+from lolm.config import ConfigError, Params, RunConfig
 
 PEAK_FLOPS = 989e12  # bf16 without sparsity, of one H100 SXM by its data sheet
 UTILISATION = 0.4
 DEVICE = f"one H100 at {100 * UTILISATION:g} % of {PEAK_FLOPS / 1e12:g} TFLOP/s in bf16"
+
+
+class Counting(Protocol):
+    """Exact counts of a run before it is made: :class:`lolm.accounting.counting.Counting`. Who makes a ledger hands it over:
+    counting builds models, and what reads records needs none."""
+
+    def resolve(self, params: Params, scale: str, arm: str) -> RunConfig:
+        """The run that ``params.yaml`` stands for; raises ConfigError where the arm has no size."""
+
+    def flops_per_token(self, run: RunConfig) -> float:
+        """Training FLOPs of one token, auxiliary heads included."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,8 @@ class Needs:
     """Attributes:
     scale, study: keys of ``params.yaml``.
     arms: that are trained, each with ``seeds`` seeds.
-    training_flops: of all of them together, schedules with their annealed copies; None where ``params.yaml`` has no such study.
+    training_flops: of all of them together, schedules with their annealed copies; None where nobody counted them, or where
+        ``params.yaml`` has no such study at this scale.
     """
 
     scale: str
@@ -42,7 +51,7 @@ class Needs:
     def shown(self) -> str:
         """Command and cost as people read them."""
         if self.training_flops is None or self.hours is None:
-            return f"{self.command} (params.yaml has no such study at this scale)"
+            return self.command if self.arms else f"{self.command} (params.yaml has no such study at this scale)"
         runs = (
             f"{len(self.arms)} {'arm' if len(self.arms) == 1 else 'arms'} x {self.seeds} {'seed' if self.seeds == 1 else 'seeds'}"
         )
@@ -61,44 +70,25 @@ class Needs:
         }
 
 
-def needs(params: Params, scale: str, study: str) -> Needs:
+def needs(params: Params, scale: str, study: str, counting: Counting | None = None) -> Needs:
     """What a study costs at a scale; sweeps, measurements and recall tasks come on top."""
     chosen = params.studies.get(study)
-    if chosen is None or scale not in params.scales or not set(chosen.arms) <= set(arms_of(params, scale)):
-        arms, seeds = ((), 0) if chosen is None else (chosen.arms, len(chosen.seeds))
-        return Needs(scale, study, arms, seeds, None)
-    each = [training_flops(resolve_run(params, scale, arm, chosen.seeds[0])) for arm in chosen.arms]
+    if chosen is None or scale not in params.scales:
+        return Needs(scale, study, (), 0, None)
+    if counting is None:
+        return Needs(scale, study, chosen.arms, len(chosen.seeds), None)
+    try:
+        each = [training_flops(counting.resolve(params, scale, arm), counting) for arm in chosen.arms]
+    except ConfigError:
+        return Needs(scale, study, (), 0, None)
     return Needs(scale, study, chosen.arms, len(chosen.seeds), len(chosen.seeds) * sum(each))
 
 
-def training_flops(run: RunConfig) -> float:
+def training_flops(run: RunConfig, counting: Counting) -> float:
     """FLOPs of one run's training: steps, and the decays of the copies that are annealed earlier."""
     training = run.training
     decays = sum(horizon - training.decay_starts(horizon) for horizon in training.cooldown_steps)
-    return (training.steps + decays) * training.tokens_per_step * flops_per_token(run)
-
-
-def flops_per_token(run: RunConfig) -> float:
-    """Training FLOPs of one token, by :mod:`lolm.accounting.count`."""
-    about = {"architecture": run.architecture, "size": run.size, "training": run.training}
-    return _flops_per_token(json.dumps({k: to_mapping(v) for k, v in about.items()} | {"vocab_size": run.vocab_size}))
-
-
-@cache
-def _flops_per_token(text: str) -> float:
-    from lolm.accounting.count import account_run  # needs torch, which nothing else here does
-
-    raw = json.loads(text)
-    run = RunConfig(
-        scale="any",
-        arm="any",
-        seed=0,
-        vocab_size=raw["vocab_size"],
-        architecture=from_mapping(ArchitectureConfig, raw["architecture"]),
-        size=from_mapping(SizeConfig, raw["size"]),
-        training=from_mapping(TrainingConfig, raw["training"]),
-    )
-    return account_run(run).flops_per_token.training
+    return (training.steps + decays) * training.tokens_per_step * counting.flops_per_token(run)
 
 
 def _duration(hours: float) -> str:

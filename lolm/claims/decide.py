@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lolm.analysis.statistics import Estimate
 from lolm.claims.controls import CONTROLS
-from lolm.claims.cost import Needs, needs
+from lolm.claims.cost import Counting, Needs, needs
 from lolm.claims.entry import Context, Entry, NotRun, Reading, Undecided
 from lolm.claims.ledger import DECIDED, INCONCLUSIVE, NOT_RUN, UNTESTABLE, Claim, Control, Quantity, runs_of
 from lolm.claims.measures.common import against_decoder
@@ -15,23 +15,23 @@ from lolm.claims.published import NUMBERS
 from lolm.records.results import ScaleResults
 
 
-def decide(entry: Entry, results: ScaleResults, entries: Mapping[str, Entry]) -> Claim:
+def decide(entry: Entry, results: ScaleResults, entries: Mapping[str, Entry], counting: Counting | None = None) -> Claim:
     """The claim of an entry by one study's results; what these do not hold gives ``not run``, never an error.
 
     Raises:
         RecordError: from the records, where one is broken.
     """
-    context = Context(results, entry, entries, lambda other: decide(other, results, entries))
+    context = Context(results, entry, entries, lambda other: decide(other, results, entries, counting), counting)
     elsewhere = entry.scale is not None and entry.scale != results.scale
     try:
         if entry.pair and not against_decoder(results):
             raise NotRun(f"the baseline of study {results.study} has a latent stream of its own, unlike the published one")
         reading = entry.measure(context)
     except Undecided as missing:
-        return _undecided(entry, results, missing, elsewhere)
+        return _undecided(context, missing, elsewhere)
     ours, sound = _numbers(entry, reading)
     if elsewhere:
-        return _elsewhere(entry, results, ours or sound)
+        return _elsewhere(context, ours or sound)
     verdict, why = _judged(entry, results, reading)
     claim = _claim(
         entry,
@@ -45,9 +45,9 @@ def decide(entry: Entry, results: ScaleResults, entries: Mapping[str, Entry]) ->
         details=dict(reading.details),
         controls=reading.controls + _controls(entry, results),
         figure=entry.figure if verdict != UNTESTABLE else None,
-        needs=_further(entry, results),
+        needs=_further(context),
     )
-    return _incomplete(entry, results, claim)
+    return _incomplete(context, claim)
 
 
 def withheld(claim: Claim, arms: str) -> Claim:
@@ -75,7 +75,8 @@ def _claim(entry: Entry, results: ScaleResults, **found) -> Claim:
     )
 
 
-def _undecided(entry: Entry, results: ScaleResults, missing: Undecided, elsewhere: bool) -> Claim:
+def _undecided(context: Context, missing: Undecided, elsewhere: bool) -> Claim:
+    entry, results = context.entry, context.results
     verdict, why = missing.verdict, str(missing)
     if elsewhere:
         verdict, why = UNTESTABLE, _another_model(entry, results)
@@ -87,19 +88,18 @@ def _undecided(entry: Entry, results: ScaleResults, missing: Undecided, elsewher
         why = f"{_sentence(why)}{_diverged(entry, results)}"
         why += f" Study {entry.study} tests it." if verdict == NOT_RUN and entry.study != results.study else ""
     scale = entry.scale or (entry.further_scale if verdict == UNTESTABLE else None) or results.scale
-    wanted = None if verdict == INCONCLUSIVE else needs(results.params, scale, entry.study)
+    wanted = None if verdict == INCONCLUSIVE else needs(results.params, scale, entry.study, context.counting)
     return _claim(entry, results, verdict=verdict, why=_sentence(why), needs=wanted)
 
 
-def _elsewhere(entry: Entry, results: ScaleResults, ours: Quantity | None) -> Claim:
+def _elsewhere(context: Context, ours: Quantity | None) -> Claim:
     """The level of a model that these runs are not: our number beside it, no verdict."""
+    entry, results = context.entry, context.results
     if ours is not None:
         note = f"These runs are of scale {results.scale}, another model."
         ours = replace(ours, note=note)
-    wanted = needs(results.params, entry.scale or results.scale, entry.study)
-    return _claim(
-        entry, results, verdict=UNTESTABLE, why=_another_model(entry, results), as_published=ours, needs=wanted
-    )
+    wanted = needs(results.params, entry.scale or results.scale, entry.study, context.counting)
+    return _claim(entry, results, verdict=UNTESTABLE, why=_another_model(entry, results), as_published=ours, needs=wanted)
 
 
 def _another_model(entry: Entry, results: ScaleResults) -> str:
@@ -108,7 +108,9 @@ def _another_model(entry: Entry, results: ScaleResults) -> str:
 
 
 def _numbers(entry: Entry, reading: Reading) -> tuple[Quantity | None, Quantity | None]:
-    ours = _quantity(reading.published, entry.published_unit or entry.unit, entry.published_definition, reading.published_note, reading)
+    ours = _quantity(
+        reading.published, entry.published_unit or entry.unit, entry.published_definition, reading.published_note, reading
+    )
     sound = _quantity(reading.sound, entry.unit, entry.definition, reading.note, reading)
     return ours, sound
 
@@ -147,20 +149,26 @@ def _controls(entry: Entry, results: ScaleResults) -> tuple[Control, ...]:
     return tuple(control for name in entry.controls for control in CONTROLS[name](results))
 
 
-def _further(entry: Entry, results: ScaleResults) -> Needs | None:
+def _further(context: Context) -> Needs | None:
     """Where more is to be had, if that is not these runs."""
+    entry, results = context.entry, context.results
     scale, study = entry.further_scale or results.scale, entry.further_study
-    return None if study is None or (scale, study) == (results.scale, results.study) else needs(results.params, scale, study)
+    return (
+        None
+        if study is None or (scale, study) == (results.scale, results.study)
+        else needs(results.params, scale, study, context.counting)
+    )
 
 
-def _incomplete(entry: Entry, results: ScaleResults, claim: Claim) -> Claim:
+def _incomplete(context: Context, claim: Claim) -> Claim:
     """A claim that lacks seeds is not decided: which seeds were run must not depend on what they showed."""
+    entry, results = context.entry, context.results
     lacking = [key for key in results.missing if key.arm in entry.arms(results)]
     if not lacking or claim.verdict not in DECIDED:
         return claim
     named = ", ".join(map(str, lacking))
     why = f"Not yet run: {named}. The rule alone would say of what is there: {claim.verdict}. {claim.why}"
-    return replace(claim, verdict=NOT_RUN, why=why, needs=needs(results.params, results.scale, results.study))
+    return replace(claim, verdict=NOT_RUN, why=why, needs=needs(results.params, results.scale, results.study, context.counting))
 
 
 def _diverged(entry: Entry, results: ScaleResults) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lolm import LolmError
 from lolm.analysis.statistics import Estimate
+from lolm.claims.cost import Counting
 from lolm.claims.ledger import NOT_RUN, UNTESTABLE, Claim, Control, Quantity
 from lolm.claims.rules import Rule
 from lolm.config import AnalysisConfig
@@ -65,12 +66,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class Context:
-    """What a measure may look at: the results of a study, its own entry, and the registry for what is asked beside it."""
+    """What a measure may look at: the results of a study, its own entry, the registry for what is asked beside it, and
+    what counts FLOPs of runs that were not made, if there is one."""
 
     results: ScaleResults
     entry: Entry
     entries: Mapping[str, Entry]
     decide: Callable[[Entry], Claim]
+    counting: Counting | None = None
 
     @property
     def analysis(self) -> AnalysisConfig:

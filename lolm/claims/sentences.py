@@ -23,20 +23,23 @@ class Finding:
     Attributes:
         subject: what is spoken of when nothing is decided.
         holds, fails: the outcomes; followed by value and interval.
+        printed: key of the published number that has the same definition as ours, if there is one.
     """
 
     claim: str
     subject: str
     holds: str
     fails: str
+    printed: str | None = None
 
 
 FINDINGS = (
     Finding(
         "efficiency_2x",
         "whether LOLM needs half the compute of the published form of the Transformer",
-        "LOLM needs at most half the training FLOPs of the published form of the Transformer to the same loss",
-        "LOLM does not need half the training FLOPs of the published form of the Transformer to the same loss",
+        "To the same loss LOLM needs less than half the training FLOPs of the published form of the Transformer",
+        "To the same loss LOLM needs more than half the training FLOPs of the published form of the Transformer",
+        "efficiency",
     ),
     Finding(
         "efficiency_direction",
@@ -47,8 +50,9 @@ FINDINGS = (
     Finding(
         "efficiency_2x_modern",
         "whether LOLM needs half the compute of the modern Transformer",
-        "LOLM needs at most half the training FLOPs of the modern Transformer to the same loss",
-        "LOLM does not need half the training FLOPs of the modern Transformer to the same loss",
+        "To the same loss LOLM needs less than half the training FLOPs of the modern Transformer",
+        "To the same loss LOLM needs more than half the training FLOPs of the modern Transformer",
+        "efficiency",
     ),
     Finding(
         "efficiency_direction_modern",
@@ -59,8 +63,9 @@ FINDINGS = (
     Finding(
         "gap_25_9",
         "whether LOLM's perplexity is 25.9 % lower than that of the published form of the Transformer",
-        "At the same tokens LOLM's perplexity is at least 25.9 % lower than that of the published form of the Transformer",
-        "At the same tokens LOLM's perplexity is not 25.9 % lower than that of the published form of the Transformer",
+        "At the same tokens LOLM's perplexity is more than 25.9 % lower than that of the published form of the Transformer",
+        "At the same tokens LOLM's perplexity is less than 25.9 % below that of the published form of the Transformer",
+        "gap_headline",
     ),
     Finding(
         "inversion_preregistered",
@@ -142,21 +147,20 @@ def sentence(finding: Finding, claim: Claim) -> str:
     """What a claim's verdict and number allow to be said."""
     if claim.verdict in (HOLDS, FAILS):
         words = finding.holds if claim.verdict == HOLDS else finding.fails
-        return f"{words}{_number(claim)}."
+        return f"{words}{_number(claim, finding.printed)}."
     if claim.verdict == INCONCLUSIVE:
-        return f"Not settled by these runs: {finding.subject}{_number(claim)}."
+        return f"Not settled by these runs: {finding.subject}{_number(claim, finding.printed)}."
     if claim.verdict == NOT_RUN:
         return f"Not run: {finding.subject} (`{claim.command}`)."
     return f"Not testable at this scale: {finding.subject}."
 
 
-def _number(claim: Claim) -> str:
+def _number(claim: Claim, printed: str | None) -> str:
     if claim.sound is None or claim.sound.value is None:
         return ""
     seeds = claim.sound.n_seeds
-    printed = [show(NUMBERS[key].value, NUMBERS[key].unit) for key in claim.published[:1]]
-    beside = f"; the authors print {printed[0]}" if printed and NUMBERS[claim.published[0]].unit == claim.sound.unit else ""
     over = f" over {seeds} {'seed' if seeds == 1 else 'seeds'}" if seeds else ""
+    beside = "" if printed is None else f" (the authors print {show(NUMBERS[printed].value, NUMBERS[printed].unit)})"
     return f": {claim.sound.shown_whole}{over}{beside}"
 
 

@@ -60,7 +60,7 @@ class StackConfig:
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """What distinguishes one recipe from another and holds for every arm (``lolm_spec`` A9, B)."""
+    """What distinguishes one recipe from another and holds for every arm (facts A9, B)."""
 
     init: Literal["framework", "scaled"]  # PyTorch defaults with an N(0,1) embedding, or N(0, 0.02) with scaled residual outputs
     head_norm: Literal["none", "layernorm", "rmsnorm"]  # normalisation between the last stream and the tied head
@@ -70,7 +70,7 @@ class RecipeConfig:
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """The latent stream (A3)."""
+    """The latent stream (facts A3)."""
 
     form: Literal["mamba", "plain", "transformer", "none"] = "mamba"  # SSM-M: stock Mamba-1; SSM-P: plain; the SSM's control
     wiring: Literal["chain", "postnorm", "prenorm"] = "chain"  # how layers are joined; as published: mamba chain, plain postnorm
@@ -79,7 +79,7 @@ class LatentConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """The persistent memory (A4)."""
+    """The persistent memory (facts A4)."""
 
     enabled: bool = True
     chunking: Literal["count", "tokens"] = "tokens"  # a fixed number of chunks (published) or chunks of fixed length
@@ -87,7 +87,7 @@ class MemoryConfig:
 
 @dataclass(frozen=True)
 class RegimeConfig:
-    """The layer of regime codes (A5)."""
+    """The layer of regime codes (facts A5)."""
 
     enabled: bool = True
     neighbour_conv: Natural = 7  # kernel of the causal convolution over time; 0 = none
@@ -98,7 +98,7 @@ class RegimeConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """How surface and latent are joined (A6, A7): the manifestation gate, or a simpler rule in its place."""
+    """How surface and latent are joined (facts A6, A7): the manifestation gate, or a simpler rule in its place."""
 
     form: Literal["dimension", "scalar", "static_dimension", "static_scalar", "fixed", "none", "concat"] = "dimension"
     bias: float = -0.5  # initial logit of the gate; 0 leaves the framework's default bias
@@ -108,7 +108,7 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Weights and forms of the seven loss terms (B)."""
+    """Weights and forms of the seven loss terms (facts B)."""
 
     future: Literal["cpc", "cosine", "none"] = "cpc"
     negatives: Literal["sequence", "batch", "position"] = "sequence"  # cpc: see lolm.objectives.future_cpc

@@ -100,7 +100,7 @@ def selective_scan_reference(
         state = decay_BIN * state + (delta[:, t] * u[:, t])[:, :, None] * B[:, t, None, :]
         ys.append(torch.einsum("bin,bn->bi", state, C[:, t]))
     y = torch.stack(ys, dim=1)
-    if skip_I is not None:  # before the gate, as in Mamba; SSM-P of the spec adds its own behind it
+    if skip_I is not None:  # before the gate, as in Mamba; SSM-P (facts A3) adds its own behind it
         y = y + skip_I.to(dtype) * u
     if gate_BTI is not None:
         y = y * F.silu(gate_BTI.to(dtype))

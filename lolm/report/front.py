@@ -6,8 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lolm.claims.build import modern
 from lolm.claims.ledger import NOT_RUN, UNTESTABLE, Claim, Control
 from lolm.claims.published import NUMBERS
+from lolm.claims.registry import ENTRIES
 from lolm.claims.sentences import FINDINGS, sentence, tally
 from lolm.config import Params, arms_of
 from lolm.records.results import ScaleResults
@@ -145,6 +147,7 @@ def _context(
 ) -> dict[str, Any]:
     by_id = {claim.id: claim for claim in claims}
     said = {finding.claim: sentence(finding, by_id[finding.claim]) for finding in FINDINGS if finding.claim in by_id}
+    own = {modern(entry).id: entry.id for entry in ENTRIES if entry.modern}  # its id in the ledger of the study that decides it
     questions = []
     for question in QUESTIONS:
         entries = [by_id[id] for id in question.claims if id in by_id]
@@ -165,7 +168,7 @@ def _context(
         "published": NUMBERS,
         "pages": pages,
         "controls": _controls,
-        "anchor": lambda claim: claim.id.removesuffix("_modern"),  # where the entry stands on the page of its study
+        "anchor": lambda claim: own.get(claim.id, claim.id),
     }
 
 

@@ -278,9 +278,9 @@ class Trainer:
             good = self.scratch / "checkpoint.pt"
             kept = f"last good checkpoint: {good}" if good.exists() else "no checkpoint was made yet"
             raise DivergenceError(
-                f"{self.run.name}: not finite at step {step + 1}: {', '.join(wrong)}; {kept}. Lower the "
-                f"learning rate (scales.{self.run.scale}.sizes.{self.run.arm}.learning_rate, or where a sweep chooses it the largest "
-                f"of scales.{self.run.scale}.sweep.factors) or training.clip, and run `dvc repro`",
+                f"{self.run.name}: not finite at step {step + 1}: {', '.join(wrong)}; {kept}. Lower "
+                f"scales.{self.run.scale}.sizes.{self.run.arm}.learning_rate (where a sweep chooses the rate, the largest of "
+                f"scales.{self.run.scale}.sweep.factors) or training.clip and run `dvc repro`",
                 step + 1,
             )
 

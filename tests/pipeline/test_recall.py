@@ -1,6 +1,5 @@
 """The recall stage, in a folder of its own."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +9,13 @@ import yaml
 from lolm.accounting.resolve import resolve_run
 from lolm.config import RecallConfig, load_params
 from lolm.data.synthetic import MQAR, Induction
+from lolm.records import Layout, RunKey, read, write
+from lolm.records.schema import Recall, Sweep
 from pipeline import recall as stage
+from pipeline.stage import Stage
 
 ROOT = Path(__file__).parents[2]
+KEY = RunKey("transformer_modern", 3)
 
 
 def write_project(folder: Path, **recall) -> None:
@@ -20,9 +23,7 @@ def write_project(folder: Path, **recall) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["scales"]["smoke"]["recall"] = recall
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    sweep = folder / "artifacts/smoke/sweep/transformer_modern.json"
-    sweep.parent.mkdir(parents=True, exist_ok=True)
-    sweep.write_text(json.dumps({"chosen": 2e-3}), encoding="utf-8")
+    write(Layout("smoke", folder).sweep(KEY.arm), Sweep(KEY.arm, 2e-3, None, 0, (), (), ()))
     for package in ("lolm", "pipeline"):  # the stage hashes its own source
         if not (folder / package).exists():
             (folder / package).symlink_to(ROOT / package)
@@ -32,11 +33,13 @@ def write_project(folder: Path, **recall) -> None:
 def recall(tmp_path, monkeypatch):
     """Function that runs the stage in the project's folder and reads its record."""
 
-    def _recall() -> dict:
+    def _recall() -> Recall:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.argv", ["recall", "--scale", "smoke", "--arm", "transformer_modern", "--seed", "3"])
-        stage.recall()
-        return json.loads((tmp_path / "artifacts/smoke/recall/transformer_modern-3.json").read_text(encoding="utf-8"))
+        chosen = Stage(load_params().select("smoke"))
+        assert stage.why(chosen, KEY) is not None
+        stage.recall(chosen, KEY)
+        assert stage.why(chosen, KEY) is None, "what was made is known as made"
+        return read(chosen.layout.recall(*KEY), Recall)
 
     return _recall
 
@@ -45,29 +48,44 @@ def test_each_task_is_trained_measured_and_recorded(tmp_path, recall):
     size = {"steps": 12, "batch_size": 4, "seq_len": 24, "vocab_size": 32, "pairs": 3, "eval_sequences": 20}
     write_project(tmp_path, tasks=["mqar", "induction"], **size)
     record = recall()
-    assert (record["arm"], record["seed"], record["name"]) == ("transformer_modern", 3, "transformer_modern · smoke · seed 3")
-    assert record["state_elements"] == 4 * 2 * 24 * 32  # keys and values of four layers
+    assert (record.arm, record.seed, record.name) == (*KEY, "transformer_modern · smoke · seed 3")
+    assert record.state_elements == 4 * 2 * 24 * 32  # keys and values of four layers
     for name, task in {"mqar": MQAR(32, 24, 3), "induction": Induction(32, 24)}.items():
-        found = record["tasks"][name]
-        assert (found["chance"], found["order_zero"]) == (task.chance, task.order_zero)
-        assert (found["steps"], found["seq_len"]) == (12, 24)
-        assert 0 <= found["accuracy"] <= 1
-        assert 1 < found["nats"] < 6
-    assert (record["tasks"]["mqar"]["pairs"], record["tasks"]["induction"]["pairs"]) == (3, None)
-    metrics = tmp_path / "reports/smoke/runs/transformer_modern-3/recall.json"
-    assert json.loads(metrics.read_text(encoding="utf-8"))["tasks"]["mqar"]["nats"] == record["tasks"]["mqar"]["nats"]
+        found = record.tasks[name]
+        assert (found.chance, found.order_zero) == (task.chance, task.order_zero)
+        assert (found.steps, found.seq_len, found.diverged) == (12, 24, False)
+        assert 0 <= found.accuracy <= 1
+        assert 1 < found.nats < 6
+    assert (record.tasks["mqar"].pairs, record.tasks["induction"].pairs) == (3, None)
     assert not list((tmp_path / ".scratch").glob("*"))
     write_project(tmp_path, tasks=["induction"], **size)
     alone = recall()
-    assert alone["tasks"] == {"induction": record["tasks"]["induction"]}  # bit for bit, whatever was trained before
-    assert (alone["fingerprint"] != record["fingerprint"], alone["model"] == record["model"]) == (True, True)
+    assert alone.tasks == {"induction": record.tasks["induction"]}  # bit for bit, whatever was trained before
+    assert (alone.fingerprint != record.fingerprint, alone.model == record.model) == (True, True)
+
+
+def test_a_task_that_diverges_says_so_and_the_others_are_measured(tmp_path, recall, monkeypatch):
+    write_project(
+        tmp_path, tasks=["mqar", "induction"], steps=4, batch_size=2, seq_len=24, vocab_size=32, pairs=3, eval_sequences=4
+    )
+    original = stage.run_trial
+
+    def diverging(run, sampler, *rest):
+        if isinstance(sampler.stream, MQAR):
+            raise stage.DivergenceError("loss = nan")
+        return original(run, sampler, *rest)
+
+    monkeypatch.setattr(stage, "run_trial", diverging)
+    tasks = recall().tasks
+    assert (tasks["mqar"].diverged, tasks["mqar"].accuracy, tasks["mqar"].nats) == (True, None, None)
+    assert tasks["induction"].accuracy is not None
 
 
 def test_without_tasks_the_record_is_empty(tmp_path, recall):
-    write_project(tmp_path)
+    write_project(tmp_path, tasks=[])
     record = recall()
-    assert record["tasks"] == {}
-    assert record["state_elements"] > 0
+    assert record.tasks == {}
+    assert record.state_elements > 0
 
 
 def test_a_task_is_trained_like_text_but_for_lengths_and_schedule():

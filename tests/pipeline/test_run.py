@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pipeline.override import override, put_back
 
 from lolm.config import ConfigError, load_params
 from pipeline import jobs, run
 from pipeline.estimate import Estimate, estimate, timed_stages, training_tokens
-from pipeline.override import override, put_back
 
 ROOT = Path(__file__).resolve().parents[2]
 

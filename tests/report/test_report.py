@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from lolm import LolmError
 from lolm.analysis.leaderboard import leaderboard
 from lolm.claims import build_ledger, merged_ledger
 from lolm.claims.ledger import VERDICTS
+from lolm.config import load_params
 from lolm.records import RunKey
 from lolm.records.results import load_results
 from lolm.report import figures, tables
@@ -25,7 +27,9 @@ from lolm.report.figures import FIGURES, FigureEntry, left_out, pictures
 from lolm.report.figures.style import label_ends, new_figure, reference_lines, spread
 from lolm.report.front import QUESTIONS, front_markdown, front_page, readme_block
 from lolm.report.study import absent, curves, headline, own_claims, study_markdown, study_page, title
+from pipeline.front import front as front_stage
 from pipeline.front import with_block
+from pipeline.report import load_study, make, report
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = {"training_arms"}  # needs another arm of LOLM's family
@@ -33,6 +37,7 @@ TWENTY = (
     "lolm", "transformer", "transformer_modern", "lolm_published", "lolm_v0", "transformer_published",
     *(f"hybrid_{i}" for i in range(14)),
 )  # fmt: skip
+SHORT = Truth(log_every=20)  # small figures
 FIELD = {"arms": ["lolm", "transformer", "transformer_modern", "mamba"], "seeds": [1, 2], "baseline": "transformer_modern"}
 PLAIN = {
     "arms": ["mamba", "transformer_modern"], "seeds": [1, 2], "subject": "mamba", "baseline": "transformer_modern",
@@ -420,16 +425,23 @@ def test_readme_says_no_more_than_the_verdicts(front):
 # ---------------------------------------------------------------------------------------------- the stages
 
 
-def test_stages_write_the_same_bytes_in_two_folders_and_links_resolve(tmp_path):
+def test_stages_write_the_same_bytes_in_two_folders_and_links_resolve(tmp_path, monkeypatch):
+    """Once as commands, once in this process, which has drawn other things before."""
     written = []
     for name in ("a", "b"):
-        folder = write_results(tmp_path / name, studies={"plain": PLAIN})
-        for study in ("main", "plain"):
-            done = stage(folder, "report", "--scale", "smoke", "--study", study)
-            assert done.returncode == 0, done.stderr
+        folder = write_results(tmp_path / name, studies={"plain": PLAIN}, truth=SHORT)
         (folder / "README.md").write_text("<!-- findings:begin -->\n<!-- findings:end -->\n")
-        done = stage(folder, "front", "--scale", "smoke", "--readme")
-        assert done.returncode == 0, done.stderr
+        asked = [("report", "--scale", "smoke", "--study", study) for study in ("main", "plain")]
+        asked.append(("front", "--scale", "smoke", "--readme"))
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("LOLM_RUNNER", "1")
+        for module, *arguments in asked:
+            if name == "a":
+                done = stage(folder, module, *arguments)
+                assert done.returncode == 0, done.stderr
+            else:
+                monkeypatch.setattr(sys, "argv", [module, *arguments])
+                {"report": report, "front": front_stage}[module]()
         assert "| LOLM " in (folder / "README.md").read_text()
         reports = folder / "reports"
         written.append({str(p.relative_to(reports)): p.read_bytes() for p in sorted(reports.rglob("*")) if p.is_file()})
@@ -445,7 +457,7 @@ def test_stages_write_the_same_bytes_in_two_folders_and_links_resolve(tmp_path):
     }
     assert {f"smoke/{study}/{name}" for study in ("main", "plain") for name in made} <= set(written[0])
     shown = [entry.name for entry in FIGURES if entry.name not in ALONE]
-    assert {f"smoke/main/figures/{name}.{kind}" for name in shown for kind in ("svg", "csv")} <= set(written[0])
+    assert {f"smoke/main/{path}" for name in shown for path in (f"figures/{name}.svg", f"tables/{name}.csv")} <= set(written[0])
     assert {"index.html", "claims.md", "claims.json", "report.html", "smoke/index.html", "smoke/claims.json"} <= set(written[0])
     assert isinstance(json.loads(written[0]["claims.json"]), list)
     pages = {name: Page(text.decode()) for name, text in written[0].items() if name.endswith(".html")}
@@ -461,25 +473,38 @@ def test_stages_write_the_same_bytes_in_two_folders_and_links_resolve(tmp_path):
     assert all(link in written[0] for link in links)
 
 
-def test_every_page_that_exists_is_made_again(tmp_path):
-    folder = write_results(tmp_path, studies={"plain": PLAIN})
-    assert stage(folder, "report", "--scale", "smoke", "--study", "plain").returncode == 0
+def test_every_page_that_exists_is_made_again(tmp_path, monkeypatch):
+    folder = write_results(tmp_path, studies={"plain": PLAIN}, truth=SHORT)
+    monkeypatch.chdir(folder)
+    make(load_params(), "smoke", "plain")
     page = folder / "reports/smoke/plain/report.html"
     before = page.read_bytes()
     page.write_text("")
-    done = stage(folder, "report")
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["report"])
+    report()
     assert page.read_bytes() == before
     assert not (folder / "reports/smoke/main").exists()
 
 
-def test_stage_names_what_is_broken_and_leaves_the_last_report(tmp_path):
-    folder = write_results(tmp_path)
-    assert stage(folder, "report", "--scale", "smoke", "--study", "main").returncode == 0
-    page = folder / "reports/smoke/main/report.html"
+def test_runs_under_other_parameters_are_stale(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_results(tmp_path, truth=SHORT))
+    params = load_params()
+    results, stale = load_study(params, "smoke", "main")
+    assert (len(results.runs), stale) == (6, [])
+    smoke = params.scales["smoke"]
+    edited = replace(params, scales={"smoke": replace(smoke, training=replace(smoke.training, steps=smoke.training.steps * 2))})
+    results, stale = load_study(edited, "smoke", "main")
+    assert (len(results.runs), len(stale)) == (0, 6)
+
+
+def test_a_broken_record_is_named_and_the_last_report_stays(tmp_path, monkeypatch):
+    folder = write_results(tmp_path, studies={"plain": PLAIN}, truth=SHORT)
+    monkeypatch.chdir(folder)
+    make(load_params(), "smoke", "plain")
+    page = folder / "reports/smoke/plain/report.html"
     before = page.read_bytes()
-    (folder / "reports/smoke/train/lolm-1/metrics.jsonl.xz").write_bytes(b"cut short")
-    done = stage(folder, "report", "--scale", "smoke", "--study", "main")
+    (folder / "reports/smoke/train/mamba-1/metrics.jsonl.xz").write_bytes(b"cut short")
+    done = stage(folder, "report", "--scale", "smoke", "--study", "plain")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "metrics.jsonl.xz: broken" in done.stderr

@@ -10,8 +10,9 @@ from lolm.claims.ledger import Quantity
 from lolm.claims.measures.common import again, nats, removed
 from lolm.claims.numbers import show
 from lolm.claims.published import NUMBERS, clipped_perplexity
+from lolm.records import names
 
-ALL_REMOVED = "gate+memory_zero+regime_zero"
+ALL_REMOVED = names.joined(names.GATE, names.replaced(names.MEMORY, names.ZERO), names.replaced(names.REGIME, names.ZERO))
 
 
 def constant_gate(value: float, capped: bool = False):
@@ -19,13 +20,14 @@ def constant_gate(value: float, capped: bool = False):
 
     def measure(context: Context) -> Reading:
         runs, confidence = context.subject(), context.confidence
-        found = removed(runs, "gate", value)
+        found = removed(runs, names.GATE, value)
         if found is None:
             raise NotRun(f"these runs hold no LOLM whose gate was forced to {value:g}")
         damage = t_interval(found, confidence)
         if capped:
             logs = [
-                math.log(clipped_perplexity(nats(run, "gate", value)) / clipped_perplexity(nats(run, "none"))) for run in runs
+                math.log(clipped_perplexity(nats(run, names.GATE, value)) / clipped_perplexity(nats(run, names.NONE)))
+                for run in runs
             ]
             ours = t_interval(logs, confidence).map(math.exp)
         else:
@@ -48,7 +50,7 @@ def everything_removed(context: Context) -> Reading:
 def half_against_one(context: Context) -> Reading:
     """Loss at g = 0.5 minus loss at g = 1."""
     runs = context.subject()
-    half, one = removed(runs, "gate", 0.5), removed(runs, "gate", 1.0)
+    half, one = removed(runs, names.GATE, 0.5), removed(runs, names.GATE, 1.0)
     if half is None or one is None:
         raise NotRun("these runs hold no LOLM whose gate was forced to 0.5 and to 1")
     excess = paired_difference(half, one, context.confidence)
@@ -58,7 +60,7 @@ def half_against_one(context: Context) -> Reading:
 def frozen_gate(context: Context) -> Reading:
     """Damage with the gate frozen at its mean over tokens in each dimension."""
     runs = context.subject()
-    frozen = removed(runs, "gate_mean_dimension")
+    frozen = removed(runs, names.GATE_MEAN_DIMENSION)
     if frozen is None:
         raise NotRun(f"the gate was not frozen at its mean; {again(context.results)}")
     return Reading(t_interval(frozen, context.confidence), runs=runs)
@@ -69,7 +71,7 @@ def stream(name: str, published: str):
 
     def measure(context: Context) -> Reading:
         runs, confidence = context.subject(), context.confidence
-        zero, mean = removed(runs, f"{name}_zero"), removed(runs, f"{name}_mean")
+        zero, mean = (removed(runs, names.replaced(name, by)) for by in (names.ZERO, names.MEAN))
         if zero is None or mean is None:
             raise NotRun(f"these runs hold no LOLM whose {name} was removed")
         zeroed = t_interval(zero, confidence)

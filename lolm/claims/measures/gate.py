@@ -14,6 +14,7 @@ from lolm.claims.measures.common import t_value
 from lolm.claims.numbers import show, show_interval
 from lolm.claims.published import NUMBERS
 from lolm.claims.rules import above, every, why_of, within
+from lolm.records import names
 from lolm.records.results import RunRecord
 
 LEVELS = ("gate_20m", "gate_149m", "gate_304m", "gate_157b")
@@ -25,7 +26,7 @@ def gated(context: Context) -> tuple[RunRecord, ...]:
     Raises:
         NotRun: there are none.
     """
-    runs = tuple(run for run in context.subject() if run.points("gate/mean")[1])
+    runs = tuple(run for run in context.subject() if run.points(names.GATE_LEVEL)[1])
     if not runs:
         raise NotRun("these runs hold no LOLM with a gate")
     return runs
@@ -35,12 +36,12 @@ def held_out(run: RunRecord) -> float:
     """Mean gate on held-out text: of the evaluation, or of the last validation pass."""
     if run.evaluation is not None and run.evaluation.gate is not None:
         return run.evaluation.gate.mean
-    return run.points("val/gate_mean")[1][-1]
+    return run.points(names.VAL_GATE_MEAN)[1][-1]
 
 
 def _logged(run: RunRecord, window: int) -> float:
     """Mean gate on training batches over the published window at the end of the run."""
-    values = run.points("gate/mean")[1][-window_rows(run, window) :]
+    values = run.points(names.GATE_LEVEL)[1][-window_rows(run, window) :]
     return math.fsum(values) / len(values)
 
 
@@ -82,7 +83,7 @@ def reversal(context: Context) -> Reading:
     seeds; with one seed there is no other, and the value carries no interval.
     """
     runs, confidence = gated(context), context.confidence
-    curves = [dict(zip(*run.points("gate/mean"), strict=True)) for run in runs]
+    curves = [dict(zip(*run.points(names.GATE_LEVEL), strict=True)) for run in runs]
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     if len(steps) < 3:
         raise NotRun("too few log windows during training")

@@ -13,28 +13,30 @@ from lolm.claims.measures.common import again, nats, removed, t_value
 from lolm.claims.numbers import show
 from lolm.claims.published import clipped_perplexity
 from lolm.claims.rules import above, below, every, why_of
+from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
+from lolm.records.schema import TokenClass
 
 VERDICT_OF = {dep.INVERTED: HOLDS, dep.NOT_INVERTED: FAILS, dep.UNDECIDED: INCONCLUSIVE}
 DEFINITION = "loss without latent minus loss without surface"
 METHODS = {  # how a sentence names the declared removal, and what each is worth as a control
-    "gate": (
+    names.GATE: (
         "forcing the gate to 1 damages LOLM more than forcing it to 0",
         "The published way; the head has never seen a constant gate, and the two constants lie unequally far from it.",
     ),
-    "zero": (
+    names.ZERO: (
         "zeroing the latent branch damages LOLM more than zeroing the surface branch",
         "Zero is a value the head has never seen in a branch's place.",
     ),
-    "mean": (
+    names.MEAN: (
         "replacing the latent branch by its mean damages LOLM more than replacing the surface branch by its own",
         "The mean keeps what is constant and removes what depends on the text.",
     ),
-    "resample": (
+    names.RESAMPLE: (
         "the latent branch of another text damages LOLM more than the surface branch of another text",
         "A branch of another text has the right distribution and the wrong information.",
     ),
-    "gaussian": (
+    names.GAUSSIAN: (
         "noise in the latent branch's place damages LOLM more than noise in the surface branch's",
         "Noise keeps each dimension's mean and variance, and no correlation between them.",
     ),
@@ -47,7 +49,9 @@ def forced(context: Context) -> tuple[RunRecord, ...]:
     Raises:
         NotRun: there are none.
     """
-    runs = tuple(r for r in context.subject() if r.condition("gate", 1.0) and r.condition("gate", 0.0) and r.condition("none"))
+    runs = tuple(
+        r for r in context.subject() if r.condition(names.GATE, 1.0) and r.condition(names.GATE, 0.0) and r.condition(names.NONE)
+    )
     if not runs:
         raise NotRun("these runs hold no LOLM whose gate was forced to 1 and to 0")
     return runs
@@ -55,20 +59,22 @@ def forced(context: Context) -> tuple[RunRecord, ...]:
 
 def _difference(runs: Sequence[RunRecord], confidence: float, step: int | None = None) -> Estimate:
     """Loss at g = 1 minus loss at g = 0 over seeds, nats."""
-    return paired_difference([nats(r, "gate", 1.0, step) for r in runs], [nats(r, "gate", 0.0, step) for r in runs], confidence)
+    return paired_difference(
+        [nats(r, names.GATE, 1.0, step) for r in runs], [nats(r, names.GATE, 0.0, step) for r in runs], confidence
+    )
 
 
 def forced_gate(context: Context) -> Reading:
     """Loss at g = 1 minus loss at g = 0; as published the ratio of capped perplexities."""
     runs, confidence = forced(context), context.confidence
     ratio = geometric_interval(
-        [clipped_perplexity(nats(r, "gate", 1.0)) / clipped_perplexity(nats(r, "gate", 0.0)) for r in runs], confidence
+        [clipped_perplexity(nats(r, names.GATE, 1.0)) / clipped_perplexity(nats(r, names.GATE, 0.0)) for r in runs], confidence
     )
     references = [r.ablation.references for r in runs if r.ablation is not None]
     measured = {
-        "loss, learned gate": [nats(r, "none") for r in runs],
-        "loss at g = 1": [nats(r, "gate", 1.0) for r in runs],
-        "loss at g = 0": [nats(r, "gate", 0.0) for r in runs],
+        "loss, learned gate": [nats(r, names.NONE) for r in runs],
+        "loss at g = 1": [nats(r, names.GATE, 1.0) for r in runs],
+        "loss at g = 0": [nats(r, names.GATE, 0.0) for r in runs],
         "uniform": [reference.uniform for reference in references],
         "unigram": [reference.unigram for reference in references],
         "bigram": [reference.bigram for reference in references],
@@ -90,7 +96,7 @@ def over_training(context: Context) -> Reading:
     """The same at every checkpoint; the smallest is shown."""
     runs, confidence, margin = forced(context), context.confidence, context.analysis.inversion_margin
     common = set.intersection(*(set(run.ablation_steps) for run in runs))
-    steps = sorted(s for s in common if all(run.condition("gate", v, s) for run in runs for v in (0.0, 1.0)))
+    steps = sorted(s for s in common if all(run.condition(names.GATE, v, s) for run in runs for v in (0.0, 1.0)))
     if len(steps) < 2:
         raise NotRun("the gate was forced at one checkpoint only")
     found = {step: _difference(runs, confidence, step) for step in steps}
@@ -106,15 +112,13 @@ def over_training(context: Context) -> Reading:
     )
 
 
-def control_depth(
-    results: ScaleResults, runs: Sequence[RunRecord]
-) -> tuple[int | None, tuple[tuple[RunRecord, RunRecord], ...]]:
+def control_depth(results: ScaleResults, runs: Sequence[RunRecord]) -> tuple[int | None, tuple[tuple[RunRecord, RunRecord], ...]]:
     """How many last blocks the control skips (as many as LOLM has latent layers), and the pairs in which that was measured."""
     latent = runs[0].header.run.size.latent if runs else None
     if latent is None:
         return None, ()
     pairs = results.pairs(results.subject, results.baseline)
-    return latent.layers, tuple(p for p in pairs if p[0] in runs and p[1].condition("skip_last_blocks", latent.layers))
+    return latent.layers, tuple(p for p in pairs if p[0] in runs and p[1].condition(names.SKIP_LAST_BLOCKS, latent.layers))
 
 
 def serial_control(context: Context) -> Reading:
@@ -123,8 +127,8 @@ def serial_control(context: Context) -> Reading:
     depth, pairs = control_depth(context.results, runs)
     if not pairs:
         raise NotRun("no baseline among these runs had its last blocks skipped")
-    ours = [nats(subject, "gate", 1.0) - nats(subject, "none") for subject, _ in pairs]
-    control = [nats(base, "skip_last_blocks", depth) - nats(base, "none") for _, base in pairs]
+    ours = [nats(subject, names.GATE, 1.0) - nats(subject, names.NONE) for subject, _ in pairs]
+    control = [nats(base, names.SKIP_LAST_BLOCKS, depth) - nats(base, names.NONE) for _, base in pairs]
     excess = paired_difference(ours, control, confidence)
     serial, last = runs[0].header.run.architecture.latent.input == "surface", "block" if depth == 1 else f"{depth} blocks"
     why = (
@@ -132,7 +136,7 @@ def serial_control(context: Context) -> Reading:
         + f"Skipping the plain Transformer's last {last} costs {show(t_value(control), 'nats')}, "
         f"g = 1 costs LOLM {show(t_value(ours), 'nats')}. Their difference: {why_of(excess, margin, 'nats')}."
     )
-    halves = removed([subject for subject, _ in pairs], "gate", 0.5)
+    halves = removed([subject for subject, _ in pairs], names.GATE, 0.5)
     details = {}
     if halves is not None:
         half = t_interval(halves, confidence)
@@ -150,11 +154,12 @@ def serial_control(context: Context) -> Reading:
 
 
 def one_stream(gate: float):
-    """Loss with the gate forced to 0 or 1, minus the unigram model's."""
+    """Loss with the gate forced to 0 or 1, minus the unigram model's: the latent stream alone is claimed to work, the surface
+    stream alone to collapse. To work takes more than a bigram model, the bar that every arm is held to."""
 
     def measure(context: Context) -> Reading:
         runs, confidence = forced(context), context.confidence
-        losses = [nats(run, "gate", gate) for run in runs]
+        losses = [nats(run, names.GATE, gate) for run in runs]
         references = [run.ablation.references for run in runs if run.ablation is not None]
         excess, over, bigram = (
             paired_difference(losses, [getattr(reference, name) for reference in references], confidence)
@@ -176,7 +181,9 @@ def one_stream(gate: float):
             "over uniform": Quantity.of(over, "nats", "loss minus ln V"),
             "over bigram": Quantity.of(bigram, "nats", "loss minus the interpolated bigram model's"),
         }
-        return Reading(excess, ours, runs, more=f"This model is {state}.", details=details)
+        why = f"Loss minus that of the unigram model: {why_of(excess, 0.0, 'nats')}. This model is {state}."
+        verdict = above(excess, 0.0) if gate else every((below(excess, 0.0), below(bigram, 0.0)))
+        return Reading(excess, ours, runs, verdict=verdict, why=why, details=details)
 
     return measure
 
@@ -190,8 +197,8 @@ def declared(context: Context) -> Reading:
     runs, method = context.subject(), dep.primary(context.results)
     found = dep.over_seeds(runs, method, confidence)
     if found is None:
-        lack = " or ".join(method.removal(branch)[0] for branch in ("latent", "surface"))
-        forced_once = any(run.condition("gate", 1.0) for run in runs)
+        lack = " or ".join(method.removal(branch)[0] for branch in (names.LATENT, names.SURFACE))
+        forced_once = any(run.condition(names.GATE, 1.0) for run in runs)
         raise NotRun(
             f"the ablation records lack {lack}; {again(results)}"
             if forced_once
@@ -204,9 +211,9 @@ def declared(context: Context) -> Reading:
     if others:
         counted = ", ".join(f"{calls.count(kind)} {kind}" for kind in (dep.INVERTED, dep.NOT_INVERTED, dep.UNDECIDED))
         why += f" Of {len(others)} other ways of removing the branches, not corrected for their number: {counted}."
-    full = [nats(run, "none") for run in runs]
+    full = [nats(run, names.NONE) for run in runs]
     details = {}
-    for branch in ("latent", "surface"):
+    for branch in (names.LATENT, names.SURFACE):
         losses = [loss for run in runs if (loss := dep.loss(run, method, branch)) is not None]
         damage = paired_difference(losses, full, confidence)
         details[f"damage without {branch}"] = Quantity.of(damage, "nats", f"{method.label} in the {branch} branch's place")
@@ -263,7 +270,7 @@ def growth(context: Context) -> Reading:
     if len(steps) < 2:
         raise NotRun(f"S was measured at fewer than two checkpoints; {again(context.results)}")
     damage = {
-        s: [loss - nats(r, "none", None, s) for r in runs if (loss := dep.loss(r, method, "latent", s)) is not None]
+        s: [loss - nats(r, names.NONE, None, s) for r in runs if (loss := dep.loss(r, method, names.LATENT, s)) is not None]
         for s in steps
     }
     details = {
@@ -304,7 +311,8 @@ def follows_gate(context: Context) -> Reading:
 def by_token_class(context: Context) -> Reading:
     """Mean gate at function words minus mean gate at content words."""
     runs, confidence = context.subject(), context.confidence
-    classes = {kind: [_class(run, kind) for run in runs] for kind in ("function", "content")}
+    kinds = {"function": names.FUNCTION_WORD, "content": names.CONTENT_WORD}
+    classes = {kind: [_class(run, name) for run in runs] for kind, name in kinds.items()}
     if any(row is None or row.gate_mean is None for rows in classes.values() for row in rows):
         raise NotRun(f"the gate was not measured by token class; {again(context.results)}")
     rows = {kind: [row for row in found if row is not None] for kind, found in classes.items()}
@@ -334,10 +342,7 @@ def by_token_class(context: Context) -> Reading:
     return Reading(found, runs=runs, details=details, controls=controls)
 
 
-def _class(run: RunRecord, kind: str):
-    """The row of a token class, whatever its exact name begins with."""
+def _class(run: RunRecord, token_class: str) -> TokenClass | None:
+    """The row of a class of token."""
     rows = () if run.ablation is None else run.ablation.token_classes
-    named = {row.token_class: row for row in rows}
-    return next((row for name, row in named.items() if name.startswith(kind)), None)
-
-
+    return next((row for row in rows if row.token_class == token_class), None)

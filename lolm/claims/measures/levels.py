@@ -12,6 +12,7 @@ from lolm.claims.measures.common import needed
 from lolm.claims.numbers import show
 from lolm.claims.published import NUMBERS
 from lolm.claims.rules import below, why_of, within
+from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 
 DEFINITIONS = {
@@ -62,9 +63,9 @@ class Level:
         if self.kind == "loss":
             return final_training_loss(run, window)
         if self.kind == "gate":
-            values = run.points("gate/mean")[1][-window_rows(run, window) :]
+            values = run.points(names.GATE_LEVEL)[1][-window_rows(run, window) :]
             return sum(values) / len(values) if values else None
-        alive = run.points("regime/alive")[1]
+        alive = run.points(names.REGIME_ALIVE)[1]
         return alive[-1] / _codes(run) if alive and run.header.run.size.regime else None
 
 
@@ -73,5 +74,3 @@ def _codes(run: RunRecord) -> int:
     if size is None:
         raise NotRun(f"{run.name} has no regime codes")
     return size.codes
-
-

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from lolm.accounting.resolve import resolve_run
 from lolm.analysis import efficiency as eff
 from lolm.analysis.statistics import Estimate, equivalence, geometric_interval, paired_difference, t_interval
-from lolm.claims.cost import flops_per_token
-from lolm.claims.entry import Context, NotRun, NotTestable, Reading
-from lolm.claims.ledger import COUNTED, FAILS, HOLDS, INCONCLUSIVE, Quantity
+from lolm.claims.cost import Counting
+from lolm.claims.entry import Context, NotRun, Reading
+from lolm.claims.ledger import COUNTED, FAILS, HOLDS, INCONCLUSIVE, UNTESTABLE, Quantity
 from lolm.claims.measures.common import against_decoder
 from lolm.claims.measures.efficiency import AXIS_NAMES, Pairs, parameters
 from lolm.claims.numbers import show
 from lolm.claims.published import NUMBERS, clipped_perplexity
 from lolm.claims.rules import above, below, every, why_of
 from lolm.config import ConfigError, Params, RunConfig
+from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 
 EARLY = 0.06  # share of the run at which the published early gap was read: step 3,000 of 50,000
@@ -65,7 +65,7 @@ def _published_losses(definition: str, subject: RunRecord, base: RunRecord, wind
     """(LOLM's loss, the baseline's) under a published definition."""
     theirs = eff.final_training_loss(base, window)
     if definition == "mixed":
-        return subject.points("val/nats")[1][-1], theirs
+        return subject.points(names.VAL_NATS)[1][-1], theirs
     return eff.final_training_loss(subject, window, LATE if definition == "late" else 1.0), theirs
 
 
@@ -109,7 +109,7 @@ def shrinking_lead(context: Context) -> Reading:
     pairs, confidence = context.pairs(), context.confidence
     early, end, step = [], [], 0.0
     for subject, base in pairs:
-        mine, theirs = (dict(zip(*run.points("val/nats"), strict=True)) for run in (subject, base))
+        mine, theirs = (dict(zip(*run.points(names.VAL_NATS), strict=True)) for run in (subject, base))
         common = sorted(set(mine) & set(theirs))
         after = [s for s in common if s >= max(1, EARLY * common[-1])]
         if len(after) < 2:
@@ -148,7 +148,7 @@ def lead_at(results: ScaleResults, pairs: Pairs, share: float) -> tuple[Estimate
     training: list[tuple[float, float]] = []
     step = 0.0
     for subject, base in pairs:
-        mine, theirs = (dict(zip(*run.points("val/nats"), strict=True)) for run in (subject, base))
+        mine, theirs = (dict(zip(*run.points(names.VAL_NATS), strict=True)) for run in (subject, base))
         common = sorted(set(mine) & set(theirs))
         after = [s for s in common if s >= max(1, share * common[-1])]
         if not after:
@@ -197,10 +197,13 @@ def step_overhead(context: Context) -> Reading:
     if results.subject and results.baseline and against_decoder(results):
         mine, theirs = (results.of(arm)[0].header.flops_per_token.training for arm in (results.subject, results.baseline))
         here = mine / theirs - 1
+    if context.counting is None:
+        raise NotRun("nobody counted the FLOPs of the published pair")
     try:
-        lolm, base = (flops_per_token(run) for run in tpu_pair(results.params))
+        lolm, base = map(context.counting.flops_per_token, tpu_pair(results.params, context.counting))
     except ConfigError as error:
-        raise NotTestable(f"params.yaml gives no such pair: {error}") from error
+        why = f"params.yaml gives no such pair: {error}"
+        return Reading(published=here, verdict=UNTESTABLE, why=why, values={"scale": results.scale})
     exact = lolm / base - 1
     counted = {"319M LOLM over 317M baseline": Quantity(exact, "share", "training FLOPs a token", origin=COUNTED)}
     return Reading(
@@ -214,9 +217,9 @@ def step_overhead(context: Context) -> Reading:
     )
 
 
-def tpu_pair(params: Params) -> tuple[RunConfig, RunConfig]:
+def tpu_pair(params: Params, counting: Counting) -> tuple[RunConfig, RunConfig]:
     """The published pair on TPU, to the parameter: the 304m preset with the plain SSM in windows of 512, against 21 layers."""
-    lolm, base = (resolve_run(params, "304m", arm, 0) for arm in ("lolm_published", "transformer_published"))
+    lolm, base = (counting.resolve(params, "304m", arm) for arm in ("lolm_published", "transformer_published"))
     training = replace(lolm.training, seq_len=512, batch_size=4, accumulation=1)
     latent = replace(lolm.architecture.latent, form="plain", wiring="postnorm")
     return (

@@ -11,15 +11,16 @@ from lolm.claims.measures.common import again
 from lolm.claims.measures.inversion import DEFINITION
 from lolm.claims.numbers import show
 from lolm.claims.rules import why_of
+from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.schema import Readout
 
 READOUT_NAMES = {
-    "temperature": "one temperature",
-    "affine": "gains and biases of the norms",
-    "head": "the head",
-    "head_scratch": "a head from scratch",
-    "fine_tune": "all weights, briefly",
+    names.TEMPERATURE: "one temperature",
+    names.AFFINE: "gains and biases of the norms",
+    names.HEAD: "the head",
+    names.HEAD_SCRATCH: "a head from scratch",
+    names.FINE_TUNE: "all weights, briefly",
 }
 
 
@@ -41,7 +42,9 @@ def refitted_statistics(results: ScaleResults, runs: Sequence[RunRecord]) -> lis
     """S after each refit of mean ablation, where it was measured."""
     made = []
     for readout, name in READOUT_NAMES.items():
-        latent, surface = (readouts(runs, f"{branch}_mean", None, readout) for branch in ("latent", "surface"))
+        latent, surface = (
+            readouts(runs, names.replaced(branch, names.MEAN), None, readout) for branch in (names.LATENT, names.SURFACE)
+        )
         if latent is None or surface is None:
             continue
         s = paired_difference([r.refitted for r in latent], [r.refitted for r in surface], results.analysis.confidence)
@@ -50,7 +53,7 @@ def refitted_statistics(results: ScaleResults, runs: Sequence[RunRecord]) -> lis
                 f"S, branch's mean, refitted: {name}",
                 Quantity.of(s, "nats", f"{DEFINITION}, each after refitting {name} on training text"),
                 "Not what the branch holds, but what the path that is left can learn to do."
-                if readout == "fine_tune"
+                if readout == names.FINE_TUNE
                 else "Damage that a refitted readout wins back was never information lost.",
             )
         )
@@ -65,8 +68,8 @@ def _left_after(damaged: Sequence[Readout], intact: Sequence[Readout], confidenc
 def information(context: Context) -> Reading:
     """Damage of g = 1 that refitting the head leaves, judged against half of the damage."""
     runs, confidence = context.subject(), context.confidence
-    rows = {name: (readouts(runs, "gate", 1.0, name), readouts(runs, "none", None, name)) for name in READOUT_NAMES}
-    head, intact = rows["head"]
+    rows = {name: (readouts(runs, names.GATE, 1.0, name), readouts(runs, names.NONE, None, name)) for name in READOUT_NAMES}
+    head, intact = rows[names.HEAD]
     if head is None or intact is None:
         raise NotRun(f"no head was refitted both under g = 1 and in the intact model; {again(context.results)}")
     damage = t_interval([r.damaged - r.full for r in head], confidence)
@@ -84,7 +87,7 @@ def information(context: Context) -> Reading:
         )
     ]
     for name, (found, same) in rows.items():
-        if found is not None and same is not None and name != "head":
+        if found is not None and same is not None and name != names.HEAD:
             quantity = Quantity.of(
                 _left_after(found, same, confidence), "nats", "loss at g = 1 minus that of the intact model, both refitted"
             )

@@ -13,6 +13,7 @@ from lolm.claims.measures.common import quantity, removed, values
 from lolm.claims.numbers import show
 from lolm.claims.published import NUMBERS
 from lolm.claims.rules import above, below, why_of
+from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.schema import ContrastiveSummary, RegimeSummary
 
@@ -151,11 +152,11 @@ def memory_loss(context: Context) -> Reading:
     """The memory's loss over the published window at the end of the run."""
     runs = context.subject()
     form = runs[0].header.run.architecture.objectives.memory if runs[0].family == "lolm" else None
-    found = values(runs, lambda run: _ends(context, run, "train/memory"))
+    found = values(runs, lambda run: _ends(context, run, names.train_term(names.MEMORY_TERM)))
     if form != "attention" or found is None:
         raise NotRun("these runs hold no LOLM whose memory loss is the entropy of attention, and logged")
     text = "damage when the memory's output is replaced by its mean"
-    worth = quantity(removed(runs, "memory_mean"), context.results, "nats", text, "not measured")
+    worth = quantity(removed(runs, names.replaced(names.MEMORY, names.MEAN)), context.results, "nats", text, "not measured")
     sentence = "The loss is minimised directly: a sharp read is what it asks for, not evidence that what is read is of use."
     return Reading(
         t_interval(found, context.confidence), runs=runs, controls=(Control("what the memory is worth", worth, sentence),)
@@ -182,7 +183,7 @@ def contrastive_early(context: Context) -> Reading:
     runs, excess = context.subject(), []
     summaries = [run.evaluation.cpc if run.evaluation else None for run in runs]
     for run, summary in zip(runs, summaries, strict=True):
-        steps, logged = run.points("train/future")
+        steps, logged = run.points(names.train_term(names.FUTURE))
         early = [v for s, v in zip(steps, logged, strict=True) if s <= max(steps[0], CPC_ENDS * steps[-1])]
         if not early or summary is None:
             raise NotRun("these runs hold no logged contrastive loss")
@@ -190,9 +191,7 @@ def contrastive_early(context: Context) -> Reading:
     final = [summary.nats - math.log(summary.candidates) for summary in summaries if summary is not None]
     control = Control(
         "at the end",
-        Quantity.of(
-            paired_difference(final, [0.0] * len(final), context.confidence), "nats", "test split, loss minus ln n"
-        ),
+        Quantity.of(paired_difference(final, [0.0] * len(final), context.confidence), "nats", "test split, loss minus ln n"),
         "Negatives come from the same sequence, so position alone can lower it; study cpc trains with those of other texts.",
     )
     return Reading(

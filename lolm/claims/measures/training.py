@@ -19,8 +19,8 @@ LADDER = ("ladder_1_decoder", "ladder_2_memory", "ladder_3_ssm", "ladder_4_ssm_m
 class Contrast:
     """An arm, or the high level of a factor, minus the subject (the low level) in one outcome, a key of OUTCOMES.
 
-    The level of the interval is Bonferroni's, over all contrasts that the registry asks of the same runs in the same outcome; the
-    declared comparison is not corrected.
+    The level of the interval is Bonferroni's, over all contrasts that a group of the registry asks of the same runs in the same
+    outcome; the declared comparison is not corrected.
 
     Attributes:
         one_sided: the claim bounds a difference on one side (no worse than), so no correction makes it harder to show.
@@ -65,7 +65,8 @@ class Contrast:
             runs=runs,
             values={
                 "lead": f"{outcome.name[0].upper()}{outcome.name[1:]} of {name} minus that of {other}",
-                "contrast": f"{outcome.definition}: {name} minus {other}, paired by seed, {100 * found.confidence:.4g} % interval",
+                "contrast": f"{outcome.definition}: {name} minus {other}, paired by seed, "
+                f"{100 * found.confidence:.4g} % interval",
             },
             rule_note="; the declared comparison, not corrected"
             if declared
@@ -88,7 +89,8 @@ class Contrast:
 
     def _family(self, context: Context) -> int:
         """How many contrasts are asked of these runs in this outcome, without the declared pair."""
-        asked = [e.measure for e in context.entries.values() if isinstance(e.measure, Contrast)]
+        same = [entry for entry in context.entries.values() if entry.group == context.entry.group]
+        asked = [entry.measure for entry in same if isinstance(entry.measure, Contrast)]
         asked = [one for one in asked if one.outcome == self.outcome and one.difference(context.results) is not None]
         return max(1, len({one.name for one in asked} - {context.results.baseline}))
 

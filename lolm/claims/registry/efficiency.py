@@ -125,7 +125,7 @@ ENTRIES = (
         GROUP,
         "The lead of LOLM in nats is an early one: it shrinks as training goes on.",
         shrinking_lead,
-        rule_text="holds if the intervals of both the early lead and its decline lie above 0, fails if either has none of it there",
+        rule_text="holds if the intervals of both the early lead and its decline lie above 0, fails if either has none there",
         definition="lead of LOLM in validation loss at step {step:g} (first evaluation after {early:.0%} of the run) minus its "
         "lead at the end",
         published=("tpu_gap_3k", "tpu_gap_50k"),
@@ -183,7 +183,7 @@ ENTRIES = (
         "the run), paired by seed",
         lead="At step {step:,}",
         published=("faster_43",),
-        published_definition="one minus LOLM's perplexity over the baseline's, training loss up to step {step:,}, published window",
+        published_definition="one minus LOLM's perplexity over the baseline's, training loss to step {step:,}, published window",
         caveats=(NO_SPEED,),
         controls=("conditioning",),
         figure="lead",

@@ -17,8 +17,8 @@ ENTRIES = (
         GROUP,
         "The mean gate settles at the published level (0.27, 0.55, 0.83, 0.71 from 20.5M to 1.57B).",
         level,
-        rule_text="at a published scale: holds if the whole interval lies within {gate_margin:g} of the published level, fails if "
-        "none of it does; elsewhere no published level applies",
+        rule_text="at a published scale: holds if the whole interval lies within {gate_margin:g} of the published level, fails "
+        "if none of it does; elsewhere no published level applies",
         unit="gate",
         definition=HELD_OUT,
         published=LEVELS,
@@ -60,8 +60,8 @@ ENTRIES = (
         GROUP,
         "The gate finds its level by itself.",
         target,
-        rule_text="fails if the gate is equivalent to its target within {gate_margin:g}; otherwise inconclusive, since only an arm "
-        "without the target could show it",
+        rule_text="fails if the gate is equivalent to its target within {gate_margin:g}; otherwise inconclusive, since only an "
+        "arm without the target could show it",
         unit="gate",
         definition="mean gate minus mean target, test split",
         stated=("paper", "scaling"),

@@ -33,9 +33,7 @@ def _of(scale: str) -> tuple[Entry, ...]:
     alive = "all are" if codes == 1 else "one is"
     return (
         _level(f"level_loss_{end}", f"LOLM at {size} reaches a training loss of {nats:.2f} nats.", f"nats_{end}", scale, "loss"),
-        _level(
-            f"level_gate_{end}", f"The mean gate of LOLM at {size} is {gate:g}.", f"gate_{end}", scale, "gate", "gate_level"
-        ),
+        _level(f"level_gate_{end}", f"The mean gate of LOLM at {size} is {gate:g}.", f"gate_{end}", scale, "gate", "gate_level"),
         _level(
             f"level_codes_{end}",
             f"Of the regime codes at {size}, {alive} alive.",

@@ -50,8 +50,8 @@ ENTRIES = (
         "pythia_perplexity",
         "At equal tokens LOLM-304M has half the perplexity of Pythia-410M on WikiText-103 (52.2 % lower).",
         ("pythia_gap", "ppl_304m_pythia"),
-        f"{PYTHIA} The printed perplexities are per token of two tokenizers; Pythia at 2 B tokens is likely still in its warm-up, "
-        "and at 4 B it is ahead (54.32).",
+        f"{PYTHIA} The printed perplexities are per token of two tokenizers; Pythia at 2 B tokens is likely still in its "
+        "warm-up, and at 4 B it is ahead (54.32).",
         "304m",
     ),
     _like(
@@ -80,8 +80,8 @@ ENTRIES = (
         "downstream_wikitext",
         "At step 20,000 the 317M baseline has the lower perplexity on WikiText-103 (1,837 against 2,046).",
         ("downstream_wikitext", "downstream_baseline"),
-        "No run here is scored on WikiText-103; the held-out loss at matched budget is the like. A loss of about 7.6 nats is that "
-        "of a model that has hardly begun.",
+        "No run here is scored on WikiText-103; the held-out loss at matched budget is the like. A loss of about 7.6 nats is "
+        "that of a model that has hardly begun.",
         "304m",
         against=True,
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lolm.claims.entry import Entry
 from lolm.claims.measures.training import Contrast, Ladder, RecallContrast, parallel_paths
 from lolm.claims.rules import Above, Below, Rule, Within
+from lolm.records import names
 
 GROUP, FIGURE = "training", "training_arms"
 PARTS = "Equal parameters: what the part is not given, the others are; at equal compute the answer can differ."
@@ -190,8 +191,8 @@ ENTRIES = (
         "cpc",
         Above("-equivalence_margin"),
         "lolm_cpc_positions",
-        caveat="Its negatives stand at the same position of other texts, so position tells it nothing. Chance differs between the "
-        "two, so the contrastive losses themselves are not compared.",
+        caveat="Its negatives stand at the same position of other texts, so position tells it nothing. Chance differs between "
+        "the two, so the contrastive losses themselves are not compared.",
         one_sided=True,
     ),
     contrast(
@@ -315,7 +316,7 @@ ENTRIES = (
         "retrieval_mamba",
         "outside",
         "Pure state-space models are weak at retrieval: Mamba recalls less than LOLM.",
-        RecallContrast("mqar", "mamba"),
+        RecallContrast(names.MQAR, "mamba"),
         "field",
         Above(),
         unit="share",

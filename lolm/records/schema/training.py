@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lolm.config import RunConfig
 
@@ -14,12 +14,14 @@ class Identity:
     Attributes:
         name: of the run, for people and for MLflow.
         fingerprint: of the run (configuration, data, code, device, kernels).
+        inputs: hash of what a measurement was made from (settings, weights, data, code), see :mod:`pipeline.identity`.
     """
 
     arm: str
     seed: int
     name: str
     fingerprint: str
+    inputs: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """``sweep/<arm>.json``: how a learning rate was chosen; ``inside`` whether a worse rate was seen on both sides of it."""
+    """``sweep/<arm>.json``: how a learning rate was chosen; ``inside`` whether a worse rate was seen on both sides of it.
+
+    ``inputs`` as in :class:`Identity`.
+    """
 
     arm: str
     chosen: float
@@ -56,6 +59,7 @@ class Sweep:
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
     rates: tuple[Rate, ...]
+    inputs: str = ""
 
 
 @dataclass(frozen=True)

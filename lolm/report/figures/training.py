@@ -75,7 +75,7 @@ def lead(table: pd.DataFrame, results: ScaleResults) -> Any:
     left.axhline(0, color=GREY, linewidth=0.8)
     left.set_title("Loss of subject minus baseline")
     left.set_ylabel("nats a token; below 0: subject ahead")
-    reach = 1.25 * max(abs(value) for value in average[len(average) // 4 :])
+    reach = max(1e-3, 1.25 * max(abs(value) for value in average[len(average) // 4 :]))
     left.set_ylim(min(-reach, 1.1 * min(average)), max(reach, 1.1 * max(average)))
     ends = []
     for axis, colour, dash in (("step", PALETTE[0], "-"), ("flops", PALETTE[3], (0, (5, 1.6)))):

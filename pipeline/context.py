@@ -1,45 +1,57 @@
-"""What the stages that measure a trained run open: the run on its device, its splits, and the batches it was trained on."""
+"""What the stages that measure a trained run share: the run on its device, its splits, and the batches it was trained on."""
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from lolm.config import RunConfig, ScaleConfig, load_params, scale_of
+from lolm.config import RunConfig, ScaleConfig
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.stream import TokenStream
 from lolm.evaluation.ngram import reference_losses
+from lolm.records import Layout, RunKey
+from lolm.records.schema import References
 from lolm.training.checkpoint import TrainedRun, load_run
-from pipeline.stage import Paths, training_device
+from pipeline.stage import Stage, training_device
 
 
 @dataclass(frozen=True)
-class Opened:
+class RunContext:
     """A trained run with its final weights, and where its inputs lie.
 
     Attributes:
-        config: the preset of its scale as params.yaml has it now; ``run`` is what was trained.
+        preset: of its scale as params.yaml has it now; ``run`` is what was trained.
+        inputs: hash of what a record is made from, see :mod:`pipeline.identity`.
     """
 
-    paths: Paths
-    config: ScaleConfig
+    layout: Layout
+    preset: ScaleConfig
     trained: TrainedRun
+    inputs: str
 
     @property
     def run(self) -> RunConfig:
         return self.trained.run
 
     @property
-    def header(self) -> dict[str, object]:
+    def identity(self) -> dict[str, Any]:
         """What every record of a run begins with."""
+        header = self.trained.header
         return {
             "arm": self.run.arm,
             "seed": self.run.seed,
             "name": self.run.name,
-            "fingerprint": self.trained.header["fingerprint"],
+            "fingerprint": header.fingerprint,
+            "inputs": self.inputs,
         }
+
+    @property
+    def series(self) -> Path:
+        """The metric series of its training."""
+        return self.layout.series(self.run.arm, self.run.seed)
 
     def stream(self, split: str) -> TokenStream:
         """A split, its bytes compared with their checksums.
@@ -47,7 +59,7 @@ class Opened:
         Raises:
             DataError: a file that is missing or changed.
         """
-        stream = TokenStream.open(self.paths.shards, split)
+        stream = TokenStream.open(self.layout.shards, split)
         stream.verify()
         return stream
 
@@ -63,24 +75,21 @@ class Opened:
         first, count = training.steps * training.accumulation, max(1, tokens // (training.batch_size * training.seq_len))
         return [sampler.batch(first + i) for i in range(count)]
 
-    def references(self, sets: dict[str, EvaluationSet]) -> dict[str, dict[str, float]]:
+    def references(self, sets: dict[str, EvaluationSet]) -> dict[str, References]:
         """:func:`reference_losses` of the text the run was trained on."""
         training = self.run.training
-        train = TokenStream.open(self.paths.shards, "train")
+        train = TokenStream.open(self.layout.shards, "train")
         sampler = BatchSampler(train, training.batch_size, training.seq_len, self.run.seed)
         return reference_losses(sampler, training.steps * training.accumulation, sets)
 
 
-def open_run(args: argparse.Namespace) -> Opened:
-    """Open the run that ``--scale``, ``--arm`` and ``--seed`` name, with its own number of threads.
+def open_run(stage: Stage, key: RunKey, inputs: str) -> RunContext:
+    """Open a run with its own number of threads.
 
     Raises:
-        ConfigError: no such scale.
         RecordError, CheckpointError: the run hasn't been trained, or its weights are broken.
     """
-    paths = Paths(args.scale)
-    config = scale_of(load_params(), args.scale)
-    trained = load_run(paths.run(args.arm, args.seed))
+    trained = load_run(stage.layout.train(*key), stage.layout.weights(*key))
     torch.set_num_threads(trained.run.training.threads or torch.get_num_threads())
     trained.model.to(training_device())
-    return Opened(paths, config, trained)
+    return RunContext(stage.layout, stage.preset, trained, inputs)

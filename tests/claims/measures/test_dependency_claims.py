@@ -6,20 +6,21 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from synthetic import Truth, write_results
+
+from lolm.accounting.count import account_run
+from lolm.accounting.counting import Counting
+from lolm.analysis.effects import arm_effect
+from lolm.analysis.statistics import t_interval
+from lolm.claims import build_ledger, to_records
 from lolm.claims.cost import PEAK_FLOPS, UTILISATION, needs
 from lolm.claims.measures.losses import tpu_pair
 from lolm.claims.measures.training import Contrast
 from lolm.claims.registry import ENTRIES
-from lolm.report.tables import REFITTED, REMOVED, readout_recovery
-from synthetic import Truth, write_results
-
-from lolm.accounting.count import account_run
-from lolm.analysis.effects import arm_effect
-from lolm.analysis.statistics import t_interval
-from lolm.claims import build_ledger, to_records, with_figures
 from lolm.config import ConfigError, load_params
 from lolm.records import names
 from lolm.records.results import load_results
+from lolm.report.tables import REFITTED, REMOVED, readout_recovery
 
 SEEDS = (1, 2, 3, 4)
 
@@ -235,20 +236,31 @@ def _with_lower_latent(run):
 
 
 def test_the_published_pair_is_counted_to_the_parameter():
-    totals = [account_run(run).parameters.total for run in tpu_pair(load_params())]
+    totals = [account_run(run).parameters.total for run in tpu_pair(load_params(), Counting())]
     assert totals == [319_319_841, 316_840_960]
 
 
 def test_cost_is_computed():
     params = load_params()
-    found = needs(params, "20m", "main")
+    found = needs(params, "20m", "main", Counting())
     training = params.scales["20m"].training
     assert found.seeds == 3
     per_token = found.training_flops / (3 * training.steps * training.tokens_per_step)
     assert 2 * 5 * 20e6 < per_token < 2 * 8 * 20e6  # two arms of 20 M parameters, about 6 FLOPs a parameter
     assert found.hours == pytest.approx(found.training_flops / (UTILISATION * PEAK_FLOPS) / 3600)
     assert found.command == "make repro SCALE=20m STUDY=main"
-    assert needs(params, "20m", "no_such").training_flops is None
+    assert needs(params, "20m", "no_such", Counting()).training_flops is None
+    assert needs(params, "20m", "main").shown == found.command  # nobody counted
+
+
+def test_the_cost_of_the_published_pair_is_that_of_the_count(results_of):
+    """4.3 % more as printed; by this project's count 0.5 % less. The authors' count is not published."""
+    results = replace(results_of(), params=load_params().select("smoke", "main"))
+    claim = next(claim for claim in build_ledger(results, counting=Counting()) if claim.id == "flops_overhead")
+    assert claim.sound.value == pytest.approx(-0.0046, abs=1e-4)
+    assert claim.as_published.value == pytest.approx(0.25)
+    assert claim.verdict == "inconclusive"
+    assert ledger_of(results)["flops_overhead"].verdict == "not run"
 
 
 def test_the_ledger_is_complete(results_of):
@@ -260,7 +272,6 @@ def test_the_ledger_is_complete(results_of):
     assert all(c.needs is not None and c.verdict == "not testable at this scale" for c in levels)
     measured = [c for c in ledger if c.group in ("inversion", "components") and c.sound is not None]
     assert all(c.controls or c.details or c.figure for c in measured)
-    records = to_records(with_figures(ledger, ["regimes"]))
-    assert {r["figure"] for r in records} == {None, "regimes.svg"}
+    records = to_records(ledger)
     json.dumps(records, allow_nan=False)
     assert not any(isinstance(q, float) and math.isnan(q) for r in records for q in [r["sound"] and r["sound"]["value"]])

@@ -1,0 +1,169 @@
+"""Accept that the present code gives the results that exist: `make accept WHY="moved the scan"`.
+
+Runs the goldens. If they hold, the present code of each stage joins those that are taken to give the same results
+(``reports/accepted.json``), and ``dvc.lock`` records the present code for the results it knows, so that a comment, a rename or a
+move makes nothing again. Parameters and data stay as they are recorded: what an edit of those touches is still made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from lolm import LolmError
+from lolm.config import load_params
+from lolm.records import Layout, RunKey, read, recorded_scales, write
+from lolm.records.schema import Ablation, Evaluation, Recall, RunHeader, Sweep
+from pipeline.code import ACCEPTED, PACKAGES, Accepted, AcceptedCode, code_hash, golden_hash
+from pipeline.dvc import override
+from pipeline.run import child_environment
+from pipeline.runs import THREAD_VARIABLES
+from pipeline.stage import Stage, main
+
+STAGES = ("sweep", "train", "evaluate", "ablate", "recall")
+LOCK = Path("dvc.lock")
+
+
+class AcceptError(LolmError):
+    """A golden does not hold, or DVC did not record the code."""
+
+
+def accept() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--why", help="what was changed (default: the subject of the last commit)")
+    parser.add_argument("--scale", help="with --study: only let dvc.lock record the code of the stages at this scale and study")
+    parser.add_argument("--study")
+    args = parser.parse_args()
+    if args.scale or args.study:
+        override({"scale": args.scale, "study": args.study})
+        print(f"{args.scale}, {args.study}: code recorded of {record_code()} stages")
+        return
+    hold_goldens()
+    old = read(ACCEPTED, AcceptedCode) if ACCEPTED.exists() else None
+    if old is not None and old.golden != golden_hash():
+        print("the golden file has changed: what was accepted before counts no more, and older results will be made again")
+    present = {stage: code_hash(f"pipeline.{stage}") for stage in STAGES}
+    commit, subject = _git("rev-parse", "--short", "HEAD"), _git("log", "-1", "--format=%s")
+    write(ACCEPTED, accepted(old, golden_hash(), present, codes_of_records(), commit, args.why or subject))
+    stamped = sum(stamp(scale) for scale in recorded_scales())
+    if stamped:
+        print(f"{stamped} records of before now say what they were made from")
+    for scale, study in studies_in(LOCK):
+        words = [sys.executable, "-m", "pipeline.accept", "--scale", scale, "--study", study]
+        if subprocess.run(words, check=False).returncode:
+            raise AcceptError(f"dvc.lock: the code of scale {scale}, study {study} was not recorded; the reason stands above")
+
+
+def hold_goldens() -> None:
+    """Raises AcceptError when the present code computes something else."""
+    environment = child_environment() | dict.fromkeys(THREAD_VARIABLES, "1")
+    done = subprocess.run([sys.executable, "-m", "pytest", "tests/golden"], env=environment, check=False)
+    if done.returncode:
+        raise AcceptError(f"the goldens do not hold (pytest: status {done.returncode}): this code does not give the same results")
+
+
+def accepted(
+    old: AcceptedCode | None, golden: str, present: Mapping[str, str], made_by: Iterable[str], commit: str, why: str
+) -> AcceptedCode:
+    """The list with the present code at its end.
+
+    Args:
+        old: the list so far. Where it is of another golden file, nothing of it counts.
+        golden: hash of the golden file.
+        present: hash of the present code by stage.
+        made_by: hashes of the code that trained the runs there are: where there was no list, they begin it.
+    """
+    versions: dict[str, tuple[Accepted, ...]] = {}
+    if old is None:
+        versions["train"] = tuple(Accepted(code, "", "trained the first runs") for code in sorted(set(made_by)))
+    elif old.golden == golden:
+        versions.update(old.stages)
+    for stage, code in present.items():
+        known = versions.get(stage, ())
+        if code not in {version.code for version in known}:
+            versions[stage] = (*known, Accepted(code, commit, why))
+    return AcceptedCode(golden, versions)
+
+
+def codes_of_records() -> Iterator[str]:
+    """Code of every recorded run."""
+    for scale in recorded_scales():
+        layout = Layout(scale)
+        for key in layout.recorded_runs():
+            if layout.header(*key).exists():
+                yield read(layout.header(*key), RunHeader).code
+
+
+def stamp(scale: str) -> int:
+    """Let records that do not say what they were made from say that it was the present inputs, where their run is the present
+    one and its weights and data are here; returns how many."""
+    from pipeline import ablate, evaluate, recall, sweep, train
+
+    params, layout, count = load_params(), Layout(scale), 0
+    if scale not in params.scales or not (layout.shards / "index.json").exists():
+        return 0
+    stage = Stage(params.select(scale))
+    for path in sorted((layout.reports / "sweep").glob("*.json")):
+        chosen = read(path, Sweep)
+        if not chosen.inputs and chosen.arm in params.architectures:
+            write(path, replace(chosen, inputs=sweep.inputs(stage, chosen.arm)))
+            count += 1
+    for key in layout.recorded_runs():
+        if not _present(stage, key, train.why):
+            continue
+        measurements = (
+            (layout.evaluation(*key), Evaluation, evaluate.inputs),
+            (layout.ablation(*key), Ablation, ablate.inputs),
+            (layout.recall(*key), Recall, recall.inputs),
+        )
+        for path, kind, inputs in measurements:
+            record = read(path, kind) if path.exists() else None
+            if record is not None and not record.inputs:
+                write(path, replace(record, inputs=inputs(stage, key)))
+                count += 1
+    return count
+
+
+def _present(stage: Stage, key: RunKey, why: Callable[[Stage, RunKey], str | None]) -> bool:
+    """Whether a run is there and of the present parameters and code."""
+    try:
+        return not stage.layout.divergence(*key).exists() and why(stage, key) is None
+    except LolmError:  # an arm or a sweep that is no more
+        return False
+
+
+def studies_in(lock: Path) -> list[tuple[str, str]]:
+    """(scale, study) of everything that a ``dvc.lock`` knows results of."""
+    if not lock.exists():
+        return []
+    found = re.findall(r"^    cmd: .*--scale ([\w-]+) --study ([\w-]+)$", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    return sorted(set(found))
+
+
+def record_code() -> int:
+    """Let ``dvc.lock`` hold the present code for the stages it knows; returns how many it knows."""
+    from dvc.repo import Repo
+
+    with Repo() as repo, repo.lock:
+        known = set(re.findall(r"^  (\S+):$", LOCK.read_text(encoding="utf-8"), re.MULTILINE))
+        stages = [stage for stage in repo.index.stages if stage.name in known]
+        for stage in stages:
+            for dep in stage.deps:
+                if dep.def_path.split("/")[0] in PACKAGES:
+                    dep.save()
+            stage.dump(update_pipeline=False)
+        return len(stages)
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    main(accept)

@@ -1,0 +1,35 @@
+"""The few numbers of a run that `dvc metrics show` prints, from its records."""
+
+from __future__ import annotations
+
+from lolm.config import AnalysisConfig
+from lolm.records import Layout, RunKey, names, write_json
+from lolm.records.results import load_run
+
+
+def write_headline(layout: Layout, key: RunKey, analysis: AnalysisConfig) -> None:
+    """Write ``metrics/<arm>-<seed>.json`` from what the run's stages have left so far; nothing where it left no record.
+
+    Losses are of the test split once it was scored, of the validation split before. ``inversion`` is S by the declared statistic,
+    nats a token, at the final weights; ``recall`` the mean accuracy over the recall tasks.
+    """
+    run = load_run(layout, key, stale="left out")
+    if run is None:
+        layout.metrics(*key).unlink(missing_ok=True)
+        return
+    summary, evaluation = run.summary, run.evaluation
+    values: dict[str, float | int | None] = {"parameters": summary.parameters, "seconds": round(summary.seconds, 1)}
+    if evaluation is None:
+        values["validation_nats"] = summary.val_nats
+    else:
+        score, gate = evaluation.test, evaluation.gate
+        values |= {"test_nats": score.nats, "bits_per_byte": score.bits_per_byte, "accuracy": score.accuracy}
+        values["gate_mean"] = None if gate is None else gate.mean
+    latent, surface = (run.condition(*removal) for removal in names.REMOVALS[analysis.inversion_statistic])
+    if latent is not None and surface is not None:
+        values["inversion"] = latent.nats - surface.nats
+    accuracies = [task.accuracy for task in run.recall.tasks.values() if task.accuracy is not None] if run.recall else []
+    if accuracies:
+        values["recall"] = sum(accuracies) / len(accuracies)
+    kept = {name: value if isinstance(value, int) else round(value, 4) for name, value in values.items() if value is not None}
+    write_json(layout.metrics(*key), kept)

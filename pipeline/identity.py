@@ -1,0 +1,106 @@
+"""Whether a record was made from the present inputs.
+
+A run is told by its resolved configuration, its data, its code, device and kernels, all of which its header holds. A measurement
+holds one hash of what it was made from: settings, data, weights and code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lolm.config import RunConfig, to_mapping
+from lolm.data.stream import TokenStream
+from lolm.ops.backends import choose_backend
+from lolm.records import Layout, RunKey, essence, fingerprint_of, read, sha256_of
+from lolm.records.schema import DataChecksums, Divergence, Identity, RunHeader
+from pipeline.code import accepted_versions, code_of
+from pipeline.stage import training_device
+
+WEIGHTS = "model.safetensors"
+
+
+def data_of(layout: Layout) -> DataChecksums:
+    """Checksums of the splits that a run reads."""
+    return DataChecksums(*(_checksum(layout.shards, split) for split in ("train", "validation")))
+
+
+def fingerprint_of_run(run: RunConfig, data: DataChecksums) -> str:
+    """Short hash of all that decides the bits of a run made now, here."""
+    device = training_device()
+    return fingerprint_of(run, asdict(data), code_of("train"), device, choose_backend(device, run.training.kernels))
+
+
+def why_train(layout: Layout, key: RunKey, run: RunConfig) -> str | None:
+    """Why a run is to be trained; None where its records and weights are there and of the present inputs."""
+    data = data_of(layout)
+    if layout.divergence(*key).exists():
+        same = read(layout.divergence(*key), Divergence).fingerprint == fingerprint_of_run(run, data)
+        return None if same else "it diverged, under other parameters or code"
+    if not layout.summary(*key).exists() or not layout.series(*key).exists():
+        return "no record"
+    header = read(layout.header(*key), RunHeader)
+    device = training_device()
+    changed = differences(to_mapping(header.run), to_mapping(run))
+    if essence(header.run) != essence(run):
+        return f"other parameters: {', '.join(changed[:3])}{', …' if len(changed) > 3 else ''}"
+    if header.data != data:
+        return "other data"
+    if header.code not in (code_of("train"), *accepted_versions("train")):
+        return "other code (`make accept` tells what changes no result)"
+    if (header.device, header.kernels) != (device, choose_backend(device, run.training.kernels)):
+        return f"made on {header.device} with {header.kernels} kernels"
+    return None if (layout.weights(*key) / WEIGHTS).exists() else "no weights"
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """The settings in which two mappings differ, as ``a.b: 1 → 2``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))]
+    return [] if old == new else [f"{where}: {old} → {new}"]
+
+
+def inputs_of(stage: str, settings: Any, *hashes: str) -> str:
+    """What a record of a stage is made from, as one hash.
+
+    Args:
+        settings: the configuration it rests on, see :func:`lolm.records.essence`.
+        hashes: of data and weights.
+    """
+    return fingerprint_of(settings, hashes, code_of(stage), training_device())
+
+
+def measured_from(layout: Layout, key: RunKey, path: Path, kind: type[Identity], inputs: str) -> str | None:
+    """Why a measurement of a run is to be made; None where its record is there, of this run and of these inputs."""
+    if not path.exists():
+        return "no record"
+    record = read(path, kind)
+    if record.fingerprint != read(layout.header(*key), RunHeader).fingerprint:
+        return "of another run"
+    return None if record.inputs == inputs else "other settings, weights, data or code"
+
+
+def text_hashes(layout: Layout) -> tuple[str, ...]:
+    """Hashes of tokenizer and splits that a measurement on text reads."""
+    splits = (_checksum(layout.shards, split) for split in ("train", "validation", "test"))
+    return (_file_hash(layout.tokenizer / "tokenizer.model"), *splits)
+
+
+def weights_hash(layout: Layout, key: RunKey) -> str:
+    """Hash of all weights of a run, and of the run they are of."""
+    folder = layout.weights(*key)
+    files = sorted(folder.rglob("*.safetensors"))
+    return fingerprint_of([(path.relative_to(folder).as_posix(), _file_hash(path)) for path in files])
+
+
+@cache
+def _checksum(folder: Path, split: str) -> str:
+    return TokenStream.open(folder, split).checksum
+
+
+@cache
+def _file_hash(path: Path) -> str:
+    return sha256_of(path)

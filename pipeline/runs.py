@@ -1,0 +1,145 @@
+"""A stage that has one piece of work for each arm or each run: makes those that are not made, each in a process of its own.
+
+What is made already is told by identity (see :mod:`pipeline.identity`), so that a stage which DVC starts again, because another
+arm was added or because it was killed, makes only what is missing. Which pieces there are is decided here; how they are run, by
+:mod:`pipeline.jobs`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lolm import LolmError
+from lolm.records import RunKey
+from pipeline.estimate import estimate
+from pipeline.headline import write_headline
+from pipeline.jobs import PARENT, Failure, Job, end_with_parent, foreground, side_by_side
+from pipeline.stage import Stage, arguments, opened
+
+LOGS = Path(".scratch/logs")
+JOBS = "LOLM_JOBS"  # in the environment: pieces at a time
+FORCE = "LOLM_FORCE"  # in the environment: make also what is made already
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+class StageError(LolmError):
+    """Some pieces of a stage were not made."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece of a stage's work; ``seed`` is None where an arm has one for all its runs."""
+
+    arm: str
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        return self.arm if self.seed is None else str(RunKey(self.arm, self.seed))
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["--arm", self.arm, *([] if self.seed is None else ["--seed", str(self.seed)])]
+
+
+def per_arm(name: str, doc: str | None, make: Callable[[Stage, str], None], why: Callable[[Stage, str], str | None]) -> None:
+    """The command of a stage that has one piece of work for each arm.
+
+    Args:
+        name: of the stage.
+        make: makes one arm's records.
+        why: why an arm's are to be made; None where they are there.
+    """
+    args = arguments(doc, arm=True)
+    stage = opened(args)
+    if args.arm:
+        end_with_parent()
+        make(stage, args.arm)
+        return
+    _make_all(name, stage, {Piece(arm): why(stage, arm) for arm in _slow_first(stage, stage.study.arms)})
+
+
+def per_run(
+    name: str, doc: str | None, make: Callable[[Stage, RunKey], None], why: Callable[[Stage, RunKey], str | None],
+    arms: Callable[[Stage], Sequence[str]] = lambda stage: stage.study.arms,
+) -> None:  # fmt: skip
+    """The command of a stage that has one piece of work for each run, see :func:`per_arm`; ``arms`` are those it is made for."""
+    args = arguments(doc, seed=True)
+    stage = opened(args)
+    if args.arm:
+        end_with_parent()
+        key = RunKey(args.arm, args.seed)
+        make(stage, key)
+        write_headline(stage.layout, key, stage.params.analysis)
+        return
+    keys = [RunKey(arm, seed) for arm in _slow_first(stage, arms(stage)) for seed in stage.study.seeds]
+    _make_all(name, stage, {Piece(*key): why(stage, key) for key in keys})
+
+
+def _slow_first(stage: Stage, arms: Sequence[str]) -> list[str]:
+    return sorted(arms, key=lambda arm: stage.params.architectures[arm].family != "lolm")
+
+
+def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None]) -> None:
+    """Make the pieces that have a reason, or all of them if told so.
+
+    Raises:
+        StageError: some failed; all others were made. Names each with the reason and its log.
+    """
+    forced = "asked for" if os.environ.get(FORCE) else None
+    pieces = {piece: why or forced for piece, why in reasons.items() if why or forced}
+    if not pieces:
+        print(f"{name}: all {len(reasons)} are made")
+        return
+    threads = stage.preset.training.threads
+    workers = min(int(os.environ.get(JOBS) or default_jobs(threads)), len(pieces))
+    expected = estimate(stage.params, [(name, piece.arm) for piece in pieces])
+    print(f"{name}: {len(pieces)} of {len(reasons)} to make, {workers} at a time; {expected.text(workers)}")
+    for piece, why in pieces.items():
+        print(f"  {piece}: {why}")
+    sys.stdout.flush()
+    jobs = [Job(f"{name} {piece}", command(name, stage, piece), LOGS / f"{stage.scale}-{name}-{piece}.log") for piece in pieces]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | (dict.fromkeys(THREAD_VARIABLES, str(threads)) if threads else {})
+    if workers == 1:
+        environment[PARENT] = str(os.getpid())
+        statuses = {job: foreground(job.command, environment) for job in jobs}
+        lines = [f"{job.name} failed with status {status}; the reason stands above" for job, status in statuses.items() if status]
+    else:
+        failures: list[Failure] = side_by_side(jobs, workers, environment)
+        lines = [f"{f.job.name} failed with status {f.status}: {f.reason}\n       its output: {f.job.log}" for f in failures]
+    if lines:
+        made = len(pieces) - len(lines)
+        raise StageError("\nerror: ".join([*lines, f"{name}: {made} of {len(pieces)} were made; the same command goes on"]))
+
+
+def command(name: str, stage: Stage, piece: Piece) -> tuple[str, ...]:
+    """The command line that makes one piece."""
+    chosen = ("--scale", stage.scale, "--study", stage.study.name)
+    return (sys.executable, "-m", f"pipeline.{name}", *chosen, *piece.arguments)
+
+
+def default_jobs(threads: int) -> int:
+    """As many pieces as the cores hold at ``threads`` each; one on a GPU, which a single run is meant to fill."""
+    if has_cuda():
+        return 1
+    return max(1, available_cores() // threads if threads else 1)
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity, and its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def has_cuda() -> bool:
+    """Whether an NVIDIA driver shows a device that isn't hidden; cheaper than importing PyTorch to ask."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    return Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/nvidia0").exists()

@@ -1,0 +1,87 @@
+import pytest
+from synthetic import Truth
+
+
+def within(quantity, value):
+    low, high = quantity.interval
+    return low < value < high
+
+
+def test_known_multiplier_is_recovered(ledger_of):
+    ledger = ledger_of(Truth(speed=1.5, flops_ratio=1.0))
+    claim = ledger["efficiency_2x"]
+    assert claim.sound.value == pytest.approx(1.5, rel=0.02)
+    assert within(claim.sound, 1.5)
+    assert within(claim.as_published, 1.5)
+    assert claim.verdict == "fails"  # 1.5, with an interval below 2
+    assert ledger["efficiency_direction"].verdict == "holds"
+    assert ledger["matched_budget"].verdict == "holds"
+    assert claim.runs[0][0] == "lolm · smoke · seed 1"
+
+
+def test_flops_are_charged(ledger_of):
+    """1.5 times fewer steps at 1.5 times the FLOPs a step is no gain."""
+    ledger = ledger_of(Truth(speed=1.5, flops_ratio=1.5))
+    claim = ledger["efficiency_direction"]
+    assert claim.as_published.value == pytest.approx(1.5, rel=0.03)
+    assert within(claim.sound, 1.0)
+    assert claim.verdict == "inconclusive"
+    assert claim.details["multiplier in tokens"].value == pytest.approx(1.5, rel=0.03)
+    assert claim.details["multiplier in seconds"].value == pytest.approx(0.75, rel=0.03)
+
+
+def test_schedules_that_have_not_ended_hide_the_lead(ledger_of):
+    """Losses inside the run lie above those of ended schedules: the in-curve view understates, the sound one doesn't."""
+    claim = ledger_of(Truth(speed=1.5, flops_ratio=1.0, bump=0.1))["efficiency_2x"]
+    assert within(claim.sound, 1.5)
+    assert claim.details["inside the runs, in FLOPs"].value < 1.3
+    assert "At 400 of 400 steps." in claim.sound.note
+    assert "No change is shown between schedules of 200 and 400 steps" in claim.why
+    assert claim.details["in FLOPs at the schedule of 100 steps"].value is None
+    assert "already below" in claim.details["in FLOPs at the schedule of 100 steps"].note
+    assert claim.details["in FLOPs at the schedule of 280 steps"].value == pytest.approx(1.5, rel=0.02)
+
+
+def test_without_annealed_copies_no_multiplier_is_made_up(ledger_of):
+    ledger = ledger_of(Truth(cooldowns=()))
+    assert ledger["efficiency_2x"].verdict == "inconclusive"
+    assert ledger["efficiency_2x"].sound.value is None
+    assert "No multiplier can be measured" in ledger["efficiency_2x"].why
+    assert ledger["matched_budget"].verdict == "holds"  # the runs' own ends are ends of schedules
+
+
+def test_a_model_that_is_thrice_as_efficient_passes_2x(ledger_of):
+    ledger = ledger_of(Truth(speed=3.0, flops_ratio=1.0))
+    assert ledger["efficiency_2x"].verdict == "holds"
+    assert ledger["gap_25_9"].verdict == "holds"
+
+
+def test_null_is_not_called_a_gain(ledger_of):
+    ledger = ledger_of(Truth(speed=1.0, flops_ratio=1.0, jitter=0.02))
+    assert ledger["efficiency_2x"].verdict == "fails"
+    assert ledger["efficiency_direction"].verdict == "inconclusive"
+    assert ledger["matched_budget"].verdict in ("inconclusive", "fails")
+    assert ledger["gap_25_9"].verdict == "fails"
+
+
+def test_a_model_that_never_gets_there_is_answered_in_reverse(ledger_of):
+    ledger = ledger_of(Truth(speed=0.7, flops_ratio=1.0))
+    claim = ledger["efficiency_direction"]
+    assert claim.verdict == "fails"
+    assert within(claim.sound, 0.7)
+    assert "never reaches the baseline's final loss in 4 of 4 pairs" in claim.why
+    assert "with 0.70 of what LOLM spent" in claim.why
+    assert ledger["matched_budget"].verdict == "fails"
+
+
+def test_interpolation_alone_does_not_make_2x_fail(ledger_of):
+    claim = ledger_of(Truth(speed=1.97, flops_ratio=1.0, jitter=0.0005))["efficiency_2x"]
+    assert claim.sound.interval[1] < 2
+    assert claim.verdict == "inconclusive"
+    assert "2 % higher" in claim.rule
+
+
+def test_mismatched_arms_are_not_judged(ledger_of):
+    claim = ledger_of(mismatch=0.05)["efficiency_2x"]
+    assert claim.verdict == "inconclusive"
+    assert "not matched" in claim.why

@@ -1,0 +1,54 @@
+from dataclasses import replace
+
+import pytest
+from synthetic import Truth
+
+from lolm.claims import build_ledger
+
+
+def test_gate_reversal(ledger_of):
+    assert ledger_of(Truth(gate_path=(0.36, 0.17, 0.83)))["gate_reversal"].verdict == "holds"
+    assert ledger_of(Truth(gate_path=(0.36, 0.17, 0.27)))["gate_reversal"].verdict == "fails"  # never above its start
+
+
+def test_noise_makes_no_dip(ledger_of):
+    claim = ledger_of(Truth(gate_path=(0.36, 0.36, 0.36)), seeds=(1, 2, 3, 4, 5, 6))["gate_reversal"]
+    assert claim.verdict != "holds"
+    assert claim.as_published.value < 0.352  # the lowest of 100 noisy windows, by selection
+    assert abs(claim.sound.value) < 0.01
+
+
+def test_gate_level_is_judged_at_published_scales_only(ledger_of):
+    assert ledger_of()["gate_level"].verdict == "not testable at this scale"
+
+
+@pytest.mark.parametrize(
+    ("level", "spread", "verdict"),
+    [
+        (0.83, 0.001, "holds"),
+        (0.83, 0.2, "inconclusive"),  # an interval that covers the level because it covers everything shows nothing
+        (0.60, 0.001, "fails"),
+        (0.85, 0.02, "inconclusive"),
+    ],
+)
+def test_gate_level_at_a_published_scale(results_of, level, spread, verdict):
+    results = results_of(seeds=(1, 2, 3))
+    runs = []
+    for run in results.runs:
+        gate = run.evaluation.gate
+        if gate is not None:
+            gate = replace(gate, mean=level + spread * (run.seed - 2))
+        runs.append(replace(run, evaluation=replace(run.evaluation, gate=gate)))
+    ledger = {c.id: c for c in build_ledger(replace(results, scale="304m", runs=tuple(runs)))}
+    assert ledger["gate_level"].verdict == verdict
+    assert "0.83" in ledger["gate_level"].why
+
+
+def test_gate_target_and_share(ledger_of):
+    ledger = ledger_of(Truth(gate_target_gap=0.0, share=0.95))
+    assert ledger["gate_target"].verdict == "fails"
+    assert ledger["gate_target"].details["correlation over training"].value == pytest.approx(1)
+    assert ledger["gate_share"].verdict == "fails"
+    ledger = ledger_of(Truth(gate_target_gap=0.3, share=0.83))
+    assert ledger["gate_target"].verdict == "inconclusive"
+    assert ledger["gate_share"].verdict == "holds"

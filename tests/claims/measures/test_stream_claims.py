@@ -1,0 +1,36 @@
+import math
+from dataclasses import replace
+
+from synthetic import Truth
+
+from lolm.claims.measures.streams import isolated
+
+
+def test_streams(ledger_of):
+    ledger = ledger_of(Truth(alive_eval=3, cpc=math.log(56), memory_mean=0.0, regime_mean=0.05))
+    assert ledger["regime_codes"].verdict == "fails"
+    assert "no evidence of use" in ledger["regime_codes"].why
+    assert ledger["cpc_chance"].verdict == "fails"
+    assert ledger["memory_contribution"].verdict == "fails"
+    assert ledger["regime_contribution"].verdict == "holds"
+    ledger = ledger_of(Truth(alive_eval=8, cpc=2.0, memory_mean=0.2))
+    assert [ledger[id].verdict for id in ("regime_codes", "cpc_chance", "memory_contribution")] == ["holds"] * 3
+
+
+def test_arms_with_other_edges_cut_are_no_test_of_isolation(results_of):
+    results = results_of(seeds=(1,))
+
+    def changed(**changes):
+        runs = []
+        for run in results.runs:
+            if run.arm == "lolm":
+                architecture = replace(run.header.run.architecture, **changes)
+                run = replace(run, header=replace(run.header, run=replace(run.header.run, architecture=architecture)))
+            runs.append(run)
+        return replace(results, runs=tuple(runs))
+
+    open_codes = replace(results.of("lolm")[0].header.run.architecture.regime, isolate=False)
+    assert isolated(results, "lolm") is True
+    assert isolated(changed(regime=open_codes), "lolm") is False
+    assert isolated(changed(regime=open_codes, detach=("latent_fusion",)), "lolm") is None
+    assert isolated(results, "transformer") is None

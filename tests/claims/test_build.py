@@ -1,0 +1,215 @@
+"""Ledgers of one study and of a scale: what decides, what was not run, what diverged, what these models cannot show."""
+
+from dataclasses import replace
+
+import pytest
+from synthetic import Truth, write_results
+
+from lolm.claims import build_ledger, decisive, merged_ledger
+from lolm.claims.registry import ENTRIES
+from lolm.claims.sentences import tally
+from lolm.config import load_params
+from lolm.records import RecordError
+from lolm.records.results import load_results
+
+SEEDS = (1, 2, 3, 4)
+FIELD = {"arms": ("lolm", "transformer", "transformer_modern", "mamba"), "seeds": SEEDS, "baseline": "transformer_modern"}
+UNTESTABLE = "not testable at this scale"
+
+
+@pytest.fixture
+def merged(tmp_path):
+    """The ledger over the studies that left records."""
+
+    def build(studies, truth=None, run=("main",), **kwargs):
+        write_results(tmp_path, seeds=SEEDS, truth=truth, studies=studies, **kwargs)
+        results = {name: load_results(tmp_path, study=name) for name in run}
+        params = load_params(tmp_path / "params.yaml")
+        return {claim.id: claim for claim in merged_ledger(results, params, "smoke")}, results
+
+    return build
+
+
+@pytest.mark.parametrize("arms", [("lolm",), ("transformer_modern", "lolm")])
+def test_what_an_arm_was_not_run_for(ledger_of, arms):
+    ledger = ledger_of(arms=arms)
+    claim = ledger["efficiency_2x"]
+    assert claim.verdict == "not run"
+    assert claim.command == "make repro SCALE=smoke STUDY=main"
+    assert claim.sound is None
+    assert ledger["inversion"].verdict == "holds"
+    assert ledger["inversion_control"].verdict == "not run"
+    assert ledger["level_loss_304m"].verdict == ledger["pythia_perplexity"].verdict == UNTESTABLE
+    assert ledger["level_loss_304m"].command == "make repro SCALE=304m STUDY=main"
+
+
+def test_every_command_is_of_a_study_and_a_scale_of_the_project(ledger_of):
+    params = load_params("params.yaml")
+    for claim in ledger_of().values():
+        assert (claim.verdict == "not run") <= (claim.command is not None)
+        if claim.command is not None:
+            make, repro, scale, study = claim.command.split()
+            assert (make, repro) == ("make", "repro")
+            assert scale.removeprefix("SCALE=") in params.scales
+            assert study.removeprefix("STUDY=") in params.studies
+
+
+def test_a_seed_that_was_not_run_leaves_the_number_and_no_verdict(ledger_of):
+    ledger = ledger_of(not_run=("transformer-3",))
+    claim = ledger["efficiency_2x"]
+    assert claim.verdict == "not run"
+    assert claim.sound.n_seeds == 3
+    assert "Not yet run: transformer-3" in claim.why
+    assert "The rule alone would say of what is there: fails" in claim.why
+    assert ledger["gate_reversal"].verdict == "holds"  # the subject has all its seeds
+
+
+def test_a_run_that_diverged_shows(ledger_of):
+    ledger = ledger_of(diverged=("transformer-2",))
+    claim = ledger["efficiency_2x"]
+    assert claim.verdict == "fails"
+    assert claim.sound.n_seeds == 3
+    assert "Transformer, published form, seed 2, diverged at step 133." in claim.why
+    assert "diverged" not in ledger["gate_reversal"].why
+
+
+def test_an_arm_that_always_diverged_was_run(ledger_of):
+    claim = ledger_of(diverged=("transformer",))["efficiency_2x"]
+    assert claim.verdict == "inconclusive"
+    assert "diverged" in claim.why
+    assert claim.command is None
+
+
+def test_a_measurement_that_was_not_made(ledger_of):
+    ledger = ledger_of(left_out=("ablate",))
+    assert {ledger[id].verdict for id in ("inversion", "inversion_preregistered", "gate_context")} == {"not run"}
+    assert ledger["efficiency_2x"].verdict == "fails"
+
+
+def test_a_broken_record_is_an_error(tmp_path):
+    write_results(tmp_path, seeds=(1, 2))
+    path = next((tmp_path / "reports/smoke/evaluate").glob("lolm-1.json"))
+    path.write_text(path.read_text().replace('"nats"', '"nat"', 1))
+    with pytest.raises(RecordError, match="nat"):
+        build_ledger(load_results(tmp_path))
+
+
+def test_one_seed_decides_nothing(ledger_of):
+    ledger = ledger_of(seeds=(1,))
+    exact = ("parallel_paths", "flops_overhead")  # facts of the wiring and of the count, the same for every seed
+    measured = [claim for claim in ledger.values() if claim.group != "arithmetic" and claim.id not in exact]
+    assert all(claim.sound is None or claim.sound.interval is None for claim in measured)
+    assert {claim.verdict for claim in measured} <= {"inconclusive", "not run", UNTESTABLE}
+    assert ledger["efficiency_2x"].sound.value == pytest.approx(1.2, rel=0.05)
+
+
+def test_sanity_names_each_arm(ledger_of):
+    ledger = ledger_of(arms=("lolm", "transformer", "transformer_modern"))
+    for arm in ("lolm", "transformer", "transformer_modern"):
+        assert ledger[f"sanity_{arm}"].verdict == "holds"
+
+
+def test_verdicts_are_withheld_from_models_that_learned_nothing(ledger_of):
+    ledger = ledger_of(Truth(bigram=2.5))
+    measured = [claim for claim in ledger.values() if claim.group not in ("sanity", "arithmetic")]
+    assert {claim.verdict for claim in measured} == {"not run", UNTESTABLE}
+    assert ledger["efficiency_2x"].verdict == UNTESTABLE
+    assert "The rule alone would say: fails" in ledger["efficiency_2x"].why
+    assert ledger["efficiency_2x"].sound.interval[0] < 1.2 < ledger["efficiency_2x"].sound.interval[1]
+    assert ledger["sanity_lolm"].verdict == "fails"
+    assert ledger["arithmetic_clip"].verdict == "fails"
+
+
+def test_a_study_without_lolm_has_no_claims_on_lolm(results_of):
+    plain = {"arms": ("mamba", "transformer_modern"), "subject": "mamba", "baseline": "transformer_modern", "recall": ("mamba",)}
+    ledger = build_ledger(results_of(studies={"plain": plain}, study="plain"))
+    assert [claim.id for claim in ledger] == ["sanity_mamba", "sanity_transformer_modern"]
+
+
+def test_a_study_whose_baseline_has_a_latent_stream_says_nothing_of_the_published_comparison(results_of):
+    gate = {"arms": ("lolm", "lolm_free_gate"), "baseline": "lolm_free_gate"}
+    studies = {"gate": gate}
+    hybrid = {claim.id: claim for claim in build_ledger(results_of(studies=studies, study="gate"))}
+    for id in ("efficiency_2x", "behind_at_end", "matched_budget"):
+        assert hybrid[id].verdict == "not run"
+        assert "latent stream of its own" in hybrid[id].why
+    assert hybrid["inversion"].verdict == "holds"
+    assert hybrid["gate_free"].verdict in ("holds", "inconclusive")
+
+
+# ---------------------------------------------------------------------------------------------- over all studies
+
+
+def test_the_two_times_is_asked_against_both_transformers(merged):
+    truth = Truth(speed=3.0, flops_ratio=1.0, speeds={"transformer_modern": 2.5})
+    ledger, results = merged({"field": FIELD}, truth, ("main", "field"))
+    published, modern = ledger["efficiency_2x"], ledger["efficiency_2x_modern"]
+    assert (published.verdict, published.study) == ("holds", "main")
+    assert published.sound.value == pytest.approx(3.0, rel=0.03)
+    assert (modern.verdict, modern.study) == ("fails", "field")
+    assert modern.sound.value == pytest.approx(1.2, rel=0.03)
+    assert "modern" in modern.statement
+    assert modern.fact == "efficiency_2x"
+    assert modern not in decisive(ledger.values())
+    alone = {claim.id: claim for claim in build_ledger(results["field"])}
+    assert alone["efficiency_2x"].sound == modern.sound
+
+
+def test_each_claim_stands_once_and_is_decided_by_its_study(merged):
+    ledger, results = merged({"field": FIELD}, run=("main", "field"))
+    listed = merged_ledger(results, results["main"].params, "smoke")
+    assert len(listed) == len({claim.id for claim in listed})
+    assert {entry.id for entry in ENTRIES} <= set(ledger)
+    assert ledger["hybrid_beats_mamba"].study == "field"
+    assert ledger["hybrid_beats_mamba"].verdict == "holds"
+    assert ledger["gate_level"].study == "main"
+    assert {"sanity_lolm", "sanity_mamba", "sanity_transformer", "sanity_transformer_modern"} <= set(ledger)
+
+
+def test_a_study_without_records_is_not_run(merged):
+    ledger, _ = merged({"field": FIELD})
+    claim = ledger["efficiency_2x_modern"]
+    assert claim.verdict == "not run"
+    assert claim.command == "make repro SCALE=smoke STUDY=field"
+    assert "Study field was not run at scale smoke" in claim.why
+    assert ledger["latent_needed"].command == "make repro SCALE=smoke STUDY=parts"
+    assert ledger["efficiency_2x"].verdict == "fails"
+
+
+def test_another_study_of_the_same_arms_stands_in(merged):
+    """LOLM alone is in every study; a comparison takes the same baseline too."""
+    ledger, _ = merged({"field": FIELD}, run=("field",))
+    assert (ledger["gate_reversal"].verdict, ledger["gate_reversal"].study) == ("holds", "field")
+    assert ledger["efficiency_2x"].verdict == "not run"
+    ledger, _ = merged({"again": {}}, run=("again",))
+    assert (ledger["efficiency_2x"].verdict, ledger["efficiency_2x"].study) == ("fails", "again")
+
+
+def test_nothing_was_run(merged):
+    ledger, _ = merged({}, run=())
+    measured = {claim.verdict for claim in ledger.values() if claim.group not in ("arithmetic",)}
+    assert measured == {"not run", UNTESTABLE}
+    assert ledger["level_loss_304m"].verdict == UNTESTABLE
+    assert ledger["arithmetic_clip"].verdict == "fails"
+
+
+# ---------------------------------------------------------------------------------------------- counting
+
+
+def test_a_fact_counts_once_and_what_speaks_against_apart(results_of):
+    """Every entry on the forced gate holds but the declared one: the count has one failure and no support."""
+    ledger = build_ledger(results_of(Truth(gate_zero=5.0, latent_mean=0.2, surface_mean=0.9, alive_eval=8)))
+    known = {claim.id: claim for claim in ledger}
+    same = [claim for claim in ledger if claim.fact == "inversion_preregistered"]
+    assert {claim.id for claim in same} == {"inversion", "surface_alone", "gate_one_ratio", "component_gate_one"}
+    counted = decisive(ledger)
+    assert not {c.id for c in counted} & {*(c.id for c in same), "damage_is_information", "matched_budget"}
+    assert known["inversion"].verdict == known["regime_codes"].verdict == "holds"
+    assert known["regime_codes"] not in counted  # a loss asks for it
+    flipped = [replace(c, verdict="holds") if c.id == "behind_at_end" else c for c in ledger]
+    favour, against = tally(flipped).split(" What holds of what speaks against LOLM: ")
+    assert known["inversion"].statement not in favour
+    assert known["behind_at_end"].statement not in favour
+    assert known["behind_at_end"].statement in against
+    held = [c for c in counted if c.verdict == "holds" and not c.against]
+    assert f"{len(held)} in LOLM's favour" in favour

@@ -1,0 +1,64 @@
+"""A sentence is no stronger than its verdict."""
+
+from dataclasses import replace
+
+import pytest
+from synthetic import Truth
+
+from lolm.analysis.leaderboard import leaderboard
+from lolm.claims import build_ledger, findings
+from lolm.claims.build import modern
+from lolm.claims.registry import ENTRIES, by_id
+from lolm.claims.sentences import FINDINGS, ranking, sentence
+
+KNOWN = by_id([*ENTRIES, *(modern(entry) for entry in ENTRIES if entry.modern)])
+
+
+def test_every_finding_is_of_a_claim():
+    assert {finding.claim for finding in FINDINGS} <= set(KNOWN)
+    assert len({finding.claim for finding in FINDINGS}) == len(FINDINGS) >= 12
+    for finding in FINDINGS:
+        assert finding.printed is None or finding.printed in KNOWN[finding.claim].published or finding.claim.endswith("_modern")
+
+
+@pytest.mark.parametrize("verdict", ["holds", "fails", "inconclusive", "not run", "not testable at this scale"])
+def test_only_a_decided_claim_is_said_as_a_fact(ledger_of, verdict):
+    ledger = ledger_of()
+    for finding in FINDINGS:
+        claim = ledger.get(finding.claim)
+        if claim is None:
+            continue
+        said = sentence(finding, replace(claim, verdict=verdict))
+        assert (finding.holds in said) == (verdict == "holds")
+        assert (finding.fails in said) == (verdict == "fails")
+        if verdict == "inconclusive":
+            assert said.startswith("Not settled by these runs: whether ")
+        if verdict == "not run":
+            assert said.startswith("Not run: whether ")
+            assert "[" not in said  # no number without a verdict
+
+
+def test_numbers_come_with_their_interval_and_seeds(ledger_of):
+    ledger = ledger_of(Truth(speed=1.5, flops_ratio=1.0))
+    said = {finding.claim: sentence(finding, ledger[finding.claim]) for finding in FINDINGS if finding.claim in ledger}
+    claim = ledger["efficiency_2x"]
+    assert claim.sound.shown_interval in said["efficiency_2x"]
+    assert "over 4 seeds" in said["efficiency_2x"]
+    assert "(the authors print 2.00×)" in said["efficiency_2x"]
+    assert "authors print" not in said["cpc_chance"]  # their number is the loss, ours the loss minus chance
+
+
+def test_findings_follow_the_verdicts(results_of):
+    said = findings(build_ledger(results_of(Truth(speed=3.0, flops_ratio=1.0))))
+    assert any(text.startswith("To the same loss LOLM needs less than half the training FLOPs of the published") for text in said)
+    said = findings(build_ledger(results_of(Truth(speed=1.5, flops_ratio=1.0))))
+    assert any(text.startswith("To the same loss LOLM needs more than half the training FLOPs of the published") for text in said)
+    assert said[-1].startswith("Of the claims with published numbers, each fact counted once")
+
+
+def test_where_the_subject_stands_among_many(results_of):
+    results = results_of(Truth(speed=1.0, speeds={"mamba": 2.0}), arms=("lolm", "transformer", "mamba"))
+    said = ranking(results, leaderboard(results))
+    assert said.startswith("Lowest mean test loss of 3 arms: “Mamba”")
+    two = results_of()
+    assert ranking(two, leaderboard(two)) is None

@@ -1,0 +1,65 @@
+"""DVC projects in a temporary folder: this project's files, in a repository or without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DROPPED = ("DVC_ROOT", "MLFLOW_TRACKING_URI", "LOLM_PIPELINE", "LOLM_JOBS", "LOLM_FORCE", "LOLM_RUNNER", "PYTHONPATH")
+
+
+def environment(root: Path, **variables: str) -> dict[str, str]:
+    """Of a user in that folder: its own code is imported, DVC and MLflow keep what they keep in it."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    own = {"PATH": path, "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(root / ".site"), "OMP_NUM_THREADS": "1"}
+    return {key: value for key, value in os.environ.items() if key not in DROPPED} | own | variables
+
+
+def command(root: Path, *words: str, status: int | None = 0, **variables: str) -> str:
+    """Run a command there; returns what it printed. ``status`` None: whatever it ends with."""
+    done = subprocess.run(words, cwd=root, env=environment(root, **variables), capture_output=True, text=True, check=False)
+    assert status is None or done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def python(root: Path, *words: str, status: int | None = 0, **variables: str) -> str:
+    return command(root, sys.executable, *words, status=status, **variables)
+
+
+def dvc(root: Path, *words: str, status: int | None = 0) -> str:
+    return python(root, "-m", "dvc", *words, status=status)
+
+
+def stale(root: Path, *chosen: str) -> dict[str, list]:
+    """What `dvc status` says, at another scale or study if chosen."""
+    words = [sys.executable, "-m", "pipeline.dvc", *chosen, "status", "--json"]
+    done = subprocess.run(words, cwd=root, env=environment(root), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def git(root: Path, *words: str) -> str:
+    return command(root, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", *words)
+
+
+def copy_of_project(root: Path, *left_out: str) -> Path:
+    """The files git knows or would add, but for tests, results and what starts with ``left_out``."""
+    words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(words, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    for name in listed:
+        if name and (ROOT / name).is_file() and not name.startswith(("reports/", "tests/", "dvc.lock", *left_out)):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+    return root
+
+
+def edited(path: Path, old: str, new: str) -> None:
+    """Replace what stands once in a file."""
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path.name}"
+    path.write_text(text.replace(old, new), encoding="utf-8")
