@@ -70,7 +70,7 @@ def _resolved(params: Params, scale: str, arm: str, above: tuple[str, ...]) -> t
         )
     rule, architecture = rule_of(arm, params.sizes, preset), params.architectures[arm]
     like, origin = _resolved(params, scale, rule.like, (*above, arm)) if rule.like is not None else (None, None)
-    values = size_values(rule, architecture, None if like is None else like.size)
+    values = size_values(rule, architecture, None if like is None else to_mapping(like.size))
     derived = rule.match is not None and not is_pinned(rule)
     if derived and rule.match == "d_ff":
         values["d_ff"] = 1  # until it is known
