@@ -126,7 +126,8 @@ def write_results(
     An arm that the project's ``params.yaml`` does not know becomes a copy of ``transformer_modern`` under its own name.
 
     Args:
-        arms, seeds: of the study ``main``, which is the selected one: subject ``lolm``, baseline ``transformer``.
+        arms, seeds: of the study ``main``, which is the selected one: subject ``lolm`` (without it the first arm), baseline
+            ``transformer`` (without it none).
         studies: more studies by name, as changes to ``main``'s mapping; their runs are made too.
         not_run: arms (``lolm_sum``) and runs (``lolm-2``) that leave no record.
         diverged: arms and runs whose loss was not finite.

@@ -60,8 +60,8 @@ def test_one_seed_has_no_intervals_and_no_p_values(tmp_path):
         assert entry.comparison is None or entry.comparison.p_value is None
 
 
-def test_a_study_without_its_subject(tmp_path):
-    results = load_results(write_results(tmp_path, arms=("transformer", "hybrid_a")))
+def test_a_study_whose_subject_was_not_run(tmp_path):
+    results = load_results(write_results(tmp_path, arms=("lolm", "transformer", "hybrid_a"), not_run=("lolm",)))
     assert all(entry.comparison is None for entry in leaderboard(results))
     assert table(leaderboard(results))
 
