@@ -56,7 +56,7 @@ report: $(ready) ## every committed page again from the records in reports/, wit
 accept: $(ready) tools ## after a refactor: if the goldens hold, results that exist count as made by the present code
 	@"$(python)" -m pipeline.accept $(if $(WHY),--why "$(WHY)")
 
-bench: $(ready) ## speed on this machine, against its peak and other packages; ARGS=<of pipeline.benchmark>
+bench: $(ready) ## speed on this machine, against its peak and other packages; ARGS=<of benchmarks>
 	@HF_HUB_OFFLINE=1 "$(python)" -m benchmarks $(ARGS)
 
 check: lint ## style, types, and the tests that take no time

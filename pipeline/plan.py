@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 
-from lolm.accounting.plan import plan_rows, stage_inputs
+from lolm.accounting.plan import plan_notes, plan_rows, stage_inputs
+from lolm.accounting.resolve import size_origin
 from lolm.config import Params
 from lolm.records import Layout, write_text
 from lolm.records.schema import PlanRow
@@ -32,8 +33,11 @@ def plan() -> None:
     params = opened(arguments(__doc__)).params
     rows = plan_rows(params, params.scale, params.study)
     print(table(rows))
-    for line in notes(params, rows):
-        print(line)
+    for arm in rows:
+        if origin := size_origin(params, params.scale, arm):
+            print(f"{arm}: {origin}")
+    for note in plan_notes(params, params.scale, params.study, rows):
+        print(f"note: {note}")
     write_plan(params)
     print(f"the whole study, one run at a time: {estimate(params, pieces_of(params)).text(1)}")
 
@@ -57,18 +61,6 @@ def table(rows: dict[str, PlanRow]) -> str:
         cells = (f"{row.mismatch:.2%}" if name == "mismatch" else f"{getattr(row, name):,.0f}" for name in HEADINGS)
         lines.append(f"{arm:{width}}" + "".join(f"{cell:>17}" for cell in cells))
     return "\n".join(lines)
-
-
-def notes(params: Params, rows: dict[str, PlanRow]) -> list[str]:
-    """What a reader of the table should not overlook: arms that are not matched."""
-    study, allowed = params.selected, params.analysis.parameter_tolerance
-    lines, reference = [], rows[study.subject].parameters
-    for arm, row in rows.items():
-        if study.matched and abs(row.mismatch) > allowed:
-            active = row.parameters_active / reference - 1
-            met = f"; in the parameters a token meets, by {active:+.2%}" if active != row.mismatch else ""
-            lines.append(f"note: {arm} differs from {study.subject} by {row.mismatch:+.2%} in parameters{met}")
-    return lines
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -93,10 +93,25 @@ def _found(run: RunConfig, dial: str) -> tuple[str, str]:
     return owner, key
 
 
+@dataclass(frozen=True)
+class Match:
+    """The value of a dial that brings a run closest to a budget, the relative mismatch that remains, and the steps it goes by."""
+
+    value: int
+    mismatch: float
+    step: int
+
+
 def matching(
     run: RunConfig, budget: float, of: Quantity = "parameters", dial: str | None = None, multiple_of: int = 1
 ) -> tuple[int, float]:
-    """The value of a dial that brings a run closest to a budget, and the relative mismatch that remains.
+    """Value and remaining mismatch of :func:`closest`."""
+    found = closest(run, budget, of, dial, multiple_of)
+    return found.value, found.mismatch
+
+
+def closest(run: RunConfig, budget: float, of: Quantity = "parameters", dial: str | None = None, multiple_of: int = 1) -> Match:
+    """Find the value of a dial that brings a run closest to a budget.
 
     Counts are exact (models on the meta device) and grow with the dial, so bisection finds the value. Where a size must be
     divisible, as ``d_model`` by the heads, only its multiples are tried.
@@ -137,7 +152,7 @@ def matching(
     best = min((below, above), key=lambda multiple: abs(count(multiple) - budget))
     step = math.lcm(unit, multiple_of) // unit
     best = max(1, (2 * best + step) // (2 * step)) * step
-    return best * unit, count(best) / budget - 1
+    return Match(best * unit, count(best) / budget - 1, step * unit)
 
 
 def _unit(run: RunConfig, dial: str, count_at: Callable[[int], float]) -> int:

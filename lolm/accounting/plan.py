@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from lolm.accounting.count import account_run
-from lolm.accounting.matching import default_dial, matching
+from lolm.accounting.matching import closest, default_dial
 from lolm.accounting.resolve import resolve_run, size_origin
 from lolm.config import ConfigError, Params, RunConfig, arms_of, scale_of
 from lolm.records import essence
@@ -54,9 +54,9 @@ def _refuse_unmatched(params: Params, baseline: RunConfig, subject: str, row: Pl
     where, origin = f"scales.{baseline.scale}.sizes.{baseline.arm}", size_origin(params, baseline.scale, baseline.arm)
     try:
         dial = default_dial(baseline) if origin is None else origin.dial
-        value, left = matching(baseline, reference, dial=dial)
-        better = f"{where}.{dial}: {value} leaves {left:.2%}"
-        better += "" if abs(left) <= allowed else ", which is still too much; choose another depth"
+        found = closest(baseline, reference, dial=dial)
+        better = f"{where}.{dial}: {found.value} leaves {found.mismatch:.2%}"
+        better += "" if abs(found.mismatch) <= allowed else ", which is still too much; choose another depth"
     except ConfigError as error:
         better = str(error)
     rounded = "" if origin is None else f" ({origin})"
@@ -64,6 +64,20 @@ def _refuse_unmatched(params: Params, baseline: RunConfig, subject: str, row: Pl
         f"{where}: {baseline.arm} has {row.parameters:,} parameters{rounded}, {subject} {reference:,}: a mismatch of "
         f"{row.mismatch:.2%} (allowed: {allowed:.2%}); {better}"
     )
+
+
+def plan_notes(params: Params, scale: str, study: str, rows: dict[str, PlanRow]) -> list[str]:
+    """What a reader of the rows should not overlook: arms that are not matched to the subject, and why a derived one is not."""
+    selected, allowed = params.select(scale, study).selected, params.analysis.parameter_tolerance
+    reference, notes = rows[selected.subject].parameters, []
+    for arm, row in rows.items():
+        if not selected.matched or abs(row.mismatch) <= allowed:
+            continue
+        active, origin = row.parameters_active / reference - 1, size_origin(params, scale, arm)
+        met = f"; in the parameters a token meets, by {active:+.2%}" if active != row.mismatch else ""
+        why = f"; {origin}" if origin is not None and abs(origin.mismatch) > allowed else ""
+        notes.append(f"{arm} differs from {selected.subject} by {row.mismatch:+.2%} in parameters{met}{why}")
+    return notes
 
 
 def stage_inputs(params: Params, scale: str, study: str) -> dict[str, dict[str, Any]]:

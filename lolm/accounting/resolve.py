@@ -22,6 +22,7 @@ class SizeOrigin:
         of: what is made equal: all parameters, or the active ones.
         budget: parameters of ``like``.
         mismatch: relative, that remains.
+        step: what the value is a multiple of: what the arm accepts, and what ``multiple_of`` asks for.
     """
 
     dial: str
@@ -30,12 +31,13 @@ class SizeOrigin:
     of: Quantity
     budget: int
     mismatch: float
+    step: int
 
     def __str__(self) -> str:
         active = " active" if self.of == "active" else ""
-        return (
-            f"{self.dial} {self.value} derived: {self.mismatch:+.3%} from the {self.budget:,}{active} parameters of {self.like}"
-        )
+        steps = f", in steps of {self.step}" if self.step > 1 else ""
+        budget = f"the {self.budget:,}{active} parameters of {self.like}"
+        return f"{self.dial} {self.value} derived{steps}: {self.mismatch:+.3%} from {budget}"
 
 
 def resolve_run(params: Params, scale: str, arm: str, seed: int, learning_rate: float | None = None) -> RunConfig:
@@ -68,7 +70,7 @@ def _resolved(params: Params, scale: str, arm: str, above: tuple[str, ...]) -> t
         )
     rule, architecture = rule_of(arm, params.sizes, preset), params.architectures[arm]
     like, origin = _resolved(params, scale, rule.like, (*above, arm)) if rule.like is not None else (None, None)
-    values = size_values(rule, architecture, None if like is None else like.size)
+    values = size_values(rule, architecture, None if like is None else to_mapping(like.size))
     derived = rule.match is not None and not is_pinned(rule)
     if derived and rule.match == "d_ff":
         values["d_ff"] = 1  # until it is known
@@ -113,11 +115,12 @@ class _Key:
 
 @lru_cache(maxsize=4096)
 def _match(run: _Key, like: _Key, dial: str, of: Quantity, multiple: int) -> tuple[SizeConfig, SizeOrigin]:
-    from lolm.accounting.matching import matching, turn  # these need torch, which nothing else here does
+    from lolm.accounting.matching import closest, turn  # these need torch, which nothing else here does
 
     budget = _budget(like, of)
-    value, mismatch = matching(run.run, budget, of, dial, multiple)
-    return turn(run.run, dial, value).size, SizeOrigin(dial, value, like.run.arm, of, budget, mismatch)
+    found = closest(run.run, budget, of, dial, multiple)
+    origin = SizeOrigin(dial, found.value, like.run.arm, of, budget, found.mismatch, found.step)
+    return turn(run.run, dial, found.value).size, origin
 
 
 @lru_cache(maxsize=1024)

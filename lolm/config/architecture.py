@@ -53,11 +53,7 @@ class StackConfig:
 
     def __post_init__(self) -> None:
         refuse(
-            (
-                name not in self.blocks,
-                "pattern",
-                f"names block {name!r}, which 'blocks' does not define{nearest(name, self.blocks)}",
-            )
+            (name not in self.blocks, "pattern", f"block {name!r} is not among 'blocks'{nearest(name, self.blocks)}")
             for name in dict.fromkeys(self.pattern)
         )
 

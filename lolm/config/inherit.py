@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from typing import Any
 
 from lolm.config.strict import Problem, join, nearest
@@ -13,19 +12,18 @@ NAMED = {"recipe": "recipes", "surface": "surfaces"}  # of an arm: a name of the
 
 
 def merged(base: Any, own: Any) -> Any:
-    """``own`` over ``base``: mappings key by key, all else replaced."""
+    """``own`` over ``base``: mappings key by key, all else replaced. Neither is changed."""
     if not isinstance(base, Mapping) or not isinstance(own, Mapping):
-        return deepcopy(own)
-    return {key: deepcopy(base[key]) for key in base if key not in own} | {
-        key: merged(base[key], value) if key in base else deepcopy(value) for key, value in own.items()
-    }
+        return own
+    return {**base, **{key: merged(base[key], value) if key in base else value for key, value in own.items()}}
 
 
 def resolve(raw: Any) -> tuple[Any, dict[str, str], list[Problem]]:
     """The tree without ``extends``, every entry whole; arms' ``size`` moved to the section ``sizes``.
 
     Returns:
-        The tree; the parent's key of each entry that extends one (``scales.nano``: ``scales.tiny``); what is wrong.
+        The tree; the key that each entry that extends one, or names one, has its settings from (``scales.nano``:
+        ``scales.tiny``); what is wrong.
     """
     problems: list[Problem] = []
     parents: dict[str, str] = {}
@@ -37,10 +35,8 @@ def resolve(raw: Any) -> tuple[Any, dict[str, str], list[Problem]]:
             continue
         extended = {name: entry["extends"] for name, entry in entries.items() if isinstance(entry, dict) and "extends" in entry}
         parents |= {join(section, name): join(section, parent) for name, parent in extended.items()}
-        entries = {
-            name: _with_names(entry, tree, join(section, name), problems) if section == "architectures" else entry
-            for name, entry in entries.items()
-        }
+        if section == "architectures":
+            entries = {name: _with_names(arm, tree, join(section, name), parents, problems) for name, arm in entries.items()}
         tree[section] = {name: _whole(name, section, entries, problems) for name in entries}
     _move_sizes(tree, parents)
     return tree, parents, problems
@@ -57,7 +53,7 @@ def _whole(name: str, section: str, entries: dict[str, Any], problems: list[Prob
             break
         if parent in chain:
             if parent == name:
-                problems.append(Problem(where, f"goes in a circle: {' → '.join([*chain, parent])}"))
+                problems.append(Problem(join(section, f"{name}.extends"), f"goes in a circle: {' → '.join([*chain, parent])}"))
             break
         chain.append(parent)
     whole: Any = {}
@@ -80,11 +76,8 @@ def _layered(whole: dict[str, Any], own: dict[str, Any], section: str) -> dict[s
 class _Entry(dict):
     """What a name stood for: it replaces what an arm extends as a whole."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
-        return deepcopy(dict(self), memo)
 
-
-def _with_names(arm: Any, tree: dict[str, Any], where: str, problems: list[Problem]) -> Any:
+def _with_names(arm: Any, tree: dict[str, Any], where: str, parents: dict[str, str], problems: list[Problem]) -> Any:
     if not isinstance(arm, dict):
         return arm
     found = dict(arm)
@@ -96,6 +89,7 @@ def _with_names(arm: Any, tree: dict[str, Any], where: str, problems: list[Probl
             problems.append(Problem(join(where, key), f"no {name!r} under '{section}'{nearest(name, entries or ())}"))
         elif isinstance(entries[name], dict):
             found[key] = _Entry(entries[name])
+            parents[join(where, key)] = join(section, name)
     return found
 
 
@@ -124,8 +118,8 @@ def told(problems: Iterable[Problem], parents: Mapping[str, str], silent: Iterab
     for problem in problems:
         if any(problem.key == key or problem.key.startswith((f"{key}.", f"{key}[")) for key in hidden):
             continue
-        entry = next((key for key in parents if problem.key == key or problem.key.startswith(f"{key}.")), None)
-        if entry and Problem(parents[entry] + problem.key[len(entry) :], problem.text) in every:
+        entries = (key for key in parents if problem.key == key or problem.key.startswith(f"{key}."))
+        if any(Problem(parents[key] + problem.key[len(key) :], problem.text) in every for key in entries):
             continue
         found.append(problem)
     return found

@@ -21,12 +21,12 @@ def rule_of(arm: str, rules: Mapping[str, SizeRule], preset: ScaleConfig) -> Siz
     return SizeRule(**merged(_given(everywhere), _given(here)))
 
 
-def size_values(rule: SizeRule, architecture: ArchitectureConfig, like: SizeConfig | None) -> dict[str, Any]:
+def size_values(rule: SizeRule, architecture: ArchitectureConfig, like: dict[str, Any] | None) -> dict[str, Any]:
     """Keys and values of the arm's :class:`SizeConfig` as far as they are known: its own over those of the arm it is like.
 
     A size that is to be derived is not among them.
     """
-    values = {} if like is None else _useful(to_mapping(like), architecture)
+    values = {} if like is None else _useful(like, architecture)
     own = {key: value for key, value in _given(rule).items() if key not in HOW}
     if rule.match is not None:
         values = _without(values, rule.match.split("."))
@@ -89,7 +89,7 @@ def clashes_of_sizes(
 ) -> Iterator[Problem]:
     """What is wrong with sizes as far as they stand in the file; derived ones are taken as fitting."""
     for scale, preset in scales.items():
-        done: dict[str, SizeConfig | None] = {}
+        done: dict[str, dict[str, Any] | None] = {}
         found: set[str] = set()
         for arm in architectures:
             for problem in _check(arm, scale, preset, architectures, rules, done, ()):
@@ -104,10 +104,10 @@ def _check(
     preset: ScaleConfig,
     architectures: Mapping[str, ArchitectureConfig],
     rules: Mapping[str, SizeRule],
-    done: dict[str, SizeConfig | None],
+    done: dict[str, dict[str, Any] | None],
     above: tuple[str, ...],
 ) -> Iterator[Problem]:
-    """Fill ``done`` with the arm's size; None where the scale has none, or a faulty one."""
+    """Fill ``done`` with the values of the arm's size; None where the scale has none, or a faulty one."""
     if arm in done or arm not in architectures:
         return
     if arm in above:
@@ -134,4 +134,4 @@ def _check(
     except ConfigError as error:
         yield from error.problems
         return
-    done[arm] = size
+    done[arm] = to_mapping(size) if like is None else values

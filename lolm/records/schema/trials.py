@@ -47,8 +47,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """``sweep/<arm>.json``: how a learning rate was chosen; ``inside`` whether a worse rate was seen on both sides of it; ``inputs``
-    as in :class:`Identity`."""
+    """``sweep/<arm>.json``: how a learning rate was chosen; ``inside`` whether a worse rate was seen on both sides of it.
+
+    ``inputs`` as in :class:`Identity`.
+    """
 
     arm: str
     chosen: float

@@ -1,0 +1,298 @@
+"""Every mistake is named by its full key with what to do, all of a file at once, each where it was made."""
+
+import copy
+from typing import Annotated, get_args, get_origin
+
+import pytest
+import yaml
+from builders import ROOT
+
+from lolm.config import ConfigError, Params, from_mapping, params_from
+from lolm.config.dialect import parse
+from lolm.config.strict import Range, _hints
+
+RAW, _ = parse((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
+def with_changes(changes: dict) -> dict:
+    raw = copy.deepcopy(RAW)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        node = raw
+        for key in parents:
+            node = node.setdefault(key, {})
+        if value is KeyError:
+            del node[last]
+        else:
+            node[last] = value
+    return raw
+
+
+def mistakes(changes: dict) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        params_from(with_changes(changes))
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        # Keys.
+        ("scales.tiny.training.step", 5, "unknown key 'scales.tiny.training.step'; did you mean 'steps'?"),
+        ("architectures.lolm.gate.biass", 0.0, "unknown key 'architectures.lolm.gate.biass'; did you mean 'bias'?"),
+        ("architectures.lolm_sum.size.lik", "lolm", "unknown key 'architectures.lolm_sum.size.lik'; did you mean 'like'?"),
+        ("stuby", 1, "unknown key 'stuby'; did you mean 'study'?"),
+        ("scales.tiny.training.steps", KeyError, "missing key 'scales.tiny.training.steps'"),
+        ("studies.main.baseline", KeyError, "missing key 'studies.main.baseline'"),
+        # Types.
+        ("scales.tiny.training.steps", "many", "scales.tiny.training.steps: expected int, got str 'many'"),
+        ("scales.tiny.training.steps", 5.0, "scales.tiny.training.steps: expected int, got float 5.0; write 5"),
+        ("scales.tiny.training.steps", True, "scales.tiny.training.steps: expected int, got bool True"),
+        ("scales.tiny.training.steps", None, "scales.tiny.training.steps: expected int, got nothing"),
+        ("scales.tiny.training.compile", 1, "scales.tiny.training.compile: expected bool, got int 1"),
+        ("scales.tiny.training.clip", float("nan"), "scales.tiny.training.clip: must be finite, got nan"),
+        ("scales.tiny.training.clip", 10**400, "scales.tiny.training.clip: must be finite"),
+        ("scales.tiny.training.snapshots", 0.5, "scales.tiny.training.snapshots: expected a list, got float 0.5"),
+        ("scales.tiny.training.snapshots", [0.5, "x"], "scales.tiny.training.snapshots[1]: expected float, got str 'x'"),
+        ("scales.tiny.training.betas", [0.9], "scales.tiny.training.betas: expected 2 values, got 1"),
+        ("scales.tiny.sizes", [1], "scales.tiny.sizes: expected a mapping, got list [1]"),
+        ("scales.tiny.sizes.lolm", 7, "scales.tiny.sizes.lolm: expected a mapping, got int 7"),
+        # Ranges.
+        ("scales.tiny.training.batch_size", 0, "scales.tiny.training.batch_size: must be at least 1 and at most"),
+        ("scales.tiny.training.warmup_steps", -4, "scales.tiny.training.warmup_steps: must be at least 0"),
+        ("scales.tiny.training.clip", -1, "scales.tiny.training.clip: must be above 0, got -1.0"),
+        ("scales.tiny.training.clip", 0, "scales.tiny.training.clip: must be above 0, got 0.0"),
+        ("scales.tiny.training.weight_decay", -5, "scales.tiny.training.weight_decay: must be at least 0"),
+        ("scales.tiny.training.betas", [2, 2], "scales.tiny.training.betas[0]: must be at least 0 and below 1, got 2.0"),
+        ("scales.tiny.training.threads", -1, "scales.tiny.training.threads: must be at least 0"),
+        ("scales.tiny.training.snapshots", [1.0], "scales.tiny.training.snapshots[0]: must be above 0 and below 1"),
+        ("scales.tiny.training.eval_batch_size", 0, "scales.tiny.training.eval_batch_size: must be at least 1"),
+        ("scales.tiny.sizes.lolm.n_layers", 0, "scales.tiny.sizes.lolm.n_layers: must be at least 1"),
+        ("scales.tiny.sizes.lolm.n_heads", 0, "scales.tiny.sizes.lolm.n_heads: must be at least 1"),
+        ("scales.tiny.sizes.lolm.learning_rate", 0, "scales.tiny.sizes.lolm.learning_rate: must be above 0"),
+        ("scales.tiny.sizes.lolm.dropout", 1.0, "scales.tiny.sizes.lolm.dropout: must be at least 0 and below 1"),
+        ("scales.tiny.sizes.lolm.regime.tau_steps", 0, "scales.tiny.sizes.lolm.regime.tau_steps: must be at least 1"),
+        ("scales.tiny.sizes.lolm.future.temperature", 0, "scales.tiny.sizes.lolm.future.temperature: must be above 0"),
+        ("scales.tiny.sizes.lolm.future.positions", 0, "scales.tiny.sizes.lolm.future.positions: must be at least 1"),
+        ("scales.tiny.sizes.lolm.memory.chunk_tokens", 0, "scales.tiny.sizes.lolm.memory.chunk_tokens: must be at least 1"),
+        (
+            "scales.tiny.sizes.mamba.mixers.mamba1.d_state",
+            -1,
+            "scales.tiny.sizes.mamba.mixers.mamba1.d_state: must be at least 0",
+        ),
+        ("scales.tiny.sizes.mamba.mixers.mamba1.d_state", [1], "mamba1.d_state: expected a number, a text, true or false"),
+        ("scales.tiny.evaluation.samples", -1, "scales.tiny.evaluation.samples: must be at least 0"),
+        ("scales.tiny.evaluation.prompt_tokens", 0, "scales.tiny.evaluation.prompt_tokens: must be at least 1"),
+        ("scales.tiny.evaluation.lengths", [0], "scales.tiny.evaluation.lengths[0]: must be at least 1"),
+        ("scales.tiny.evaluation.lengths", [], "scales.tiny.evaluation.lengths: need at least one item"),
+        ("scales.tiny.recall.eval_sequences", 0, "scales.tiny.recall.eval_sequences: must be at least 1"),
+        (
+            "scales.tiny.ablation.dimension_shares",
+            [1.5],
+            "scales.tiny.ablation.dimension_shares[0]: must be above 0 and at most 1",
+        ),
+        ("scales.tiny.tokenizer.vocab_size", 100, "scales.tiny.tokenizer.vocab_size: must be at least 260"),
+        ("analysis.confidence", 1, "analysis.confidence: must be above 0 and below 1"),
+        ("studies.main.seeds", [-1], "studies.main.seeds[0]: must be at least 0"),
+        ("studies.main.seeds", [], "studies.main.seeds: need at least one item"),
+        ("studies.main.seeds", [1, 1], "studies.main.seeds: each once; got [1, 1]"),
+        ("architectures.lolm.objectives.future_weight", -1, "architectures.lolm.objectives.future_weight: must be at least 0"),
+        # Choices and names.
+        ("architectures.lolm.latent.form", "mambo", "architectures.lolm.latent.form: 'mambo' is not one of"),
+        ("architectures.lolm.recipe", "sounds", "architectures.lolm.recipe: no 'sounds' under 'recipes'; did you mean 'sound'?"),
+        ("architectures.lolm.surface", "moderns", "architectures.lolm.surface: no 'moderns' under 'surfaces'"),
+        (
+            "surfaces.modern.pattern",
+            ["laier"],
+            "surfaces.modern.pattern: block 'laier' is not among 'blocks'; did you mean",
+        ),
+        (
+            "architectures.lolm@2",
+            RAW["architectures"]["lolm"],
+            "the name of architectures.lolm@2: 'lolm@2' is not made",
+        ),
+        ("architectures.a;touch INJ", RAW["architectures"]["lolm"], "architectures.a;touch INJ: 'a;touch INJ' is not made of"),
+        ("studies.my study", RAW["studies"]["main"], "the name of studies.my study: 'my study' is not made of letters"),
+        ("studies.train", RAW["studies"]["main"], "studies.train: its folder cannot be called so"),
+        ("scale", "tinny", "scale: 'tinny' is not one of 'scales'; did you mean 'tiny'?"),
+        ("study", "fields", "study: 'fields' is not one of 'studies'; did you mean 'field'?"),
+        ("study", {"arms": []}, "study: expected str, got dict"),
+        ("studies.main.name", "field", "studies.main.name: is 'field'; leave it out"),
+        # Clashes of several fields.
+        ("scales.tiny.training.warmup_steps", 10**6, "scales.tiny.training.warmup_steps: 1000000 leaves nothing of steps 2000"),
+        ("scales.tiny.training.seq_len", 100_000, "scales.tiny.training.eval_tokens: 16384 are less than one sequence"),
+        ("scales.tiny.training.schedule", "cosine", "scales.tiny.training.cooldowns: need schedule: wsd"),
+        ("scales.tiny.corpus.source", "hub", "scales.tiny.corpus.name: is required where source is 'hub'"),
+        (
+            "scales.tiny.corpus.test_fraction",
+            0.97,
+            "tiny.corpus.validation_fraction: with test_fraction 1: nothing",
+        ),
+        ("scales.tiny.sweep.factors", [1.0, 2.0], "scales.tiny.sweep.factors: at least three, or none"),
+        ("scales.tiny.sweep.factors", [1.0, 3.0, 2.0], "scales.tiny.sweep.factors: must be ascending"),
+        ("scales.tiny.recall.pairs", 40, "scales.tiny.recall.pairs: 40 need seq_len of at least 120"),
+        ("scales.tiny.sizes.lolm.n_heads", 3, "scales.tiny.sizes.lolm.d_model: 128 must be a multiple of n_heads 3"),
+        (
+            "scales.tiny.sizes.lolm.n_heads",
+            128,
+            "128 must be a multiple of n_heads 128 with an even head width",
+        ),
+        ("scales.tiny.sizes.lolm.memory", KeyError, "scales.tiny.sizes.lolm.memory: is missing, and the arm uses it"),
+        ("scales.tiny.sizes.samba.mixers.mamba2", {}, "scales.tiny.sizes.samba.mixers: no block of the arm has a mixer 'mamba2'"),
+        ("scales.tiny.sizes.lolm.match", "d_ff", "scales.tiny.sizes.lolm: match: d_ff needs like"),
+        ("scales.tiny.sizes.lolm.like", "samba", "goes in a circle"),
+        ("scales.tiny.sizes.lolm.like", "llom", "scales.tiny.sizes.lolm.like: no arm 'llom' under 'architectures'; did you mean"),
+        ("surfaces.jamba_moe.blocks.experts.experts_per_token", 17, "experts_per_token: 17 of 16 experts for a token"),
+        ("architectures.lolm.detach", ["latent_gates"], "architectures.lolm.detach[0]: 'latent_gates' is not one of"),
+        ("architectures.lolm.detach", ["latent_gate", "latent_gate"], "architectures.lolm.detach: each once"),
+        (
+            "architectures.transformer.detach",
+            ["latent_gate"],
+            "transformer.detach: this arm has no edge 'latent_gate' to cut",
+        ),
+        ("architectures.lolm_no_latent.detach", ["latent_fusion"], "no edge 'latent_fusion' to cut; it has none"),
+        ("architectures.lolm_parallel.detach", ["surface_latent"], "no edge 'surface_latent' to cut"),
+        ("architectures.lolm_half.detach", ["regime_gate"], "no edge 'regime_gate' to cut"),
+        # Studies whose lists disagree.
+        (
+            "studies.inversion.arms",
+            ["lolm", "transformer_deep", "transfomer"],
+            "studies.inversion.arms: no arm 'transfomer' under 'architectures'",
+        ),
+        ("studies.gates.arms", ["lolm", "lolm"], "studies.gates.arms: each once"),
+        ("studies.main.subject", "samba", "studies.main.subject: 'samba' is not among the study's arms"),
+        (
+            "studies.main.baseline",
+            "transfomer",
+            "studies.main.baseline: 'transfomer' is not among the study's arms",
+        ),
+        ("studies.cpc.recall", [], "studies.cpc.recall: need at least one item"),
+        ("studies.cpc.recall", ["lolm_no_cpcs"], "studies.cpc.recall: 'lolm_no_cpcs' is not among the study's arms"),
+        (
+            "studies.regime.factors.clamp",
+            ["lolm_half"],
+            "studies.regime.factors.clamp: 'lolm_half' is not among",
+        ),
+        ("studies.regime.factors.clamp", ["lolm"], "studies.regime.factors.clamp: 1 of 8 arms are at the high level"),
+        (
+            "studies.regime.factors.clamp",
+            ["lolm", "lolm_reg_ec", "lolm_reg_eb", "lolm_reg_ie"],
+            "studies.regime.factors.isolation: is not orthogonal to factors.clamp: 3 of 8",
+        ),
+        # `extends`.
+        ("scales.nano.extends", "tinny", "scales.nano.extends: no 'tinny' under 'scales'; did you mean 'tiny'?"),
+        ("scales.tiny.extends", "nano", "scales.tiny.extends: goes in a circle: tiny → nano → tiny"),
+        ("architectures.lolm_sum.extends", 3, "architectures.lolm_sum.extends: no 3 under 'architectures'"),
+        ("analysis.extends", "x", "unknown key 'analysis.extends'"),
+    ],
+)
+def test_a_mistake_is_named_by_its_path(path, value, message):
+    found = mistakes({path: value})
+    assert any(message in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("scales.tiny.training.step", 5),
+        ("scales.tiny.training.clip", 0),
+        ("scales.tiny.sizes.lolm.n_heads", 3),
+        ("scales.tiny.sizes.lolm.memory", KeyError),
+        ("architectures.lolm.gate.biass", 0.0),
+        ("architectures.lolm.objectives.future_weight", -1),
+        ("scales.nano.extends", "tinny"),
+        ("architectures.lolm.extends", "x"),
+        ("studies.main.subject", "samba"),
+    ],
+)
+def test_a_mistake_is_said_once_though_much_inherits_it(path, value):
+    found = mistakes({path: value})
+    assert len([line for line in found if not line.startswith("scales.smoke")]) == 1, found
+    assert len(found) <= 2
+
+
+def test_what_only_the_child_makes_wrong_is_said_of_the_child():
+    found = mistakes({"scales.nano.training.steps": 20})
+    assert any(line.startswith("scales.nano.training.warmup_steps: 50 leaves nothing of steps 20") for line in found)
+    assert not any("scales.tiny" in line for line in found)
+
+
+def test_all_mistakes_of_a_file_are_said_at_once():
+    """One of every kind and stage of checking: none hides another."""
+    found = mistakes(
+        {
+            "stuby": 1,
+            "scale": "tinny",
+            "analysis.confidence": 2,
+            "studies.main.subject": "samba",
+            "studies.field.arms": ["lolm", "transformer_modern", "nobody"],
+            "studies.gate.seeds": "x",
+            "architectures.hawk.label": 3,
+            "architectures.griffin.recipe": "sond",
+            "architectures.lolm_half.detach": ["regime_gate"],
+            "architectures.lolm_concat.extends": "lollm",
+            "architectures.lolm_sum.size.match": 3,
+            "scales.micro.training.steps": -1,
+            "scales.20m.sizes.lolm.n_heads": 7,
+            "scales.20m.tokenizer.vocab_size": 3,
+            "scales.304m.corpus.max_bytes": 0,
+        }
+    )
+    for words in (
+        "'stuby'", "scale: 'tinny'", "analysis.confidence", "studies.main.subject", "no arm 'nobody'", "studies.gate.seeds",
+        "architectures.hawk.label", "no 'sond'", "architectures.lolm_half.detach", "no 'lollm'",
+        "architectures.lolm_sum.size.match", "scales.micro.training.steps", "scales.20m.tokenizer.vocab_size",
+        "scales.304m.corpus.max_bytes",
+    ):  # fmt: skip
+        assert any(words in line for line in found), (words, found)
+    assert len(found) < 24
+
+
+def test_a_text_where_any_text_is_allowed_and_an_integer_for_a_float_pass():
+    params = params_from(with_changes({"architectures.lolm.label": "x", "scales.tiny.training.clip": 1}))
+    assert params.architectures["lolm"].label == "x"
+    assert params.scales["tiny"].training.clip == 1.0
+    assert isinstance(params.scales["tiny"].training.clip, float)
+
+
+def numbers(hint, found: dict, where: str = "", ranged: bool = False) -> None:
+    """Every number below a type by its path, and whether a range is said of it."""
+    if get_origin(hint) is Annotated:
+        base, *demands = get_args(hint)
+        numbers(base, found, where, any(isinstance(demand, Range) for demand in demands))
+    elif hint in (int, float):
+        found[where] = ranged
+    elif hasattr(hint, "__dataclass_fields__"):
+        for name, inner in _hints(hint).items():
+            numbers(inner, found, f"{hint.__name__}.{name}")
+    else:
+        for inner in get_args(hint):
+            numbers(inner, found, where, ranged)
+
+
+FREE = {"GateConfig.bias", "ObjectiveConfig.regime_entropy_weight"}  # of either sign
+
+
+def test_every_number_of_the_file_has_a_range():
+    found: dict[str, bool] = {}
+    numbers(Params, found)
+    assert len(found) > 80
+    assert {where for where, ranged in found.items() if not ranged} == FREE
+
+
+@pytest.mark.parametrize("raw", [None, [], "x", 3, {"scales": 3, "studies": [], "architectures": None, "sizes": 4}])
+def test_what_is_no_parameter_file_at_all_is_said(raw):
+    with pytest.raises(ConfigError):
+        params_from(raw)
+
+
+def test_every_entry_broken_at_once_raises_nothing_else():
+    for value in (None, 3, "x", [], {}, {"extends": "x"}, {"extends": []}):
+        for section in ("recipes", "surfaces", "architectures", "scales", "studies"):
+            with pytest.raises(ConfigError):
+                params_from(RAW | {section: dict.fromkeys(RAW[section], value)})
+
+
+def test_from_mapping_says_all_as_well():
+    with pytest.raises(ConfigError, match="(?s)missing key 'x.scale'.*missing key 'x.study'"):
+        from_mapping(Params, yaml.safe_load("{}"), "x")
