@@ -171,7 +171,7 @@ def copied(project, folder, *left_out):
 
 
 def test_killed_run_goes_on_and_ends_bit_identical(project, layout, tmp_path):
-    """kill -9 in the middle of training, then the same stage again: same weights as the undisturbed run, and nothing else made."""
+    """kill -9 in the middle of training, then the same stage again: the same weights as without, and nothing else is made."""
     copy = copied(project, tmp_path / "killed", "plots")
     ours = Layout("smoke", copy)
     shutil.rmtree(ours.weights("lolm", 1))
