@@ -1,4 +1,4 @@
-"""Run the whole pipeline: `dvc repro` at the scale and study of ``params.yaml``, or at others without an edit; then fill MLflow.
+"""The pipeline: `dvc repro` at the scale and study of ``params.yaml``, or at others without editing it; then MLflow is filled.
 
 The stages themselves make runs side by side, so `dvc repro` alone does the same.
 """

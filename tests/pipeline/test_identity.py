@@ -1,0 +1,155 @@
+"""What is made already is told by what it was made from; code that is accepted as giving the same results counts as the same."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import make_run
+
+from lolm.config import to_mapping
+from lolm.records import Layout, RunKey, read, write, write_text
+from lolm.records.schema import DataChecksums, Divergence, Flops, Parameters, RunHeader, Summary
+from pipeline import accept, code, identity
+
+DATA = DataChecksums("aa", "bb")
+KEY = RunKey("lolm", 1)
+
+
+@pytest.fixture
+def layout(tmp_path, monkeypatch):
+    """A trained run: its records and its weights, made from the data DATA by the code "old"."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(identity, "data_of", lambda layout: DATA)
+    monkeypatch.setattr(identity, "training_device", lambda: "cpu")
+    monkeypatch.setattr(identity, "choose_backend", lambda device, asked: "cpu")
+    monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "old")
+    layout, run = Layout("smoke"), make_run("lolm")
+    layout.weights(*KEY).mkdir(parents=True)
+    (layout.weights(*KEY) / identity.WEIGHTS).write_bytes(b"weights")
+    header = RunHeader(
+        run.name, "LOLM", identity.fingerprint_of_run(run, DATA), run, Parameters(1, 1, {}), Flops(1.0, 3.0, 1.0, {}), 1, 4,
+        "cpu", "cpu", DATA, "old",
+    )  # fmt: skip
+    write(layout.header(*KEY), header)
+    write_text(layout.series(*KEY), "")
+    write(layout.summary(*KEY), Summary("lolm", 1, 4, 1000, 1.0, 1.0, 0.0, 1, 1.0, 1e-3, 1.0, 1.0, 1.0, 1.0, 0.1))
+    return layout
+
+
+def why(layout, **changes):
+    return identity.why_train(layout, KEY, replace(make_run("lolm"), **changes))
+
+
+def test_a_run_that_is_there_is_not_trained_again(layout):
+    assert why(layout) is None
+    assert identity.why_train(layout, RunKey("lolm", 2), make_run("lolm")) == "no record"
+
+
+def test_it_says_why_a_run_is_trained_again(layout, monkeypatch):
+    run = make_run("lolm")
+    longer = replace(run.training, steps=run.training.steps + 1)
+    assert why(layout, training=longer) == f"other parameters: training.steps: {run.training.steps} → {run.training.steps + 1}"
+    monkeypatch.setattr(identity, "data_of", lambda layout: DataChecksums("aa", "other"))
+    assert why(layout) == "other data"
+    monkeypatch.setattr(identity, "data_of", lambda layout: DATA)
+    monkeypatch.setattr(identity, "choose_backend", lambda device, asked: "reference")
+    assert why(layout) == "made on cpu with cpu kernels"
+    monkeypatch.setattr(identity, "choose_backend", lambda device, asked: "cpu")
+    monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "new")
+    assert "other code" in why(layout)
+    monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "old")
+    (layout.weights(*KEY) / identity.WEIGHTS).unlink()
+    assert why(layout) == "no weights"
+    layout.summary(*KEY).unlink()
+    assert why(layout) == "no record"
+
+
+def test_accepted_code_is_the_same_code(layout, monkeypatch):
+    write_text(code.GOLDEN, "{}")
+    monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "new")
+    fingerprint = identity.fingerprint_of_run(make_run("lolm"), DATA)
+    listed = accept.accepted(None, code.golden_hash(), {"train": "new"}, ["old"], "abc", "a comment")
+    write(code.ACCEPTED, listed)
+    assert why(layout) is None
+    assert code.code_of("train") == "old", "a run made now is called as before the refactor"
+    assert identity.fingerprint_of_run(make_run("lolm"), DATA) == read(layout.header(*KEY), RunHeader).fingerprint != fingerprint
+    write_text(code.GOLDEN, '{"changed": 1}')
+    assert "other code" in why(layout), "with another golden file nothing is accepted"
+
+
+def test_the_list_grows_by_the_present_code_and_begins_anew_with_the_goldens():
+    first = accept.accepted(None, "g1", {"train": "b", "sweep": "s"}, ["a", "a"], "c1", "why 1")
+    assert [(version.code, version.commit) for version in first.stages["train"]] == [("a", ""), ("b", "c1")]
+    assert [version.code for version in first.stages["sweep"]] == ["s"]
+    assert accept.accepted(first, "g1", {"train": "b", "sweep": "s"}, ["x"], "c2", "why 2") == first
+    second = accept.accepted(first, "g1", {"train": "c"}, ["x"], "c2", "why 2")
+    assert [version.code for version in second.stages["train"]] == ["a", "b", "c"]
+    assert (second.stages["train"][-1].why, second.stages["sweep"]) == ("why 2", first.stages["sweep"])
+    third = accept.accepted(second, "g2", {"train": "d"}, ["x"], "c3", "why 3")
+    assert {stage: [version.code for version in versions] for stage, versions in third.stages.items()} == {"train": ["d"]}
+
+
+def test_goldens_that_do_not_hold_accept_nothing(layout, monkeypatch):
+    write_text("tests/golden/test_fails.py", "def test_golden():\n    assert False\n")
+    monkeypatch.setattr("sys.argv", ["accept"])
+    with pytest.raises(accept.AcceptError, match="does not give the same results"):
+        accept.accept()
+    assert not code.ACCEPTED.exists()
+
+
+def test_a_run_that_diverged_is_not_tried_again_until_something_changes(layout, monkeypatch):
+    fingerprint = read(layout.header(*KEY), RunHeader).fingerprint
+    write(layout.divergence(*KEY), Divergence(*KEY, "lolm", fingerprint, step=3, reason="loss = nan"))
+    assert why(layout) is None
+    run = make_run("lolm")
+    assert "it diverged" in why(layout, size=replace(run.size, learning_rate=run.size.learning_rate / 2))
+
+
+def test_a_measurement_is_of_its_run_and_of_its_inputs(layout):
+    path, fingerprint = layout.evaluation(*KEY), read(layout.header(*KEY), RunHeader).fingerprint
+    ask = lambda inputs: identity.measured_from(layout, KEY, path, identity.Identity, inputs)  # noqa: E731
+    assert ask("x") == "no record"
+    write(path, identity.Identity(*KEY, "lolm", fingerprint, inputs="x"))
+    assert ask("x") is None
+    assert ask("y") == "other settings, weights, data or code"
+    write(path, identity.Identity(*KEY, "lolm", "another", inputs="x"))
+    assert ask("x") == "of another run"
+
+
+def test_inputs_follow_settings_weights_and_code(layout, monkeypatch):
+    run = make_run("lolm")
+    known = {identity.inputs_of("evaluate", run, "a"), identity.inputs_of("evaluate", run, "b")}
+    known.add(identity.inputs_of("evaluate", replace(run, seed=9), "a"))
+    assert identity.inputs_of("evaluate", run, "a") in known
+    monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "new")
+    known.add(identity.inputs_of("evaluate", run, "a"))
+    assert len(known) == 4
+    before = identity.weights_hash(layout, KEY)
+    identity._file_hash.cache_clear()
+    (layout.weights(*KEY) / identity.WEIGHTS).write_bytes(b"others")
+    assert identity.weights_hash(layout, KEY) != before
+
+
+def test_differences_name_the_settings():
+    old = to_mapping(make_run("lolm"))
+    new = deepcopy(old)
+    new["size"]["d_model"] = 99
+    del new["training"]["clip"]
+    assert identity.differences(old, new) == [
+        f"size.d_model: {old['size']['d_model']} → 99",
+        f"training.clip: {old['training']['clip']} → None",
+    ]
+
+
+def test_studies_in_a_lock(tmp_path):
+    lock = tmp_path / "dvc.lock"
+    assert accept.studies_in(lock) == []
+    lines = ["schema: '2.0'", "stages:"]
+    for stage, cmd in (("corpus@tiny", "corpus --scale tiny"), ("train@tiny", "train --scale tiny --study main")):
+        lines += [f"  {stage}:", f"    cmd: python -m pipeline.{cmd}"]
+    lines += ["  report@nano-sizes:", "    cmd: python -m pipeline.report --scale nano --study sizes", ""]
+    lock.write_text("\n".join(lines), encoding="utf-8")
+    assert accept.studies_in(lock) == [("nano", "sizes"), ("tiny", "main")]

@@ -1,0 +1,112 @@
+"""The plan: what an edit of params.yaml changes of what each stage is to make, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lolm.config import ConfigError, load_params
+from lolm.records import Layout
+from pipeline import plan
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with this project's params.yaml, planned."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert "train" in plan.write_plan(load_params())
+    return tmp_path
+
+
+def rewritten(change) -> None:
+    """Edit params.yaml as DVC's own writer does: comments and flow style are gone afterwards."""
+    path = Path("params.yaml")
+    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    change(params)
+    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+
+def setting(scale: str, section: str, **values):
+    return lambda params: params["scales"][scale].setdefault(section, {}).update(values)
+
+
+def changed(**chosen) -> set[str]:
+    return set(plan.write_plan(load_params().select(**chosen)))
+
+
+@pytest.mark.parametrize(
+    ("edit", "wanted"),
+    [
+        (lambda params: None, set()),
+        (lambda params: params["analysis"].update(confidence=0.9), {"report"}),
+        (lambda params: params["architectures"]["lolm"]["gate"].update(bias=0.3), {"sweep", "train", "recall", "report"}),
+        (lambda params: params["studies"]["main"].update(seeds=[1, 2]), {"train", "evaluate", "ablate", "recall", "report"}),
+        (lambda params: params["scales"]["tiny"]["sizes"]["lolm"].update(d_model=120), {"sweep", "train", "recall", "report"}),
+        (setting("tiny", "corpus", validation_fraction=0.05), {"corpus"}),
+        (setting("tiny", "evaluation", samples=3), {"evaluate"}),
+        (setting("tiny", "ablation", split_draws=3), {"ablate"}),
+        (setting("tiny", "sweep", steps=33), {"sweep"}),
+        (setting("tiny", "recall", steps=33), {"recall"}),
+        (setting("tiny", "training", steps=3000), {"sweep", "train", "report"}),
+        (setting("smoke", "training", steps=33), set()),
+    ],
+)
+def test_an_edit_changes_the_plans_it_touches(project, edit, wanted):
+    """What rests on these stages is made again after them: their outputs have changed by then."""
+    rewritten(edit)
+    assert changed() == wanted
+
+
+def test_a_scale_that_extends_another_follows_its_edits_but_for_what_it_says_itself(project):
+    assert changed(scale="smoke", study="smoke")
+    rewritten(setting("tiny", "corpus", validation_fraction=0.05))
+    rewritten(setting("tiny", "training", steps=3000))
+    assert changed(scale="smoke", study="smoke") == {"corpus"}
+    assert changed() == {"corpus", "sweep", "train", "report"}
+
+
+def test_a_plan_is_written_only_where_it_changed(project):
+    folder = Layout("tiny").plan("train").parent
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    rewritten(setting("tiny", "evaluation", samples=3))
+    assert changed() == {"evaluate"}
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert [name for name in before if before[name] != after[name]] == ["evaluate.json"]
+
+
+def test_the_table_has_every_arm_with_its_costs_and_what_is_not_matched(project):
+    params = load_params().select("tiny", "main")
+    rows = plan.plan_rows(params, "tiny", "main")
+    lines = plan.table(rows).splitlines()
+    assert lines[0].split()[:3] == ["parameters", "active", "mismatch"]
+    assert [line.split()[0] for line in lines[1:]] == ["lolm", "transformer"]
+    assert f"{rows['lolm'].parameters:,}" in lines[1]
+    assert plan.notes(params, rows) == []
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (lambda params: params.update(study="mian"), "'main'"),
+        (lambda params: params.update(study={"name": "main"}), "study"),
+        (lambda params: params.update(scale="tyni"), "'tiny'"),
+        (lambda params: params["studies"]["main"].update(arms=["lolmm", "transformer"]), "'lolm"),
+        (lambda params: params["studies"]["main"].update(subject="mamba"), "mamba"),
+        (lambda params: params["studies"]["main"].update(name="field"), "field"),
+        (lambda params: params["analysis"].update(confidnce=1), "'confidence'"),
+        (lambda params: params["scales"]["tiny"]["training"].update(steps=-1), "scales.tiny.training.steps"),
+    ],
+)
+def test_a_wrong_file_is_refused_before_anything_runs(project, monkeypatch, edit, named):
+    rewritten(edit)
+    monkeypatch.setattr("sys.argv", ["plan"])
+    before = {path: path.read_bytes() for path in Path("artifacts").rglob("*.json")}
+    with pytest.raises(ConfigError, match=named):
+        plan.plan()
+    assert {path: path.read_bytes() for path in Path("artifacts").rglob("*.json")} == before
