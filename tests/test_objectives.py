@@ -177,7 +177,7 @@ def test_one_sequence_alone_has_no_negatives():
         found = auxiliary_losses(run.architecture.objectives, make_model("lolm").streams(random_tokens(batch, 20)), heads)
         assert ("future" in found) == (batch == 2)
     for arm in ("lolm_cpc_documents", "lolm_cpc_positions"):
-        with pytest.raises(ConfigError, match=r"smoke\.training\.batch_size 1 leaves arm .* no negatives.*set it to 2 or more"):
+        with pytest.raises(ConfigError, match=r"smoke\.training\.batch_size: 1 leaves arm .* no negatives.*set it to 2 or more"):
             make_run(arm, training={"batch_size": 1})
     assert make_run("lolm", training={"batch_size": 1}).training.batch_size == 1
 

@@ -73,7 +73,7 @@ def test_data_set_by_name_is_streamed(tmp_path):
 
 
 def test_hub_needs_a_name():
-    with pytest.raises(ConfigError, match="corpus.name"):
+    with pytest.raises(ConfigError, match="name: is required"):
         CorpusConfig(source="hub")
 
 
