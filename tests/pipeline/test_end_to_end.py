@@ -235,6 +235,9 @@ def test_dvcs_own_overrides_change_exactly_what_they_name_and_the_runner_still_w
     copy = copied(project, tmp_path / "copy", "plots", ".scratch")
     ours, before = Layout("smoke", copy), yaml.safe_load((copy / "params.yaml").read_text(encoding="utf-8"))
     printed = dvc(copy, "exp", "run", "-S", "scales.smoke.evaluation.samples=2")
+    shown = [line for line in dvc(copy, "params", "diff").splitlines() if line.startswith("params.yaml")]
+    assert len(shown) == 1, "what an edit changes and nothing else"
+    assert "scales.smoke.evaluation.samples" in shown[0]
     assert set(re.findall(r"Running stage '(\w+)@", printed)) == {"plan", "evaluate", "report", "front"}
     after = yaml.safe_load((copy / "params.yaml").read_text(encoding="utf-8"))
     before["scales"]["smoke"]["evaluation"]["samples"] = 2
