@@ -154,7 +154,7 @@ def record_code() -> int:
         stages = [stage for stage in repo.index.stages if stage.name in known]
         for stage in stages:
             for dep in stage.deps:
-                if dep.def_path.split("/")[0] in PACKAGES:
+                if dep.exists and (dep.def_path.split("/")[0] in PACKAGES or not dep.hash_info):  # the latter: new in dvc.yaml
                     dep.save()
             stage.dump(update_pipeline=False)
         return len(stages)

@@ -92,6 +92,18 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def keep_bytecode(folder: Path = Path(".scratch/bytecode")) -> None:
+    """Where Python is told to write no bytecode (as in many containers), let it write that in ``folder`` instead of nowhere.
+
+    Else each of the pipeline's many processes compiles DVC, PyTorch or MLflow anew, 1 to 2 s each time.
+    """
+    if not sys.dont_write_bytecode or sys.pycache_prefix:
+        return
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(folder.resolve())
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+
+
 @contextmanager
 def _ended_with_us(children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
     """End the children's process groups when the block is left by an exception (Ctrl-C, SIGTERM)."""

@@ -17,11 +17,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lolm import LolmError, tracking
-from lolm.accounting.resolve import resolve_run
-from lolm.config import Params, load_params
+from lolm.config import load_params
 from lolm.records import Layout, sha256_of
 from pipeline import stage
-from pipeline.jobs import foreground
+from pipeline.jobs import foreground, keep_bytecode
 from pipeline.runs import FORCE, JOBS
 
 SCRATCH, LOCK = Path(".scratch"), Path("dvc.lock")
@@ -35,13 +34,12 @@ def run() -> None:
     args = _arguments()
     with ExitStack() as stack:
         SCRATCH.mkdir(exist_ok=True)
-        keep_bytecode(SCRATCH / "bytecode")
+        keep_bytecode()
         try:
             stack.enter_context(FileLock(SCRATCH / "runner.lock", timeout=0))
         except Timeout:
             raise PipelineError("the pipeline is running in this folder already; wait for it or stop it") from None
         params = load_params().select(args.scale, args.study)
-        check_sizes(params)
         check_dvc(Path())
         environment = child_environment(args.jobs, force=args.force)
         before = sha256_of(LOCK) if LOCK.exists() else ""
@@ -64,12 +62,6 @@ def command(scale: str | None, study: str | None, *words: str) -> list[str]:
     return [sys.executable, "-m", "pipeline.dvc", *chosen, *words]
 
 
-def check_sizes(params: Params) -> None:
-    """Raises ConfigError where the scale gives an arm of the study no size, before anything runs."""
-    for arm in params.selected.arms:
-        resolve_run(params, params.scale, arm, params.selected.seeds[0])
-
-
 def check_dvc(root: Path) -> None:
     """Raises PipelineError when DVC would refuse this folder, and says how to make it accept it."""
     if any((folder / ".git").exists() for folder in (root.resolve(), *root.resolve().parents)):
@@ -81,18 +73,6 @@ def check_dvc(root: Path) -> None:
             "DVC wants a git repository, and this folder is none (a downloaded archive?); `git clone` the project, run "
             "`git init`, or tell DVC to do without: dvc config --local core.no_scm true"
         )
-
-
-def keep_bytecode(folder: Path) -> None:
-    """Where Python is told to write no bytecode (as in many containers), let it write that in ``folder`` instead of nowhere.
-
-    Else each of the pipeline's many processes compiles DVC, PyTorch or MLflow anew, 1 to 2 s each time.
-    """
-    if not sys.dont_write_bytecode or sys.pycache_prefix:
-        return
-    sys.dont_write_bytecode, sys.pycache_prefix = False, str(folder.resolve())
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 
 def child_environment(jobs: int | None = None, *, force: bool = False) -> dict[str, str]:

@@ -17,7 +17,7 @@ from lolm import LolmError
 from lolm.records import RunKey
 from pipeline.estimate import estimate
 from pipeline.headline import write_headline
-from pipeline.jobs import PARENT, Failure, Job, end_with_parent, foreground, side_by_side
+from pipeline.jobs import PARENT, Failure, Job, end_with_parent, foreground, keep_bytecode, side_by_side
 from pipeline.stage import Stage, arguments, opened
 
 LOGS = Path(".scratch/logs")
@@ -94,6 +94,7 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None]) -> N
     if not pieces:
         print(f"{name}: all {len(reasons)} are made")
         return
+    keep_bytecode()
     threads = stage.preset.training.threads
     workers = min(int(os.environ.get(JOBS) or default_jobs(threads)), len(pieces))
     expected = estimate(stage.params, [(name, piece.arm) for piece in pieces])

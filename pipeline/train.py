@@ -71,7 +71,7 @@ def train(stage: Stage, key: RunKey) -> None:
         trainer.fit(header, scratch, layout.train(*key), layout.weights(*key))
     except DivergenceError as error:
         print(f"diverged: {error}", file=sys.stderr)
-        record_divergence(layout, key, header, trainer.progress.step + 1, str(error))
+        record_divergence(layout, key, header, error.step, str(error))
         remove(scratch)
     try_sync(layout.train(*key))
 

@@ -87,7 +87,7 @@ def test_the_table_has_every_arm_with_its_costs_and_what_is_not_matched(project)
     assert lines[0].split()[:3] == ["parameters", "active", "mismatch"]
     assert [line.split()[0] for line in lines[1:]] == ["lolm", "transformer"]
     assert f"{rows['lolm'].parameters:,}" in lines[1]
-    assert plan.notes(params, rows) == []
+    assert plan.plan_notes(params, "tiny", "main", rows) == []
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_a_task_that_diverges_says_so_and_the_others_are_measured(tmp_path, reca
 
     def diverging(run, sampler, *rest):
         if isinstance(sampler.stream, MQAR):
-            raise stage.DivergenceError("loss = nan")
+            raise stage.DivergenceError("loss = nan", step=1)
         return original(run, sampler, *rest)
 
     monkeypatch.setattr(stage, "run_trial", diverging)

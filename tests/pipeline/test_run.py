@@ -127,7 +127,7 @@ def test_a_folder_without_git_says_what_to_do(tmp_path):
 def test_bytecode_is_kept_where_python_is_told_to_write_none(tmp_path):
     (tmp_path / "module.py").write_text("")
     program = (
-        "import sys, subprocess; from pathlib import Path; from pipeline.run import keep_bytecode; keep_bytecode(Path('kept'));"
+        "import sys, subprocess; from pathlib import Path; from pipeline.jobs import keep_bytecode; keep_bytecode(Path('kept'));"
         "subprocess.run([sys.executable, '-c', 'import module'], check=True)"
     )
     for told, written in (({"PYTHONDONTWRITEBYTECODE": "1"}, ["kept"]), ({}, ["__pycache__"])):
