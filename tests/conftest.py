@@ -1,9 +1,15 @@
 """Every test runs on one torch thread, as a training run does; processes share the bytecode of what they import."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from minicorpus import make_texts, write_jsonl
 
+from lolm.config import CorpusConfig, ShardsConfig, TokenizerConfig
+from lolm.corpus.build import build_corpus
+from lolm.corpus.shards import write_shards
+from lolm.corpus.tokenizer import Tokenizer, build_tokenizer
 from pipeline.jobs import keep_bytecode
 
 keep_bytecode(
@@ -19,3 +25,43 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def texts() -> dict[str, str]:
+    return make_texts()
+
+
+@pytest.fixture(scope="session")
+def corpus_config(texts, tmp_path_factory) -> CorpusConfig:
+    path = write_jsonl(tmp_path_factory.mktemp("source") / "mini.jsonl", texts)
+    return CorpusConfig(source="local", path=str(path), validation_fraction=0.1, test_fraction=0.1, validation=("set/005",))
+
+
+@pytest.fixture(scope="session")
+def build(corpus_config):
+    """Function that makes corpus, tokenizer and shards in a folder."""
+
+    def _build(folder: Path, shard_tokens: int = 1000, **changes) -> Tokenizer:
+        build_corpus(replace(corpus_config, **changes), folder / "corpus")
+        (folder / "tokenizer").mkdir()
+        (folder / "shards").mkdir()
+        build_tokenizer(TokenizerConfig(vocab_size=400), folder / "corpus", folder / "tokenizer")
+        tokenizer = Tokenizer.load(folder / "tokenizer")
+        write_shards(ShardsConfig(shard_tokens), folder / "corpus", tokenizer, folder / "shards")
+        return tokenizer
+
+    return _build
+
+
+@pytest.fixture(scope="session")
+def data(build, tmp_path_factory) -> Path:
+    """Folder with corpus/, tokenizer/ and shards/; tests only read it."""
+    folder = tmp_path_factory.mktemp("data")
+    build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(data) -> Tokenizer:
+    return Tokenizer.load(data / "tokenizer")

@@ -183,7 +183,7 @@ def test_a_process_that_is_killed_goes_on_in_another(straight, tmp_path, capsys)
     """SIGKILL, which nothing can catch, between two checkpoints."""
     here = Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": f"{here.parents[1]}:{here.parent}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(here / "runs.py"), str(tmp_path), "6"]
+    command = [sys.executable, str(here.parent / "runs.py"), str(tmp_path), "6"]
     killed = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     capsys.readouterr()
