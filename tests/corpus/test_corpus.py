@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from minicorpus import make_texts, write_jsonl
 
-from lolm.config import CorpusConfig
+from lolm.config import ConfigError, CorpusConfig
 from lolm.corpus.build import build_corpus, hashed_split
 from lolm.corpus.documents import SPLITS, iterate_split, read_manifest
 from lolm.data.errors import DataError
@@ -127,7 +127,7 @@ def test_several_row_groups_read_back_in_order(tmp_path, corpus_config, texts, m
     ("changes", "message"),
     [
         ({"validation": ("set/0055",)}, r"validation names 'set/0055', which is not among the 60 .* nearest id is 'set/055'"),
-        ({"test": ("set/001",), "validation": ("set/001",)}, "which corpus.validation names already"),
+        ({"validation": ("set/001", "set/001")}, "which corpus.validation names already"),
         ({"validation_fraction": 0.0}, "no document falls into the validation split"),
         ({"test_fraction": 0.0}, "no document falls into the test split"),
         ({"validation_fraction": 0.9999999, "test_fraction": 0.0, "test": ("set/001",)}, "into the train split"),
@@ -140,6 +140,11 @@ def test_bad_settings(tmp_path, texts, changes, message):
     with pytest.raises(DataError, match=message):
         build_corpus(config_for(path, **changes), tmp_path / "corpus")
     assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]  # nothing half-written
+
+
+def test_a_document_is_held_out_once(tmp_path):
+    with pytest.raises(ConfigError, match="validation: set/001: named under test too"):
+        config_for(tmp_path / "x.jsonl", test=("set/001",), validation=("set/001",))
 
 
 def test_named_document_that_is_a_copy_of_a_training_document(tmp_path, texts):
