@@ -96,8 +96,6 @@ def inputs(stage: Stage, key: RunKey) -> str:
 
 def why(stage: Stage, key: RunKey) -> str | None:
     layout = stage.layout
-    if layout.divergence(*key).exists():
-        return None
     return measured_from(layout, key, layout.ablation(*key), Ablation, inputs(stage, key))
 
 

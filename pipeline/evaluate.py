@@ -12,7 +12,7 @@ from lolm.evaluation.lengths import score_lengths
 from lolm.evaluation.position import score_positions
 from lolm.evaluation.samples import sample_texts
 from lolm.evaluation.streams import describe_streams
-from lolm.records import RunKey, read_series, write
+from lolm.records import RunKey, names, read_series, write
 from lolm.records.schema import Evaluation, ScheduleEnd
 from pipeline.context import RunContext, open_run
 from pipeline.identity import inputs_of, measured_from, text_hashes, weights_hash
@@ -62,7 +62,7 @@ def evaluate(stage: Stage, key: RunKey) -> None:
 
 def _schedule_ends(context: RunContext, sets: dict[str, EvaluationSet], batch_size: int) -> list[ScheduleEnd]:
     """Costs and scores where a learning-rate schedule ended, by ascending step; the run's own end is the last."""
-    rows = {row["step"]: row for row in read_series(context.series) if "annealed/nats" in row}
+    rows = {row["step"]: row for row in read_series(context.series) if names.ANNEALED_NATS in row}
     ends = []
     for step in context.trained.schedule_ends:
         model = context.trained.at_end(step)
@@ -78,8 +78,6 @@ def inputs(stage: Stage, key: RunKey) -> str:
 
 def why(stage: Stage, key: RunKey) -> str | None:
     layout = stage.layout
-    if layout.divergence(*key).exists():
-        return None
     return measured_from(layout, key, layout.evaluation(*key), Evaluation, inputs(stage, key))
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import cache
 from pathlib import Path
 
 from lolm import LolmError
@@ -13,9 +14,9 @@ from lolm.accounting.counting import Counting
 from lolm.claims import Claim, merged_ledger, to_records
 from lolm.config import Params, arms_of, load_params
 from lolm.records import Layout, write_json, write_text
-from lolm.records.results import ScaleResults
+from lolm.records.results import ScaleResults, load_run
 from lolm.report.front import front_markdown, front_page, pointer, readme_block
-from pipeline.report import load_study, recorded_scales, reported_studies
+from pipeline.report import load_study, present_scales, reported_studies
 from pipeline.stage import main
 
 README = Path("README.md")
@@ -28,7 +29,7 @@ def front() -> None:
     parser.add_argument("--readme", action="store_true", help="write what was found at the scale of params.yaml into README.md")
     asked = parser.parse_args()
     params = load_params()
-    for scale in [asked.scale] if asked.scale else recorded_scales(params):
+    for scale in [asked.scale] if asked.scale else present_scales(params):
         results = scale_results(params, scale)
         claims = merged_ledger(results, params, scale, counting=Counting())
         folder = Layout(scale).reports
@@ -44,9 +45,9 @@ def front() -> None:
 
 def scale_results(params: Params, scale: str) -> dict[str, ScaleResults]:
     """The results of every study of which a run was made at the scale."""
-    sized = set(arms_of(params, scale))
+    sized, read_run = set(arms_of(params, scale)), cache(load_run)
     fitting = [name for name, study in params.studies.items() if set(study.arms) <= sized]
-    return {name: results for name in fitting if (results := load_study(params, scale, name)[0]).runs}
+    return {name: results for name in fitting if (results := load_study(params, scale, name, read_run)[0]).runs}
 
 
 def write(folder: Path, here: str, params: Params, scale: str, results: dict[str, ScaleResults], claims: list[Claim]) -> None:

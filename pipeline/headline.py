@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from lolm.analysis.dependency import RemovalMethod, statistic
 from lolm.config import AnalysisConfig
-from lolm.records import Layout, RunKey, names, write_json
+from lolm.records import Layout, RunKey, write_json
 from lolm.records.results import load_run
 
 
@@ -25,9 +26,7 @@ def write_headline(layout: Layout, key: RunKey, analysis: AnalysisConfig) -> Non
         score, gate = evaluation.test, evaluation.gate
         values |= {"test_nats": score.nats, "bits_per_byte": score.bits_per_byte, "accuracy": score.accuracy}
         values["gate_mean"] = None if gate is None else gate.mean
-    latent, surface = (run.condition(*removal) for removal in names.REMOVALS[analysis.inversion_statistic])
-    if latent is not None and surface is not None:
-        values["inversion"] = latent.nats - surface.nats
+    values["inversion"] = statistic(run, RemovalMethod(analysis.inversion_statistic))
     accuracies = [task.accuracy for task in run.recall.tasks.values() if task.accuracy is not None] if run.recall else []
     if accuracies:
         values["recall"] = sum(accuracies) / len(accuracies)

@@ -74,7 +74,10 @@ def inputs_of(stage: str, settings: Any, *hashes: str) -> str:
 
 
 def measured_from(layout: Layout, key: RunKey, path: Path, kind: type[Identity], inputs: str) -> str | None:
-    """Why a measurement of a run is to be made; None where its record is there, of this run and of these inputs."""
+    """Why a measurement of a run is to be made; None where its record is there, of this run and of these inputs, or where there
+    is nothing to measure, as the run diverged."""
+    if layout.divergence(*key).exists():
+        return None
     if not path.exists():
         return "no record"
     record = read(path, kind)

@@ -14,7 +14,7 @@ from lolm.config import RecallConfig, RunConfig
 from lolm.data.synthetic import SyntheticSampler, SyntheticTask, build_task
 from lolm.evaluation.recall import recall_evaluation
 from lolm.ops.backends import choose_backend
-from lolm.records import RunKey, fingerprint_of, read, write
+from lolm.records import RunKey, fingerprint_of, names, read, write
 from lolm.records.results import model_of
 from lolm.records.schema import Recall, RecallTask
 from lolm.training.loop import DivergenceError
@@ -80,8 +80,8 @@ def train_on(task: SyntheticTask, run: RunConfig, config: RecallConfig, scratch:
         pairs=getattr(task, "pairs", None),
         chance=task.chance,
         order_zero=task.order_zero,
-        accuracy=last.get("recall/accuracy"),
-        nats=last.get("recall/nats"),
+        accuracy=last.get(names.RECALL_ACCURACY),
+        nats=last.get(names.RECALL_NATS),
         diverged=not last,
     )
 

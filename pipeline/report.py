@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from lolm.accounting.counting import Counting
@@ -15,13 +17,14 @@ from lolm.accounting.resolve import resolve_run
 from lolm.analysis.leaderboard import leaderboard, metrics, table
 from lolm.claims import Claim, build_ledger, to_records
 from lolm.config import Params, load_params
-from lolm.records import Layout, RunKey, read_json, write_json, write_text
-from lolm.records.results import ScaleResults, load_results
+from lolm.records import Layout, RunKey, read_json, recorded_scales, write_json, write_text
+from lolm.records.results import RunRecord, ScaleResults, load_results, load_run
 from lolm.report.figures import pictures
 from lolm.report.figures.benchmark import speed
 from lolm.report.study import curves, headline, own_claims, study_markdown, study_page
 from pipeline.stage import main
 
+ReadRun = Callable[[Layout, RunKey], RunRecord | None]
 BENCHMARK = Path("reports") / "benchmark.json"  # of `make bench`, where it was run
 
 
@@ -30,19 +33,19 @@ def report() -> None:
     parser.add_argument("--scale", help="name of a preset under `scales` in params.yaml")
     parser.add_argument("--study", help="name under `studies` in params.yaml")
     asked = parser.parse_args()
-    params = load_params()
-    for scale in [asked.scale] if asked.scale else recorded_scales(params):
+    params, read_run = load_params(), cache(load_run)
+    for scale in [asked.scale] if asked.scale else present_scales(params):
         for study in [asked.study] if asked.study else reported_studies(params, scale):
-            make(params, scale, study)
+            make(params, scale, study, read_run)
         if asked.study:  # as a stage: runs that DVC took from its cache show up in MLflow too
             from lolm.tracking import try_sync_scale
 
             try_sync_scale(scale)
 
 
-def make(params: Params, scale: str, study: str) -> list[Claim]:
+def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run) -> list[Claim]:
     """Write everything that is reported of one study; returns its ledger."""
-    results, stale = load_study(params, scale, study)
+    results, stale = load_study(params, scale, study, read_run)
     drawn, entries, ledger = pictures(results), leaderboard(results), build_ledger(results, counting=Counting())
     benchmark = read_json(BENCHMARK) if BENCHMARK.exists() else None
     timings = speed(benchmark) if benchmark else None
@@ -67,17 +70,18 @@ def make(params: Params, scale: str, study: str) -> list[Claim]:
     return ledger
 
 
-def load_study(params: Params, scale: str, study: str) -> tuple[ScaleResults, list[RunKey]]:
+def load_study(params: Params, scale: str, study: str, read_run: ReadRun = load_run) -> tuple[ScaleResults, list[RunKey]]:
     """Results of the runs that were made under the present parameters, and the keys of those made under others."""
     selected = params.select(scale, study).selected
     expected = {arm: resolve_run(params, scale, arm, selected.seeds[0]) for arm in selected.arms}
-    results = load_results(Path(), scale, params, study, expected)
+    results = load_results(Path(), scale, params, study, expected, read_run)
     return results, [key for key in results.missing if Layout(scale).header(*key).exists()]
 
 
-def recorded_scales(params: Params) -> list[str]:
-    """Scales of params.yaml that have records or reports."""
-    return [scale for scale in params.scales if Layout(scale).reports.is_dir()]
+def present_scales(params: Params) -> list[str]:
+    """Scales of params.yaml that have records or reports, in its order."""
+    recorded = recorded_scales()
+    return [scale for scale in params.scales if scale in recorded]
 
 
 def reported_studies(params: Params, scale: str) -> list[str]:

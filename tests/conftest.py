@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 from minicorpus import make_texts, write_jsonl
+from synthetic import write_results
 
 from lolm.config import CorpusConfig, ShardsConfig, TokenizerConfig
 from lolm.corpus.build import build_corpus
 from lolm.corpus.shards import write_shards
 from lolm.corpus.tokenizer import Tokenizer, build_tokenizer
+from lolm.records.results import load_results
 from pipeline.jobs import keep_bytecode
 
 keep_bytecode(
@@ -65,3 +67,13 @@ def data(build, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(data) -> Tokenizer:
     return Tokenizer.load(data / "tokenizer")
+
+
+@pytest.fixture
+def results_of(tmp_path):
+    """Results of synthetic records with known answers, of four seeds if nothing is said: of the study main, or of ``study``."""
+
+    def build(truth=None, study=None, **kwargs):
+        return load_results(write_results(tmp_path, truth=truth, **{"seeds": (1, 2, 3, 4)} | kwargs), study=study)
+
+    return build

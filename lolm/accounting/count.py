@@ -8,17 +8,11 @@ causal sparsity) stands beside it; its N are the active parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
-from torch.overrides import TorchFunctionMode
 
 from lolm.config import RunConfig
 from lolm.mixers.attention import Attention
-from lolm.models.build import build_model
+from lolm.models.build import build_model, without_values
 from lolm.models.language_model import LanguageModel
 from lolm.objectives import FutureHeads, build_heads
 from lolm.records.schema import Flops, Parameters
@@ -78,7 +72,7 @@ def _palm_attention(model: LanguageModel, length: int) -> float:
 
 def account_run(run: RunConfig) -> Costs:
     """:func:`account` for a run, built on the meta device: no memory, any size."""
-    with _on_meta():
+    with without_values():
         model = build_model(run)
         heads = build_heads(run.architecture, run.size)
     return account(model, heads, run.training.seq_len, run.training.precision, run.training.batch_size)
@@ -87,30 +81,10 @@ def account_run(run: RunConfig) -> Costs:
 def count_parameters(run: RunConfig) -> tuple[int, int]:
     """Total and active parameters of a run, as :func:`account_run` has them, from one block of each place in the pattern."""
     layers, period = run.size.n_layers, len(run.architecture.surface.pattern)
-    with _on_meta():
+    with without_values():
         model = build_model(replace(run, size=replace(run.size, n_layers=min(layers, period))))
     costs = account(model, None, run.training.seq_len)
     blocks = model.stack.blocks
     rest = [blocks[i % period] for i in range(len(blocks), layers)]
     total, active = sum(block.num_params() for block in rest), sum(block.active_params() for block in rest)
     return costs.parameters.total + total, costs.parameters.active + active
-
-
-class _Unfilled(TorchFunctionMode):
-    """Random numbers are not drawn: on the meta device there is nowhere to put them, and asking takes most of the time."""
-
-    DRAWS = {"normal_", "uniform_", "kaiming_uniform_", "trunc_normal_", "bernoulli_"}
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(function, "__name__", "") in self.DRAWS:
-            tensor = args[0] if args else kwargs["tensor"]
-            if tensor.is_meta:
-                return tensor
-        return function(*args, **kwargs)
-
-
-@contextmanager
-def _on_meta() -> Iterator[None]:
-    with torch.device("meta"), _Unfilled():
-        yield

@@ -7,13 +7,17 @@ N states, K convolution kernel, R rank of the step-size projection, V vocabulary
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from lolm.config import ConfigError
 from lolm.mixers.site import Site
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Mixer(nn.Module, ABC):
@@ -72,6 +76,21 @@ def check_counts(**options: int | None) -> None:
     for name, value in options.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def fills(reset: Callable[[M], None]) -> Callable[[M], None]:
+    """A module's ``reset_parameters``: without gradients, and not where there is nowhere to put values, on the meta device.
+
+    Arithmetic there loads ``torch._dynamo``, which takes seconds in every process that builds a model.
+    """
+
+    @wraps(reset)
+    @torch.no_grad()
+    def filled(module: M) -> None:
+        if not any(parameter.is_meta for parameter in module.parameters()):
+            reset(module)
+
+    return filled
 
 
 def reset_children(module: nn.Module) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lolm.mixers.base import Mixer, check_counts, keep_init, no_decay
+from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
 from lolm.ops.causal_conv import causal_conv
 from lolm.ops.rms_norm import RMSNorm
 from lolm.ops.scan import selective_scan, selective_scan_reference
@@ -86,7 +86,7 @@ class Mamba1(Mixer):
         no_decay(self.dt_proj, "bias")
         self.reset_parameters()
 
-    @torch.no_grad()
+    @fills
     def reset_parameters(self) -> None:
         bound = self.d_conv**-0.5  # the framework's default for a depthwise Conv1d
         self.in_proj.reset_parameters()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.config import ConfigError
-from lolm.mixers.base import Mixer, check_counts, keep_init, no_decay
+from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
 from lolm.mixers.mamba1 import initial_step_bias
 from lolm.ops.causal_conv import causal_conv
 from lolm.ops.rms_norm import rms_norm
@@ -82,7 +82,7 @@ class Mamba2(Mixer):
         no_decay(self, "A_log", "skip", "dt_bias", "conv_weight", "conv_bias", "norm_weight")
         self.reset_parameters()
 
-    @torch.no_grad()
+    @fills
     def reset_parameters(self) -> None:
         bound = self.d_conv**-0.5  # the framework's default for a depthwise Conv1d
         self.in_proj.reset_parameters()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lolm.mixers.base import Mixer, keep_init, no_decay
+from lolm.mixers.base import Mixer, fills, keep_init, no_decay
 from lolm.mixers.mamba1 import log_arange
 from lolm.ops.scan import selective_scan, selective_scan_reference
 
@@ -33,7 +33,7 @@ class PlainSSM(Mixer):
         no_decay(self.dt_proj, "bias")
         self.reset_parameters()
 
-    @torch.no_grad()
+    @fills
     def reset_parameters(self) -> None:
         super().reset_parameters()
         self.A_log.copy_(log_arange(self.d_inner, self.d_state))

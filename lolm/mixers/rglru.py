@@ -10,7 +10,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from lolm.config import ConfigError
-from lolm.mixers.base import Mixer, check_counts, keep_init, no_decay
+from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
 from lolm.ops.causal_conv import causal_conv
 from lolm.ops.linear_scan import linear_scan
 
@@ -95,7 +95,7 @@ class RGLRU(Mixer):
         no_decay(self, "Lambda", "gate_bias", "conv_weight", "conv_bias")
         self.reset_parameters()
 
-    @torch.no_grad()
+    @fills
     def reset_parameters(self) -> None:
         maps = (self.linear_y, self.linear_x, self.linear_out)
         # The framework's own values of the maps are drawn first and lost: the draws of a seed stay what they have always been.

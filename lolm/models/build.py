@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
+from torch.overrides import TorchFunctionMode
 
 from lolm.config import RunConfig
 from lolm.mixers.base import Mixer
@@ -21,13 +26,30 @@ def build_model(run: RunConfig) -> LanguageModel:
     Under ``torch.device("meta")`` it has shapes and no values, see :func:`lolm.models.init.initialise`.
     """
     family = FAMILIES[run.architecture.family]
-    device = torch.get_default_device()
-    with torch.device("meta"):  # what constructors draw is lost anyway
+    with _Undrawn():  # what constructors draw is lost anyway
         model = family(run.architecture, run.size, run.vocab_size, run.training)
-    if device.type != "meta":
-        model.to_empty(device=device)
+    if torch.get_default_device().type != "meta":
         initialise(model, run.architecture.recipe)
     for module in model.modules():
         if isinstance(module, LanguageModel | Mixer | RMSNorm):
             module.kernels = run.training.kernels
     return model
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """What is built inside lies on the meta device: it has shapes and no values, and no random numbers are asked for."""
+    with torch.device("meta"), _Undrawn():
+        yield
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out random draws, also those of the framework's own modules: tensors stay as they were allocated."""
+
+    DRAWS = {"normal_", "uniform_", "kaiming_uniform_", "trunc_normal_", "bernoulli_"}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__name__", "") in self.DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)

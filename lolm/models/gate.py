@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.config import ConfigError, GateConfig
-from lolm.mixers.base import keep_init, no_decay
+from lolm.mixers.base import fills, keep_init, no_decay
 from lolm.models.component import Component
 
 
@@ -28,7 +28,7 @@ class Gate(Component):
             keep_init(self.out, "bias")
         self.reset_parameters()
 
-    @torch.no_grad()
+    @fills
     def reset_parameters(self) -> None:
         super().reset_parameters()
         if self.bias:  # a bias of 0 is the recipe's: as published, that is the framework's random one
@@ -59,7 +59,7 @@ class StaticGate(Component):
         no_decay(self, "bias")
         self.reset_parameters()
 
-    @torch.no_grad()
+    @fills
     def reset_parameters(self) -> None:
         self.bias.fill_(self.start)
 

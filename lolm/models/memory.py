@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.config import ConfigError, MemoryConfig, MemorySize
-from lolm.mixers.base import keep_init, no_decay
+from lolm.mixers.base import fills, keep_init, no_decay
 from lolm.models.component import Component
 
 
@@ -41,7 +41,7 @@ class Memory(Component):
         no_decay(self, "slots")
         self.reset_parameters()
 
-    @torch.no_grad()
+    @fills
     def reset_parameters(self) -> None:
         self.slots.normal_().mul_(0.02)
         super().reset_parameters()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.config import RegimeConfig, RegimeSize
-from lolm.mixers.base import keep_init, no_decay
+from lolm.mixers.base import fills, keep_init, no_decay
 from lolm.models.component import Component
 
 
@@ -50,7 +50,7 @@ class Regime(Component):
         self.register_buffer("tau", torch.empty(()))
         self.reset_parameters()
 
-    @torch.no_grad()
+    @fills
     def reset_parameters(self) -> None:
         self.logits.reset_parameters()
         self.codebook.normal_()

@@ -222,6 +222,7 @@ def load_results(
     params: Params | None = None,
     study: str | None = None,
     expected: Mapping[str, RunConfig] | None = None,
+    read_run: Callable[[Layout, RunKey], RunRecord | None] | None = None,
 ) -> ScaleResults:
     """Read the records of a study's runs at a scale below a project root.
 
@@ -232,6 +233,7 @@ def load_results(
         study: name under ``studies``; default is ``study`` of ``params.yaml``.
         expected: by arm, the resolved configuration of the present parameters, whose seed and learning rate (a sweep chooses it)
             are not looked at. A run that was made under another one counts as not made. Default: every recorded run counts.
+        read_run: default :func:`load_run`. Who reads several studies gives ``cache(load_run)``, since studies share runs.
 
     Raises:
         ConfigError: unknown scale or study, or broken ``params.yaml``.
@@ -247,7 +249,7 @@ def load_results(
         if layout.divergence(*key).exists():
             diverged.append(read(layout.divergence(*key), Divergence))
             continue
-        run = load_run(layout, key)
+        run = (read_run or load_run)(layout, key)
         if run is None or (expected is not None and not _as_expected(run, expected)):
             missing.append(key)
             continue

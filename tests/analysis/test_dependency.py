@@ -1,24 +1,12 @@
 """The inversion statistic, its null, and the effects of training arms, against known answers."""
 
 import pytest
-from synthetic import Truth, write_results
+from synthetic import Truth
 
 from lolm.analysis import dependency as dep
 from lolm.analysis.effects import arm_effect, arm_effects, main_effects
 from lolm.analysis.statistics import t_interval
 from lolm.records import names
-from lolm.records.results import load_results
-
-SEEDS = (1, 2, 3, 4)
-
-
-@pytest.fixture
-def results_of(tmp_path):
-    def build(truth=None, study=None, **kwargs):
-        kwargs.setdefault("seeds", SEEDS)
-        return load_results(write_results(tmp_path, truth=truth, **kwargs), study=study)
-
-    return build
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Which parameters are decayed, and learning rates at steps worked out by hand."""
 
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -139,7 +141,12 @@ def test_training_does_not_import_the_compiler():
     """Which takes seconds, in every process that trains."""
     code = """
 import sys, torch
+from builders import PARAMS
+from lolm.accounting.resolve import resolve_run
+from lolm.models.build import build_model
 from lolm.training.optimizer import AdamW
+for arm in ("lolm", "lolm_v0", "transformer", "mamba2", "griffin", "samba"):  # every kind of module; widths are derived on meta
+    build_model(resolve_run(PARAMS, "smoke", arm, 1))
 model = torch.nn.Linear(2, 2)
 optimizer = AdamW(model.parameters(), fused=True)
 model(torch.ones(2)).sum().backward()
@@ -149,5 +156,6 @@ optimizer.zero_grad(set_to_none=True)
 optimizer.load_state_dict(optimizer.state_dict())
 print("torch._dynamo" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(path) for path in Path(__file__).parents[1:3])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]

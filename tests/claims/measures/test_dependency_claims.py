@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from synthetic import Truth, write_results
+from synthetic import Truth
 
 from lolm.accounting.count import account_run
 from lolm.accounting.counting import Counting
@@ -19,19 +19,9 @@ from lolm.claims.measures.training import Contrast
 from lolm.claims.registry import ENTRIES
 from lolm.config import ConfigError, load_params
 from lolm.records import names
-from lolm.records.results import load_results
 from lolm.report.tables import REFITTED, REMOVED, readout_recovery
 
 SEEDS = (1, 2, 3, 4)
-
-
-@pytest.fixture
-def results_of(tmp_path):
-    def build(truth=None, **kwargs):
-        kwargs.setdefault("seeds", SEEDS)
-        return load_results(write_results(tmp_path, truth=truth, **kwargs))
-
-    return build
 
 
 def ledger_of(results):
