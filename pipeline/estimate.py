@@ -75,9 +75,8 @@ def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True) -> floa
         trials = len(sweep.factors) * len(sweep.seeds)
         return trials * (sweep.steps * training.tokens_per_step + 2 * FORWARD_SHARE * training.eval_tokens)
     if stage == "train":
-        decays = sum(horizon - training.decay_starts(horizon) for horizon in training.cooldown_steps)
         evaluations = training.steps / training.eval_every + 1 + len(training.cooldowns)
-        return (training.steps + decays) * training.tokens_per_step + FORWARD_SHARE * evaluations * training.eval_tokens
+        return training.all_tokens + FORWARD_SHARE * evaluations * training.eval_tokens
     if stage == "recall":
         return len(recall.tasks) * recall.steps * recall.batch_size * recall.seq_len
     if stage == "evaluate":

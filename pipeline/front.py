@@ -15,7 +15,7 @@ from lolm.claims import Claim, merged_ledger, to_records
 from lolm.config import Params, arms_of, load_params
 from lolm.records import Layout, write_json, write_text
 from lolm.records.results import ScaleResults, load_run
-from lolm.report.front import front_markdown, front_page, pointer, readme_block
+from lolm.report.front import front_figures, front_markdown, front_page, pointer, readme_block
 from pipeline.report import load_study, present_scales, reported_studies
 from pipeline.stage import main
 
@@ -31,11 +31,10 @@ def front() -> None:
     params = load_params()
     for scale in [asked.scale] if asked.scale else present_scales(params):
         results = scale_results(params, scale)
-        claims = merged_ledger(results, params, scale, counting=Counting())
+        claims = merged_ledger(results, params, scale, counting=Counting(params))
         folder = Layout(scale).reports
-        write(folder, "", params, scale, results, claims)
+        write({folder: ""} | ({folder.parent: f"{scale}/"} if scale == params.scale else {}), params, scale, results, claims)
         if scale == params.scale:
-            write(folder.parent, f"{scale}/", params, scale, results, claims)
             write_text(folder.parent / "report.html", pointer("index.html", "LOLM: what was claimed and what was measured"))
             if asked.readme:
                 text = with_block(README.read_text(encoding="utf-8"), readme_block(scale, params, claims))
@@ -50,12 +49,13 @@ def scale_results(params: Params, scale: str) -> dict[str, ScaleResults]:
     return {name: results for name in fitting if (results := load_study(params, scale, name, read_run)[0]).runs}
 
 
-def write(folder: Path, here: str, params: Params, scale: str, results: dict[str, ScaleResults], claims: list[Claim]) -> None:
-    """The three files of a front page; ``here`` leads from it to the studies' folders."""
-    pages = reported_studies(params, scale)
-    write_text(folder / "index.html", front_page(scale, params, results, claims, pages, here))
-    write_text(folder / "claims.md", front_markdown(scale, params, results, claims, pages, here))
-    write_json(folder / "claims.json", to_records(claims))
+def write(places: dict[Path, str], params: Params, scale: str, results: dict[str, ScaleResults], claims: list[Claim]) -> None:
+    """The three files of a front page in each folder; its value is the path from there to the studies' folders."""
+    pages, figures = reported_studies(params, scale), front_figures(results, claims)
+    for folder, here in places.items():
+        write_text(folder / "index.html", front_page(scale, params, results, claims, pages, figures, here))
+        write_text(folder / "claims.md", front_markdown(scale, params, results, claims, pages, here))
+        write_json(folder / "claims.json", to_records(claims))
 
 
 def with_block(text: str, block: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
-from lolm.accounting.matching import Quantity, default_dial, full_name, matching, quantity
+from lolm.accounting.matching import Quantity, closest, default_dial, full_name, quantity
 from lolm.accounting.resolve import resolve_run
 from lolm.config import load_params
 from pipeline.stage import main
@@ -29,8 +29,10 @@ def match() -> None:
     run, target = (resolve_run(params, args.scale, arm, params.selected.seeds[0]) for arm in (args.arm, args.to))
     dial = full_name(run, args.dial or default_dial(run))
     budget = quantity(target, args.of)
-    value, left = matching(run, budget, args.of, dial)
-    print(f"scales.{args.scale}.sizes.{args.arm}.{dial}: {value}  # {left:+.3%} from {args.to}'s {budget:,.0f} {UNITS[args.of]}")
+    found = closest(run, budget, args.of, dial)
+    print(
+        f"scales.{args.scale}.sizes.{args.arm}.{dial}: {found.value}  # {found.mismatch:+.3%} from {args.to}'s {budget:,.0f} {UNITS[args.of]}"
+    )
 
 
 if __name__ == "__main__":

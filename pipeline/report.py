@@ -46,7 +46,7 @@ def report() -> None:
 def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run) -> list[Claim]:
     """Write everything that is reported of one study; returns its ledger."""
     results, stale = load_study(params, scale, study, read_run)
-    drawn, entries, ledger = pictures(results), leaderboard(results), build_ledger(results, counting=Counting())
+    drawn, entries, ledger = pictures(results), leaderboard(results), build_ledger(results, counting=Counting(params))
     benchmark = read_json(BENCHMARK) if BENCHMARK.exists() else None
     timings = speed(benchmark) if benchmark else None
     texts = {

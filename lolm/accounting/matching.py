@@ -102,14 +102,6 @@ class Match:
     step: int
 
 
-def matching(
-    run: RunConfig, budget: float, of: Quantity = "parameters", dial: str | None = None, multiple_of: int = 1
-) -> tuple[int, float]:
-    """Value and remaining mismatch of :func:`closest`."""
-    found = closest(run, budget, of, dial, multiple_of)
-    return found.value, found.mismatch
-
-
 def closest(run: RunConfig, budget: float, of: Quantity = "parameters", dial: str | None = None, multiple_of: int = 1) -> Match:
     """Find the value of a dial that brings a run closest to a budget.
 

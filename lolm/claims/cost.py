@@ -16,11 +16,14 @@ class Counting(Protocol):
     """Exact counts of a run before it is made: :class:`lolm.accounting.counting.Counting`. Who makes a ledger hands it over:
     counting builds models, and what reads records needs none."""
 
-    def resolve(self, params: Params, scale: str, arm: str) -> RunConfig:
+    def resolve(self, scale: str, arm: str) -> RunConfig:
         """The run that ``params.yaml`` stands for; raises ConfigError where the arm has no size."""
 
     def flops_per_token(self, run: RunConfig) -> float:
         """Training FLOPs of one token, auxiliary heads included."""
+
+    def training_flops(self, scale: str, arm: str) -> float:
+        """FLOPs of the whole training of one run; raises as resolve."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +81,10 @@ def needs(params: Params, scale: str, study: str, counting: Counting | None = No
     if counting is None:
         return Needs(scale, study, chosen.arms, len(chosen.seeds), None)
     try:
-        each = [training_flops(counting.resolve(params, scale, arm), counting) for arm in chosen.arms]
+        each = [counting.training_flops(scale, arm) for arm in chosen.arms]
     except ConfigError:
         return Needs(scale, study, (), 0, None)
     return Needs(scale, study, chosen.arms, len(chosen.seeds), len(chosen.seeds) * sum(each))
-
-
-def training_flops(run: RunConfig, counting: Counting) -> float:
-    """FLOPs of one run's training: steps, and the decays of the copies that are annealed earlier."""
-    training = run.training
-    decays = sum(horizon - training.decay_starts(horizon) for horizon in training.cooldown_steps)
-    return (training.steps + decays) * training.tokens_per_step * counting.flops_per_token(run)
 
 
 def _duration(hours: float) -> str:

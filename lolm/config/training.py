@@ -73,6 +73,12 @@ class TrainingConfig:
         return self.seq_len * self.batch_size * self.accumulation
 
     @property
+    def all_tokens(self) -> int:
+        """Tokens that a run is trained on: those of its steps, and of the decays of its annealed copies."""
+        decays = sum(end - self.decay_starts(end) for end in self.cooldown_steps)
+        return (self.steps + decays) * self.tokens_per_step
+
+    @property
     def snapshot_steps(self) -> tuple[int, ...]:
         """Steps whose weights are kept besides the last one."""
         return tuple(sorted({max(1, round(share * self.steps)) for share in self.snapshots} - {self.steps}))

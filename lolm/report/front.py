@@ -97,6 +97,7 @@ def front_page(
     results_by_study: Mapping[str, ScaleResults],
     claims: Sequence[Claim],
     pages: Collection[str],
+    figures: Mapping[str, Mapping[str, str]],
     here: str = "",
 ) -> str:
     """``index.html`` over all studies of a scale.
@@ -105,10 +106,11 @@ def front_page(
         results_by_study: of the studies that have a run.
         claims: the merged ledger, each claim once.
         pages: studies that have a page.
+        figures: of :func:`front_figures`.
         here: path from the page to the folder of the studies' pages, ``tiny/`` for the page above the scales.
     """
     context = _context(scale, params, results_by_study, claims, pages, here)
-    return render("front.html", **context, figures=_figures(results_by_study, claims))
+    return render("front.html", **context, figures=figures)
 
 
 def front_markdown(
@@ -190,7 +192,7 @@ def _by_command(claims: Sequence[Claim]) -> list[tuple[str, list[Claim]]]:
     return sorted(found.items(), key=lambda item: -len(item[1]))
 
 
-def _figures(results_by_study: Mapping[str, ScaleResults], claims: Sequence[Claim]) -> dict[str, dict[str, str]]:
+def front_figures(results_by_study: Mapping[str, ScaleResults], claims: Sequence[Claim]) -> dict[str, dict[str, str]]:
     """By question, its figure, of the study with the most arms among those that decide the question's entries."""
     study_of, entries = {claim.id: claim.study for claim in claims}, {entry.name: entry for entry in FIGURES}
     made = {}

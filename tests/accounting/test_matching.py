@@ -7,7 +7,7 @@ import pytest
 from builders import PARAMS, change, make_run
 
 from lolm.accounting.count import account_run
-from lolm.accounting.matching import default_dial, full_name, matching, quantity, turn
+from lolm.accounting.matching import closest, default_dial, full_name, quantity, turn
 from lolm.accounting.resolve import resolve_run
 from lolm.config import BlockConfig, ConfigError, LatentSize, MixerConfig, StackConfig
 
@@ -20,6 +20,12 @@ def stack(mixer: str, mlp: str = "none", experts: int = 0, **options) -> StackCo
 
 def arm(mixer: str, mlp: str = "none", experts: int = 0, **options):
     return make_run("transformer_modern", size=SMALL, surface=stack(mixer, mlp, experts, **options))
+
+
+def matching(*args, **options) -> tuple[int, float]:
+    """Value of the dial and what mismatch it leaves."""
+    found = closest(*args, **options)
+    return found.value, found.mismatch
 
 
 @pytest.mark.parametrize("of", ["parameters", "flops"])

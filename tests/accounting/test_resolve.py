@@ -8,7 +8,7 @@ import pytest
 from builders import PARAMS, ROOT
 
 from lolm.accounting.count import account_run, count_parameters
-from lolm.accounting.matching import matching, quantity
+from lolm.accounting.matching import closest, quantity
 from lolm.accounting.resolve import resolve_run, size_origin
 from lolm.config import ConfigError, Params, SizeRule, arms_of
 from lolm.config.sizing import rule_of
@@ -111,7 +111,7 @@ def test_a_derived_size_is_the_nearest_there_is_and_says_where_it_is_from():
     run, origin = resolve_run(PARAMS, "tiny", "samba", 1), size_origin(PARAMS, "tiny", "samba")
     budget = count_parameters(resolve_run(PARAMS, "tiny", "lolm", 1))[0]
     assert (origin.dial, origin.value, origin.like, origin.of, origin.budget) == ("d_ff", 237, "lolm", "parameters", budget)
-    assert run.size.d_ff == origin.value == matching(run, budget, dial="d_ff")[0]
+    assert run.size.d_ff == origin.value == closest(run, budget, dial="d_ff").value
     assert origin.mismatch == quantity(run, "parameters") / budget - 1
     assert str(origin) == f"d_ff 237 derived: {origin.mismatch:+.3%} from the 1,158,385 parameters of lolm"
 
@@ -122,7 +122,7 @@ def test_a_derived_size_is_rounded_as_the_scale_or_the_arm_says():
     run = resolve_run(PARAMS, "tiny", "transformer", 1)
     for width, multiple, rounded in ((300, 8, 304), (308, 16, 304), (312, 16, 320), (312, 1, 312)):  # halves go up
         budget = quantity(replace(run, size=replace(run.size, d_ff=width)), "parameters")
-        assert matching(run, budget, dial="d_ff", multiple_of=multiple)[0] == rounded
+        assert closest(run, budget, dial="d_ff", multiple_of=multiple).value == rounded
 
 
 def test_a_size_that_is_given_stays_and_is_not_called_derived():

@@ -23,7 +23,8 @@ SCALE, STUDIES = "tiny", ("main", "inversion")
 
 def ledger(study: str) -> dict[str, Any]:
     """By claim, its verdict and our numbers."""
-    records = [claim.to_record() for claim in build_ledger(load_results(ROOT, SCALE, study=study), counting=Counting())]
+    results = load_results(ROOT, SCALE, study=study)
+    records = [claim.to_record() for claim in build_ledger(results, counting=Counting(results.params))]
     return {record["id"]: {"verdict": record["verdict"]} | {kind: _number(record[kind]) for kind in KINDS} for record in records}
 
 

@@ -25,7 +25,7 @@ from lolm.records.results import load_results
 from lolm.report import figures, tables
 from lolm.report.figures import FIGURES, FigureEntry, left_out, pictures
 from lolm.report.figures.style import label_ends, new_figure, reference_lines, spread
-from lolm.report.front import QUESTIONS, front_markdown, front_page, readme_block
+from lolm.report.front import QUESTIONS, front_figures, front_markdown, front_page, readme_block
 from lolm.report.study import absent, curves, headline, own_claims, study_markdown, study_page, title
 from pipeline.front import front as front_stage
 from pipeline.front import with_block
@@ -348,7 +348,7 @@ def front(several):
     studies = {name: load_results(several, study=name) for name in ("main", "field", "plain")}
     params = studies["main"].params
     claims = merged_ledger(studies, params, "smoke")
-    return studies, claims, front_page("smoke", params, studies, claims, ("main", "field"))
+    return studies, claims, front_page("smoke", params, studies, claims, ("main", "field"), front_figures(studies, claims))
 
 
 def test_front_page_answers_the_headline_questions_first(front):

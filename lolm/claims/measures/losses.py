@@ -15,7 +15,7 @@ from lolm.claims.measures.efficiency import AXIS_NAMES, Pairs, parameters
 from lolm.claims.numbers import show
 from lolm.claims.published import NUMBERS, clipped_perplexity
 from lolm.claims.rules import above, below, every, why_of
-from lolm.config import ConfigError, Params, RunConfig
+from lolm.config import ConfigError, RunConfig
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 
@@ -200,7 +200,7 @@ def step_overhead(context: Context) -> Reading:
     if context.counting is None:
         raise NotRun("nobody counted the FLOPs of the published pair")
     try:
-        lolm, base = map(context.counting.flops_per_token, tpu_pair(results.params, context.counting))
+        lolm, base = map(context.counting.flops_per_token, tpu_pair(context.counting))
     except ConfigError as error:
         why = f"params.yaml gives no such pair: {error}"
         return Reading(published=here, verdict=UNTESTABLE, why=why, values={"scale": results.scale})
@@ -217,9 +217,9 @@ def step_overhead(context: Context) -> Reading:
     )
 
 
-def tpu_pair(params: Params, counting: Counting) -> tuple[RunConfig, RunConfig]:
+def tpu_pair(counting: Counting) -> tuple[RunConfig, RunConfig]:
     """The published pair on TPU, to the parameter: the 304m preset with the plain SSM in windows of 512, against 21 layers."""
-    lolm, base = (counting.resolve(params, "304m", arm) for arm in ("lolm_published", "transformer_published"))
+    lolm, base = (counting.resolve("304m", arm) for arm in ("lolm_published", "transformer_published"))
     training = replace(lolm.training, seq_len=512, batch_size=4, accumulation=1)
     latent = replace(lolm.architecture.latent, form="plain", wiring="postnorm")
     return (
