@@ -30,9 +30,8 @@ def match() -> None:
     dial = full_name(run, args.dial or default_dial(run))
     budget = quantity(target, args.of)
     found = closest(run, budget, args.of, dial)
-    print(
-        f"scales.{args.scale}.sizes.{args.arm}.{dial}: {found.value}  # {found.mismatch:+.3%} from {args.to}'s {budget:,.0f} {UNITS[args.of]}"
-    )
+    left = f"{found.mismatch:+.3%} from {args.to}'s {budget:,.0f} {UNITS[args.of]}"
+    print(f"scales.{args.scale}.sizes.{args.arm}.{dial}: {found.value}  # {left}")
 
 
 if __name__ == "__main__":
