@@ -69,9 +69,29 @@ FINDINGS = (
     ),
     Finding(
         "inversion_preregistered",
-        "whether removing the latent branch damages LOLM more than removing the surface branch",
-        "Removing the latent branch damages LOLM more than removing the surface branch",
-        "Removing the latent branch does not damage LOLM more than removing the surface branch",
+        "whether LOLM is inverted: whether its latent branch is the smaller one by share and is missed more",
+        "LOLM is inverted: its latent branch is the smaller one by share and is missed more. S, damage without it minus damage "
+        "without the surface branch",
+        "LOLM is not inverted: its latent branch is not both the smaller one by share and missed more. S, damage without it "
+        "minus damage without the surface branch",
+    ),
+    Finding(
+        "latent_minority",
+        "whether the latent branch is the smaller part of the gated signal",
+        "By its share of the gated signal the latent branch is the smaller one",
+        "By its share of the gated signal the latent branch is not the smaller one",
+    ),
+    Finding(
+        "dependency_follows_share",
+        "whether over arms S follows the latent branch's share",
+        "Over arms the larger branch is the one that is missed more: S rises with the latent branch's share",
+        "Over arms S does not rise with the latent branch's share",
+    ),
+    Finding(
+        "inversion_total",
+        "whether removing z, what follows computed again, damages LOLM more than removing h",
+        "Computed through, removing z damages LOLM more than removing h",
+        "Computed through, removing z does not damage LOLM more than removing h",
     ),
     Finding(
         "inversion_over_training",

@@ -42,8 +42,17 @@ QUESTIONS = (
     Question("Is its perplexity 25.9 % lower?", ("gap_25_9", "matched_budget", "matched_budget_modern", "arithmetic_25_9")),
     Question(
         "Does it depend on its minority branch (dependency inversion)?",
-        ("inversion_preregistered", "inversion_null", "inversion_control", "damage_is_information", "inversion"),
-        "inversion_statistic",
+        (
+            "inversion_preregistered",
+            "latent_minority",
+            "dependency_follows_share",
+            "inversion_total",
+            "inversion_null",
+            "inversion_control",
+            "damage_is_information",
+            "inversion",
+        ),
+        "dependency_share",
     ),
     Question(
         "Does the gate find its level, and does it say who contributes?",

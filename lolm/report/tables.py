@@ -321,20 +321,66 @@ def _on_gate(results: ScaleResults) -> pd.DataFrame:
     return table[(table["arm"] == results.subject) & table["seed"].isin(forced)]
 
 
+def dependency(results: ScaleResults) -> pd.DataFrame:
+    """S of every run by the declared removal, beside the latent branch's shares and the mean gate; and the call of its arm."""
+    method, rows = dep.primary(results), []
+    for one in dep.calls(results):
+        for run in results.of(one.arm):
+            gate = run.evaluation.gate if run.evaluation is not None else None
+            rows.append(
+                {
+                    "arm": one.arm,
+                    "seed": run.seed,
+                    "inversion_nats": dep.statistic(run, method),
+                    "latent_share": dep.latent_share(run),
+                }
+                | {"latent_spread_share": dep.latent_share(run, spread=True), "gate": None if gate is None else gate.mean}
+                | {"call": one.called, "call_corrected": one.corrected, "p_adjusted": one.p_value}
+            )
+    columns = (
+        "arm",
+        "seed",
+        "inversion_nats",
+        "latent_share",
+        "latent_spread_share",
+        "gate",
+        "call",
+        "call_corrected",
+        "p_adjusted",
+    )
+    return _table(columns, rows if any(row["latent_share"] is not None for row in rows) else ())
+
+
+def effects(results: ScaleResults) -> pd.DataFrame:
+    """Damage of every arm at the final weights without h and without z, by what reads them; and of all but one branch."""
+    way, rows = dep.primary(results).way, []
+    asked = [(branch, kind, names.effect(branch, kind, way)) for branch, kinds in names.EFFECTS.items() for kind in kinds]
+    asked += [(branch, "alone", names.alone(branch)) for branch in names.BRANCHES]
+    for run in results.runs if way in names.RECOMPUTED else ():
+        found = [(branch, kind, run.damage(name)) for branch, kind, name in asked]
+        if any(nats is not None for _, kind, nats in found if kind == names.TOTAL):
+            rows += [
+                {"arm": run.arm, "seed": run.seed, "stream": branch, "effect": kind, "damage_nats": nats}
+                for branch, kind, nats in found
+                if nats is not None
+            ]
+    return _table(("arm", "seed", "stream", "effect", "damage_nats"), rows)
+
+
 def inversion_statistic(results: ScaleResults) -> pd.DataFrame:
     """S at the final weights by removal method, the declared one marked, and that of random halves (one row a draw)."""
     runs, rows = _subjects(results), []
-    for method in dep.REMOVAL_METHODS:
+    for method in dep.ways(runs[0]) if runs else ():
         for run in runs if dep.over_seeds(runs, method, results.analysis.confidence) is not None else ():
             rows.append(
                 {"removal": method.label, "method": method.way, "seed": run.seed, "declared": method == dep.primary(results)}
-                | {"nats": dep.statistic(run, method)}
+                | {"nats": dep.statistic(run, method), "latent_share": dep.latent_share(run)}
             )
     for run in runs if rows else ():
         found = dep.null(run)
         for draw in found.draws if found is not None else ():
             rows.append({"removal": HALVES, "method": HALVES, "seed": run.seed, "declared": False, "nats": draw})
-    return _table(("removal", "method", "seed", "declared", "nats"), rows)
+    return _table(("removal", "method", "seed", "declared", "nats", "latent_share"), rows)
 
 
 def trajectory(results: ScaleResults) -> pd.DataFrame:
@@ -344,10 +390,10 @@ def trajectory(results: ScaleResults) -> pd.DataFrame:
         method = dep.RemovalMethod(names.GATE)
     found = dep.trajectory(runs, method)
     return _table(
-        ("seed", "step", "removal", "inversion_nats", "gate", "target", "latent_variance_share"),
+        ("seed", "step", "removal", "inversion_nats", "gate", "target", "latent_share"),
         (
             {"seed": p.seed, "step": p.step, "removal": method.label, "inversion_nats": p.statistic, "gate": p.gate}
-            | {"target": p.target, "latent_variance_share": p.share}
+            | {"target": p.target, "latent_share": p.share}
             for p in (found if len({p.step for p in found}) > 1 else ())
         ),
     )
@@ -357,17 +403,17 @@ def readout_recovery(results: ScaleResults) -> pd.DataFrame:
     """Damage before and after a readout is refitted, each against the model refitted without an intervention."""
     rows = []
     for run in _subjects(results):
-        readouts = run.ablation.readouts if run.ablation else ()
-        intact = {r.readout: r.refitted for r in readouts if r.intervention == names.NONE}
-        for r in readouts:
+        for r in run.ablation.readouts if run.ablation else ():
             name = REMOVED.get((r.intervention, r.value))
-            if name is not None and r.readout in intact:
-                harm, left = r.damaged - r.full, r.refitted - intact[r.readout]
+            if name is not None and r.intact is not None:
+                harm, left = r.damaged - r.full, r.refitted - r.intact
                 rows.append(
                     {"intervention": name, "refitted": REFITTED.get(r.readout, r.readout), "seed": run.seed}
-                    | {"damage_nats": harm, "left_nats": left, "recovered": 1 - left / harm if harm > 0 else None}
+                    | {"damage_nats": harm, "left_nats": left, "recovered": r.recovered if harm > 0 else None}
+                    | {"intact_change_nats": r.intact - r.full, "steps_kept": r.kept}
                 )
-    return _table(("intervention", "refitted", "seed", "damage_nats", "left_nats", "recovered"), rows)
+    columns = ("intervention", "refitted", "seed", "damage_nats", "left_nats", "recovered", "intact_change_nats", "steps_kept")
+    return _table(columns, rows)
 
 
 def contributions(results: ScaleResults) -> pd.DataFrame:

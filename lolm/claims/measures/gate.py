@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from lolm.analysis import dependency
 from lolm.analysis.dependency import follows
 from lolm.analysis.efficiency import window_rows
 from lolm.analysis.statistics import Estimate, paired_difference, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, NOT_RUN, UNTESTABLE, Quantity
-from lolm.claims.measures.common import t_value
+from lolm.claims.measures.common import t_value, values
 from lolm.claims.numbers import show, show_interval
 from lolm.claims.published import NUMBERS
 from lolm.claims.rules import above, every, why_of, within
@@ -170,8 +171,7 @@ def target(context: Context) -> Reading:
 
 def latent_share(runs: Sequence[RunRecord]) -> list[float] | None:
     """The latent branch's share of the power of the gated signal; None unless every run has it."""
-    found = [1 - run.evaluation.gate.share for run in runs if run.evaluation and run.evaluation.gate]
-    return found if found and len(found) == len(runs) else None
+    return values(runs, dependency.latent_share)
 
 
 def share(context: Context) -> Reading:

@@ -118,15 +118,30 @@ FIGURES: tuple[FigureEntry, ...] = (
         LABORATORY,
     ),
     FigureEntry(
+        "dependency_share", "Which branch is missed more, and which is larger", tables.dependency, laboratory.dependency_share,
+        "S by the declared removal at the final weights; dots: runs, crosses: {level} intervals of an arm. Grey "
+        "band: ±{margin} nats. An inversion lies above the band and left of the dotted line: a smaller branch that is missed more.",
+        "Inversion statistic of each arm against the latent branch's share of the gated signal, and against the mean gate.",
+        LABORATORY,
+    ),
+    FigureEntry(
+        "effects", "What h and z do, and by which way", tables.effects, laboratory.effects,
+        "Damage at the final weights when a stream is replaced, as declared, for all that reads it, at the fusion alone, for all "
+        "but the fusion, or in the SSM's input alone; what follows is computed again. Branch alone: the other branch, memory and "
+        "regime at their means. {level} intervals, ticks: seeds.",
+        "Total, direct and indirect damage without surface stream and without latent stream in each arm.",
+        LABORATORY,
+    ),
+    FigureEntry(
         "trajectory", "Dependency, gate and target over training", tables.trajectory, laboratory.trajectory,
         "{seeds} (thin), mean and {level} interval. Grey band: ±{margin} nats. Gate: held-out text; target: training batches.",
-        "Inversion statistic over training beside mean gate, its supervised target and the latent share of variance.",
+        "Inversion statistic over training beside mean gate, its supervised target and the latent branch's share.",
         "branches of the subject removed at two checkpoints",
     ),
     FigureEntry(
         "readout_recovery", "Is it lost, or only unreadable?", tables.readout_recovery, laboratory.readout_recovery,
-        "Loss minus that of the intact model, after the same part of either was refitted on training text, the intervention in "
-        "place. Near 0, the information was there and the readout off its distribution.",
+        "Loss minus that of the intact model, after the same part of either was refitted on training text, stopped on validation "
+        "text, the intervention in place. Near 0, the information was there and the readout off its distribution.",
         "Damage left after refitting temperature, norms, head or all weights, for each intervention.",
         LABORATORY,
     ),
