@@ -88,6 +88,8 @@ def study_page(
         drawn={picture.name: picture.title for picture in pictures},
         arms_columns=rows.ARMS,
         comparisons=rows.comparisons(results),
+        dependency=rows.dependency(results),
+        dependency_columns=rows.DEPENDENCY,
         samples=rows.samples(results),
         runs=rows.runs(results),
         corpus=[(key, cell(value)) for key, value in flatten(results.corpus).items() if not isinstance(value, list | dict)],

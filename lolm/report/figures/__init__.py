@@ -119,8 +119,8 @@ FIGURES: tuple[FigureEntry, ...] = (
     ),
     FigureEntry(
         "dependency_share", "Which branch is missed more, and which is larger", tables.dependency, laboratory.dependency_share,
-        "S by the declared removal at the final weights; dots: runs, crosses: {level} intervals of an arm. Grey "
-        "band: ±{margin} nats. An inversion lies above the band and left of the dotted line: a smaller branch that is missed more.",
+        "S by the declared removal at the final weights; dots: runs, crosses: {level} intervals of an arm. Grey band: "
+        "±{margin} nats. An inversion lies above the band and left of the dotted line: a smaller branch that is missed more.",
         "Inversion statistic of each arm against the latent branch's share of the gated signal, and against the mean gate.",
         LABORATORY,
     ),
