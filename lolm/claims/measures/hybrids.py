@@ -203,7 +203,9 @@ class Labellings(OfArms):
         return self.hybrids
 
     def __call__(self, context: Context) -> Reading:
-        found, runs, how = {}, [], context.analysis.type_statistic
+        found: dict[str, by.Permutation] = {}
+        runs: list[RunRecord] = []
+        how = context.analysis.type_statistic
         for arm in self.hybrids:
             of_arm = self.runs(context, arm)
             one = by.permutation([run.by_layer for run in of_arm], how)
@@ -308,14 +310,10 @@ class RecallByType(OfArms):
             return Reading(runs=runs, verdict=INCONCLUSIVE, why=why, note="no run learned the task")
         confidence = context.confidence
         found = t_interval([attention - recurrent for _, (recurrent, attention) in solved], confidence)  # type: ignore[operator]
-        details = {
-            f"accuracy lost without {kind}": Quantity.of(
-                t_interval([pair[i] for _, pair in solved], confidence),
-                "share",
-                f"all {kind} mixers, {how}",  # type: ignore[misc]
-            )
-            for i, kind in enumerate(names.MIXER_TYPES)
-        }
+        details = {}
+        for i, kind in enumerate(names.MIXER_TYPES):
+            one = t_interval([pair[i] for _, pair in solved], confidence)  # type: ignore[misc]
+            details[f"accuracy lost without {kind}"] = Quantity.of(one, "share", f"all {kind} mixers, {how}")
         left = [(run.accuracy(self.task) or 0.0) - pair[1] for run, pair in solved]  # type: ignore[operator]
         verdicts = [above(found, 0.0)]
         why = f"{counted} Accuracy lost without attention minus without recurrence: {show_estimate(found, 'share')}."

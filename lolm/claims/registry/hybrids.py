@@ -74,7 +74,7 @@ ENTRIES = (
         rule_text="holds if the exact p over the joint labellings of all arms is at most {level}, else inconclusive: not to "
         "reject shows nothing",
         unit="p",
-        definition="share of the joint labellings whose S lies as far from its mean (squared, in standard deviations) as the true one",
+        definition="share of the joint labellings whose S lies as far from its mean, in standard deviations, as the true one",
         caveats=("Types stand at fixed layers, so a labelling also deals out depth.",),
         figure="type_statistic",
     ),
