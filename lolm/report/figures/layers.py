@@ -24,8 +24,8 @@ from lolm.report.figures.style import (
 )
 from lolm.report.layer_tables import LABELLING
 
-COLOURS = dict(zip((names.RECURRENT, names.ATTENTION, names.MLP, names.EXPERTS, names.CONVOLUTION), PALETTE, strict=False))
-MARKERS = {names.RECURRENT: "o", names.ATTENTION: "s", names.MLP: "^", names.EXPERTS: "v", names.CONVOLUTION: "D"}
+COLOURS = dict(zip((names.RECURRENT, names.ATTENTION, names.MLP, names.EXPERT_MLP, names.CONVOLUTION), PALETTE, strict=False))
+MARKERS = {names.RECURRENT: "o", names.ATTENTION: "s", names.MLP: "^", names.EXPERT_MLP: "v", names.CONVOLUTION: "D"}
 MARGIN = {"color": "#ececec", "zorder": 0}  # the band inside which S counts as 0
 
 
