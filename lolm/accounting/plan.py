@@ -105,6 +105,7 @@ def stage_inputs(params: Params, scale: str, study: str) -> dict[str, dict[str, 
         "train": {"seeds": seeds, "runs": runs, "tuned": tuned},
         "evaluate": {"evaluation": essence(preset.evaluation), **made},
         "ablate": {"ablation": essence(preset.ablation), **made},
+        "layers": {"layers": essence(preset.layers), "arms": list(params.layers_arms), "seeds": seeds},
         "recall": {"recall": essence(preset.recall), "seeds": seeds, "runs": recall, "tuned": tuned},
         "report": {
             "analysis": essence(params.analysis),
