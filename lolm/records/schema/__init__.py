@@ -5,6 +5,20 @@ unknown or of another type is an error that names file and key. Losses are nats 
 stands for what a model does not have, or what could not be measured, as its docstring says.
 """
 
+from lolm.records.schema.boundaries import Boundary
+from lolm.records.schema.budgets import (
+    BudgetLaw,
+    BudgetPoint,
+    Budgets,
+    DependencyPoint,
+    MeasuredGap,
+    PathMultiplier,
+    PathPoint,
+    PathSlope,
+    Prediction,
+    Trend,
+    Value,
+)
 from lolm.records.schema.evaluation import (
     Beyond,
     ContrastiveSummary,
@@ -55,10 +69,15 @@ __all__ = [
     "Ablation",
     "Addend",
     "Beyond",
+    "Boundary",
+    "BudgetLaw",
+    "BudgetPoint",
+    "Budgets",
     "Condition",
     "ContrastiveSummary",
     "Contribution",
     "DataChecksums",
+    "DependencyPoint",
     "Divergence",
     "Diversity",
     "Evaluation",
@@ -69,12 +88,17 @@ __all__ = [
     "Identity",
     "LengthScore",
     "Lengths",
+    "MeasuredGap",
     "Parameters",
+    "PathMultiplier",
+    "PathPoint",
+    "PathSlope",
     "PlanRow",
     "PositionBin",
     "PositionChange",
     "PositionScore",
     "Positions",
+    "Prediction",
     "Rate",
     "Readout",
     "Recall",
@@ -88,5 +112,7 @@ __all__ = [
     "Summary",
     "Sweep",
     "TokenClass",
+    "Trend",
     "Trial",
+    "Value",
 ]
