@@ -1,7 +1,7 @@
 """The study over sizes and budgets: one law L(N, D) for each arm over the scales of `budgets` in params.yaml, and what follows.
 
-Writes ``reports/budgets/`` from the records that there are and the front page again; what is missing is named. With ``--run`` the
-runs of each scale are made first, the smallest size first, and the record is written after each scale: the same command goes on.
+Writes ``reports/budgets/`` from the records that there are; what is missing is named. With ``--run`` the runs of each scale are made
+first, in the order of the file, and what is there is written after each; then the front pages. The same command goes on.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import cache
-from pathlib import Path
 
 from lolm.accounting.count import account_run
 from lolm.accounting.counting import Counting
@@ -37,30 +36,31 @@ def study() -> None:
     parser.add_argument("--jobs", type=int, help="runs at a time (default: what the cores hold)")
     asked = parser.parse_args()
     params = load_params()
-    if asked.run:
-        for scale, name in params.budgets.items():
-            words = [sys.executable, "-m", "pipeline.run", "--scale", scale, "--study", name]
-            status = foreground([*words, *(["--jobs", str(asked.jobs)] if asked.jobs else [])], child_environment(asked.jobs))
-            if status:
-                raise ScalingError(f"scale {scale!r} of `budgets` failed with status {status}; the reason stands above")
-            make(params)
+    for scale, name in params.budgets.items() if asked.run else ():
+        words = [sys.executable, "-m", "pipeline.run", "--scale", scale, "--study", name]
+        status = foreground([*words, *(["--jobs", str(asked.jobs)] if asked.jobs else [])], child_environment(asked.jobs))
+        record = make(params)
+        if status:
+            raise ScalingError(f"scale {scale!r} of `budgets` failed with status {status}; the reason stands above")
+        print(f"budgets: {record.made} of {record.asked} runs")
     record = make(params)
-    for scale in (params.scale, *params.budgets):
+    for scale in (params.scale, *params.budgets) if asked.run else ():
         if Layout(scale).reports.exists():
             front.make(params, scale)
-    rest = "" if record.made == record.asked else f" of {record.asked}; `make budgets` goes on"
-    print(f"budgets: {budgets_record().with_suffix('.md')}, over {record.made} runs{rest}")
+    rest = "" if not record.missing else f" of {record.asked}; `make budgets` goes on"
+    print(f"budgets: {budgets_record().with_suffix('.md')}, over {record.made} runs{rest}" if record.made else "budgets: not run")
 
 
 def make(params: Params) -> Budgets:
-    """Write the record, its page, figure and table."""
+    """Write the record, its page, figure and table; nothing before the first run."""
     read_run = cache(load_run)
     results = [load_study(params, scale, name, read_run)[0] for scale, name in params.budgets.items()]
     price = needs(params, "", next(iter(params.budgets.values()), ""), Counting(params))
     record = budgets(results, published(params), price.training_flops or 0.0)
-    path, drawn = budgets_record(), budgets_picture(record, params)
-    write(path, record)
-    write_text(path.with_suffix(".md"), budgets_page(record, params, "budgets.svg" if drawn else None))
+    drawn, path = budgets_picture(record, params), budgets_record()
+    if record.made:
+        write(path, record)
+        write_text(path.with_suffix(".md"), budgets_page(record, params, "budgets.svg" if drawn else None))
     if drawn:
         write_text(path.with_suffix(".svg"), drawn.svg)
         write_text(path.with_suffix(".csv"), drawn.csv())

@@ -1,4 +1,4 @@
-"""The study over sizes and budgets as one record: laws, multipliers along the compute-optimal path, gaps, dependency, forecasts."""
+"""The study over sizes and budgets as one record: laws, multipliers on the compute-optimal path, gaps, dependency, forecasts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,34 @@ import numpy as np
 
 from lolm.analysis import dependency as dep
 from lolm.analysis.scaling import (
-    Fit, Point, ScalingError, collect, common_range, contrast, fit_laws, inside, multiplier, percentiles, tenfold,
+    Fit,
+    Point,
+    ScalingError,
+    collect,
+    common_range,
+    contrast,
+    fit_laws,
+    inside,
+    multiplier,
+    percentiles,
+    tenfold,
 )  # fmt: skip
 from lolm.analysis.statistics import Estimate, paired_difference, t_interval
 from lolm.config import AnalysisConfig
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.schema import (
-    BudgetLaw, BudgetPoint, Budgets, DependencyPoint, MeasuredGap, PathMultiplier, PathPoint, PathSlope, Prediction, Trend, Value,
+    BudgetLaw,
+    BudgetPoint,
+    Budgets,
+    DependencyPoint,
+    MeasuredGap,
+    PathMultiplier,
+    PathPoint,
+    PathSlope,
+    Prediction,
+    Trend,
+    Value,
 )  # fmt: skip
 
 GRID = 13  # computes at which a path is read
@@ -106,10 +126,32 @@ def _of(found: Estimate | None) -> Value:
 
 
 def _law(fit: Fit, shared: bool) -> BudgetLaw:
-    runs = len({(p.scale, p.seed) for p in fit.points})
-    values = {name: _value(getattr(fit.law, name), fit.interval(name), runs) for name in ("floor", "a", "alpha", "b", "beta")}
-    about = {"runs": runs, "freedom": fit.freedom, "noise": fit.noise, "misfit": fit.misfit, "cost": fit.cost, "loose": fit.loose}
-    return BudgetLaw(fit.arm, shared, **values, kappa=fit.law.kappa, gamma=fit.law.gamma, **about)
+    runs, law = _runs(fit), fit.law
+
+    def of(name: str) -> Value:
+        return _value(getattr(law, name), fit.interval(name), runs)
+
+    return BudgetLaw(
+        fit.arm,
+        shared,
+        floor=of("floor"),
+        a=of("a"),
+        alpha=of("alpha"),
+        b=of("b"),
+        beta=of("beta"),
+        kappa=law.kappa,
+        gamma=law.gamma,
+        runs=runs,
+        freedom=fit.freedom,
+        noise=fit.noise,
+        misfit=fit.misfit,
+        cost=fit.cost,
+        loose=fit.loose,
+    )
+
+
+def _runs(fit: Fit) -> int:
+    return len({(p.scale, p.seed) for p in fit.points})
 
 
 def _grid(fits: Sequence[Fit]) -> list[float]:
@@ -118,11 +160,12 @@ def _grid(fits: Sequence[Fit]) -> list[float]:
 
 
 def _path(fit: Fit) -> list[PathPoint]:
-    runs = len({(p.scale, p.seed) for p in fit.points})
-    rows = []
+    runs, rows = _runs(fit), []
     for flops in _grid([fit]):
         ends = percentiles([law.best(flops) for law in fit.replicates], fit.confidence)
-        rows.append(PathPoint(fit.arm, flops, *fit.law.optimum(flops), _value(fit.law.best(flops), ends, runs), inside(fit, flops)))
+        rows.append(
+            PathPoint(fit.arm, flops, *fit.law.optimum(flops), _value(fit.law.best(flops), ends, runs), inside(fit, flops))
+        )
     return rows
 
 
@@ -213,18 +256,17 @@ def _trends(
 
 
 def _dependency(results: Sequence[ScaleResults], subject: str) -> list[DependencyPoint]:
-    return [
-        _dependency_at(r, run, step) for r in results for run in r.of(subject) if run.ablation is not None for step in _ends(run)
-    ]
+    return [_dependency_at(r, run, *end) for r in results for run in r.of(subject) for end in _ends(run)]
 
 
-def _ends(run: RunRecord) -> list[int]:
-    """Ends of schedules at which the interventions were measured: on the trunk only the last step is one."""
-    training, annealed = run.header.run.training, run.ablation is not None and run.ablation.annealed
-    return [step for step in run.ablation_steps if annealed or step == training.steps]
+def _ends(run: RunRecord) -> list[tuple[int, int]]:
+    """(step, tokens) of the ends of schedules at which the interventions were measured: of the trunk's steps only the last."""
+    tokens = {end.step: end.tokens for end in run.evaluation.schedule_ends} if run.evaluation else {}
+    measured = run.ablation_steps if run.ablation is None or run.ablation.annealed else run.ablation_steps[-1:]
+    return [(step, tokens[step]) for step in measured if step in tokens]
 
 
-def _dependency_at(results: ScaleResults, run: RunRecord, step: int) -> DependencyPoint:
+def _dependency_at(results: ScaleResults, run: RunRecord, step: int, tokens: int) -> DependencyPoint:
     method, row = dep.primary(results), run.contribution(step)
     latent = None if row is None else row.addends.get(names.LATENT)
     damages = [run.damage(*method.removal(branch), step) for branch in (names.LATENT, names.SURFACE)]
@@ -232,7 +274,7 @@ def _dependency_at(results: ScaleResults, run: RunRecord, step: int) -> Dependen
         scale=results.scale,
         seed=run.seed,
         parameters=run.header.parameters.total,
-        tokens=step * run.header.run.training.tokens_per_step,
+        tokens=tokens,
         statistic=dep.statistic(run, method, step),
         damage_latent=damages[0],
         damage_surface=damages[1],
@@ -247,6 +289,8 @@ def _predictions(fits: Mapping[str, Fit], subject: Fit | None, size: Published) 
         nats = contrast(fit, fit, lambda law, _: law.loss(size.parameters, size.tokens))
         gap = None
         if subject is not None and fit is not subject:
-            gap = _of(contrast(fit, subject, lambda b, s: b.loss(size.parameters, size.tokens) - s.loss(size.parameters, size.tokens)))
+            gap = _of(
+                contrast(fit, subject, lambda b, s: b.loss(size.parameters, size.tokens) - s.loss(size.parameters, size.tokens))
+            )
         rows.append(Prediction(size.scale, arm, size.parameters, size.tokens, _of(nats), gap))
     return rows

@@ -23,14 +23,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from lolm import LolmError
+from lolm.analysis.least_huber import huber, model, solve, starts
 from lolm.analysis.statistics import Estimate
 from lolm.records.results import ScaleResults
 
 LEAST = 3  # different sizes, and different numbers of tokens: fewer cannot tell E from A and alpha
 COLLINEAR = 0.98  # correlation of ln N with ln D from which on the two exponents cannot be told apart
-EXPONENTS, FLOORS = (0.01, 3.0), (0.02, 1.0)  # ranges of the search; that of E as a share of the lowest loss
 WIDE = 2.0  # an exponent or a floor whose interval spans more than this factor is called loose
-ITERATIONS = 100
 
 
 class ScalingError(LolmError):
@@ -63,24 +62,38 @@ class Law:
     gamma: float = 1.0
 
     def loss(self, parameters: float, tokens: float) -> float:
-        return self.floor + self.a * parameters**-self.alpha + self.b * tokens**-self.beta
+        return self._loss(math.log(parameters), math.log(tokens))
 
     def optimum(self, flops: float) -> tuple[float, float]:
         """(N, D) of least loss at a training cost: alpha A N^-alpha = gamma beta B D^-beta."""
-        ratio = self.alpha * self.a / (self.gamma * self.beta * self.b) * (flops / self.kappa) ** self.beta
-        parameters = ratio ** (1 / (self.alpha + self.gamma * self.beta))
-        return parameters, flops / (self.kappa * parameters**self.gamma)
+        log_n, log_d = self._optimum(flops)
+        return _exp(log_n), _exp(log_d)
 
     def best(self, flops: float) -> float:
         """Least loss at a training cost, nats."""
-        return self.loss(*self.optimum(flops))
+        return self._loss(*self._optimum(flops))
 
     def compute(self, nats: float) -> float:
         """Least training FLOPs that reach a loss; infinite where it is not above the floor."""
         if nats <= self.floor:
             return math.inf
         power = self.alpha * self.beta / (self.alpha + self.gamma * self.beta)
-        return ((self.best(1.0) - self.floor) / (nats - self.floor)) ** (1 / power)
+        return _exp(math.log((self.best(1.0) - self.floor) / (nats - self.floor)) / power)
+
+    # In logarithms: draws of a bootstrap have exponents that take N and D beyond all numbers.
+
+    def _loss(self, log_n: float, log_d: float) -> float:
+        return self.floor + _exp(math.log(self.a) - self.alpha * log_n) + _exp(math.log(self.b) - self.beta * log_d)
+
+    def _optimum(self, flops: float) -> tuple[float, float]:
+        log_c = math.log(flops / self.kappa)
+        ratio = math.log(self.alpha * self.a / (self.gamma * self.beta * self.b))
+        log_n = (ratio + self.beta * log_c) / (self.alpha + self.gamma * self.beta)
+        return log_n, log_c - self.gamma * log_n
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 700 else math.inf
 
 
 @dataclass(frozen=True)
@@ -88,10 +101,9 @@ class Fit:
     """The law of one arm.
 
     Attributes:
-        replicates: of the bootstrap; draws of one seed are paired between arms. Empty where no size has two seeds.
+        replicates: draws of the bootstrap, paired between arms; empty where no size has two seeds.
         freedom: degrees of freedom of the noise: runs less sizes, over sizes with at least two.
-        noise: standard deviation over seeds of ln L of one run, pooled.
-        misfit: root mean square of ln L averaged over seeds against the law, over sizes and ends of schedule.
+        noise, misfit: of ln L, standard deviation over seeds, and root mean square of means over seeds against the law.
         cost: of the fit, the sum of Huber losses over the square of the threshold.
     """
 
@@ -127,7 +139,8 @@ def collect(results: Iterable[ScaleResults]) -> tuple[Point, ...]:
     for found, other in zip(results[1:], texts[1:], strict=True):
         if other != texts[0]:
             raise ScalingError(
-                f"scales {results[0].scale!r} and {found.scale!r} differ in corpus, tokenizer or seq_len: their losses do not compare"
+                f"scales {results[0].scale!r} and {found.scale!r} differ in corpus, tokenizer or seq_len: their losses do not "
+                "compare"
             )
     return tuple(
         Point(run.arm, r.scale, run.seed, run.header.parameters.total, end.tokens, end.flops, end.test.nats)
@@ -175,18 +188,18 @@ def fit_laws(
         x_n, x_d, y = (np.log([getattr(p, name) for p in own]) for name in ("parameters", "tokens", "nats"))
         centre = np.array([x_n.mean(), x_d.mean()])
         data = (arm, x_n - centre[0], x_d - centre[1])
-        starts = _starts(y, len(group))
-        found, costs = _solve(starts, *data, np.tile(y, (len(starts), 1)), threshold)
+        grid = starts(y, len(group))
+        found, costs = solve(grid, *data, np.tile(y, (len(grid), 1)), threshold)
         best = found[costs.argmin()]
         drawn = noise.around_means(own)
-        again = np.empty((0, len(best))) if drawn is None else _solve(np.tile(best, (len(drawn), 1)), *data, drawn, threshold)[0]
-        fitted_y = _model(best[None], *data)[0][0]
+        again = np.empty((0, len(best))) if drawn is None else solve(np.tile(best, (len(drawn), 1)), *data, drawn, threshold)[0]
+        fitted_y = model(best[None], *data)[0][0]
         for k, name in enumerate(group):
             mine = arm == k
             kappa, gamma = _cost(fitted[name])
             laws = [_law(theta, k, centre, kappa, gamma) for theta in (best, *again)]
             misfit = math.sqrt(np.mean(np.square(_cells(own, y - fitted_y, mine))))
-            cost = float(_huber(y[mine] - fitted_y[mine], threshold).sum())
+            cost = float(huber(y[mine] - fitted_y[mine], threshold).sum())
             freedom, spread = noise.freedom[name], noise.spread(name)
             fits[name] = Fit(name, fitted[name], laws[0], tuple(laws[1:]), freedom, spread, misfit, cost, confidence)
     return {arm: fits[arm] for arm in fitted}, refused
@@ -199,16 +212,16 @@ def _refused(points: Sequence[Point]) -> str | None:
     x, y = np.log([p.parameters for p in points]), np.log([p.tokens for p in points])
     if abs(np.corrcoef(x, y)[0, 1]) > COLLINEAR:
         return "parameters and tokens grow together, so that their exponents cannot be told apart"
-    return None
+    return None if _cost(points)[1] > 0 else "its training FLOPs a token do not grow with its size"
 
 
 def multiplier(baseline: Law, subject: Law, flops: float) -> float:
-    """Compute of the baseline to the subject's least loss at ``flops``, over ``flops``; both on their compute-optimal paths."""
+    """What the baseline needs for the subject's least loss at ``flops``, over ``flops``; both on their compute-optimal paths."""
     return baseline.compute(subject.best(flops)) / flops
 
 
 def contrast(baseline: Fit, subject: Fit, read) -> Estimate:
-    """A number of two laws, ``read(baseline, subject)``, with its bootstrap interval; ``n`` is the number of the subject's runs."""
+    """A number of two laws, ``read(baseline, subject)``, with its bootstrap interval; ``n``: number of the subject's runs."""
     draws = [read(b, s) for b, s in zip(baseline.replicates, subject.replicates, strict=False)]
     runs = len({(p.scale, p.seed) for p in subject.points})
     return Estimate(read(baseline.law, subject.law), percentiles(draws, subject.confidence), runs, (), subject.confidence)
@@ -239,83 +252,11 @@ def inside(fit: Fit, flops: float) -> bool:
 
 
 def percentiles(values: Sequence[float], confidence: float) -> tuple[float, float] | None:
-    """Percentile interval of bootstrap draws, of which an end may be infinite; None without draws or with one that is no number."""
+    """Percentile interval of bootstrap draws, whose ends may be infinite; None without draws or with one that is no number."""
     if not values or any(map(math.isnan, values)):
         return None
     low, high = np.quantile(values, (0.5 - confidence / 2, 0.5 + confidence / 2), method="nearest")
     return float(low), float(high)
-
-
-# ------------------------------------------------------------------------------------------------ the least Huber loss
-
-
-def _model(theta_RM: np.ndarray, arm_P: np.ndarray, n_P: np.ndarray, d_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ln L and its Jacobian, (R, P) and (R, P, M); theta is ln E, then ln A, alpha, ln B, beta of each arm, M = 1 + 4 arms."""
-    k = 1 + 4 * arm_P
-    terms = np.stack(
-        np.broadcast_arrays(
-            theta_RM[:, :1], theta_RM[:, k] - theta_RM[:, k + 1] * n_P, theta_RM[:, k + 2] - theta_RM[:, k + 3] * d_P
-        )
-    )
-    y_RP = np.logaddexp.reduce(terms)
-    e, a, b = np.exp(terms - y_RP)
-    jacobian, rows = np.zeros((*y_RP.shape, theta_RM.shape[1])), np.arange(len(k))
-    jacobian[:, :, 0] = e
-    for column, value in enumerate((a, -a * n_P, b, -b * d_P)):
-        jacobian[:, rows, k + column] = value
-    return y_RP, jacobian
-
-
-def _huber(residuals: np.ndarray, threshold: float) -> np.ndarray:
-    """In units of the threshold, so that a sum of it is of order one."""
-    size = np.abs(residuals) / threshold
-    return np.where(size < 1, size**2 / 2, size - 0.5)
-
-
-def _solve(
-    theta: np.ndarray, arm: np.ndarray, n: np.ndarray, d: np.ndarray, y: np.ndarray, threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Levenberg and Marquardt's steps on reweighted squares, for R problems at once: (R, M) parameters, (R,) costs."""
-    lowest = y.min(axis=1)
-    exponents = np.arange(2, theta.shape[1], 2)
-
-    def within(theta: np.ndarray) -> np.ndarray:
-        theta = theta.copy()
-        theta[:, 0] = np.clip(theta[:, 0], lowest + math.log(FLOORS[0]), lowest + math.log(FLOORS[1]))
-        theta[:, exponents] = np.clip(theta[:, exponents], *EXPONENTS)
-        return theta
-
-    theta = within(theta)
-    damping, diagonal = np.full(len(theta), 1e-2), np.arange(theta.shape[1])
-    fitted, jacobian = _model(theta, arm, n, d)
-    cost = _huber(y - fitted, threshold).sum(axis=1)
-    for _ in range(ITERATIONS):
-        residuals = y - fitted
-        weighted = jacobian * np.minimum(1, threshold / np.maximum(np.abs(residuals), 1e-300))[..., None]
-        normal, gradient = weighted.transpose(0, 2, 1) @ jacobian, weighted.transpose(0, 2, 1) @ residuals[..., None]
-        normal[:, diagonal, diagonal] += damping[:, None] * normal[:, diagonal, diagonal] + 1e-12
-        tried = within(theta + np.linalg.solve(normal, gradient)[..., 0])
-        found, slopes = _model(tried, arm, n, d)
-        costs = _huber(y - found, threshold).sum(axis=1)
-        better = costs < cost
-        theta = np.where(better[:, None], tried, theta)
-        fitted, jacobian = np.where(better[:, None], found, fitted), np.where(better[:, None, None], slopes, jacobian)
-        gained = (cost - costs)[better].max(initial=0.0)
-        cost, damping = np.where(better, costs, cost), np.clip(damping * np.where(better, 0.3, 4.0), 1e-9, 1e9)
-        if gained < 1e-9 and (damping[~better] > 1e3).all():
-            break
-    return theta, cost
-
-
-def _starts(y: np.ndarray, arms: int) -> np.ndarray:
-    """A grid over E and both exponents; A and B share what is left of the mean loss at the middle of N and D."""
-    lowest, mean = math.exp(y.min()), math.exp(y.mean())
-    rows = []
-    for share in (0.1, 0.4, 0.7, 0.9):
-        left = math.log((mean - share * lowest) / 2)
-        for alpha in (0.1, 0.3, 0.8):
-            rows += [[math.log(share * lowest), *((left, alpha, left, beta) * arms)] for beta in (0.1, 0.3, 0.8)]
-    return np.array(rows)
 
 
 def _law(theta: np.ndarray, k: int, centre: np.ndarray, kappa: float, gamma: float) -> Law:
@@ -374,7 +315,8 @@ class _Noise:
 
         if any(self.freedom[arm] == 0 for arm in {p.arm for p in points}):
             return None
-        columns, means = [], {}
+        columns = []
+        means: dict[tuple[str, str, int], list[float]] = {}
         for p in points:
             means.setdefault((p.arm, p.scale, p.tokens), []).append(math.log(p.nats))
         ends = {arm: sorted({p.tokens for p in points if p.arm == arm}) for arm in {p.arm for p in points}}

@@ -58,7 +58,8 @@ class Needs:
         if self.training_flops is None or self.hours is None:
             return self.command if self.arms else f"{self.command} (params.yaml has no such study at this scale)"
         if self.over:
-            return f"{self.command}: {len(self.over)} sizes, {self.training_flops:.2g} training FLOPs, {_duration(self.hours)} on {DEVICE}"
+            price = f"{self.training_flops:.2g} training FLOPs, {_duration(self.hours)} on {DEVICE}"
+            return f"{self.command}: {len(self.over)} sizes, {price}"
         runs = (
             f"{len(self.arms)} {'arm' if len(self.arms) == 1 else 'arms'} x {self.seeds} {'seed' if self.seeds == 1 else 'seeds'}"
         )

@@ -33,6 +33,7 @@ GROUPS = {
     "streams": "Regime codes, CPC, memory",
     "training": "Training without, or with another part",
     "levels": "Levels of the published models",
+    "budgets": "Over sizes and budgets",
     "outside": "Against other models, and beyond the published sizes",
     "sanity": "Have these models learned anything?",
     "arithmetic": "Arithmetic on the published numbers (no run needed)",

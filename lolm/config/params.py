@@ -106,7 +106,11 @@ class Params:
         for key, name in [*scales, *((f"the name of budgets.{scale}", scale) for scale in self.budgets)]:
             yield name not in self.scales, key, f"no scale {name!r} under 'scales'{nearest(name, self.scales)}"
         for scale, study in self.budgets.items():
-            yield study not in self.studies, f"budgets.{scale}", f"no study {study!r} under 'studies'{nearest(study, self.studies)}"
+            yield (
+                study not in self.studies,
+                f"budgets.{scale}",
+                f"no study {study!r} under 'studies'{nearest(study, self.studies)}",
+            )
 
     @property
     def selected(self) -> StudyConfig:

@@ -21,7 +21,8 @@ def budgets_table(record: Budgets) -> pd.DataFrame:
         return {"value": found.value, "low": found.low, "high": found.high}
 
     rows: list[dict[str, Any]] = [
-        {"kind": "point", "arm": p.arm, "scale": p.scale, "seed": p.seed, "flops": p.flops, "value": p.nats} for p in record.points
+        {"kind": "point", "arm": p.arm, "scale": p.scale, "seed": p.seed, "flops": p.flops, "value": p.nats}
+        for p in record.points
     ]
     rows += [{"kind": "path", "arm": p.arm, "flops": p.flops, "inside": p.inside} | ends(p.nats) for p in record.paths]
     shared = next((law.shared for law in record.laws), False)  # the declared way stands first
@@ -56,7 +57,9 @@ def budgets_picture(record: Budgets, params: Params) -> Picture | None:
                 values = line[["flops", "value", "low", "high"]].astype(float)
                 for inside, dash in ((True, "-"), (False, (0, (2, 2)))):
                     shown = values["value"].where(line["inside"].astype(bool) == inside)
-                    axes.plot(values["flops"], shown, color=style.colour, linewidth=style.width, linestyle=dash, zorder=style.order)
+                    axes.plot(
+                        values["flops"], shown, color=style.colour, linewidth=style.width, linestyle=dash, zorder=style.order
+                    )
                 axes.fill_between(values["flops"], values["low"], values["high"], color=style.colour, alpha=0.12, linewidth=0)
                 last = (values if len(values) else points[["flops", "value"]]).tail(1).astype(float)
                 if len(last) and (kind == "path" or len(values)):
@@ -78,12 +81,11 @@ def budgets_picture(record: Budgets, params: Params) -> Picture | None:
     return Picture(
         "budgets",
         "Loss and compute over sizes and budgets",
-        f"Above: test loss at every end of schedule of {record.made} of {record.asked} runs (dots), and the least loss at each compute "
-        "by the law of each arm, dashed where its best size or number of tokens lies outside those measured. Below: FLOPs that "
+        f"Above: test loss at every end of schedule of {record.made} of {record.asked} runs (dots), and the least loss at each "
+        "compute by the law of each arm, dashed where its best size or tokens lie outside those measured. Below: FLOPs that "
         f"the arm needs for the least loss of {subject} at the FLOPs on the axis, over these. Bands: "
         f"{100 * params.analysis.confidence:g} % bootstrap intervals over runs.",
         "Test loss against training FLOPs with a law for each arm, and the compute multiplier against each.",
         table,
         draw,
     )
-
