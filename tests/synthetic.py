@@ -71,6 +71,7 @@ class Truth:
     """What the synthetic runs are made to show."""
 
     speed: float = 1.5  # LOLM reaches any loss in 1/speed of the steps
+    parameters: int = 100_000
     flops_ratio: float = 1.25  # FLOPs a token, LOLM over baseline
     jitter: float = 0.01  # sd over seeds of ln(speed)
     gate_path: tuple[float, float, float] = (0.36, 0.17, 0.83)  # start, dip, end
@@ -141,14 +142,23 @@ def write_results(
     return root
 
 
-def write_scales(root: Path, count: int, seeds: tuple[int, ...] = (1, 2)) -> Path:
-    """Results of two arms at scales ``s0``, ``s1``, … of the same text, each of four times the compute of the one before."""
-    params = _parameters(("lolm", "transformer"), seeds, ("smoke", *(f"s{i}" for i in range(count))), {})
+SIZE_HEIGHT, SIZE_EXPONENT = 40.0, 0.35  # what a size adds to the law: A N^-alpha
+
+
+def write_scales(root: Path, count: int, seeds: tuple[int, ...] = (1, 2), not_run: Collection[str] = ()) -> Path:
+    """The study over sizes and budgets at scales ``s0``, ``s1``, … of the same text and budgets, each twice the size of the one
+    before: L = FLOOR + SIZE_HEIGHT N^-SIZE_EXPONENT + HEIGHT steps^-EXPONENT, and LOLM ``Truth.speed`` times as fast in steps."""
+    scales = tuple(f"s{i}" for i in range(count))
+    params = replace(_parameters(("lolm", "transformer"), seeds, ("smoke", *scales), {}), budgets=dict.fromkeys(scales, "main"))
     _write_params(root, params)
-    for i in range(count):
-        steps = 100 * 4**i
-        truth = Truth(steps=steps, log_every=steps // 50, eval_every=steps // 10)
-        _write_scale(root, params.select(f"s{i}"), truth, 0.001)
+    for i, scale in enumerate(scales):
+        size = 100_000 * 2**i
+        offset = SIZE_HEIGHT * size**-SIZE_EXPONENT
+        levels = {"flops_ratio": 1.0, "jitter": 0.0, "offsets": {"lolm": offset, "transformer": offset}}
+        ends = {"steps": 6400, "log_every": 128, "eval_every": 640, "cooldowns": (1 / 16, 1 / 8, 1 / 4, 1 / 2)}
+        truth = Truth(parameters=size, **levels, **ends)
+        gone = [run.partition("/")[2] for run in not_run if run.startswith(f"{scale}/")]
+        _write_scale(root, params.select(scale), truth, 0.001, gone)
     return root
 
 
@@ -181,7 +191,7 @@ def _parameters(
         presets[name] = replace(preset, sizes={arm: rule for arm, rule in preset.sizes.items() if arm in wanted})
     analysis = replace(project.analysis, published_window=20)
     changes = {"studies": chosen, "study": "main", "scales": presets, "architectures": architectures, "analysis": analysis}
-    changes["sizes"] = rules
+    changes |= {"sizes": rules, "budgets": {}}
     return replace(project, scale=scales[0], **changes)
 
 
@@ -272,8 +282,8 @@ class _Run:
     def __post_init__(self) -> None:
         run, truth = self.run, self.truth
         self.lolm = run.architecture.family == "lolm"
-        self.flops_per_token = 6e5 * (truth.flops_ratio if self.lolm else 1.0)
-        self.parameters = 100_000 + (0 if self.lolm else round(1e5 * self.mismatch))
+        self.flops_per_token = 6.0 * truth.parameters * (truth.flops_ratio if self.lolm else 1.0)
+        self.parameters = truth.parameters + (0 if self.lolm else round(truth.parameters * self.mismatch))
         self.shift = random.Random(f"data-{run.seed}").gauss(0, 0.02)  # what a seed's data order does to both arms
         self.own = random.Random(f"{run.arm}-{run.seed}")
         self.speed = truth.speeds.get(run.arm, truth.speed if self.lolm else 1.0)

@@ -95,7 +95,7 @@ def _candidates(entry: Entry, results_by_study: Mapping[str, ScaleResults], para
     found = [entry.study] if entry.study in results_by_study else []
     for name, results in results_by_study.items():
         study = results.params.selected
-        if name != entry.study and asked is not None and study.subject == asked.subject:
+        if name != entry.study and asked is not None and not asked.scale and study.subject == asked.subject and not study.scale:
             found += [name] if not entry.pair or study.baseline == asked.baseline else []
     return found
 
@@ -103,7 +103,7 @@ def _candidates(entry: Entry, results_by_study: Mapping[str, ScaleResults], para
 def _nothing(entry: Entry, params: Params, scale: str) -> ScaleResults:
     """The results of a study that was not run."""
     study = entry.study if entry.study in params.studies else params.study
-    return ScaleResults(scale, params.select(scale, study), {}, ())
+    return ScaleResults(scale, params.select(params.studies[study].scale or scale, study), {}, ())
 
 
 def untrained(results: ScaleResults, ledger: Sequence[Claim]) -> list[str]:

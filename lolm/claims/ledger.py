@@ -34,6 +34,7 @@ GROUPS = {
     "streams": "Regime codes, CPC, memory",
     "training": "Training without, or with another part",
     "levels": "Levels of the published models",
+    "budgets": "Over sizes and budgets",
     "outside": "Against other models, and beyond the published sizes",
     HYBRIDS: "Other hybrids: which type of layer they depend on",
     "sanity": "Have these models learned anything?",

@@ -85,6 +85,8 @@ class AblationConfig:
     refit_rate: Positive = 1.0e-2
     fine_tune_steps: Natural = 100  # of all weights, with the intervention in place
     fine_tune_rate: Positive = 0.3  # as a share of the run's peak learning rate
+    annealed: bool = False  # measured where schedules end, instead of at the snapshots of the trunk
+    boundary_tokens: Natural = 0  # scored by what they follow: a sentence, a paragraph, a document; 0: not measured
 
 
 @dataclass(frozen=True)
@@ -110,3 +112,7 @@ class AnalysisConfig:
     equivalence_margin: NonNegative = 0.01  # nats; "no difference" needs an interval inside +- this margin
     gate_margin: NonNegative = 0.05  # two gate levels, or shares, closer than this are called equal
     published_window: Count = 50  # steps averaged in the published training loss
+    huber: Positive = 1.0e-3  # residual of ln L from which on the loss of a fit of L(N, D) is linear
+    replicates: Annotated[int, Range(least=100, most=LARGEST)] = 400  # bootstrap draws of such a fit
+    shared_floor: bool = False  # whether the laws of all arms share one irreducible loss
+    boundary_tokens: Literal[1, 2, 4, 8, 16, 32] = 8  # predictions after a boundary in the text that count as made at it

@@ -83,6 +83,7 @@ class Params:
 
     Attributes:
         sizes: by arm, how its size follows from another's at every scale: the ``size`` of its block in the file.
+        budgets: the study over sizes and budgets: by scale, the study of its runs.
         recipes, surfaces: what ``recipe`` and ``surface`` of an arm may name.
     """
 
@@ -93,13 +94,26 @@ class Params:
     architectures: dict[Name, ArchitectureConfig]
     scales: dict[Name, ScaleConfig]
     sizes: dict[Name, SizeRule] = field(default_factory=dict)
+    budgets: dict[Name, str] = field(default_factory=dict)
     recipes: dict[Name, RecipeConfig] = field(default_factory=dict)
     surfaces: dict[Name, StackConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         named: dict[str, Collection[str]] = {"architectures": self.architectures, "scales": self.scales, "studies": self.studies}
         refuse(clashes_of_names(self.scale, self.study, self.studies, self.scales, self.sizes, named))
+        refuse(self._unknown_scales())
         object.__setattr__(self, "studies", {key: replace(study, name=key) for key, study in self.studies.items()})
+
+    def _unknown_scales(self) -> Iterator[tuple[bool, str, str]]:
+        scales = [(f"studies.{name}.scale", study.scale) for name, study in self.studies.items() if study.scale]
+        for key, name in [*scales, *((f"the name of budgets.{scale}", scale) for scale in self.budgets)]:
+            yield name not in self.scales, key, f"no scale {name!r} under 'scales'{nearest(name, self.scales)}"
+        for scale, study in self.budgets.items():
+            yield (
+                study not in self.studies,
+                f"budgets.{scale}",
+                f"no study {study!r} under 'studies'{nearest(study, self.studies)}",
+            )
 
     @property
     def selected(self) -> StudyConfig:

@@ -35,6 +35,7 @@ class StudyConfig:
     recall: Arms | None = None  # the arms that are also trained on the recall tasks; None: all
     layers: Arms | None = None  # the arms whose layers are removed by type; None: the plain stacks
     factors: dict[Name, Arms] = field(default_factory=dict)
+    scale: str = ""  # the one scale that it is made for; its claims stand in the ledger of every scale; "": any
     name: str = ""  # its key under `studies`, and its folder under reports/<scale>/
 
     def __post_init__(self) -> None:

@@ -113,6 +113,11 @@ class Layout:
         return self.artifacts / "runs" / str(RunKey(arm, seed))
 
 
+def budgets_record(root: str | Path = ".") -> Path:
+    """What the study over sizes and budgets found, over its scales."""
+    return Path(root) / "reports" / "budgets" / "budgets.json"
+
+
 def recorded_scales(root: str | Path = ".") -> list[str]:
     """Scales of which a run left a record, or a study a ledger, by name."""
     reports = Path(root) / "reports"

@@ -14,9 +14,10 @@ from lolm.config import AnalysisConfig, Params, RunConfig, load_params, scale_of
 from lolm.records import names
 from lolm.records.files import RecordError
 from lolm.records.identity import fingerprint_of
-from lolm.records.layout import Layout, RunKey
+from lolm.records.layout import Layout, RunKey, budgets_record
 from lolm.records.schema import (
     Ablation,
+    Budgets,
     Condition,
     Contribution,
     Divergence,
@@ -169,6 +170,7 @@ class ScaleResults:
         sweeps: by arm, how its learning rate was chosen, be it for another arm whose rate it takes; an arm without a record is
             missing.
         corpus: counts of documents and bytes by split.
+        budgets: what the study over sizes and budgets found, over its own scales; None where it was not made.
     """
 
     scale: str
@@ -178,6 +180,7 @@ class ScaleResults:
     missing: tuple[RunKey, ...] = ()
     diverged: tuple[Divergence, ...] = ()
     sweeps: dict[str, Sweep] = field(default_factory=dict)
+    budgets: Budgets | None = field(default=None, repr=False)
 
     @property
     def study(self) -> str:
@@ -267,7 +270,9 @@ def load_results(
         _check_rate(layout, run, sweeps)
         runs.append(run)
     corpus = read_json(layout.corpus_record) if layout.corpus_record.exists() else {}
-    return ScaleResults(params.scale, params, corpus, tuple(runs), tuple(missing), tuple(diverged), sweeps)
+    path = budgets_record(root)
+    budgets = read(path, Budgets) if path.exists() else None
+    return ScaleResults(params.scale, params, corpus, tuple(runs), tuple(missing), tuple(diverged), sweeps, budgets)
 
 
 def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = "error") -> RunRecord | None:

@@ -47,7 +47,7 @@ def own_claims(results: ScaleResults, ledger: Sequence[Claim]) -> list[Claim]:
     return [
         replace(claim, figure=None) if claim.figure in missing else claim
         for claim in ledger
-        if claim.verdict != NOT_RUN or claim.study in ("", results.study)
+        if claim.study in ("", results.study) or (claim.verdict != NOT_RUN and claim.group != "budgets")
     ]
 
 

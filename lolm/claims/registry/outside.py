@@ -101,7 +101,7 @@ ENTRIES = (
         ("projected_gate",),
         LARGER,
         "1570m",
-        "sizes",
+        "budgets",
     ),
     _never(
         "projected_efficiency",
@@ -109,15 +109,6 @@ ENTRIES = (
         ("projected_efficiency", "projected_gap"),
         LARGER,
         "1570m",
-        "sizes",
-    ),
-    _never(
-        "gate_falls_with_scale",
-        "With scale the gate leans more on the latent stream (0.83 at 304M, 0.71 at 1.57B).",
-        ("gate_20m", "gate_149m", "gate_304m", "gate_157b"),
-        "One scale is no trend. The printed levels, 0.27, 0.55, 0.83, 0.71, are not monotone, and come from three recipes and "
-        "from 0.66 to 2.6 B tokens; the study over sizes keeps recipe and tokens a parameter.",
-        "1570m",
-        "sizes",
+        "budgets",
     ),
 )

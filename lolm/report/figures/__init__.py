@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lolm.records.results import ScaleResults
 from lolm.report import layer_tables, tables
-from lolm.report.figures import arms, interventions, laboratory, layers, training
+from lolm.report.figures import arms, boundaries, interventions, laboratory, layers, training
 from lolm.report.figures.picture import FigureEntry, Picture
 
 __all__ = ["FIGURES", "FigureEntry", "Picture", "left_out", "pictures"]
@@ -173,6 +173,14 @@ FIGURES: tuple[FigureEntry, ...] = (
         "level; {level} intervals over seeds, ticks: seeds. Blue and bold: shown after Holm's correction within the panel.",
         "Differences of arms, or main effects of factors, in test loss, mean gate, inversion statistic and code usage.",
         "another arm of LOLM's family beside the subject, with the same seeds",
+    ),
+    FigureEntry(
+        "boundaries", "After the boundaries of the text", boundaries.boundaries_table, boundaries.boundaries,
+        "By the number of tokens since a sentence, paragraph or document began, the last of them. Left: loss of the other arms "
+        "minus that of {subject}; right: its mean gate and the latent branch's share of the power. Mean over {seeds}, bars: "
+        "{level} intervals. Test split, the first 64 tokens of each window left out.",
+        "Loss of the other arms minus the subject's, and its gate and latent share, by distance from a boundary.",
+        "losses by the boundaries of the text (`ablation.boundary_tokens`)",
     ),
 )  # fmt: skip
 
