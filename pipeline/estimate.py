@@ -13,7 +13,7 @@ from lolm.config import Params, ScaleConfig, scale_of
 from lolm.records import Layout, read
 from lolm.records.schema import Summary
 
-PER_ARM, PER_RUN = ("sweep",), ("train", "evaluate", "ablate", "recall")
+PER_ARM, PER_RUN = ("sweep",), ("train", "evaluate", "ablate", "layers", "recall")
 FRACTION_OF_PEAK = 0.35  # of one matrix product's speed that a small model reaches in training
 FORWARD_SHARE = 1 / 3  # of a training token's cost
 
@@ -48,8 +48,8 @@ def pieces_of(params: Params) -> list[tuple[str, str]]:
     """(stage, arm) of everything that takes time in the selected study."""
     study = params.selected
     pieces = [(stage, arm) for stage in PER_ARM for arm in study.arms]
-    pieces += [(stage, arm) for stage in PER_RUN[:-1] for arm in study.arms for _ in study.seeds]
-    return pieces + [("recall", arm) for arm in study.recall_arms for _ in study.seeds]
+    arms = dict.fromkeys(PER_RUN, study.arms) | {"layers": params.layers_arms, "recall": study.recall_arms}
+    return pieces + [(stage, arm) for stage in PER_RUN for arm in arms[stage] for _ in study.seeds]
 
 
 def estimate(params: Params, pieces: Iterable[tuple[str, str]]) -> Estimate:
@@ -82,6 +82,9 @@ def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True) -> floa
     if stage == "evaluate":
         passes = 2 + 2 * len(training.cooldowns) + 2 * len(preset.evaluation.lengths)
         return FORWARD_SHARE * passes * preset.evaluation.tokens
+    if stage == "layers":  # three types, some six layers with two sites each; the controls; a pass starts half-way on average
+        last = 24 * 2 + 6 * preset.layers.draws + preset.layers.labellings / 2
+        return FORWARD_SHARE * (16 * (1 + len(training.snapshots)) + 0.5 * last) * preset.layers.tokens
     ablation, draws = preset.ablation, preset.ablation.dimension_draws
     groups = 2 * len(ablation.dimension_shares) * (4 * (1 + draws) + draws)
     conditions = len(ablation.gate_values) + groups + 2 * ablation.split_draws + 40 if fused else 5

@@ -103,6 +103,7 @@ def stage_inputs(params: Params, scale: str, study: str) -> dict[str, dict[str, 
         "train": {"seeds": seeds, "runs": runs},
         "evaluate": {"evaluation": essence(preset.evaluation), **made},
         "ablate": {"ablation": essence(preset.ablation), **made},
+        "layers": {"layers": essence(preset.layers), "arms": list(params.layers_arms), "seeds": seeds},
         "recall": {"recall": essence(preset.recall), "seeds": seeds, "runs": recall},
         "report": {
             "analysis": essence(params.analysis),

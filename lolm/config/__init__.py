@@ -20,7 +20,7 @@ from lolm.config.architecture import (
 )
 from lolm.config.data import CorpusConfig, ShardsConfig, TokenizerConfig
 from lolm.config.loading import load_params, params_from
-from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, RecallConfig, SweepConfig
+from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, LayersConfig, RecallConfig, SweepConfig
 from lolm.config.params import Params, RunConfig, ScaleConfig, scale_of
 from lolm.config.sizes import FutureSize, LatentSize, MemorySize, RegimeSize, SizeConfig, SizeRule
 from lolm.config.sizing import arms_of
@@ -41,6 +41,7 @@ __all__ = [
     "GateConfig",
     "LatentConfig",
     "LatentSize",
+    "LayersConfig",
     "MemoryConfig",
     "MemorySize",
     "MixerConfig",

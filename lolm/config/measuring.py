@@ -86,6 +86,16 @@ class AblationConfig:
 
 
 @dataclass(frozen=True)
+class LayersConfig:
+    """Interventions by layer and by type of layer, on the test split."""
+
+    tokens: Count = 32_768  # scored, and of validation text for the statistics that removed writes are replaced by
+    batch_size: Count = 8
+    draws: Natural = 8  # random sets of mixers beside each type, of equal number, of equal parameters, and of equal norm
+    labellings: Natural = 70  # at most so many ways to name the mixers' types are all tried: the exact permutation
+
+
+@dataclass(frozen=True)
 class AnalysisConfig:
     """Statistics, fixed before the runs."""
 
@@ -93,6 +103,8 @@ class AnalysisConfig:
     parameter_tolerance: PositiveShare = 0.005  # largest relative mismatch of arms that are called matched
     inversion_statistic: Literal["gate", "zero", "mean", "resample", "gaussian"] = "mean"  # what stands for a removed branch
     inversion_margin: NonNegative = 0.05  # nats; a smaller difference of damages is not called an inversion
+    type_statistic: Literal["zero", "mean", "resample", "gaussian"] = "mean"  # what stands for the removed layers of a type
+    type_margin: NonNegative = 0.05  # nats; a smaller difference of damages says that neither type is missed more
     equivalence_margin: NonNegative = 0.01  # nats; "no difference" needs an interval inside +- this margin
     gate_margin: NonNegative = 0.05  # two gate levels, or shares, closer than this are called equal
     published_window: Count = 50  # steps averaged in the published training loss

@@ -8,14 +8,14 @@ from typing import Any
 
 from lolm.config.architecture import ArchitectureConfig, RecipeConfig, StackConfig
 from lolm.config.data import CorpusConfig, ShardsConfig, TokenizerConfig
-from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, RecallConfig, SweepConfig
+from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, LayersConfig, RecallConfig, SweepConfig
 from lolm.config.ranges import Count, Name
 from lolm.config.sizes import SizeConfig, SizeRule
 from lolm.config.strict import ConfigError, nearest, refuse
 from lolm.config.study import StudyConfig
 from lolm.config.training import TrainingConfig
 
-FOLDERS = ("train", "evaluate", "ablate", "recall", "sweep", "metrics", "runs")  # of records, beside the studies' own
+FOLDERS = ("train", "evaluate", "ablate", "layers", "recall", "sweep", "metrics", "runs")  # of records, beside the studies' own
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class ScaleConfig:
     shards: ShardsConfig = ShardsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     ablation: AblationConfig = AblationConfig()
+    layers: LayersConfig = LayersConfig()
     sweep: SweepConfig = SweepConfig()
     recall: RecallConfig = RecallConfig()
     width_multiple: Count = 1
@@ -39,6 +40,7 @@ class ScaleConfig:
             "training.eval_tokens": self.training.eval_tokens,
             "evaluation.tokens": self.evaluation.tokens,
             "ablation.tokens": self.ablation.tokens,
+            "layers.tokens": self.layers.tokens,
             "ablation.calibration_tokens": self.ablation.calibration_tokens,
             "ablation.refit_tokens": self.ablation.refit_tokens,
         }
@@ -102,6 +104,13 @@ class Params:
     def selected(self) -> StudyConfig:
         """The study that ``study`` names."""
         return self.studies[self.study]
+
+    @property
+    def layers_arms(self) -> tuple[str, ...]:
+        """Arms of the selected study whose layers are removed by type: those it names, else its plain stacks."""
+        chosen = self.selected
+        plain = tuple(arm for arm in chosen.arms if self.architectures[arm].family == "decoder")
+        return plain if chosen.layers is None else chosen.layers
 
     def select(self, scale: str | None = None, study: str | None = None) -> Params:
         """The same parameters with another scale, another study, or both; raises ConfigError naming the nearest."""

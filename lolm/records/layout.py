@@ -57,6 +57,9 @@ class Layout:
     def ablation(self, arm: str, seed: int) -> Path:
         return self.reports / "ablate" / f"{RunKey(arm, seed)}.json.xz"
 
+    def layers(self, arm: str, seed: int) -> Path:
+        return self.reports / "layers" / f"{RunKey(arm, seed)}.json.xz"
+
     def recall(self, arm: str, seed: int) -> Path:
         return self.reports / "recall" / f"{RunKey(arm, seed)}.json"
 

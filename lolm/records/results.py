@@ -21,6 +21,8 @@ from lolm.records.schema import (
     Contribution,
     Divergence,
     Evaluation,
+    LayerRemovals,
+    Layers,
     Recall,
     RunHeader,
     Score,
@@ -44,6 +46,7 @@ class RunRecord:
         evaluation: final measurement on the test split, or None if that stage has not run.
         ablation: losses under interventions at several checkpoints, or None.
         recall: accuracy on synthetic tasks that the same arm was trained on from scratch, or None.
+        layers: losses without layers and types of layer at several checkpoints, or None.
     """
 
     arm: str
@@ -54,6 +57,7 @@ class RunRecord:
     evaluation: Evaluation | None = field(default=None, repr=False)
     ablation: Ablation | None = field(default=None, repr=False)
     recall: Recall | None = field(default=None, repr=False)
+    layers: Layers | None = field(default=None, repr=False)
 
     @property
     def key(self) -> RunKey:
@@ -123,6 +127,11 @@ class RunRecord:
     def diverged_tasks(self) -> tuple[str, ...]:
         """Recall tasks on which the arm's training diverged."""
         return () if self.recall is None else tuple(name for name, task in self.recall.tasks.items() if task.diverged)
+
+    @property
+    def by_layer(self) -> LayerRemovals | None:
+        """What removing its layers did; None if that was not measured."""
+        return None if self.layers is None else self.layers.measured
 
     @property
     def ablation_steps(self) -> tuple[int, ...]:
@@ -285,10 +294,11 @@ def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = 
 
     evaluation = measured(layout.evaluation(*key), Evaluation, lambda found: found.fingerprint == header.fingerprint)
     ablation = measured(layout.ablation(*key), Ablation, lambda found: found.fingerprint == header.fingerprint)
+    layers = measured(layout.layers(*key), Layers, lambda found: found.fingerprint == header.fingerprint)
     recall = measured(layout.recall(*key), Recall, lambda found: found.model == model_of(header.run))
     if ablation is not None:
         _check_names(layout.ablation(*key), ablation)
-    return RunRecord(*key, header, rows, read(layout.summary(*key), Summary), evaluation, ablation, recall)
+    return RunRecord(*key, header, rows, read(layout.summary(*key), Summary), evaluation, ablation, recall, layers)
 
 
 def _check_names(path: Path, ablation: Ablation) -> None:

@@ -31,6 +31,7 @@ from lolm.records.schema.laboratory import (
     Readout,
     TokenClass,
 )
+from lolm.records.schema.layers import LayerRemovals, Layers, MatchedSet, Removal, WriteSite, WrittenNorm
 from lolm.records.schema.training import (
     DataChecksums,
     Divergence,
@@ -49,6 +50,7 @@ from lolm.records.schema.trials import (
     RecallTask,
     Sweep,
     Trial,
+    TypeRecall,
 )
 
 __all__ = [
@@ -67,8 +69,11 @@ __all__ = [
     "GateSummary",
     "Histogram",
     "Identity",
+    "LayerRemovals",
+    "Layers",
     "LengthScore",
     "Lengths",
+    "MatchedSet",
     "Parameters",
     "PlanRow",
     "PositionBin",
@@ -81,6 +86,7 @@ __all__ = [
     "RecallTask",
     "References",
     "RegimeSummary",
+    "Removal",
     "RunHeader",
     "Samples",
     "ScheduleEnd",
@@ -89,4 +95,7 @@ __all__ = [
     "Sweep",
     "TokenClass",
     "Trial",
+    "TypeRecall",
+    "WriteSite",
+    "WrittenNorm",
 ]
