@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke scaling plan report accept bench check test golden lint format ui track environment clean FORCE
+.PHONY: help repro smoke scaling external plan report accept bench check test golden lint format ui track environment clean FORCE
 
 PORT ?= 5000
 SCALES ?= nano micro tiny mini
@@ -45,6 +45,9 @@ smoke: $(ready) ## the whole pipeline at scale smoke; params.yaml stays as it is
 scaling: $(ready) ## a study at every scale of SCALES, then the fit of loss against compute
 	@for scale in $(SCALES); do $(run) --scale $$scale --study $(or $(STUDY),sizes); done
 	@"$(python)" -m pipeline.scaling --scales $(SCALES) --study $(or $(STUDY),sizes)
+
+external: $(ready) ## a public model in the laboratory of layers: NAME=<under external in params.yaml>
+	@"$(python)" -m pipeline.external --name "$(NAME)" $(if $(SCALE),--scale $(SCALE))
 
 plan: $(ready) ## sizes, costs and time of a study, before anything runs
 	@"$(python)" -m pipeline.plan $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))

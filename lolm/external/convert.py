@@ -39,7 +39,10 @@ def to_native(model: Decoder) -> Any:
     blocks = model.stack.blocks
     _demand(model.projection is None, "an output projection")
     _demand(isinstance(model.head_norm, torch.nn.Identity), "a norm before the head")
-    _demand(all(isinstance(m, RMSNorm) for m in (model.stack.final_norm, *(b.mixer_norm for b in blocks))), "norms that are not RMSNorm")
+    _demand(
+        all(isinstance(m, RMSNorm) for m in (model.stack.final_norm, *(b.mixer_norm for b in blocks))),
+        "norms that are not RMSNorm",
+    )
     mixers = {type(block.mixer) for block in blocks}
     if mixers == {Mamba1} and all(block.mlp is None for block in blocks):
         config, weights = _mamba(model), _stack(model, "backbone", "norm_f", _mamba_block)
@@ -89,7 +92,9 @@ def _attention(model: Decoder, partial: bool) -> dict[str, Any]:
     heads, kv_heads, width, rotated, base, window, bias = _one(model.stack.blocks, Attention, *names)
     _demand(window is None, "attention in windows")
     _demand(not bias, "attention with an output bias")
-    _demand(rotated == width or (partial and rotated > 0), "RoPE on a part of each head" if rotated else "attention without positions")
+    _demand(
+        rotated == width or (partial and rotated > 0), "RoPE on a part of each head" if rotated else "attention without positions"
+    )
     rope = {"rope_type": "default", "rope_theta": float(base)} | ({"partial_rotary_factor": rotated / width} if partial else {})
     return {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": width, "rope_parameters": rope}
 
@@ -102,12 +107,18 @@ def _d_ff(model: Decoder) -> int:
 
 def _llama(model: Decoder) -> Any:
     return transformers().LlamaConfig(
-        **_common(model), **_attention(model, partial=False), intermediate_size=_d_ff(model), hidden_act="silu", rms_norm_eps=EPSILON
+        **_common(model),
+        **_attention(model, partial=False),
+        intermediate_size=_d_ff(model),
+        hidden_act="silu",
+        rms_norm_eps=EPSILON,
     )
 
 
 def _mamba(model: Decoder) -> Any:
-    inner, states, kernel, rank, norms = _one(model.stack.blocks, Mamba1, "d_inner", "d_state", "d_conv", "dt_rank", "inner_norms")
+    inner, states, kernel, rank, norms = _one(
+        model.stack.blocks, Mamba1, "d_inner", "d_state", "d_conv", "dt_rank", "inner_norms"
+    )
     _demand(not norms, "norms inside its Mamba mixers")
     return transformers().MambaConfig(
         **_common(model),
@@ -122,7 +133,7 @@ def _mamba(model: Decoder) -> Any:
 def _bamba(model: Decoder) -> Any:
     blocks = model.stack.blocks
     attention = [layer for layer, block in enumerate(blocks) if isinstance(block.mixer, Attention)]
-    inner, heads, states, kernel, groups = _one(blocks, Mamba2, "d_inner", "heads", "d_state", "d_conv", "groups")
+    inner, heads, states, kernel, groups, chunk = _one(blocks, Mamba2, "d_inner", "heads", "d_state", "d_conv", "groups", "chunk")
     _demand(inner % model.d_model == 0, f"an inner width of {inner}, no multiple of {model.d_model}")
     return transformers().BambaConfig(
         **_common(model),
@@ -136,6 +147,7 @@ def _bamba(model: Decoder) -> Any:
         mamba_d_state=states,
         mamba_d_conv=kernel,
         mamba_n_groups=groups,
+        mamba_chunk_size=chunk,
     )
 
 

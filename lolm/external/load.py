@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ def transformers() -> Any:
     try:
         import transformers
     except ImportError:
-        raise ExternalError("public models need the transformers library: pip install -c constraints.txt -e '.[external]'") from None
+        raise ExternalError(
+            "public models need the transformers library: pip install -c constraints.txt -e '.[external]'"
+        ) from None
     return transformers
 
 
@@ -44,7 +45,9 @@ def load_tokenizer(name: str, config: ExternalConfig) -> Any:
     """
     found = _load(transformers().AutoTokenizer, name, config)
     if not getattr(found, "is_fast", False):
-        raise ExternalError(f"external.{name}: its tokenizer does not say which characters a token stands for (it is no fast one)")
+        raise ExternalError(
+            f"external.{name}: its tokenizer does not say which characters a token stands for (it is no fast one)"
+        )
     return found
 
 
@@ -63,13 +66,19 @@ def tokenizer_checksum(tokenizer: Any) -> str:
 
 
 def _load(kind: Any, name: str, config: ExternalConfig, **more: Any) -> Any:
+    from huggingface_hub import constants
+
     where, is_folder = f"external.{name}.model {config.model!r}", Path(config.model).is_dir()
     try:
         return kind.from_pretrained(config.model, **({} if is_folder else {"revision": config.revision}), **more)
     except OSError as error:
         if is_folder:
             raise ExternalError(f"{where}: the folder has no model that can be read: {_line(error)}") from None
-        offline = "HF_HUB_OFFLINE is set, so only the local cache was looked at" if _offline() else "the hub did not give it"
+        offline = (
+            "HF_HUB_OFFLINE is set, so only the local cache was looked at"
+            if constants.HF_HUB_OFFLINE
+            else "the hub did not give it"
+        )
         raise ExternalError(
             f"{where}, revision {config.revision!r}: not in the local cache, and {offline}. With a network unset HF_HUB_OFFLINE; "
             f"without one run `hf download {config.model} --local-dir <folder>` elsewhere, bring the folder here and write its path "
@@ -78,10 +87,6 @@ def _load(kind: Any, name: str, config: ExternalConfig, **more: Any) -> Any:
     except (ValueError, KeyError, ImportError, RuntimeError) as error:
         version = transformers().__version__
         raise ExternalError(f"{where}: transformers {version} cannot build it: {_line(error)}") from None
-
-
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _line(error: BaseException) -> str:

@@ -50,7 +50,9 @@ class ExternalModel(nn.Module):
                 if module is None:
                     continue
                 if id(module) in hooked:
-                    raise ExternalError(f"{name}.{write.module} serves more than one layer, so it has no write of its own; {_HOW}")
+                    raise ExternalError(
+                        f"{name}.{write.module} serves more than one layer, so it has no write of its own; {_HOW}"
+                    )
                 hooked.add(id(module))
                 self._add(f"stack.{number}.{write.part}", layer, module, write)
 

@@ -76,9 +76,13 @@ def windows_of(texts: Iterable[str], tokenizer: Any, seq_len: int, counts: list[
         if len(ids) >= wanted:
             break
     if len(ids) < wanted:
-        raise DataError(f"the text has {len(ids):,} tokens, and {wanted:,} are needed; give more text, or lower tokens or seq_len")
+        raise DataError(
+            f"the text has {len(ids):,} tokens, and {wanted:,} are needed; give more text, or lower tokens or seq_len"
+        )
     if max(ids[:wanted]) >= vocab_size:
-        raise DataError(f"the tokenizer gives id {max(ids[:wanted])}, and the model has {vocab_size} embeddings; they do not belong together")
+        raise DataError(
+            f"the tokenizer gives id {max(ids[:wanted])}, and the model has {vocab_size} embeddings; they do not belong together"
+        )
     ids_NL = np.array(ids[:wanted], dtype=np.int64).reshape(-1, step)
     sizes_NL = np.array(sizes[:wanted], dtype=np.int64).reshape(-1, step)
     if start:

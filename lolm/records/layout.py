@@ -113,6 +113,11 @@ class Layout:
         return self.artifacts / "runs" / str(RunKey(arm, seed))
 
 
+def external_record(name: str, root: str | Path = ".") -> Path:
+    """What was measured on a public model, which is of no scale."""
+    return Path(root) / "reports" / "external" / f"{name}.json"
+
+
 def recorded_scales(root: str | Path = ".") -> list[str]:
     """Scales of which a run left a record, or a study a ledger, by name."""
     reports = Path(root) / "reports"

@@ -14,13 +14,14 @@ from lolm.config import AnalysisConfig, Params, RunConfig, load_params, scale_of
 from lolm.records import names
 from lolm.records.files import RecordError
 from lolm.records.identity import fingerprint_of
-from lolm.records.layout import Layout, RunKey
+from lolm.records.layout import Layout, RunKey, external_record
 from lolm.records.schema import (
     Ablation,
     Condition,
     Contribution,
     Divergence,
     Evaluation,
+    External,
     LayerRemovals,
     Layers,
     Recall,
@@ -266,6 +267,11 @@ def load_results(
         runs.append(run)
     corpus = read_json(layout.corpus_record) if layout.corpus_record.exists() else {}
     return ScaleResults(params.scale, params, corpus, tuple(runs), tuple(missing), tuple(diverged), sweeps)
+
+
+def load_external(root: str | Path = ".") -> dict[str, External]:
+    """What was measured on public models, by name; raises RecordError where a record is broken."""
+    return {path.stem: read(path, External) for path in sorted(external_record("*", root).parent.glob("*.json"))}
 
 
 def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = "error") -> RunRecord | None:

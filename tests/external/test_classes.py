@@ -6,11 +6,11 @@ from torch import nn
 
 pytest.importorskip("transformers")
 
-from tiny import CASES, V, make, make_native  # noqa: E402
+from tiny import CASES, V, make, make_native
 
-from lolm.external.classes import KINDS, LAYERS  # noqa: E402
-from lolm.external.model import ExternalError, ExternalModel  # noqa: E402
-from lolm.interventions.sites import TYPES  # noqa: E402
+from lolm.external.classes import KINDS, LAYERS
+from lolm.external.model import ExternalError, ExternalModel
+from lolm.interventions.sites import TYPES
 
 TOKENS = torch.randint(3, V, (2, 19), generator=torch.Generator().manual_seed(1))
 

@@ -23,6 +23,7 @@ from lolm.records.schema.evaluation import (
     Samples,
     ScheduleEnd,
 )
+from lolm.records.schema.external import External
 from lolm.records.schema.laboratory import (
     Ablation,
     Addend,
@@ -65,6 +66,7 @@ __all__ = [
     "Diversity",
     "Evaluation",
     "Example",
+    "External",
     "Flops",
     "GateSummary",
     "Histogram",
