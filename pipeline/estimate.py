@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from lolm.accounting.resolve import resolve_run
-from lolm.config import Params, ScaleConfig, scale_of
+from lolm.config import Params, ScaleConfig, scale_of, tuned_arm
 from lolm.records import Layout, read
 from lolm.records.schema import Summary
 
@@ -47,7 +47,8 @@ def duration(seconds: float) -> str:
 def pieces_of(params: Params) -> list[tuple[str, str]]:
     """(stage, arm) of everything that takes time in the selected study."""
     study = params.selected
-    pieces = [(stage, arm) for stage in PER_ARM for arm in study.arms]
+    swept = dict.fromkeys(tuned_arm(params, params.scale, arm) for arm in study.arms)
+    pieces = [(stage, arm) for stage in PER_ARM for arm in swept]
     arms = dict.fromkeys(PER_RUN, study.arms) | {"layers": params.layers_arms, "recall": study.recall_arms}
     return pieces + [(stage, arm) for stage in PER_RUN for arm in arms[stage] for _ in study.seeds]
 

@@ -1,4 +1,4 @@
-"""Interventions by layer and by type of layer: what mixers and MLPs write into the residual stream replaced and everything after it
+"""Interventions by layer and by type of layer: what mixers and MLPs write into the residual stream replaced, and what follows
 computed again, at every kept set of weights, on the test split. Every run of the study's arms that is not measured, or one."""
 
 from __future__ import annotations

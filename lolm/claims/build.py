@@ -9,7 +9,7 @@ from typing import Any
 from lolm.claims.cost import Counting
 from lolm.claims.decide import decide, withheld
 from lolm.claims.entry import Entry
-from lolm.claims.ledger import FAILS, NOT_RUN, Claim
+from lolm.claims.ledger import FAILS, HYBRIDS, NOT_RUN, Claim
 from lolm.claims.measures.sanity import sanity
 from lolm.claims.registry import ENTRIES, by_id
 from lolm.claims.registry.arithmetic import arithmetic
@@ -22,18 +22,18 @@ MODERN = "field"  # the study that holds the subject against the modern Transfor
 def build_ledger(results: ScaleResults, entries: Sequence[Entry] = ENTRIES, counting: Counting | None = None) -> list[Claim]:
     """The ledger of one study: every claim of the registry, then the sanity of its arms, then the arithmetic.
 
-    A study whose subject is no LOLM has no claims on LOLM, only its arms' sanity.
+    A study whose subject is no LOLM has no claims on LOLM, only those on hybrids and its arms' sanity; one on LOLM has
+    none on them.
 
     Args:
         counting: what counts the FLOPs of runs that were not made; without it no cost stands beside a command.
     """
     sane = [decide(sanity(results, arm), results, {}) for arm in results.arms]
-    if not has_lolm(results.params, results.study):
-        return sane
-    known = by_id(entries)
+    lolm, known = has_lolm(results.params, results.study), by_id(entries)
     unable = untrained(results, sane)
-    measured = [_unless(unable, decide(entry, results, known, counting)) for entry in entries]
-    return [*measured, *sane, *arithmetic()]
+    asked = [entry for entry in entries if lolm != (entry.group == HYBRIDS)]
+    measured = [_unless(unable, decide(entry, results, known, counting)) for entry in asked]
+    return [*measured, *sane, *(arithmetic() if lolm else ())]
 
 
 def merged_ledger(

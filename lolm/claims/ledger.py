@@ -25,6 +25,7 @@ NOT_RUN, UNTESTABLE = "not run", "not testable at this scale"
 VERDICTS = (HOLDS, FAILS, INCONCLUSIVE, NOT_RUN, UNTESTABLE)
 DECIDED = (HOLDS, FAILS, INCONCLUSIVE)
 
+HYBRIDS = "hybrids"  # of models that are no LOLM
 GROUPS = {
     "efficiency": "Efficiency and loss at a matched budget",
     "gate": "The gate",
@@ -34,6 +35,7 @@ GROUPS = {
     "training": "Training without, or with another part",
     "levels": "Levels of the published models",
     "outside": "Against other models, and beyond the published sizes",
+    HYBRIDS: "Other hybrids: which type of layer they depend on",
     "sanity": "Have these models learned anything?",
     "arithmetic": "Arithmetic on the published numbers (no run needed)",
 }
@@ -214,6 +216,6 @@ def runs_of(runs: Iterable[RunRecord]) -> tuple[tuple[str, str], ...]:
 
 
 def decisive(ledger: Sequence[Claim]) -> list[Claim]:
-    """The authors' measured claims with published numbers, one entry a fact: the one that decides for it."""
-    measured = [claim for claim in ledger if claim.published and claim.group not in ("arithmetic", "sanity")]
+    """LOLM's authors' measured claims with published numbers, one entry a fact: the one that decides for it."""
+    measured = [claim for claim in ledger if claim.published and claim.group not in ("arithmetic", "sanity", HYBRIDS)]
     return [claim for claim in measured if claim.fact in (None, claim.id) and not claim.trained_for]

@@ -24,7 +24,7 @@ from lolm.config.loading import load_params, params_from
 from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, LayersConfig, RecallConfig, SweepConfig
 from lolm.config.params import Params, RunConfig, ScaleConfig, scale_of
 from lolm.config.sizes import FutureSize, LatentSize, MemorySize, RegimeSize, SizeConfig, SizeRule
-from lolm.config.sizing import arms_of
+from lolm.config.sizing import arms_of, tuned_arm
 from lolm.config.strict import ConfigError, Problem, flatten, from_mapping, nearest, to_mapping
 from lolm.config.study import StudyConfig
 from lolm.config.training import TrainingConfig
@@ -73,4 +73,5 @@ __all__ = [
     "params_from",
     "scale_of",
     "to_mapping",
+    "tuned_arm",
 ]

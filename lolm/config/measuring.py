@@ -27,13 +27,15 @@ class SweepConfig:
     """Choice of each arm's peak learning rate, by the validation loss of short runs; every arm has the same budget.
 
     The rates are the arm's ``learning_rate`` times each factor. While the best is at an edge, the grid grows there by the
-    ratio of its last two factors, at most ``extensions`` times.
+    ratio of its last two factors, at most ``extensions`` times. Of the rates whose loss is within ``tie`` nats of the best, what
+    another seed would change, the lowest is taken.
     """
 
     factors: Annotated[tuple[Positive, ...], Items(ascending=True)] = ()  # none: the learning rate is taken as given
     steps: Annotated[int, Range(least=2, most=LARGEST)] = 500  # the first warms up
     seeds: Annotated[tuple[Seed, ...], Items(least=1, distinct=True)] = (0,)
     extensions: Natural = 2
+    tie: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         few = len(self.factors) in (1, 2)

@@ -71,7 +71,8 @@ def clashes_of_names(
     arms += [(f"scales.{key}.sizes", arm) for key, preset in scales.items() for arm in preset.sizes]
     said = {f"sizes.{arm}": rule for arm, rule in rules.items()}
     said |= {f"scales.{key}.sizes.{arm}": rule for key, preset in scales.items() for arm, rule in preset.sizes.items()}
-    arms += [(f"{where}.like", rule.like) for where, rule in said.items() if rule.like is not None]
+    for key in ("like", "rate_of"):
+        arms += [(f"{where}.{key}", name) for where, rule in said.items() if (name := getattr(rule, key)) is not None]
     known = named["architectures"]
     for where, arm in arms:
         yield arm not in known, where, f"no arm {arm!r} under 'architectures'{nearest(arm, known)}" if arm not in known else ""

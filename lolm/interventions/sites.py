@@ -33,7 +33,7 @@ TYPES = {
     names.ATTENTION: ("attention",),
     names.CONVOLUTION: ("gated_conv",),
     names.MLP: ("mlp", "experts"),
-    names.EXPERTS: ("experts",),
+    names.EXPERT_MLP: ("experts",),
 }
 
 

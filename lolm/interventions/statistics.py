@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -54,7 +55,7 @@ def observe(model: LanguageModel, streams: Streams) -> dict[str, torch.Tensor]:
 def observe_writes(model: HasSites, tokens_BT: torch.Tensor, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
     """The tensors at sites inside the stacks, each (B, T, ·), all of them or those named; without gradients."""
     with _watched(model, names) as written:
-        run: Callable = getattr(model, "streams", model)  # without a head, where it can be left out
+        run: Any = getattr(model, "streams", model)  # without a head, where it can be left out
         run(tokens_BT)
     return written
 

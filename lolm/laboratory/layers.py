@@ -199,8 +199,8 @@ def recall_by_type(model: Any, pairs: Pairs, others: Iterable[torch.Tensor], see
 def sites_by_type(model: Any) -> dict[str, tuple[str, ...]]:
     """By type all of a model's sites of it, of the types it has; where all MLPs are experts, these are not named twice."""
     found = {kind: tuple(writes(model, kind)) for kind in TYPES}
-    if found[names.EXPERTS] == found[names.MLP]:
-        del found[names.EXPERTS]
+    if found[names.EXPERT_MLP] == found[names.MLP]:
+        del found[names.EXPERT_MLP]
     return {kind: sites for kind, sites in found.items() if sites}
 
 

@@ -24,8 +24,8 @@ ZERO, MEAN, RESAMPLE, GAUSSIAN = "zero", "mean", "resample", "gaussian"
 REPLACEMENTS = (ZERO, MEAN, RESAMPLE, GAUSSIAN)  # of a branch
 
 # Types of what writes into a residual stream; ``mlp`` together with mixtures of experts, which are a type of their own as well.
-RECURRENT, ATTENTION, CONVOLUTION, MLP, EXPERTS = "recurrent", "attention", "convolution", "mlp", "experts"
-LAYER_TYPES = (RECURRENT, ATTENTION, CONVOLUTION, MLP, EXPERTS)
+RECURRENT, ATTENTION, CONVOLUTION, MLP, EXPERT_MLP = "recurrent", "attention", "convolution", "mlp", "experts"
+LAYER_TYPES = (RECURRENT, ATTENTION, CONVOLUTION, MLP, EXPERT_MLP)
 MIXER_TYPES = (RECURRENT, ATTENTION)  # that are held against each other
 NUMBER, PARAMETERS, NORM = "number", "parameters", "norm"  # in what a random set of mixers equals those of a type
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from lolm.config import AnalysisConfig, Params, RunConfig, load_params, scale_of
+from lolm.config import AnalysisConfig, Params, RunConfig, load_params, scale_of, tuned_arm
 from lolm.records import names
 from lolm.records.files import RecordError
 from lolm.records.identity import fingerprint_of
@@ -167,7 +167,8 @@ class ScaleResults:
         runs: those that were made, in the study's order.
         missing: runs that the study asks for and that were not made, or that were made under other parameters than the present.
         diverged: runs whose loss was not finite.
-        sweeps: by arm, how its learning rate was chosen; an arm without a record is missing.
+        sweeps: by arm, how its learning rate was chosen, be it for another arm whose rate it takes; an arm without a record is
+            missing.
         corpus: counts of documents and bytes by split.
     """
 
@@ -254,7 +255,8 @@ def load_results(
     scale_of(params, params.scale)
     layout = Layout(params.scale, root)
     runs, missing, diverged = [], [], []
-    sweeps = {arm: read(path, Sweep) for arm in params.selected.arms if (path := layout.sweep(arm)).exists()}
+    tuned = {arm: layout.sweep(tuned_arm(params, params.scale, arm)) for arm in params.selected.arms}
+    sweeps = {arm: read(path, Sweep) for arm, path in tuned.items() if path.exists()}
     for key in (RunKey(arm, seed) for arm in params.selected.arms for seed in params.selected.seeds):
         if layout.divergence(*key).exists():
             diverged.append(read(layout.divergence(*key), Divergence))
@@ -340,6 +342,6 @@ def _check_rate(layout: Layout, run: RunRecord, sweeps: dict[str, Sweep]) -> Non
     used = run.header.run.size.learning_rate
     if run.arm in sweeps and sweeps[run.arm].chosen != used:
         raise RecordError(
-            f"{layout.sweep(run.arm)}: chose the learning rate {sweeps[run.arm].chosen:g}, but {run.name} was trained with "
-            f"{used:g}; run `dvc repro`"
+            f"{layout.sweep(sweeps[run.arm].arm)}: chose the learning rate {sweeps[run.arm].chosen:g}, but {run.name} was "
+            f"trained with {used:g}; run `dvc repro`"
         )

@@ -86,15 +86,20 @@ def _tuning(results: ScaleResults) -> str:
             "Each arm has the peak learning rate that params.yaml gives it. No sweep is part of these runs, and the intervals do "
             "not cover that choice."
         )
-    edge = [results.label(arm) for arm, sweep in swept.items() if not sweep.inside]
+    edge = list(dict.fromkeys(results.label(sweep.arm) for sweep in swept.values() if not sweep.inside))
+    shared = [results.label(arm) for arm, sweep in swept.items() if sweep.arm != arm]
     given = [results.label(arm) for arm in results.arms if arm not in swept]
     one = next(iter(swept.values()))
     text = (
-        f"Each arm has the peak learning rate that its own sweep chose by validation loss: short runs of {one.steps:,} steps, "
+        f"Each arm has the peak learning rate that a sweep chose by validation loss: short runs of {one.steps:,} steps, "
         f"{len(one.seeds)} {'seed' if len(one.seeds) == 1 else 'seeds'}, the same budget for every arm. All else is shared "
         "and was tuned for none of them. The intervals do not cover the choice, nor whether the best rate of a short run is that "
         "of a long one."
     )
     if edge:
         text += f" At the edge of its grid, so perhaps not the best: {', '.join(edge)}."
+    if shared:
+        rates = " and ".join(dict.fromkeys(results.label(sweep.arm) for arm, sweep in swept.items() if sweep.arm != arm))
+        text += f" The rate of {rates} holds for the arms that are variants of it, so that they differ in one thing: "
+        text += f"{', '.join(shared)}."
     return text + (f" Not swept: {', '.join(given)}." if given else "")

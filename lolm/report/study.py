@@ -39,15 +39,14 @@ class Absent:
 
 
 def own_claims(results: ScaleResults, ledger: Sequence[Claim]) -> list[Claim]:
-    """The entries that a study's page shows: without LOLM only whether its models learned; no figure that was not drawn.
+    """The entries that a study's page shows; no figure that was not drawn.
 
     Entries that another study tests, and that this one says nothing about, are left to the front page.
     """
-    kept = ledger if has_lolm(results.params, results.study) else [claim for claim in ledger if claim.group == "sanity"]
     missing = {entry.name for entry in left_out(results)}
     return [
         replace(claim, figure=None) if claim.figure in missing else claim
-        for claim in kept
+        for claim in ledger
         if claim.verdict != NOT_RUN or claim.study in ("", results.study)
     ]
 

@@ -191,9 +191,9 @@ def rates(results: ScaleResults) -> pd.DataFrame:
     return _table(
         ("arm", "learning_rate", "nats", "chosen", "inside"),
         (
-            {"arm": arm, "learning_rate": rate.learning_rate, "nats": rate.nats}
+            {"arm": sweep.arm, "learning_rate": rate.learning_rate, "nats": rate.nats}
             | {"chosen": rate.learning_rate == sweep.chosen, "inside": sweep.inside}
-            for arm, sweep in results.sweeps.items()
+            for sweep in {sweep.arm: sweep for sweep in results.sweeps.values()}.values()
             for rate in sorted(sweep.rates, key=lambda rate: rate.learning_rate)
         ),
     )

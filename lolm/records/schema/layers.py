@@ -91,7 +91,7 @@ class LayerRemovals:
     def of_type(self) -> dict[str, tuple[str, ...]]:
         """By type the sites of it, of the types that the model has, in the order of ``names.LAYER_TYPES``."""
         found = {kind: tuple(s.site for s in self.sites if s.type == kind) for kind in names.LAYER_TYPES}
-        found[names.MLP] = tuple(s.site for s in self.sites if s.type in (names.MLP, names.EXPERTS))
+        found[names.MLP] = tuple(s.site for s in self.sites if s.type in (names.MLP, names.EXPERT_MLP))
         return {kind: sites for kind, sites in found.items() if sites}
 
     @property
