@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke budgets plan report accept bench check test golden lint format ui track environment clean FORCE
+.PHONY: help repro smoke budgets external plan report accept bench check test golden lint format ui track environment clean FORCE
 
 PORT ?= 5000
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -43,6 +43,9 @@ smoke: $(ready) ## the whole pipeline at scale smoke; params.yaml stays as it is
 
 budgets: $(ready) ## the study over sizes and budgets, some 7 hours on two cores, and its laws; the same command goes on
 	@"$(python)" -m pipeline.budgets --run $(if $(JOBS),--jobs $(JOBS))
+
+external: $(ready) ## a public model in the laboratory of layers: NAME=<under external in params.yaml>
+	@"$(python)" -m pipeline.external --name "$(NAME)" $(if $(SCALE),--scale $(SCALE))
 
 plan: $(ready) ## sizes, costs and time of a study, before anything runs
 	@"$(python)" -m pipeline.plan $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))

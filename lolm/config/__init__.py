@@ -19,6 +19,7 @@ from lolm.config.architecture import (
     StackConfig,
 )
 from lolm.config.data import CorpusConfig, ShardsConfig, TokenizerConfig
+from lolm.config.external import ExternalConfig, ExternalText
 from lolm.config.loading import load_params, params_from
 from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, LayersConfig, RecallConfig, SweepConfig
 from lolm.config.params import Params, RunConfig, ScaleConfig, scale_of
@@ -37,6 +38,8 @@ __all__ = [
     "CorpusConfig",
     "Edge",
     "EvaluationConfig",
+    "ExternalConfig",
+    "ExternalText",
     "FutureSize",
     "GateConfig",
     "LatentConfig",

@@ -7,7 +7,7 @@ from typing import Any
 
 from lolm.config.strict import Problem, join, nearest
 
-SECTIONS = ("recipes", "surfaces", "architectures", "scales", "studies")  # whose entries may extend one another
+SECTIONS = ("recipes", "surfaces", "architectures", "scales", "studies", "external")  # whose entries may extend one another
 NAMED = {"recipe": "recipes", "surface": "surfaces"}  # of an arm: a name of the section stands for its entry
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lolm.config.architecture import ArchitectureConfig, RecipeConfig, StackConfig
 from lolm.config.data import CorpusConfig, ShardsConfig, TokenizerConfig
+from lolm.config.external import ExternalConfig
 from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, LayersConfig, RecallConfig, SweepConfig
 from lolm.config.ranges import Count, Name
 from lolm.config.sizes import SizeConfig, SizeRule
@@ -85,6 +86,7 @@ class Params:
         sizes: by arm, how its size follows from another's at every scale: the ``size`` of its block in the file.
         budgets: the study over sizes and budgets: by scale, the study of its runs.
         recipes, surfaces: what ``recipe`` and ``surface`` of an arm may name.
+        external: public models for the laboratory of layers.
     """
 
     scale: str
@@ -97,6 +99,7 @@ class Params:
     budgets: dict[Name, str] = field(default_factory=dict)
     recipes: dict[Name, RecipeConfig] = field(default_factory=dict)
     surfaces: dict[Name, StackConfig] = field(default_factory=dict)
+    external: dict[Name, ExternalConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         named: dict[str, Collection[str]] = {"architectures": self.architectures, "scales": self.scales, "studies": self.studies}

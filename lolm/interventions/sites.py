@@ -29,7 +29,7 @@ OUTPUT = "o"
 # What is asked for together, by what :attr:`lolm.mixers.site.Site.kind` may be. A mixer that is both, such as Hymba's, is in
 # neither; its branches are.
 TYPES = {
-    names.RECURRENT: ("mamba1", "mamba2", "plain_ssm", "rglru"),
+    names.RECURRENT: ("mamba1", "mamba2", "plain_ssm", "rglru", "gated_deltanet", "kda"),
     names.ATTENTION: ("attention",),
     names.CONVOLUTION: ("gated_conv",),
     names.MLP: ("mlp", "experts"),

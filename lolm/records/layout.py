@@ -118,6 +118,11 @@ def budgets_record(root: str | Path = ".") -> Path:
     return Path(root) / "reports" / "budgets" / "budgets.json"
 
 
+def external_record(name: str, root: str | Path = ".") -> Path:
+    """What was measured on a public model, which is of no scale."""
+    return Path(root) / "reports" / "external" / f"{name}.json"
+
+
 def recorded_scales(root: str | Path = ".") -> list[str]:
     """Scales of which a run left a record, or a study a ledger, by name."""
     reports = Path(root) / "reports"

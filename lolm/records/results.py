@@ -14,7 +14,7 @@ from lolm.config import AnalysisConfig, Params, RunConfig, load_params, scale_of
 from lolm.records import names
 from lolm.records.files import RecordError
 from lolm.records.identity import fingerprint_of
-from lolm.records.layout import Layout, RunKey, budgets_record
+from lolm.records.layout import Layout, RunKey, budgets_record, external_record
 from lolm.records.schema import (
     Ablation,
     Budgets,
@@ -22,6 +22,7 @@ from lolm.records.schema import (
     Contribution,
     Divergence,
     Evaluation,
+    External,
     LayerRemovals,
     Layers,
     Recall,
@@ -273,6 +274,11 @@ def load_results(
     path = budgets_record(root)
     budgets = read(path, Budgets) if path.exists() else None
     return ScaleResults(params.scale, params, corpus, tuple(runs), tuple(missing), tuple(diverged), sweeps, budgets)
+
+
+def load_external(root: str | Path = ".") -> dict[str, External]:
+    """What was measured on public models, by name; raises RecordError where a record is broken."""
+    return {path.stem: read(path, External) for path in sorted(external_record("*", root).parent.glob("*.json"))}
 
 
 def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = "error") -> RunRecord | None:

@@ -37,6 +37,7 @@ from lolm.records.schema.evaluation import (
     Samples,
     ScheduleEnd,
 )
+from lolm.records.schema.external import External
 from lolm.records.schema.laboratory import (
     Ablation,
     Addend,
@@ -84,6 +85,7 @@ __all__ = [
     "Diversity",
     "Evaluation",
     "Example",
+    "External",
     "Flops",
     "GateSummary",
     "Histogram",
