@@ -1,7 +1,7 @@
 """The study over sizes and budgets: one law L(N, D) for each arm over the scales of `budgets` in params.yaml, and what follows.
 
-Writes ``reports/budgets/`` from the records that there are; what is missing is named. With ``--run`` the runs of each scale are made
-first, in the order of the file, and what is there is written after each; then the front pages. The same command goes on.
+Writes ``reports/budgets/`` from the records that there are; what is missing is named. With ``--run`` the runs of each scale are
+made first, in the order of the file, and what is there is written after each; then the front pages. The same command goes on.
 """
 
 from __future__ import annotations

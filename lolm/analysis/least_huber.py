@@ -37,9 +37,18 @@ def huber(residuals: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def solve(
-    theta: np.ndarray, arm: np.ndarray, n: np.ndarray, d: np.ndarray, y: np.ndarray, threshold: float
+    theta: np.ndarray, arm: np.ndarray, n: np.ndarray, d: np.ndarray, w: np.ndarray, y: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Levenberg and Marquardt's steps on reweighted squares, for R problems at once: (R, M) parameters, (R,) costs."""
+    """Levenberg and Marquardt's steps on reweighted squares, for R problems at once.
+
+    Args:
+        theta: (R, M) starts, see :func:`model`.
+        arm, n, d, w: (P,) index of the arm, ln N, ln D, weight of each point.
+        y: (R, P) ln L.
+
+    Returns:
+        (R, M) parameters, (R,) costs.
+    """
     lowest = y.min(axis=1)
     exponents = np.arange(2, theta.shape[1], 2)
 
@@ -53,15 +62,15 @@ def solve(
     theta = within(theta)
     damping, diagonal = np.full(len(theta), 1e-2), np.arange(theta.shape[1])
     fitted, jacobian = model(theta, arm, n, d)
-    cost = huber(y - fitted, threshold).sum(axis=1)
+    cost = huber(y - fitted, threshold) @ w
     for _ in range(ITERATIONS):
         residuals = y - fitted
-        weighted = jacobian * np.minimum(1, threshold / np.maximum(np.abs(residuals), 1e-300))[..., None]
+        weighted = jacobian * (w * np.minimum(1, threshold / np.maximum(np.abs(residuals), 1e-300)))[..., None]
         normal, gradient = weighted.transpose(0, 2, 1) @ jacobian, weighted.transpose(0, 2, 1) @ residuals[..., None]
         normal[:, diagonal, diagonal] += damping[:, None] * normal[:, diagonal, diagonal] + 1e-12
         tried = within(theta + np.linalg.solve(normal, gradient)[..., 0])
         found, slopes = model(tried, arm, n, d)
-        costs = huber(y - found, threshold).sum(axis=1)
+        costs = huber(y - found, threshold) @ w
         better = costs < cost
         theta = np.where(better[:, None], tried, theta)
         fitted, jacobian = np.where(better[:, None], found, fitted), np.where(better[:, None, None], slopes, jacobian)

@@ -2,8 +2,9 @@
 
     L(N, D) = E + A N^-alpha + B D^-beta                                  (Hoffmann et al., arXiv 2203.15556, approach 3)
 
-is fitted to the test losses at every end of schedule by the least *sum* of Huber losses of ln L (a mean ends the search early and
-makes intervals too narrow: Besiroglu et al., arXiv 2404.10102), from a grid of starts. With an arm's training cost
+is fitted to the test losses at every end of schedule, ln L averaged over seeds and weighted by their number, by the least *sum*
+of Huber losses (a mean over points ends the search early and makes intervals too narrow: Besiroglu et al., arXiv 2404.10102;
+single seeds would make it a median between them), from a grid of starts. With an arm's training cost
 C = kappa N^gamma D the loss along its compute-optimal path is E + K C^-p, p = alpha beta / (alpha + gamma beta), and the compute
 multiplier between two arms at a compute C of the first is what the second needs for the same loss, over C.
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -183,23 +185,22 @@ def fit_laws(
     noise = _Noise(fitted, replicates, seed)
     fits: dict[str, Fit] = {}
     for group in groups:
-        own = [p for arm in group for p in fitted[arm]]
-        arm = np.array([group.index(p.arm) for p in own])
-        x_n, x_d, y = (np.log([getattr(p, name) for p in own]) for name in ("parameters", "tokens", "nats"))
-        centre = np.array([x_n.mean(), x_d.mean()])
+        cells = [cell for arm in group for cell in _cells(fitted[arm])]
+        arm, weight = np.array([group.index(c.arm) for c in cells]), np.array([len(c.seeds) for c in cells])
+        x_n, x_d = (np.log([getattr(c, name) for c in cells]) for name in ("parameters", "tokens"))
+        y, centre = np.array([c.log_nats for c in cells]), np.array([x_n.mean(), x_d.mean()])
         data = (arm, x_n - centre[0], x_d - centre[1])
         grid = starts(y, len(group))
-        found, costs = solve(grid, *data, np.tile(y, (len(grid), 1)), threshold)
+        found, costs = solve(grid, *data, weight, np.tile(y, (len(grid), 1)), threshold)
         best = found[costs.argmin()]
-        drawn = noise.around_means(own)
-        again = np.empty((0, len(best))) if drawn is None else solve(np.tile(best, (len(drawn), 1)), *data, drawn, threshold)[0]
-        fitted_y = model(best[None], *data)[0][0]
+        drawn = noise.around(cells)
+        again = solve(np.tile(best, (len(drawn), 1)), *data, weight, drawn, threshold)[0] if drawn is not None else ()
+        residuals = y - model(best[None], *data)[0][0]
         for k, name in enumerate(group):
-            mine = arm == k
-            kappa, gamma = _cost(fitted[name])
-            laws = [_law(theta, k, centre, kappa, gamma) for theta in (best, *again)]
-            misfit = math.sqrt(np.mean(np.square(_cells(own, y - fitted_y, mine))))
-            cost = float(huber(y[mine] - fitted_y[mine], threshold).sum())
+            mine, cost_of = arm == k, _cost(fitted[name])
+            laws = [_law(theta, k, centre, *cost_of) for theta in (best, *again)]
+            misfit = math.sqrt(np.mean(np.square(residuals[mine])))
+            cost = float(huber(residuals[mine], threshold) @ weight[mine])
             freedom, spread = noise.freedom[name], noise.spread(name)
             fits[name] = Fit(name, fitted[name], laws[0], tuple(laws[1:]), freedom, spread, misfit, cost, confidence)
     return {arm: fits[arm] for arm in fitted}, refused
@@ -272,13 +273,25 @@ def _cost(points: Sequence[Point]) -> tuple[float, float]:
     return math.exp(log_kappa), float(gamma)
 
 
-def _cells(points: Sequence[Point], values: np.ndarray, mine: np.ndarray) -> list[float]:
-    """Means over seeds, a size and an end of schedule each."""
-    cells: dict[tuple[str, int], list[float]] = {}
-    for point, value, own in zip(points, values, mine, strict=True):
-        if own:
-            cells.setdefault((point.scale, point.tokens), []).append(float(value))
-    return [math.fsum(cell) / len(cell) for cell in cells.values()]
+class _Cell(NamedTuple):
+    """One size and end of schedule of an arm; mean of ln L over its seeds."""
+
+    arm: str
+    scale: str
+    parameters: int
+    tokens: int
+    seeds: tuple[int, ...]
+    log_nats: float
+
+
+def _cells(points: Sequence[Point]) -> list[_Cell]:
+    found: dict[tuple[str, int], list[Point]] = {}
+    for p in points:
+        found.setdefault((p.scale, p.tokens), []).append(p)
+    return [
+        _Cell(of[0].arm, scale, of[0].parameters, tokens, tuple(p.seed for p in of), float(np.mean(np.log([p.nats for p in of]))))
+        for (scale, tokens), of in found.items()
+    ]
 
 
 class _Noise:
@@ -309,21 +322,19 @@ class _Noise:
         residuals, freedom = self._residuals[arm], self.freedom[arm]
         return math.sqrt(float(np.square(residuals).sum()) / freedom / residuals.shape[1]) if freedom else None
 
-    def around_means(self, points: Sequence[Point]) -> np.ndarray | None:
-        """(R, P) draws of ln L: the mean over seeds of each size and end, and a run's noise; None if an arm has no spread."""
+    def around(self, cells: Sequence[_Cell]) -> np.ndarray | None:
+        """(R, P) draws of ln L: the mean of each cell, and the mean noise of its runs; None if an arm has no spread."""
         from scipy.stats import chi2
 
-        if any(self.freedom[arm] == 0 for arm in {p.arm for p in points}):
+        arms = dict.fromkeys(cell.arm for cell in cells)
+        if any(self.freedom[arm] == 0 for arm in arms):
             return None
+        drawn, ends = {}, {arm: sorted({c.tokens for c in cells if c.arm == arm}) for arm in arms}
+        for arm in arms:
+            level = np.sqrt(chi2.ppf(self._level, self.freedom[arm]))
+            drawn[arm] = np.einsum("rij,je->rie", self._weights, self._residuals[arm]) / level[:, None, None]
         columns = []
-        means: dict[tuple[str, str, int], list[float]] = {}
-        for p in points:
-            means.setdefault((p.arm, p.scale, p.tokens), []).append(math.log(p.nats))
-        ends = {arm: sorted({p.tokens for p in points if p.arm == arm}) for arm in {p.arm for p in points}}
-        scale = {arm: 1 / np.sqrt(chi2.ppf(self._level, self.freedom[arm])) for arm in ends}
-        drawn = {arm: np.einsum("rij,je->rie", self._weights, self._residuals[arm]) * scale[arm][:, None, None] for arm in ends}
-        for p in points:
-            mean = means[p.arm, p.scale, p.tokens]
-            noise = drawn[p.arm][:, self._rows[p.scale, p.seed], ends[p.arm].index(p.tokens)]
-            columns.append(math.fsum(mean) / len(mean) + noise)
+        for c in cells:
+            rows = [self._rows[c.scale, seed] for seed in c.seeds]
+            columns.append(c.log_nats + drawn[c.arm][:, rows, ends[c.arm].index(c.tokens)].mean(axis=1))
         return np.stack(columns, axis=1)

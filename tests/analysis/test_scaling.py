@@ -57,18 +57,16 @@ def test_exact_points_give_back_the_law_and_its_cost():
 
 def test_the_fit_is_the_least_huber_loss_that_l_bfgs_finds():
     """The objective of Hoffmann et al., its sum, from their kind of grid by their optimiser: the same minimum."""
-    found = points({"a": SLOW}, noise=0.004)
+    found = points({"a": SLOW}, seeds=(1, 1, 1, 1), noise=0.004)
     n, d, y = (np.log([getattr(p, name) for p in found]) for name in ("parameters", "tokens", "nats"))
 
     def objective(theta):
         e, a, alpha, b, beta = theta
-        size = np.abs(np.logaddexp.reduce([np.full_like(n, e), a - alpha * n, b - beta * d]) - y) / 1e-3
+        size = np.abs(np.logaddexp.reduce([np.full_like(n, e), a - alpha * (n - n.mean()), b - beta * (d - d.mean())]) - y) / 1e-3
         return np.where(size < 1, size**2 / 2, size - 0.5).sum()
 
-    starts = [
-        (e, a, alpha, b, beta) for e in (-1, 0.5) for a in (2, 5) for b in (2, 5) for alpha in (0.2, 0.5) for beta in (0.2, 0.5)
-    ]
-    options = {"maxiter": 5000, "maxfun": 100_000, "ftol": 1e-13}
+    starts = [(e, a, alpha, a, alpha) for e in (-0.5, 0.5) for a in (-1, 0) for alpha in (0.2, 0.5)]
+    options = {"maxiter": 3000, "maxfun": 50_000, "ftol": 1e-12}
     best = min((minimize(objective, start, method="L-BFGS-B", options=options) for start in starts), key=lambda r: r.fun)
     fit = fit_laws(found, replicates=5)[0]["a"]
     assert fit.cost <= best.fun + 1e-3
@@ -183,7 +181,7 @@ def test_fits_are_the_same_twice():
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 5])
 def test_intervals_cover_the_truth(count):
-    """Of 100 simulated studies at most 9 may miss, where 5 are expected: P = 0.03 by chance. The protocol has a longer simulation."""
+    """Of 100 simulated studies at most 9 may miss, where 5 are expected: P = 0.03 by chance. The protocol has a longer one."""
     draw, hits, sets = np.random.default_rng(count), {"multiplier": 0, "tenfold": 0, "alpha": 0}, 100
     ends = (6 * 3e5 * 512_000, 6 * 2.4e6 * 512_000 * 16)
     for number in range(sets):
