@@ -15,8 +15,8 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from lolm.analysis.layers import statistic
 
+from lolm.analysis.layers import statistic
 from lolm.config import ConfigError, ExternalConfig, load_params, nearest
 from lolm.corpus.documents import iterate_split
 from lolm.corpus.sources import read_documents
@@ -100,8 +100,9 @@ def described(record: External) -> list[str]:
     """What was found, in lines."""
     found, intact = record.measured, record.measured.removal()
     assert intact is not None
+    size = f"{record.parameters / 1e6:,.0f}M parameters"
     lines = [
-        f"{record.name}: {record.architecture}, {record.parameters / 1e6:,.0f}M parameters, {record.config.dtype} on {record.device}",
+        f"{record.name}: {record.architecture}, {size}, {record.config.dtype} on {record.device}",
         f"intact: {intact.nats:.4f} nats a token, {intact.bits_per_byte:.4f} bits a byte; uniform {record.uniform:.4f}, unigram "
         f"{record.unigram:.4f}",
     ]

@@ -14,7 +14,7 @@ from lolm.accounting.counting import Counting
 from lolm.claims import Claim, merged_ledger, to_records
 from lolm.config import Params, arms_of, load_params
 from lolm.records import Layout, write_json, write_text
-from lolm.records.results import ScaleResults, load_run
+from lolm.records.results import ScaleResults, load_external, load_run
 from lolm.report.front import front_figures, front_markdown, front_page, pointer, readme_block
 from pipeline.report import load_study, present_scales, reported_studies
 from pipeline.stage import main
@@ -36,7 +36,7 @@ def front() -> None:
 def make(params: Params, scale: str, *, readme: bool = False) -> None:
     """Write the front page of a scale; of the selected one also the pages above the scales."""
     results = scale_results(params, scale)
-    claims = merged_ledger(results, params, scale, counting=Counting(params))
+    claims = merged_ledger(results, params, scale, counting=Counting(params), external=load_external())
     folder = Layout(scale).reports
     write({folder: ""} | ({folder.parent: f"{scale}/"} if scale == params.scale else {}), params, scale, results, claims)
     if scale == params.scale:

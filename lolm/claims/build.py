@@ -13,8 +13,10 @@ from lolm.claims.ledger import FAILS, HYBRIDS, NOT_RUN, Claim
 from lolm.claims.measures.sanity import sanity
 from lolm.claims.registry import ENTRIES, by_id
 from lolm.claims.registry.arithmetic import arithmetic
+from lolm.claims.registry.public import public
 from lolm.config import Params
 from lolm.records.results import ScaleResults
+from lolm.records.schema import External
 
 MODERN = "field"  # the study that holds the subject against the modern Transformer
 
@@ -42,6 +44,7 @@ def merged_ledger(
     scale: str,
     entries: Sequence[Entry] = ENTRIES,
     counting: Counting | None = None,
+    external: Mapping[str, External] | None = None,
 ) -> list[Claim]:
     """One ledger over all studies of a scale: each claim once, decided by the study that tests it.
 
@@ -52,6 +55,7 @@ def merged_ledger(
     Args:
         results_by_study: the studies that were run, by name.
         counting: as of :func:`build_ledger`.
+        external: what was measured on public models, by name.
     """
     known = by_id(entries)
     sane = {study: [decide(sanity(r, arm), r, {}) for arm in r.arms] for study, r in results_by_study.items()}
@@ -68,7 +72,7 @@ def merged_ledger(
 
     asked = [one for entry in entries for one in ((entry, modern(entry)) if entry.modern else (entry,))]
     arms = {claim.id: claim for claims in sane.values() for claim in reversed(claims)}
-    return [*map(decided, asked), *arms.values(), *arithmetic()]
+    return [*map(decided, asked), *public(external or {}, params.analysis), *arms.values(), *arithmetic()]
 
 
 def modern(entry: Entry) -> Entry:

@@ -78,6 +78,22 @@ class Needs:
         }
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """A measurement that is of no study: its command, and what to know before."""
+
+    command: str
+    note: str
+
+    @property
+    def shown(self) -> str:
+        """As people read it."""
+        return f"{self.command}: {self.note}"
+
+    def to_record(self) -> dict[str, Any]:
+        return {"command": self.command, "note": self.note}
+
+
 def needs(params: Params, scale: str, study: str, counting: Counting | None = None) -> Needs:
     """What a study costs at a scale; sweeps, measurements and recall tasks come on top."""
     chosen = params.studies.get(study)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lolm.analysis.statistics import Estimate
-from lolm.claims.cost import Needs
+from lolm.claims.cost import Measurement, Needs
 from lolm.claims.numbers import show, show_interval
 from lolm.claims.published import NUMBERS, SOURCES
 from lolm.records.results import RunRecord
@@ -148,7 +148,7 @@ class Claim:
     rule: str = ""
     runs: tuple[tuple[str, str], ...] = ()
     study: str = ""
-    needs: Needs | None = None
+    needs: Needs | Measurement | None = None
     caveats: tuple[str, ...] = ()
     details: dict[str, Quantity] = field(default_factory=dict)
     controls: tuple[Control, ...] = ()

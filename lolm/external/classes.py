@@ -88,6 +88,6 @@ KINDS = {name: kind for kind, names in _CLASSES.items() for name in names.split(
 
 # What a reader of the numbers has to know about a model's wiring.
 CAVEATS = {
-    "Zamba2HybridLayer": "The shared block of attention and MLP is added to the Mamba mixer's input and not to the residual stream: "
-    "without the recurrent mixers it is mute as well, so removing them removes both.",
+    "Zamba2HybridLayer": "The shared block of attention and MLP is added to the Mamba mixer's input and not to the residual "
+    "stream: without the recurrent mixers it is mute as well, so removing them removes both.",
 }

@@ -81,8 +81,8 @@ def _load(kind: Any, name: str, config: ExternalConfig, **more: Any) -> Any:
         )
         raise ExternalError(
             f"{where}, revision {config.revision!r}: not in the local cache, and {offline}. With a network unset HF_HUB_OFFLINE; "
-            f"without one run `hf download {config.model} --local-dir <folder>` elsewhere, bring the folder here and write its path "
-            f"in place of the id. ({_line(error)})"
+            f"without one run `hf download {config.model} --local-dir <folder>` elsewhere, bring the folder here and write its "
+            f"path in place of the id. ({_line(error)})"
         ) from None
     except (ValueError, KeyError, ImportError, RuntimeError) as error:
         version = transformers().__version__

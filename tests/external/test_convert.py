@@ -6,8 +6,8 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from builders import VOCAB, make_model, random_tokens  # noqa: E402
-from lolm.analysis.layers import damage, share, statistic  # noqa: E402
 
+from lolm.analysis.layers import damage, share, statistic  # noqa: E402
 from lolm.config import ExternalConfig, LayersConfig, StackConfig, from_mapping  # noqa: E402
 from lolm.external import ExternalError, ExternalModel, TextWindows, load_model  # noqa: E402
 from lolm.external.convert import to_native  # noqa: E402
