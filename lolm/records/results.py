@@ -26,6 +26,7 @@ from lolm.records.schema import (
     Score,
     Summary,
     Sweep,
+    TextLosses,
 )
 from lolm.records.series import AXES, Row, points, read_series
 from lolm.records.store import read, read_json
@@ -44,6 +45,7 @@ class RunRecord:
         evaluation: final measurement on the test split, or None if that stage has not run.
         ablation: losses under interventions at several checkpoints, or None.
         recall: accuracy on synthetic tasks that the same arm was trained on from scratch, or None.
+        text: losses of the evaluation by piece of text; None where it is older than they.
     """
 
     arm: str
@@ -54,6 +56,7 @@ class RunRecord:
     evaluation: Evaluation | None = field(default=None, repr=False)
     ablation: Ablation | None = field(default=None, repr=False)
     recall: Recall | None = field(default=None, repr=False)
+    text: TextLosses | None = field(default=None, repr=False)
 
     @property
     def key(self) -> RunKey:
@@ -107,7 +110,10 @@ class RunRecord:
             return None
         ends = self.evaluation.schedule_ends
         scores: list[Score] = [getattr(end, split) for end in ends]
-        return [getattr(end, axis) for end in ends], [score.nats for score in scores]
+        # Ends are scored on a subset, the final weights on more. The last point is their loss there, and the others lie as far above
+        # it as on the subset: what a text adds to all ends of a run cancels.
+        rest = self.evaluation.test.nats - ends[-1].test.nats
+        return [getattr(end, axis) for end in ends], [score.nats + rest for score in scores]
 
     def accuracy(self, task: str) -> float | None:
         """Share of the asked positions that the arm gets right in a recall task; None if it was not trained on it or diverged.
@@ -286,9 +292,12 @@ def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = 
     evaluation = measured(layout.evaluation(*key), Evaluation, lambda found: found.fingerprint == header.fingerprint)
     ablation = measured(layout.ablation(*key), Ablation, lambda found: found.fingerprint == header.fingerprint)
     recall = measured(layout.recall(*key), Recall, lambda found: found.model == model_of(header.run))
+    text = measured(layout.text_losses(*key), TextLosses, lambda found: found.fingerprint == header.fingerprint)
+    if text is not None and (evaluation is None or text.inputs != evaluation.inputs):
+        text = None  # of another evaluation
     if ablation is not None:
         _check_names(layout.ablation(*key), ablation)
-    return RunRecord(*key, header, rows, read(layout.summary(*key), Summary), evaluation, ablation, recall)
+    return RunRecord(*key, header, rows, read(layout.summary(*key), Summary), evaluation, ablation, recall, text)
 
 
 def _check_names(path: Path, ablation: Ablation) -> None:

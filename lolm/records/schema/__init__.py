@@ -22,6 +22,7 @@ from lolm.records.schema.evaluation import (
     RegimeSummary,
     Samples,
     ScheduleEnd,
+    TextLosses,
 )
 from lolm.records.schema.laboratory import (
     Ablation,
@@ -87,6 +88,7 @@ __all__ = [
     "Score",
     "Summary",
     "Sweep",
+    "TextLosses",
     "TokenClass",
     "Trial",
 ]
