@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke scaling plan report accept bench check test golden lint format ui track environment clean FORCE
+.PHONY: help repro smoke scaling plan report power accept bench check test golden lint format ui track environment clean FORCE
 
 PORT ?= 5000
 SCALES ?= nano micro tiny mini
@@ -52,6 +52,9 @@ plan: $(ready) ## sizes, costs and time of a study, before anything runs
 report: $(ready) ## every committed page again from the records in reports/, without training
 	@"$(python)" -m pipeline.report $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
 	@"$(python)" -m pipeline.front $(if $(SCALE),--scale $(SCALE)) --readme
+
+power: $(ready) ## how many seeds each claim would need, by the variance of the committed runs
+	@"$(python)" -m pipeline.power $(if $(SCALE),--scale $(SCALE))
 
 accept: $(ready) tools ## after a refactor: if the goldens hold, results that exist count as made by the present code
 	@"$(python)" -m pipeline.accept $(if $(WHY),--why "$(WHY)")

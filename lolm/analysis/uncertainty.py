@@ -101,7 +101,9 @@ def _residuals(rows: np.ndarray) -> np.ndarray:
 def _bartlett(rows_DAS: np.ndarray) -> np.ndarray:
     """Arithmetic over geometric mean of the arms' residual sums of squares, as a logarithm: (D,)."""
     squares = (_residuals(rows_DAS) ** 2).sum(axis=-1)
-    with np.errstate(divide="ignore"):
+    with np.errstate(
+        divide="ignore", invalid="ignore"
+    ):  # where nothing is left of an arm, its variance is not that of the others
         return np.log(squares.mean(axis=-1)) - np.log(squares).mean(axis=-1)
 
 

@@ -110,7 +110,7 @@ class RunRecord:
             return None
         ends = self.evaluation.schedule_ends
         scores: list[Score] = [getattr(end, split) for end in ends]
-        # Ends are scored on a subset, the final weights on more. The last point is their loss there, and the others lie as far above
+        # Ends are scored on a subset, the final weights on more. The last point is their loss there, the others lie as far above
         # it as on the subset: what a text adds to all ends of a run cancels.
         rest = self.evaluation.test.nats - ends[-1].test.nats
         return [getattr(end, axis) for end in ends], [score.nats + rest for score in scores]
