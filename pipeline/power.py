@@ -11,12 +11,13 @@ from pipeline.front import scale_results
 from pipeline.stage import arguments, main, opened
 
 
-def power() -> None:
+def needed_seeds() -> None:
     params = opened(arguments(__doc__)).params
     claims = merged_ledger(scale_results(params, params.scale), params, params.scale)
     entries = by_id([*ENTRIES, *(modern(entry) for entry in ENTRIES if entry.modern)])
     rows = power_rows(claims, entries, params.analysis)
-    print(f"seeds for {100 * params.analysis.power:g} % power at {100 * params.analysis.confidence:g} %, if the effect is what was measured")
+    power, level = (f"{100 * share:g} %" for share in (params.analysis.power, params.analysis.confidence))
+    print(f"seeds for {power} power at {level}, if the effect is what was measured; sd of ratios in ln")
     print(f"{'claim':34}{'measured':>34}{'against':>14}{'sd':>9}{'seeds':>7}{'needs':>7}  verdict")
     for row in rows:
         needed = "> 1000" if row.seeds is None else str(row.seeds)
@@ -25,4 +26,4 @@ def power() -> None:
 
 
 if __name__ == "__main__":
-    main(power)
+    main(needed_seeds)

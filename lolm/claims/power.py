@@ -33,8 +33,8 @@ class PowerRow:
 def power_rows(ledger: Sequence[Claim], entries: dict[str, Entry], analysis: AnalysisConfig) -> list[PowerRow]:
     """The measured claims of a ledger, those that need most seeds last.
 
-    The effect is taken to be what was measured and the standard deviation to be that over these few seeds, so a number of seeds is
-    an order of magnitude. Claims on equality are left out: for them the margin decides, not a difference.
+    The effect is taken to be what was measured and the standard deviation that over these few seeds, so a number of seeds is an
+    order of magnitude. Claims on equality are left out: for them the margin decides, not a difference.
     """
     rows = []
     for claim in ledger:

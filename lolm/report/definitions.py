@@ -14,10 +14,10 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
         (
             "Interval",
             f"{level} Student's t interval over seeds, paired by seed where arms are compared (one seed gives both "
-            "arms the same data order), on the logarithm for ratios. It covers data order and initialisation. That of a test loss, "
-            "of its difference between arms and of a multiplier covers the choice of text as well, where the evaluation kept its "
-            "losses by piece of text: the squared error of the mean under a bootstrap over documents, or over blocks of "
-            f"{analysis.block_tokens:,} tokens where there are few, is added, with Satterthwaite's degrees of freedom. Blocks "
+            "arms the same data order), on the logarithm for ratios. It covers data order and initialisation. That of a test "
+            "loss, of its difference between arms and of a multiplier covers the choice of text as well, where the evaluation "
+            "kept its losses by piece of text: the squared error of the mean under a bootstrap over documents, or over blocks of "
+            f"{analysis.block_tokens:,} tokens where there are few, is added, degrees of freedom weighted by the parts. Blocks "
             "speak of other passages of the same documents. With fewer than "
             f"{analysis.pool_below} seeds the variance over seeds is pooled over the arms of the study, unless a test at level "
             f"{analysis.pooling_level:g} shows that they differ. One seed gives no interval.",
