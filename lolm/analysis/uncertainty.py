@@ -11,7 +11,8 @@ text, of which there is much but of few documents. The squared standard error of
 
 The interval is Student's. Its degrees of freedom f come from those of the parts, 1 / f = Σ (V_i / V) / f_i. That lies between
 Satterthwaite's (V_i / V squared), which covers up to three points too little where two degrees of freedom meet many, and the rule
-of Cochran and Cox, which covers two too much; and no interval is narrower than that of the seeds alone. Seeds are not resampled: a bootstrap of three values is too narrow.
+of Cochran and Cox, which covers two too much; no interval is narrower than that of the seeds alone. Seeds are not resampled: a
+bootstrap of three values is too narrow.
 
 **Units of text** are documents where there are enough, else blocks of a fixed length of one document. Blocks speak of other
 passages of these documents; other documents differ by more in a loss, by little more in a difference of two arms.
