@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke budgets external plan report accept bench check test golden lint format ui track environment clean FORCE
+.PHONY: help repro smoke budgets external plan report power accept bench check test golden lint format ui track environment clean FORCE
 
 PORT ?= 5000
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -54,6 +54,9 @@ report: $(ready) ## every committed page again from the records in reports/, wit
 	@"$(python)" -m pipeline.report $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
 	@"$(python)" -m pipeline.budgets
 	@"$(python)" -m pipeline.front $(if $(SCALE),--scale $(SCALE)) --readme
+
+power: $(ready) ## how many seeds each claim would need, by the variance of the committed runs
+	@"$(python)" -m pipeline.power $(if $(SCALE),--scale $(SCALE))
 
 accept: $(ready) tools ## after a refactor: if the goldens hold, results that exist count as made by the present code
 	@"$(python)" -m pipeline.accept $(if $(WHY),--why "$(WHY)")

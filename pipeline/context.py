@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -67,8 +67,8 @@ class RunContext:
             self.streams[split] = stream
         return self.streams[split]
 
-    def held_out(self, split: str, tokens: int) -> EvaluationSet:
-        """About ``tokens`` targets of a split, in windows of the training length."""
+    def held_out(self, split: str, tokens: int | Literal["all"]) -> EvaluationSet:
+        """About ``tokens`` targets of a split, or all, in windows of the training length."""
         return EvaluationSet(self.stream(split), tokens, self.run.training.seq_len)
 
     def training_batches(self, tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -10,7 +10,7 @@ from functools import cache
 
 from lolm.accounting.resolve import resolve_run
 from lolm.config import Params, ScaleConfig, scale_of, tuned_arm
-from lolm.records import Layout, read
+from lolm.records import Layout, read, read_json
 from lolm.records.schema import Summary
 
 PER_ARM, PER_RUN = ("sweep",), ("train", "evaluate", "ablate", "layers", "recall")
@@ -57,6 +57,8 @@ def estimate(params: Params, pieces: Iterable[tuple[str, str]]) -> Estimate:
     """Time for pieces (stage, arm) at the selected scale."""
     preset, seconds, measured = scale_of(params, params.scale), 0.0, True
     speeds: dict[str, tuple[float, bool]] = {}
+    shards = Layout(params.scale).shards_record
+    test_tokens = read_json(shards)["test"]["tokens"] if shards.exists() else 0
     for stage, arm in pieces:
         if arm not in speeds:
             seen = earlier_speed(params, arm)
@@ -64,13 +66,17 @@ def estimate(params: Params, pieces: Iterable[tuple[str, str]]) -> Estimate:
             speeds[arm] = (rough, False) if seen is None else (seen, True)
         per_token, known = speeds[arm]
         fused = params.architectures[arm].family == "lolm"
-        seconds += per_token * training_tokens(preset, stage, fused)
+        seconds += per_token * training_tokens(preset, stage, fused, test_tokens)
         measured = measured and known
     return Estimate(seconds, measured)
 
 
-def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True) -> float:
-    """Tokens of training that cost as much as one piece of a stage, for an arm with a fusion or for a plain stack."""
+def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True, test_tokens: int = 0) -> float:
+    """Tokens of training that cost as much as one piece of a stage, for an arm with a fusion or for a plain stack.
+
+    Args:
+        test_tokens: of the whole test split; before it is known, 0.
+    """
     training, sweep, recall = preset.training, preset.sweep, preset.recall
     if stage == "sweep":
         trials = len(sweep.factors) * len(sweep.seeds)
@@ -81,8 +87,10 @@ def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True) -> floa
     if stage == "recall":
         return len(recall.tasks) * recall.steps * recall.batch_size * recall.seq_len
     if stage == "evaluate":
-        passes = 2 + 2 * len(training.cooldowns) + 2 * len(preset.evaluation.lengths)
-        return FORWARD_SHARE * passes * preset.evaluation.tokens
+        scored = preset.evaluation
+        whole = test_tokens if scored.tokens == "all" else scored.tokens
+        passes = 2 + 2 * len(training.cooldowns) + 2 * len(scored.lengths)
+        return FORWARD_SHARE * (passes * (scored.subset_tokens or whole) + whole)
     if stage == "layers":  # three types, some six layers with two sites each; the controls; a pass starts half-way on average
         last = 24 * 2 + 6 * preset.layers.draws + preset.layers.labellings / 2
         return FORWARD_SHARE * (16 * (1 + len(training.snapshots)) + 0.5 * last) * preset.layers.tokens

@@ -55,6 +55,7 @@ from lolm.records.schema import (
     Score,
     Summary,
     Sweep,
+    TextLosses,
     TokenClass,
     Trial,
 )
@@ -102,6 +103,7 @@ class Truth:
     recovered: float = 0.8  # share of the damage that a refitted head wins back
     function_gate: float = 0.1  # gate at function words minus gate at content words
     offsets: dict[str, float] = field(default_factory=dict)  # nats that single arms lie above the law
+    text_sd: float = 0.03  # nats between pieces of text, the same for all runs; each run's own is a hundredth of it
 
 
 def law(step: float, speed: float = 1.0) -> float:
@@ -306,6 +308,8 @@ class _Run:
             record = make()  # also where it is left out, so that the others have the same numbers
             if stage in kept:
                 write(path, record)
+                if isinstance(record, Evaluation):
+                    write(self.layout.text_losses(*key), self.text_losses(record))
 
     # training
 
@@ -417,6 +421,31 @@ class _Run:
                 ScheduleEnd(**self.axes(step), validation=_score(self.ended(step)), test=_score(self.ended(step) + 0.02))
                 for step in sorted(self.ends())
             ),
+        )
+
+    def text_losses(self, record: Evaluation) -> TextLosses:
+        """Four documents of six pieces, the last of each shorter; the means are those of the evaluation."""
+        document, piece = [i // 6 for i in range(24)], [i % 6 for i in range(24)]
+        tokens = [150 if i % 6 < 5 else 274 for i in range(24)]
+        shared, own = random.Random("text"), random.Random(f"text {self.run.arm} {self.run.seed}")
+        sd = self.truth.text_sd
+        away = [shared.gauss(0, sd) + own.gauss(0, sd / 100) for _ in tokens]
+        mean = sum(a * n for a, n in zip(away, tokens, strict=True)) / sum(tokens)
+
+        def sums(nats: float) -> tuple[float, ...]:
+            return tuple(n * (nats + a - mean) for a, n in zip(away, tokens, strict=True))
+
+        return TextLosses(
+            **self.identity,
+            documents=("a", "b", "c", "d"),
+            piece_tokens=1024,
+            document=tuple(document),
+            piece=tuple(16 * i for i in piece),  # so that each piece is a block
+            tokens=tuple(tokens),
+            bytes=tuple(2 * n for n in tokens),
+            nats=sums(record.test.nats),
+            subset_tokens=tuple(tokens),
+            ends={str(end.step): sums(end.test.nats) for end in record.schedule_ends},
         )
 
     def _contrastive(self) -> ContrastiveSummary:

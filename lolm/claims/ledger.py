@@ -55,6 +55,7 @@ class Quantity:
         unit: nats, x (ratio), share (shown in per cent), gate, codes, perplexity, bits, steps, tokens, r (correlation), logits,
             length (of a vector).
         origin: measured in runs, counted, or recomputed from what the authors printed.
+        covers: what the interval covers, in words: seeds alone, or text as well.
     """
 
     value: float | None
@@ -65,10 +66,12 @@ class Quantity:
     per_seed: tuple[float, ...] = ()
     note: str | None = None
     origin: str = MEASURED
+    covers: str = ""
 
     @classmethod
     def of(cls, estimate: Estimate, unit: str, definition: str, note: str | None = None) -> Quantity:
-        return cls(estimate.value, unit, definition, estimate.interval, estimate.n, estimate.per_seed, note)
+        found = (estimate.value, unit, definition, estimate.interval, estimate.n, estimate.per_seed)
+        return cls(*found, note, covers=estimate.covers)
 
     @classmethod
     def missing(cls, unit: str, definition: str, note: str) -> Quantity:
@@ -101,6 +104,7 @@ class Quantity:
             "shown": self.shown_whole,
             "note": self.note,
             "origin": self.origin,
+            "covers": self.covers,
         }
 
 

@@ -11,9 +11,16 @@ from lolm.config.strict import Items, Range, refuse
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """The final measurement on the test split."""
+    """The final measurement on the test split.
 
-    tokens: Count = 131_072
+    Attributes:
+        tokens: of the test split that the final weights are scored on; ``all``: the whole split.
+        subset_tokens: of each split, spread evenly over it, for what needs less or costs more: earlier ends of schedules, the
+            validation split, streams, longer windows. None: as many as ``tokens``.
+    """
+
+    tokens: Count | Literal["all"] = 131_072
+    subset_tokens: Count | None = None
     batch_size: Count = 8
     # Windows of the length extrapolation, as multiples of training.seq_len.
     lengths: Annotated[tuple[Count, ...], Items(least=1, distinct=True)] = (1, 2, 4)
@@ -116,3 +123,13 @@ class AnalysisConfig:
     replicates: Annotated[int, Range(least=100, most=LARGEST)] = 400  # bootstrap draws of such a fit
     shared_floor: bool = False  # whether the laws of all arms share one irreducible loss
     boundary_tokens: Literal[1, 2, 4, 8, 16, 32] = 8  # predictions after a boundary in the text that count as made at it
+    solved_accuracy: PositiveShare = 0.9  # of a recall task, from which on a run counts as having solved it
+    # Variance over seeds: below so many seeds it is pooled over the arms of a study, unless their variances are shown to differ.
+    pool_below: Count = 5
+    pooling_level: InnerShare = 0.1
+    # Text is resampled by document where they are worth so many of equal length, else by block of so many tokens of one document.
+    least_documents: Annotated[int, Range(least=2, most=LARGEST)] = 30
+    block_tokens: Annotated[int, Range(least=1024, most=LARGEST)] = 16_384
+    bootstrap_draws: Annotated[int, Range(least=100, most=100_000)] = 1000
+    bootstrap_seed: Seed = 0
+    power: InnerShare = 0.8  # of the seeds that `make power` asks for

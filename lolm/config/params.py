@@ -39,7 +39,8 @@ class ScaleConfig:
         length = self.training.seq_len
         scored = {
             "training.eval_tokens": self.training.eval_tokens,
-            "evaluation.tokens": self.evaluation.tokens,
+            "evaluation.tokens": length if self.evaluation.tokens == "all" else self.evaluation.tokens,
+            "evaluation.subset_tokens": self.evaluation.subset_tokens or length,
             "ablation.tokens": self.ablation.tokens,
             "layers.tokens": self.layers.tokens,
             "ablation.calibration_tokens": self.ablation.calibration_tokens,

@@ -54,6 +54,10 @@ class Layout:
     def evaluation(self, arm: str, seed: int) -> Path:
         return self.reports / "evaluate" / f"{RunKey(arm, seed)}.json"
 
+    def text_losses(self, arm: str, seed: int) -> Path:
+        """Losses of the evaluation by piece of text."""
+        return self.reports / "evaluate" / f"{RunKey(arm, seed)}.text.json.xz"
+
     def ablation(self, arm: str, seed: int) -> Path:
         return self.reports / "ablate" / f"{RunKey(arm, seed)}.json.xz"
 

@@ -30,6 +30,7 @@ from lolm.records.schema import (
     Score,
     Summary,
     Sweep,
+    TextLosses,
 )
 from lolm.records.series import AXES, Row, points, read_series
 from lolm.records.store import read, read_json
@@ -49,6 +50,7 @@ class RunRecord:
         ablation: losses under interventions at several checkpoints, or None.
         recall: accuracy on synthetic tasks that the same arm was trained on from scratch, or None.
         layers: losses without layers and types of layer at several checkpoints, or None.
+        text: losses of the evaluation by piece of text; None where it is older than they.
     """
 
     arm: str
@@ -60,6 +62,7 @@ class RunRecord:
     ablation: Ablation | None = field(default=None, repr=False)
     recall: Recall | None = field(default=None, repr=False)
     layers: Layers | None = field(default=None, repr=False)
+    text: TextLosses | None = field(default=None, repr=False)
 
     @property
     def key(self) -> RunKey:
@@ -113,7 +116,10 @@ class RunRecord:
             return None
         ends = self.evaluation.schedule_ends
         scores: list[Score] = [getattr(end, split) for end in ends]
-        return [getattr(end, axis) for end in ends], [score.nats for score in scores]
+        # Ends are scored on a subset, the final weights on more. The last point is their loss there, the others lie as far above
+        # it as on the subset: what a text adds to all ends of a run cancels.
+        rest = self.evaluation.test.nats - ends[-1].test.nats
+        return [getattr(end, axis) for end in ends], [score.nats + rest for score in scores]
 
     def accuracy(self, task: str) -> float | None:
         """Share of the asked positions that the arm gets right in a recall task; None if it was not trained on it or diverged.
@@ -309,9 +315,12 @@ def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = 
     ablation = measured(layout.ablation(*key), Ablation, lambda found: found.fingerprint == header.fingerprint)
     layers = measured(layout.layers(*key), Layers, lambda found: found.fingerprint == header.fingerprint)
     recall = measured(layout.recall(*key), Recall, lambda found: found.model == model_of(header.run))
+    text = measured(layout.text_losses(*key), TextLosses, lambda found: found.fingerprint == header.fingerprint)
+    if text is not None and (evaluation is None or text.inputs != evaluation.inputs):
+        text = None  # of another evaluation
     if ablation is not None:
         _check_names(layout.ablation(*key), ablation)
-    return RunRecord(*key, header, rows, read(layout.summary(*key), Summary), evaluation, ablation, recall, layers)
+    return RunRecord(*key, header, rows, read(layout.summary(*key), Summary), evaluation, ablation, recall, layers, text)
 
 
 def _check_names(path: Path, ablation: Ablation) -> None:

@@ -14,9 +14,13 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
         (
             "Interval",
             f"{level} Student's t interval over seeds, paired by seed where arms are compared (one seed gives both "
-            "arms the same data order), "
-            "on the logarithm for ratios. It covers data order and initialisation, not the choice of text. One seed "
-            "gives no interval.",
+            "arms the same data order), on the logarithm for ratios. It covers data order and initialisation. That of a test "
+            "loss, of its difference between arms and of a multiplier covers the choice of text as well, where the evaluation "
+            "kept its losses by piece of text: the squared error of the mean under a bootstrap over documents, or over blocks of "
+            f"{analysis.block_tokens:,} tokens where there are few, is added, degrees of freedom weighted by the parts. Blocks "
+            "speak of other passages of the same documents. With fewer than "
+            f"{analysis.pool_below} seeds the variance over seeds is pooled over the arms of the study, unless a test at level "
+            f"{analysis.pooling_level:g} shows that they differ. One seed gives no interval.",
         ),
         (
             "As published",
@@ -42,7 +46,14 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
             "Costs",
             "FLOPs are counted from the architecture, causal attention exactly, head and auxiliary loss heads "
             "included, backward twice the forward. "
-            "Seconds are wall-clock on whatever machine ran, with other runs beside, and depend on the maturity of each kernel.",
+            "Seconds are wall-clock on whatever machine ran and depend on the maturity of each kernel; they compare only between "
+            "runs of one machine with the same kernels, made one at a time (`make repro JOBS=1`). State is what generation "
+            "carries for one sequence.",
+        ),
+        (
+            "Solved",
+            f"A run that is right at {100 * analysis.solved_accuracy:g} % or more of the asked positions of a recall task. Runs "
+            "do or do not, so they are counted, with the exact interval of Clopper and Pearson.",
         ),
         (
             "Tuning",

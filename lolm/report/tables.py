@@ -118,7 +118,7 @@ def multipliers(results: ScaleResults) -> pd.DataFrame:
     rows = []
     for arm in results.arms:
         pairs = results.pairs(arm, results.baseline) if arm != results.baseline else ()
-        for point in eff.at_budgets(pairs, "flops", results.analysis.confidence).points if pairs else ():
+        for point in eff.at_budgets(pairs, "flops", results.analysis.confidence, results).points if pairs else ():
             low, high = (point.estimate.interval if point.estimate else None) or (None, None)
             value = None if point.estimate is None else point.estimate.value
             rows.append(

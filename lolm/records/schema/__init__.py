@@ -36,6 +36,7 @@ from lolm.records.schema.evaluation import (
     RegimeSummary,
     Samples,
     ScheduleEnd,
+    TextLosses,
 )
 from lolm.records.schema.external import External
 from lolm.records.schema.laboratory import (
@@ -119,6 +120,7 @@ __all__ = [
     "Score",
     "Summary",
     "Sweep",
+    "TextLosses",
     "TokenClass",
     "Trend",
     "Trial",

@@ -54,10 +54,10 @@ FIGURES: tuple[FigureEntry, ...] = (
     ),
     FigureEntry(
         "recall", "Recall against state", tables.recall, arms.recall,
-        "Accuracy at the positions that a synthetic task asks, after training on it from scratch at the arm's own size; mean "
-        "over {seeds}, lines: {level} intervals. The learning rate is the one chosen on text, and the training is short: an arm "
-        "that fails here may learn the task with more of it.",
-        "Accuracy of each arm in recall tasks against the size of its state, with a line at chance.",
+        "Accuracy at the positions that a synthetic task asks, after training on it from scratch at the arm's own size; a point "
+        "a run, over {seeds}, and how many of an arm's runs solve it (grey line). The learning rate is the one chosen on text, "
+        "and the training is short: an arm that fails here may learn the task with more of it.",
+        "Accuracy of each run in recall tasks against the size of its state, with a line at chance.",
         "an arm trained on the recall tasks",
     ),
     FigureEntry(
