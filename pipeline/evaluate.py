@@ -12,6 +12,7 @@ from lolm.evaluation.lengths import score_lengths
 from lolm.evaluation.position import score_positions
 from lolm.evaluation.samples import sample_texts
 from lolm.evaluation.streams import describe_streams
+from lolm.evaluation.training_stream import BATCHES, score_training_stream
 from lolm.records import RunKey, names, read_series, write
 from lolm.records.schema import Evaluation, ScheduleEnd
 from pipeline.context import RunContext, open_run
@@ -27,6 +28,7 @@ def evaluate(stage: Stage, key: RunKey) -> None:
     test, seq_len, batch_size = sets["test"], run.training.seq_len, config.batch_size
     ends = _schedule_ends(context, sets, batch_size)
     references = context.references(sets)
+    stream = tuple(score_training_stream(trained.at(step), context.first_batches(BATCHES), step) for step in trained.steps)
     model = trained.at(run.training.steps)
     streams = describe_streams(model, trained.heads, run.architecture.objectives, test, batch_size, run.seed)
     record = Evaluation(
@@ -56,6 +58,7 @@ def evaluate(stage: Stage, key: RunKey) -> None:
             run.seed,
         ),
         schedule_ends=tuple(ends),
+        training_stream=stream,
     )
     write(layout.evaluation(*key), record)
 

@@ -22,6 +22,7 @@ from lolm.records.schema.evaluation import (
     RegimeSummary,
     Samples,
     ScheduleEnd,
+    TrainingStream,
 )
 from lolm.records.schema.laboratory import (
     Ablation,
@@ -88,5 +89,6 @@ __all__ = [
     "Summary",
     "Sweep",
     "TokenClass",
+    "TrainingStream",
     "Trial",
 ]

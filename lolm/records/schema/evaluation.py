@@ -172,6 +172,20 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class TrainingStream:
+    """Losses at kept weights, in evaluation mode, on the first batches that the run was trained on: what the authors' forced gate
+    was scored on (facts D3). ``gate_one`` and ``gate_zero`` with the gate forced; they and ``gate`` None for a model without one.
+    """
+
+    step: int
+    tokens: int
+    nats: float
+    gate: float | None = None
+    gate_one: float | None = None
+    gate_zero: float | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation(Identity):
     """``evaluate/<arm>-<seed>.json``: the final measurement; None for what a model lacks.
 
@@ -179,6 +193,7 @@ class Evaluation(Identity):
         tokens, bytes: of the test text that was scored.
         objectives: auxiliary losses by term, unweighted means.
         schedule_ends: by ascending step, the run's own end last.
+        training_stream: by ascending step of the weights that were kept.
     """
 
     step: int
@@ -197,3 +212,4 @@ class Evaluation(Identity):
     lengths: Lengths
     samples: Samples | None
     schedule_ends: tuple[ScheduleEnd, ...]
+    training_stream: tuple[TrainingStream, ...] = ()
