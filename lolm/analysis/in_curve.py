@@ -22,7 +22,7 @@ def constant_until(run: RunRecord) -> float:
     """
     steps, rates = run.points(names.TRAIN_LEARNING_RATE)
     if not rates:
-        raise RecordError(f"{run.name}: its series has no {names.TRAIN_LEARNING_RATE}; run `dvc repro`")
+        raise RecordError(f"{run.key}: its series has no {names.TRAIN_LEARNING_RATE}; run `dvc repro`")
     return max(step for step, rate in zip(steps, rates, strict=True) if rate >= PEAK * max(rates))
 
 

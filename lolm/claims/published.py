@@ -193,7 +193,9 @@ NUMBERS: dict[str, Number] = {
     # sizes, speeds, set-ups
     "params_20m": _number(20_466_880, "count", "configs", "parameters, 20.5M"),
     "params_304m": _number(303_623_969, "count", "configs", "parameters on H200, stock Mamba blocks"),
-    "params_307m": _number(307_412_992, "count", "configs", "parameters of decoder, plain SSM and gate, without memory and regime"),
+    "params_307m": _number(
+        307_412_992, "count", "configs", "parameters of decoder, plain SSM and gate, without memory and regime"
+    ),
     "params_319m": _number(319_319_841, "count", "configs", "parameters on TPU, plain SSM"),
     "params_254m": _number(253_905_920, "count", "configs", "parameters of the 16-layer baseline"),
     "params_317m": _number(316_840_960, "count", "configs", "parameters of the 21-layer baseline"),
@@ -204,7 +206,9 @@ NUMBERS: dict[str, Number] = {
     "speed_157b": _number(0.9, "steps a second", "results", "1.57B LOLM; the baseline's is not printed"),
     "hours_readme": _number(4, "hours", "readme", "304M, 'to convergence'"),
     "hours_header": _number(79, "hours", "configs", "304M, header of its configuration"),
-    "rate_lolm_tpu": _number(3e-4, "rate", "configs proof", "319M LOLM, peak rate, batch 4; the proof gives the baseline the same"),
+    "rate_lolm_tpu": _number(
+        3e-4, "rate", "configs proof", "319M LOLM, peak rate, batch 4; the proof gives the baseline the same"
+    ),
     "rate_baseline_tpu": _number(1e-4, "rate", "configs", "317M baseline, peak rate, batch 2, in its committed configuration"),
     # printed twice
     "ppl_scaling_157b": _number(34.5, "perplexity", "scaling", "1.57B, the scaling table's column 'step 20K'"),

@@ -20,7 +20,7 @@ def score_training_stream(
 ) -> TrainingStream:
     """Score a model on training batches of inputs and targets, each (B, T), as it is and with its gate forced to 1 and to 0.
 
-    As published, streams are computed before the gate is forced, so memory, regime and the gate's inputs stay. Nothing is clipped.
+    As published, streams are computed before the gate is forced: memory, regime and the gate's inputs stay. Nothing is clipped.
     """
     model.eval()
     device = model.embedding.weight.device

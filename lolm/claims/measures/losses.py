@@ -12,13 +12,12 @@ from lolm.claims.cost import Counting
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import COUNTED, FAILS, HOLDS, INCONCLUSIVE, UNTESTABLE, Quantity
 from lolm.claims.measures.common import again, against_decoder, training_stream
-from lolm.claims.measures.efficiency import AXIS_NAMES, Pairs, parameters
+from lolm.claims.measures.efficiency import Pairs
 from lolm.claims.numbers import show
 from lolm.claims.published import NUMBERS, clipped_perplexity
 from lolm.claims.rules import above, below, every, why_of
 from lolm.config import ConfigError, RunConfig
 from lolm.records import names
-from lolm.records.results import RunRecord, ScaleResults
 
 EARLY = 0.06  # share of the run at which the published early gap was read: step 3,000 of 50,000
 LATE = NUMBERS["lolm_steps_late"].value / NUMBERS["baseline_steps_late"].value
@@ -34,28 +33,17 @@ def gap(definition: str):
     """Perplexity gap at the same tokens, schedules ended; ``definition`` names the published way of reading it."""
 
     def measure(context: Context) -> Reading:
-        results, pairs = context.results, context.pairs()
-        found = {axis: eff.gap_at(pairs, axis, context.confidence) for axis in eff.AXES}
-        at_steps = found["step"]
-        if at_steps.difference is None:
+        pairs = context.pairs()
+        found = eff.gap_at(pairs, "step", context.confidence)
+        if found.difference is None:
             raise NotRun(NOT_SCORED)
-        sound = at_steps.difference.map(gap_share)
-        details = {
-            f"gap at matched {AXIS_NAMES[axis]}": _matched_gap(found[axis], len(pairs), AXIS_NAMES[axis])
-            for axis in ("flops", "seconds")
-        }
-        ratio = parameters(results, results.baseline) / parameters(results, results.subject)
-        details["gap at matched parameters"] = Quantity.of(
-            sound, "share", f"the same losses; the baseline's parameters over LOLM's are {ratio:.4f}"
-        )
         published, note = _as_published(definition, pairs, context)
         return Reading(
-            sound=sound,
+            sound=found.difference.map(gap_share),
             published=published,
             published_note=note,
             runs=[run for pair in pairs for run in pair],
-            values={"split": at_steps.split, "late": LATE, "until": constant_until(pairs[0][0])},
-            details=details,
+            values={"split": found.split, "late": LATE, "until": constant_until(pairs[0][0])},
         )
 
     return measure
@@ -86,16 +74,6 @@ def before_decay(pairs: Pairs, confidence: float, share: float = 1.0) -> Estimat
             raise NotRun("LOLM and the baseline have no validation in common before the rate decays")
         found.append(loss - theirs.losses[-1])
     return t_interval(found, confidence)
-
-
-def _matched_gap(found: eff.Gap, pairs: int, what: str) -> Quantity:
-    definition = (
-        f"perplexity gap at the largest {what} that both arms of a pair spent; the arm that spent more interpolated "
-        "between ends of its schedules"
-    )
-    if found.difference is None:
-        return Quantity(None, "share", definition, n_seeds=pairs, note=found.reason)
-    return Quantity.of(found.difference.map(gap_share), "share", definition)
 
 
 def matched_budget(context: Context) -> Reading:

@@ -27,7 +27,9 @@ MULTIPLIER_PUBLISHED = (
     "steps to the lowest validation loss that both arms reach by step {until:,.0f}, the last of the constant rate: the authors "
     "read theirs, of training losses, at about 98 % of the peak rate"
 )
-IN_CURVE = "As published it is read inside the runs, before any schedule ended: each arm's loss is that of a rate still at its peak."
+IN_CURVE = (
+    "As published it is read inside the runs, before any schedule ended: each arm's loss is that of a rate still at its peak."
+)
 GAP = "1 - exp(paired difference of {split} losses), same training tokens, schedules ended, noise off in both arms"
 BEFORE_DECAY = "before the rate decays, at step {until:,.0f}"
 LEAD = "validation at step {step:,}, the first after {share:.0%} of the {end:,.0f} steps"
@@ -73,7 +75,9 @@ def _gap(id: str, statement: str, key: str, definition: str, published_definitio
     )
 
 
-def _lead(id: str, statement: str, share: float, rule: Rule, scale: str | None, fact: str | None, unit: str = "x", **more) -> Entry:
+def _lead(
+    id: str, statement: str, share: float, rule: Rule, scale: str | None, fact: str | None, unit: str = "x", **more
+) -> Entry:
     """A lead inside the run; with a ``scale`` its published size, without one its direction."""
     ratio = "perplexity of the baseline over LOLM's" if unit == "x" else "one minus LOLM's perplexity over the baseline's"
     return Entry(

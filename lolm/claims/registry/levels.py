@@ -55,9 +55,9 @@ def _of(scale: str) -> tuple[Entry, ...]:
     )
 
 
-def _at(id: str, statement: str, key: str, scale: str, kind: str, step: int, fact: str, threshold: float | None = None) -> Entry:
+def _at(id: str, statement: str, key: str, scale: str, kind: str, step: int, fact: str, at: float | None = None, **more) -> Entry:
     """A level on the way."""
-    return _level(id, statement, key, scale, Level(kind, step, REACHED[scale], threshold=threshold), fact)
+    return _level(id, statement, key, scale, Level(kind, step, REACHED[scale], threshold=at), fact, **more)
 
 
 ENTRIES = (
@@ -70,9 +70,23 @@ ENTRIES = (
         Level("loss", 26_250, baseline=True),
     ),
     _at("gate_dip_304m", "At 304M the mean gate is 0.17 at step 1,800.", "gate_dip", "304m", "gate", 1_800, "gate_reversal"),
-    _at("gate_half_304m", "At 304M the mean gate is back at 0.5 by step 3,300.", "gate_half", "304m", "gate", 3_300, "gate_reversal"),
     _at(
-        "gate_dip_157b", "At 1.57B the mean gate falls to 0.125 by step 2,000.", "gate_min_157b", "1570m", "gate", 2_000, "gate_reversal"
+        "gate_half_304m",
+        "At 304M the mean gate is back at 0.5 by step 3,300.",
+        "gate_half",
+        "304m",
+        "gate",
+        3_300,
+        "gate_reversal",
+    ),
+    _at(
+        "gate_dip_157b",
+        "At 1.57B the mean gate falls to 0.125 by step 2,000.",
+        "gate_min_157b",
+        "1570m",
+        "gate",
+        2_000,
+        "gate_reversal",
     ),
     _level("level_gate_319m", "On TPU the mean gate is 0.81.", "gate_tpu", "304m", Level("gate", 50_000), "gate_level"),
     _at(
@@ -83,8 +97,8 @@ ENTRIES = (
         "cpc_excess",
         1_500,
         "cpc_chance",
-        threshold=0.0,
-        # its warm-up is 2,000 steps, so no early step of a shorter run is the like of it
+        at=0.0,
+        caveats=("Its warm-up has 2,000 steps, so no step of a run with another share of warm-up is the like of step 1,500.",),
     ),
     _at("cpc_2100", "At 304M the contrastive loss is 4.1 nats at step 2,100.", "cpc_2100", "304m", "cpc", 2_100, "cpc_chance"),
     _at("cpc_5000", "At 304M the contrastive loss is 1.5 nats at step 5,000.", "cpc_5000", "304m", "cpc", 5_000, "cpc_chance"),
