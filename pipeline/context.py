@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +77,10 @@ class RunContext:
         training, sampler = self.run.training, self._sampler()
         first, count = training.steps * training.accumulation, max(1, tokens // (training.batch_size * training.seq_len))
         return [sampler.batch(first + i) for i in range(count)]
+
+    def first_batches(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The first batches that the run was trained on."""
+        return map(self._sampler().batch, range(count))
 
     def references(self, sets: dict[str, EvaluationSet]) -> dict[str, References]:
         """:func:`reference_losses` of the text the run was trained on."""

@@ -14,6 +14,7 @@ from lolm.evaluation.lengths import score_lengths
 from lolm.evaluation.position import describe_positions
 from lolm.evaluation.samples import sample_texts
 from lolm.evaluation.streams import describe_streams
+from lolm.evaluation.training_stream import BATCHES, score_training_stream
 from lolm.records import RunKey, names, read_series, write
 from lolm.records.schema import Evaluation, ScheduleEnd, TextLosses
 from pipeline.context import RunContext, open_run
@@ -32,6 +33,7 @@ def evaluate(stage: Stage, key: RunKey) -> None:
     seq_len, batch_size = run.training.seq_len, config.batch_size
     ends, losses = _schedule_ends(context, validation, subset, batch_size)
     references = context.references({"validation": validation, "test": whole})
+    stream = tuple(score_training_stream(trained.at(step), context.first_batches(BATCHES), step) for step in trained.steps)
     model = trained.at(run.training.steps)
     streams = describe_streams(model, trained.heads, run.architecture.objectives, subset, batch_size, run.seed)
     nats_NT, correct_NT = set_losses(model, whole, batch_size)
@@ -63,6 +65,7 @@ def evaluate(stage: Stage, key: RunKey) -> None:
         ),
         schedule_ends=tuple(ends),
         subset_tokens=subset.n_tokens,
+        training_stream=stream,
     )
     write(layout.text_losses(*key), TextLosses(**context.identity, **sums_by_piece(whole, nats_NT, subset, losses)))
     write(layout.evaluation(*key), record)  # last: with it the run counts as evaluated

@@ -57,6 +57,7 @@ from lolm.records.schema import (
     Sweep,
     TextLosses,
     TokenClass,
+    TrainingStream,
     Trial,
 )
 
@@ -102,6 +103,7 @@ class Truth:
     split: float = 0.1  # largest S of random halves, nats
     recovered: float = 0.8  # share of the damage that a refitted head wins back
     function_gate: float = 0.1  # gate at function words minus gate at content words
+    discourse_gate: float = 0.0  # gate at starts of words minus gate at starts of sentences
     offsets: dict[str, float] = field(default_factory=dict)  # nats that single arms lie above the law
     text_sd: float = 0.03  # nats between pieces of text, the same for all runs; each run's own is a hundredth of it
 
@@ -352,7 +354,8 @@ class _Run:
             row: dict[str, float] = self.axes(step)
             loss = self.loss(step)
             if step:
-                row |= {"train/loss": loss + 0.05, "train/total": loss + 1, "train/grad_norm": 1.0, "train/lr": 1e-3}
+                row |= {"train/loss": loss + 0.05, "train/total": loss + 1, "train/grad_norm": 1.0}
+                row["train/lr"] = 1e-3 * min(1.0, 5 * (1 - step / truth.steps))  # constant, then decays in the last fifth
                 row["speed/tokens_per_second"] = TOKENS_PER_STEP / (0.02 if self.lolm else 0.01)
             if self.lolm and step:
                 gate = _gate(step / truth.steps, truth, self.own)
@@ -421,6 +424,7 @@ class _Run:
                 ScheduleEnd(**self.axes(step), validation=_score(self.ended(step)), test=_score(self.ended(step) + 0.02))
                 for step in sorted(self.ends())
             ),
+            training_stream=tuple(self._training_stream(step) for step in (truth.steps // 10, truth.steps // 2, truth.steps)),
         )
 
     def text_losses(self, record: Evaluation) -> TextLosses:
@@ -447,6 +451,11 @@ class _Run:
             subset_tokens=tuple(tokens),
             ends={str(end.step): sums(end.test.nats) for end in record.schedule_ends},
         )
+
+    def _training_stream(self, step: int) -> TrainingStream:
+        """What is logged in training, without its noise; a forced gate costs what it costs at the end."""
+        gates = (0.5, self.truth.gate_one, self.truth.gate_zero) if self.lolm else (None, None, None)
+        return TrainingStream(step, 1024, self.loss(step), *gates)
 
     def _contrastive(self) -> ContrastiveSummary:
         truth = self.truth
@@ -591,7 +600,16 @@ class _Run:
                 damage_latent_mean=self.truth.latent_mean,
                 damage_surface_mean=self.truth.surface_mean,
             )
-            for name, shift in (("all", 0.0), ("function_word", self.truth.function_gate), ("content_word", 0.0))
+            for name, shift in (
+                ("all", 0.0),
+                ("function_word", self.truth.function_gate),
+                ("content_word", 0.0),
+                ("word_start", 0.1),
+                ("sentence_start", 0.1 - self.truth.discourse_gate),
+                ("newline", 0.0),
+                ("document_1_32", 0.0),
+                ("document_later", 0.0),
+            )
         )
 
     # recall

@@ -37,6 +37,7 @@ from lolm.records.schema.evaluation import (
     Samples,
     ScheduleEnd,
     TextLosses,
+    TrainingStream,
 )
 from lolm.records.schema.external import External
 from lolm.records.schema.laboratory import (
@@ -123,6 +124,7 @@ __all__ = [
     "TextLosses",
     "TokenClass",
     "Trend",
+    "TrainingStream",
     "Trial",
     "TypeRecall",
     "WriteSite",

@@ -196,6 +196,20 @@ class TextLosses(Identity):
 
 
 @dataclass(frozen=True)
+class TrainingStream:
+    """Losses at kept weights, in evaluation mode, on the first batches that the run was trained on: what the authors' forced gate
+    was scored on (facts D3). ``gate_one`` and ``gate_zero`` with the gate forced; they and ``gate`` None for a model without one.
+    """
+
+    step: int
+    tokens: int
+    nats: float
+    gate: float | None = None
+    gate_one: float | None = None
+    gate_zero: float | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation(Identity):
     """``evaluate/<arm>-<seed>.json``: the final measurement; None for what a model lacks.
 
@@ -204,6 +218,7 @@ class Evaluation(Identity):
         subset_tokens: of the subset of a split that everything else is of; None: of the same text.
         objectives: auxiliary losses by term, unweighted means.
         schedule_ends: by ascending step, the run's own end last.
+        training_stream: by ascending step of the weights that were kept.
     """
 
     step: int
@@ -223,3 +238,4 @@ class Evaluation(Identity):
     samples: Samples | None
     schedule_ends: tuple[ScheduleEnd, ...]
     subset_tokens: int | None = None
+    training_stream: tuple[TrainingStream, ...] = ()
