@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -67,8 +68,8 @@ class RunContext:
             self.streams[split] = stream
         return self.streams[split]
 
-    def held_out(self, split: str, tokens: int) -> EvaluationSet:
-        """About ``tokens`` targets of a split, in windows of the training length."""
+    def held_out(self, split: str, tokens: int | Literal["all"]) -> EvaluationSet:
+        """About ``tokens`` targets of a split, or all, in windows of the training length."""
         return EvaluationSet(self.stream(split), tokens, self.run.training.seq_len)
 
     def training_batches(self, tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -76,6 +77,10 @@ class RunContext:
         training, sampler = self.run.training, self._sampler()
         first, count = training.steps * training.accumulation, max(1, tokens // (training.batch_size * training.seq_len))
         return [sampler.batch(first + i) for i in range(count)]
+
+    def first_batches(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The first batches that the run was trained on."""
+        return map(self._sampler().batch, range(count))
 
     def references(self, sets: dict[str, EvaluationSet]) -> dict[str, References]:
         """:func:`reference_losses` of the text the run was trained on."""

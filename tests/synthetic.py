@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ from lolm.records.schema import (
     Flops,
     GateSummary,
     Histogram,
+    LayerRemovals,
+    Layers,
     Lengths,
     LengthScore,
+    MatchedSet,
     Parameters,
     PositionBin,
     PositionChange,
@@ -49,21 +53,35 @@ from lolm.records.schema import (
     RecallTask,
     References,
     RegimeSummary,
+    Removal,
     RunHeader,
     Samples,
     ScheduleEnd,
     Score,
     Summary,
     Sweep,
+    TextLosses,
     TokenClass,
+    TrainingStream,
     Trial,
+    TypeRecall,
+    WriteSite,
+    WrittenNorm,
 )
 
+BRANCHES = (("attention", "attention", "attention"), ("ssm", "mamba1", "recurrent"))  # of Hymba: name, kind, type
+REPLACEMENTS = ("zero", "mean", "resample", "gaussian")
 PROJECT = Path(__file__).resolve().parents[1]
 FLOOR, HEIGHT, EXPONENT, OFFSET = 2.0, 8.0, 0.3, 4.0
 UNIFORM, UNIGRAM, BIGRAM = 6.238, 5.4, 4.4
 TOKENS_PER_STEP = 1024
-STAGES = ("sweep", "evaluate", "ablate", "recall")  # those whose records may be left out; training comes before all of them
+STAGES = (
+    "sweep",
+    "evaluate",
+    "ablate",
+    "layers",
+    "recall",
+)  # those whose records may be left out; training comes before all of them
 
 
 @dataclass
@@ -71,6 +89,7 @@ class Truth:
     """What the synthetic runs are made to show."""
 
     speed: float = 1.5  # LOLM reaches any loss in 1/speed of the steps
+    parameters: int = 100_000
     flops_ratio: float = 1.25  # FLOPs a token, LOLM over baseline
     jitter: float = 0.01  # sd over seeds of ln(speed)
     gate_path: tuple[float, float, float] = (0.36, 0.17, 0.83)  # start, dip, end
@@ -103,7 +122,16 @@ class Truth:
     split: float = 0.1  # largest S of random halves, nats
     recovered: float = 0.8  # share of the damage that a refitted head wins back
     function_gate: float = 0.1  # gate at function words minus gate at content words
+    discourse_gate: float = 0.0  # gate at starts of words minus gate at starts of sentences
     offsets: dict[str, float] = field(default_factory=dict)  # nats that single arms lie above the law
+    text_sd: float = 0.03  # nats between pieces of text, the same for all runs; each run's own is a hundredth of it
+    # Damage at the end without all layers of a type, nats, shared out over them; the same in every plain stack but these arms.
+    types: dict[str, float] = field(default_factory=lambda: {"recurrent": 1.0, "attention": 0.2, "mlp": 0.8})
+    types_of: dict[str, dict[str, float]] = field(default_factory=dict)
+    recurrent_share: float = 0.4  # of the norm that both types of mixer write
+    late: float = 0.5  # damage of the last layer over that of the first
+    recall_lost: tuple[float, float] = (0.05, 0.5)  # accuracy lost without the recurrent mixers, and without attention
+    solved: float | None = None  # accuracy in associative recall, of every arm; None: by the arm's place
 
 
 def law(step: float, speed: float = 1.0) -> float:
@@ -144,14 +172,23 @@ def write_results(
     return root
 
 
-def write_scales(root: Path, count: int, seeds: tuple[int, ...] = (1, 2)) -> Path:
-    """Results of two arms at scales ``s0``, ``s1``, … of the same text, each of four times the compute of the one before."""
-    params = _parameters(("lolm", "transformer"), seeds, ("smoke", *(f"s{i}" for i in range(count))), {})
+SIZE_HEIGHT, SIZE_EXPONENT = 40.0, 0.35  # what a size adds to the law: A N^-alpha
+
+
+def write_scales(root: Path, count: int, seeds: tuple[int, ...] = (1, 2), not_run: Collection[str] = ()) -> Path:
+    """The study over sizes and budgets at scales ``s0``, ``s1``, … of the same text and budgets, each twice the size of the one
+    before: L = FLOOR + SIZE_HEIGHT N^-SIZE_EXPONENT + HEIGHT steps^-EXPONENT, and LOLM ``Truth.speed`` times as fast in steps."""
+    scales = tuple(f"s{i}" for i in range(count))
+    params = replace(_parameters(("lolm", "transformer"), seeds, ("smoke", *scales), {}), budgets=dict.fromkeys(scales, "main"))
     _write_params(root, params)
-    for i in range(count):
-        steps = 100 * 4**i
-        truth = Truth(steps=steps, log_every=steps // 50, eval_every=steps // 10)
-        _write_scale(root, params.select(f"s{i}"), truth, 0.001)
+    for i, scale in enumerate(scales):
+        size = 100_000 * 2**i
+        offset = SIZE_HEIGHT * size**-SIZE_EXPONENT
+        levels = {"flops_ratio": 1.0, "jitter": 0.0, "offsets": {"lolm": offset, "transformer": offset}}
+        ends = {"steps": 6400, "log_every": 128, "eval_every": 640, "cooldowns": (1 / 16, 1 / 8, 1 / 4, 1 / 2)}
+        truth = Truth(parameters=size, **levels, **ends)
+        gone = [run.partition("/")[2] for run in not_run if run.startswith(f"{scale}/")]
+        _write_scale(root, params.select(scale), truth, 0.001, gone)
     return root
 
 
@@ -184,7 +221,7 @@ def _parameters(
         presets[name] = replace(preset, sizes={arm: rule for arm, rule in preset.sizes.items() if arm in wanted})
     analysis = replace(project.analysis, published_window=20)
     changes = {"studies": chosen, "study": "main", "scales": presets, "architectures": architectures, "analysis": analysis}
-    changes["sizes"] = rules
+    changes |= {"sizes": rules, "budgets": {}}
     return replace(project, scale=scales[0], **changes)
 
 
@@ -275,8 +312,8 @@ class _Run:
     def __post_init__(self) -> None:
         run, truth = self.run, self.truth
         self.lolm = run.architecture.family == "lolm"
-        self.flops_per_token = 6e5 * (truth.flops_ratio if self.lolm else 1.0)
-        self.parameters = 100_000 + (0 if self.lolm else round(1e5 * self.mismatch))
+        self.flops_per_token = 6.0 * truth.parameters * (truth.flops_ratio if self.lolm else 1.0)
+        self.parameters = truth.parameters + (0 if self.lolm else round(truth.parameters * self.mismatch))
         self.shift = random.Random(f"data-{run.seed}").gauss(0, 0.02)  # what a seed's data order does to both arms
         self.own = random.Random(f"{run.arm}-{run.seed}")
         self.share = truth.shares.get(run.arm, truth.share) + (0.001 * (run.seed - 2) if 0 < truth.share < 1 else 0)
@@ -296,10 +333,14 @@ class _Run:
             "ablate": (self.layout.ablation(*key), self.ablation),
             "recall": (self.layout.recall(*key), self.recall),
         }
+        if not self.lolm:
+            makers["layers"] = (self.layout.layers(*key), self.layers)
         for stage, (path, make) in makers.items():
             record = make()  # also where it is left out, so that the others have the same numbers
             if stage in kept:
                 write(path, record)
+                if isinstance(record, Evaluation):
+                    write(self.layout.text_losses(*key), self.text_losses(record))
 
     # training
 
@@ -342,7 +383,8 @@ class _Run:
             row: dict[str, float] = self.axes(step)
             loss = self.loss(step)
             if step:
-                row |= {"train/loss": loss + 0.05, "train/total": loss + 1, "train/grad_norm": 1.0, "train/lr": 1e-3}
+                row |= {"train/loss": loss + 0.05, "train/total": loss + 1, "train/grad_norm": 1.0}
+                row["train/lr"] = 1e-3 * min(1.0, 5 * (1 - step / truth.steps))  # constant, then decays in the last fifth
                 row["speed/tokens_per_second"] = TOKENS_PER_STEP / (0.02 if self.lolm else 0.01)
             if self.lolm and step:
                 gate = _gate(step / truth.steps, truth, self.own)
@@ -411,7 +453,38 @@ class _Run:
                 ScheduleEnd(**self.axes(step), validation=_score(self.ended(step)), test=_score(self.ended(step) + 0.02))
                 for step in sorted(self.ends())
             ),
+            training_stream=tuple(self._training_stream(step) for step in (truth.steps // 10, truth.steps // 2, truth.steps)),
         )
+
+    def text_losses(self, record: Evaluation) -> TextLosses:
+        """Four documents of six pieces, the last of each shorter; the means are those of the evaluation."""
+        document, piece = [i // 6 for i in range(24)], [i % 6 for i in range(24)]
+        tokens = [150 if i % 6 < 5 else 274 for i in range(24)]
+        shared, own = random.Random("text"), random.Random(f"text {self.run.arm} {self.run.seed}")
+        sd = self.truth.text_sd
+        away = [shared.gauss(0, sd) + own.gauss(0, sd / 100) for _ in tokens]
+        mean = sum(a * n for a, n in zip(away, tokens, strict=True)) / sum(tokens)
+
+        def sums(nats: float) -> tuple[float, ...]:
+            return tuple(n * (nats + a - mean) for a, n in zip(away, tokens, strict=True))
+
+        return TextLosses(
+            **self.identity,
+            documents=("a", "b", "c", "d"),
+            piece_tokens=1024,
+            document=tuple(document),
+            piece=tuple(16 * i for i in piece),  # so that each piece is a block
+            tokens=tuple(tokens),
+            bytes=tuple(2 * n for n in tokens),
+            nats=sums(record.test.nats),
+            subset_tokens=tuple(tokens),
+            ends={str(end.step): sums(end.test.nats) for end in record.schedule_ends},
+        )
+
+    def _training_stream(self, step: int) -> TrainingStream:
+        """0.05 nats below what is logged in training, where noise is on; a forced gate costs what it costs at the end."""
+        gates = (0.5, self.truth.gate_one, self.truth.gate_zero) if self.lolm else (None, None, None)
+        return TrainingStream(step, 1024, self.loss(step), *gates)
 
     def _contrastive(self) -> ContrastiveSummary:
         truth = self.truth
@@ -566,15 +639,75 @@ class _Run:
                 damage_latent_mean=self.truth.latent_mean,
                 damage_surface_mean=self.truth.surface_mean,
             )
-            for name, shift in (("all", 0.0), ("function_word", self.truth.function_gate), ("content_word", 0.0))
+            for name, shift in (
+                ("all", 0.0),
+                ("function_word", self.truth.function_gate),
+                ("content_word", 0.0),
+                ("word_start", 0.1),
+                ("sentence_start", 0.1 - self.truth.discourse_gate),
+                ("newline", 0.0),
+                ("document_1_32", 0.0),
+                ("document_later", 0.0),
+            )
         )
+
+    # layers and types of layer
+
+    def _sites(self) -> tuple[WriteSite, ...]:
+        """As the run's model has them; a branch of a mixer is a site of its own."""
+        surface, found = self.run.architecture.surface, []
+        for i in range(0 if self.lolm else self.run.size.n_layers):
+            block = surface.blocks[surface.pattern[i % len(surface.pattern)]]
+            kind = block.mixer.name
+            if kind == "hymba":
+                found += [WriteSite(f"stack.{i}.mixer.{b}", k, t, 5000) for b, k, t in BRANCHES]
+            kind_type = {"attention": "attention", "hymba": None}.get(kind, "recurrent")
+            found.append(WriteSite(f"stack.{i}.mixer", kind, kind_type, 10_000))
+            if block.mlp != "none":
+                found.append(WriteSite(f"stack.{i}.mlp", "mlp", "mlp", 20_000))
+        return tuple(found)
+
+    def layers(self) -> Layers:
+        """Damages add up over sites, fall along the layers and grow linearly over training; a type's sites have equal norms."""
+        truth, sites, depth = self.truth, self._sites(), self.run.size.n_layers
+        ends, noise = truth.types_of.get(self.run.arm, truth.types), random.Random(f"layers-{self.run.arm}-{self.run.seed}")
+        counts = {kind: sum(s.type == kind for s in sites) for kind in ends}
+        weights = {s.site: 1 - (1 - truth.late) * s.layer / max(1, depth - 1) for s in sites}
+        totals = {kind: sum(weights[s.site] for s in sites if s.type == kind) for kind in ends}
+        jitter = {kind: noise.gauss(0, 0.005) for kind in ends}
+        damage = {s.site: (ends[s.type] + jitter[s.type]) * weights[s.site] / totals[s.type] for s in sites if s.type in ends}
+        share = {"recurrent": truth.recurrent_share, "attention": 1 - truth.recurrent_share, "mlp": 1.0}
+        typed = [s.site for s in sites if s.type in ends]
+        mixers = [s.site for s in sites if s.type in ("recurrent", "attention")]
+        steps, rows, norms = (truth.steps // 10, truth.steps // 2, truth.steps), [], []
+        of_type = {kind: [s.site for s in sites if s.type == kind] for kind in ends if counts[kind]}
+        hybrid = counts["recurrent"] and counts["attention"]
+        halves = [*combinations(mixers, counts["recurrent"]), *combinations(mixers, counts["attention"])] if hybrid else []
+        for step in steps:
+            norms += [WrittenNorm(step, s.site, share[s.type] / counts[s.type] if s.type in ends else 1.0) for s in sites]
+            asked = [((), "none"), *((sites_of, how) for sites_of in of_type.values() for how in REPLACEMENTS)]
+            if step == truth.steps:
+                asked += [((site,), how) for site in typed for how in REPLACEMENTS] + [(half, "mean") for half in halves]
+            for removed, how in {(tuple(removed), how): None for removed, how in asked}:
+                nats = 3.0 + sum(damage[site] for site in removed) * step / truth.steps
+                rows.append(Removal(step, removed, how, nats, nats / 3, 0.2, 0.1 * bool(removed)))
+        controls = [
+            MatchedSet(k, "norm", h) for k in of_type if hybrid for h in halves if set(h) != set(of_type[k]) and k != "mlp"
+        ]
+        measured = LayerRemovals(2048, 4500, sites, tuple(norms), tuple(rows), tuple(controls))
+        return Layers(**self.identity, split="test", references=self.references, measured=measured)
 
     # recall
 
     def recall(self) -> Recall:
         mqar = min(1.0, 0.3 + 0.05 * self.index + self.own.uniform(0, 0.05))
+        mqar = mqar if self.truth.solved is None else self.truth.solved
+        types = {site.type for site in self._sites()}
+        lost = {k: v for k, v in zip(("recurrent", "attention"), self.truth.recall_lost, strict=True) if k in types}
+        lost = {kind: value + random.Random(f"{kind}-{self.run.seed}").gauss(0, 0.01) for kind, value in lost.items()}
+        removed = tuple(TypeRecall(kind, "mean", mqar - value, 2.0) for kind, value in lost.items())
         tasks = {
-            "mqar": RecallTask(100, 64, 8, 1 / 64, 1 / 8, mqar, 0.5),
+            "mqar": RecallTask(100, 64, 8, 1 / 64, 1 / 8, mqar, 0.5, removed=removed),
             "induction": RecallTask(100, 64, None, 1 / 127, 1 / 32, 0.9 - self.own.uniform(0, 0.05), 0.5),
         }
         return Recall(

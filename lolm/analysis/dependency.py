@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from lolm.analysis.statistics import Estimate, correlation, holm, paired_difference, paired_p_value, t_interval
+from lolm.analysis.statistics import Estimate, correlation, holm, holm_of, p_value, paired_difference, t_interval
 from lolm.config import AnalysisConfig
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
@@ -197,7 +197,7 @@ def _p_of(called: str, s: Estimate, share: Estimate | None, analysis: AnalysisCo
         NOT_INVERTED: [(s, analysis.inversion_margin)],
         UNDECIDED: [],
     }
-    tested = [paired_p_value([value - at for value in one.per_seed]) for one, at in bounds[called] if one is not None]
+    tested = [p_value(one, at) for one, at in bounds[called] if one is not None]
     return max((p for p in tested if p is not None), default=1.0)
 
 
@@ -216,9 +216,8 @@ def way_contrasts(runs: Sequence[RunRecord], confidence: float) -> tuple[WayCont
     plain = [RemovalMethod(way) for way in names.REMOVALS]
     found = [(method, e) for method in plain if (e := over_seeds(runs, method, confidence)) is not None]
     pairs = [(a, b, paired_difference(x.per_seed, y.per_seed, confidence)) for (a, x), (b, y) in combinations(found, 2)]
-    p_values = [paired_p_value(difference.per_seed) for *_, difference in pairs]
-    adjusted = [None] * len(pairs) if None in p_values else holm(p_values)  # type: ignore[arg-type]
-    return tuple(WayContrast(*pair, p) for pair, p in zip(pairs, adjusted, strict=True))
+    adjusted = holm_of({f"{a.way} {b.way}": difference for a, b, difference in pairs})
+    return tuple(WayContrast(a, b, difference, adjusted.get(f"{a.way} {b.way}")) for a, b, difference in pairs)
 
 
 def over_arms(results: ScaleResults, read: Callable[[RunRecord], float | None]) -> Estimate | None:

@@ -32,8 +32,12 @@ def _parts(value: float, unit: str) -> tuple[str, str]:
         return _signed(f"{value:.3f}"), f" {unit}"
     if unit == "perplexity":
         return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}", ""
-    if unit in ("steps", "tokens"):
-        return f"{value:,.0f}", "" if unit == "steps" else " tokens"
+    if unit in ("steps", "tokens", "count"):
+        return f"{value:,.0f}", " tokens" if unit == "tokens" else ""
+    if unit in ("hours", "steps a second"):
+        return f"{value:.3g}", f" {unit}"
+    if unit in ("gradient", "rate"):
+        return f"{value:.2g}", ""
     return _signed(f"{value:.3f}"), ""
 
 

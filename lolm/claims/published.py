@@ -20,6 +20,13 @@ SOURCES = {
     "configs": "authors' repository, configs and training code",
     "projections": "authors' web page on projections",
     "explorer": "authors' web page, gate explorer",
+    # on other hybrids, abstracts read
+    "ablation": "arXiv 2603.22473 v1, abstract",
+    "composition": "arXiv 2605.01106, abstract",
+    "retrieval": "arXiv 2510.19861, abstract",
+    "bypass": "arXiv 2510.05901, abstract",
+    "blog": "authors' web page on scaling",
+    "pitch": "LOLM NVIDIA pitch, 27 March 2026",
 }
 
 CLIP_NATS = 20.0  # the evaluation script takes exp(min(loss, 20))
@@ -33,7 +40,7 @@ class Number:
 
     Attributes:
         value: as a plain number (shares, not percentages).
-        unit: nats, perplexity, x (ratio), share, gate, codes, steps.
+        unit: nats, perplexity, x (ratio), share, gate, codes, steps, count, and what is shown as a plain number.
         source: keys of :data:`SOURCES`.
         where: what it was measured on, in a few words.
         scale: the published model it belongs to, by its preset's name, if a level of that one model.
@@ -162,8 +169,85 @@ NUMBERS: dict[str, Number] = {
     "projected_gate": _number(0.60, "gate", "projections", "7B: 0.60 to 0.65; 13B: 0.55 to 0.60"),
     "projected_efficiency": _number(2.0, "x", "projections", "7B and 13B: at least 2, up to 3"),
     "projected_gap": _number(0.15, "share", "projections", "7B and 13B: perplexity 15 to 25 % lower"),
+    # other hybrids
+    "hybrid_recurrent": _number(
+        35_000, "x", "ablation", "Qwen3.5-0.8B and Falcon-H1-0.5B, recurrent paths removed, perplexity: above"
+    ),
+    "hybrid_attention": _number(82, "x", "ablation", "the same models, attention removed, perplexity: about"),
+    "composition_parallel": _number(3.15, "x", "composition", "Falcon-H1 up to 3B, parallel paths, perplexity"),
+    "composition_sequential": _number(82, "x", "composition", "sequential paths, perplexity"),
+    "recall_no_attention": _number(
+        0.0, "share", "retrieval", "RecurrentGemma-2B and 9B, Jamba-Mini-1.6, attention removed: retrieval"
+    ),
+    # gate, regime, CPC and memory over training
+    "gate_half": _number(0.5, "gate", "paper", "304M, about step 3,300", "304m"),
+    "gate_min_157b": _number(0.125, "gate", "paper", "1.57B, about step 2,000: the lowest", "1570m"),
+    "gate_tpu": _number(0.81, "gate", "paper", "319M on TPU, the 304m preset with the plain SSM", "304m"),
+    "cpc_2100": _number(4.1, "nats", "paper", "304M, step 2,100", "304m"),
+    "cpc_5000": _number(1.5, "nats", "paper", "304M, step 5,000", "304m"),
+    "memory_loss_start": _number(0.687, "share", "paper", "1.57B at the start"),
+    "codes_collapsed": _number(1 / 32, "share", "paper configs", "304M without isolation: 32 codes to 1 in 500 to 2,000 steps"),
+    "write_gradient": _number(4.1e-5, "gradient", "paper", "304M, gradient of the memory's writes; another bank 1.1e-4"),
+    "logged_total": _number(5.88, "nats", "results", "1.57B, step 20,000, all losses together"),
+    "logged_token": _number(3.65, "nats", "results", "1.57B, step 20,000, token loss in training"),
+    # the TPU pair
+    "stepwise_wins": _number(0.392, "share", "proof", "319M against 317M, 50,000 steps: steps at which LOLM's loss is lower"),
+    "crossover_first": _number(0.3, "share", "paper proof", "319M against 317M: ahead at step 15,000 of 50,000 ..."),
+    "crossover_last": _number(0.4, "share", "paper proof", "... behind at step 20,000"),
+    "scratch_baseline": _number(5.2997, "nats", "proof", "317M baseline, last logged loss (perplexity 200)"),
+    "tpu_window_end": _number(5.5590, "nats", "paper proof", "319M LOLM, mean of the last 101 steps before step 50,000"),
+    "scratch_gain": _number(0.169, "share", "proof", "319M without SSM against the full model, last logged losses"),
+    "pile_319m": _number(5.4131, "nats", "proof", "319M LOLM on the Pile (perplexity 224)", "304m"),
+    "withdrawn_gap": _number(0.076, "share", "pitch", "TPU, 380 against 411; baseline of 254M parameters; withdrawn"),
+    "withdrawn_lolm": _number(380, "perplexity", "pitch", "319M LOLM"),
+    "withdrawn_baseline": _number(411, "perplexity", "pitch", "254M baseline"),
+    "withdrawn_lolm_15k": _number(432, "perplexity", "pitch", "319M LOLM, step 15,000; 439 in the paper"),
+    "withdrawn_baseline_15k": _number(443, "perplexity", "pitch paper", "baseline, step 15,000"),
+    "unmatched_wikitext": _number(2_026, "perplexity", "pitch", "319M LOLM, WikiText-103, HellaSwag 26 %"),
+    "unmatched_baseline": _number(2_166, "perplexity", "pitch", "254M baseline, WikiText-103, HellaSwag 22 %"),
+    # sizes, speeds, set-ups
+    "params_20m": _number(20_466_880, "count", "configs", "parameters, 20.5M"),
+    "params_304m": _number(303_623_969, "count", "configs", "parameters on H200, stock Mamba blocks"),
+    "params_307m": _number(
+        307_412_992, "count", "configs", "parameters of decoder, plain SSM and gate, without memory and regime"
+    ),
+    "params_319m": _number(319_319_841, "count", "configs", "parameters on TPU, plain SSM"),
+    "params_254m": _number(253_905_920, "count", "configs", "parameters of the 16-layer baseline"),
+    "params_317m": _number(316_840_960, "count", "configs", "parameters of the 21-layer baseline"),
+    "params_157b": _number(1_568_085_569, "count", "results configs", "parameters, 1.57B"),
+    "params_baseline_157b": _number(1_566_980_096, "count", "configs", "parameters of the 29-layer baseline"),
+    "downstream_size": _number(307e6, "count", "paper proof", "'307M' LOLM of the downstream table"),
+    "four_orders": _number(10_000, "x", "scaling", "'four orders of magnitude' from 20.5M to 1.57B"),
+    "speed_157b": _number(0.9, "steps a second", "results", "1.57B LOLM; the baseline's is not printed"),
+    "hours_readme": _number(4, "hours", "readme", "304M, 'to convergence'"),
+    "hours_header": _number(79, "hours", "configs", "304M, header of its configuration"),
+    "rate_lolm_tpu": _number(
+        3e-4, "rate", "configs proof", "319M LOLM, peak rate, batch 4; the proof gives the baseline the same"
+    ),
+    "rate_baseline_tpu": _number(1e-4, "rate", "configs", "317M baseline, peak rate, batch 2, in its committed configuration"),
+    # printed twice
+    "ppl_scaling_157b": _number(34.5, "perplexity", "scaling", "1.57B, the scaling table's column 'step 20K'"),
+    "blog_steps": _number(20_000, "steps", "blog", "1.57B, where the page puts 33.2 against 39.1"),
+    "pythia_2b": _number(142.93, "perplexity", "paper readme", "Pythia-410M at about 2 B tokens, WikiText-103"),
+    "pythia_4b": _number(54.32, "perplexity", "paper", "Pythia-410M at about 4 B tokens, WikiText-103"),
+    "pythia_context_4b": _number(0.457, "share", "paper", "Pythia-410M at about 4 B tokens, top-1 advantage of context"),
+    "readme_late_lolm": _number(1.02, "x", "readme", "304M, late against early positions; Pythia 1.23"),
+    "readme_late_pythia": _number(1.23, "x", "readme", "Pythia-410M, the same"),
+    "projected_codes": _number(1.0, "share", "projections", "7B and 13B: 128 of 128 codes alive"),
+    "projected_latent": _number(0.35, "share", "projections", "7B: latent 35 to 40 %; 13B: 40 to 45 %"),
+    "projected_inversion": _number(500e6, "x", "projections", "7B: 500 million; 13B: 5 billion"),
     "ppl_304m_pythia": _number(68.37, "perplexity", "paper readme", "304M, WikiText-103, in the comparison with Pythia"),
 }
+
+# Windows of the TPU pair: step, loss of LOLM, loss of the baseline, printed gap in perplexity (LOLM ahead above 0).
+TPU_WINDOWS = (
+    (3_000, 7.3668, 7.9378, 0.435), (5_000, 6.7196, 7.0396, 0.274), (7_500, 6.4990, 6.6938, 0.177),
+    (10_000, 6.3460, 6.4684, 0.115), (15_000, 6.0844, 6.0936, 0.009), (20_000, 5.9575, 5.9232, -0.035),
+    (25_000, 5.7018, 5.6549, -0.048), (30_000, 5.7412, 5.6891, -0.053), (35_000, 5.6338, 5.5924, -0.042),
+    (40_000, 5.6235, 5.5748, -0.050), (45_000, 5.6131, 5.5631, -0.051), (50_000, 5.5590, 5.5158, -0.044),
+)  # fmt: skip
+TPU_WINS = ((5_000, 0.73), (5_000, 0.99), (10_000, 0.59), (10_000, 0.19), (10_000, 0.15), (10_000, 0.17))  # steps, share won
+PRINTED_PAIRS = ((2.62, 13.7), (4.15, 63.2), (3.57, 35.5), (3.50, 33.2))  # loss and perplexity of the scaling table
 
 
 def clipped_perplexity(nats: float) -> float:

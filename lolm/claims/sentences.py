@@ -61,11 +61,23 @@ FINDINGS = (
         "To the same loss LOLM needs no fewer training FLOPs than the modern Transformer",
     ),
     Finding(
-        "gap_25_9",
-        "whether LOLM's perplexity is 25.9 % lower than that of the published form of the Transformer",
-        "At the same tokens LOLM's perplexity is more than 25.9 % lower than that of the published form of the Transformer",
-        "At the same tokens LOLM's perplexity is less than 25.9 % below that of the published form of the Transformer",
-        "gap_headline",
+        "matched_budget",
+        "whether LOLM has a lower test loss than the published form of the Transformer at the same tokens",
+        "At the same tokens LOLM has a lower test loss than the published form of the Transformer",
+        "At the same tokens LOLM has no lower test loss than the published form of the Transformer",
+    ),
+    Finding(
+        "matched_budget_modern",
+        "whether LOLM has a lower test loss than the modern Transformer at the same tokens",
+        "At the same tokens LOLM has a lower test loss than the modern Transformer",
+        "At the same tokens LOLM has no lower test loss than the modern Transformer",
+    ),
+    Finding(
+        "efficiency_2x_published",
+        "whether LOLM as published needs half the steps of its baseline as published",
+        "Inside the runs LOLM as published needs less than half the steps of its baseline as published",
+        "Inside the runs LOLM as published needs more than half the steps of its baseline as published",
+        "efficiency",
     ),
     Finding(
         "inversion_preregistered",
@@ -144,8 +156,14 @@ FINDINGS = (
     Finding(
         "retrieval_mamba",
         "whether Mamba recalls less than LOLM",
-        "In a synthetic recall task Mamba is less accurate than LOLM",
-        "In a synthetic recall task Mamba is no less accurate than LOLM",
+        "Mamba solves a synthetic recall task less often than LOLM",
+        "Mamba solves a synthetic recall task no less often than LOLM",
+    ),
+    Finding(
+        "neither_alone",
+        "whether both a pure Mamba and a pure modern Transformer of the same size are worse than LOLM",
+        "Both a pure Mamba and a pure modern Transformer of the same size have a higher test loss than LOLM",
+        "A pure Mamba or a pure modern Transformer of the same size has no higher test loss than LOLM",
     ),
     Finding(
         "hybrid_beats_mamba",

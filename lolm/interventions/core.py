@@ -16,7 +16,7 @@ from functools import partial, reduce
 import torch
 
 from lolm.interventions.context import EMPTY, Context, InterventionError
-from lolm.interventions.sites import EDGES, OUTPUT, STREAMS, TERMS, fusion_of, is_inside
+from lolm.interventions.sites import EDGES, OUTPUT, STREAMS, TERMS, HasSites, fusion_of, is_inside
 from lolm.models.fusion import Fusion
 from lolm.models.language_model import LanguageModel, Streams
 from lolm.records import names
@@ -144,7 +144,7 @@ def streams_under(
     if edges and intervention.inside and context.other is not None:
         seen = context.other()  # while the model is still unchanged
         context = replace(context, other=lambda: seen)
-    with _inside(model, intervention, context):
+    with inside(model, intervention, context):
         if known is None or intervention.inside:
             known = model.streams(tokens_BT, skip_last=intervention.skip_last)
         changes = {edge: partial(_in_order, of_edge, context) for edge, of_edge in edges.items()}
@@ -198,8 +198,12 @@ def _fuse(
 
 
 @contextmanager
-def _inside(model: LanguageModel, intervention: Intervention, context: Context) -> Iterator[None]:
-    """While open, the model's own sites answer with what the intervention makes of them."""
+def inside(model: HasSites, intervention: Intervention, context: Context = EMPTY) -> Iterator[None]:
+    """While open, the model's own sites answer with what the intervention makes of them: for any model that has sites.
+
+    Raises:
+        InterventionError: the model has no such site.
+    """
     changes = intervention.changes_where(is_inside)
     sites = model.sites() if changes else {}
     for name in changes:

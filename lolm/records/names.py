@@ -27,6 +27,12 @@ INTO_LATENT = "into_latent"  # of h: in the SSM's input alone
 EFFECTS = {SURFACE: (TOTAL, DIRECT, INDIRECT, INTO_LATENT), LATENT: (TOTAL, DIRECT, INDIRECT)}
 RECOMPUTED = (MEAN, ZERO, RESAMPLE)  # replacements with which effects are measured
 
+# Types of what writes into a residual stream; ``mlp`` together with mixtures of experts, which are a type of their own as well.
+RECURRENT, ATTENTION, CONVOLUTION, MLP, EXPERT_MLP = "recurrent", "attention", "convolution", "mlp", "experts"
+LAYER_TYPES = (RECURRENT, ATTENTION, CONVOLUTION, MLP, EXPERT_MLP)
+MIXER_TYPES = (RECURRENT, ATTENTION)  # that are held against each other
+NUMBER, PARAMETERS, NORM = "number", "parameters", "norm"  # in what a random set of mixers equals those of a type
+
 SKIP_LAST_BLOCKS = "skip_last_blocks"
 MATCH_NORM = "match_norm"
 LOWEST, HIGHEST = "lowest", "highest"  # ends of an order of dimensions

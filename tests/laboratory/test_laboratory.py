@@ -141,7 +141,7 @@ def test_two_equal_branches_are_missed_equally():
 
 
 def test_the_whole_set_agrees_for_a_reader_of_the_latent_branch():
-    """All that touches the surface branch, or the dimensions of it, costs nothing; what reads h before it is the latent stream."""
+    """All that touches the surface branch, or the dimensions of it, costs nothing; the latent stream reads h before it."""
     model = reader(surface=False, latent=True)
     context = Context(measure(model, (x for x, _ in SET.batches(4))))
     rows = score_interventions(model, full_set(model, context, [], [0.25], 1), SET, 4, context)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from lolm.analysis.in_curve import constant_until
 from lolm.analysis.statistics import paired_difference, t_interval
 from lolm.claims.entry import NotRun
 from lolm.claims.ledger import Quantity
 from lolm.records.results import RunRecord, ScaleResults
+from lolm.records.schema import TrainingStream
 
 Read = Callable[[RunRecord], float | None]
 
@@ -60,6 +62,12 @@ def again(results: ScaleResults) -> str:
 def t_value(found: Sequence[float]) -> float:
     """Mean."""
     return t_interval(found).value
+
+
+def training_stream(run: RunRecord) -> TrainingStream | None:
+    """What was scored on the head of the training stream at the last kept weights before the rate decays; None if nothing was."""
+    found = () if run.evaluation is None else run.evaluation.training_stream
+    return max((row for row in found if row.step <= constant_until(run)), key=lambda row: row.step, default=None)
 
 
 def removed(runs: Sequence[RunRecord], intervention: str, value: float | None = None) -> list[float] | None:

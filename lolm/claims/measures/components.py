@@ -66,6 +66,20 @@ def frozen_gate(context: Context) -> Reading:
     return Reading(t_interval(frozen, context.confidence), runs=runs)
 
 
+def without_last_blocks(context: Context) -> Reading:
+    """Loss of the baseline without as many last blocks as LOLM has latent layers, minus a bigram model's."""
+    pairs, losses, bigrams = context.pairs(), [], []
+    for subject, base in pairs:
+        latent = subject.header.run.size.latent
+        depth = latent.layers if latent else 1
+        losses.append(nats(base, names.SKIP_LAST_BLOCKS, float(depth)))
+        bigrams.append(base.ablation.references.bigram)  # type: ignore[union-attr]
+    damage = removed([base for _, base in pairs], names.SKIP_LAST_BLOCKS, float(depth))
+    details = {"damage": Quantity.of(t_interval(damage or (), context.confidence), "nats", "loss minus that of the whole model")}
+    runs = [run for pair in pairs for run in pair]
+    return Reading(paired_difference(losses, bigrams, context.confidence), runs=runs, values={"depth": depth}, details=details)
+
+
 def stream(name: str, published: str):
     """Damage when the memory's or the regime's output is replaced by its mean; as published when it is zeroed."""
 

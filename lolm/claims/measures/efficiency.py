@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lolm.analysis import efficiency as eff
+from lolm.analysis.in_curve import constant_until, heldout_before_decay, training_before_decay
 from lolm.analysis.statistics import Estimate, geometric_interval
 from lolm.claims.entry import Context, Reading
 from lolm.claims.ledger import FAILS, INCONCLUSIVE, Quantity
@@ -19,19 +20,19 @@ Pairs = tuple[tuple[RunRecord, RunRecord], ...]
 
 def measured(results: ScaleResults, pairs: Pairs, axis: str) -> eff.Budgets:
     """Sound multipliers of the pairs: losses where schedules ended, at every budget."""
-    return eff.at_budgets(pairs, axis, results.analysis.confidence)
+    return eff.at_budgets(pairs, axis, results.analysis.confidence, results)
 
 
-def in_curve(results: ScaleResults, pairs: Pairs, axis: str) -> eff.Efficiency:
-    """Multipliers of the pairs from validation losses inside the runs, schedules unfinished."""
-    curves = [(eff.heldout_curve(base, axis), eff.heldout_curve(subject, axis)) for subject, base in pairs]
+def in_curve(results: ScaleResults, pairs: Pairs, axis: str = "step") -> eff.Efficiency:
+    """Multipliers of the pairs inside the runs, as the authors read theirs: before the rate decays, on validation text."""
+    curves = [(heldout_before_decay(base, axis), heldout_before_decay(subject, axis)) for subject, base in pairs]
     return eff.efficiency(curves, axis, results.analysis.confidence)
 
 
-def as_published(results: ScaleResults, pairs: Pairs) -> eff.Efficiency:
-    """Multipliers as published: training loss over the published window, in steps."""
+def from_training_loss(results: ScaleResults, pairs: Pairs) -> eff.Efficiency:
+    """The same from training losses over the published window."""
     window = results.analysis.published_window
-    curves = [(eff.training_curve(base, window), eff.training_curve(subject, window)) for subject, base in pairs]
+    curves = [(training_before_decay(base, window), training_before_decay(subject, window)) for subject, base in pairs]
     return eff.efficiency(curves, "step", results.analysis.confidence)
 
 
@@ -40,7 +41,7 @@ def multiplier(threshold: float):
 
     def measure(context: Context) -> Reading:
         results, pairs = context.results, context.pairs()
-        flops, published = measured(results, pairs, "flops"), as_published(results, pairs)
+        flops, published = measured(results, pairs, "flops"), in_curve(results, pairs)
         if flops.largest is None or flops.estimate is None:
             verdict, why = INCONCLUSIVE, f"No multiplier can be measured: {flops.reason}."
         else:
@@ -55,7 +56,7 @@ def multiplier(threshold: float):
             runs=[run for pair in pairs for run in pair],
             verdict=verdict,
             why=why,
-            values={"window": eff.window_rows(pairs[0][0], context.analysis.published_window), "split": flops.split},
+            values={"until": constant_until(pairs[0][0]), "split": flops.split},
             note=_note(flops, len(pairs)),
             published_note=published.reason if published.common is None else _reached(published, len(pairs)),
             rule_note=f", nor would if it were {100 * eff.INTERPOLATION:g} % higher" if threshold > 1 else "",
@@ -63,6 +64,17 @@ def multiplier(threshold: float):
         )
 
     return measure
+
+
+def steps_inside(context: Context) -> Reading:
+    """The multiplier as published, in steps inside the runs."""
+    pairs = context.pairs()
+    found, runs = in_curve(context.results, pairs), [run for pair in pairs for run in pair]
+    values = {"until": constant_until(pairs[0][0])}
+    if found.common is None:
+        why = f"No multiplier can be measured: {found.reason}."
+        return Reading(runs=runs, verdict=INCONCLUSIVE, why=why, values=values, note=found.reason)
+    return Reading(found.common, runs=runs, values=values, note=_reached(found, len(pairs)))
 
 
 def _details(results: ScaleResults, pairs: Pairs, flops: eff.Budgets) -> Mapping[str, Quantity]:
@@ -81,16 +93,33 @@ def _details(results: ScaleResults, pairs: Pairs, flops: eff.Budgets) -> Mapping
             if point.estimate is None
             else Quantity.of(point.estimate, "x", f"the same, both arms annealed by step {point.steps:,}")
         )
+    if flops.largest is not None:
+        for name, other in eff.by_interpolant(pairs, "flops", flops.largest.steps, results.analysis.confidence).items():
+            definition = f"the same points, {name} between them; its interval over seeds alone"
+            details[f"in FLOPs, {name}"] = (
+                Quantity(None, "x", definition, n_seeds=len(pairs), note="gives none here")
+                if other is None
+                else Quantity.of(other, "x", definition)
+            )
     if flops.change is not None:
         details["change over budgets"] = Quantity.of(
             flops.change, "x", "multiplier in FLOPs at the largest over the smallest budget"
         )
-    inside, definition = in_curve(results, pairs, "flops"), "from validation losses before the schedules end, as a second view"
-    details["inside the runs, in FLOPs"] = (
-        Quantity(None, "x", definition, n_seeds=len(pairs), note=inside.reason)
-        if inside.common is None
-        else Quantity.of(inside.common, "x", definition, _reached(inside, len(pairs)))
-    )
+    window = eff.window_rows(pairs[0][0], results.analysis.published_window)
+    dropout = pairs[0][0].header.run.size.dropout
+    for name, inside, definition in (
+        ("inside the runs, in FLOPs", in_curve(results, pairs, "flops"), "as published, in training FLOPs"),
+        (
+            "inside the runs, training loss",
+            from_training_loss(results, pairs),
+            f"as published, in steps, training loss as a trailing mean of {window} log windows, dropout {dropout:g}",
+        ),
+    ):
+        details[name] = (
+            Quantity(None, "x", definition, n_seeds=len(pairs), note=inside.reason)
+            if inside.common is None
+            else Quantity.of(inside.common, "x", definition, _reached(inside, len(pairs)))
+        )
     return details
 
 

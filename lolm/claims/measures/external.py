@@ -20,6 +20,14 @@ def never(why: str) -> Callable[[Context], Reading]:
     return measure
 
 
+def not_scored(context: Context) -> Reading:
+    """Tasks that were announced and that no stage of this project scores."""
+    raise NotRun(
+        "no stage scores downstream tasks yet; at a scale whose models leave chance, the command beside trains what would be "
+        "scored"
+    )
+
+
 def against_baseline(read: Read, control: Callable[[Context], Control] | None = None) -> Callable[[Context], Reading]:
     """A number of LOLM, and the same minus its matched Transformer's."""
 

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from lolm.analysis import dependency
 from lolm.analysis.dependency import follows
 from lolm.analysis.efficiency import window_rows
+from lolm.analysis.in_curve import constant_until
 from lolm.analysis.statistics import Estimate, paired_difference, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, NOT_RUN, UNTESTABLE, Quantity
-from lolm.claims.measures.common import t_value, values
+from lolm.claims.measures.common import again, t_value, values
 from lolm.claims.numbers import show, show_interval
 from lolm.claims.published import NUMBERS
 from lolm.claims.rules import above, every, why_of, within
 from lolm.records import names
 from lolm.records.results import RunRecord
 
+SETTLED = 5_000 / 33_000  # share of the published run from which on the gate is said to stay
 LEVELS = ("gate_20m", "gate_149m", "gate_304m", "gate_157b")
 
 
@@ -167,6 +169,46 @@ def target(context: Context) -> Reading:
         f" (gate {t_value(gates):.3f}, target {t_value(targets):.3f}). A loss of weight {weights[0]:g} pulls the mean gate there."
     )
     return Reading(gap, runs=runs, verdict=verdict, why=why, details=details)
+
+
+def settles(context: Context) -> Reading:
+    """Mean gate on training batches at the last step of the constant rate, minus that after 5/33 of these steps."""
+    runs, window = gated(context), context.analysis.published_window
+    early, late = [], []
+    for run in runs:
+        (steps, levels), rows, end = run.points(names.GATE_LEVEL), window_rows(run, window), constant_until(run)
+        for found, until in ((early, SETTLED * end), (late, end)):
+            before = [value for step, value in zip(steps, levels, strict=True) if step <= until] or levels[:1]
+            found.append(math.fsum(before[-rows:]) / len(before[-rows:]))
+    return Reading(
+        paired_difference(late, early, context.confidence),
+        runs=runs,
+        values={"step": SETTLED * end, "until": end, "share": SETTLED},
+    )
+
+
+def at_transitions(context: Context) -> Reading:
+    """Mean gate at first tokens of sentences minus that at first tokens of words; line ends and starts of documents beside."""
+    runs = context.subject()
+
+    def level(name: str) -> list[float]:
+        rows = [None if run.ablation is None else run.ablation.token_class(name) for run in runs]
+        found = [row.gate_mean for row in rows if row is not None and row.gate_mean is not None]
+        if len(found) < len(runs):
+            raise NotRun(f"the gate was not measured at the class {name}; {again(context.results)}")
+        return found
+
+    def minus(name: str, other: str) -> Estimate:
+        return paired_difference(level(name), level(other), context.confidence)
+
+    details = {
+        text: Quantity.of(minus(name, other), "gate", f"mean gate at {name} minus that at {other}")
+        for text, name, other in (
+            ("at ends of lines", names.NEWLINE, names.ALL),
+            ("in the first 32 tokens of a document", "document_1_32", "document_later"),
+        )
+    }
+    return Reading(minus(names.SENTENCE_START, names.WORD_START), runs=runs, details=details)
 
 
 def latent_share(runs: Sequence[RunRecord]) -> list[float] | None:

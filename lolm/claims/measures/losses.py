@@ -6,18 +6,18 @@ import math
 from dataclasses import replace
 
 from lolm.analysis import efficiency as eff
+from lolm.analysis.in_curve import constant_until, heldout_before_decay
 from lolm.analysis.statistics import Estimate, equivalence, geometric_interval, paired_difference, t_interval
 from lolm.claims.cost import Counting
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import COUNTED, FAILS, HOLDS, INCONCLUSIVE, UNTESTABLE, Quantity
-from lolm.claims.measures.common import against_decoder
-from lolm.claims.measures.efficiency import AXIS_NAMES, Pairs, parameters
+from lolm.claims.measures.common import again, against_decoder, training_stream
+from lolm.claims.measures.efficiency import Pairs
 from lolm.claims.numbers import show
 from lolm.claims.published import NUMBERS, clipped_perplexity
 from lolm.claims.rules import above, below, every, why_of
 from lolm.config import ConfigError, RunConfig
 from lolm.records import names
-from lolm.records.results import RunRecord, ScaleResults
 
 EARLY = 0.06  # share of the run at which the published early gap was read: step 3,000 of 50,000
 LATE = NUMBERS["lolm_steps_late"].value / NUMBERS["baseline_steps_late"].value
@@ -33,60 +33,57 @@ def gap(definition: str):
     """Perplexity gap at the same tokens, schedules ended; ``definition`` names the published way of reading it."""
 
     def measure(context: Context) -> Reading:
-        results, pairs = context.results, context.pairs()
-        found = {axis: eff.gap_at(pairs, axis, context.confidence) for axis in eff.AXES}
-        at_steps = found["step"]
-        if at_steps.difference is None:
+        pairs = context.pairs()
+        found = eff.gap_at(pairs, "step", context.confidence, context.results)
+        if found.difference is None:
             raise NotRun(NOT_SCORED)
-        sound = at_steps.difference.map(gap_share)
-        details = {
-            f"gap at matched {AXIS_NAMES[axis]}": _matched_gap(found[axis], len(pairs), AXIS_NAMES[axis])
-            for axis in ("flops", "seconds")
-        }
-        ratio = parameters(results, results.baseline) / parameters(results, results.subject)
-        details["gap at matched parameters"] = Quantity.of(
-            sound, "share", f"the same losses; the baseline's parameters over LOLM's are {ratio:.4f}"
-        )
-        window = context.analysis.published_window
-        losses = [_published_losses(definition, *pair, window) for pair in pairs]
-        ratios = [clipped_perplexity(a) / clipped_perplexity(b) for a, b in losses]
+        published, note = _as_published(definition, pairs, context)
         return Reading(
-            sound=sound,
-            published=geometric_interval(ratios, context.confidence).map(lambda ratio: 1 - ratio),
+            sound=found.difference.map(gap_share),
+            published=published,
+            published_note=note,
             runs=[run for pair in pairs for run in pair],
-            values={"split": at_steps.split, "late": LATE},
-            details=details,
+            values={"split": found.split, "late": LATE, "until": constant_until(pairs[0][0])},
         )
 
     return measure
 
 
-def _published_losses(definition: str, subject: RunRecord, base: RunRecord, window: int) -> tuple[float, float]:
-    """(LOLM's loss, the baseline's) under a published definition."""
-    theirs = eff.final_training_loss(base, window)
-    if definition == "mixed":
-        return subject.points(names.VAL_NATS)[1][-1], theirs
-    return eff.final_training_loss(subject, window, LATE if definition == "late" else 1.0), theirs
+def _as_published(definition: str, pairs: Pairs, context: Context) -> tuple[Estimate | None, str | None]:
+    """The gap under a published definition, before the rate decays; None with a note where it was not measured."""
+    if definition != "mixed":
+        return before_decay(pairs, context.confidence, LATE if definition == "late" else 1.0).map(gap_share), None
+    window, ratios = context.analysis.published_window, []
+    for subject, base in pairs:
+        row = training_stream(subject)
+        if row is None:
+            return None, f"LOLM was not scored on its training stream; {again(context.results)}"
+        last = base.points(names.TRAIN_LOSS)[0][-1]
+        theirs = eff.final_training_loss(base, window, row.step / last)
+        ratios.append(clipped_perplexity(row.nats) / clipped_perplexity(theirs))
+    return geometric_interval(ratios, context.confidence).map(lambda ratio: 1 - ratio), None
 
 
-def _matched_gap(found: eff.Gap, pairs: int, what: str) -> Quantity:
-    definition = (
-        f"perplexity gap at the largest {what} that both arms of a pair spent; the arm that spent more interpolated "
-        "between ends of its schedules"
-    )
-    if found.difference is None:
-        return Quantity(None, "share", definition, n_seeds=pairs, note=found.reason)
-    return Quantity.of(found.difference.map(gap_share), "share", definition)
+def before_decay(pairs: Pairs, confidence: float, share: float = 1.0) -> Estimate:
+    """LOLM's validation loss minus the baseline's (nats) at the last step of the constant rate, LOLM's at ``share`` of that."""
+    found = []
+    for subject, base in pairs:
+        mine, theirs = heldout_before_decay(subject), heldout_before_decay(base)
+        loss = mine.at(share * theirs.positions[-1])
+        if loss is None:
+            raise NotRun("LOLM and the baseline have no validation in common before the rate decays")
+        found.append(loss - theirs.losses[-1])
+    return t_interval(found, confidence)
 
 
 def matched_budget(context: Context) -> Reading:
     """Difference of held-out losses at the same tokens; equivalence within the margin refutes a gain too."""
     pairs, margin = context.pairs(), context.analysis.equivalence_margin
-    found = {axis: eff.gap_at(pairs, axis, context.confidence) for axis in ("step", "flops", "seconds")}
+    found = {axis: eff.gap_at(pairs, axis, context.confidence, context.results) for axis in ("step", "flops", "seconds")}
     difference, split = found["step"].difference, found["step"].split
     if difference is None:
         raise NotRun(NOT_SCORED)
-    same = equivalence(difference.per_seed, margin, context.confidence)
+    same = equivalence(difference, margin, context.confidence)
     verdict, why = below(difference, 0.0), f"LOLM minus baseline: {why_of(difference, 0.0, 'nats')}."
     if same.equivalent and verdict != FAILS:
         verdict = FAILS
@@ -100,94 +97,114 @@ def matched_budget(context: Context) -> Reading:
             if at.difference is None
             else Quantity.of(at.difference, "nats", definition)
         )
-    runs = [run for pair in pairs for run in pair]
-    return Reading(difference, runs=runs, verdict=verdict, why=why, values={"split": split}, details=details)
-
-
-def shrinking_lead(context: Context) -> Reading:
-    """Lead early in the run minus lead at its end."""
-    pairs, confidence = context.pairs(), context.confidence
-    early, end, step = [], [], 0.0
-    for subject, base in pairs:
-        mine, theirs = (dict(zip(*run.points(names.VAL_NATS), strict=True)) for run in (subject, base))
-        common = sorted(set(mine) & set(theirs))
-        after = [s for s in common if s >= max(1, EARLY * common[-1])]
-        if len(after) < 2:
-            raise NotRun("too few evaluations during training")
-        step = after[0]
-        early.append(theirs[step] - mine[step])
-        end.append(theirs[common[-1]] - mine[common[-1]])
-    shrink = paired_difference(early, end, confidence)
-    lead, final = t_interval(early, confidence), t_interval(end, confidence)
-    details = {
-        "early lead": Quantity.of(lead, "nats", f"baseline minus LOLM, validation loss at step {step:g}"),
-        "final lead": Quantity.of(final, "nats", "the same at the last step"),
-    }
-    steps, curves, split = eff.annealed_curves(pairs, "step")
-    if len(steps) > 1:
-        for i, step_end in ((0, steps[0]), (-1, steps[-1])):
-            at_end = t_interval([base.losses[i] - subject.losses[i] for base, subject in curves], confidence)
-            details[f"lead at the end of the schedule of {step_end:,} steps"] = Quantity.of(
-                at_end, "nats", f"baseline minus LOLM, both annealed, {split} split"
-            )
     return Reading(
-        sound=shrink,
-        published=final.map(lambda d: 1 - math.exp(-d)),
-        runs=[run for pair in pairs for run in pair],
-        verdict=every((above(lead, 0.0), above(shrink, 0.0))),
-        why=f"Early lead: {why_of(lead, 0.0, 'nats')}. Its decline: {why_of(shrink, 0.0, 'nats')}.",
-        values={"step": step, "early": EARLY},
+        difference,
+        before_decay(pairs, context.confidence).map(gap_share),
+        [run for pair in pairs for run in pair],
+        verdict=verdict,
+        why=why,
+        values={"split": split, "until": constant_until(pairs[0][0])},
         details=details,
     )
 
 
-def lead_at(results: ScaleResults, pairs: Pairs, share: float) -> tuple[Estimate, Estimate, int] | None:
-    """Baseline minus LOLM at the first validation after a share of the run, nats: (validation, training, step)."""
-    confidence, window = results.analysis.confidence, results.analysis.published_window
-    validation: list[tuple[float, float]] = []
-    training: list[tuple[float, float]] = []
-    step = 0.0
-    for subject, base in pairs:
-        mine, theirs = (dict(zip(*run.points(names.VAL_NATS), strict=True)) for run in (subject, base))
-        common = sorted(set(mine) & set(theirs))
-        after = [s for s in common if s >= max(1, share * common[-1])]
-        if not after:
-            return None
-        step = after[0]
-        validation.append((theirs[step], mine[step]))
-        at = step / common[-1]
-        training.append((eff.final_training_loss(base, window, at), eff.final_training_loss(subject, window, at)))
-    found = [paired_difference([a for a, _ in values], [b for _, b in values], confidence) for values in (validation, training)]
-    return found[0], found[1], round(step)
+def shrinking_lead(context: Context) -> Reading:
+    """Lead early in the run minus lead at the last step of the constant rate; as published the gap at the run's end."""
+    pairs, confidence = context.pairs(), context.confidence
+    until, last = constant_until(pairs[0][0]), pairs[0][0].points(names.VAL_NATS)[0][-1]
+    found = [lead_at(pairs, share, end, confidence) for share, end in ((EARLY, last), (1.0, last))]
+    curves = [[heldout_before_decay(run) for run in pair] for pair in pairs]
+    early, at_end = found
+    if early is None or at_end is None or early[1] >= min(curve.positions[-1] for pair in curves for curve in pair):
+        raise NotRun("too few evaluations during training")
+    lead, ended = early[0], at_end[0]
+    late = paired_difference([base.losses[-1] for _, base in curves], [mine.losses[-1] for mine, _ in curves], confidence)
+    shrink = paired_difference(lead.per_seed, late.per_seed, confidence)
+    details = {
+        "early lead": Quantity.of(lead, "nats", f"baseline minus LOLM, validation loss at step {early[1]}"),
+        "late lead": Quantity.of(late, "nats", f"the same at step {until:g}, before the rate decays"),
+        "final lead": Quantity.of(ended, "nats", "the same at the last step"),
+    }
+    steps, annealed, split = eff.annealed_curves(pairs, "step")
+    if len(steps) > 1:
+        for i, step_end in ((0, steps[0]), (-1, steps[-1])):
+            gain = t_interval([base.losses[i] - subject.losses[i] for base, subject in annealed], confidence)
+            details[f"lead at the end of the schedule of {step_end:,} steps"] = Quantity.of(
+                gain, "nats", f"baseline minus LOLM, both annealed, {split} split"
+            )
+    return Reading(
+        sound=shrink,
+        published=ended.map(lambda d: 1 - math.exp(-d)),
+        runs=[run for pair in pairs for run in pair],
+        verdict=every((above(lead, 0.0), above(shrink, 0.0))),
+        why=f"Early lead: {why_of(lead, 0.0, 'nats')}. Its decline: {why_of(shrink, 0.0, 'nats')}.",
+        values={"step": early[1], "early": EARLY, "until": until},
+        details=details,
+    )
 
 
-def lead(share: float, unit: str):
-    """Lead at a share of the run: a ratio of perplexities (``x``), or by how much LOLM's is lower (``share``)."""
+def lead_at(pairs: Pairs, share: float, end: float, confidence: float) -> tuple[Estimate, int] | None:
+    """Baseline minus LOLM in validation loss (nats) at the first validation after ``share`` of ``end`` steps, and that step."""
+    curves = [tuple(dict(zip(*run.points(names.VAL_NATS), strict=True)) for run in pair) for pair in pairs]
+    after = [step for step in sorted(set.intersection(*(set(c) for pair in curves for c in pair))) if step >= max(1, share * end)]
+    if not after:
+        return None
+    mine, theirs = ([pair[i][after[0]] for pair in curves] for i in (0, 1))
+    return paired_difference(theirs, mine, confidence), round(after[0])
+
+
+def lead(share: float, unit: str, whole: bool = False):
+    """Lead at a share of the steps before the rate decays, or of the ``whole`` run, where the published one had ended: a ratio of
+    perplexities (``x``), or by how much LOLM's is lower (``share``)."""
 
     def measure(context: Context) -> Reading:
         pairs = context.pairs()
-        found = lead_at(context.results, pairs, share)
+        end = pairs[0][0].points(names.VAL_NATS)[0][-1] if whole else constant_until(pairs[0][0])
+        found = lead_at(pairs, share, end, context.confidence)
         if found is None:
             raise NotRun("LOLM and the baseline have no validation in common")
-        validation, training, step = found
         read = math.exp if unit == "x" else lambda nats: 1 - math.exp(-nats)
         runs = [run for pair in pairs for run in pair]
-        return Reading(validation.map(read), training.map(read), runs, values={"step": step, "share": share})
+        return Reading(found[0].map(read), runs=runs, values={"step": found[1], "share": share, "end": end})
 
     return measure
 
 
 def final_lead(context: Context) -> Reading:
     """Baseline minus LOLM at the end: test loss, and the gap in training loss."""
-    pairs = context.pairs()
-    found = lead_at(context.results, pairs, 1.0)
+    pairs, window = context.pairs(), context.analysis.published_window
     tests = [(base.test_nats, subject.test_nats) for subject, base in pairs]
-    if found is None or any(None in losses for losses in tests):
+    if any(None in losses for losses in tests):
         raise NotRun("the test losses were not measured")
-    _, training, step = found
+    losses = [[eff.final_training_loss(run, window) for run in pair] for pair in pairs]
+    training = paired_difference([base for _, base in losses], [subject for subject, _ in losses], context.confidence)
     final = paired_difference([a for a, _ in tests], [b for _, b in tests], context.confidence)  # type: ignore[misc]
-    runs = [run for pair in pairs for run in pair]
-    return Reading(final, training.map(lambda n: 1 - math.exp(-n)), runs, values={"step": step})
+    return Reading(final, training.map(lambda n: 1 - math.exp(-n)), [run for pair in pairs for run in pair])
+
+
+def stepwise_wins(context: Context) -> Reading:
+    """Share of the log windows in which LOLM's training loss is the lower one; both arms see the same batches."""
+    pairs = context.pairs()
+    wins = []
+    for subject, base in pairs:
+        mine, theirs = (run.points(names.TRAIN_LOSS)[1] for run in (subject, base))
+        wins.append(sum(a < b for a, b in zip(mine, theirs, strict=True)) / len(mine))
+    return Reading(t_interval(wins, context.confidence), runs=[run for pair in pairs for run in pair])
+
+
+def crossover(context: Context) -> Reading:
+    """Share of the run after which LOLM's validation loss stays above the baseline's."""
+    pairs, found = context.pairs(), []
+    for subject, base in pairs:
+        mine, theirs = (dict(zip(*run.points(names.VAL_NATS), strict=True)) for run in (subject, base))
+        common = sorted(set(mine) & set(theirs))
+        ahead = [step for step in common if step and mine[step] < theirs[step]]
+        found.append((ahead[-1] if ahead else 0) / common[-1])
+    runs, stays = [run for pair in pairs for run in pair], sum(share == 1 for share in found)
+    if stays:
+        why = f"LOLM is ahead at the last validation in {stays} of {len(pairs)} pairs: there it is never overtaken."
+        return Reading(runs=runs, verdict=FAILS if stays == len(pairs) else INCONCLUSIVE, why=why, published_note=why)
+    return Reading(t_interval(found, context.confidence), runs=runs)
 
 
 def step_overhead(context: Context) -> Reading:

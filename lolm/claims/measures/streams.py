@@ -11,14 +11,10 @@ from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
 from lolm.claims.measures.common import quantity, removed, values
 from lolm.claims.numbers import show
-from lolm.claims.published import NUMBERS
 from lolm.claims.rules import above, below, why_of
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.schema import ContrastiveSummary, RegimeSummary
-
-CPC_ENDS = 0.05  # share of the run by which the loss must have fallen
-BREAKS = NUMBERS["cpc_breaks_304m"].value / 33_000
 
 
 def _regimes(runs: Sequence[RunRecord]) -> list[RegimeSummary]:
@@ -176,28 +172,3 @@ def contrastive_loss(context: Context) -> Reading:
     n = found[0].candidates
     why = f"Loss {show(loss.value, 'nats')} against chance ln {n:g} = {math.log(n):.3f}: {why}."
     return Reading(excess, loss, runs, verdict=verdict, why=why)
-
-
-def contrastive_early(context: Context) -> Reading:
-    """The contrastive loss minus ln n in the last log window of the first twentieth of the run."""
-    runs, excess = context.subject(), []
-    summaries = [run.evaluation.cpc if run.evaluation else None for run in runs]
-    for run, summary in zip(runs, summaries, strict=True):
-        steps, logged = run.points(names.train_term(names.FUTURE))
-        early = [v for s, v in zip(steps, logged, strict=True) if s <= max(steps[0], CPC_ENDS * steps[-1])]
-        if not early or summary is None:
-            raise NotRun("these runs hold no logged contrastive loss")
-        excess.append(early[-1] - math.log(summary.candidates))
-    final = [summary.nats - math.log(summary.candidates) for summary in summaries if summary is not None]
-    control = Control(
-        "at the end",
-        Quantity.of(paired_difference(final, [0.0] * len(final), context.confidence), "nats", "test split, loss minus ln n"),
-        "Negatives come from the same sequence, so position alone can lower it; study cpc trains with those of other texts.",
-    )
-    return Reading(
-        t_interval(excess, context.confidence),
-        runs=runs,
-        values={"share": CPC_ENDS},
-        more=f"The published step is {BREAKS:.1%} of its run; learning rate and length of warm-up set it.",
-        controls=(control,),
-    )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lolm.analysis.dependency import INVERTED, calls
 from lolm.analysis.effects import OUTCOMES, arm_effect, main_effects
-from lolm.analysis.statistics import Estimate, t_interval
+from lolm.analysis.statistics import Estimate, paired_difference, share_difference, solved, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
-from lolm.claims.rules import Within, below, every
+from lolm.claims.measures.common import Read, values
+from lolm.claims.rules import Within, above, below, every, why_of
+from lolm.records import names
 from lolm.records.results import ScaleResults
 
 LADDER = ("ladder_1_decoder", "ladder_2_memory", "ladder_3_ssm", "ladder_4_ssm_memory", "ladder_5_regime", "ladder_6_full")
@@ -56,7 +60,7 @@ class Contrast:
         alpha, declared = 1 - results.analysis.confidence, self.arm is not None and self.arm == results.baseline
         family = self._family(context)
         if not declared:
-            found = t_interval(found.per_seed, 1 - alpha / family)
+            found = found.at(1 - alpha / family)
         name = results.label(self.arm) if self.arm else f"the high level of {self.name.replace('_', ' ')}"
         other = f"“{results.label(results.subject)}”" if self.arm and results.subject else "the low level"
         runs = results.runs if self.factor else (*results.of(self.name), *results.of(results.subject or ""))
@@ -116,20 +120,111 @@ def inverted(results: ScaleResults) -> bool:
     return any(one.arm == results.subject and one.called == INVERTED for one in calls(results))
 
 
+def by_construction(holds: bool, words: str) -> Callable[[Context], Reading]:
+    """What the code of a LOLM says without a measurement."""
+
+    def measure(context: Context) -> Reading:
+        return Reading(runs=context.subject(), verdict=HOLDS if holds else FAILS, why=f"By construction: {words}")
+
+    return measure
+
+
 def parallel_paths(context: Context) -> Reading:
     """By construction: whether the SSM reads the decoder's output or the embeddings."""
-    runs = context.subject()
-    latent = runs[0].header.run.architecture.latent
-    if runs[0].family != "lolm" or latent.form == "none":
+    latent = context.subject()[0].header.run.architecture.latent
+    if context.subject()[0].family != "lolm" or latent.form == "none":
         raise NotRun("these runs hold no LOLM with a latent stream")
-    serial = latent.input == "surface"
-    why = (
-        "By construction: as in the published code, z is computed from the decoder's final hidden state, so the streams are a "
-        "stack with a skip around its last layers."
-        if serial
-        else "By construction: the SSM of this arm reads the token embeddings."
+    if latent.input != "surface":
+        return by_construction(True, "the SSM of this arm reads the token embeddings.")(context)
+    words = (
+        "as in the published code, z is computed from the decoder's final hidden state, so the streams are a stack with a skip "
     )
-    return Reading(runs=runs, verdict=FAILS if serial else HOLDS, why=why)
+    return by_construction(False, f"{words}around its last layers.")(context)
+
+
+def memory_writes(context: Context) -> Reading:
+    """By construction: whether something is read after it was written within a sequence, so that writing gets a gradient."""
+    run = context.subject()[0].header.run
+    size = run.size.memory
+    if run.architecture.family != "lolm" or not run.architecture.memory.enabled or size is None:
+        raise NotRun("these runs hold no LOLM with a memory")
+    length = run.training.seq_len
+    chunks = size.chunks if run.architecture.memory.chunking == "count" else math.ceil(length / size.chunk_tokens)
+    words = f"{chunks} chunks of a sequence of {length} tokens, of which each but the last writes what later ones read."
+    return by_construction(chunks > 1, words)(context)
+
+
+@dataclass(frozen=True)
+class BeatsAll:
+    """Test loss of each of the ``others`` minus that of ``arm`` (default: the subject). To beat all is to beat each, so nothing
+    is corrected; the smallest difference stands for them."""
+
+    others: tuple[str, ...]
+    arm: str | None = None
+
+    def arms(self, results: ScaleResults) -> tuple[str, ...]:
+        return (self.arm or results.params.selected.subject, *self.others)
+
+    def __call__(self, context: Context) -> Reading:
+        results, margin = context.results, context.analysis.equivalence_margin
+        first = self.arms(results)[0]
+        found = {arm: effect for arm in self.others if (effect := arm_effect(results, arm, "nats", first)) is not None}
+        if len(found) < len(self.others):
+            raise NotRun(f"these runs do not hold {first} and each of {', '.join(self.others)}")
+        words = [f"{results.label(arm)}: {why_of(effect, margin, 'nats')}" for arm, effect in found.items()]
+        return Reading(
+            sound=min(found.values(), key=lambda effect: effect.value),
+            runs=[run for arm in self.arms(results) for run in results.of(arm)],
+            verdict=every(above(effect, margin) for effect in found.values()),
+            why=f"Minus {results.label(first)}: {'; '.join(words)}.",
+            details={
+                f"{results.label(arm)} minus {results.label(first)}": Quantity.of(e, "nats", "test loss")
+                for arm, e in found.items()
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Emergent:
+    """In how many of the things that are measured the subject is better than each of its ``parts``: test loss, loss late in the
+    window, recall tasks. One is enough, so each is tested at the level over their number."""
+
+    parts: tuple[str, ...]
+
+    def arms(self, results: ScaleResults) -> tuple[str, ...]:
+        return (results.params.selected.subject, *self.parts)
+
+    def __call__(self, context: Context) -> Reading:
+        results = context.results
+        abilities: dict[str, tuple[str, Read]] = {  # the higher the better
+            "test loss": ("nats", lambda run: None if run.test_nats is None else -run.test_nats),
+            "late loss": ("nats", lambda run: None if run.evaluation is None else -run.evaluation.positions.late.nats),
+            **{task: ("share", lambda run, task=task: run.accuracy(task)) for task in names.TASKS},  # type: ignore[misc]
+        }
+        level = 1 - (1 - results.analysis.confidence) / len(abilities)
+        verdicts, details = [], {}
+        for ability, (unit, read) in abilities.items():
+            each = []
+            for part in self.parts:
+                pairs = results.pairs(results.subject, part)
+                mine, theirs = values([a for a, _ in pairs], read), values([b for _, b in pairs], read)
+                if mine is None or theirs is None:
+                    raise NotRun(f"{ability} was not measured in LOLM and {part}")
+                each.append(found := paired_difference(mine, theirs, level))
+                text = f"by how much LOLM is better, {100 * level:.4g} % interval"
+                details[f"{ability}, against {results.label(part)}"] = Quantity.of(found, unit, text)
+            verdicts.append(every(above(found, 0.0) for found in each))
+        held = [ability for ability, verdict in zip(abilities, verdicts, strict=True) if verdict == HOLDS]
+        lost = verdicts.count(FAILS)
+        return Reading(
+            float(len(held)),
+            runs=[run for arm in self.arms(results) for run in results.of(arm)],
+            verdict=HOLDS if held else FAILS if lost == len(verdicts) else INCONCLUSIVE,
+            why=f"Better than each part in {len(held)} of {len(verdicts)} ({', '.join(held) or 'none'}), shown not to be in "
+            f"{lost}.",
+            values={"count": len(verdicts)},
+            details=details,
+        )
 
 
 @dataclass(frozen=True)
@@ -159,26 +254,39 @@ class Ladder:
 
 @dataclass(frozen=True)
 class RecallContrast:
-    """Accuracy of the subject minus that of another arm on a synthetic recall task that both are trained on from scratch."""
+    """How often ``first`` (default: the subject) solves a synthetic recall task minus how often another arm does, both trained on
+    it from scratch."""
 
     task: str
     arm: str
-    solved: float = 0.9
+    first: str | None = None
 
     def arms(self, results: ScaleResults) -> tuple[str, ...]:
-        return (results.params.selected.subject, self.arm)
+        return (self.first or results.params.selected.subject, self.arm)
 
     def __call__(self, context: Context) -> Reading:
-        results = context.results
-        pairs = results.pairs(results.subject, self.arm)
+        results, least = context.results, context.analysis.solved_accuracy
+        first = self.arms(results)[0]
+        pairs = results.pairs(first, self.arm)
         found = [(a.accuracy(self.task), b.accuracy(self.task)) for a, b in pairs]
         if not found or any(None in pair for pair in found):
-            raise NotRun(f"these runs do not measure recall for LOLM and arm {self.arm}")
+            raise NotRun(f"these runs do not measure recall for arms {first} and {self.arm}")
         mine, theirs = ([float(pair[i]) for pair in found] for i in (0, 1))  # type: ignore[arg-type]
+        ours, other = (solved(accuracies, least, context.confidence) for accuracies in (mine, theirs))
         counted = ", ".join(
-            f"{results.label(arm)} {sum(value > self.solved for value in values)} of {len(values)}"
-            for arm, values in ((results.subject or "", mine), (self.arm, theirs))
+            f"{results.label(arm)} {sum(one.per_seed):.0f} of {one.n}" for arm, one in ((first, ours), (self.arm, other))
         )
-        difference = t_interval([a - b for a, b in zip(mine, theirs, strict=True)], context.confidence)
-        more = f"Solved (accuracy above {self.solved:g}): {counted}. A run either finds the solution or does not."
-        return Reading(difference, runs=[run for pair in pairs for run in pair], more=more)
+        details = {
+            f"solved by {results.label(arm)}": Quantity.of(one, "share", "share of runs, with the exact interval")
+            for arm, one in ((first, ours), (self.arm, other))
+        }
+        accuracy = t_interval([a - b for a, b in zip(mine, theirs, strict=True)], context.confidence)
+        details["difference of mean accuracies"] = Quantity.of(
+            accuracy, "share", "as if accuracies were spread about a mean, which they are not"
+        )
+        return Reading(
+            share_difference(ours, other),
+            runs=[run for pair in pairs for run in pair],
+            more=f"Solved (accuracy of {least:g} or more): {counted}. A run either finds the solution or does not.",
+            details=details,
+        )

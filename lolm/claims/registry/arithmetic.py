@@ -8,6 +8,7 @@ from functools import partial
 from lolm.claims.ledger import FAILS, HOLDS, RECOMPUTED, Claim
 from lolm.claims.ledger import Quantity as _Quantity
 from lolm.claims.published import CLIP_NATS, NUMBERS, VOCABULARY, clipped_perplexity, cpc_candidates
+from lolm.claims.registry.cross_checks import cross_checks
 
 Quantity = partial(_Quantity, origin=RECOMPUTED)
 
@@ -18,7 +19,7 @@ def _of(key: str) -> float:
 
 def arithmetic() -> list[Claim]:
     """All arithmetic entries."""
-    return [*_clip(), *_gap(), *_others()]
+    return [*_clip(), *_gap(), *_others(), *cross_checks()]
 
 
 def _clip() -> list[Claim]:

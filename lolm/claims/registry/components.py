@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from lolm.claims.entry import Entry
-from lolm.claims.measures.components import constant_gate, everything_removed, frozen_gate, half_against_one
+from lolm.claims.measures.components import constant_gate, everything_removed, frozen_gate, half_against_one, without_last_blocks
 from lolm.claims.published import NUMBERS
-from lolm.claims.rules import Above
+from lolm.claims.rules import Above, Below
 
 GROUP = "components"
 SIZE = "The size of the damage is that of a model off its training distribution, and depends on the scale of its logits."
@@ -79,6 +79,19 @@ ENTRIES = (
         caveats=("Which constant is worse says which lies further from the learned level, not that mixing harms.",),
         controls=("gate_all",),
         figure="ablation_sweep",
+    ),
+    Entry(
+        "transformer_graceful",
+        GROUP,
+        "A Transformer degrades gracefully when an auxiliary part is taken away.",
+        without_last_blocks,
+        rule=Below(),
+        definition="loss of the Transformer without its last {depth} blocks minus that of a bigram model, test split",
+        lead="What is left, against a bigram model",
+        stated=("seed",),
+        caveats=("Graceful is read as still better than a bigram model; the last blocks stand in LOLM's latent layers' place.",),
+        figure="damage",
+        pair=True,
     ),
     Entry(
         "gate_context",

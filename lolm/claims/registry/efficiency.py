@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from lolm.claims.entry import Entry
-from lolm.claims.measures.efficiency import multiplier
-from lolm.claims.measures.losses import final_lead, gap, lead, matched_budget, shrinking_lead, step_overhead
+from lolm.claims.measures.efficiency import multiplier, steps_inside
+from lolm.claims.measures.losses import (
+    crossover,
+    final_lead,
+    gap,
+    lead,
+    matched_budget,
+    shrinking_lead,
+    step_overhead,
+    stepwise_wins,
+)
 from lolm.claims.published import NUMBERS
-from lolm.claims.rules import Above, Below, Between
+from lolm.claims.rules import Above, Below, Between, Rule
 
 GROUP = "efficiency"
 COMPARED = ("conditioning", "depth", "learning_rates")  # controls of every comparison with the baseline
@@ -15,18 +24,15 @@ MULTIPLIER = (
     "schedules end, {split} split"
 )
 MULTIPLIER_PUBLISHED = (
-    "steps to the lowest training loss both arms reach, trailing mean of {window} log windows, with whatever dropout and noise "
-    "training has"
+    "steps to the lowest validation loss that both arms reach by step {until:,.0f}, the last of the constant rate: the authors "
+    "read theirs, of training losses, at about 98 % of the peak rate"
 )
-IN_DECAY = (
-    "As published it is read inside the runs: here the end of a run lies in the decay of the learning rate, the authors' reading "
-    "at about 98 % of its peak."
+IN_CURVE = (
+    "As published it is read inside the runs, before any schedule ended: each arm's loss is that of a rate still at its peak."
 )
 GAP = "1 - exp(paired difference of {split} losses), same training tokens, schedules ended, noise off in both arms"
-LEAD_X = (
-    "perplexity of the baseline over LOLM's, validation at step {step:,} (first one after {share:.0%} of the run), paired by seed"
-)
-LEAD_X_PUBLISHED = "perplexity of the baseline over LOLM's, training loss up to step {step:,}, published window"
+BEFORE_DECAY = "before the rate decays, at step {until:,.0f}"
+LEAD = "validation at step {step:,}, the first after {share:.0%} of the {end:,.0f} steps"
 NO_SPEED = "A ratio of losses at one step is no speed."
 
 
@@ -41,7 +47,7 @@ def _multiplier(id: str, statement: str, threshold: float, **more) -> Entry:
         unit="x",
         definition=MULTIPLIER,
         published_definition=MULTIPLIER_PUBLISHED,
-        caveats=(IN_DECAY,),
+        caveats=(IN_CURVE,),
         controls=COMPARED,
         figure="multipliers",
         pair=True,
@@ -63,7 +69,34 @@ def _gap(id: str, statement: str, key: str, definition: str, published_definitio
         published_definition=published_definition,
         controls=COMPARED,
         figure=figure,
+        scale="1570m",
         pair=True,
+        fact="matched_budget",
+    )
+
+
+def _lead(
+    id: str, statement: str, share: float, rule: Rule, scale: str | None, fact: str | None, unit: str = "x", **more
+) -> Entry:
+    """A lead inside the run; with a ``scale`` its published size, without one its direction."""
+    ratio = "perplexity of the baseline over LOLM's" if unit == "x" else "one minus LOLM's perplexity over the baseline's"
+    return Entry(
+        id,
+        GROUP,
+        statement,
+        lead(share, unit, whole=unit == "share"),
+        "published",
+        rule,
+        unit=unit,
+        definition=f"{ratio}, {LEAD}{' of the run' if unit == 'share' else ' before the rate decays'}, paired by seed",
+        lead="At step {step:,}",
+        published=more.pop("published", (id,)),
+        caveats=(NO_SPEED,),
+        controls=("conditioning",),
+        figure="lead",
+        scale=scale,
+        pair=True,
+        fact=fact,
     )
 
 
@@ -87,7 +120,8 @@ ENTRIES = (
         "LOLM's perplexity is 25.9 % lower at a matched budget.",
         "gap_headline",
         "mixed",
-        "LOLM's held-out perplexity (evaluation mode) against the baseline's training perplexity",
+        "LOLM's perplexity in evaluation mode on the head of its training stream against the baseline's logged training "
+        "perplexity, both at the last kept weights before the rate decays",
         "loss_at_ends",
     ),
     _gap(
@@ -95,7 +129,7 @@ ENTRIES = (
         "LOLM's perplexity is 16.8 % lower at the same step.",
         "gap_training",
         "training",
-        "training perplexities at the last step, published window",
+        f"validation perplexities of both arms {BEFORE_DECAY}",
         "learning_curves",
     ),
     _gap(
@@ -103,7 +137,7 @@ ENTRIES = (
         "LOLM's perplexity is 15 % lower late in training, at nine tenths of the baseline's steps.",
         "gap_later",
         "late",
-        "training perplexities, LOLM at {late:.3f} of the baseline's steps",
+        f"validation perplexities {BEFORE_DECAY}, LOLM at {{late:.3f}} of it",
         "learning_curves",
     ),
     Entry(
@@ -114,7 +148,9 @@ ENTRIES = (
         rule_text="fails if the interval lies above 0, or if the arms are equivalent within {equivalence_margin:g} nats wherever "
         "it lies; otherwise holds if it lies below 0",
         definition="{split} loss of LOLM minus baseline, paired by seed",
-        stated=("paper",),
+        published=("gap_headline", "gap_training", "gap_later"),
+        published_unit="share",
+        published_definition=f"one minus LOLM's validation perplexity over the baseline's {BEFORE_DECAY}",
         controls=COMPARED,
         figure="loss_at_ends",
         pair=True,
@@ -125,9 +161,10 @@ ENTRIES = (
         GROUP,
         "The lead of LOLM in nats is an early one: it shrinks as training goes on.",
         shrinking_lead,
+        "published",
         rule_text="holds if the intervals of both the early lead and its decline lie above 0, fails if either has none there",
         definition="lead of LOLM in validation loss at step {step:g} (first evaluation after {early:.0%} of the run) minus its "
-        "lead at the end",
+        "lead at step {until:,.0f}, the last of the constant rate",
         published=("tpu_gap_3k", "tpu_gap_50k"),
         published_unit="share",
         published_definition="perplexity gap at the last step; the published TPU pair ends behind",
@@ -137,69 +174,104 @@ ENTRIES = (
         controls=COMPARED,
         figure="lead",
         pair=True,
-        fact="faster_43",
+        against=True,
+    ),
+    _lead(
+        "advantage_early",
+        "Early in training LOLM, as published, is ahead of its baseline, as published.",
+        2_000 / 20_000,
+        Above(1.0),
+        None,
+        None,
+        published=("advantage_2k", "faster_43"),
+    ),
+    _lead(
+        "advantage_2k",
+        "Early in training (step 2,000 of 20,000) LOLM's perplexity is 42.8 times lower.",
+        2_000 / 20_000,
+        Above(NUMBERS["advantage_2k"].value),
+        "1570m",
+        "advantage_early",
+    ),
+    _lead(
+        "advantage_13k",
+        "From two thirds of the run on (step 13,000 of 20,000) LOLM's perplexity is 1.2 to 1.3 times lower.",
+        13_000 / 20_000,
+        Between(NUMBERS["advantage_13k"].value, 1.3),
+        "1570m",
+        "matched_budget",
+    ),
+    _lead(
+        "faster_43",
+        "LOLM is up to 43 % ahead (step 3,000 of 50,000).",
+        3_000 / 50_000,
+        Above(NUMBERS["faster_43"].value),
+        "304m",
+        "advantage_early",
+        "share",
+    ),
+    Entry(
+        "efficiency_2x_published",
+        GROUP,
+        "As published, recipes included, LOLM reaches its baseline's loss in half the steps (2×).",
+        steps_inside,
+        "published",
+        Above(NUMBERS["efficiency"].value),
+        unit="x",
+        definition=MULTIPLIER_PUBLISHED,
+        lead="In steps, before the rate decays",
+        published=("efficiency",),
+        caveats=("Steps are no FLOPs, and no schedule has ended there; efficiency_2x counts both.",),
+        controls=("conditioning",),
+        pair=True,
+        fact="efficiency_2x",
+    ),
+    Entry(
+        "stepwise_wins",
+        GROUP,
+        "Step by step LOLM loses to its baseline more often than it wins (39.2 % wins).",
+        stepwise_wins,
+        "published",
+        Below(0.5),
+        unit="share",
+        definition="share of log windows of the whole run in which LOLM's training loss is the lower one, same batches",
+        lead="Share of windows won",
+        published=("stepwise_wins",),
+        caveats=("Windows follow each other, so their number is no number of trials; the interval is over seeds.",),
+        controls=("conditioning",),
+        figure="lead",
+        pair=True,
         against=True,
     ),
     Entry(
-        "advantage_2k",
+        "crossover",
         GROUP,
-        "Early in training (step 2,000 of 20,000) LOLM's perplexity is 42.8 times lower.",
-        lead(2_000 / 20_000, "x"),
-        rule=Above(NUMBERS["advantage_2k"].value),
-        unit="x",
-        definition=LEAD_X,
-        lead="At step {step:,}",
-        published=("advantage_2k",),
-        published_definition=LEAD_X_PUBLISHED,
-        caveats=(NO_SPEED, "The arms with the published initial values, which alone make an early lead, are other ones."),
-        controls=("conditioning",),
-        figure="lead",
-        pair=True,
-    ),
-    Entry(
-        "advantage_13k",
-        GROUP,
-        "From two thirds of the run on (step 13,000 of 20,000) LOLM's perplexity is 1.2 to 1.3 times lower.",
-        lead(13_000 / 20_000, "x"),
-        rule=Between(NUMBERS["advantage_13k"].value, 1.3),
-        unit="x",
-        definition=LEAD_X,
-        lead="At step {step:,}",
-        published=("advantage_13k",),
-        published_definition=LEAD_X_PUBLISHED,
-        caveats=(NO_SPEED,),
-        controls=("conditioning",),
-        figure="lead",
-        pair=True,
-    ),
-    Entry(
-        "faster_43",
-        GROUP,
-        "LOLM is up to 43 % ahead (step 3,000 of 50,000).",
-        lead(3_000 / 50_000, "share"),
-        rule=Above(NUMBERS["faster_43"].value),
+        "The baseline overtakes LOLM after three to four tenths of the run (step 15,000 to 20,000 of 50,000).",
+        crossover,
+        "published",
+        Between(15_000 / 50_000, 20_000 / 50_000),
         unit="share",
-        definition="one minus LOLM's perplexity over the baseline's, validation at step {step:,} (first one after {share:.0%} of "
-        "the run), paired by seed",
-        lead="At step {step:,}",
-        published=("faster_43",),
-        published_definition="one minus LOLM's perplexity over the baseline's, training loss to step {step:,}, published window",
-        caveats=(NO_SPEED,),
-        controls=("conditioning",),
+        definition="share of the run at the last validation with LOLM ahead",
+        lead="Share of the run",
+        published=("crossover_first", "crossover_last"),
         figure="lead",
+        scale="304m",
         pair=True,
+        fact="behind_at_end",
+        against=True,
     ),
     Entry(
         "behind_at_end",
         GROUP,
         "At the end of training LOLM is behind its matched baseline (perplexity 4.4 % higher).",
         final_lead,
+        "published",
         rule=Below(),
         definition="test loss of the baseline minus LOLM's, paired by seed, schedules ended",
         lead="Baseline minus LOLM at the end",
-        published=("tpu_gap_50k",),
+        published=("tpu_gap_50k", "scratch_full", "scratch_baseline"),
         published_unit="share",
-        published_definition="perplexity gap in training loss up to step {step:,}",
+        published_definition="perplexity gap in training loss over the published window at the end",
         controls=("conditioning",),
         figure="lead",
         pair=True,

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from lolm.claims.entry import Entry
-from lolm.claims.measures.gate import LEVELS, level, mean_gate, reversal, reversal_everywhere, share, target
-from lolm.claims.rules import Above
+from lolm.claims.measures.gate import (
+    LEVELS,
+    at_transitions,
+    level,
+    mean_gate,
+    reversal,
+    reversal_everywhere,
+    settles,
+    share,
+    target,
+)
+from lolm.claims.rules import Above, Below, Within
 
 GROUP = "gate"
 HELD_OUT = "mean over tokens and dimensions, test split, noise off"
@@ -54,6 +64,32 @@ ENTRIES = (
         published_definition="lowest log window of each run",
         controls=("free_gate",),
         figure="gate_path",
+    ),
+    Entry(
+        "gate_settles",
+        GROUP,
+        "Once it has risen the gate stays (0.83 from step 5,000 of 33,000 on).",
+        settles,
+        rule=Within("gate_margin"),
+        unit="gate",
+        definition="mean gate on training batches at step {until:,.0f}, the last of the constant rate, minus that at step "
+        "{step:,.0f}",
+        lead="Later minus earlier gate",
+        published=("gate_304m",),
+        figure="gate_path",
+    ),
+    Entry(
+        "gate_discourse",
+        GROUP,
+        "At discourse transitions the gate turns to the latent stream.",
+        at_transitions,
+        rule=Below("-gate_margin"),
+        unit="gate",
+        definition="mean gate at first tokens of sentences minus that at first tokens of words, test split",
+        lead="Gate at starts of sentences minus starts of words",
+        stated=("seed",),
+        caveats=("A word's first token has another gate than its later ones, so starts are compared with starts.",),
+        figure="token_classes",
     ),
     Entry(
         "gate_target",

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 
 from lolm.claims.entry import Entry
-from lolm.claims.measures.external import against_baseline, late_bits, late_change, never, real_repetition, repetition
+from lolm.claims.measures.external import against_baseline, late_bits, late_change, never, not_scored, real_repetition, repetition
+from lolm.claims.measures.training import BeatsAll, Emergent, RecallContrast
 from lolm.claims.published import NUMBERS
+from lolm.claims.registry.training import WORSE, contrast
 from lolm.claims.rules import Above, Below, Rule
+from lolm.records import names
 
 GROUP = "outside"
+PURE = ("mamba", "transformer_modern")  # the components alone, as good as they come
+JOINED = "The two differ in more than how the streams are joined."
 HELLASWAG_ITEMS = 200  # the printed percentages are multiples of 0.5 %
 HELLASWAG_ERROR = math.sqrt(0.25 * 0.75 / HELLASWAG_ITEMS)
 HELLASWAG_GAP = NUMBERS["hellaswag_baseline"].value - NUMBERS["hellaswag"].value
@@ -44,6 +49,9 @@ def _like(id: str, statement: str, measure, rule: Rule, definition: str, figure:
 def _never(id: str, statement: str, published: tuple[str, ...], why: str, scale: str, study: str = "main", **more) -> Entry:
     return Entry(id, GROUP, statement, never(why), study, published=published, further_scale=scale, **more)
 
+
+SOLVED = "share of runs that solve multi-query associative recall"
+NEWCOMBE = ", each trained on the task; from the exact interval of each share (Newcombe's method 10)"
 
 ENTRIES = (
     _never(
@@ -95,13 +103,46 @@ ENTRIES = (
         "304m",
         against=True,
     ),
+    Entry(
+        "downstream_announced",
+        GROUP,
+        "What LOLM gains in loss it gains in downstream tasks (MMLU, HellaSwag, ARC and others, announced).",
+        not_scored,
+        stated=("seed",),
+        further_scale="304m",
+    ),
     _never(
-        "projected_gate",
-        "At 7B the mean gate will be 0.60 to 0.65, at 13B 0.55 to 0.60.",
-        ("projected_gate",),
-        LARGER,
+        "pile",
+        "On the Pile the 319M LOLM ends at 5.413 nats (perplexity 224).",
+        ("pile_319m",),
+        "No preset reads the Pile; any other text is `scales.<scale>.corpus`.",
+        "304m",
+    ),
+    _never(
+        "latent_grows",
+        "The latent stream's worth grows with scale.",
+        (),
+        "One scale is no trend: `make scaling` trains several of one recipe.",
+        "mini",
+        "sizes",
+        stated=("seed", "scaling"),
+    ),
+    _never(
+        "projected_inversion",
+        "At 7B the inversion will be 500 million, at 13B 5 billion.",
+        ("projected_inversion",),
+        f"{LARGER} By the published definition no such ratio exists, see arithmetic_projected_inversion.",
         "1570m",
         "sizes",
+    ),
+    _never("projected_codes", "At 7B and 13B all 128 regime codes are alive.", ("projected_codes",), LARGER, "1570m", "sizes"),
+    _never(
+        "projected_gate",
+        "At 7B the mean gate will be 0.60 to 0.65 (latent 35 to 40 %), at 13B 0.55 to 0.60 (40 to 45 %).",
+        ("projected_gate", "projected_latent"),
+        LARGER,
+        "1570m",
+        "budgets",
     ),
     _never(
         "projected_efficiency",
@@ -109,15 +150,110 @@ ENTRIES = (
         ("projected_efficiency", "projected_gap"),
         LARGER,
         "1570m",
-        "sizes",
+        "budgets",
     ),
-    _never(
-        "gate_falls_with_scale",
-        "With scale the gate leans more on the latent stream (0.83 at 304M, 0.71 at 1.57B).",
-        ("gate_20m", "gate_149m", "gate_304m", "gate_157b"),
-        "One scale is no trend. The printed levels, 0.27, 0.55, 0.83, 0.71, are not monotone, and come from three recipes and "
-        "from 0.66 to 2.6 B tokens; the study over sizes keeps recipe and tokens a parameter.",
-        "1570m",
-        "sizes",
+    Entry(
+        "neither_alone",
+        GROUP,
+        "Neither architecture suffices alone: a pure Mamba and a pure modern Transformer of LOLM's size are both worse.",
+        BeatsAll(PURE),
+        "field",
+        rule_text="holds if both intervals lie above {equivalence_margin:g} nats, fails if none of either does",
+        definition="test loss minus LOLM's, the smaller of the two differences, paired by seed",
+        stated=("seed",),
+        figure="loss_at_ends",
+    ),
+    Entry(
+        "samba_beats_parts",
+        GROUP,
+        "Neither architecture suffices alone, whatever joins them: Samba beats a pure Mamba and a pure modern Transformer.",
+        BeatsAll(PURE, "samba"),
+        "field",
+        rule_text="holds if both intervals lie above {equivalence_margin:g} nats, fails if none of either does",
+        definition="test loss minus Samba's, the smaller of the two differences, paired by seed",
+        stated=("seed",),
+        caveats=("Attention in a window, every second layer: one hybrid of many.",),
+        figure="loss_at_ends",
+    ),
+    Entry(
+        "emergent_properties",
+        GROUP,
+        "The hybrid has properties that neither component has alone.",
+        Emergent(PURE),
+        "field",
+        rule_text="holds if in one thing measured LOLM is better than both (each interval above 0, at the level over their "
+        "number), "
+        "fails if in none it can be",
+        unit="count",
+        definition="things of {count} (test loss, late loss, recall tasks) in which LOLM is better than pure Mamba and pure "
+        "modern "
+        "Transformer",
+        stated=("seed",),
+        caveats=("A property is read as being better at something that these runs measure.",),
+    ),
+    contrast(
+        "hybrid_beats_mamba",
+        "A pure Mamba of LOLM's size is worse.",
+        "field",
+        WORSE,
+        "mamba",
+        group=GROUP,
+        caveat="Pure Mamba has a short convolution in every layer, which no Transformer block here has.",
+        stated="seed",
+    ),
+    contrast(
+        "gate_beats_samba",
+        "A learned gate beats fixed interleaving: Samba, of LOLM's size, is worse.",
+        "field",
+        WORSE,
+        "samba",
+        group=GROUP,
+        caveat=JOINED,
+        stated="seed",
+    ),
+    contrast(
+        "gate_beats_griffin",
+        "A learned gate beats fixed interleaving: Griffin, of LOLM's size, is worse.",
+        "baselines",
+        WORSE,
+        "griffin",
+        group=GROUP,
+        caveat=JOINED,
+        stated="seed",
+    ),
+    contrast(
+        "gate_beats_jamba",
+        "A learned gate beats fixed interleaving: Jamba, dense and of LOLM's size, is worse.",
+        "baselines",
+        WORSE,
+        "jamba",
+        group=GROUP,
+        caveat=JOINED,
+        stated="seed",
+    ),
+    Entry(
+        "retrieval_pure",
+        GROUP,
+        "Pure state-space models are weak at retrieval: Mamba recalls less than a modern Transformer.",
+        RecallContrast(names.MQAR, "mamba", first="transformer_modern"),
+        "field",
+        Above(),
+        unit="share",
+        definition=f"{SOLVED}, modern Transformer minus Mamba{NEWCOMBE}",
+        lead="Share of runs that solve it, modern Transformer minus Mamba",
+        stated=("seed",),
+        caveats=("Sequences are short, so this asks how soon an arm learns to recall, not how far.",),
+    ),
+    Entry(
+        "retrieval_mamba",
+        GROUP,
+        "A hybrid mends the retrieval of pure state-space models: LOLM recalls more than Mamba.",
+        RecallContrast(names.MQAR, "mamba"),
+        "field",
+        Above(),
+        unit="share",
+        definition=f"{SOLVED}, LOLM minus Mamba{NEWCOMBE}",
+        lead="Share of runs that solve it, LOLM minus Mamba",
+        stated=("seed",),
     ),
 )

@@ -7,7 +7,6 @@ from lolm.claims.measures.components import stream
 from lolm.claims.measures.streams import (
     codes_alive,
     collapse,
-    contrastive_early,
     contrastive_loss,
     memory_loss,
     usage_entropy,
@@ -112,17 +111,5 @@ ENTRIES = (
         caveats=("Sharp reading is not use.", ASKED_FOR),
         further_study="parts",
         trained_for=True,
-    ),
-    Entry(
-        "cpc_early",
-        GROUP,
-        "The contrastive loss falls below chance early, by a twentieth of training (step 1,500 of 33,000).",
-        contrastive_early,
-        rule=Below(),
-        definition="contrastive loss minus ln n in the last log window of the first {share:.0%} of the run",
-        lead="Early loss minus chance",
-        published=("cpc_breaks_304m",),
-        caveats=("At a small scale a twentieth of the run can lie within the warm-up of the learning rate.",),
-        further_study="cpc",
     ),
 )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from lolm.claims.entry import Entry
-from lolm.claims.measures.training import Contrast, Ladder, RecallContrast, parallel_paths
+from lolm.claims.measures.training import (
+    Contrast,
+    Ladder,
+    by_construction,
+    memory_writes,
+    parallel_paths,
+)
 from lolm.claims.rules import Above, Below, Rule, Within
-from lolm.records import names
 
 GROUP, FIGURE = "training", "training_arms"
 PARTS = "Equal parameters: what the part is not given, the others are; at equal compute the answer can differ."
@@ -261,6 +266,41 @@ ENTRIES = (
         further_study="inversion",
     ),
     Entry(
+        "memory_persists",
+        "streams",
+        "The memory persists across sequences.",
+        by_construction(
+            False, "as in the published code, the memory begins anew with every sequence, in training and in evaluation."
+        ),
+        rule_text="fails if nothing is carried from one sequence to the next",
+        stated=("readme",),
+    ),
+    Entry(
+        "memory_writes",
+        "streams",
+        "The memory's writes are trained: a gradient reaches them (4.1e-5 and 1.1e-4 at 304M).",
+        memory_writes,
+        rule_text="holds if a sequence has more than one chunk",
+        published=("write_gradient",),
+        caveats=("A gradient is not use; the printed sizes are those of one model.",),
+        further_study="parts",
+        trained_for=True,
+    ),
+    Entry(
+        "cpc_head",
+        "streams",
+        "That the contrastive loss stayed at chance before version 3.2 shows that its heads were too wide.",
+        by_construction(
+            False,
+            "in those versions the projection was made after the optimiser had collected its parameters, so it was never "
+            "trained, "
+            "whatever its width.",
+        ),
+        rule_text="fails if width is not all that differed",
+        stated=("paper",),
+        further_study="cpc",
+    ),
+    Entry(
         "ladder_steps",
         GROUP,
         "Each step of the authors' six-step ladder, from the plain decoder to the full model, lowers the loss.",
@@ -271,57 +311,5 @@ ENTRIES = (
         stated=("configs",),
         caveats=("Parts are added at the authors' sizes, so parameters grow with each.",),
         figure=FIGURE,
-    ),
-    contrast(
-        "hybrid_beats_mamba",
-        "Neither architecture suffices alone: a pure Mamba of LOLM's size is worse.",
-        "field",
-        WORSE,
-        "mamba",
-        group="outside",
-        caveat="Pure Mamba has a short convolution in every layer, which no Transformer block here has.",
-        stated="seed",
-    ),
-    contrast(
-        "gate_beats_samba",
-        "A learned gate beats fixed interleaving: Samba, of LOLM's size, is worse.",
-        "field",
-        WORSE,
-        "samba",
-        group="outside",
-        caveat="The two differ in more than how the streams are joined.",
-        stated="seed",
-    ),
-    contrast(
-        "gate_beats_griffin",
-        "A learned gate beats fixed interleaving: Griffin, of LOLM's size, is worse.",
-        "baselines",
-        WORSE,
-        "griffin",
-        group="outside",
-        caveat="The two differ in more than how the streams are joined.",
-        stated="seed",
-    ),
-    contrast(
-        "gate_beats_jamba",
-        "A learned gate beats fixed interleaving: Jamba, dense and of LOLM's size, is worse.",
-        "baselines",
-        WORSE,
-        "jamba",
-        group="outside",
-        caveat="The two differ in more than how the streams are joined.",
-        stated="seed",
-    ),
-    Entry(
-        "retrieval_mamba",
-        "outside",
-        "Pure state-space models are weak at retrieval: Mamba recalls less than LOLM.",
-        RecallContrast(names.MQAR, "mamba"),
-        "field",
-        Above(),
-        unit="share",
-        definition="accuracy of multi-query associative recall, LOLM minus Mamba, each trained on the task, paired by seed",
-        lead="Accuracy of LOLM minus Mamba",
-        stated=("seed",),
     ),
 )

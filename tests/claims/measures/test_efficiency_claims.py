@@ -30,11 +30,21 @@ def test_flops_are_charged(ledger_of):
     assert claim.details["multiplier in seconds"].value == pytest.approx(0.75, rel=0.03)
 
 
-def test_schedules_that_have_not_ended_hide_the_lead(ledger_of):
-    """Losses inside the run lie above those of ended schedules: the in-curve view understates, the sound one doesn't."""
+def test_the_published_multiplier_ends_before_the_decay(ledger_of):
+    """Losses inside the run lie above those of ended schedules until the last fifth: an arm read there is half annealed, and the
+    lead shrinks to nothing. Up to step 320 both are as unfinished."""
+    claim = ledger_of(Truth(speed=1.5, flops_ratio=1.25, bump=0.3, jitter=0.0))["efficiency_2x"]
+    assert claim.sound.value == pytest.approx(1.5 / 1.25, rel=0.02)
+    assert claim.as_published.value == pytest.approx(1.5, rel=0.02)
+    assert "by step 320, the last of the constant rate" in claim.as_published.definition
+    assert claim.details["inside the runs, in FLOPs"].value == pytest.approx(1.5 / 1.25, rel=0.02)
+    assert claim.details["inside the runs, training loss"].value == pytest.approx(1.5, rel=0.02)
+    assert "dropout 0" in claim.details["inside the runs, training loss"].definition
+
+
+def test_schedules_that_ended_say_the_budget(ledger_of):
     claim = ledger_of(Truth(speed=1.5, flops_ratio=1.0, bump=0.1))["efficiency_2x"]
     assert within(claim.sound, 1.5)
-    assert claim.details["inside the runs, in FLOPs"].value < 1.3
     assert "At 400 of 400 steps." in claim.sound.note
     assert "No change is shown between schedules of 200 and 400 steps" in claim.why
     assert claim.details["in FLOPs at the schedule of 100 steps"].value is None
@@ -53,7 +63,7 @@ def test_without_annealed_copies_no_multiplier_is_made_up(ledger_of):
 def test_a_model_that_is_thrice_as_efficient_passes_2x(ledger_of):
     ledger = ledger_of(Truth(speed=3.0, flops_ratio=1.0))
     assert ledger["efficiency_2x"].verdict == "holds"
-    assert ledger["gap_25_9"].verdict == "holds"
+    assert ledger["efficiency_2x_published"].verdict == "holds"
 
 
 def test_null_is_not_called_a_gain(ledger_of):
@@ -61,7 +71,7 @@ def test_null_is_not_called_a_gain(ledger_of):
     assert ledger["efficiency_2x"].verdict == "fails"
     assert ledger["efficiency_direction"].verdict == "inconclusive"
     assert ledger["matched_budget"].verdict in ("inconclusive", "fails")
-    assert ledger["gap_25_9"].verdict == "fails"
+    assert ledger["efficiency_2x_published"].verdict == "fails"
 
 
 def test_a_model_that_never_gets_there_is_answered_in_reverse(ledger_of):

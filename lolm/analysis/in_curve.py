@@ -1,0 +1,38 @@
+"""Readings inside a run, before its learning rate decays: what the authors read off running curves at 98 % of the peak rate.
+
+A point inside the decay of one arm is no point of the other's schedule: an arm that reaches a loss in its decay is half annealed.
+So curves end at the last validation at which the rate stood at its peak (constant under WSD; under a cosine, the first tenth).
+"""
+
+from __future__ import annotations
+
+from lolm.analysis.efficiency import Curve, heldout_curve, training_curve
+from lolm.records import names
+from lolm.records.files import RecordError
+from lolm.records.results import RunRecord
+
+PEAK = 0.98  # of the peak rate: what a cosine over 200,000 steps had left at step 20,000, where the authors read (facts D2)
+
+
+def constant_until(run: RunRecord) -> float:
+    """Last step of the log at which the learning rate was at least PEAK of its highest.
+
+    Raises:
+        RecordError: the run logged no rate.
+    """
+    steps, rates = run.points(names.TRAIN_LEARNING_RATE)
+    if not rates:
+        raise RecordError(f"{run.key}: its series has no {names.TRAIN_LEARNING_RATE}; run `dvc repro`")
+    return max(step for step, rate in zip(steps, rates, strict=True) if rate >= PEAK * max(rates))
+
+
+def heldout_before_decay(run: RunRecord, axis: str = "step") -> Curve:
+    """Validation loss at the constant rate; raises as :func:`constant_until`."""
+    steps, end = heldout_curve(run, "step").positions, constant_until(run)
+    return heldout_curve(run, axis).until(max(1, sum(step <= end for step in steps)))
+
+
+def training_before_decay(run: RunRecord, window: int) -> Curve:
+    """Training loss over the published window at the constant rate, by step; raises as :func:`constant_until`."""
+    curve, end = training_curve(run, window), constant_until(run)
+    return curve.until(max(1, sum(step <= end for step in curve.positions)))
