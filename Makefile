@@ -3,10 +3,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke scaling plan report accept bench check test golden lint format ui track environment clean FORCE
+.PHONY: help repro smoke budgets external plan report power accept bench check test golden lint format ui track environment clean FORCE
 
 PORT ?= 5000
-SCALES ?= nano micro tiny mini
 export MLFLOW_DISABLE_TELEMETRY := true
 # Memory comes in large pages and stays with the process: a training step asks for the same tensors as the step before.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=1073741824
@@ -29,7 +28,7 @@ endif
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Variables: SCALE= STUDY=<of params.yaml> JOBS=<runs at a time> FORCE=1 <make all again> WHY=<what make accept accepts>"
-	@echo "           PORT=<of the UI> SCALES=<of the fit> ARGS=<for pytest or the benchmark>"
+	@echo "           PORT=<of the UI> ARGS=<for pytest or the benchmark>"
 	@echo "           PYTHON=<interpreter to build .venv with> TORCH_INDEX=<extra package index, for example of PyTorch's CPU builds>"
 
 run = "$(python)" -m pipeline.run $(if $(JOBS),--jobs $(JOBS)) $(if $(FORCE),--force)
@@ -42,16 +41,22 @@ repro: $(ready) ## everything at the scale and study of params.yaml, report incl
 smoke: $(ready) ## the whole pipeline at scale smoke; params.yaml stays as it is
 	@$(run) --scale smoke --study $(or $(STUDY),smoke)
 
-scaling: $(ready) ## a study at every scale of SCALES, then the fit of loss against compute
-	@for scale in $(SCALES); do $(run) --scale $$scale --study $(or $(STUDY),sizes); done
-	@"$(python)" -m pipeline.scaling --scales $(SCALES) --study $(or $(STUDY),sizes)
+budgets: $(ready) ## the study over sizes and budgets, some 7 hours on two cores, and its laws; the same command goes on
+	@"$(python)" -m pipeline.budgets --run $(if $(JOBS),--jobs $(JOBS))
+
+external: $(ready) ## a public model in the laboratory of layers: NAME=<under external in params.yaml>
+	@"$(python)" -m pipeline.external --name "$(NAME)" $(if $(SCALE),--scale $(SCALE))
 
 plan: $(ready) ## sizes, costs and time of a study, before anything runs
 	@"$(python)" -m pipeline.plan $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
 
 report: $(ready) ## every committed page again from the records in reports/, without training
 	@"$(python)" -m pipeline.report $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
+	@"$(python)" -m pipeline.budgets
 	@"$(python)" -m pipeline.front $(if $(SCALE),--scale $(SCALE)) --readme
+
+power: $(ready) ## how many seeds each claim would need, by the variance of the committed runs
+	@"$(python)" -m pipeline.power $(if $(SCALE),--scale $(SCALE))
 
 accept: $(ready) tools ## after a refactor: if the goldens hold, results that exist count as made by the present code
 	@"$(python)" -m pipeline.accept $(if $(WHY),--why "$(WHY)")

@@ -7,13 +7,14 @@ from __future__ import annotations
 from lolm.corpus.tokenizer import Tokenizer
 from lolm.data.batches import EvaluationSet
 from lolm.interventions import EMPTY, Context, Intervention, force_gate, full_set, fusion_of, measure, replace_branch
+from lolm.laboratory.boundaries import score_boundaries
 from lolm.laboratory.contributions import contributions
 from lolm.laboratory.readouts import Effort, refit_readouts
 from lolm.laboratory.scoring import score_interventions
 from lolm.laboratory.token_classes import gate_by_class
 from lolm.models.language_model import LanguageModel
 from lolm.records import RunKey, names, write
-from lolm.records.schema import Ablation, Condition, Contribution, Readout, TokenClass
+from lolm.records.schema import Ablation, Boundary, Condition, Contribution, Readout, TokenClass
 from pipeline.context import RunContext, open_run
 from pipeline.identity import inputs_of, measured_from, text_hashes, weights_hash
 from pipeline.runs import per_run
@@ -30,8 +31,9 @@ def ablation(context: RunContext) -> Ablation:
     test = context.held_out("test", config.tokens)
     conditions: list[Condition] = []
     addends: list[Contribution] = []
-    for step in context.trained.steps:
-        model = context.trained.at(step)
+    trained = context.trained
+    for step in trained.schedule_ends if config.annealed else trained.steps:
+        model = trained.at_end(step) if config.annealed else trained.at(step)
         statistics = _statistics(context, model)
         conditions += _scores(context, model, statistics, test, step)
         if fusion_of(model) is not None:
@@ -47,6 +49,8 @@ def ablation(context: RunContext) -> Ablation:
         contributions=tuple(addends),
         readouts=tuple(_refits(context, model, statistics, end)),
         token_classes=tuple(_token_classes(context, model, statistics, test, end)),
+        boundaries=tuple(_boundaries(context, model, statistics)),
+        annealed=config.annealed,
     )
 
 
@@ -88,6 +92,14 @@ def _token_classes(
         return []
     tokenizer = Tokenizer.load(context.layout.tokenizer)
     return gate_by_class(model, test, tokenizer, context.preset.ablation.batch_size, statistics, step=step)
+
+
+def _boundaries(context: RunContext, model: LanguageModel, statistics: Context) -> list[Boundary]:
+    config = context.preset.ablation
+    if not config.boundary_tokens:
+        return []
+    test = context.held_out("test", config.boundary_tokens)
+    return score_boundaries(model, test, Tokenizer.load(context.layout.tokenizer), config.batch_size, statistics)
 
 
 def inputs(stage: Stage, key: RunKey) -> str:

@@ -18,14 +18,14 @@ from pathlib import Path
 from lolm import LolmError
 from lolm.config import load_params
 from lolm.records import Layout, RunKey, read, recorded_scales, write
-from lolm.records.schema import Ablation, Evaluation, Recall, RunHeader, Sweep
+from lolm.records.schema import Ablation, Evaluation, Layers, Recall, RunHeader, Sweep
 from pipeline.code import ACCEPTED, PACKAGES, Accepted, AcceptedCode, code_hash, golden_hash
 from pipeline.dvc import override
 from pipeline.run import child_environment
 from pipeline.runs import THREAD_VARIABLES
 from pipeline.stage import Stage, main
 
-STAGES = ("sweep", "train", "evaluate", "ablate", "recall")
+STAGES = ("sweep", "train", "evaluate", "ablate", "layers", "recall")
 LOCK = Path("dvc.lock")
 
 
@@ -102,7 +102,7 @@ def codes_of_records() -> Iterator[str]:
 def stamp(scale: str) -> int:
     """Let records that do not say what they were made from say that it was the present inputs, where their run is the present
     one and its weights and data are here; returns how many."""
-    from pipeline import ablate, evaluate, recall, sweep, train
+    from pipeline import ablate, evaluate, layers, recall, sweep, train
 
     params, layout, count = load_params(), Layout(scale), 0
     if scale not in params.scales or not (layout.shards / "index.json").exists():
@@ -119,6 +119,7 @@ def stamp(scale: str) -> int:
         measurements = (
             (layout.evaluation(*key), Evaluation, evaluate.inputs),
             (layout.ablation(*key), Ablation, ablate.inputs),
+            (layout.layers(*key), Layers, layers.inputs),
             (layout.recall(*key), Recall, recall.inputs),
         )
         for path, kind, inputs in measurements:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -68,8 +68,8 @@ class RunContext:
             self.streams[split] = stream
         return self.streams[split]
 
-    def held_out(self, split: str, tokens: int) -> EvaluationSet:
-        """About ``tokens`` targets of a split, in windows of the training length."""
+    def held_out(self, split: str, tokens: int | Literal["all"]) -> EvaluationSet:
+        """About ``tokens`` targets of a split, or all, in windows of the training length."""
         return EvaluationSet(self.stream(split), tokens, self.run.training.seq_len)
 
     def training_batches(self, tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import cache
 
 from lolm.accounting.resolve import resolve_run
-from lolm.config import Params, ScaleConfig, scale_of
-from lolm.records import Layout, read
+from lolm.config import Params, ScaleConfig, scale_of, tuned_arm
+from lolm.records import Layout, read, read_json
 from lolm.records.schema import Summary
 
-PER_ARM, PER_RUN = ("sweep",), ("train", "evaluate", "ablate", "recall")
+PER_ARM, PER_RUN = ("sweep",), ("train", "evaluate", "ablate", "layers", "recall")
 FRACTION_OF_PEAK = 0.35  # of one matrix product's speed that a small model reaches in training
 FORWARD_SHARE = 1 / 3  # of a training token's cost
 
@@ -47,15 +47,18 @@ def duration(seconds: float) -> str:
 def pieces_of(params: Params) -> list[tuple[str, str]]:
     """(stage, arm) of everything that takes time in the selected study."""
     study = params.selected
-    pieces = [(stage, arm) for stage in PER_ARM for arm in study.arms]
-    pieces += [(stage, arm) for stage in PER_RUN[:-1] for arm in study.arms for _ in study.seeds]
-    return pieces + [("recall", arm) for arm in study.recall_arms for _ in study.seeds]
+    swept = dict.fromkeys(tuned_arm(params, params.scale, arm) for arm in study.arms)
+    pieces = [(stage, arm) for stage in PER_ARM for arm in swept]
+    arms = dict.fromkeys(PER_RUN, study.arms) | {"layers": params.layers_arms, "recall": study.recall_arms}
+    return pieces + [(stage, arm) for stage in PER_RUN for arm in arms[stage] for _ in study.seeds]
 
 
 def estimate(params: Params, pieces: Iterable[tuple[str, str]]) -> Estimate:
     """Time for pieces (stage, arm) at the selected scale."""
     preset, seconds, measured = scale_of(params, params.scale), 0.0, True
     speeds: dict[str, tuple[float, bool]] = {}
+    shards = Layout(params.scale).shards_record
+    test_tokens = read_json(shards)["test"]["tokens"] if shards.exists() else 0
     for stage, arm in pieces:
         if arm not in speeds:
             seen = earlier_speed(params, arm)
@@ -63,13 +66,17 @@ def estimate(params: Params, pieces: Iterable[tuple[str, str]]) -> Estimate:
             speeds[arm] = (rough, False) if seen is None else (seen, True)
         per_token, known = speeds[arm]
         fused = params.architectures[arm].family == "lolm"
-        seconds += per_token * training_tokens(preset, stage, fused)
+        seconds += per_token * training_tokens(preset, stage, fused, test_tokens)
         measured = measured and known
     return Estimate(seconds, measured)
 
 
-def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True) -> float:
-    """Tokens of training that cost as much as one piece of a stage, for an arm with a fusion or for a plain stack."""
+def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True, test_tokens: int = 0) -> float:
+    """Tokens of training that cost as much as one piece of a stage, for an arm with a fusion or for a plain stack.
+
+    Args:
+        test_tokens: of the whole test split; before it is known, 0.
+    """
     training, sweep, recall = preset.training, preset.sweep, preset.recall
     if stage == "sweep":
         trials = len(sweep.factors) * len(sweep.seeds)
@@ -80,8 +87,13 @@ def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True) -> floa
     if stage == "recall":
         return len(recall.tasks) * recall.steps * recall.batch_size * recall.seq_len
     if stage == "evaluate":
-        passes = 2 + 2 * len(training.cooldowns) + 2 * len(preset.evaluation.lengths)
-        return FORWARD_SHARE * passes * preset.evaluation.tokens
+        scored = preset.evaluation
+        whole = test_tokens if scored.tokens == "all" else scored.tokens
+        passes = 2 + 2 * len(training.cooldowns) + 2 * len(scored.lengths)
+        return FORWARD_SHARE * (passes * (scored.subset_tokens or whole) + whole)
+    if stage == "layers":  # three types, some six layers with two sites each; the controls; a pass starts half-way on average
+        last = 24 * 2 + 6 * preset.layers.draws + preset.layers.labellings / 2
+        return FORWARD_SHARE * (16 * (1 + len(training.snapshots)) + 0.5 * last) * preset.layers.tokens
     ablation, draws = preset.ablation, preset.ablation.dimension_draws
     groups = 2 * len(ablation.dimension_shares) * (4 * (1 + draws) + draws)
     conditions = len(ablation.gate_values) + groups + 2 * ablation.split_draws + 40 if fused else 5

@@ -14,7 +14,7 @@ from lolm.accounting.counting import Counting
 from lolm.claims import Claim, merged_ledger, to_records
 from lolm.config import Params, arms_of, load_params
 from lolm.records import Layout, write_json, write_text
-from lolm.records.results import ScaleResults, load_run
+from lolm.records.results import ScaleResults, load_external, load_run
 from lolm.report.front import front_figures, front_markdown, front_page, pointer, readme_block
 from pipeline.report import load_study, present_scales, reported_studies
 from pipeline.stage import main
@@ -30,23 +30,27 @@ def front() -> None:
     asked = parser.parse_args()
     params = load_params()
     for scale in [asked.scale] if asked.scale else present_scales(params):
-        results = scale_results(params, scale)
-        claims = merged_ledger(results, params, scale, counting=Counting(params))
-        folder = Layout(scale).reports
-        write({folder: ""} | ({folder.parent: f"{scale}/"} if scale == params.scale else {}), params, scale, results, claims)
-        if scale == params.scale:
-            write_text(folder.parent / "report.html", pointer("index.html", "LOLM: what was claimed and what was measured"))
-            if asked.readme:
-                text = with_block(README.read_text(encoding="utf-8"), readme_block(scale, params, claims))
-                write_text(README, text)
-        print(f"front page: {folder / 'index.html'}")
+        make(params, scale, readme=asked.readme)
+
+
+def make(params: Params, scale: str, *, readme: bool = False) -> None:
+    """Write the front page of a scale; of the selected one also the pages above the scales."""
+    results = scale_results(params, scale)
+    claims = merged_ledger(results, params, scale, counting=Counting(params), external=load_external())
+    folder = Layout(scale).reports
+    write({folder: ""} | ({folder.parent: f"{scale}/"} if scale == params.scale else {}), params, scale, results, claims)
+    if scale == params.scale:
+        write_text(folder.parent / "report.html", pointer("index.html", "LOLM: what was claimed and what was measured"))
+        if readme:
+            write_text(README, with_block(README.read_text(encoding="utf-8"), readme_block(scale, params, claims)))
+    print(f"front page: {folder / 'index.html'}")
 
 
 def scale_results(params: Params, scale: str) -> dict[str, ScaleResults]:
-    """The results of every study of which a run was made at the scale."""
+    """The results of every study of which a run was made at the scale, or at the one scale that the study is made for."""
     sized, read_run = set(arms_of(params, scale)), cache(load_run)
-    fitting = [name for name, study in params.studies.items() if set(study.arms) <= sized]
-    return {name: results for name in fitting if (results := load_study(params, scale, name, read_run)[0]).runs}
+    fitting = {name: study.scale or scale for name, study in params.studies.items() if study.scale or set(study.arms) <= sized}
+    return {name: results for name, at in fitting.items() if (results := load_study(params, at, name, read_run)[0]).runs}
 
 
 def write(places: dict[Path, str], params: Params, scale: str, results: dict[str, ScaleResults], claims: list[Claim]) -> None:

@@ -12,11 +12,13 @@ import torch
 from lolm.accounting.count import account_run
 from lolm.config import RecallConfig, RunConfig
 from lolm.data.synthetic import SyntheticSampler, SyntheticTask, build_task
-from lolm.evaluation.recall import recall_evaluation
+from lolm.evaluation.recall import recall_batches, recall_evaluation
+from lolm.laboratory.layers import recall_by_type
+from lolm.models.language_model import LanguageModel
 from lolm.ops.backends import choose_backend
 from lolm.records import RunKey, fingerprint_of, names, read, write
 from lolm.records.results import model_of
-from lolm.records.schema import Recall, RecallTask
+from lolm.records.schema import Recall, RecallTask, TypeRecall
 from lolm.training.loop import DivergenceError
 from lolm.training.scratch import remove
 from lolm.training.trial import run_trial
@@ -69,8 +71,17 @@ def train_on(task: SyntheticTask, run: RunConfig, config: RecallConfig, scratch:
     """Accuracy and nats at the positions a task asks, after training on it, beside what guessing reaches."""
     sampler = SyntheticSampler(task, run.training.batch_size, run.seed)
     last: dict[str, float] = {}
+    score = recall_evaluation(task, config.eval_sequences, run.seed)
+    held_out, others = (list(recall_batches(task, config.eval_sequences, run.seed, split)) for split in ("test", "validation"))
+
+    def evaluate(model: LanguageModel) -> dict[str, float]:
+        removed = recall_by_type(model, held_out, [x_BT for x_BT, _ in others], run.seed)
+        return score(model) | {
+            key: value for row in removed for key, value in zip(_keys(row.type, row.by), (row.accuracy, row.nats), strict=True)
+        }
+
     try:
-        last = run_trial(run, sampler, recall_evaluation(task, config.eval_sequences, run.seed), scratch, device)
+        last = run_trial(run, sampler, evaluate, scratch, device)
     except DivergenceError as error:
         print(f"recall task {task.name}, recall.learning_rate {config.learning_rate:g}: {error}", file=sys.stderr)
         remove(scratch)
@@ -83,7 +94,19 @@ def train_on(task: SyntheticTask, run: RunConfig, config: RecallConfig, scratch:
         accuracy=last.get(names.RECALL_ACCURACY),
         nats=last.get(names.RECALL_NATS),
         diverged=not last,
+        removed=tuple(
+            TypeRecall(kind, by, last[accuracy], last[nats])
+            for kind in names.LAYER_TYPES
+            for by in names.REPLACEMENTS
+            for accuracy, nats in [_keys(kind, by)]
+            if accuracy in last
+        ),
     )
+
+
+def _keys(kind: str, by: str) -> tuple[str, str]:
+    """Where the row of a trial has accuracy and nats without a type of layer."""
+    return f"{names.RECALL_ACCURACY}/{kind}/{by}", f"{names.RECALL_NATS}/{kind}/{by}"
 
 
 def inputs(stage: Stage, key: RunKey) -> str:

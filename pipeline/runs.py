@@ -45,8 +45,11 @@ class Piece:
         return ["--arm", self.arm, *([] if self.seed is None else ["--seed", str(self.seed)])]
 
 
-def per_arm(name: str, doc: str | None, make: Callable[[Stage, str], None], why: Callable[[Stage, str], str | None]) -> None:
-    """The command of a stage that has one piece of work for each arm.
+def per_arm(
+    name: str, doc: str | None, make: Callable[[Stage, str], None], why: Callable[[Stage, str], str | None],
+    arms: Callable[[Stage], Sequence[str]] = lambda stage: stage.study.arms,
+) -> None:  # fmt: skip
+    """The command of a stage that has one piece of work for each arm, or for each of ``arms``.
 
     Args:
         name: of the stage.
@@ -59,7 +62,7 @@ def per_arm(name: str, doc: str | None, make: Callable[[Stage, str], None], why:
         end_with_parent()
         make(stage, args.arm)
         return
-    _make_all(name, stage, {Piece(arm): why(stage, arm) for arm in _slow_first(stage, stage.study.arms)})
+    _make_all(name, stage, {Piece(arm): why(stage, arm) for arm in _slow_first(stage, arms(stage))})
 
 
 def per_run(

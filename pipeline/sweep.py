@@ -1,5 +1,5 @@
 """Choose each arm's peak learning rate by the validation loss of short runs, each with a whole schedule of its own. Every arm of
-the study whose rate is not chosen, or one of them."""
+the study that has a sweep of its own, or whose sweep another arm takes its rate from, or one of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lolm.config import ConfigError, RunConfig, SweepConfig
+from lolm.config import ConfigError, RunConfig, SweepConfig, tuned_arm
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.stream import TokenStream
 from lolm.evaluation.held_out import validation_metrics
@@ -20,7 +20,7 @@ from lolm.records import fingerprint_of, names, read, read_json, write, write_js
 from lolm.records.schema import Rate, Sweep, Trial
 from lolm.training.loop import DivergenceError
 from lolm.training.scratch import remove
-from lolm.training.sweep import search
+from lolm.training.sweep import choose, search
 from lolm.training.trial import run_trial
 from pipeline.configured import untuned
 from pipeline.identity import data_of, inputs_of
@@ -60,7 +60,7 @@ def _swept(stage: Stage, run: RunConfig, config: SweepConfig, notes: Path) -> Sw
     held_out = EvaluationSet(TokenStream.open(stage.layout.shards, "validation"), training.eval_tokens, training.seq_len)
     evaluate = partial(validation_metrics, held_out=held_out, batch_size=training.eval_batch_size)
     noted: dict[str, Any] = read_json(notes) if notes.exists() else {}
-    trials = [Trial(**trial) for trial in noted["trials"]] if noted.get("base") == base else []
+    trials = [Trial(**trial) for trial in noted["trials"]] if noted.get("base") == base else _recorded(stage, run.arm, base)
 
     def trial(rate: float, seed: int) -> float:
         for done in trials:
@@ -85,7 +85,7 @@ def _swept(stage: Stage, run: RunConfig, config: SweepConfig, notes: Path) -> Sw
         return math.fsum(losses) / len(losses)
 
     try:
-        found = search([run.size.learning_rate * factor for factor in config.factors], loss_of, config.extensions)
+        found = search([run.size.learning_rate * factor for factor in config.factors], loss_of, config.extensions, config.tie)
     except ValueError as error:
         raise ConfigError(f"scales.{run.scale}.sizes.{run.arm}.learning_rate: {error}; lower it") from None
     return Sweep(
@@ -100,17 +100,34 @@ def _swept(stage: Stage, run: RunConfig, config: SweepConfig, notes: Path) -> Sw
     )
 
 
+def _recorded(stage: Stage, arm: str, base: str) -> list[Trial]:
+    """The trials of the arm's record where they are those of now: another ``tie`` is judged anew without training."""
+    path = stage.layout.sweep(arm)
+    record = read(path, Sweep) if path.exists() else None
+    return list(record.trials) if record is not None and record.inputs == base else []
+
+
 def inputs(stage: Stage, arm: str) -> str:
+    """Of the trials; what is chosen among them is not part of it."""
     data = data_of(stage.layout)
-    return inputs_of("sweep", [untuned(stage, arm), stage.preset.sweep], data.train, data.validation)
+    return inputs_of("sweep", [untuned(stage, arm), replace(stage.preset.sweep, tie=0.0)], data.train, data.validation)
 
 
 def why(stage: Stage, arm: str) -> str | None:
     path = stage.layout.sweep(arm)
     if not path.exists():
         return "no record"
-    return None if read(path, Sweep).inputs == inputs(stage, arm) else "other parameters, data or code"
+    record = read(path, Sweep)
+    if record.inputs != inputs(stage, arm):
+        return "other parameters, data or code"
+    losses = {rate.learning_rate: rate.nats for rate in record.rates if rate.nats is not None}
+    return None if not losses or choose(losses, stage.preset.sweep.tie) == record.chosen else "another tie"
+
+
+def arms(stage: Stage) -> list[str]:
+    """Those whose sweep chooses a rate for an arm of the study."""
+    return list(dict.fromkeys(tuned_arm(stage.params, stage.scale, arm) for arm in stage.study.arms))
 
 
 if __name__ == "__main__":
-    main(lambda: per_arm("sweep", __doc__, sweep, why))
+    main(lambda: per_arm("sweep", __doc__, sweep, why, arms))

@@ -55,6 +55,7 @@ from lolm.records.schema import (
     Score,
     Summary,
     Sweep,
+    TextLosses,
     TokenClass,
     TrainingStream,
     Trial,
@@ -72,6 +73,7 @@ class Truth:
     """What the synthetic runs are made to show."""
 
     speed: float = 1.5  # LOLM reaches any loss in 1/speed of the steps
+    parameters: int = 100_000
     flops_ratio: float = 1.25  # FLOPs a token, LOLM over baseline
     jitter: float = 0.01  # sd over seeds of ln(speed)
     gate_path: tuple[float, float, float] = (0.36, 0.17, 0.83)  # start, dip, end
@@ -103,6 +105,7 @@ class Truth:
     function_gate: float = 0.1  # gate at function words minus gate at content words
     discourse_gate: float = 0.0  # gate at starts of words minus gate at starts of sentences
     offsets: dict[str, float] = field(default_factory=dict)  # nats that single arms lie above the law
+    text_sd: float = 0.03  # nats between pieces of text, the same for all runs; each run's own is a hundredth of it
 
 
 def law(step: float, speed: float = 1.0) -> float:
@@ -143,14 +146,23 @@ def write_results(
     return root
 
 
-def write_scales(root: Path, count: int, seeds: tuple[int, ...] = (1, 2)) -> Path:
-    """Results of two arms at scales ``s0``, ``s1``, … of the same text, each of four times the compute of the one before."""
-    params = _parameters(("lolm", "transformer"), seeds, ("smoke", *(f"s{i}" for i in range(count))), {})
+SIZE_HEIGHT, SIZE_EXPONENT = 40.0, 0.35  # what a size adds to the law: A N^-alpha
+
+
+def write_scales(root: Path, count: int, seeds: tuple[int, ...] = (1, 2), not_run: Collection[str] = ()) -> Path:
+    """The study over sizes and budgets at scales ``s0``, ``s1``, … of the same text and budgets, each twice the size of the one
+    before: L = FLOOR + SIZE_HEIGHT N^-SIZE_EXPONENT + HEIGHT steps^-EXPONENT, and LOLM ``Truth.speed`` times as fast in steps."""
+    scales = tuple(f"s{i}" for i in range(count))
+    params = replace(_parameters(("lolm", "transformer"), seeds, ("smoke", *scales), {}), budgets=dict.fromkeys(scales, "main"))
     _write_params(root, params)
-    for i in range(count):
-        steps = 100 * 4**i
-        truth = Truth(steps=steps, log_every=steps // 50, eval_every=steps // 10)
-        _write_scale(root, params.select(f"s{i}"), truth, 0.001)
+    for i, scale in enumerate(scales):
+        size = 100_000 * 2**i
+        offset = SIZE_HEIGHT * size**-SIZE_EXPONENT
+        levels = {"flops_ratio": 1.0, "jitter": 0.0, "offsets": {"lolm": offset, "transformer": offset}}
+        ends = {"steps": 6400, "log_every": 128, "eval_every": 640, "cooldowns": (1 / 16, 1 / 8, 1 / 4, 1 / 2)}
+        truth = Truth(parameters=size, **levels, **ends)
+        gone = [run.partition("/")[2] for run in not_run if run.startswith(f"{scale}/")]
+        _write_scale(root, params.select(scale), truth, 0.001, gone)
     return root
 
 
@@ -183,7 +195,7 @@ def _parameters(
         presets[name] = replace(preset, sizes={arm: rule for arm, rule in preset.sizes.items() if arm in wanted})
     analysis = replace(project.analysis, published_window=20)
     changes = {"studies": chosen, "study": "main", "scales": presets, "architectures": architectures, "analysis": analysis}
-    changes["sizes"] = rules
+    changes |= {"sizes": rules, "budgets": {}}
     return replace(project, scale=scales[0], **changes)
 
 
@@ -274,8 +286,8 @@ class _Run:
     def __post_init__(self) -> None:
         run, truth = self.run, self.truth
         self.lolm = run.architecture.family == "lolm"
-        self.flops_per_token = 6e5 * (truth.flops_ratio if self.lolm else 1.0)
-        self.parameters = 100_000 + (0 if self.lolm else round(1e5 * self.mismatch))
+        self.flops_per_token = 6.0 * truth.parameters * (truth.flops_ratio if self.lolm else 1.0)
+        self.parameters = truth.parameters + (0 if self.lolm else round(truth.parameters * self.mismatch))
         self.shift = random.Random(f"data-{run.seed}").gauss(0, 0.02)  # what a seed's data order does to both arms
         self.own = random.Random(f"{run.arm}-{run.seed}")
         self.speed = truth.speeds.get(run.arm, truth.speed if self.lolm else 1.0)
@@ -298,6 +310,8 @@ class _Run:
             record = make()  # also where it is left out, so that the others have the same numbers
             if stage in kept:
                 write(path, record)
+                if isinstance(record, Evaluation):
+                    write(self.layout.text_losses(*key), self.text_losses(record))
 
     # training
 
@@ -411,6 +425,31 @@ class _Run:
                 for step in sorted(self.ends())
             ),
             training_stream=tuple(self._training_stream(step) for step in (truth.steps // 10, truth.steps // 2, truth.steps)),
+        )
+
+    def text_losses(self, record: Evaluation) -> TextLosses:
+        """Four documents of six pieces, the last of each shorter; the means are those of the evaluation."""
+        document, piece = [i // 6 for i in range(24)], [i % 6 for i in range(24)]
+        tokens = [150 if i % 6 < 5 else 274 for i in range(24)]
+        shared, own = random.Random("text"), random.Random(f"text {self.run.arm} {self.run.seed}")
+        sd = self.truth.text_sd
+        away = [shared.gauss(0, sd) + own.gauss(0, sd / 100) for _ in tokens]
+        mean = sum(a * n for a, n in zip(away, tokens, strict=True)) / sum(tokens)
+
+        def sums(nats: float) -> tuple[float, ...]:
+            return tuple(n * (nats + a - mean) for a, n in zip(away, tokens, strict=True))
+
+        return TextLosses(
+            **self.identity,
+            documents=("a", "b", "c", "d"),
+            piece_tokens=1024,
+            document=tuple(document),
+            piece=tuple(16 * i for i in piece),  # so that each piece is a block
+            tokens=tuple(tokens),
+            bytes=tuple(2 * n for n in tokens),
+            nats=sums(record.test.nats),
+            subset_tokens=tuple(tokens),
+            ends={str(end.step): sums(end.test.nats) for end in record.schedule_ends},
         )
 
     def _training_stream(self, step: int) -> TrainingStream:

@@ -18,6 +18,7 @@ ORDER = (
     ("lolm.models", "lolm.objectives"),
     ("lolm.accounting",),
     ("lolm.training",),
+    ("lolm.external",),
     ("lolm.interventions",),
     ("lolm.evaluation",),
     ("lolm.laboratory",),

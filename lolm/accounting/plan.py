@@ -8,7 +8,7 @@ from typing import Any
 from lolm.accounting.count import account_run
 from lolm.accounting.matching import closest, default_dial
 from lolm.accounting.resolve import resolve_run, size_origin
-from lolm.config import ConfigError, Params, RunConfig, arms_of, scale_of
+from lolm.config import ConfigError, Params, RunConfig, arms_of, scale_of, tuned_arm
 from lolm.records import essence
 from lolm.records.schema import PlanRow
 
@@ -91,7 +91,9 @@ def stage_inputs(params: Params, scale: str, study: str) -> dict[str, dict[str, 
     """
     params = params.select(scale, study)
     preset, chosen = scale_of(params, scale), params.selected
-    runs = {arm: _of_run(resolve_run(params, scale, arm, chosen.seeds[0])) for arm in chosen.arms}
+    tuned = {arm: tuned_arm(params, scale, arm) for arm in chosen.arms}
+    every = {arm: _of_run(resolve_run(params, scale, arm, chosen.seeds[0])) for arm in (*chosen.arms, *tuned.values())}
+    runs, swept = ({arm: every[arm] for arm in arms} for arms in (chosen.arms, tuned.values()))
     seeds = list(chosen.seeds)
     made = {"arms": list(chosen.arms), "seeds": seeds}
     recall = {arm: {**runs[arm], "training": _without_text(runs[arm]["training"])} for arm in chosen.recall_arms}
@@ -99,11 +101,12 @@ def stage_inputs(params: Params, scale: str, study: str) -> dict[str, dict[str, 
         "corpus": essence(preset.corpus),
         "tokenizer": essence(preset.tokenizer),
         "shards": essence(preset.shards),
-        "sweep": {"sweep": essence(preset.sweep), "runs": runs},
-        "train": {"seeds": seeds, "runs": runs},
+        "sweep": {"sweep": essence(preset.sweep), "runs": swept},
+        "train": {"seeds": seeds, "runs": runs, "tuned": tuned},
         "evaluate": {"evaluation": essence(preset.evaluation), **made},
         "ablate": {"ablation": essence(preset.ablation), **made},
-        "recall": {"recall": essence(preset.recall), "seeds": seeds, "runs": recall},
+        "layers": {"layers": essence(preset.layers), "arms": list(params.layers_arms), "seeds": seeds},
+        "recall": {"recall": essence(preset.recall), "seeds": seeds, "runs": recall, "tuned": tuned},
         "report": {
             "analysis": essence(params.analysis),
             "study": essence(chosen),

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lolm.analysis.dependency import primary, statistic
-from lolm.analysis.statistics import Estimate, holm, paired_difference, paired_p_value, t_interval
+from lolm.analysis.statistics import Estimate, holm, p_value, t_interval
+from lolm.analysis.uncertainty import TextSample, difference
 from lolm.records.results import RunRecord, ScaleResults
 
 Measure = Callable[[RunRecord], float | None]
@@ -70,11 +71,8 @@ def arm_effect(results: ScaleResults, arm: str, outcome: str, other: str | None 
     """Outcome of an arm minus that of another (default: the subject), paired by seed; None where it was not measured."""
     if arm not in results.arms or (other or results.subject) not in results.arms:
         return None
-    read = measure(results, outcome)
-    pairs = [(read(a), read(b)) for a, b in results.pairs(arm, other or results.subject)]
-    if not pairs or any(None in pair for pair in pairs):
-        return None
-    return paired_difference([a for a, _ in pairs], [b for _, b in pairs], results.analysis.confidence)  # type: ignore[misc]
+    text = TextSample.final if outcome == "nats" else None
+    return difference(results, arm, other or results.subject or "", measure(results, outcome), text)
 
 
 def arm_effects(results: ScaleResults, outcome: str) -> list[Effect]:
@@ -107,9 +105,8 @@ def _mean(values: dict, arms: Sequence[str], seed: int) -> float:
     return sum(values[arm, seed] for arm in arms) / len(arms)
 
 
-def _effect(name: str, outcome: str, difference: Estimate) -> Effect:
-    p_value = paired_p_value(difference.per_seed)
-    return Effect(name, outcome, difference, p_value, None)
+def _effect(name: str, outcome: str, found: Estimate) -> Effect:
+    return Effect(name, outcome, found, p_value(found), None)
 
 
 def _adjusted(effects: list[Effect]) -> list[Effect]:

@@ -10,7 +10,7 @@ on a measured point, and the other's cost is interpolated between two of its own
 - Between two measurements the loss is taken as linear in ln(position); linear in position where the segment starts at 0.
   A power law is convex there, so a crossing comes out late, by at most a factor exp(alpha h^2 / 8) for points h apart in
   ln(cost) and an exponent alpha. The lead of whichever arm is ahead is understated: by 1.8 % at most for h = ln 2 and
-  alpha = 0.3, less for flatter curves, and by nothing at a measured point.
+  alpha = 0.3, less for flatter curves, and by nothing at a measured point. :func:`by_interpolant` says what others would give.
 - Nothing is extrapolated. A level outside the measured range gives a reason in place of a number.
 
 The same from the learning curves inside a run (:func:`efficiency`) is kept as a second view and as published. There both
@@ -25,112 +25,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lolm import LolmError
+import numpy as np
+
+from lolm.analysis.curves import Curve as Curve
+from lolm.analysis.curves import CurveError as CurveError
+from lolm.analysis.curves import Multiplier, between, multiplier
+from lolm.analysis.curves import crossing as crossing
+from lolm.analysis.interpolants import INTERPOLANTS, log_crossings
 from lolm.analysis.statistics import Estimate, geometric_interval, t_interval
+from lolm.analysis.uncertainty import TextSample, estimate
 from lolm.records import names
-from lolm.records.results import RunRecord
+from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.series import AXES as AXES
 
 INTERPOLATION = 0.02  # multipliers that differ by less may differ by the interpolation alone
-
-
-class CurveError(LolmError):
-    """Points that make no learning curve."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Losses in nats at strictly increasing positions on one axis."""
-
-    positions: tuple[float, ...]
-    losses: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not self.positions or len(self.positions) != len(self.losses):
-            raise CurveError(
-                f"a curve needs as many losses as positions, at least one; got {len(self.losses)}, {len(self.positions)}"
-            )
-        if any(b <= a for a, b in zip(self.positions, self.positions[1:], strict=False)):
-            raise CurveError("positions of a curve must increase strictly")
-        if not all(map(math.isfinite, (*self.positions, *self.losses))):
-            raise CurveError("a curve has a value that is not finite")
-
-    def envelope(self) -> Curve:
-        """The running minimum."""
-        best, losses = math.inf, []
-        for loss in self.losses:
-            best = min(best, loss)
-            losses.append(best)
-        return Curve(self.positions, tuple(losses))
-
-    def until(self, count: int) -> Curve:
-        """Its first ``count`` points."""
-        return Curve(self.positions[:count], self.losses[:count])
-
-    @property
-    def best(self) -> float:
-        """Lowest loss reached by the end of the curve."""
-        return min(self.losses)
-
-    def at(self, position: float) -> float | None:
-        """Loss at a position, interpolated; None outside the measured range."""
-        if not self.positions[0] <= position <= self.positions[-1]:
-            return None
-        for i, right in enumerate(self.positions):
-            if right == position:
-                return self.losses[i]
-            if right > position:
-                left = self.positions[i - 1]
-                share = _share(left, right, position)
-                return self.losses[i - 1] + share * (self.losses[i] - self.losses[i - 1])
-        return None
-
-
-@dataclass(frozen=True)
-class Crossing:
-    """Where a curve first reaches a level, or why that cannot be said."""
-
-    position: float | None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Multiplier:
-    """Baseline's position / subject's position at one loss; ``value`` is None with a ``reason``."""
-
-    axis: str
-    level: float
-    baseline: float | None
-    subject: float | None
-    value: float | None
-    reason: str | None
-
-
-def crossing(curve: Curve, level: float) -> Crossing:
-    """First position at which the running minimum of a curve is at or below ``level`` (nats)."""
-    steps = curve.envelope()
-    for i, loss in enumerate(steps.losses):
-        if loss > level:
-            continue
-        if i == 0:
-            if loss == level and steps.positions[0] > 0:
-                return Crossing(steps.positions[0])
-            return Crossing(None, f"is at {loss:.4f} nats at its first measurement, already below {level:.4f}")
-        left, right = steps.positions[i - 1], steps.positions[i]
-        share = (steps.losses[i - 1] - level) / (steps.losses[i - 1] - loss)
-        if left <= 0:
-            return Crossing(left + share * (right - left))
-        return Crossing(math.exp(math.log(left) + share * (math.log(right) - math.log(left))))
-    return Crossing(None, f"never reaches {level:.4f} nats; its best is {curve.best:.4f}")
-
-
-def multiplier(baseline: Curve, subject: Curve, level: float, axis: str = "step") -> Multiplier:
-    """The multiplier at one loss level; refuses when either curve does not measure it."""
-    a, b = crossing(baseline, level), crossing(subject, level)
-    reasons = [f"{who} {c.reason}" for who, c in (("the baseline", a), ("the subject", b)) if c.position is None]
-    if reasons:
-        return Multiplier(axis, level, a.position, b.position, None, "; ".join(reasons))
-    return Multiplier(axis, level, a.position, b.position, a.position / b.position, None)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -253,30 +161,105 @@ def annealed_curves(pairs: Pairs, axis: str) -> tuple[list[int], list[tuple[Curv
     return [int(s) for s in steps], [(curve(base), curve(subject)) for subject, base in pairs] if steps else [], split
 
 
-def at_budgets(pairs: Pairs, axis: str, confidence: float = 0.95) -> Budgets:
-    """The sound multiplier at every end of schedule that paired runs share; the top of this module defines it."""
+@dataclass(frozen=True)
+class _Values:
+    """Some number of pairs of runs, by seed; of other arms against the same baseline; and in draws of text, (D, seeds)."""
+
+    own: list[float]
+    pool: dict[str, list[float]]
+    draws: np.ndarray | None
+    units: float
+
+    def minus(self, other: _Values) -> _Values:
+        draws = None if self.draws is None or other.draws is None else self.draws - other.draws
+        pool = {arm: _minus(row, other.pool[arm]) for arm, row in self.pool.items() if arm in other.pool}
+        return _Values(_minus(self.own, other.own), pool, draws, self.units)
+
+    def estimate(self, confidence: float, among: ScaleResults | None) -> Estimate:
+        if among is None:
+            return t_interval(self.own, confidence)
+        pool = list(self.pool.values())
+        return estimate(self.own, pool, among.analysis, paired=True, draws_DS=self.draws, units=self.units)
+
+
+def _minus(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def at_budgets(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleResults | None = None) -> Budgets:
+    """The sound multiplier at every end of schedule that paired runs share; the top of this module defines it.
+
+    Args:
+        among: the study they are of, whose settings hold for the interval (:mod:`lolm.analysis.uncertainty`) and whose other arms
+            may lend it their variance. None: an interval over these seeds alone.
+    """
     steps, curves, split = annealed_curves(pairs, axis)
-    points = tuple(_budget(curves, axis, i + 1, step, confidence) for i, step in enumerate(steps))
+    sample = None if among is None or split != "test" else TextSample.of([run for pair in pairs for run in pair], among.analysis)
+    # (baseline, subject) of each pair in draws of text, (D, ends) each
+    drawn = [] if sample is None else [(sample.ends(base, steps), sample.ends(subject, steps)) for subject, base in pairs]
+    points, logs = [], []
+    for count, step in enumerate(steps, 1):
+        cut = [(base.until(count), subject.until(count)) for base, subject in curves]
+        position = math.fsum(base.positions[-1] for base, _ in cut) / len(cut)
+        own, failed = _logs(cut, axis)
+        if failed:
+            points.append(Budget(step, position, None, f"in {len(failed)} of {len(cut)} pairs {failed[0]}"))
+            continue
+        pool: dict[str, list[float]] = {}
+        for arm, rivals in _rivals(pairs, among).items():
+            its, theirs, its_split = annealed_curves(rivals, axis)
+            if step in its and its_split == split:
+                values, lacking = _logs([(a.until(its.index(step) + 1), b.until(its.index(step) + 1)) for a, b in theirs], axis)
+                pool |= {} if lacking else {arm: values}
+        draws = None
+        if sample is not None:
+            draws = np.stack([_drawn_log(*pair, *both) for pair, both in zip(cut, drawn, strict=True)], axis=1)
+        logs.append(_Values(own, pool, draws, sample.units if sample else 0))
+        points.append(Budget(step, position, logs[-1].estimate(confidence, among).map(math.exp), None))
     reached = sum(subject.best <= base.best for base, subject in curves)
     behind = [multiplier(base, subject, subject.best, axis).value for base, subject in curves if subject.best > base.best]
     shares = [value for value in behind if value is not None]  # below 1: the baseline's cost over the subject's
     needed = geometric_interval(shares).value if shares else None
-    measured = [point.estimate for point in points if point.estimate is not None]
-    change = None
-    if len(measured) > 1:
-        ratios = zip(measured[-1].per_seed, measured[0].per_seed, strict=True)
-        change = geometric_interval([last / first for last, first in ratios], confidence)
-    return Budgets(axis, split, points, reached, needed, change)
+    change = logs[-1].minus(logs[0]).estimate(confidence, among).map(math.exp) if len(logs) > 1 else None
+    return Budgets(axis, split, tuple(points), reached, needed, change)
 
 
-def _budget(curves: Sequence[tuple[Curve, Curve]], axis: str, count: int, steps: int, confidence: float) -> Budget:
-    cut = [(base.until(count), subject.until(count)) for base, subject in curves]
-    position = math.fsum(base.positions[-1] for base, _ in cut) / len(cut)
-    found = [multiplier(base, subject, max(base.best, subject.best), axis) for base, subject in cut]
-    failed = [m.reason for m in found if m.value is None]
-    if failed:
-        return Budget(steps, position, None, f"in {len(failed)} of {len(found)} pairs {failed[0]}")
-    return Budget(steps, position, geometric_interval([m.value for m in found if m.value is not None], confidence), None)
+def _rivals(pairs: Pairs, among: ScaleResults | None) -> dict[str, Pairs]:
+    """Pairs of the study's other arms with the same runs of the baseline, by arm."""
+    if among is None or not pairs:
+        return {}
+    seeds, taken = {base.seed: base for _, base in pairs}, {pairs[0][0].arm, pairs[0][1].arm}
+    others = [arm for arm in among.arms if arm not in taken]
+    found = {arm: [(run, seeds[run.seed]) for run in among.of(arm) if run.seed in seeds] for arm in others}
+    return {arm: rivals for arm, rivals in found.items() if len(rivals) == len(pairs)}
+
+
+def _logs(curves: Sequence[tuple[Curve, Curve]], axis: str) -> tuple[list[float], list[str]]:
+    """ln of the multiplier of each pair of (baseline, subject) at the lowest loss that both reached; why it is missing."""
+    found = [multiplier(base, subject, max(base.best, subject.best), axis) for base, subject in curves]
+    return [math.log(m.value) for m in found if m.value is not None], [m.reason or "" for m in found if m.value is None]
+
+
+def _drawn_log(base: Curve, subject: Curve, base_DE: np.ndarray, subject_DE: np.ndarray) -> np.ndarray:
+    """The same of one pair in draws of text: (D,)."""
+    count = len(base.positions)
+    theirs, ours = base_DE[:, :count], subject_DE[:, :count]
+    level = np.maximum(theirs.min(axis=1), ours.min(axis=1))
+    return log_crossings(base.positions, theirs, level) - log_crossings(subject.positions, ours, level)
+
+
+def by_interpolant(pairs: Pairs, axis: str, step: int, confidence: float = 0.95) -> dict[str, Estimate | None]:
+    """The multiplier by the end of schedule ``step`` under each interpolant, over seeds alone; None where it gives none."""
+    steps, curves, _ = annealed_curves(pairs, axis)
+    count, made = steps.index(step) + 1, {}
+    for name, crosses in INTERPOLANTS.items():
+        values = []
+        for base, subject in ((base.until(count), subject.until(count)) for base, subject in curves):
+            level = max(base.best, subject.best)
+            at = [crosses(one.positions, one.losses, level) for one in (base, subject)]
+            values += [at[0] - at[1]] if None not in at else []  # type: ignore[operator]
+        made[name] = t_interval(values, confidence).map(math.exp) if len(values) == len(curves) else None
+    return made
 
 
 @dataclass(frozen=True)
@@ -289,25 +272,51 @@ class Gap:
     reason: str | None
 
 
-def gap_at(pairs: Pairs, axis: str, confidence: float = 0.95) -> Gap:
-    """Paired difference at the largest cost on an axis that both arms of a pair spent.
+def gap_at(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleResults | None = None) -> Gap:
+    """Paired difference at the largest cost on an axis that both arms of a pair spent; ``among`` as in :func:`at_budgets`.
 
     The arm that spent more is interpolated between its end-of-schedule points, and refused outside them.
     """
-    _, curves, split = annealed_curves(pairs, axis)
+    steps, curves, split = annealed_curves(pairs, axis)
     if not curves:
         return Gap(axis, split, None, "there are no common ends of schedule")
-    differences = []
+    own, missing = _gaps(curves)
+    if missing:
+        why = f"at its first end of schedule the {missing[0]} had spent more than the other in its whole run"
+        return Gap(axis, split, None, why)
+    pool: dict[str, list[float]] = {}
+    draws = None
+    for arm, rivals in _rivals(pairs, among).items():
+        _, theirs, its_split = annealed_curves(rivals, axis)
+        values, lacking = _gaps(theirs)
+        pool |= {arm: values} if theirs and not lacking and its_split == split else {}
+    sample = None if among is None or split != "test" else TextSample.of([run for pair in pairs for run in pair], among.analysis)
+    if sample is not None:
+        drawn = []
+        for (subject, base), (base_curve, curve) in zip(pairs, curves, strict=True):
+            budget = min(base_curve.positions[-1], curve.positions[-1])
+            ours, theirs_D = (
+                between(sample.ends(run, steps).T, *place)
+                for run, one in ((subject, curve), (base, base_curve))
+                if (place := one.place(budget)) is not None
+            )
+            drawn.append(ours - theirs_D)
+        draws = np.stack(drawn, axis=1)
+    found = _Values(own, pool, draws, sample.units if sample else 0)
+    return Gap(axis, split, found.estimate(confidence, among), None)
+
+
+def _gaps(curves: Sequence[tuple[Curve, Curve]]) -> tuple[list[float], list[str]]:
+    """Subject minus baseline of each pair of (baseline, subject), nats; which of the two is not measured there."""
+    found, missing = [], []
     for base, subject in curves:
         budget = min(base.positions[-1], subject.positions[-1])
         theirs, ours = base.at(budget), subject.at(budget)
         if theirs is None or ours is None:
-            who = "baseline" if theirs is None else "subject"
-            return Gap(
-                axis, split, None, f"at its first end of schedule the {who} had spent more than the other in its whole run"
-            )
-        differences.append(ours - theirs)
-    return Gap(axis, split, t_interval(differences, confidence), None)
+            missing.append("baseline" if theirs is None else "subject")
+        else:
+            found.append(ours - theirs)
+    return found, missing
 
 
 def heldout_curve(run: RunRecord, axis: str) -> Curve:
@@ -353,9 +362,3 @@ def along(baseline: Sequence[Curve], subject: Sequence[Curve], axis: str) -> lis
             found = multiplier(base, other, level, axis)
             rows.append({"pair": pair, "position": position, "level": level, "multiplier": found.value})
     return rows
-
-
-def _share(left: float, right: float, position: float) -> float:
-    if left <= 0:
-        return (position - left) / (right - left)
-    return (math.log(position) - math.log(left)) / (math.log(right) - math.log(left))

@@ -15,7 +15,8 @@ from functools import partial
 from typing import Any
 
 from lolm.analysis.efficiency import at_budgets
-from lolm.analysis.statistics import Estimate, holm, paired_difference, paired_p_value, t_interval
+from lolm.analysis.statistics import Estimate, holm, p_value, solved, t_interval
+from lolm.analysis.uncertainty import final_bits, final_loss, loss_difference
 from lolm.records.names import TASKS
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.schema import Evaluation
@@ -43,12 +44,13 @@ class Entry:
         runs: that were made; ``diverged``, those whose loss was not finite.
         rate_inside: whether the sweep's best rate lies inside its grid; None where no sweep was made.
         multiplier: baseline's FLOPs over the arm's at the largest budget that can be measured, that of ``multiplier_steps``; None
-            for the baseline itself, and where it would have to be extrapolated.
-        tokens_per_second: of training, on whatever machine ran.
+            for the baseline itself, and where it would have to be extrapolated; ``multiplier_seconds`` the same in seconds.
+        seconds: of training a run, and ``tokens_per_second`` of it, on whatever machine ran, with ``kernels``.
         context: bits a byte in the last quarter of the window minus those in the first; below 0, context helps.
         lengths: by multiple of the training window, loss of the targets beyond the training length in windows that long, minus
             the loss of the same targets in windows of the training length; above 0, the model does not carry over.
-        accuracy: by recall task, share of the asked positions; ``diverged_tasks``, in how many runs training on it diverged.
+        accuracy: by recall task, share of the asked positions; ``solved``, share of the runs that solve it, with the exact
+            interval; ``diverged_tasks``, in how many runs training on it diverged.
         distinct_2: distinct bigrams of words over all, within a generated text; ``distinct_2_real`` that of the text's own words.
     """
 
@@ -67,10 +69,14 @@ class Entry:
     comparison: Comparison | None
     multiplier: Estimate | None
     multiplier_steps: int | None
+    multiplier_seconds: Estimate | None
+    seconds: float
+    kernels: tuple[str, ...]
     tokens_per_second: float | None
     context: Estimate | None
     lengths: dict[int, Estimate | None]
     accuracy: dict[str, Estimate | None]
+    solved: dict[str, Estimate | None]
     diverged_tasks: dict[str, int]
     distinct_2: Estimate | None
     distinct_2_real: Estimate | None
@@ -87,12 +93,10 @@ def compare(results: ScaleResults) -> dict[str, Comparison]:
     """Each arm against the study's subject, over the seeds whose runs both have a test loss."""
     differences: dict[str, Estimate] = {}
     for arm in results.arms:
-        pairs = results.pairs(arm, results.subject) if arm != results.subject else ()
-        losses = [(a.test_nats, b.test_nats) for a, b in pairs if a.test_nats is not None and b.test_nats is not None]
-        if losses:
-            theirs, ours = [a for a, _ in losses], [b for _, b in losses]
-            differences[arm] = paired_difference(theirs, ours, results.analysis.confidence)
-    raw = {arm: paired_p_value(difference.per_seed) for arm, difference in differences.items()}
+        found = loss_difference(results, arm, results.subject) if results.subject and arm != results.subject else None
+        if found is not None:
+            differences[arm] = found
+    raw = {arm: p_value(difference) for arm, difference in differences.items()}
     exploratory = {arm: p for arm, p in raw.items() if arm != results.baseline and p is not None}
     adjusted = dict(zip(exploratory, holm(list(exploratory.values())), strict=True))
     return {
@@ -113,7 +117,8 @@ def _entry(results: ScaleResults, arm: str, comparison: Comparison | None) -> En
         return over_seeds(lambda run: None if run.evaluation is None else read(run.evaluation))
 
     pairs = results.pairs(arm, results.baseline) if arm != results.baseline else ()
-    largest = at_budgets(pairs, "flops", results.analysis.confidence).largest if pairs else None
+    multipliers = {axis: at_budgets(pairs, axis, results.analysis.confidence, results) for axis in ("flops", "seconds")}
+    largest, in_seconds = (multipliers[axis].largest for axis in ("flops", "seconds"))
     speed = over_seeds(lambda run: run.summary.tokens_per_second)
     return Entry(
         arm=arm,
@@ -126,19 +131,30 @@ def _entry(results: ScaleResults, arm: str, comparison: Comparison | None) -> En
         state_bytes=header.state_bytes,
         learning_rate=header.run.size.learning_rate,
         rate_inside=None if sweep is None else sweep.inside,
-        nats=over_seeds(lambda run: run.test_nats),
-        bits_per_byte=evaluated(lambda found: found.test.bits_per_byte),
+        nats=final_loss(results, arm),
+        bits_per_byte=final_bits(results, arm),
         comparison=comparison,
         multiplier=None if largest is None else largest.estimate,
         multiplier_steps=None if largest is None else largest.steps,
+        multiplier_seconds=None if in_seconds is None else in_seconds.estimate,
+        seconds=math.fsum(run.summary.seconds for run in runs) / len(runs),
+        kernels=tuple(sorted({run.header.kernels for run in runs})),
         tokens_per_second=None if speed is None else speed.value,
         context=evaluated(_context),
         lengths={length: evaluated(partial(_extrapolated, length=length)) for length in LENGTHS},
         accuracy={task: _share(over_seeds(lambda run, t=task: run.accuracy(t))) for task in TASKS},  # type: ignore[misc]
+        solved={task: _solved(results, runs, task) for task in TASKS},
         diverged_tasks={task: sum(task in run.diverged_tasks for run in runs) for task in TASKS},
         distinct_2=_share(evaluated(lambda found: None if found.samples is None else found.samples.generated.distinct_2)),
         distinct_2_real=_share(evaluated(lambda found: None if found.samples is None else found.samples.real.distinct_2)),
     )
+
+
+def _solved(results: ScaleResults, runs: Iterable[RunRecord], task: str) -> Estimate | None:
+    """Over the runs that were trained on a task; one that diverged did not solve it."""
+    trained = [run for run in runs if run.recall is not None and task in run.recall.tasks]
+    found = [run.accuracy(task) or 0.0 for run in trained]
+    return solved(found, results.analysis.solved_accuracy, results.analysis.confidence) if found else None
 
 
 def _share(estimate: Estimate | None) -> Estimate | None:
@@ -173,18 +189,22 @@ def flat(entry: Entry) -> dict[str, Any]:
         "minus_subject_p_adjusted": None if comparison is None else not comparison.declared,
         **_spread("flops_multiplier", entry.multiplier),
         "flops_multiplier_steps": entry.multiplier_steps,
+        **_spread("seconds_multiplier", entry.multiplier_seconds),
         "runs": entry.runs,
         "runs_diverged": entry.diverged,
         "parameters": entry.parameters,
         "parameters_active": entry.parameters_active,
         "training_flops_per_token": entry.flops_per_token,
         "state_bytes": entry.state_bytes,
+        "seconds": entry.seconds,
         "tokens_per_second": entry.tokens_per_second,
+        "kernels": " ".join(entry.kernels),
         "learning_rate": entry.learning_rate,
         "rate_inside_grid": entry.rate_inside,
         **_spread("late_minus_early_bits_per_byte", entry.context),
         **{k: v for length, found in entry.lengths.items() for k, v in _spread(f"length_{length}x_nats", found).items()},
         **{k: v for task, found in entry.accuracy.items() for k, v in _spread(f"{task}_accuracy", found).items()},
+        **{k: v for task, found in entry.solved.items() for k, v in _spread(f"{task}_solved", found).items()},
         **{f"{task}_diverged": count for task, count in entry.diverged_tasks.items()},
         **_spread("distinct_2", entry.distinct_2),
         **_spread("distinct_2_real", entry.distinct_2_real),

@@ -1,272 +1,340 @@
-"""Scaling fits: how an arm's held-out loss falls with training compute over several scales, and the multiplier between two fits.
+"""Loss as a function of parameters N and training tokens D, one law for each arm, and what it says of two arms.
 
-The form is L(C) = E + A C^-alpha (Hestness et al., arXiv 1712.00409; Hoffmann et al., arXiv 2203.15556) where an arm has at least
-five different budgets, a straight line in ln L against ln C (E = 0) where it has four, and no fit with fewer. Fitted as by
-Hoffmann et al.: Huber loss of ln L residuals, several starting points. Exponents of so few points are loose and E hardly
-separates from alpha; the interval says how loose. No fit is read outside the compute it was made from.
+    L(N, D) = E + A N^-alpha + B D^-beta                                  (Hoffmann et al., arXiv 2203.15556, approach 3)
 
-Intervals resample seeds and budgets with replacement; one seed gives none. A bootstrap over fewer than five seeds comes out too
-narrow: a multiplier then gets the hull of it and of the paired t interval over seeds of the ln of that between a seed's own fits.
+is fitted to the test losses at every end of schedule, ln L averaged over seeds and weighted by their number, by the least *sum*
+of Huber losses (a mean over points ends the search early and makes intervals too narrow: Besiroglu et al., arXiv 2404.10102;
+single seeds would make it a median between them), from a grid of starts. With an arm's training cost
+C = kappa N^gamma D the loss along its compute-optimal path is E + K C^-p, p = alpha beta / (alpha + gamma beta), and the compute
+multiplier between two arms at a compute C of the first is what the second needs for the same loss, over C.
+
+Intervals are a bootstrap over runs. A run's ends of schedule share its noise, so what is drawn for a run is a whole vector of
+residuals: a random combination of those of all runs, each against the mean of its own size, which pools their covariance over
+sizes; all arms of one size and seed get the same combination, so that what a data order does to both cancels in a contrast. Few
+runs fix that covariance badly, so each draw also has a chi-squared scale of their degrees of freedom: where the law is nearly
+linear this is Student's t. The intervals speak of other seeds given this form; ``misfit`` says how badly the form fits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from lolm import LolmError
-from lolm.analysis.statistics import geometric_interval
+from lolm.analysis.least_huber import huber, model, solve, starts
+from lolm.analysis.statistics import Estimate
 from lolm.records.results import ScaleResults
 
-FEW = 5  # seeds below which a bootstrap comes out too narrow
-MINIMUM, WITH_FLOOR = 4, 5  # budgets for a fit at all, and for one with an irreducible loss E
-HUBER = 1e-3  # residual of ln L from which on the loss is linear, as by Hoffmann et al.
-REPLICATES = 200
+LEAST = 3  # different sizes, and different numbers of tokens: fewer cannot tell E from A and alpha
+COLLINEAR = 0.98  # correlation of ln N with ln D from which on the two exponents cannot be told apart
+WIDE = 2.0  # an exponent or a floor whose interval spans more than this factor is called loose
 
 
 class ScalingError(LolmError):
-    """Points that carry no scaling fit, or results that cannot be compared."""
+    """Points that carry no fit, or results that cannot be compared."""
 
 
 @dataclass(frozen=True)
-class ScalingPoint:
-    """Test loss of one run (nats a token) at the end of its schedule, and the training FLOPs it took."""
+class Point:
+    """Test loss (nats a token) where a schedule of one run ended; parameters, training tokens and training FLOPs by then."""
 
+    arm: str
     scale: str
     seed: int
+    parameters: int
+    tokens: int
     flops: float
     nats: float
 
 
 @dataclass(frozen=True)
-class ScalingLaw:
-    """L(C) = E + A (C / unit)^-alpha, valid for C in [low, high]; ``unit`` keeps A in the order of a loss."""
+class Law:
+    """L(N, D) = floor + a N^-alpha + b D^-beta in nats, at a training cost of kappa N^gamma D FLOPs."""
 
     floor: float
-    height: float
-    exponent: float
-    unit: float
-    low: float
-    high: float
+    a: float
+    alpha: float
+    b: float
+    beta: float
+    kappa: float = 6.0
+    gamma: float = 1.0
 
-    def loss(self, flops: float) -> float | None:
-        """Loss in nats; None outside the measured range."""
-        if not self.low <= flops <= self.high:
-            return None
-        return self.floor + self.height * (flops / self.unit) ** -self.exponent
+    def loss(self, parameters: float, tokens: float) -> float:
+        return self._loss(math.log(parameters), math.log(tokens))
 
-    def flops(self, nats: float) -> float | None:
-        """Compute that reaches a loss; None where that lies outside the measured range."""
-        if nats <= self.floor or self.exponent <= 0:
-            return None
-        found = self.unit * (self.height / (nats - self.floor)) ** (1 / self.exponent)
-        tolerance = 1e-9 * found  # a loss read at the very end of the range may come back a rounding error beside it
-        return min(max(found, self.low), self.high) if self.low - tolerance <= found <= self.high + tolerance else None
+    def optimum(self, flops: float) -> tuple[float, float]:
+        """(N, D) of least loss at a training cost: alpha A N^-alpha = gamma beta B D^-beta."""
+        log_n, log_d = self._optimum(flops)
+        return _exp(log_n), _exp(log_d)
+
+    def best(self, flops: float) -> float:
+        """Least loss at a training cost, nats."""
+        return self._loss(*self._optimum(flops))
+
+    def compute(self, nats: float) -> float:
+        """Least training FLOPs that reach a loss; infinite where it is not above the floor."""
+        if nats <= self.floor:
+            return math.inf
+        power = self.alpha * self.beta / (self.alpha + self.gamma * self.beta)
+        return _exp(math.log((self.best(1.0) - self.floor) / (nats - self.floor)) / power)
+
+    # In logarithms: draws of a bootstrap have exponents that take N and D beyond all numbers.
+
+    def _loss(self, log_n: float, log_d: float) -> float:
+        return self.floor + _exp(math.log(self.a) - self.alpha * log_n) + _exp(math.log(self.b) - self.beta * log_d)
+
+    def _optimum(self, flops: float) -> tuple[float, float]:
+        log_c = math.log(flops / self.kappa)
+        ratio = math.log(self.alpha * self.a / (self.gamma * self.beta * self.b))
+        log_n = (ratio + self.beta * log_c) / (self.alpha + self.gamma * self.beta)
+        return log_n, log_c - self.gamma * log_n
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 700 else math.inf
 
 
 @dataclass(frozen=True)
-class ScalingFit:
-    """The fit of one arm.
+class Fit:
+    """The law of one arm.
 
     Attributes:
-        replicates: laws fitted to bootstrap draws, the same for all arms whose points are of the same scales and seeds; empty
-            with one seed.
-        by_seed: laws fitted to the points of single seeds; empty where a seed lacks a scale or there is only one.
+        replicates: draws of the bootstrap, paired between arms; empty where no size has two seeds.
+        freedom: degrees of freedom of the noise: runs less sizes, over sizes with at least two.
+        noise, misfit: of ln L, standard deviation over seeds, and root mean square of means over seeds against the law.
+        cost: of the fit, the sum of Huber losses over the square of the threshold.
     """
 
     arm: str
-    points: tuple[ScalingPoint, ...]
-    law: ScalingLaw
-    replicates: tuple[ScalingLaw, ...]
-    by_seed: tuple[ScalingLaw, ...]
+    points: tuple[Point, ...]
+    law: Law
+    replicates: tuple[Law, ...]
+    freedom: int
+    noise: float | None
+    misfit: float
+    cost: float
     confidence: float
 
-    @property
-    def runs(self) -> set[tuple[str, int]]:
-        """(scale, seed) of every point."""
-        return {(p.scale, p.seed) for p in self.points}
-
-    @property
-    def form(self) -> str:
-        return "E + A C^-alpha" if len({p.flops for p in _means(self.points)}) >= WITH_FLOOR else "A C^-alpha"
-
     def interval(self, name: str) -> tuple[float, float] | None:
-        """Percentile interval of ``floor``, ``height`` or ``exponent``; None with one seed."""
-        return _percentiles([getattr(law, name) for law in self.replicates], self.confidence)
+        """Percentile interval of a parameter of the law."""
+        return percentiles([getattr(law, name) for law in self.replicates], self.confidence)
 
-    def band(self, flops: float) -> tuple[float, float] | None:
-        """Percentile interval of the loss at a compute inside the range; None with one seed."""
-        return _percentiles([_at(law, flops) for law in self.replicates], self.confidence)
+    @property
+    def loose(self) -> tuple[str, ...]:
+        """What these points hardly fix: of floor, alpha and beta, those without an interval or with one wider than WIDE."""
+        ends = {name: self.interval(name) for name in ("floor", "alpha", "beta")}
+        return tuple(name for name, end in ends.items() if end is None or end[1] > WIDE * end[0])
 
 
-def collect(results: Iterable[ScaleResults], arm: str) -> tuple[ScalingPoint, ...]:
-    """(FLOPs, test loss) of every run of an arm at several scales, by scale and seed; runs without a test loss are left out.
+def collect(results: Iterable[ScaleResults]) -> tuple[Point, ...]:
+    """Every end of schedule whose test loss was scored, of every run at several scales.
 
     Raises:
-        ScalingError: the scales differ in corpus or tokenizer, so that their losses do not compare.
+        ScalingError: scales differ in corpus, tokenizer or window, so that their losses do not compare.
     """
     results = list(results)
-    texts = [(r.params.scales[r.scale].corpus, r.params.scales[r.scale].tokenizer) for r in results]
+    texts = [_text(r) for r in results]
     for found, other in zip(results[1:], texts[1:], strict=True):
         if other != texts[0]:
             raise ScalingError(
-                f"scales {results[0].scale!r} and {found.scale!r} differ in corpus or tokenizer: their losses do not compare"
+                f"scales {results[0].scale!r} and {found.scale!r} differ in corpus, tokenizer or seq_len: their losses do not "
+                "compare"
             )
     return tuple(
-        ScalingPoint(r.scale, run.seed, run.summary.flops, run.test_nats)
+        Point(run.arm, r.scale, run.seed, run.header.parameters.total, end.tokens, end.flops, end.test.nats)
         for r in results
-        if arm in r.arms
-        for run in r.of(arm)
-        if run.test_nats is not None
+        for run in r.runs
+        if run.evaluation is not None
+        for end in run.evaluation.schedule_ends
     )
 
 
-def fit_scaling(
-    arm: str, points: Sequence[ScalingPoint], confidence: float = 0.95, replicates: int = REPLICATES, seed: int = 0
-) -> ScalingFit:
-    """Fit an arm's points, one mean over seeds per budget, and its bootstrap replicates.
+def _text(results: ScaleResults):
+    preset = results.params.scales[results.scale]
+    return preset.corpus, preset.tokenizer, preset.training.seq_len
+
+
+def fit_laws(
+    points: Sequence[Point],
+    *,
+    confidence: float = 0.95,
+    threshold: float = 1e-3,
+    replicates: int = 400,
+    seed: int = 0,
+    shared: bool = False,
+) -> tuple[dict[str, Fit], dict[str, str]]:
+    """The law of every arm, and why an arm has none.
+
+    Args:
+        threshold: residual of ln L from which on the Huber loss is linear.
+        shared: one floor E for all arms: they read the same text.
 
     Raises:
-        ScalingError: fewer than four scales, two of them at the same compute, or a loss that is not positive and finite.
+        ScalingError: a loss, or a cost, that is not positive and finite.
     """
-    means = _means(points)
-    if len(means) < MINIMUM:
-        names = ", ".join(p.scale for p in means) or "none"
-        raise ScalingError(f"arm {arm!r} has results at {len(means)} scales ({names}); a scaling fit needs at least {MINIMUM}")
-    if len({p.flops for p in means}) < len(means):
-        raise ScalingError(f"arm {arm!r}: two scales have the same training FLOPs, so their losses say nothing of scaling")
-    if any(not (math.isfinite(p.nats) and p.nats > 0 and p.flops > 0) for p in means):
-        raise ScalingError(f"arm {arm!r}: losses and FLOPs must be positive and finite")
-    with_floor = len(means) >= WITH_FLOOR
-    law = _fit(means, with_floor)
-    seeds = sorted({p.seed for p in points})
-    if len(seeds) < 2:
-        return ScalingFit(arm, tuple(points), law, (), (), confidence)
-    alone = [_means([p for p in points if p.seed == own]) for own in seeds]
-    by_seed = tuple(_fit(own, with_floor, law) for own in alone) if all(len(own) == len(means) for own in alone) else ()
-    return ScalingFit(arm, tuple(points), law, tuple(_bootstrap(points, law, replicates, seed)), by_seed, confidence)
+    if any(not (math.isfinite(p.nats) and min(p.nats, p.parameters, p.tokens, p.flops) > 0) for p in points):
+        raise ScalingError("losses, parameters, tokens and FLOPs must be positive and finite")
+    of = {arm: tuple(p for p in points if p.arm == arm) for arm in dict.fromkeys(p.arm for p in points)}
+    refused = {arm: why for arm, mine in of.items() if (why := _refused(mine))}
+    fitted = {arm: mine for arm, mine in of.items() if arm not in refused}
+    groups = [tuple(fitted)] if shared and fitted else [(arm,) for arm in fitted]
+    noise = _Noise(fitted, replicates, seed)
+    fits: dict[str, Fit] = {}
+    for group in groups:
+        cells = [cell for arm in group for cell in _cells(fitted[arm])]
+        arm, weight = np.array([group.index(c.arm) for c in cells]), np.array([len(c.seeds) for c in cells])
+        x_n, x_d = (np.log([getattr(c, name) for c in cells]) for name in ("parameters", "tokens"))
+        y, centre = np.array([c.log_nats for c in cells]), np.array([x_n.mean(), x_d.mean()])
+        data = (arm, x_n - centre[0], x_d - centre[1])
+        grid = starts(y, len(group))
+        found, costs = solve(grid, *data, weight, np.tile(y, (len(grid), 1)), threshold)
+        best = found[costs.argmin()]
+        drawn = noise.around(cells)
+        again = solve(np.tile(best, (len(drawn), 1)), *data, weight, drawn, threshold)[0] if drawn is not None else ()
+        residuals = y - model(best[None], *data)[0][0]
+        for k, name in enumerate(group):
+            mine, cost_of = arm == k, _cost(fitted[name])
+            laws = [_law(theta, k, centre, *cost_of) for theta in (best, *again)]
+            misfit = math.sqrt(np.mean(np.square(residuals[mine])))
+            cost = float(huber(residuals[mine], threshold) @ weight[mine])
+            freedom, spread = noise.freedom[name], noise.spread(name)
+            fits[name] = Fit(name, fitted[name], laws[0], tuple(laws[1:]), freedom, spread, misfit, cost, confidence)
+    return {arm: fits[arm] for arm in fitted}, refused
 
 
-def multiplier(baseline: ScalingLaw, subject: ScalingLaw, flops: float) -> float | None:
-    """Compute of the baseline to the subject's loss at ``flops``, over ``flops``; None outside either measured range."""
-    nats = subject.loss(flops)
-    needed = None if nats is None else baseline.flops(nats)
-    return None if needed is None else needed / flops
+def _refused(points: Sequence[Point]) -> str | None:
+    sizes, tokens = {p.scale for p in points}, {p.tokens for p in points}
+    if len(sizes) < LEAST or len(tokens) < LEAST:
+        return f"{len(sizes)} sizes and {len(tokens)} numbers of tokens; a law of both needs at least {LEAST} of each"
+    x, y = np.log([p.parameters for p in points]), np.log([p.tokens for p in points])
+    if abs(np.corrcoef(x, y)[0, 1]) > COLLINEAR:
+        return "parameters and tokens grow together, so that their exponents cannot be told apart"
+    return None if _cost(points)[1] > 0 else "its training FLOPs a token do not grow with its size"
 
 
-def multipliers(baseline: ScalingFit, subject: ScalingFit, count: int = 25) -> list[dict[str, Any]]:
-    """The compute multiplier as a function of C between two fits.
-
-    Returns:
-        rows of ``flops``, ``multiplier``, ``low``, ``high`` on a logarithmic grid over the subject's range; ``multiplier`` is
-        None where the baseline's fit does not measure the loss. The interval is None with one seed, where the two arms were not
-        run at the same scales and seeds (nothing pairs their draws), and where more than a twentieth of the replicates, or one
-        seed's own fits, leave the baseline's range by a factor two.
-    """
-    grid = np.geomspace(subject.law.low, subject.law.high, count)
-    rows = []
-    for flops in map(float, grid):
-        value = multiplier(baseline.law, subject.law, min(max(flops, subject.law.low), subject.law.high))
-        low, high = (None, None) if value is None else _interval(baseline, subject, flops) or (None, None)
-        rows.append({"flops": flops, "multiplier": value, "low": low, "high": high})
-    return rows
+def multiplier(baseline: Law, subject: Law, flops: float) -> float:
+    """What the baseline needs for the subject's least loss at ``flops``, over ``flops``; both on their compute-optimal paths."""
+    return baseline.compute(subject.best(flops)) / flops
 
 
-def _interval(baseline: ScalingFit, subject: ScalingFit, flops: float) -> tuple[float, float] | None:
-    if baseline.runs != subject.runs:
+def contrast(baseline: Fit, subject: Fit, read) -> Estimate:
+    """A number of two laws, ``read(baseline, subject)``, with its bootstrap interval; ``n``: number of the subject's runs."""
+    draws = [read(b, s) for b, s in zip(baseline.replicates, subject.replicates, strict=False)]
+    runs = len({(p.scale, p.seed) for p in subject.points})
+    return Estimate(read(baseline.law, subject.law), percentiles(draws, subject.confidence), runs, (), subject.confidence)
+
+
+def tenfold(low: float, high: float):
+    """How the multiplier changes when compute grows tenfold, as a mean from ``low`` to ``high`` FLOPs: 1 if it does not."""
+
+    def read(baseline: Law, subject: Law) -> float:
+        first, last = (multiplier(baseline, subject, flops) for flops in (low, high))
+        if math.isinf(first):
+            return math.nan if math.isinf(last) else 0.0
+        return math.inf if math.isinf(last) else 10 ** (math.log(last / first) / math.log(high / low))
+
+    return read
+
+
+def common_range(fits: Iterable[Fit]) -> tuple[float, float]:
+    """The training FLOPs that all of the fits measured."""
+    flops = [[p.flops for p in fit.points] for fit in fits]
+    return max(map(min, flops)), min(map(max, flops))
+
+
+def inside(fit: Fit, flops: float) -> bool:
+    """Whether the best size and tokens at a compute lie within those that were measured."""
+    found = zip(fit.law.optimum(flops), ("parameters", "tokens"), strict=True)
+    return all(min(v := [getattr(p, name) for p in fit.points]) <= x <= max(v) for x, name in found)
+
+
+def percentiles(values: Sequence[float], confidence: float) -> tuple[float, float] | None:
+    """Percentile interval of bootstrap draws, whose ends may be infinite; None without draws or with one that is no number."""
+    if not values or any(map(math.isnan, values)):
         return None
-    drawn = [_ratio(b, s, flops) for b, s in zip(baseline.replicates, subject.replicates, strict=True)]
-    inside = [ratio for ratio in drawn if ratio is not None]
-    ends = _percentiles(inside, subject.confidence) if len(inside) >= 0.95 * len(drawn) else None
-    if ends is None or len({p.seed for p in subject.points}) >= FEW:
-        return ends
-    own = [_ratio(b, s, flops) for b, s in zip(baseline.by_seed, subject.by_seed, strict=True)]
-    if not own or None in own:
-        return None
-    low, high = geometric_interval(own, subject.confidence).interval  # type: ignore[arg-type,misc]
-    return min(low, ends[0]), max(high, ends[1])
-
-
-def _means(points: Sequence[ScalingPoint]) -> list[ScalingPoint]:
-    """One point per scale: the mean over its seeds."""
-    scales = dict.fromkeys(p.scale for p in points)
-    found = []
-    for scale in scales:
-        flops, nats = zip(*((p.flops, p.nats) for p in points if p.scale == scale), strict=True)
-        found.append(ScalingPoint(scale, -1, math.fsum(flops) / len(flops), math.fsum(nats) / len(nats)))
-    return found
-
-
-def _fit(means: Sequence[ScalingPoint], with_floor: bool, start: ScalingLaw | None = None) -> ScalingLaw:
-    """Least Huber loss of ln L residuals over several starts, or from the one given."""
-    from scipy.optimize import least_squares
-
-    flops, nats = np.array([p.flops for p in means]), np.array([p.nats for p in means])
-    unit = start.unit if start else float(np.exp(np.log(flops).mean()))
-    x, y = np.log(flops / unit), np.log(nats)
-    if not with_floor:
-        found = least_squares(lambda p: p[0] - p[1] * x - y, (y.mean(), 0.1), loss="huber", f_scale=HUBER)
-        return ScalingLaw(0.0, math.exp(found.x[0]), float(found.x[1]), unit, flops.min(), flops.max())
-    lowest = math.log(nats.min())
-
-    def residuals(p: np.ndarray) -> np.ndarray:
-        log_floor, log_height, exponent = p
-        return np.logaddexp(log_floor, log_height - exponent * x) - y
-
-    if start is None:
-        starts = [(lowest + math.log(share), exponent) for share in (0.05, 0.4, 0.7, 0.95) for exponent in (0.05, 0.2, 0.6)]
-    else:
-        starts = [(min(math.log(max(start.floor, 1e-6)), lowest - 1e-3), start.exponent)]
-    best = None
-    for log_floor, exponent in starts:
-        height = math.log(max(float(np.mean(nats - math.exp(log_floor))), 1e-3))
-        first = (log_floor, height, min(max(exponent, 1e-3), 4.9))
-        found = least_squares(residuals, first, loss="huber", f_scale=HUBER, bounds=([-30, -30, 0], [lowest, 30, 5]))
-        if best is None or found.cost < best.cost:
-            best = found
-    log_floor, log_height, exponent = map(float, best.x)  # type: ignore[union-attr]
-    return ScalingLaw(math.exp(log_floor), math.exp(log_height), exponent, unit, float(flops.min()), float(flops.max()))
-
-
-def _bootstrap(points: Sequence[ScalingPoint], law: ScalingLaw, replicates: int, seed: int) -> Iterable[ScalingLaw]:
-    """Refit to resampled seeds and scales; a draw with too few different scales to fit is drawn again."""
-    draw = np.random.default_rng(seed)
-    seeds, scales = sorted({p.seed for p in points}), list(dict.fromkeys(p.scale for p in points))
-    with_floor = len(scales) >= WITH_FLOOR
-    table = {(p.scale, p.seed): p for p in points}
-    for _ in range(replicates):
-        while True:
-            drawn_seeds = [seeds[i] for i in draw.integers(len(seeds), size=len(seeds))]
-            drawn_scales = [scales[i] for i in draw.integers(len(scales), size=len(scales))]
-            if len(set(drawn_scales)) >= (4 if with_floor else 2):
-                break
-        means = []
-        for scale in drawn_scales:
-            found = [table[scale, s] for s in drawn_seeds if (scale, s) in table] or [p for p in points if p.scale == scale]
-            means.append(_means(found)[0])
-        again = _fit(means, with_floor, law)
-        yield ScalingLaw(again.floor, again.height, again.exponent, again.unit, law.low, law.high)
-
-
-def _at(law: ScalingLaw, flops: float) -> float:
-    return law.floor + law.height * (flops / law.unit) ** -law.exponent
-
-
-def _ratio(baseline: ScalingLaw, subject: ScalingLaw, flops: float) -> float | None:
-    """The multiplier of one replicate, which may leave the measured range by its own noise but not by more than a factor two."""
-    nats = _at(subject, flops)
-    if nats <= baseline.floor or baseline.exponent <= 0:
-        return None
-    found = baseline.unit * (baseline.height / (nats - baseline.floor)) ** (1 / baseline.exponent)
-    return found / flops if baseline.low / 2 <= found <= 2 * baseline.high else None
-
-
-def _percentiles(values: Sequence[float], confidence: float) -> tuple[float, float] | None:
-    if not values:
-        return None
-    low, high = np.quantile(values, (0.5 - confidence / 2, 0.5 + confidence / 2))
+    low, high = np.quantile(values, (0.5 - confidence / 2, 0.5 + confidence / 2), method="nearest")
     return float(low), float(high)
+
+
+def _law(theta: np.ndarray, k: int, centre: np.ndarray, kappa: float, gamma: float) -> Law:
+    log_a, alpha, log_b, beta = theta[1 + 4 * k : 5 + 4 * k]
+    a, b = math.exp(log_a + alpha * centre[0]), math.exp(log_b + beta * centre[1])
+    return Law(math.exp(theta[0]), a, float(alpha), b, float(beta), kappa, gamma)
+
+
+def _cost(points: Sequence[Point]) -> tuple[float, float]:
+    """kappa and gamma of C = kappa N^gamma D by least squares over sizes; the accounting knows the sizes' own exactly."""
+    each = {p.parameters: p.flops / p.tokens for p in points}
+    gamma, log_kappa = np.polyfit(np.log(list(each)), np.log(list(each.values())), 1)
+    return math.exp(log_kappa), float(gamma)
+
+
+class _Cell(NamedTuple):
+    """One size and end of schedule of an arm; mean of ln L over its seeds."""
+
+    arm: str
+    scale: str
+    parameters: int
+    tokens: int
+    seeds: tuple[int, ...]
+    log_nats: float
+
+
+def _cells(points: Sequence[Point]) -> list[_Cell]:
+    found: dict[tuple[str, int], list[Point]] = {}
+    for p in points:
+        found.setdefault((p.scale, p.tokens), []).append(p)
+    return [
+        _Cell(of[0].arm, scale, of[0].parameters, tokens, tuple(p.seed for p in of), float(np.mean(np.log([p.nats for p in of]))))
+        for (scale, tokens), of in found.items()
+    ]
+
+
+class _Noise:
+    """What the bootstrap draws: see the top of this module."""
+
+    def __init__(self, points: Mapping[str, Sequence[Point]], replicates: int, seed: int) -> None:
+        runs = dict.fromkeys((p.scale, p.seed) for mine in points.values() for p in mine)
+        draw = np.random.default_rng(seed)
+        self._rows = {run: i for i, run in enumerate(runs)}
+        self._weights = draw.standard_normal((replicates, len(runs), len(runs)))
+        self._level = draw.uniform(size=replicates)
+        self._residuals: dict[str, np.ndarray] = {}  # by arm (runs, ends): zero for runs that it lacks, or that are alone
+        self.freedom: dict[str, int] = {}
+        for arm, mine in points.items():
+            ends = sorted({p.tokens for p in mine})
+            log_l = np.full((len(runs), len(ends)), np.nan)
+            for p in mine:
+                log_l[self._rows[p.scale, p.seed], ends.index(p.tokens)] = math.log(p.nats)
+            residuals, freedom = np.zeros_like(log_l), 0
+            for scale in {p.scale for p in mine}:
+                rows = [i for run, i in self._rows.items() if run[0] == scale and np.isfinite(log_l[i]).all()]
+                if len(rows) > 1:
+                    residuals[rows] = log_l[rows] - log_l[rows].mean(axis=0)
+                    freedom += len(rows) - 1
+            self._residuals[arm], self.freedom[arm] = residuals, freedom
+
+    def spread(self, arm: str) -> float | None:
+        residuals, freedom = self._residuals[arm], self.freedom[arm]
+        return math.sqrt(float(np.square(residuals).sum()) / freedom / residuals.shape[1]) if freedom else None
+
+    def around(self, cells: Sequence[_Cell]) -> np.ndarray | None:
+        """(R, P) draws of ln L: the mean of each cell, and the mean noise of its runs; None if an arm has no spread."""
+        from scipy.stats import chi2
+
+        arms = dict.fromkeys(cell.arm for cell in cells)
+        if any(self.freedom[arm] == 0 for arm in arms):
+            return None
+        drawn, ends = {}, {arm: sorted({c.tokens for c in cells if c.arm == arm}) for arm in arms}
+        for arm in arms:
+            level = np.sqrt(chi2.ppf(self._level, self.freedom[arm]))
+            drawn[arm] = np.einsum("rij,je->rie", self._weights, self._residuals[arm]) / level[:, None, None]
+        columns = []
+        for c in cells:
+            rows = [self._rows[c.scale, seed] for seed in c.seeds]
+            columns.append(c.log_nats + drawn[c.arm][:, rows, ends[c.arm].index(c.tokens)].mean(axis=1))
+        return np.stack(columns, axis=1)

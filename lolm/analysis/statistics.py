@@ -1,15 +1,15 @@
-"""Intervals over seeds, paired comparisons, equivalence.
+"""Intervals, paired comparisons, equivalence, corrections for many tests, seeds needed.
 
-Seeds are the only source of replication: an interval says how far a mean over seeds could move under other seeds of
-data order and initialisation. One seed gives a value and no interval (``None``), never a made-up one.
-Student's t throughout; ratios are treated on the ln scale, where they are symmetric.
+An interval of this module covers seeds alone: how far a mean could move under other seeds of data order and initialisation; what
+other text adds, and a variance pooled over arms, come from :mod:`lolm.analysis.uncertainty`. One seed gives a value and no
+interval (``None``), never a made-up one. Student's t throughout; ratios are treated on the ln scale, where they are symmetric.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from lolm import LolmError
 
@@ -28,6 +28,9 @@ class Estimate:
         n: number of seeds.
         per_seed: the values themselves, in seed order.
         confidence: two-sided coverage of the interval.
+        error, freedom: standard error and its degrees of freedom; None without an interval, or after :meth:`map`.
+        arms: whose variance over seeds it rests on together; 1 where it is its own.
+        text_error: standard error that the choice of text adds, part of ``error`` (before :meth:`map`); None: seeds alone.
     """
 
     value: float
@@ -35,11 +38,58 @@ class Estimate:
     n: int
     per_seed: tuple[float, ...]
     confidence: float
+    error: float | None = None
+    freedom: float | None = None
+    arms: int = 1
+    text_error: float | None = None
+
+    @classmethod
+    def of_error(
+        cls,
+        per_seed: Sequence[float],
+        variance: float,
+        freedom: float,
+        confidence: float,
+        arms: int = 1,
+        text_error: float | None = None,
+    ) -> Estimate:
+        """Mean of the values, with the t interval of a squared standard error."""
+        value, error = math.fsum(per_seed) / len(per_seed), math.sqrt(variance)
+        half = _t_quantile(0.5 + confidence / 2, freedom) * error
+        ends = (value - half, value + half)
+        return cls(value, ends, len(per_seed), tuple(per_seed), confidence, error, freedom, arms, text_error)
 
     def map(self, function) -> Estimate:
         """The estimate under a monotone function; a decreasing one swaps the ends."""
         ends = None if self.interval is None else tuple(sorted(function(end) for end in self.interval))
-        return Estimate(function(self.value), ends, self.n, tuple(map(function, self.per_seed)), self.confidence)  # type: ignore[arg-type]
+        return replace(
+            self,
+            value=function(self.value),
+            interval=ends,
+            per_seed=tuple(map(function, self.per_seed)),
+            error=None,
+            freedom=None,
+        )
+
+    def at(self, confidence: float) -> Estimate:
+        """The same at another level.
+
+        Raises:
+            StatisticsError: the estimate was mapped, so its standard error is gone.
+        """
+        if self.interval is None:
+            return replace(self, confidence=confidence)
+        if self.error is None or self.freedom is None:
+            raise StatisticsError("an estimate on another scale has no standard error; change its level before it is mapped")
+        return Estimate.of_error(self.per_seed, self.error**2, self.freedom, confidence, self.arms, self.text_error)
+
+    @property
+    def covers(self) -> str:
+        """What its interval covers, in words; empty without one."""
+        if self.interval is None:
+            return ""
+        text = "seeds alone" if self.text_error is None else "seeds and text"
+        return text + (f", variance over seeds pooled over {self.arms} arms" if self.arms > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -66,8 +116,7 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return Estimate(mean, None, len(values), values, confidence)
-    half = _t_quantile(0.5 + confidence / 2, len(values) - 1) * _standard_error(values, mean)
-    return Estimate(mean, (mean - half, mean + half), len(values), values, confidence)
+    return Estimate.of_error(values, _standard_error(values, mean) ** 2, len(values) - 1, confidence)
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Estimate:
@@ -87,16 +136,18 @@ def geometric_interval(ratios: Sequence[float], confidence: float = 0.95) -> Est
     return t_interval([math.log(r) for r in ratios], confidence).map(math.exp)
 
 
-def paired_p_value(differences: Sequence[float]) -> float | None:
-    """Two-sided p value of Student's t test that the mean of paired differences is zero; None with fewer than two seeds."""
-    differences = _checked(differences)
-    if len(differences) < 2:
+def p_value(found: Estimate, at: float = 0.0) -> float | None:
+    """Two-sided p value of Student's t test that the mean is ``at``; None without an interval."""
+    if found.interval is None or found.error is None or found.freedom is None:
         return None
-    mean = math.fsum(differences) / len(differences)
-    error = _standard_error(differences, mean)
-    if error == 0:
-        return 1.0 if mean == 0 else 0.0
-    return 2 * _t_tail(abs(mean) / error, len(differences) - 1)
+    if found.error == 0:
+        return 1.0 if found.value == at else 0.0
+    return 2 * _t_tail(abs(found.value - at) / found.error, found.freedom)
+
+
+def paired_p_value(differences: Sequence[float]) -> float | None:
+    """:func:`p_value` of paired differences over seeds alone; None with fewer than two seeds."""
+    return p_value(t_interval(differences))
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
@@ -116,20 +167,76 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted)
 
 
-def equivalence(differences: Sequence[float], margin: float, confidence: float = 0.95) -> Equivalence:
-    """Whether the mean difference is shown to lie within +-margin (Schuirmann's two one-sided tests)."""
+def holm_of(found: Mapping[str, Estimate], at: float = 0.0) -> dict[str, float]:
+    """Adjusted two-sided p values that each mean is ``at``, all that have an interval corrected together by :func:`holm`."""
+    raw = {name: p for name, one in found.items() if (p := p_value(one, at)) is not None}
+    return dict(zip(raw, holm(list(raw.values())), strict=True))
+
+
+def equivalence(differences: Sequence[float] | Estimate, margin: float, confidence: float = 0.95) -> Equivalence:
+    """Whether the mean difference is shown to lie within +-margin (Schuirmann's two one-sided tests).
+
+    Args:
+        differences: over seeds, or an estimate of their mean.
+    """
     if margin <= 0:
         raise StatisticsError(f"an equivalence margin must be positive, got {margin}")
-    differences = _checked(differences)
-    if len(differences) < 2:
+    found = differences if isinstance(differences, Estimate) else t_interval(differences, confidence)
+    if found.error is None or found.freedom is None:
         return Equivalence(None, None, None, margin)
     alpha = 1 - confidence
-    mean = math.fsum(differences) / len(differences)
-    error = _standard_error(differences, mean)
-    interval = t_interval(differences, 1 - 2 * alpha).interval
-    distance = math.copysign(math.inf, margin - abs(mean)) if error == 0 else (margin - abs(mean)) / error
-    p_value = _t_tail(distance, len(differences) - 1)
-    return Equivalence(p_value < alpha, p_value, interval, margin)
+    room = margin - abs(found.value)
+    distance = math.copysign(math.inf, room) if found.error == 0 else room / found.error
+    p = _t_tail(distance, found.freedom)
+    return Equivalence(p < alpha, p, found.at(1 - 2 * alpha).interval, margin)
+
+
+def solved(values: Sequence[float], accuracy: float, confidence: float = 0.95) -> Estimate:
+    """Share of runs that solve a task, with the exact interval of Clopper and Pearson (1934), for what a run does or does not do.
+
+    Its coverage is at least nominal at every n; between 0 of n and n of n no interval of means would be honest.
+
+    Args:
+        values: accuracy of each run.
+        accuracy: from which on the task counts as solved.
+    """
+    from scipy.special import betaincinv
+
+    hits = tuple(float(value >= accuracy) for value in _checked(values))
+    n, k, tail = len(hits), int(sum(hits)), (1 - confidence) / 2
+    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
+    high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
+    return Estimate(k / n, (low, high), n, hits, confidence)
+
+
+def share_difference(a: Estimate, b: Estimate) -> Estimate:
+    """Difference of two shares from the exact interval of each (Newcombe 1998, method 10, with Clopper-Pearson limits).
+
+    The tasks are learned from scratch, so runs of one seed are taken as independent.
+    """
+    (low_a, high_a), (low_b, high_b) = (one.interval or (0.0, 1.0) for one in (a, b))
+    value = a.value - b.value
+    ends = value - math.hypot(a.value - low_a, high_b - b.value), value + math.hypot(high_a - a.value, b.value - low_b)
+    each = tuple(x - y for x, y in zip(a.per_seed, b.per_seed, strict=False))
+    return Estimate(value, ends, min(a.n, b.n), each, a.confidence)
+
+
+def seeds_needed(sd: float, effect: float, confidence: float = 0.95, power: float = 0.8, most: int = 1000) -> int | None:
+    """Seeds for a two-sided t test of a mean over seeds to find ``effect`` with this power, by the noncentral t distribution.
+
+    Args:
+        sd: over seeds, of one seed's value (a paired difference where arms are compared).
+        most: None is returned where more would be needed.
+    """
+    from scipy.special import nctdtr
+
+    for n in range(2, most + 1):
+        if sd == 0:
+            return n if effect else None
+        shift, critical = abs(effect) / sd * math.sqrt(n), _t_quantile(0.5 + confidence / 2, n - 1)
+        if shift > 30 or 1 - nctdtr(n - 1, shift, critical) >= power:  # beyond 30 the other tail is nothing, and so is the error
+            return n
+    return None
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -164,13 +271,13 @@ def _standard_error(values: tuple[float, ...], mean: float) -> float:
     return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
 
 
-def _t_quantile(probability: float, freedom: int) -> float:
+def _t_quantile(probability: float, freedom: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, probability))
 
 
-def _t_tail(t: float, freedom: int) -> float:
+def _t_tail(t: float, freedom: float) -> float:
     from scipy.special import stdtr
 
     return float(stdtr(freedom, -t))

@@ -9,12 +9,14 @@ from typing import Any
 from lolm.claims.cost import Counting
 from lolm.claims.decide import decide, withheld
 from lolm.claims.entry import Entry
-from lolm.claims.ledger import FAILS, NOT_RUN, Claim
+from lolm.claims.ledger import FAILS, HYBRIDS, NOT_RUN, Claim
 from lolm.claims.measures.sanity import sanity
 from lolm.claims.registry import ENTRIES, by_id
 from lolm.claims.registry.arithmetic import arithmetic
+from lolm.claims.registry.public import public
 from lolm.config import Params
 from lolm.records.results import ScaleResults
+from lolm.records.schema import External
 
 MODERN = "field"  # the study that holds the subject against the modern Transformer
 
@@ -22,18 +24,18 @@ MODERN = "field"  # the study that holds the subject against the modern Transfor
 def build_ledger(results: ScaleResults, entries: Sequence[Entry] = ENTRIES, counting: Counting | None = None) -> list[Claim]:
     """The ledger of one study: every claim of the registry, then the sanity of its arms, then the arithmetic.
 
-    A study whose subject is no LOLM has no claims on LOLM, only its arms' sanity.
+    A study whose subject is no LOLM has no claims on LOLM, only those on hybrids and its arms' sanity; one on LOLM has
+    none on them.
 
     Args:
         counting: what counts the FLOPs of runs that were not made; without it no cost stands beside a command.
     """
     sane = [decide(sanity(results, arm), results, {}) for arm in results.arms]
-    if not has_lolm(results.params, results.study):
-        return sane
-    known = by_id(entries)
+    lolm, known = has_lolm(results.params, results.study), by_id(entries)
     unable = untrained(results, sane)
-    measured = [_unless(unable, decide(entry, results, known, counting)) for entry in entries]
-    return [*measured, *sane, *arithmetic()]
+    asked = [entry for entry in entries if lolm != (entry.group == HYBRIDS)]
+    measured = [_unless(unable, decide(entry, results, known, counting)) for entry in asked]
+    return [*measured, *sane, *(arithmetic() if lolm else ())]
 
 
 def merged_ledger(
@@ -42,6 +44,7 @@ def merged_ledger(
     scale: str,
     entries: Sequence[Entry] = ENTRIES,
     counting: Counting | None = None,
+    external: Mapping[str, External] | None = None,
 ) -> list[Claim]:
     """One ledger over all studies of a scale: each claim once, decided by the study that tests it.
 
@@ -52,6 +55,7 @@ def merged_ledger(
     Args:
         results_by_study: the studies that were run, by name.
         counting: as of :func:`build_ledger`.
+        external: what was measured on public models, by name.
     """
     known = by_id(entries)
     sane = {study: [decide(sanity(r, arm), r, {}) for arm in r.arms] for study, r in results_by_study.items()}
@@ -68,7 +72,7 @@ def merged_ledger(
 
     asked = [one for entry in entries for one in ((entry, modern(entry)) if entry.modern else (entry,))]
     arms = {claim.id: claim for claims in sane.values() for claim in reversed(claims)}
-    return [*map(decided, asked), *arms.values(), *arithmetic()]
+    return [*map(decided, asked), *public(external or {}, params.analysis), *arms.values(), *arithmetic()]
 
 
 def modern(entry: Entry) -> Entry:
@@ -95,7 +99,7 @@ def _candidates(entry: Entry, results_by_study: Mapping[str, ScaleResults], para
     found = [entry.study] if entry.study in results_by_study else []
     for name, results in results_by_study.items():
         study = results.params.selected
-        if name != entry.study and asked is not None and study.subject == asked.subject:
+        if name != entry.study and asked is not None and not asked.scale and study.subject == asked.subject and not study.scale:
             found += [name] if not entry.pair or study.baseline == asked.baseline else []
     return found
 
@@ -103,7 +107,7 @@ def _candidates(entry: Entry, results_by_study: Mapping[str, ScaleResults], para
 def _nothing(entry: Entry, params: Params, scale: str) -> ScaleResults:
     """The results of a study that was not run."""
     study = entry.study if entry.study in params.studies else params.study
-    return ScaleResults(scale, params.select(scale, study), {}, ())
+    return ScaleResults(scale, params.select(params.studies[study].scale or scale, study), {}, ())
 
 
 def untrained(results: ScaleResults, ledger: Sequence[Claim]) -> list[str]:

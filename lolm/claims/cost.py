@@ -31,6 +31,7 @@ class Needs:
     """Attributes:
     scale, study: keys of ``params.yaml``.
     arms: that are trained, each with ``seeds`` seeds.
+    over: scales of the study over sizes and budgets, where that is meant; ``seeds`` are then the most that a scale has.
     training_flops: of all of them together, schedules with their annealed copies; None where nobody counted them, or where
         ``params.yaml`` has no such study at this scale.
     """
@@ -40,10 +41,11 @@ class Needs:
     arms: tuple[str, ...]
     seeds: int
     training_flops: float | None
+    over: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
-        return f"make repro SCALE={self.scale} STUDY={self.study}"
+        return "make budgets" if self.over else f"make repro SCALE={self.scale} STUDY={self.study}"
 
     @property
     def hours(self) -> float | None:
@@ -55,6 +57,9 @@ class Needs:
         """Command and cost as people read them."""
         if self.training_flops is None or self.hours is None:
             return self.command if self.arms else f"{self.command} (params.yaml has no such study at this scale)"
+        if self.over:
+            price = f"{self.training_flops:.2g} training FLOPs, {_duration(self.hours)} on {DEVICE}"
+            return f"{self.command}: {len(self.over)} sizes, {price}"
         runs = (
             f"{len(self.arms)} {'arm' if len(self.arms) == 1 else 'arms'} x {self.seeds} {'seed' if self.seeds == 1 else 'seeds'}"
         )
@@ -73,9 +78,32 @@ class Needs:
         }
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """A measurement that is of no study: its command, and what to know before."""
+
+    command: str
+    note: str
+
+    @property
+    def shown(self) -> str:
+        """As people read it."""
+        return f"{self.command}: {self.note}"
+
+    def to_record(self) -> dict[str, Any]:
+        return {"command": self.command, "note": self.note}
+
+
 def needs(params: Params, scale: str, study: str, counting: Counting | None = None) -> Needs:
     """What a study costs at a scale; sweeps, measurements and recall tasks come on top."""
     chosen = params.studies.get(study)
+    if study in params.budgets.values() and scale not in params.budgets:
+        parts = [needs(params, *part, counting) for part in params.budgets.items()]
+        arms = tuple(dict.fromkeys(arm for part in parts for arm in part.arms))
+        flops = [part.training_flops for part in parts]
+        whole = None if None in flops else sum(flops)  # type: ignore[arg-type]
+        return Needs(scale, study, arms, max(part.seeds for part in parts), whole, tuple(params.budgets))
+    scale = chosen.scale or scale if chosen else scale
     if chosen is None or scale not in params.scales:
         return Needs(scale, study, (), 0, None)
     if counting is None:

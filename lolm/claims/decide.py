@@ -60,7 +60,7 @@ def withheld(claim: Claim, arms: str) -> Claim:
 
 def _claim(entry: Entry, results: ScaleResults, **found) -> Claim:
     about = {"as_published": None, "sound": None, "study": entry.study, "caveats": entry.caveats} | found
-    if about["verdict"] in DECIDED:
+    if about["verdict"] in DECIDED and entry.study not in results.params.budgets.values():
         about["study"] = results.study
     return Claim(
         id=entry.id,

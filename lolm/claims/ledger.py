@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lolm.analysis.statistics import Estimate
-from lolm.claims.cost import Needs
+from lolm.claims.cost import Measurement, Needs
 from lolm.claims.numbers import show, show_interval
 from lolm.claims.published import NUMBERS, SOURCES
 from lolm.records.results import RunRecord
@@ -25,6 +25,7 @@ NOT_RUN, UNTESTABLE = "not run", "not testable at this scale"
 VERDICTS = (HOLDS, FAILS, INCONCLUSIVE, NOT_RUN, UNTESTABLE)
 DECIDED = (HOLDS, FAILS, INCONCLUSIVE)
 
+HYBRIDS = "hybrids"  # of models that are no LOLM
 GROUPS = {
     "efficiency": "Efficiency and loss at a matched budget",
     "gate": "The gate",
@@ -33,7 +34,9 @@ GROUPS = {
     "streams": "Regime codes, CPC, memory",
     "training": "Training without, or with another part",
     "levels": "Levels of the published models",
+    "budgets": "Over sizes and budgets",
     "outside": "Against other models, and beyond the published sizes",
+    HYBRIDS: "Other hybrids: which type of layer they depend on",
     "sanity": "Have these models learned anything?",
     "arithmetic": "Arithmetic on the published numbers (no run needed)",
 }
@@ -52,6 +55,7 @@ class Quantity:
         unit: nats, x (ratio), share (shown in per cent), gate, codes, perplexity, bits, steps, tokens, r (correlation), logits,
             length (of a vector).
         origin: measured in runs, counted, or recomputed from what the authors printed.
+        covers: what the interval covers, in words: seeds alone, or text as well.
     """
 
     value: float | None
@@ -62,10 +66,12 @@ class Quantity:
     per_seed: tuple[float, ...] = ()
     note: str | None = None
     origin: str = MEASURED
+    covers: str = ""
 
     @classmethod
     def of(cls, estimate: Estimate, unit: str, definition: str, note: str | None = None) -> Quantity:
-        return cls(estimate.value, unit, definition, estimate.interval, estimate.n, estimate.per_seed, note)
+        found = (estimate.value, unit, definition, estimate.interval, estimate.n, estimate.per_seed)
+        return cls(*found, note, covers=estimate.covers)
 
     @classmethod
     def missing(cls, unit: str, definition: str, note: str) -> Quantity:
@@ -98,6 +104,7 @@ class Quantity:
             "shown": self.shown_whole,
             "note": self.note,
             "origin": self.origin,
+            "covers": self.covers,
         }
 
 
@@ -145,7 +152,7 @@ class Claim:
     rule: str = ""
     runs: tuple[tuple[str, str], ...] = ()
     study: str = ""
-    needs: Needs | None = None
+    needs: Needs | Measurement | None = None
     caveats: tuple[str, ...] = ()
     details: dict[str, Quantity] = field(default_factory=dict)
     controls: tuple[Control, ...] = ()
@@ -214,6 +221,6 @@ def runs_of(runs: Iterable[RunRecord]) -> tuple[tuple[str, str], ...]:
 
 
 def decisive(ledger: Sequence[Claim]) -> list[Claim]:
-    """The authors' measured claims with published numbers, one entry a fact: the one that decides for it."""
-    measured = [claim for claim in ledger if claim.published and claim.group not in ("arithmetic", "sanity")]
+    """LOLM's authors' measured claims with published numbers, one entry a fact: the one that decides for it."""
+    measured = [claim for claim in ledger if claim.published and claim.group not in ("arithmetic", "sanity", HYBRIDS)]
     return [claim for claim in measured if claim.fact in (None, claim.id) and not claim.trained_for]

@@ -20,6 +20,11 @@ SOURCES = {
     "configs": "authors' repository, configs and training code",
     "projections": "authors' web page on projections",
     "explorer": "authors' web page, gate explorer",
+    # on other hybrids, abstracts read
+    "ablation": "arXiv 2603.22473 v1, abstract",
+    "composition": "arXiv 2605.01106, abstract",
+    "retrieval": "arXiv 2510.19861, abstract",
+    "bypass": "arXiv 2510.05901, abstract",
     "blog": "authors' web page on scaling",
     "pitch": "LOLM NVIDIA pitch, 27 March 2026",
 }
@@ -164,6 +169,16 @@ NUMBERS: dict[str, Number] = {
     "projected_gate": _number(0.60, "gate", "projections", "7B: 0.60 to 0.65; 13B: 0.55 to 0.60"),
     "projected_efficiency": _number(2.0, "x", "projections", "7B and 13B: at least 2, up to 3"),
     "projected_gap": _number(0.15, "share", "projections", "7B and 13B: perplexity 15 to 25 % lower"),
+    # other hybrids
+    "hybrid_recurrent": _number(
+        35_000, "x", "ablation", "Qwen3.5-0.8B and Falcon-H1-0.5B, recurrent paths removed, perplexity: above"
+    ),
+    "hybrid_attention": _number(82, "x", "ablation", "the same models, attention removed, perplexity: about"),
+    "composition_parallel": _number(3.15, "x", "composition", "Falcon-H1 up to 3B, parallel paths, perplexity"),
+    "composition_sequential": _number(82, "x", "composition", "sequential paths, perplexity"),
+    "recall_no_attention": _number(
+        0.0, "share", "retrieval", "RecurrentGemma-2B and 9B, Jamba-Mini-1.6, attention removed: retrieval"
+    ),
     # gate, regime, CPC and memory over training
     "gate_half": _number(0.5, "gate", "paper", "304M, about step 3,300", "304m"),
     "gate_min_157b": _number(0.125, "gate", "paper", "1.57B, about step 2,000: the lowest", "1570m"),

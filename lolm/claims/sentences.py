@@ -136,8 +136,8 @@ FINDINGS = (
     Finding(
         "retrieval_mamba",
         "whether Mamba recalls less than LOLM",
-        "In a synthetic recall task Mamba is less accurate than LOLM",
-        "In a synthetic recall task Mamba is no less accurate than LOLM",
+        "Mamba solves a synthetic recall task less often than LOLM",
+        "Mamba solves a synthetic recall task no less often than LOLM",
     ),
     Finding(
         "neither_alone",

@@ -19,11 +19,12 @@ from lolm.config.architecture import (
     StackConfig,
 )
 from lolm.config.data import CorpusConfig, ShardsConfig, TokenizerConfig
+from lolm.config.external import ExternalConfig, ExternalText
 from lolm.config.loading import load_params, params_from
-from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, RecallConfig, SweepConfig
+from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, LayersConfig, RecallConfig, SweepConfig
 from lolm.config.params import Params, RunConfig, ScaleConfig, scale_of
 from lolm.config.sizes import FutureSize, LatentSize, MemorySize, RegimeSize, SizeConfig, SizeRule
-from lolm.config.sizing import arms_of
+from lolm.config.sizing import arms_of, tuned_arm
 from lolm.config.strict import ConfigError, Problem, flatten, from_mapping, nearest, to_mapping
 from lolm.config.study import StudyConfig
 from lolm.config.training import TrainingConfig
@@ -37,10 +38,13 @@ __all__ = [
     "CorpusConfig",
     "Edge",
     "EvaluationConfig",
+    "ExternalConfig",
+    "ExternalText",
     "FutureSize",
     "GateConfig",
     "LatentConfig",
     "LatentSize",
+    "LayersConfig",
     "MemoryConfig",
     "MemorySize",
     "MixerConfig",
@@ -69,4 +73,5 @@ __all__ = [
     "params_from",
     "scale_of",
     "to_mapping",
+    "tuned_arm",
 ]

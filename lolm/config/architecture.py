@@ -72,9 +72,12 @@ class RecipeConfig:
 class LatentConfig:
     """The latent stream (facts A3)."""
 
-    form: Literal["mamba", "plain", "transformer", "none"] = "mamba"  # SSM-M: stock Mamba-1; SSM-P: plain; the SSM's control
+    form: Literal["mamba", "plain", "conv", "transformer", "none"] = (
+        "mamba"  # SSM-M: stock Mamba-1; SSM-P: plain; the SSM's controls
+    )
     wiring: Literal["chain", "postnorm", "prenorm"] = "chain"  # how layers are joined; as published: mamba chain, plain postnorm
     input: Literal["surface", "embedding"] = "surface"  # serial as published, or truly parallel
+    conv: Natural = 0  # form: transformer, width of a causal convolution of queries, keys and values; 0 = none
 
 
 @dataclass(frozen=True)

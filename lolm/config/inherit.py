@@ -7,7 +7,7 @@ from typing import Any
 
 from lolm.config.strict import Problem, join, nearest
 
-SECTIONS = ("recipes", "surfaces", "architectures", "scales", "studies")  # whose entries may extend one another
+SECTIONS = ("recipes", "surfaces", "architectures", "scales", "studies", "external")  # whose entries may extend one another
 NAMED = {"recipe": "recipes", "surface": "surfaces"}  # of an arm: a name of the section stands for its entry
 
 
@@ -94,7 +94,7 @@ def _with_names(arm: Any, tree: dict[str, Any], where: str, parents: dict[str, s
 
 
 def _move_sizes(tree: dict[str, Any], parents: dict[str, str]) -> None:
-    """``architectures.<arm>.size`` to ``sizes.<arm>``; without a ``like`` it is like the arm that is extended."""
+    """``architectures.<arm>.size`` to ``sizes.<arm>``; what it does not say, ``like`` and ``rate_of``, is the arm it extends."""
     arms, sizes = tree.get("architectures"), tree.get("sizes", {})
     if not isinstance(arms, dict) or not isinstance(sizes, dict):
         return
@@ -105,7 +105,7 @@ def _move_sizes(tree: dict[str, Any], parents: dict[str, str]) -> None:
         size = arm.pop("size", {})
         parent = parents.get(join("architectures", name), "").removeprefix("architectures.")
         if isinstance(size, dict):
-            size = ({"like": parent} if parent else {}) | size
+            size = ({"like": parent, "rate_of": parent} if parent else {}) | size
         if size != {}:
             moved[name] = size
     tree["sizes"] = moved

@@ -11,9 +11,16 @@ from lolm.config.strict import Items, Range, refuse
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """The final measurement on the test split."""
+    """The final measurement on the test split.
 
-    tokens: Count = 131_072
+    Attributes:
+        tokens: of the test split that the final weights are scored on; ``all``: the whole split.
+        subset_tokens: of each split, spread evenly over it, for what needs less or costs more: earlier ends of schedules, the
+            validation split, streams, longer windows. None: as many as ``tokens``.
+    """
+
+    tokens: Count | Literal["all"] = 131_072
+    subset_tokens: Count | None = None
     batch_size: Count = 8
     # Windows of the length extrapolation, as multiples of training.seq_len.
     lengths: Annotated[tuple[Count, ...], Items(least=1, distinct=True)] = (1, 2, 4)
@@ -27,13 +34,15 @@ class SweepConfig:
     """Choice of each arm's peak learning rate, by the validation loss of short runs; every arm has the same budget.
 
     The rates are the arm's ``learning_rate`` times each factor. While the best is at an edge, the grid grows there by the
-    ratio of its last two factors, at most ``extensions`` times.
+    ratio of its last two factors, at most ``extensions`` times. Of the rates whose loss is within ``tie`` nats of the best, what
+    another seed would change, the lowest is taken.
     """
 
     factors: Annotated[tuple[Positive, ...], Items(ascending=True)] = ()  # none: the learning rate is taken as given
     steps: Annotated[int, Range(least=2, most=LARGEST)] = 500  # the first warms up
     seeds: Annotated[tuple[Seed, ...], Items(least=1, distinct=True)] = (0,)
     extensions: Natural = 2
+    tie: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         few = len(self.factors) in (1, 2)
@@ -83,6 +92,18 @@ class AblationConfig:
     refit_rate: Positive = 1.0e-2
     fine_tune_steps: Natural = 100  # of all weights, with the intervention in place
     fine_tune_rate: Positive = 0.3  # as a share of the run's peak learning rate
+    annealed: bool = False  # measured where schedules end, instead of at the snapshots of the trunk
+    boundary_tokens: Natural = 0  # scored by what they follow: a sentence, a paragraph, a document; 0: not measured
+
+
+@dataclass(frozen=True)
+class LayersConfig:
+    """Interventions by layer and by type of layer, on the test split."""
+
+    tokens: Count = 32_768  # scored, and of validation text for the statistics that removed writes are replaced by
+    batch_size: Count = 8
+    draws: Natural = 8  # random sets of mixers beside each type, of equal number, of equal parameters, and of equal norm
+    labellings: Natural = 70  # at most so many ways to name the mixers' types are all tried: the exact permutation
 
 
 @dataclass(frozen=True)
@@ -93,6 +114,22 @@ class AnalysisConfig:
     parameter_tolerance: PositiveShare = 0.005  # largest relative mismatch of arms that are called matched
     inversion_statistic: Literal["gate", "zero", "mean", "resample", "gaussian"] = "mean"  # what stands for a removed branch
     inversion_margin: NonNegative = 0.05  # nats; a smaller difference of damages is not called an inversion
+    type_statistic: Literal["zero", "mean", "resample", "gaussian"] = "mean"  # what stands for the removed layers of a type
+    type_margin: NonNegative = 0.05  # nats; a smaller difference of damages says that neither type is missed more
     equivalence_margin: NonNegative = 0.01  # nats; "no difference" needs an interval inside +- this margin
     gate_margin: NonNegative = 0.05  # two gate levels, or shares, closer than this are called equal
     published_window: Count = 50  # steps averaged in the published training loss
+    huber: Positive = 1.0e-3  # residual of ln L from which on the loss of a fit of L(N, D) is linear
+    replicates: Annotated[int, Range(least=100, most=LARGEST)] = 400  # bootstrap draws of such a fit
+    shared_floor: bool = False  # whether the laws of all arms share one irreducible loss
+    boundary_tokens: Literal[1, 2, 4, 8, 16, 32] = 8  # predictions after a boundary in the text that count as made at it
+    solved_accuracy: PositiveShare = 0.9  # of a recall task, from which on a run counts as having solved it
+    # Variance over seeds: below so many seeds it is pooled over the arms of a study, unless their variances are shown to differ.
+    pool_below: Count = 5
+    pooling_level: InnerShare = 0.1
+    # Text is resampled by document where they are worth so many of equal length, else by block of so many tokens of one document.
+    least_documents: Annotated[int, Range(least=2, most=LARGEST)] = 30
+    block_tokens: Annotated[int, Range(least=1024, most=LARGEST)] = 16_384
+    bootstrap_draws: Annotated[int, Range(least=100, most=100_000)] = 1000
+    bootstrap_seed: Seed = 0
+    power: InnerShare = 0.8  # of the seeds that `make power` asks for

@@ -8,14 +8,15 @@ from typing import Any
 
 from lolm.config.architecture import ArchitectureConfig, RecipeConfig, StackConfig
 from lolm.config.data import CorpusConfig, ShardsConfig, TokenizerConfig
-from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, RecallConfig, SweepConfig
+from lolm.config.external import ExternalConfig
+from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, LayersConfig, RecallConfig, SweepConfig
 from lolm.config.ranges import Count, Name
 from lolm.config.sizes import SizeConfig, SizeRule
 from lolm.config.strict import ConfigError, nearest, refuse
 from lolm.config.study import StudyConfig
 from lolm.config.training import TrainingConfig
 
-FOLDERS = ("train", "evaluate", "ablate", "recall", "sweep", "metrics", "runs")  # of records, beside the studies' own
+FOLDERS = ("train", "evaluate", "ablate", "layers", "recall", "sweep", "metrics", "runs")  # of records, beside the studies' own
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ScaleConfig:
     shards: ShardsConfig = ShardsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     ablation: AblationConfig = AblationConfig()
+    layers: LayersConfig = LayersConfig()
     sweep: SweepConfig = SweepConfig()
     recall: RecallConfig = RecallConfig()
     width_multiple: Count = 1
@@ -37,8 +39,10 @@ class ScaleConfig:
         length = self.training.seq_len
         scored = {
             "training.eval_tokens": self.training.eval_tokens,
-            "evaluation.tokens": self.evaluation.tokens,
+            "evaluation.tokens": length if self.evaluation.tokens == "all" else self.evaluation.tokens,
+            "evaluation.subset_tokens": self.evaluation.subset_tokens or length,
             "ablation.tokens": self.ablation.tokens,
+            "layers.tokens": self.layers.tokens,
             "ablation.calibration_tokens": self.ablation.calibration_tokens,
             "ablation.refit_tokens": self.ablation.refit_tokens,
         }
@@ -68,7 +72,8 @@ def clashes_of_names(
     arms += [(f"scales.{key}.sizes", arm) for key, preset in scales.items() for arm in preset.sizes]
     said = {f"sizes.{arm}": rule for arm, rule in rules.items()}
     said |= {f"scales.{key}.sizes.{arm}": rule for key, preset in scales.items() for arm, rule in preset.sizes.items()}
-    arms += [(f"{where}.like", rule.like) for where, rule in said.items() if rule.like is not None]
+    for key in ("like", "rate_of"):
+        arms += [(f"{where}.{key}", name) for where, rule in said.items() if (name := getattr(rule, key)) is not None]
     known = named["architectures"]
     for where, arm in arms:
         yield arm not in known, where, f"no arm {arm!r} under 'architectures'{nearest(arm, known)}" if arm not in known else ""
@@ -80,7 +85,9 @@ class Params:
 
     Attributes:
         sizes: by arm, how its size follows from another's at every scale: the ``size`` of its block in the file.
+        budgets: the study over sizes and budgets: by scale, the study of its runs.
         recipes, surfaces: what ``recipe`` and ``surface`` of an arm may name.
+        external: public models for the laboratory of layers.
     """
 
     scale: str
@@ -90,18 +97,39 @@ class Params:
     architectures: dict[Name, ArchitectureConfig]
     scales: dict[Name, ScaleConfig]
     sizes: dict[Name, SizeRule] = field(default_factory=dict)
+    budgets: dict[Name, str] = field(default_factory=dict)
     recipes: dict[Name, RecipeConfig] = field(default_factory=dict)
     surfaces: dict[Name, StackConfig] = field(default_factory=dict)
+    external: dict[Name, ExternalConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         named: dict[str, Collection[str]] = {"architectures": self.architectures, "scales": self.scales, "studies": self.studies}
         refuse(clashes_of_names(self.scale, self.study, self.studies, self.scales, self.sizes, named))
+        refuse(self._unknown_scales())
         object.__setattr__(self, "studies", {key: replace(study, name=key) for key, study in self.studies.items()})
+
+    def _unknown_scales(self) -> Iterator[tuple[bool, str, str]]:
+        scales = [(f"studies.{name}.scale", study.scale) for name, study in self.studies.items() if study.scale]
+        for key, name in [*scales, *((f"the name of budgets.{scale}", scale) for scale in self.budgets)]:
+            yield name not in self.scales, key, f"no scale {name!r} under 'scales'{nearest(name, self.scales)}"
+        for scale, study in self.budgets.items():
+            yield (
+                study not in self.studies,
+                f"budgets.{scale}",
+                f"no study {study!r} under 'studies'{nearest(study, self.studies)}",
+            )
 
     @property
     def selected(self) -> StudyConfig:
         """The study that ``study`` names."""
         return self.studies[self.study]
+
+    @property
+    def layers_arms(self) -> tuple[str, ...]:
+        """Arms of the selected study whose layers are removed by type: those it names, else its plain stacks."""
+        chosen = self.selected
+        plain = tuple(arm for arm in chosen.arms if self.architectures[arm].family == "decoder")
+        return plain if chosen.layers is None else chosen.layers
 
     def select(self, scale: str | None = None, study: str | None = None) -> Params:
         """The same parameters with another scale, another study, or both; raises ConfigError naming the nearest."""

@@ -75,6 +75,8 @@ class SizeRule:
 
     Attributes:
         like: the arm whose sizes it has where nothing else is said; for an arm that ``extends`` another, that one.
+        rate_of: the arm whose sweep chooses its learning rate, so that what the two differ in is not their rates; for an arm that
+            ``extends`` another, that one. The arm itself: it has a sweep of its own, as where it gives a ``learning_rate``.
         match: a size (see :func:`lolm.accounting.matching.turn`) that is derived so that the arm has as many parameters as
             ``like``. Where it is given as well it stays as given, and is *pinned*.
         of: what is made equal: all parameters, or the active ones, which a token meets.
@@ -82,6 +84,7 @@ class SizeRule:
     """
 
     like: str | None = None
+    rate_of: str | None = None
     match: Text | None = None
     of: Literal["parameters", "active"] | None = None
     multiple_of: Count | None = None

@@ -12,7 +12,7 @@ from lolm.config.sizes import SizeConfig, SizeRule
 from lolm.config.strict import ConfigError, Problem, from_mapping, to_mapping
 
 PARTS = ("latent", "memory", "regime", "future")  # of LOLM, of which a decoder has none
-HOW = ("like", "match", "of", "multiple_of")  # of a rule: what says how, beside the sizes themselves
+HOW = ("like", "rate_of", "match", "of", "multiple_of")  # of a rule: what says how, beside the sizes themselves
 
 
 def rule_of(arm: str, rules: Mapping[str, SizeRule], preset: ScaleConfig) -> SizeRule:
@@ -50,6 +50,23 @@ def has_size(arm: str, rules: Mapping[str, SizeRule], preset: ScaleConfig) -> bo
         seen.add(arm)
         arm = like
     return arm in preset.sizes
+
+
+def tuned_arm(params: Params, scale: str, arm: str) -> str:
+    """The arm whose sweep chooses this arm's learning rate at a scale: itself, or what ``rate_of`` leads to."""
+    return _rates(arm, params.sizes, scale_of(params, scale))[-1]
+
+
+def _rates(arm: str, rules: Mapping[str, SizeRule], preset: ScaleConfig) -> list[str]:
+    """From an arm along ``rate_of`` to the one that has a sweep of its own; where that is a circle, to its start again."""
+    seen = [arm]
+    while True:
+        rule = rule_of(seen[-1], rules, preset)
+        if rule.learning_rate is not None or rule.rate_of in (None, seen[-1]):
+            return seen
+        seen.append(str(rule.rate_of))
+        if seen[-1] in seen[:-1]:
+            return seen
 
 
 def arms_of(params: Params, scale: str) -> tuple[str, ...]:
@@ -92,6 +109,9 @@ def clashes_of_sizes(
         done: dict[str, dict[str, Any] | None] = {}
         found: set[str] = set()
         for arm in architectures:
+            chain = _rates(arm, rules, preset)
+            if chain[-1] == arm and len(chain) > 1:
+                yield Problem(f"architectures.{arm}.size.rate_of", f"goes in a circle: {' → '.join(chain)}")
             for problem in _check(arm, scale, preset, architectures, rules, done, ()):
                 if problem.text not in found:  # arms that are like others have their faults
                     found.add(problem.text)

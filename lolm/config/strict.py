@@ -215,7 +215,10 @@ def _convert(hint: Any, value: Any, where: str, problems: list[Problem]) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        (inner,) = (a for a in args if a is not type(None))
+        literal = [a for a in args if typing.get_origin(a) is Literal]
+        if literal and isinstance(value, str):  # a word in place of a number
+            return _convert(literal[0], value, where, problems)
+        (inner,) = (a for a in args if a is not type(None) and a not in literal)
         return _convert(inner, value, where, problems)
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where, problems)  # type: ignore[arg-type]

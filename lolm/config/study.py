@@ -33,7 +33,9 @@ class StudyConfig:
     baseline: str  # the arm that they are held against; the pair is the one declared comparison; "": none is declared
     matched: bool = True  # whether the two must have equally many parameters
     recall: Arms | None = None  # the arms that are also trained on the recall tasks; None: all
+    layers: Arms | None = None  # the arms whose layers are removed by type; None: the plain stacks
     factors: dict[Name, Arms] = field(default_factory=dict)
+    scale: str = ""  # the one scale that it is made for; its claims stand in the ledger of every scale; "": any
     name: str = ""  # its key under `studies`, and its folder under reports/<scale>/
 
     def __post_init__(self) -> None:
@@ -41,6 +43,7 @@ class StudyConfig:
 
     def _strangers(self) -> Iterator[tuple[bool, str, str]]:
         lists = {"subject": (self.subject,), "baseline": (self.baseline,) if self.baseline else (), "recall": self.recall or ()}
+        lists["layers"] = self.layers or ()
         for key, arms in (lists | {f"factors.{name}": arms for name, arms in self.factors.items()}).items():
             for arm in arms:
                 yield arm not in self.arms, key, f"{arm!r} is not among the study's arms{nearest(arm, self.arms)}"

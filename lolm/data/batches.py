@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -107,7 +107,8 @@ class EvaluationSet:
 
     Args:
         stream: held-out tokens.
-        n_tokens: how many tokens to score; rounded down to whole windows, at least one, at most what the split has.
+        n_tokens: how many tokens to score; rounded down to whole windows, at least one, at most what the split has; ``all``:
+            every window that the split has room for, so that less than one window's worth of it is left out.
         seq_len: tokens per window, T.
         token_bytes: (V,) UTF-8 bytes of each id; by default those that lie with the shards.
 
@@ -119,7 +120,9 @@ class EvaluationSet:
         DataError: the split is shorter than one window, or ``token_bytes`` belongs to another tokenizer.
     """
 
-    def __init__(self, stream: TokenStream, n_tokens: int, seq_len: int, token_bytes: np.ndarray | None = None) -> None:
+    def __init__(
+        self, stream: TokenStream, n_tokens: int | Literal["all"], seq_len: int, token_bytes: np.ndarray | None = None
+    ) -> None:
         room = (len(stream) - 1) // seq_len
         if room < 1:
             raise DataError(
@@ -129,7 +132,7 @@ class EvaluationSet:
         token_bytes = stream.token_bytes if token_bytes is None else token_bytes
         if len(token_bytes) != stream.vocab_size:
             raise DataError(f"token_bytes has {len(token_bytes)} ids, the shards {stream.vocab_size}; run `dvc repro shards`")
-        windows = min(room, max(1, n_tokens // seq_len))
+        windows = room if n_tokens == "all" else min(room, max(1, n_tokens // seq_len))
         self.stream, self.seq_len = stream, seq_len
         self.starts = np.arange(windows) * (len(stream) - 1) // windows  # at least seq_len apart
         self.n_tokens = windows * seq_len
@@ -144,6 +147,10 @@ class EvaluationSet:
     def windows(self) -> Iterator[np.ndarray]:
         """Each window in order, (T + 1,) int64: inputs are all but the last id, targets all but the first."""
         return (self._window(i) for i in range(len(self)))
+
+    def target_bytes(self) -> np.ndarray:
+        """(N, T) UTF-8 bytes of each target."""
+        return self.stream.token_bytes[np.stack([window[1:] for window in self.windows()])]
 
     def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Inputs and targets, each (B, T) int64, in order; the last batch may be smaller."""

@@ -60,6 +60,17 @@ def score_model(model: LanguageModel, held_out: EvaluationSet, batch_size: int) 
     return total.score(held_out.n_bytes), gate_sum / gated if gated else None
 
 
+def set_losses(model: LanguageModel, held_out: EvaluationSet, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`token_losses` of the N windows of a set, (N, T) each."""
+    return token_losses(model, np.stack(list(held_out.windows())), batch_size)
+
+
+def score_of(nats_NT: np.ndarray, correct_NT: np.ndarray, n_bytes: int) -> Score:
+    """The score of a set from its token losses; ``n_bytes``: UTF-8 bytes of all targets."""
+    nats = float(nats_NT.sum())
+    return Score(nats / nats_NT.size, nats / (n_bytes * math.log(2)), float(correct_NT.mean()))
+
+
 def validation_metrics(model: LanguageModel, held_out: EvaluationSet, batch_size: int) -> dict[str, float]:
     """:func:`score_model` under the names that a run's series has for them: what training is given as its ``evaluate``."""
     score, gate = score_model(model, held_out, batch_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +16,12 @@ from lolm.records.schema import Beyond, Lengths, LengthScore
 
 
 def score_lengths(
-    model: LanguageModel, stream: TokenStream, n_tokens: int, seq_len: int, lengths: Sequence[int], batch_size: int
+    model: LanguageModel,
+    stream: TokenStream,
+    n_tokens: int | Literal["all"],
+    seq_len: int,
+    lengths: Sequence[int],
+    batch_size: int,
 ) -> Lengths:
     """Score one text in windows of ``length`` · ``seq_len`` tokens for each length.
 

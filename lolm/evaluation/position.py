@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from lolm.data.batches import EvaluationSet
-from lolm.evaluation.held_out import token_losses
+from lolm.evaluation.held_out import set_losses
 from lolm.models.language_model import LanguageModel
 from lolm.records.schema import PositionBin, PositionChange, Positions, PositionScore
 
@@ -47,5 +47,4 @@ def _relative(late: float | None, early: float | None) -> float | None:
 
 def score_positions(model: LanguageModel, held_out: EvaluationSet, batch_size: int) -> Positions:
     """:func:`describe_positions` of a model on a set."""
-    windows_NL = np.stack(list(held_out.windows()))
-    return describe_positions(*token_losses(model, windows_NL, batch_size), held_out.stream.token_bytes[windows_NL[:, 1:]])
+    return describe_positions(*set_losses(model, held_out, batch_size), held_out.target_bytes())

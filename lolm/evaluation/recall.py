@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -37,13 +37,18 @@ def score_recall(model: LanguageModel, batches: Iterable[tuple[torch.Tensor, tor
     return correct / asked, nats / asked
 
 
-def recall_evaluation(task: SyntheticTask, sequences: int, seed: int) -> Callable[[LanguageModel], dict[str, float]]:
-    """Function that scores a model on ``sequences`` held-out sequences of a task, the same at every call.
-
-    They come from their own random stream of the seed, whatever the batch size of training.
-    """
+def recall_batches(
+    task: SyntheticTask, sequences: int, seed: int, split: str = "test"
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """``sequences`` sequences of a task with their targets, from their own random stream of the seed and split, whatever the
+    batch size of training."""
     sizes = [min(EVALUATION_BATCH, sequences - first) for first in range(0, sequences, EVALUATION_BATCH)]
-    batches = [SyntheticSampler(task, size, seed, "test").batch(i) for i, size in enumerate(sizes)]
+    return (SyntheticSampler(task, size, seed, split).batch(i) for i, size in enumerate(sizes))
+
+
+def recall_evaluation(task: SyntheticTask, sequences: int, seed: int) -> Callable[[LanguageModel], dict[str, float]]:
+    """Function that scores a model on the test sequences of :func:`recall_batches`, the same at every call."""
+    batches = list(recall_batches(task, sequences, seed))
 
     def evaluate(model: LanguageModel) -> dict[str, float]:
         accuracy, nats = score_recall(model, batches)

@@ -16,7 +16,7 @@ with each vector's dimensions in reverse, at the strength it had::
 from lolm.interventions.branches import change_branch, match_norm, replace_branch, resample_source
 from lolm.interventions.catalogue import full_set, standard_set
 from lolm.interventions.context import EMPTY, Context, InterventionError, seeded
-from lolm.interventions.core import Intervention, KnownTerms, change_site, compose, intervene, streams_under
+from lolm.interventions.core import Intervention, KnownTerms, change_site, compose, inside, intervene, streams_under
 from lolm.interventions.dimensions import contribution, dimension_set, random_group, ranked, remove_dimensions
 from lolm.interventions.gate import (
     binarise_gate,
@@ -32,12 +32,21 @@ from lolm.interventions.gate import (
 from lolm.interventions.memory_and_regime import change_stream, permute_stream, remove_stream, skip_last_blocks
 from lolm.interventions.random_halves import random_halves, split_set
 from lolm.interventions.residual_writes import replace_writes
-from lolm.interventions.sites import SiteInfo, fusion_of, sites, writes
-from lolm.interventions.statistics import Statistics, StreamMeans, measure, observe, observe_writes
+from lolm.interventions.sites import HasSites, SiteInfo, fusion_of, inner_sites, sites, type_of, writes
+from lolm.interventions.statistics import (
+    Statistics,
+    StreamMeans,
+    measure,
+    measure_writes,
+    observe,
+    observe_writes,
+    other_documents,
+)
 
 __all__ = [
     "EMPTY",
     "Context",
+    "HasSites",
     "Intervention",
     "InterventionError",
     "KnownTerms",
@@ -58,11 +67,15 @@ __all__ = [
     "freeze_gate_per_dimension",
     "full_set",
     "fusion_of",
+    "inner_sites",
+    "inside",
     "intervene",
     "match_norm",
     "measure",
+    "measure_writes",
     "observe",
     "observe_writes",
+    "other_documents",
     "permute_gate_dimensions",
     "permute_stream",
     "random_group",
@@ -81,5 +94,6 @@ __all__ = [
     "standard_set",
     "streams_under",
     "swap_gate",
+    "type_of",
     "writes",
 ]

@@ -16,7 +16,7 @@ from functools import partial, reduce
 import torch
 
 from lolm.interventions.context import EMPTY, Context, InterventionError
-from lolm.interventions.sites import OUTPUT, STREAMS, TERMS, fusion_of, is_inside
+from lolm.interventions.sites import OUTPUT, STREAMS, TERMS, HasSites, fusion_of, is_inside
 from lolm.models.fusion import Fusion
 from lolm.models.language_model import LanguageModel, Streams
 from lolm.records import names
@@ -118,7 +118,7 @@ def streams_under(model: LanguageModel, intervention: Intervention, tokens_BT: t
     Raises:
         InterventionError: the model has no such site, or ``context`` lacks what the change needs.
     """
-    with _inside(model, intervention, context):
+    with inside(model, intervention, context):
         return model.streams(tokens_BT, skip_last=intervention.skip_last)
 
 
@@ -169,8 +169,12 @@ def _fuse(
 
 
 @contextmanager
-def _inside(model: LanguageModel, intervention: Intervention, context: Context) -> Iterator[None]:
-    """While open, the model's own sites answer with what the intervention makes of them."""
+def inside(model: HasSites, intervention: Intervention, context: Context = EMPTY) -> Iterator[None]:
+    """While open, the model's own sites answer with what the intervention makes of them: for any model that has sites.
+
+    Raises:
+        InterventionError: the model has no such site.
+    """
     changes: dict[str, list[Change]] = {}
     for site, change in intervention.inner_changes:
         changes.setdefault(site, []).append(change)

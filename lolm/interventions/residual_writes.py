@@ -18,7 +18,7 @@ def replace_writes(sites: Iterable[str], by: str, name: str | None = None) -> In
     document.
 
     Args:
-        sites: from :func:`lolm.interventions.writes`, e.g. ``writes(model, "ssm")`` or ``writes(model, "mlp", layers=[3])``.
+        sites: from :func:`lolm.interventions.writes`, e.g. ``writes(model, "recurrent")``, ``writes(model, "mlp", layers=[3])``.
         by: ``zero``, ``mean``, ``resample`` or ``gaussian``, as for a branch.
         name: as it stands in records; default is the sites' and what they are replaced by.
 

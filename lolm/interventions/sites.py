@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Protocol
 
+from lolm.mixers.site import Site
 from lolm.models.fusion import Fusion
 from lolm.models.language_model import LanguageModel
 from lolm.records import names
@@ -24,8 +26,22 @@ from lolm.records import names
 STREAMS = {"h": "surface stream", "z": "latent stream", "m": "memory", "r": "regime", "g": "gate"}
 TERMS = {"u": names.SURFACE, "v": names.LATENT, "memory": names.MEMORY, "regime": names.REGIME}
 OUTPUT = "o"
-# What is asked for together. A mixer that is both, such as Hymba's, is in neither; its branches are.
-TYPES = {"attention": ("attention",), "ssm": ("mamba1", "mamba2", "plain_ssm", "rglru"), "mlp": ("mlp", "experts")}
+# What is asked for together, by what :attr:`lolm.mixers.site.Site.kind` may be. A mixer that is both, such as Hymba's, is in
+# neither; its branches are.
+TYPES = {
+    names.RECURRENT: ("mamba1", "mamba2", "plain_ssm", "rglru", "gated_deltanet", "kda"),
+    names.ATTENTION: ("attention",),
+    names.CONVOLUTION: ("gated_conv",),
+    names.MLP: ("mlp", "experts"),
+    names.EXPERT_MLP: ("experts",),
+}
+
+
+class HasSites(Protocol):
+    """All that interventions inside the stacks ask of a model; any :class:`torch.nn.Module` may offer it."""
+
+    def sites(self) -> dict[str, Site]:
+        """By ``<stack>.<layer>.<part>``, in the order of computation within each stack."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +71,23 @@ def fusion_of(model: LanguageModel) -> Fusion | None:
     return fusion if isinstance(fusion, Fusion) else None
 
 
-def sites(model: LanguageModel) -> list[SiteInfo]:
-    """Every site of a model, in the order of computation within each stack, the seam last."""
+def inner_sites(model: HasSites) -> list[SiteInfo]:
+    """The sites inside a model's stacks, in the order of computation within each."""
     found = []
     for name, site in model.sites().items():
         stack, layer, _ = name.split(".", 2)
         found.append(SiteInfo(name, site.kind, stack, int(layer)))
+    return found
+
+
+def type_of(kind: str) -> str | None:
+    """The type, a key of :data:`TYPES`, of what writes at a site; None for a mixer that is of several."""
+    return next((name for name in reversed(TYPES) if kind in TYPES[name] or kind == name), None)
+
+
+def sites(model: LanguageModel) -> list[SiteInfo]:
+    """Every site of a model, in the order of computation within each stack, the seam last."""
+    found = inner_sites(model)
     parts, fusion = model.components(), fusion_of(model)
     has = {"h": True, "z": "latent" in parts, "m": "memory" in parts, "r": "regime" in parts, "g": "gate" in parts}
     found += [SiteInfo(name, "stream") for name in STREAMS if has[name]]
@@ -70,21 +97,20 @@ def sites(model: LanguageModel) -> list[SiteInfo]:
 
 
 def writes(
-    model: LanguageModel, kind: str | None = None, layers: Collection[int] | None = None, stack: str | None = None
+    model: HasSites, kind: str | None = None, layers: Collection[int] | None = None, stack: str | None = None
 ) -> list[str]:
     """Names of the sites inside a model's stacks, those that fit all that is given.
 
     Args:
-        kind: a mixer's name, ``mlp`` or ``experts``, or one of :data:`TYPES`: ``attention``, ``ssm``, ``mlp``.
+        kind: a mixer's name, ``mlp`` or ``experts``, or one of :data:`TYPES`, such as ``recurrent``.
         layers: from 0.
         stack: ``stack`` of a decoder; ``surface`` or ``latent``.
     """
     kinds = None if kind is None else TYPES.get(kind, (kind,))
     return [
         site.name
-        for site in sites(model)
-        if is_inside(site.name)
-        and (kinds is None or site.kind in kinds)
+        for site in inner_sites(model)
+        if (kinds is None or site.kind in kinds or site.kind == kind)
         and (layers is None or site.layer in layers)
         and (stack is None or site.stack == stack)
     ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from lolm.interventions.sites import STREAMS, fusion_of
+from lolm.interventions.sites import STREAMS, HasSites, fusion_of
 from lolm.models.language_model import LanguageModel, Streams
 
 
@@ -50,9 +52,12 @@ def observe(model: LanguageModel, streams: Streams) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def observe_writes(model: LanguageModel, tokens_BT: torch.Tensor, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
+def observe_writes(model: HasSites, tokens_BT: torch.Tensor, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
     """The tensors at sites inside the stacks, each (B, T, ·), all of them or those named; without gradients."""
-    return _run_observed(model, tokens_BT, names)[1]
+    with _watched(model, names) as written:
+        run: Any = getattr(model, "streams", model)  # without a head, where it can be left out
+        run(tokens_BT)
+    return written
 
 
 @torch.no_grad()
@@ -64,25 +69,50 @@ def measure(model: LanguageModel, batches: Iterable[torch.Tensor], names: Iterab
     """
     model.eval()
     names = list(names)
+
+    def seen(x_BT: torch.Tensor) -> dict[str, torch.Tensor]:
+        with _watched(model, names) as written:
+            streams = model.streams(x_BT.to(model.embedding.weight.device))
+        return observe(model, streams) | written
+
+    return _moments(map(seen, batches))
+
+
+@torch.no_grad()
+def measure_writes(model: HasSites, batches: Iterable[torch.Tensor]) -> Statistics:
+    """:func:`measure` at the sites inside the stacks alone, of any model that has sites; token batches on its device."""
+    return _moments(observe_writes(model, x_BT) for x_BT in batches)
+
+
+def other_documents(batches: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+    """For each batch of windows (B, T) as many others, each the one half the set away: neighbours may be of one document.
+
+    One window alone has none.
+    """
+    if sum(map(len, batches)) < 2:
+        return [None for _ in batches]
+    windows = torch.cat(list(batches))
+    return list(windows.roll(-(len(windows) // 2), 0).split([len(batch) for batch in batches]))
+
+
+def _moments(batches: Iterable[dict[str, torch.Tensor]]) -> Statistics:
     sums: dict[str, torch.Tensor] = {}
     squares: dict[str, torch.Tensor] = {}
-    tokens = 0
-    for x_BT in batches:
-        tokens += x_BT.numel()
-        streams, written = _run_observed(model, x_BT.to(model.embedding.weight.device), names)
-        for name, seen in (observe(model, streams) | written).items():
+    tokens: dict[str, int] = {}
+    for batch in batches:
+        for name, seen in batch.items():
             wide = seen.double().flatten(0, 1)
+            tokens[name] = tokens.get(name, 0) + len(wide)
             sums[name] = sums.get(name, 0.0) + wide.sum(dim=0)
             squares[name] = squares.get(name, 0.0) + wide.square().sum(dim=0)
-    mean = {name: total / tokens for name, total in sums.items()}
-    std = {name: (squares[name] / tokens - mean[name].square()).clamp(min=0).sqrt().float() for name in mean}
+    mean = {name: total / tokens[name] for name, total in sums.items()}
+    std = {name: (squares[name] / tokens[name] - mean[name].square()).clamp(min=0).sqrt().float() for name in mean}
     return Statistics({name: value.float() for name, value in mean.items()}, std)
 
 
-def _run_observed(
-    model: LanguageModel, tokens_BT: torch.Tensor, names: Iterable[str] | None
-) -> tuple[Streams, dict[str, torch.Tensor]]:
-    """The streams of a batch, and what passed the named sites on the way (None: all)."""
+@contextmanager
+def _watched(model: HasSites, names: Iterable[str] | None) -> Iterator[dict[str, torch.Tensor]]:
+    """While open, what passes the named sites (None: all) is entered under their names."""
     sites = model.sites()
     written: dict[str, torch.Tensor] = {}
     watched = {name: sites[name] for name in (sites if names is None else names)}
@@ -98,7 +128,7 @@ def _run_observed(
     try:
         for name, site in watched.items():
             site.change = watcher(name)
-        return model.streams(tokens_BT), written
+        yield written
     finally:
         # Another document may be looked at from within a change, whose own site must then be as it was.
         for name, site in watched.items():

@@ -8,7 +8,17 @@ from functools import cache, partial
 
 import torch
 
-from lolm.interventions import EMPTY, Context, Intervention, KnownTerms, intervene, observe, observe_writes, streams_under
+from lolm.interventions import (
+    EMPTY,
+    Context,
+    Intervention,
+    KnownTerms,
+    intervene,
+    observe,
+    observe_writes,
+    other_documents,
+    streams_under,
+)
 from lolm.models.language_model import LanguageModel, Streams
 
 
@@ -51,13 +61,12 @@ def cached_activations(
     if not pairs:
         return
     device = model.embedding.weight.device
-    windows = torch.cat([x_BT for x_BT, _ in pairs])
-    partners = windows.roll(-(len(windows) // 2), 0).split([len(x_BT) for x_BT, _ in pairs])
+    partners = other_documents([x_BT for x_BT, _ in pairs])
     for number, ((x_BT, y_BT), partner_BT) in enumerate(zip(pairs, partners, strict=True)):
         x_BT = x_BT.to(device)
         streams = model.streams(x_BT)
         here = replace(context, full=model.fuse(streams), batch=number)
-        if len(windows) > 1:  # both are called when first needed, once per batch
+        if partner_BT is not None:  # both are called when first needed, once per batch
             partner_BT = partner_BT.to(device)
             other = here.other or cache(partial(_look_at, model, partner_BT))
             other_writes = here.other_writes or cache(partial(observe_writes, model, partner_BT))

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.config import ConfigError
-from lolm.mixers.base import Mixer, check_counts
+from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
 from lolm.ops.backends import choose_backend
+from lolm.ops.causal_conv import causal_conv
 
 
 def rope_tables(length: int, width: int, base: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,6 +60,38 @@ def causal_attention(
     return torch.cat((first, rest[:, : length - window]), dim=1)
 
 
+class ShortConv(nn.Module):
+    """A causal depthwise convolution over time with a bias, initialised as the framework does: the one of Mamba's block."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.width, self.kernel = width, kernel
+        self.weight = nn.Parameter(torch.empty(width, kernel))
+        self.bias = nn.Parameter(torch.empty(width))
+        keep_init(self)
+        no_decay(self, "weight")
+        self.reset_parameters()
+
+    @fills
+    def reset_parameters(self) -> None:
+        bound = self.kernel**-0.5
+        self.weight.uniform_(-bound, bound)
+        self.bias.uniform_(-bound, bound)
+
+    def forward(self, x_BTI: torch.Tensor, kernels: str) -> torch.Tensor:
+        return causal_conv(x_BTI, self.weight, self.bias, backend=kernels)
+
+    def initial_state(self, batch: int) -> torch.Tensor:
+        return self.weight.new_zeros(batch, self.kernel - 1, self.width)
+
+    def step(self, x_BI: torch.Tensor, state_BKI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        window_BKI = torch.cat((state_BKI, x_BI[:, None]), dim=1)
+        return self.bias + torch.einsum("bki,ik->bi", window_BKI, self.weight), window_BKI[:, 1:]
+
+    def num_params(self) -> int:
+        return self.width * (self.kernel + 1)
+
+
 class Attention(Mixer):
     """Bias-free projections, RoPE with adjacent dimensions paired, softmax(qkᵀ/√P) v (facts A2 with the defaults).
 
@@ -73,6 +106,8 @@ class Attention(Mixer):
         rope_base: longest wavelength over 2π.
         out_bias: whether the output map has a bias.
         output_map: False returns the heads side by side, (B, T, H·P), to a mixer that has an output map of its own.
+        conv: K, width of a causal depthwise convolution of queries, keys and values before positions are given to them, the one
+            that Mamba's block has (So et al. 2021, arXiv 2109.08668, with width 3); 0 for none.
 
     Raises:
         ConfigError: options that are not positive, do not divide, or rotate an odd number of dimensions.
@@ -90,9 +125,10 @@ class Attention(Mixer):
         rope_base: float = 10_000.0,
         out_bias: bool = False,
         output_map: bool = True,
+        conv: int = 0,
     ) -> None:
         super().__init__()
-        check_counts(n_heads=n_heads, kv_heads=kv_heads, head_width=head_width, window=window)
+        check_counts(n_heads=n_heads, kv_heads=kv_heads, head_width=head_width, window=window, conv=conv or None)
         if head_width is None and d_model % n_heads:
             raise ConfigError(f"d_model {d_model} is not a multiple of n_heads {n_heads}; change one, or set head_width")
         self.d_model, self.n_heads, self.dropout = d_model, n_heads, dropout
@@ -110,6 +146,7 @@ class Attention(Mixer):
         self.output_map, self.out_bias = output_map, output_map and out_bias
         # One product instead of three: queries, keys, values in this order.
         self.qkv = nn.Linear(d_model, (n_heads + 2 * self.kv_heads) * self.head_width, bias=False)
+        self.conv = ShortConv(self.qkv.out_features, conv) if conv else None
         self.out = nn.Linear(self.inner, d_model, bias=out_bias) if output_map else nn.Identity()
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -130,7 +167,8 @@ class Attention(Mixer):
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         length, dropout = x_BTD.shape[1], self.dropout if self.training else 0.0
         cos, sin = (table[:length] for table in self._rope(length, x_BTD.device))
-        heads = self.qkv(x_BTD).unflatten(-1, (-1, self.head_width))
+        qkv = self.qkv(x_BTD)
+        heads = (qkv if self.conv is None else self.conv(qkv, self.kernels)).unflatten(-1, (-1, self.head_width))
         if not dropout and heads.dtype == torch.float32 and choose_backend(heads.device.type, self.kernels) == "cpu":
             from lolm.ops.cpu.attention import CausalAttentionCPU
 
@@ -143,28 +181,33 @@ class Attention(Mixer):
             y_BTHP = causal_attention(q, k, v, self.window, dropout)
         return self.out(y_BTHP.flatten(2))
 
-    def initial_state(self, batch: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Rotated keys and values of the last W tokens, each (B, K, ≤ W, P), and the position of the next token."""
+    def initial_state(self, batch: int):
+        """Rotated keys and values of the last W tokens, each (B, K, ≤ W, P), the position of the next token, and the last inputs
+        of the convolution, (B, its width − 1, (H + 2K)·P), None without one."""
         empty = self.qkv.weight.new_zeros(batch, self.kv_heads, 0, self.head_width)
-        return empty, empty, 0
+        return empty, empty, 0, None if self.conv is None else self.conv.initial_state(batch)
 
     def step(self, x_BD: torch.Tensor, state):
-        keys, values, position = state
+        keys, values, position, window = state
         cos, sin = (table[position] for table in self._rope(position + 1, x_BD.device))
-        q, k, v = self._split(self.qkv(x_BD).unflatten(-1, (-1, self.head_width)))  # (B, H or K, P)
+        qkv = self.qkv(x_BD)
+        if self.conv is not None:
+            qkv, window = self.conv.step(qkv, window)
+        q, k, v = self._split(qkv.unflatten(-1, (-1, self.head_width)))  # (B, H or K, P)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         keys, values = torch.cat((keys, k[:, :, None]), dim=2), torch.cat((values, v[:, :, None]), dim=2)
         if self.window is not None:
             keys, values = keys[:, :, -self.window :], values[:, :, -self.window :]
         y = F.scaled_dot_product_attention(q[:, :, None], self._shared(keys, dim=1), self._shared(values, dim=1))
-        return self.out(y.flatten(1)), (keys, values, position + 1)
+        return self.out(y.flatten(1)), (keys, values, position + 1, window)
 
     def num_params(self) -> int:
         d, h, k, p = self.d_model, self.n_heads, self.kv_heads, self.head_width
-        return d * (h + 2 * k) * p + (h * p + self.out_bias) * d * self.output_map
+        conv = 0 if self.conv is None else self.conv.num_params()
+        return d * (h + 2 * k) * p + conv + (h * p + self.out_bias) * d * self.output_map
 
     def flops_per_token(self, length: int) -> float:
-        products = self.num_params() - self.d_model * self.out_bias
+        products = self.num_params() - self.d_model * self.out_bias - (0 if self.conv is None else self.conv.width)
         if self.window is None or length <= self.window:
             keys = (length + 1) / 2
         else:
@@ -173,4 +216,5 @@ class Attention(Mixer):
 
     def state_size(self, length: int) -> int:
         kept = length if self.window is None else min(length, self.window)
-        return 2 * self.kv_heads * self.head_width * kept
+        conv = 0 if self.conv is None else self.conv.width * (self.conv.kernel - 1)
+        return 2 * self.kv_heads * self.head_width * kept + conv

@@ -6,6 +6,7 @@ from lolm.config import ConfigError, MixerConfig
 from lolm.config.strict import nearest
 from lolm.mixers.attention import Attention
 from lolm.mixers.base import Mixer
+from lolm.mixers.gated_conv import GatedConv
 from lolm.mixers.hymba import Hymba
 from lolm.mixers.mamba1 import Mamba1
 from lolm.mixers.mamba2 import Mamba2
@@ -14,6 +15,7 @@ from lolm.mixers.rglru import RGLRU
 
 MIXERS: dict[str, type[Mixer]] = {
     "attention": Attention,
+    "gated_conv": GatedConv,
     "hymba": Hymba,
     "mamba1": Mamba1,
     "mamba2": Mamba2,

@@ -12,7 +12,7 @@ from lolm.mixers.site import Site
 from lolm.models.blocks import Block, build_norm, norm_params
 from lolm.models.component import Component
 
-MIXER_OF_FORM = {"mamba": "mamba1", "plain": "plain_ssm"}
+MIXER_OF_FORM = {"mamba": "mamba1", "plain": "plain_ssm", "conv": "gated_conv"}
 
 
 class Latent(Component):
@@ -25,7 +25,8 @@ class Latent(Component):
         ``prenorm``   x ← x + f(LN(x)), and a last LN: as stacks of Mamba blocks are usually built.
 
     ``form: transformer`` puts K pre-norm blocks of attention with RoPE and a GELU MLP in the place of the SSM layers, so that
-    what the SSM contributes can be told from what the extra depth does.
+    what the SSM contributes can be told from what the extra depth does; with ``conv`` they have the convolution of Mamba's block
+    too. ``form: conv`` is Mamba's block without its recurrence.
 
     Raises:
         ConfigError: a transformer wired otherwise than ``prenorm``, or without ``latent.d_ff``.
@@ -41,7 +42,8 @@ class Latent(Component):
             ]
             norms = 1  # the last; blocks bring their own
         else:
-            mixer = MixerConfig(MIXER_OF_FORM[config.form], {"d_state": size.d_state, "expand": size.expand})
+            states = {} if config.form == "conv" else {"d_state": size.d_state}
+            mixer = MixerConfig(MIXER_OF_FORM[config.form], {**states, "expand": size.expand})
             layers = [build_mixer(mixer, d_model, 1, 0.0) for _ in range(size.layers)]
             norms = {"chain": 0, "postnorm": size.layers, "prenorm": size.layers + 1}[config.wiring]
         self.layers = nn.ModuleList(layers)
@@ -94,5 +96,6 @@ def _transformer_block(config: LatentConfig, size: LatentSize, d_model: int, n_h
         raise ConfigError(f"latent.wiring: {config.wiring!r} with latent.form: transformer; its blocks are pre-norm, set prenorm")
     if not size.d_ff:
         raise ConfigError("sizes: latent.d_ff is missing, and latent.form: transformer has an MLP")
-    block = BlockConfig(MixerConfig("attention"), mlp="gelu", norm="layernorm")
+    options = {"conv": config.conv} if config.conv else {}
+    block = BlockConfig(MixerConfig("attention", options), mlp="gelu", norm="layernorm")
     return Block(block, SizeConfig(d_model, size.layers, n_heads, learning_rate=0.0, d_ff=size.d_ff, dropout=dropout))

@@ -2,7 +2,7 @@
 
 from lolm.records.files import RecordError, atomic_folder
 from lolm.records.identity import essence, fingerprint_of, sha256_of
-from lolm.records.layout import Layout, RunKey, recorded_scales
+from lolm.records.layout import Layout, RunKey, budgets_record, recorded_scales
 from lolm.records.series import AXES, SeriesWriter, points, read_rows, read_series, write_rows
 from lolm.records.store import from_record, read, read_json, read_text, to_record, write, write_json, write_text
 
@@ -13,6 +13,7 @@ __all__ = [
     "RunKey",
     "SeriesWriter",
     "atomic_folder",
+    "budgets_record",
     "essence",
     "fingerprint_of",
     "from_record",

@@ -54,8 +54,15 @@ class Layout:
     def evaluation(self, arm: str, seed: int) -> Path:
         return self.reports / "evaluate" / f"{RunKey(arm, seed)}.json"
 
+    def text_losses(self, arm: str, seed: int) -> Path:
+        """Losses of the evaluation by piece of text."""
+        return self.reports / "evaluate" / f"{RunKey(arm, seed)}.text.json.xz"
+
     def ablation(self, arm: str, seed: int) -> Path:
         return self.reports / "ablate" / f"{RunKey(arm, seed)}.json.xz"
+
+    def layers(self, arm: str, seed: int) -> Path:
+        return self.reports / "layers" / f"{RunKey(arm, seed)}.json.xz"
 
     def recall(self, arm: str, seed: int) -> Path:
         return self.reports / "recall" / f"{RunKey(arm, seed)}.json"
@@ -108,6 +115,16 @@ class Layout:
     def weights(self, arm: str, seed: int) -> Path:
         """Folder of a run's weights: at its end, at its snapshots, at the ends of its annealed copies."""
         return self.artifacts / "runs" / str(RunKey(arm, seed))
+
+
+def budgets_record(root: str | Path = ".") -> Path:
+    """What the study over sizes and budgets found, over its scales."""
+    return Path(root) / "reports" / "budgets" / "budgets.json"
+
+
+def external_record(name: str, root: str | Path = ".") -> Path:
+    """What was measured on a public model, which is of no scale."""
+    return Path(root) / "reports" / "external" / f"{name}.json"
 
 
 def recorded_scales(root: str | Path = ".") -> list[str]:

@@ -23,6 +23,12 @@ BRANCHES = (SURFACE, LATENT)  # what the fusion weighs
 ZERO, MEAN, RESAMPLE, GAUSSIAN = "zero", "mean", "resample", "gaussian"
 REPLACEMENTS = (ZERO, MEAN, RESAMPLE, GAUSSIAN)  # of a branch
 
+# Types of what writes into a residual stream; ``mlp`` together with mixtures of experts, which are a type of their own as well.
+RECURRENT, ATTENTION, CONVOLUTION, MLP, EXPERT_MLP = "recurrent", "attention", "convolution", "mlp", "experts"
+LAYER_TYPES = (RECURRENT, ATTENTION, CONVOLUTION, MLP, EXPERT_MLP)
+MIXER_TYPES = (RECURRENT, ATTENTION)  # that are held against each other
+NUMBER, PARAMETERS, NORM = "number", "parameters", "norm"  # in what a random set of mixers equals those of a type
+
 SKIP_LAST_BLOCKS = "skip_last_blocks"
 MATCH_NORM = "match_norm"
 LOWEST, HIGHEST = "lowest", "highest"  # ends of an order of dimensions

@@ -10,22 +10,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from lolm.config import AnalysisConfig, Params, RunConfig, load_params, scale_of
+from lolm.config import AnalysisConfig, Params, RunConfig, load_params, scale_of, tuned_arm
 from lolm.records import names
 from lolm.records.files import RecordError
 from lolm.records.identity import fingerprint_of
-from lolm.records.layout import Layout, RunKey
+from lolm.records.layout import Layout, RunKey, budgets_record, external_record
 from lolm.records.schema import (
     Ablation,
+    Budgets,
     Condition,
     Contribution,
     Divergence,
     Evaluation,
+    External,
+    LayerRemovals,
+    Layers,
     Recall,
     RunHeader,
     Score,
     Summary,
     Sweep,
+    TextLosses,
 )
 from lolm.records.series import AXES, Row, points, read_series
 from lolm.records.store import read, read_json
@@ -44,6 +49,8 @@ class RunRecord:
         evaluation: final measurement on the test split, or None if that stage has not run.
         ablation: losses under interventions at several checkpoints, or None.
         recall: accuracy on synthetic tasks that the same arm was trained on from scratch, or None.
+        layers: losses without layers and types of layer at several checkpoints, or None.
+        text: losses of the evaluation by piece of text; None where it is older than they.
     """
 
     arm: str
@@ -54,6 +61,8 @@ class RunRecord:
     evaluation: Evaluation | None = field(default=None, repr=False)
     ablation: Ablation | None = field(default=None, repr=False)
     recall: Recall | None = field(default=None, repr=False)
+    layers: Layers | None = field(default=None, repr=False)
+    text: TextLosses | None = field(default=None, repr=False)
 
     @property
     def key(self) -> RunKey:
@@ -107,7 +116,10 @@ class RunRecord:
             return None
         ends = self.evaluation.schedule_ends
         scores: list[Score] = [getattr(end, split) for end in ends]
-        return [getattr(end, axis) for end in ends], [score.nats for score in scores]
+        # Ends are scored on a subset, the final weights on more. The last point is their loss there, the others lie as far above
+        # it as on the subset: what a text adds to all ends of a run cancels.
+        rest = self.evaluation.test.nats - ends[-1].test.nats
+        return [getattr(end, axis) for end in ends], [score.nats + rest for score in scores]
 
     def accuracy(self, task: str) -> float | None:
         """Share of the asked positions that the arm gets right in a recall task; None if it was not trained on it or diverged.
@@ -123,6 +135,11 @@ class RunRecord:
     def diverged_tasks(self) -> tuple[str, ...]:
         """Recall tasks on which the arm's training diverged."""
         return () if self.recall is None else tuple(name for name, task in self.recall.tasks.items() if task.diverged)
+
+    @property
+    def by_layer(self) -> LayerRemovals | None:
+        """What removing its layers did; None if that was not measured."""
+        return None if self.layers is None else self.layers.measured
 
     @property
     def ablation_steps(self) -> tuple[int, ...]:
@@ -157,8 +174,10 @@ class ScaleResults:
         runs: those that were made, in the study's order.
         missing: runs that the study asks for and that were not made, or that were made under other parameters than the present.
         diverged: runs whose loss was not finite.
-        sweeps: by arm, how its learning rate was chosen; an arm without a record is missing.
+        sweeps: by arm, how its learning rate was chosen, be it for another arm whose rate it takes; an arm without a record is
+            missing.
         corpus: counts of documents and bytes by split.
+        budgets: what the study over sizes and budgets found, over its own scales; None where it was not made.
     """
 
     scale: str
@@ -168,6 +187,7 @@ class ScaleResults:
     missing: tuple[RunKey, ...] = ()
     diverged: tuple[Divergence, ...] = ()
     sweeps: dict[str, Sweep] = field(default_factory=dict)
+    budgets: Budgets | None = field(default=None, repr=False)
 
     @property
     def study(self) -> str:
@@ -244,7 +264,8 @@ def load_results(
     scale_of(params, params.scale)
     layout = Layout(params.scale, root)
     runs, missing, diverged = [], [], []
-    sweeps = {arm: read(path, Sweep) for arm in params.selected.arms if (path := layout.sweep(arm)).exists()}
+    tuned = {arm: layout.sweep(tuned_arm(params, params.scale, arm)) for arm in params.selected.arms}
+    sweeps = {arm: read(path, Sweep) for arm, path in tuned.items() if path.exists()}
     for key in (RunKey(arm, seed) for arm in params.selected.arms for seed in params.selected.seeds):
         if layout.divergence(*key).exists():
             diverged.append(read(layout.divergence(*key), Divergence))
@@ -256,7 +277,14 @@ def load_results(
         _check_rate(layout, run, sweeps)
         runs.append(run)
     corpus = read_json(layout.corpus_record) if layout.corpus_record.exists() else {}
-    return ScaleResults(params.scale, params, corpus, tuple(runs), tuple(missing), tuple(diverged), sweeps)
+    path = budgets_record(root)
+    budgets = read(path, Budgets) if path.exists() else None
+    return ScaleResults(params.scale, params, corpus, tuple(runs), tuple(missing), tuple(diverged), sweeps, budgets)
+
+
+def load_external(root: str | Path = ".") -> dict[str, External]:
+    """What was measured on public models, by name; raises RecordError where a record is broken."""
+    return {path.stem: read(path, External) for path in sorted(external_record("*", root).parent.glob("*.json"))}
 
 
 def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = "error") -> RunRecord | None:
@@ -285,10 +313,14 @@ def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = 
 
     evaluation = measured(layout.evaluation(*key), Evaluation, lambda found: found.fingerprint == header.fingerprint)
     ablation = measured(layout.ablation(*key), Ablation, lambda found: found.fingerprint == header.fingerprint)
+    layers = measured(layout.layers(*key), Layers, lambda found: found.fingerprint == header.fingerprint)
     recall = measured(layout.recall(*key), Recall, lambda found: found.model == model_of(header.run))
+    text = measured(layout.text_losses(*key), TextLosses, lambda found: found.fingerprint == header.fingerprint)
+    if text is not None and (evaluation is None or text.inputs != evaluation.inputs):
+        text = None  # of another evaluation
     if ablation is not None:
         _check_names(layout.ablation(*key), ablation)
-    return RunRecord(*key, header, rows, read(layout.summary(*key), Summary), evaluation, ablation, recall)
+    return RunRecord(*key, header, rows, read(layout.summary(*key), Summary), evaluation, ablation, recall, layers, text)
 
 
 def _check_names(path: Path, ablation: Ablation) -> None:
@@ -324,6 +356,6 @@ def _check_rate(layout: Layout, run: RunRecord, sweeps: dict[str, Sweep]) -> Non
     used = run.header.run.size.learning_rate
     if run.arm in sweeps and sweeps[run.arm].chosen != used:
         raise RecordError(
-            f"{layout.sweep(run.arm)}: chose the learning rate {sweeps[run.arm].chosen:g}, but {run.name} was trained with "
-            f"{used:g}; run `dvc repro`"
+            f"{layout.sweep(sweeps[run.arm].arm)}: chose the learning rate {sweeps[run.arm].chosen:g}, but {run.name} was "
+            f"trained with {used:g}; run `dvc repro`"
         )

@@ -14,9 +14,13 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
         (
             "Interval",
             f"{level} Student's t interval over seeds, paired by seed where arms are compared (one seed gives both "
-            "arms the same data order), "
-            "on the logarithm for ratios. It covers data order and initialisation, not the choice of text. One seed "
-            "gives no interval.",
+            "arms the same data order), on the logarithm for ratios. It covers data order and initialisation. That of a test "
+            "loss, of its difference between arms and of a multiplier covers the choice of text as well, where the evaluation "
+            "kept its losses by piece of text: the squared error of the mean under a bootstrap over documents, or over blocks of "
+            f"{analysis.block_tokens:,} tokens where there are few, is added, degrees of freedom weighted by the parts. Blocks "
+            "speak of other passages of the same documents. With fewer than "
+            f"{analysis.pool_below} seeds the variance over seeds is pooled over the arms of the study, unless a test at level "
+            f"{analysis.pooling_level:g} shows that they differ. One seed gives no interval.",
         ),
         (
             "As published",
@@ -42,7 +46,14 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
             "Costs",
             "FLOPs are counted from the architecture, causal attention exactly, head and auxiliary loss heads "
             "included, backward twice the forward. "
-            "Seconds are wall-clock on whatever machine ran, with other runs beside, and depend on the maturity of each kernel.",
+            "Seconds are wall-clock on whatever machine ran and depend on the maturity of each kernel; they compare only between "
+            "runs of one machine with the same kernels, made one at a time (`make repro JOBS=1`). State is what generation "
+            "carries for one sequence.",
+        ),
+        (
+            "Solved",
+            f"A run that is right at {100 * analysis.solved_accuracy:g} % or more of the asked positions of a recall task. Runs "
+            "do or do not, so they are counted, with the exact interval of Clopper and Pearson.",
         ),
         (
             "Tuning",
@@ -86,15 +97,20 @@ def _tuning(results: ScaleResults) -> str:
             "Each arm has the peak learning rate that params.yaml gives it. No sweep is part of these runs, and the intervals do "
             "not cover that choice."
         )
-    edge = [results.label(arm) for arm, sweep in swept.items() if not sweep.inside]
+    edge = list(dict.fromkeys(results.label(sweep.arm) for sweep in swept.values() if not sweep.inside))
+    shared = [results.label(arm) for arm, sweep in swept.items() if sweep.arm != arm]
     given = [results.label(arm) for arm in results.arms if arm not in swept]
     one = next(iter(swept.values()))
     text = (
-        f"Each arm has the peak learning rate that its own sweep chose by validation loss: short runs of {one.steps:,} steps, "
+        f"Each arm has the peak learning rate that a sweep chose by validation loss: short runs of {one.steps:,} steps, "
         f"{len(one.seeds)} {'seed' if len(one.seeds) == 1 else 'seeds'}, the same budget for every arm. All else is shared "
         "and was tuned for none of them. The intervals do not cover the choice, nor whether the best rate of a short run is that "
         "of a long one."
     )
     if edge:
         text += f" At the edge of its grid, so perhaps not the best: {', '.join(edge)}."
+    if shared:
+        rates = " and ".join(dict.fromkeys(results.label(sweep.arm) for arm, sweep in swept.items() if sweep.arm != arm))
+        text += f" The rate of {rates} holds for the arms that are variants of it, so that they differ in one thing: "
+        text += f"{', '.join(shared)}."
     return text + (f" Not swept: {', '.join(given)}." if given else "")

@@ -9,20 +9,21 @@ from typing import Any
 
 from lolm.analysis import efficiency as eff
 from lolm.analysis import leaderboard as board
-from lolm.analysis.statistics import t_interval
+from lolm.analysis.statistics import Estimate, t_interval
+from lolm.analysis.uncertainty import final_bits, final_loss
 from lolm.claims.numbers import show, show_estimate
 from lolm.records.results import ScaleResults
 from lolm.report.render import estimate, si
 from lolm.report.tables import references as trivial
 
 LEADERBOARD = (
-    "test nats", "minus subject, nats", "p", "FLOP multiplier", "bits/byte", "parameters", "training FLOPs/token", "state bytes",
-    "training tokens/s", "learning rate", "late − early, bits/byte", "at 2× length, nats", "at 4× length, nats", "MQAR",
-    "induction", "distinct-2",
+    "test nats", "minus subject, nats", "p", "FLOP multiplier", "seconds multiplier", "bits/byte", "parameters",
+    "training FLOPs/token", "state bytes", "seconds a run", "training tokens/s", "kernels", "learning rate",
+    "late − early, bits/byte", "at 2× length, nats", "at 4× length, nats", "MQAR solved", "induction solved", "distinct-2",
 )  # fmt: skip
 ARMS = (
     "parameters", "against subject", "forward FLOPs/token", "training FLOPs/token", "by PaLM's count", "FLOPs a run",
-    "seconds a run", "seeds",
+    "seconds a run", "training tokens/s", "state bytes", "kernels", "seeds",
 )  # fmt: skip
 TRIVIAL = {
     "uniform": "uniform guess, ln V",
@@ -56,6 +57,9 @@ def arms(results: ScaleResults) -> list[Row]:
             si(header.flops_per_token.palm),
             si(t_interval([run.summary.flops for run in runs]).value),
             f"{t_interval([run.summary.seconds for run in runs]).value:,.0f}",
+            f"{t_interval([run.summary.tokens / run.summary.seconds for run in runs]).value:,.0f}",
+            si(header.state_bytes),
+            ", ".join(sorted({run.header.kernels for run in runs})),
             f"{len(runs)}",
         )
         rows.append(Row(results.label(arm), cells, arm))
@@ -73,11 +77,9 @@ def losses(results: ScaleResults) -> list[Row]:
         for name, level in trivial(results).items()
     ]
     for arm in results.arms:
-        scores = [run.evaluation.test for run in results.of(arm) if run.evaluation is not None]
-        if not scores:
+        nats, bits = final_loss(results, arm), final_bits(results, arm)
+        if nats is None or bits is None:
             continue
-        nats = t_interval([score.nats for score in scores], results.analysis.confidence)
-        bits = t_interval([score.bits_per_byte for score in scores], results.analysis.confidence)
         cells = []
         for found in (nats, bits):
             cells += [f"{found.value:.3f}", "" if found.interval is None else "{:.3f} to {:.3f}".format(*found.interval)]
@@ -102,18 +104,28 @@ def _cells(entry: board.Entry, role: str) -> tuple[str, ...]:
         estimate(entry.nats, "{:.3f}"),
         "subject" if role == "subject" else estimate(None if comparison is None else comparison.difference, "{:+.3f}"),
         p_value,
-        "baseline" if role == "baseline" else estimate(entry.multiplier, "{:.2f}"),
+        *("baseline" if role == "baseline" else estimate(m, "{:.2f}") for m in (entry.multiplier, entry.multiplier_seconds)),
         estimate(entry.bits_per_byte, "{:.3f}"),
         f"{entry.parameters:,}" + ("" if share == 1 else f" ({si(entry.parameters_active)} active)"),
         si(entry.flops_per_token),
         si(entry.state_bytes),
+        f"{entry.seconds:,.0f}",
         "—" if entry.tokens_per_second is None else f"{entry.tokens_per_second:,.0f}",
+        ", ".join(entry.kernels),
         rate,
         estimate(entry.context, "{:+.3f}"),
         *(estimate(entry.lengths[length], "{:+.3f}") for length in board.LENGTHS),
-        *(estimate(entry.accuracy[task], "{:.3f}") for task in board.TASKS),
+        *(counted(entry.solved[task]) for task in board.TASKS),
         "—" if entry.distinct_2 is None else f"{entry.distinct_2.value:.3f}{real}",
     )
+
+
+def counted(found: Estimate | None) -> str:
+    """``2 of 3 [0.09 to 0.99]``: how many runs did something, and the exact interval of the share that would."""
+    if found is None:
+        return "—"
+    low, high = found.interval or (0.0, 1.0)
+    return f"{sum(found.per_seed):.0f} of {found.n} [{low:.2f} to {high:.2f}]"
 
 
 def comparisons(results: ScaleResults) -> list[Row]:
@@ -122,7 +134,7 @@ def comparisons(results: ScaleResults) -> list[Row]:
     for arm in results.arms:
         pairs = results.pairs(arm, results.baseline) if arm != results.baseline else ()
         if pairs:
-            found = {axis: eff.at_budgets(pairs, axis, results.analysis.confidence) for axis in eff.AXES}
+            found = {axis: eff.at_budgets(pairs, axis, results.analysis.confidence, results) for axis in eff.AXES}
             flops = found["flops"]
             steps = "—" if flops.largest is None else f"{flops.largest.steps:,}"
             changes = {None: "unknown", True: f"by {show(flops.change.value, 'x')}" if flops.change else "", False: "not shown"}

@@ -28,6 +28,7 @@ from lolm.report.figures.picture import Picture
 from lolm.report.render import between, cell, figure, render, slug
 
 UNCOUNTED = ("arithmetic", "sanity")  # groups that say nothing of what these runs decide for
+SECONDS = "Seconds compare only between runs of one machine with the same kernels, made one at a time (`make repro JOBS=1`)."
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,15 @@ class Absent:
 
 
 def own_claims(results: ScaleResults, ledger: Sequence[Claim]) -> list[Claim]:
-    """The entries that a study's page shows: without LOLM only whether its models learned; no figure that was not drawn.
+    """The entries that a study's page shows; no figure that was not drawn.
 
     Entries that another study tests, and that this one says nothing about, are left to the front page.
     """
-    kept = ledger if has_lolm(results.params, results.study) else [claim for claim in ledger if claim.group == "sanity"]
     missing = {entry.name for entry in left_out(results)}
     return [
         replace(claim, figure=None) if claim.figure in missing else claim
-        for claim in kept
-        if claim.verdict != NOT_RUN or claim.study in ("", results.study)
+        for claim in ledger
+        if claim.study in ("", results.study) or (claim.verdict != NOT_RUN and claim.group != "budgets")
     ]
 
 
@@ -115,6 +115,9 @@ def _context(results: ScaleResults, ledger: Sequence[Claim], stale: Sequence[Run
         "counts": counts(shown),
         "elsewhere": len(ledger) - len(shown) if has_lolm(results.params, results.study) else 0,
         "level": f"{100 * results.analysis.confidence:g} %",
+        "covers": covers(entries),
+        "machine_note": SECONDS,
+        "solved": f"{results.analysis.solved_accuracy:g}",
         "subject": results.label(results.subject) if results.subject else None,
         "baseline": results.label(results.baseline) if results.baseline else None,
         "scope": _scope(results),
@@ -127,6 +130,23 @@ def _context(results: ScaleResults, ledger: Sequence[Claim], stale: Sequence[Run
         "published": NUMBERS,
         "definitions": definitions(results),
     }
+
+
+def covers(entries: Sequence[Entry]) -> str:
+    """What the intervals of a leaderboard's losses cover."""
+    found = [entry.nats for entry in entries if entry.nats is not None and entry.nats.interval is not None]
+    if not found:
+        return "One seed gives no interval."
+    alone = sum(one.text_error is None for one in found)
+    if not alone:
+        return (
+            "Intervals of losses, their differences and multipliers cover seeds and the choice of text, all others seeds alone."
+        )
+    return "They cover seeds alone" + (
+        ", not the choice of text: the evaluation is older than its losses by piece of text."
+        if alone == len(found)
+        else f" for {alone} of {len(found)} arms, whose evaluation has no losses by piece of text; elsewhere text too."
+    )
 
 
 def title(results: ScaleResults) -> str:

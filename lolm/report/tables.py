@@ -118,7 +118,7 @@ def multipliers(results: ScaleResults) -> pd.DataFrame:
     rows = []
     for arm in results.arms:
         pairs = results.pairs(arm, results.baseline) if arm != results.baseline else ()
-        for point in eff.at_budgets(pairs, "flops", results.analysis.confidence).points if pairs else ():
+        for point in eff.at_budgets(pairs, "flops", results.analysis.confidence, results).points if pairs else ():
             low, high = (point.estimate.interval if point.estimate else None) or (None, None)
             value = None if point.estimate is None else point.estimate.value
             rows.append(
@@ -191,9 +191,9 @@ def rates(results: ScaleResults) -> pd.DataFrame:
     return _table(
         ("arm", "learning_rate", "nats", "chosen", "inside"),
         (
-            {"arm": arm, "learning_rate": rate.learning_rate, "nats": rate.nats}
+            {"arm": sweep.arm, "learning_rate": rate.learning_rate, "nats": rate.nats}
             | {"chosen": rate.learning_rate == sweep.chosen, "inside": sweep.inside}
-            for arm, sweep in results.sweeps.items()
+            for sweep in {sweep.arm: sweep for sweep in results.sweeps.values()}.values()
             for rate in sorted(sweep.rates, key=lambda rate: rate.learning_rate)
         ),
     )

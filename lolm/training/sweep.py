@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -12,7 +12,7 @@ class Search:
     """What a search saw.
 
     Attributes:
-        chosen: the rate with the lowest loss.
+        chosen: the rate with the lowest loss, see :func:`choose`.
         inside: whether a worse rate was seen on both sides of it.
         losses: loss of each rate, ascending in the rate; infinite where training diverged.
     """
@@ -22,13 +22,20 @@ class Search:
     losses: dict[float, float]
 
 
-def search(rates: list[float], loss_of: Callable[[float], float], extensions: int) -> Search:
+def choose(losses: Mapping[float, float], tie: float) -> float:
+    """The lowest rate whose loss is within ``tie`` of the best: what lies closer than seeds do is no reason to go faster."""
+    best = min(losses.values())
+    return min(rate for rate, loss in losses.items() if loss <= best + tie)
+
+
+def search(rates: list[float], loss_of: Callable[[float], float], extensions: int, tie: float = 0.0) -> Search:
     """Evaluate a grid and its extensions.
 
     Args:
         rates: at least two, ascending.
         loss_of: held-out loss reached with a rate; infinity for a run that diverged.
         extensions: how many rates may be added at the edges, each by the ratio of the grid's neighbours there.
+        tie: nats by which two rates must differ to be told apart.
 
     Raises:
         ValueError: training diverged at every rate.
@@ -45,7 +52,7 @@ def search(rates: list[float], loss_of: Callable[[float], float], extensions: in
             break
         losses[new] = loss_of(new)
     grid = sorted(losses)
-    best = min(grid, key=losses.__getitem__)
-    if math.isinf(losses[best]):
+    if math.isinf(min(losses.values())):
         raise ValueError("training diverged at every learning rate")
-    return Search(best, best not in (grid[0], grid[-1]), {rate: losses[rate] for rate in grid})
+    chosen = choose(losses, tie)
+    return Search(chosen, chosen not in (grid[0], grid[-1]), {rate: losses[rate] for rate in grid})

@@ -24,11 +24,17 @@ from lolm.models.decoder import Decoder
 # Each gives (parameters, weights that are multiplied, other FLOPs per token); what multiplies costs 2 FLOPs a weight.
 
 
-def attention(d, heads, length, output=True, kv_heads=None, head_width=None, window=None, out_bias=False, **_):
+def attention(d, heads, length, output=True, kv_heads=None, head_width=None, window=None, out_bias=False, conv=0, **_):
     k, p = kv_heads or heads, head_width or d // heads
     weights = d * heads * p + 2 * d * k * p + heads * p * d * output
     met = sum(min(t + 1, window or length) for t in range(length)) / length
-    return weights + d * out_bias, weights, 4 * heads * p * met
+    mixed = (heads + 2 * k) * p * (conv > 0)
+    return weights + d * out_bias + (conv + 1) * mixed, weights, 4 * heads * p * met + 2 * conv * mixed
+
+
+def gated_conv(d, d_inner=None, expand=2, d_conv=4):
+    i = d_inner or expand * d
+    return 3 * d * i + (d_conv + 1) * i, 3 * d * i, 2 * d_conv * i + 2 * i
 
 
 def mamba1(d, d_inner=None, expand=2, d_state=16, d_conv=4, dt_rank=None, inner_norms=False, output=True, **_):
@@ -67,7 +73,7 @@ def plain_ssm(d, d_state=16, expand=2):
 
 def mixer(name, d, heads, length, options):
     own = {"attention": (d, heads, length), "hymba": (d, heads, length), "rglru": (d, heads)}.get(name, (d,))
-    return {f.__name__: f for f in (attention, mamba1, mamba2, rglru, hymba)}[name](*own, **options)
+    return {f.__name__: f for f in (attention, gated_conv, mamba1, mamba2, rglru, hymba)}[name](*own, **options)
 
 
 def block(config, size, length):
@@ -105,12 +111,13 @@ def by_hand(run: RunConfig):
             k, n = s.latent.layers, s.latent.d_state
             maps += d * d
             if a.latent.form == "transformer":
-                layer = BlockConfig(MixerConfig("attention"), "gelu", "layernorm")
+                layer = BlockConfig(MixerConfig("attention", {"conv": a.latent.conv}), "gelu", "layernorm")
                 inner, _, cost = block(layer, SizeConfig(d, k, s.n_heads, 0.0, s.latent.d_ff), length)
                 norms = 1
             else:
-                form = {"mamba": mamba1, "plain": plain_ssm}[a.latent.form]
-                inner, weights, rest = form(d, d_state=n, expand=s.latent.expand)
+                form = {"mamba": mamba1, "plain": plain_ssm, "conv": gated_conv}[a.latent.form]
+                states = {} if form is gated_conv else {"d_state": n}
+                inner, weights, rest = form(d, **states, expand=s.latent.expand)
                 cost = 2 * weights + rest
                 norms = {"chain": 0, "postnorm": k, "prenorm": k + 1}[a.latent.wiring]
             others += k * inner + norms * 2 * d

@@ -9,8 +9,13 @@ from lolm.analysis.statistics import (
     equivalence,
     geometric_interval,
     holm,
+    holm_of,
+    p_value,
     paired_difference,
     paired_p_value,
+    seeds_needed,
+    share_difference,
+    solved,
     t_interval,
 )
 
@@ -148,3 +153,48 @@ def test_unequal_pairs_and_bad_ratios():
         holm([0.5, 1.5])
     with pytest.raises(StatisticsError, match="margin"):
         equivalence([1.0, 2.0], 0.0)
+
+
+def test_an_estimate_at_another_level_and_its_p_value():
+    values = [1.0, 2.0, 3.5]
+    assert t_interval(values).at(0.8).interval == pytest.approx(t_interval(values, 0.8).interval)
+    assert p_value(t_interval(values)) == paired_p_value(values)
+    assert p_value(t_interval([1.0])) is None
+    assert equivalence(t_interval(values), 9.0) == equivalence(values, 9.0)
+    with pytest.raises(StatisticsError, match="before it is mapped"):
+        t_interval(values).map(math.exp).at(0.9)
+
+
+def test_all_calls_of_a_study_are_corrected_together():
+    found = {"a": t_interval([1.0, 1.1, 0.9]), "b": t_interval([0.1, 0.3, -0.1]), "one seed": t_interval([1.0])}
+    raw = [p_value(found["a"], 0.05), p_value(found["b"], 0.05)]
+    assert holm_of(found, 0.05) == dict(zip(("a", "b"), holm(raw), strict=True))
+
+
+@pytest.mark.parametrize(("k", "n", "low", "high"), [(0, 3, 0.0, 0.7076), (3, 3, 0.2924, 1.0), (2, 5, 0.0527, 0.8534)])
+def test_solved_is_clopper_and_pearson(k, n, low, high):
+    found = solved([0.95] * k + [0.4] * (n - k), 0.9)
+    assert found.interval == pytest.approx((low, high), abs=1e-4)
+    assert (found.value, sum(found.per_seed)) == (k / n, k)
+
+
+@pytest.mark.parametrize("n", [3, 5])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9])
+def test_coverage_of_counts_is_at_least_nominal(n, share):
+    """Exact, by summing over all outcomes; of the difference of two such shares as well."""
+    weight = [math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(n + 1)]
+    found = [solved([1.0] * k + [0.0] * (n - k), 0.9) for k in range(n + 1)]
+    assert sum(w for w, f in zip(weight, found, strict=True) if f.interval[0] <= share <= f.interval[1]) >= 0.95
+    pairs = [
+        (share_difference(a, b), v * w) for a, v in zip(found, weight, strict=True) for b, w in zip(found, weight, strict=True)
+    ]
+    assert sum(w for d, w in pairs if d.interval[0] <= 0 <= d.interval[1]) >= 0.95 - 0.02
+
+
+def test_seeds_needed():
+    """Against the tables of Cohen: one-sample t test, two-sided, 5 %, 80 % power; and by simulation."""
+    assert [seeds_needed(1.0, d) for d in (0.5, 1.0)] == [34, 10]
+    assert seeds_needed(1.0, 0.0) is None
+    n, rng = seeds_needed(1.0, 1.5), random.Random(0)
+    found = sum(paired_p_value([rng.gauss(1.5, 1) for _ in range(n)]) < 0.05 for _ in range(2000)) / 2000
+    assert found >= 0.78

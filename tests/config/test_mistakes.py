@@ -141,6 +141,8 @@ def mistakes(changes: dict) -> list[str]:
         ("scales.tiny.sizes.samba.mixers.mamba2", {}, "scales.tiny.sizes.samba.mixers: no block of the arm has a mixer 'mamba2'"),
         ("scales.tiny.sizes.lolm.match", "d_ff", "scales.tiny.sizes.lolm: match: d_ff needs like"),
         ("scales.tiny.sizes.lolm.like", "samba", "goes in a circle"),
+        ("scales.tiny.sizes.samba.rate_of", "griffin", "size.rate_of: goes in a circle: samba → griffin → samba"),
+        ("scales.tiny.sizes.samba.rate_of", "grifin", "no arm 'grifin' under 'architectures'; did you mean 'griffin'?"),
         ("scales.tiny.sizes.lolm.like", "llom", "scales.tiny.sizes.lolm.like: no arm 'llom' under 'architectures'; did you mean"),
         ("surfaces.jamba_moe.blocks.experts.experts_per_token", 17, "experts_per_token: 17 of 16 experts for a token"),
         ("architectures.lolm.detach", ["latent_gates"], "architectures.lolm.detach[0]: 'latent_gates' is not one of"),

@@ -14,12 +14,14 @@ from lolm.config import (
     Params,
     RunConfig,
     SizeConfig,
+    SizeRule,
     TrainingConfig,
     arms_of,
     flatten,
     from_mapping,
     load_params,
     to_mapping,
+    tuned_arm,
 )
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -217,3 +219,25 @@ def test_configurations_are_frozen_and_clashes_are_found_when_built_by_hand():
 
 def test_flatten_gives_dotted_keys():
     assert flatten({"a": {"b": 1, "c": {"d": (2,)}}, "e": {}}) == {"a.b": 1, "a.c.d": (2,), "e": {}}
+
+
+def test_variants_take_the_rate_of_the_arm_they_vary():
+    for arm in ("lolm_parallel", "lolm_transformer_conv_latent", "lolm_free_gate", "lolm_no_cpc", "lolm_iso_zf", "lolm"):
+        assert tuned_arm(PARAMS, "tiny", arm) == "lolm"
+    for arm in ("griffin", "jamba", "jamba_moe", "hymba", "hawk"):
+        assert tuned_arm(PARAMS, "tiny", arm) == "samba"
+    assert tuned_arm(PARAMS, "tiny", "transformer_conv") == "transformer_modern"
+    assert tuned_arm(PARAMS, "tiny", "ladder_1_decoder") == "lolm_v0"
+    for arm in ("lolm_published", "transformer_published", "transformer", "mamba"):
+        assert tuned_arm(PARAMS, "tiny", arm) == arm
+
+
+def test_who_gives_a_rate_at_a_scale_tunes_from_it():
+    def told(arm: str, **own) -> Params:
+        tiny = PARAMS.scales["tiny"]
+        rule = replace(tiny.sizes.get(arm, SizeRule()), **own)
+        return replace(PARAMS, scales=PARAMS.scales | {"tiny": replace(tiny, sizes=tiny.sizes | {arm: rule})})
+
+    assert tuned_arm(told("lolm_parallel", learning_rate=1e-3), "tiny", "lolm_parallel") == "lolm_parallel"
+    assert tuned_arm(told("lolm_parallel", rate_of="lolm_parallel"), "tiny", "lolm_parallel") == "lolm_parallel"
+    assert tuned_arm(told("lolm_parallel", rate_of="mamba"), "tiny", "lolm_parallel") == "mamba"

@@ -1,4 +1,4 @@
-"""No published number or direction is without an entry: the table of docs/facts.md, section I, against sections D and the registry."""
+"""No published number or direction is without an entry: docs/facts.md, section I, against its section D and the registry."""
 
 import re
 from pathlib import Path

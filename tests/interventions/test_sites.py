@@ -75,11 +75,11 @@ def test_removing_a_write_equals_a_model_without_it(arm):
 @torch.no_grad()
 def test_several_writes_are_removed_at_once():
     model, by_hand = make_model("samba"), make_model("samba")
-    chosen = writes(model, "ssm") + writes(model, "mlp", layers=[1])
+    chosen = writes(model, "recurrent") + writes(model, "mlp", layers=[1])
     for site in chosen:
         silence(by_hand, site)
-    without = replace_writes(chosen, "zero", "no_ssm")
-    assert without.name == "no_ssm"
+    without = replace_writes(chosen, "zero", "no_recurrence")
+    assert without.name == "no_recurrence"
     assert torch.equal(output(model, without), by_hand.fuse(by_hand.streams(TOKENS)))
 
 
@@ -89,19 +89,19 @@ def test_sites_are_listed_by_layer_and_type():
     assert list(mixers) == [f"stack.{layer}.mixer" for layer in range(4)]
     assert list(mixers.values()) == [type(block.mixer).__name__.lower() for block in samba.stack.blocks]
     assert set(mixers.values()) == {"mamba1", "attention"}
-    assert sorted(writes(samba, "ssm") + writes(samba, "attention")) == list(mixers)
-    assert writes(samba, "mamba1") == writes(samba, "ssm")
+    assert sorted(writes(samba, "recurrent") + writes(samba, "attention")) == list(mixers)
+    assert writes(samba, "mamba1") == writes(samba, "recurrent")
     assert writes(samba, "mlp", layers=[2]) == ["stack.2.mlp"]
 
     hymba = make_model("hymba", size={"n_layers": 1})
     assert writes(hymba) == ["stack.0.mixer.attention", "stack.0.mixer.ssm", "stack.0.mixer", "stack.0.mlp"]
     assert writes(hymba, "attention") == ["stack.0.mixer.attention"]
-    assert writes(hymba, "ssm") == ["stack.0.mixer.ssm"]
+    assert writes(hymba, "recurrent") == ["stack.0.mixer.ssm"]
     assert writes(hymba, "hymba") == ["stack.0.mixer"]
 
     lolm = make_model("lolm", size={"n_layers": 2})
     assert writes(lolm, stack="surface") == ["surface.0.mixer", "surface.0.mlp", "surface.1.mixer", "surface.1.mlp"]
-    assert writes(lolm, "ssm") == [f"latent.{layer}.mixer" for layer in range(len(lolm.latent.layers))]
+    assert writes(lolm, "recurrent") == [f"latent.{layer}.mixer" for layer in range(len(lolm.latent.layers))]
     seam = [site.name for site in sites(lolm) if site.layer is None]
     assert seam == ["h", "z", "m", "r", "g", "u", "v", "memory", "regime", "o"]
     assert [site.name for site in sites(samba) if site.layer is None] == ["h", "o"]

@@ -18,6 +18,9 @@ VARIANTS = {
     "attention, half RoPE": ("attention", {"rope": 0.5}),
     "attention, no positions": ("attention", {"rope": 0}),
     "attention, as in Griffin": ("attention", {"kv_heads": 1, "rope": 0.5, "window": 3, "out_bias": True}),
+    "attention, convolution": ("attention", {"kv_heads": 1, "window": 4, "conv": 3}),
+    "gated_conv": ("gated_conv", {}),
+    "gated_conv, width 12": ("gated_conv", {"d_inner": 12, "d_conv": 3}),
     "mamba1": ("mamba1", SMALL),
     "mamba1, inner norms": ("mamba1", SMALL | {"inner_norms": True}),
     "mamba1, expand 3": ("mamba1", SMALL | {"expand": 3}),
@@ -74,7 +77,8 @@ def test_no_gradient_flows_from_the_future(variant):
     build(variant)(x)[:, 5].sum().backward()
     assert x.grad[:, 6:].abs().max() == 0
     name, options = VARIANTS[variant]
-    oldest = max(0, 6 - options.get("window", 6)) if name == "attention" else 0  # a state reaches back to the start
+    reach = {"attention": options.get("window", 6) + max(0, options.get("conv", 0) - 1), "gated_conv": options.get("d_conv", 4)}
+    oldest = max(0, 6 - reach.get(name, 6))  # a state reaches back to the start
     assert x.grad[:, :oldest].abs().sum() == 0
     reached = x.grad[:, oldest:6].abs().sum(dim=-1) > 0
     assert reached.all()
@@ -128,6 +132,9 @@ FLOPS_BY_HAND = {
     "attention, half RoPE": (512, 96),
     "attention, no positions": (512, 96),
     "attention, as in Griffin": (2 * 8 * 16 + 2 * 8 * 8, (1 + 2 + 3 + 3 + 3) / 5 * 32),
+    "attention, convolution": (2 * 8 * 16 + 2 * 8 * 8, (1 + 2 + 3 + 4 + 4) / 5 * 32 + 2 * 3 * 16),
+    "gated_conv": (2 * 8 * 32 + 2 * 16 * 8, 2 * 4 * 16 + 2 * 16),  # in_proj, out_proj; convolution, gate
+    "gated_conv, width 12": (2 * 8 * 24 + 2 * 12 * 8, 2 * 3 * 12 + 2 * 12),
     # in_proj, x_proj, dt_proj, out_proj; convolution, scan, skip and gate
     "mamba1": (2 * 8 * 32 + 2 * 16 * 9 + 2 * 1 * 16 + 2 * 16 * 8, 2 * 4 * 16 + 9 * 16 * 4 + 4 * 16),
     "mamba1, inner norms": (2 * 8 * 32 + 2 * 16 * 9 + 2 * 1 * 16 + 2 * 16 * 8, 2 * 4 * 16 + 9 * 16 * 4 + 4 * 16),

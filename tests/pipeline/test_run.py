@@ -142,6 +142,6 @@ def test_bytecode_is_kept_where_python_is_told_to_write_none(tmp_path):
 def test_help_names_every_target():
     """`make help` is made from the comments; one without would be hidden."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    wanted = "help repro smoke scaling plan report accept bench check test golden lint format ui track environment clean"
+    wanted = "help repro smoke budgets plan report accept bench check test golden lint format ui track environment clean"
     for target in wanted.split():
         assert any(line.startswith(f"{target}:") and " ## " in line for line in text.splitlines()), target

@@ -31,10 +31,11 @@ from lolm.records.schema import (
     RunHeader,
     Summary,
     Sweep,
+    TextLosses,
     TokenClass,
 )
 
-KINDS = (RunHeader, Summary, Evaluation, Ablation, Recall, Sweep, Divergence)
+KINDS = (RunHeader, Summary, Evaluation, Ablation, Recall, Sweep, Divergence, TextLosses)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def found(project):
     paths = {
         RunHeader: layout.header("lolm", 1), Summary: layout.summary("lolm", 1), Evaluation: layout.evaluation("lolm", 1),
         Ablation: layout.ablation("lolm", 1), Recall: layout.recall("lolm", 1), Sweep: layout.sweep("lolm"),
-        Divergence: layout.divergence("transformer", 2),
+        Divergence: layout.divergence("transformer", 2), TextLosses: layout.text_losses("lolm", 1),
     }  # fmt: skip
     return {kind: (path, read_json(path)) for kind, path in paths.items()}
 

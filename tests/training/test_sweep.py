@@ -8,7 +8,7 @@ from runs import make_trainer, short_run
 
 from lolm.data.batches import BatchSampler
 from lolm.training.loop import DivergenceError
-from lolm.training.sweep import search
+from lolm.training.sweep import choose, search
 from lolm.training.trial import run_trial
 
 
@@ -48,6 +48,15 @@ def test_divergence_is_worse_than_any_loss():
     assert (found.chosen, found.inside) == (0.5, False)  # ties go to the lower rate
     with pytest.raises(ValueError, match="diverged at every"):
         search([1.0, 2.0, 4.0], lambda rate: math.inf, extensions=1)
+
+
+def test_of_rates_that_seeds_could_swap_the_lowest_is_taken():
+    losses = {1.0: 3.5, 2.0: 3.019, 4.0: 3.0, 8.0: 3.2}
+    assert choose(losses, 0.0) == 4.0
+    assert choose(losses, 0.02) == 2.0
+    found = search(sorted(losses), losses.__getitem__, extensions=1, tie=0.02)
+    assert (found.chosen, found.inside, found.losses) == (2.0, True, losses)
+    assert search(sorted(losses), losses.__getitem__, extensions=1, tie=0.6).inside is False  # the lowest of all
 
 
 def test_a_trial_is_a_run_of_the_one_loop_and_leaves_nothing(tmp_path):

@@ -20,7 +20,7 @@ Pairs = tuple[tuple[RunRecord, RunRecord], ...]
 
 def measured(results: ScaleResults, pairs: Pairs, axis: str) -> eff.Budgets:
     """Sound multipliers of the pairs: losses where schedules ended, at every budget."""
-    return eff.at_budgets(pairs, axis, results.analysis.confidence)
+    return eff.at_budgets(pairs, axis, results.analysis.confidence, results)
 
 
 def in_curve(results: ScaleResults, pairs: Pairs, axis: str = "step") -> eff.Efficiency:
@@ -93,6 +93,14 @@ def _details(results: ScaleResults, pairs: Pairs, flops: eff.Budgets) -> Mapping
             if point.estimate is None
             else Quantity.of(point.estimate, "x", f"the same, both arms annealed by step {point.steps:,}")
         )
+    if flops.largest is not None:
+        for name, other in eff.by_interpolant(pairs, "flops", flops.largest.steps, results.analysis.confidence).items():
+            definition = f"the same points, {name} between them; its interval over seeds alone"
+            details[f"in FLOPs, {name}"] = (
+                Quantity(None, "x", definition, n_seeds=len(pairs), note="gives none here")
+                if other is None
+                else Quantity.of(other, "x", definition)
+            )
     if flops.change is not None:
         details["change over budgets"] = Quantity.of(
             flops.change, "x", "multiplier in FLOPs at the largest over the smallest budget"

@@ -34,7 +34,7 @@ def gap(definition: str):
 
     def measure(context: Context) -> Reading:
         pairs = context.pairs()
-        found = eff.gap_at(pairs, "step", context.confidence)
+        found = eff.gap_at(pairs, "step", context.confidence, context.results)
         if found.difference is None:
             raise NotRun(NOT_SCORED)
         published, note = _as_published(definition, pairs, context)
@@ -79,11 +79,11 @@ def before_decay(pairs: Pairs, confidence: float, share: float = 1.0) -> Estimat
 def matched_budget(context: Context) -> Reading:
     """Difference of held-out losses at the same tokens; equivalence within the margin refutes a gain too."""
     pairs, margin = context.pairs(), context.analysis.equivalence_margin
-    found = {axis: eff.gap_at(pairs, axis, context.confidence) for axis in ("step", "flops", "seconds")}
+    found = {axis: eff.gap_at(pairs, axis, context.confidence, context.results) for axis in ("step", "flops", "seconds")}
     difference, split = found["step"].difference, found["step"].split
     if difference is None:
         raise NotRun(NOT_SCORED)
-    same = equivalence(difference.per_seed, margin, context.confidence)
+    same = equivalence(difference, margin, context.confidence)
     verdict, why = below(difference, 0.0), f"LOLM minus baseline: {why_of(difference, 0.0, 'nats')}."
     if same.equivalent and verdict != FAILS:
         verdict = FAILS

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from lolm.analysis.dependency import INVERTED, call, over_seeds, primary
 from lolm.analysis.effects import OUTCOMES, arm_effect, main_effects
-from lolm.analysis.statistics import Estimate, paired_difference, t_interval
+from lolm.analysis.statistics import Estimate, paired_difference, share_difference, solved, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
 from lolm.claims.measures.common import Read, values
@@ -60,7 +60,7 @@ class Contrast:
         alpha, declared = 1 - results.analysis.confidence, self.arm is not None and self.arm == results.baseline
         family = self._family(context)
         if not declared:
-            found = t_interval(found.per_seed, 1 - alpha / family)
+            found = found.at(1 - alpha / family)
         name = results.label(self.arm) if self.arm else f"the high level of {self.name.replace('_', ' ')}"
         other = f"“{results.label(results.subject)}”" if self.arm and results.subject else "the low level"
         runs = results.runs if self.factor else (*results.of(self.name), *results.of(results.subject or ""))
@@ -256,29 +256,39 @@ class Ladder:
 
 @dataclass(frozen=True)
 class RecallContrast:
-    """Accuracy of ``first`` (default: the subject) minus that of another arm on a synthetic recall task that both are trained on
-    from scratch."""
+    """How often ``first`` (default: the subject) solves a synthetic recall task minus how often another arm does, both trained on
+    it from scratch."""
 
     task: str
     arm: str
-    solved: float = 0.9
     first: str | None = None
 
     def arms(self, results: ScaleResults) -> tuple[str, ...]:
         return (self.first or results.params.selected.subject, self.arm)
 
     def __call__(self, context: Context) -> Reading:
-        results = context.results
+        results, least = context.results, context.analysis.solved_accuracy
         first = self.arms(results)[0]
         pairs = results.pairs(first, self.arm)
         found = [(a.accuracy(self.task), b.accuracy(self.task)) for a, b in pairs]
         if not found or any(None in pair for pair in found):
             raise NotRun(f"these runs do not measure recall for arms {first} and {self.arm}")
         mine, theirs = ([float(pair[i]) for pair in found] for i in (0, 1))  # type: ignore[arg-type]
+        ours, other = (solved(accuracies, least, context.confidence) for accuracies in (mine, theirs))
         counted = ", ".join(
-            f"{results.label(arm)} {sum(value > self.solved for value in found)} of {len(found)}"
-            for arm, found in ((first, mine), (self.arm, theirs))
+            f"{results.label(arm)} {sum(one.per_seed):.0f} of {one.n}" for arm, one in ((first, ours), (self.arm, other))
         )
-        difference = t_interval([a - b for a, b in zip(mine, theirs, strict=True)], context.confidence)
-        more = f"Solved (accuracy above {self.solved:g}): {counted}. A run either finds the solution or does not."
-        return Reading(difference, runs=[run for pair in pairs for run in pair], more=more)
+        details = {
+            f"solved by {results.label(arm)}": Quantity.of(one, "share", "share of runs, with the exact interval")
+            for arm, one in ((first, ours), (self.arm, other))
+        }
+        accuracy = t_interval([a - b for a, b in zip(mine, theirs, strict=True)], context.confidence)
+        details["difference of mean accuracies"] = Quantity.of(
+            accuracy, "share", "as if accuracies were spread about a mean, which they are not"
+        )
+        return Reading(
+            share_difference(ours, other),
+            runs=[run for pair in pairs for run in pair],
+            more=f"Solved (accuracy of {least:g} or more): {counted}. A run either finds the solution or does not.",
+            details=details,
+        )

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lolm.claims.entry import Entry
-from lolm.claims.registry import components, efficiency, gate, inversion, levels, outside, streams, training
+from lolm.claims.registry import (
+    boundaries,
+    budgets,
+    components,
+    efficiency,
+    gate,
+    hybrids,
+    inversion,
+    levels,
+    outside,
+    streams,
+    training,
+)
 
 ENTRIES: tuple[Entry, ...] = (
     *efficiency.ENTRIES,
@@ -16,6 +28,9 @@ ENTRIES: tuple[Entry, ...] = (
     *training.ENTRIES,
     *levels.ENTRIES,
     *outside.ENTRIES,
+    *hybrids.ENTRIES,
+    *budgets.ENTRIES,
+    *boundaries.ENTRIES,
 )
 
 

@@ -5,6 +5,20 @@ unknown or of another type is an error that names file and key. Losses are nats 
 stands for what a model does not have, or what could not be measured, as its docstring says.
 """
 
+from lolm.records.schema.boundaries import Boundary
+from lolm.records.schema.budgets import (
+    BudgetLaw,
+    BudgetPoint,
+    Budgets,
+    DependencyPoint,
+    MeasuredGap,
+    PathMultiplier,
+    PathPoint,
+    PathSlope,
+    Prediction,
+    Trend,
+    Value,
+)
 from lolm.records.schema.evaluation import (
     Beyond,
     ContrastiveSummary,
@@ -22,8 +36,10 @@ from lolm.records.schema.evaluation import (
     RegimeSummary,
     Samples,
     ScheduleEnd,
+    TextLosses,
     TrainingStream,
 )
+from lolm.records.schema.external import External
 from lolm.records.schema.laboratory import (
     Ablation,
     Addend,
@@ -32,6 +48,7 @@ from lolm.records.schema.laboratory import (
     Readout,
     TokenClass,
 )
+from lolm.records.schema.layers import LayerRemovals, Layers, MatchedSet, Removal, WriteSite, WrittenNorm
 from lolm.records.schema.training import (
     DataChecksums,
     Divergence,
@@ -50,45 +67,67 @@ from lolm.records.schema.trials import (
     RecallTask,
     Sweep,
     Trial,
+    TypeRecall,
 )
 
 __all__ = [
     "Ablation",
     "Addend",
     "Beyond",
+    "Boundary",
+    "BudgetLaw",
+    "BudgetPoint",
+    "Budgets",
     "Condition",
     "ContrastiveSummary",
     "Contribution",
     "DataChecksums",
+    "DependencyPoint",
     "Divergence",
     "Diversity",
     "Evaluation",
     "Example",
+    "External",
     "Flops",
     "GateSummary",
     "Histogram",
     "Identity",
+    "LayerRemovals",
+    "Layers",
     "LengthScore",
     "Lengths",
+    "MatchedSet",
+    "MeasuredGap",
     "Parameters",
+    "PathMultiplier",
+    "PathPoint",
+    "PathSlope",
     "PlanRow",
     "PositionBin",
     "PositionChange",
     "PositionScore",
     "Positions",
+    "Prediction",
     "Rate",
     "Readout",
     "Recall",
     "RecallTask",
     "References",
     "RegimeSummary",
+    "Removal",
     "RunHeader",
     "Samples",
     "ScheduleEnd",
     "Score",
     "Summary",
     "Sweep",
+    "TextLosses",
     "TokenClass",
+    "Trend",
     "TrainingStream",
     "Trial",
+    "TypeRecall",
+    "WriteSite",
+    "WrittenNorm",
+    "Value",
 ]

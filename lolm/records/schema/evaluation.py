@@ -172,6 +172,30 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class TextLosses(Identity):
+    """``evaluate/<arm>-<seed>.text.json.xz``: test losses by piece of text, for intervals that cover the choice of text.
+
+    A piece is ``piece_tokens`` tokens of one document, the last of it shorter; pieces that were not scored are left out.
+
+    Attributes:
+        documents: ids, in the order of the split.
+        document, piece: of each entry below, the document's index and the piece's number within it.
+        tokens, bytes, nats: sums over the scored targets of a piece, under the final weights.
+        subset_tokens: the same targets or fewer, on which ``ends`` has the sums of nats by step, at each end of a schedule.
+    """
+
+    documents: tuple[str, ...]
+    piece_tokens: int
+    document: tuple[int, ...]
+    piece: tuple[int, ...]
+    tokens: tuple[int, ...]
+    bytes: tuple[int, ...]
+    nats: tuple[float, ...]
+    subset_tokens: tuple[int, ...]
+    ends: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
 class TrainingStream:
     """Losses at kept weights, in evaluation mode, on the first batches that the run was trained on: what the authors' forced gate
     was scored on (facts D3). ``gate_one`` and ``gate_zero`` with the gate forced; they and ``gate`` None for a model without one.
@@ -190,7 +214,8 @@ class Evaluation(Identity):
     """``evaluate/<arm>-<seed>.json``: the final measurement; None for what a model lacks.
 
     Attributes:
-        tokens, bytes: of the test text that was scored.
+        tokens, bytes: of the test text that ``test``, its references and ``positions`` are of.
+        subset_tokens: of the subset of a split that everything else is of; None: of the same text.
         objectives: auxiliary losses by term, unweighted means.
         schedule_ends: by ascending step, the run's own end last.
         training_stream: by ascending step of the weights that were kept.
@@ -212,4 +237,5 @@ class Evaluation(Identity):
     lengths: Lengths
     samples: Samples | None
     schedule_ends: tuple[ScheduleEnd, ...]
+    subset_tokens: int | None = None
     training_stream: tuple[TrainingStream, ...] = ()

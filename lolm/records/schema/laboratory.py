@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 from lolm.records import names
+from lolm.records.schema.boundaries import Boundary
 from lolm.records.schema.training import Identity, References
 
 
@@ -93,6 +94,8 @@ class Ablation(Identity):
     contributions: tuple[Contribution, ...] = ()
     readouts: tuple[Readout, ...] = ()
     token_classes: tuple[TokenClass, ...] = ()
+    boundaries: tuple[Boundary, ...] = ()
+    annealed: bool = False  # whether its steps are ends of schedules, instead of snapshots of the trunk and its end
 
     @cached_property
     def steps(self) -> tuple[int, ...]:

@@ -8,8 +8,19 @@ from lolm.records.schema.training import Identity
 
 
 @dataclass(frozen=True)
+class TypeRecall:
+    """Accuracy and nats at the asked positions of a trained model whose writes of one type are replaced; see ``Removal``."""
+
+    type: str
+    by: str
+    accuracy: float
+    nats: float
+
+
+@dataclass(frozen=True)
 class RecallTask:
-    """One synthetic task; a run that diverged has ``diverged`` set and no accuracy and loss."""
+    """One synthetic task; a run that diverged has ``diverged`` set and no accuracy and loss. ``removed``: without each type of
+    layer; empty where that was not measured."""
 
     steps: int
     seq_len: int
@@ -19,6 +30,7 @@ class RecallTask:
     accuracy: float | None
     nats: float | None
     diverged: bool = False
+    removed: tuple[TypeRecall, ...] = ()
 
 
 @dataclass(frozen=True)

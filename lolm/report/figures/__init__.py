@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from lolm.records.results import ScaleResults
-from lolm.report import tables
-from lolm.report.figures import arms, interventions, laboratory, training
+from lolm.report import layer_tables, tables
+from lolm.report.figures import arms, boundaries, interventions, laboratory, layers, training
 from lolm.report.figures.picture import FigureEntry, Picture
 
 __all__ = ["FIGURES", "FigureEntry", "Picture", "left_out", "pictures"]
 
 LABORATORY = "interventions on the subject's gate and branches; the subject has none, or `ablate` was not run for it"
+REMOVALS = "an arm with recurrent and attention mixers whose types were removed (`layers`)"
 # name, title, table, function; caption; text for those who do not see it; what it needs
 FIGURES: tuple[FigureEntry, ...] = (
     FigureEntry(
@@ -53,10 +54,10 @@ FIGURES: tuple[FigureEntry, ...] = (
     ),
     FigureEntry(
         "recall", "Recall against state", tables.recall, arms.recall,
-        "Accuracy at the positions that a synthetic task asks, after training on it from scratch at the arm's own size; mean "
-        "over {seeds}, lines: {level} intervals. The learning rate is the one chosen on text, and the training is short: an arm "
-        "that fails here may learn the task with more of it.",
-        "Accuracy of each arm in recall tasks against the size of its state, with a line at chance.",
+        "Accuracy at the positions that a synthetic task asks, after training on it from scratch at the arm's own size; a point "
+        "a run, over {seeds}, and how many of an arm's runs solve it (grey line). The learning rate is the one chosen on text, "
+        "and the training is short: an arm that fails here may learn the task with more of it.",
+        "Accuracy of each run in recall tasks against the size of its state, with a line at chance.",
         "an arm trained on the recall tasks",
     ),
     FigureEntry(
@@ -145,11 +146,41 @@ FIGURES: tuple[FigureEntry, ...] = (
         LABORATORY,
     ),
     FigureEntry(
+        "type_statistic", "Which type of layer is missed more", layer_tables.type_statistic, layers.type_statistic,
+        "Left: S_type, loss without all recurrent mixers minus loss without all attention mixers, each at its mean; green: the "
+        "same were the types dealt out to the mixers otherwise, mean over seeds. Grey band: ±{type_margin} nats. Middle: damage "
+        "without each type. Right: the recurrent mixers' share of what the means take away. {seeds}; bars: {level} intervals, "
+        "ticks: seeds.",
+        "S_type of each hybrid with intervals beside all other labellings, damage of each type, and the recurrent share.",
+        REMOVALS,
+    ),
+    FigureEntry(
+        "damage_by_layer", "Damage of single layers", layer_tables.damage_by_layer, layers.damage_by_layer,
+        "Loss with what one mixer or MLP writes at its mean, everything after it computed again, minus the loss; final weights, "
+        "mean over {seeds} (thin: each). Logarithmic above 0.01. In Hymba a layer has a branch of either type.",
+        "One panel an arm: damage of each mixer and MLP alone against its layer, by type.",
+        "an arm whose layers were removed one by one (`layers`)",
+    ),
+    FigureEntry(
+        "types_over_training", "Types of layer over training", layer_tables.types_over_training, layers.types_over_training,
+        "S_type and the recurrent share at kept weights, mean over {seeds}; bands: {level} intervals. Grey: ±{type_margin} nats.",
+        "S_type and the recurrent share of the removed norm over training steps, a line an arm.",
+        REMOVALS,
+    ),
+    FigureEntry(
         "training_arms", "What training otherwise does", tables.training_arms, laboratory.training_arms,
         "Each arm minus the subject, paired by seed, or, in a factorial design, the main effect of each factor, high minus low "
         "level; {level} intervals over seeds, ticks: seeds. Blue and bold: shown after Holm's correction within the panel.",
         "Differences of arms, or main effects of factors, in test loss, mean gate, inversion statistic and code usage.",
         "another arm of LOLM's family beside the subject, with the same seeds",
+    ),
+    FigureEntry(
+        "boundaries", "After the boundaries of the text", boundaries.boundaries_table, boundaries.boundaries,
+        "By the number of tokens since a sentence, paragraph or document began, the last of them. Left: loss of the other arms "
+        "minus that of {subject}; right: its mean gate and the latent branch's share of the power. Mean over {seeds}, bars: "
+        "{level} intervals. Test split, the first 64 tokens of each window left out.",
+        "Loss of the other arms minus the subject's, and its gate and latent share, by distance from a boundary.",
+        "losses by the boundaries of the text (`ablation.boundary_tokens`)",
     ),
 )  # fmt: skip
 

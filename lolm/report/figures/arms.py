@@ -13,7 +13,6 @@ from lolm.report.figures.style import (
     FAINT,
     GREY,
     arm_lines,
-    estimates,
     label_arms,
     label_room,
     log_ticks,
@@ -81,19 +80,20 @@ def multipliers(table: pd.DataFrame, results: ScaleResults) -> Any:
 
 
 def recall(table: pd.DataFrame, results: ScaleResults) -> Any:
-    """Accuracy of every arm in each recall task against the state it carries."""
+    """Accuracy of every run in each recall task against the state it carries, and how many of an arm's runs solve it."""
     look, tasks = looks(results), list(dict.fromkeys(table["task"]))
     figure, panels = new_figure(len(tasks), 1, label_room(len(look), 2.7) * len(tasks), sharex=True, squeeze=False)
     for task, axes in zip(tasks, panels[:, 0], strict=True):
         ends, of_task = [], table[table["task"] == task]
         for arm, style in look.items():
             mine = of_task[of_task["arm"] == arm].dropna(subset=["accuracy"])
-            for state, found in zip(*estimates(mine, "state_elements", "accuracy", results.analysis.confidence), strict=True):
-                if found.interval:
-                    inside = [min(1.0, max(0.0, end)) for end in found.interval]  # an accuracy cannot leave [0, 1]
-                    axes.plot((state, state), inside, color=style.colour, linewidth=1.2, zorder=style.order)
-                axes.plot(state, found.value, "o", color=style.colour, markersize=6.5 if style.bold else 4.5, zorder=style.order)
-                ends.append((float(state), found.value, results.label(arm), style.colour))
+            for state, runs in mine.groupby("state_elements")["accuracy"]:
+                # each run: it solves the task or does not, and a mean would lie where no run is
+                axes.plot([state] * len(runs), runs, "o", color=style.colour, markersize=6.5 if style.bold else 4.5,
+                          alpha=0.7, zorder=style.order)  # fmt: skip
+                done = int((runs >= results.analysis.solved_accuracy).sum())
+                ends.append((float(state), float(runs.median()), f"{results.label(arm)}, {done} of {len(runs)}", style.colour))
+        axes.axhline(results.analysis.solved_accuracy, color=FAINT, linewidth=0.8, zorder=0)
         axes.set_xscale("log", base=2)
         log_ticks(axes.xaxis, lambda v: f"{v:,.0f}", base=2)
         axes.set_ylim(-0.03, 1.03)

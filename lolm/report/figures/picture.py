@@ -82,5 +82,6 @@ def words(results: ScaleResults) -> dict[str, str]:
         "seeds": seeds_text(results.seeds) if len(results.seeds) > 1 else "one seed, which gives no interval",
         "level": f"{100 * results.analysis.confidence:g} %",
         "margin": f"{results.analysis.inversion_margin:g}",
+        "type_margin": f"{results.analysis.type_margin:g}",
         "sweep_steps": f"{max(steps):,}" if steps else "no",
     }

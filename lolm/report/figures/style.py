@@ -88,8 +88,13 @@ class Look:
 
 def looks(results: ScaleResults) -> dict[str, Look]:
     """Look of each arm: the subject first, then the baseline, then the others."""
-    first = [arm for arm in (results.subject, results.baseline) if arm]
-    others = [arm for arm in results.arms if arm not in first]
+    return looks_of(results.subject, results.baseline, results.arms)
+
+
+def looks_of(subject: str | None, baseline: str | None, arms: Iterable[str]) -> dict[str, Look]:
+    """:func:`looks` of arms by name."""
+    first = [arm for arm in (subject, baseline) if arm]
+    others = [arm for arm in arms if arm not in first]
     found = {arm: Look(PALETTE[i], DASHES[i], 2.1, True) for i, arm in enumerate(first)}
     width = 1.5 if len(others) <= 4 else 0.9
     for i, arm in enumerate(others):

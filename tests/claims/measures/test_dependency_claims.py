@@ -11,7 +11,6 @@ from synthetic import Truth
 from lolm.accounting.count import account_run
 from lolm.accounting.counting import Counting
 from lolm.analysis.effects import arm_effect
-from lolm.analysis.statistics import t_interval
 from lolm.claims import build_ledger, to_records
 from lolm.claims.cost import PEAK_FLOPS, UTILISATION, needs
 from lolm.claims.measures.losses import tpu_pair
@@ -170,7 +169,7 @@ def test_arms_against_the_subject(results_of):
     assert ledger["latent_needed"].verdict == "fails"
     assert "for 2 contrasts asked of these runs in test loss" in ledger["gate_sum"].rule  # two questions on one arm are one
     assert "97.5 % interval" in ledger["gate_sum"].sound.definition
-    wider = t_interval(arm_effect(results, "lolm_sum", "nats").per_seed, 1 - 0.05 / 2)
+    wider = arm_effect(results, "lolm_sum", "nats").at(1 - 0.05 / 2)
     assert ledger["gate_sum"].sound.interval == pytest.approx(wider.interval)
     assert ledger["gate_scalar"].verdict == "not run"
     assert ledger["gate_scalar"].needs.command == "make repro SCALE=smoke STUDY=gates"

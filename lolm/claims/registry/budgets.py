@@ -1,0 +1,77 @@
+"""Over sizes and budgets: the study that fits one law L(N, D) to each arm."""
+
+from __future__ import annotations
+
+from lolm.claims.entry import Entry
+from lolm.claims.measures.budgets import grows_with_size, path_slope
+from lolm.claims.rules import Above, Below
+
+GROUP, STUDY = "budgets", "budgets"
+PATH = (
+    "factor by which the compute that {other} needs for LOLM's loss, over LOLM's, changes when compute grows tenfold, both on "
+    "their compute-optimal paths, mean from {{low}} to {{high}} FLOPs; bootstrap over runs"
+)
+FORM = "The interval speaks of other seeds given the law's form, and of these sizes and this text alone."
+
+
+def _path(id: str, statement: str, arm: str, other: str, **more) -> Entry:
+    return Entry(
+        id,
+        GROUP,
+        statement,
+        path_slope(arm),
+        STUDY,
+        rule=Above(1.0),
+        unit="x",
+        definition=PATH.format(other=other),
+        lead="Multiplier after a tenfold of compute over that before",
+        caveats=(FORM, "Above 1 a lead grows, and a lag shrinks."),
+        **more,
+    )
+
+
+def _size(id: str, statement: str, quantity: str, rule, unit: str, definition: str, **more) -> Entry:
+    return Entry(id, GROUP, statement, grows_with_size(quantity), STUDY, rule=rule, unit=unit, definition=definition, **more)
+
+
+ENTRIES = (
+    _path(
+        "lead_with_budget",
+        "LOLM's compute multiplier against its matched Transformer grows with the budget.",
+        "transformer",
+        "the Transformer of the published form",
+    ),
+    _path(
+        "lead_with_budget_modern",
+        "LOLM's compute multiplier against the modern Transformer grows with the budget.",
+        "transformer_modern",
+        "the modern Transformer",
+    ),
+    _path("lag_with_budget", "LOLM's compute multiplier against Mamba grows with the budget.", "mamba", "Mamba"),
+    _size(
+        "latent_value_grows",
+        "The latent stream is worth more the larger the model.",
+        "damage_latent",
+        Above(),
+        "nats",
+        "change per tenfold parameters, at equal tokens, of the loss added when the latent branch is removed in the declared "
+        "way; slope over runs",
+        lead="Per tenfold parameters",
+        stated=("seed",),
+        caveats=("Damage grows with what a head has come to expect; S and the branch's share stand beside it.",),
+    ),
+    _size(
+        "gate_falls_with_scale",
+        "With scale the gate leans more on the latent stream (0.83 at 304M, 0.71 at 1.57B).",
+        "gate",
+        Below(),
+        "gate",
+        "change of the mean gate per tenfold parameters, at equal tokens and under one recipe; slope over runs",
+        lead="Per tenfold parameters",
+        published=("gate_20m", "gate_149m", "gate_304m", "gate_157b"),
+        caveats=(
+            "The printed levels, 0.27, 0.55, 0.83, 0.71, are not monotone, and come from three recipes and from 0.66 to 2.6 B "
+            "tokens.",
+        ),
+    ),
+)

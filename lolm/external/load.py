@@ -1,0 +1,93 @@
+"""Models and tokenizers of the ``transformers`` library, by hub id or from a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lolm.config import ExternalConfig
+from lolm.external.model import ExternalError, ExternalModel
+from lolm.records import fingerprint_of, sha256_of
+
+
+def transformers() -> Any:
+    """The library; raises ExternalError where it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        raise ExternalError(
+            "public models need the transformers library: pip install -c constraints.txt -e '.[external]'"
+        ) from None
+    return transformers
+
+
+def load_model(name: str, config: ExternalConfig, device: str = "cpu") -> ExternalModel:
+    """The model in evaluation mode; custom code of a repository is never run.
+
+    Args:
+        name: key of ``external`` in ``params.yaml``, for messages.
+
+    Raises:
+        ExternalError: the library, the model or its class is not there.
+    """
+    library = transformers()
+    found = _load(library.AutoModelForCausalLM, name, config, dtype=getattr(torch, config.dtype))
+    return ExternalModel(found).to(device).eval()
+
+
+def load_tokenizer(name: str, config: ExternalConfig) -> Any:
+    """Its tokenizer.
+
+    Raises:
+        ExternalError: it is not there, or cannot say which characters a token stands for.
+    """
+    found = _load(transformers().AutoTokenizer, name, config)
+    if not getattr(found, "is_fast", False):
+        raise ExternalError(
+            f"external.{name}: its tokenizer does not say which characters a token stands for (it is no fast one)"
+        )
+    return found
+
+
+def revision_of(model: ExternalModel, config: ExternalConfig) -> str:
+    """The commit on the hub that was loaded; of a folder a hash of its configuration and weights."""
+    folder = Path(config.model)
+    if not folder.is_dir():
+        return getattr(model.model.config, "_commit_hash", None) or config.revision
+    files = sorted(path for path in folder.iterdir() if path.name == "config.json" or path.suffix in (".safetensors", ".bin"))
+    return "folder:" + fingerprint_of([[path.name, sha256_of(path)] for path in files])
+
+
+def tokenizer_checksum(tokenizer: Any) -> str:
+    """Hash of all that decides which tokens a text becomes."""
+    return fingerprint_of(tokenizer.backend_tokenizer.to_str())
+
+
+def _load(kind: Any, name: str, config: ExternalConfig, **more: Any) -> Any:
+    from huggingface_hub import constants
+
+    where, is_folder = f"external.{name}.model {config.model!r}", Path(config.model).is_dir()
+    try:
+        return kind.from_pretrained(config.model, **({} if is_folder else {"revision": config.revision}), **more)
+    except OSError as error:
+        if is_folder:
+            raise ExternalError(f"{where}: the folder has no model that can be read: {_line(error)}") from None
+        offline = (
+            "HF_HUB_OFFLINE is set, so only the local cache was looked at"
+            if constants.HF_HUB_OFFLINE
+            else "the hub did not give it"
+        )
+        raise ExternalError(
+            f"{where}, revision {config.revision!r}: not in the local cache, and {offline}. With a network unset HF_HUB_OFFLINE; "
+            f"without one run `hf download {config.model} --local-dir <folder>` elsewhere, bring the folder here and write its "
+            f"path in place of the id. ({_line(error)})"
+        ) from None
+    except (ValueError, KeyError, ImportError, RuntimeError) as error:
+        version = transformers().__version__
+        raise ExternalError(f"{where}: transformers {version} cannot build it: {_line(error)}") from None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,78 @@
+"""The page of the study over sizes and budgets, made from its record alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lolm.claims.cost import PEAK_FLOPS, UTILISATION
+from lolm.config import Params
+from lolm.records.schema import Budgets, Value
+from lolm.report.render import render, si
+
+
+def shown(found: Value | None, form: str = "{:.3f}") -> str:
+    """``1.20 [1.10 to 1.31]``; an end without a bound is ∞."""
+    if found is None:
+        return "—"
+    value = "∞" if found.value is None and found.n else "—" if found.value is None else form.format(found.value)
+    if found.n < 2:
+        return value.replace("-", "−")
+    low, high = ("−∞" if found.low is None else form.format(found.low), "∞" if found.high is None else form.format(found.high))
+    return f"{value} [{low} to {high}]".replace("-", "−")
+
+
+def budgets_page(record: Budgets, params: Params, figure: str | None = None) -> str:
+    """``budgets.md``: laws, multipliers over compute, measured gaps, dependency over sizes and budgets, forecasts."""
+    labels = {arm: architecture.label for arm, architecture in params.architectures.items()}
+    declared = params.analysis.shared_floor
+    return render(
+        "budgets.md",
+        record=record,
+        labels=labels,
+        level=f"{100 * params.analysis.confidence:g} %",
+        figure=figure,
+        shown=shown,
+        si=si,
+        shared=declared,
+        hours=record.training_flops / (UTILISATION * PEAK_FLOPS) / 3600,
+        flops=multiplier_columns(record, declared),
+        table=multiplier_rows(record, declared),
+        tokens=sorted({p.tokens for p in record.points}),
+        gaps={(g.baseline, g.scale, g.tokens): g.nats for g in record.gaps},
+        against=list(dict.fromkeys(g.baseline for g in record.gaps)),
+        dependency=_dependency(record),
+    )
+
+
+def multiplier_columns(record: Budgets, shared: bool, most: int = 5) -> list[float]:
+    """A few of the computes at which every pair's multiplier is read."""
+    flops = sorted({m.flops for m in record.multipliers if m.shared == shared and m.baseline == record.baseline})
+    return flops[:: max(1, (len(flops) - 1) // (most - 1))] if flops else []
+
+
+def multiplier_rows(record: Budgets, shared: bool) -> list[tuple[str, list[str]]]:
+    """By the arm that the subject is held against, the multiplier nearest to each of :func:`multiplier_columns`."""
+    rows = []
+    for arm in dict.fromkeys(m.baseline for m in record.multipliers):
+        mine = [m for m in record.multipliers if m.baseline == arm and m.shared == shared]
+        cells = []
+        for flops in multiplier_columns(record, shared) if mine else ():
+            near = min(mine, key=lambda m: abs(m.flops - flops))
+            cells.append(shown(near.multiplier, "{:.2f}×") + ("" if near.inside else " *"))
+        rows.append((arm, cells))
+    return rows
+
+
+def _dependency(record: Budgets) -> list[tuple[str, int, int, dict[str, str]]]:
+    """(scale, tokens, seeds, means over seeds) of what the subject depends on."""
+    rows = []
+    for scale, tokens in dict.fromkeys((d.scale, d.tokens) for d in record.dependency):
+        mine = [d for d in record.dependency if (d.scale, d.tokens) == (scale, tokens)]
+        cells = {name: _mean([getattr(d, name) for d in mine]) for name in ("statistic", "damage_latent", "share", "gate")}
+        rows.append((scale, tokens, len(mine), cells))
+    return rows
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    found = [value for value in values if value is not None]
+    return f"{sum(found) / len(found):.3f}".replace("-", "−") if found else "—"

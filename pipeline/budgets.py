@@ -1,0 +1,82 @@
+"""The study over sizes and budgets: one law L(N, D) for each arm over the scales of `budgets` in params.yaml, and what follows.
+
+Writes ``reports/budgets/`` from the records that there are; what is missing is named. With ``--run`` the runs of each scale are
+made first, in the order of the file, and what is there is written after each; then the front pages. The same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import cache
+
+from lolm.accounting.count import account_run
+from lolm.accounting.counting import Counting
+from lolm.analysis.budgets import Published, budgets
+from lolm.analysis.scaling import ScalingError
+from lolm.claims.cost import needs
+from lolm.config import Params, load_params
+from lolm.records import Layout, budgets_record, write, write_text
+from lolm.records.results import load_run
+from lolm.records.schema import Budgets
+from lolm.report.budgets import budgets_page
+from lolm.report.figures.budgets import budgets_picture
+from pipeline import front
+from pipeline.jobs import foreground
+from pipeline.report import load_study
+from pipeline.run import child_environment
+from pipeline.stage import main
+
+PUBLISHED = {"20m": "lolm_v0", "149m": "lolm_v0", "304m": "lolm_published", "1570m": "lolm_published"}
+
+
+def study() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", action="store_true", help="make the runs first")
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: what the cores hold)")
+    asked = parser.parse_args()
+    params = load_params()
+    for scale, name in params.budgets.items() if asked.run else ():
+        words = [sys.executable, "-m", "pipeline.run", "--scale", scale, "--study", name]
+        status = foreground([*words, *(["--jobs", str(asked.jobs)] if asked.jobs else [])], child_environment(asked.jobs))
+        record = make(params)
+        if status:
+            raise ScalingError(f"scale {scale!r} of `budgets` failed with status {status}; the reason stands above")
+        print(f"budgets: {record.made} of {record.asked} runs")
+    record = make(params)
+    for scale in (params.scale, *params.budgets) if asked.run else ():
+        if Layout(scale).reports.exists():
+            front.make(params, scale)
+    rest = "" if not record.missing else f" of {record.asked}; `make budgets` goes on"
+    print(f"budgets: {budgets_record().with_suffix('.md')}, over {record.made} runs{rest}" if record.made else "budgets: not run")
+
+
+def make(params: Params) -> Budgets:
+    """Write the record, its page, figure and table; nothing before the first run."""
+    read_run = cache(load_run)
+    results = [load_study(params, scale, name, read_run)[0] for scale, name in params.budgets.items()]
+    price = needs(params, "", next(iter(params.budgets.values()), ""), Counting(params))
+    record = budgets(results, published(params), price.training_flops or 0.0)
+    drawn, path = budgets_picture(record, params), budgets_record()
+    if record.made:
+        write(path, record)
+        write_text(path.with_suffix(".md"), budgets_page(record, params, "budgets.svg" if drawn else None))
+    if drawn:
+        write_text(path.with_suffix(".svg"), drawn.svg)
+        write_text(path.with_suffix(".csv"), drawn.csv())
+    return record
+
+
+def published(params: Params) -> list[Published]:
+    """The published models that params.yaml has, each at the tokens that were planned for it."""
+    counting, found = Counting(params), []
+    for scale, arm in PUBLISHED.items():
+        if scale in params.scales and arm in params.architectures:
+            run = counting.resolve(scale, arm)
+            tokens = run.training.steps * run.training.tokens_per_step
+            found.append(Published(scale, account_run(run).parameters.total, tokens))
+    return found
+
+
+if __name__ == "__main__":
+    main(study)

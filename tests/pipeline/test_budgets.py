@@ -1,0 +1,182 @@
+"""The study over sizes and budgets from planted records: its record, page, claims; what a part of it says."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from synthetic import EXPONENT, FLOOR, SIZE_EXPONENT, write_scales
+
+from lolm.analysis.budgets import Published, budgets
+from lolm.analysis.scaling import ScalingError
+from lolm.claims import build_ledger, merged_ledger, registry
+from lolm.claims.cost import needs
+from lolm.config import load_params
+from lolm.records import read
+from lolm.records.results import load_results
+from lolm.records.schema import Budgets, Value
+from lolm.report.budgets import shown
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEED = 1.5  # of LOLM's law in steps
+
+
+def stage(folder, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipeline.budgets", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def results_of(root, count=4):
+    return [load_results(root, f"s{i}") for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return write_scales(tmp_path_factory.mktemp("budgets"), count=4)
+
+
+@pytest.fixture(scope="module")
+def record(project):
+    return budgets(results_of(project), [Published("20m", 20_000_000, 51_200_000)], 1e15)
+
+
+def test_planted_laws_multiplier_and_slope_are_found(record):
+    law = next(law for law in record.laws if law.arm == "transformer" and not law.shared)
+    assert law.floor.value == pytest.approx(FLOOR, rel=0.1)
+    assert law.alpha.value == pytest.approx(SIZE_EXPONENT, rel=0.2)
+    assert law.beta.value == pytest.approx(EXPONENT, rel=0.2)
+    assert law.runs == 8
+    assert law.freedom == 4
+    for shared in (False, True):
+        rows = [m for m in record.multipliers if m.shared == shared]
+        assert rows
+        assert all(m.multiplier.value == pytest.approx(SPEED, rel=0.02) for m in rows)
+        (slope,) = (s for s in record.slopes if s.shared == shared)
+        assert slope.baseline == "transformer"
+        assert slope.tenfold.value == pytest.approx(1.0, abs=0.02)
+
+
+def test_gaps_are_measured_without_a_law(record):
+    gaps = [g for g in record.gaps if g.scale == "s2"]
+    assert [g.tokens for g in gaps] == sorted(g.tokens for g in record.gaps if g.scale == "s0")
+    assert all(g.nats.value > 0 and g.nats.n == 2 for g in gaps)
+    trend = next(t for t in record.trends if t.quantity == "gap")
+    assert trend.against == "transformer"
+    assert trend.tokens.value < 0  # by the law a lead in nats shrinks as losses fall
+    assert trend.parameters.value == pytest.approx(0, abs=1e-6)  # a size adds the same to both arms
+
+
+def test_dependency_stands_at_ends_of_schedules_alone(record):
+    """The planted interventions were measured along the trunk: its last step is the one end among them."""
+    assert {d.tokens for d in record.dependency} == {max(p.tokens for p in record.points)}
+    assert all(d.statistic == pytest.approx(0.6, abs=0.05) for d in record.dependency)
+    assert {t.quantity for t in record.trends} == {"gap", "statistic", "damage_latent", "share", "gate"}
+
+
+def test_a_forecast_is_that_of_the_law(record):
+    law = next(law for law in record.laws if law.arm == "lolm" and not law.shared)
+    mine = next(p for p in record.predictions if p.arm == "lolm")
+    assert mine.nats.value == pytest.approx(
+        law.floor.value + law.a.value * 2e7**-law.alpha.value + law.b.value * 5.12e7**-law.beta.value
+    )
+    assert mine.gap is None
+    theirs = next(p for p in record.predictions if p.arm == "transformer")
+    assert theirs.gap.value == pytest.approx(theirs.nats.value - mine.nats.value)
+    assert theirs.gap.low < theirs.gap.high
+
+
+def test_studies_must_declare_one_pair(project):
+    results = results_of(project)
+    study = replace(results[1].params.studies["main"], baseline="lolm")
+    results[1] = replace(results[1], params=replace(results[1].params, studies={"main": study}))
+    with pytest.raises(ScalingError, match="declare another subject or baseline"):
+        budgets(results)
+    with pytest.raises(ScalingError, match="names no scale"):
+        budgets([])
+
+
+def test_the_stage_writes_record_page_figure_and_decides_claims(project):
+    def claim():
+        ledger = build_ledger(load_results(project, "s0"))
+        return next(c for c in ledger if c.id == "lead_with_budget")
+
+    assert claim().verdict == "not run"
+    done = stage(project)
+    assert done.returncode == 0, done.stderr
+    folder = project / "reports" / "budgets"
+    assert {path.name for path in folder.iterdir()} == {"budgets.json", "budgets.md", "budgets.svg", "budgets.csv"}
+    assert read(folder / "budgets.json", Budgets).missing == ()
+    page = (folder / "budgets.md").read_text()
+    assert "partial result" not in page
+    assert "| Transformer, published form | 1.50×" in page
+    decided = claim()
+    assert decided.verdict in ("holds", "fails", "inconclusive")
+    assert decided.sound.value == pytest.approx(1.0, abs=0.02)
+    assert decided.study == "budgets"
+    assert decided.details["gap per tenfold tokens"].value < 0
+    json.dumps(decided.to_record(), allow_nan=False)
+
+
+def test_a_part_of_the_study_shows_as_such_and_decides_nothing(tmp_path):
+    root = write_scales(tmp_path, count=3, not_run=("s2/lolm-2", "s2/transformer"))
+    done = stage(root)
+    assert done.returncode == 0, done.stderr
+    assert "over 9 runs of 12; `make budgets` goes on" in done.stdout
+    page = (root / "reports/budgets/budgets.md").read_text()
+    assert "**a partial result**" in page
+    assert "s2: transformer-1" in page
+    assert "No law for Transformer, published form: 2 sizes" in page
+    claim = next(c for c in build_ledger(load_results(root, "s0")) if c.id == "lead_with_budget")
+    assert claim.verdict == "not run"
+    assert "9 of the 12 runs" in claim.why
+
+
+def test_nothing_is_written_before_the_first_run(tmp_path):
+    root = write_scales(tmp_path, count=2, not_run=[f"s{i}/{arm}" for i in (0, 1) for arm in ("lolm", "transformer")])
+    done = stage(root)
+    assert done.returncode == 0, done.stderr
+    assert "not run" in done.stdout
+    assert not (root / "reports/budgets").exists()
+
+
+def test_what_is_not_run_has_its_command_and_price():
+    params = load_params(ROOT / "params.yaml")
+
+    class Unit:
+        def training_flops(self, scale, arm):
+            return 1.0
+
+    found = needs(params, "tiny", "budgets", Unit())
+    asked = [params.studies[name] for name in params.budgets.values()]
+    assert found.command == "make budgets"
+    assert found.training_flops == sum(len(study.arms) * len(study.seeds) for study in asked)
+    assert needs(params, "budget_tiny", "budgets", Unit()).command == "make repro SCALE=budget_tiny STUDY=budgets"
+    assert needs(params, "tiny", "context", Unit()).command == "make repro SCALE=context STUDY=context"
+    entries = (*registry.budgets.ENTRIES, *registry.boundaries.ENTRIES)
+    claims = {claim.id: claim for claim in merged_ledger({}, params, "tiny", entries)}
+    assert claims["lag_with_budget"].needs.command == "make budgets"
+    assert claims["gate_at_transitions"].needs.command == "make repro SCALE=context STUDY=context"
+
+
+def test_the_design_shares_text_window_ends_and_pair():
+    params = load_params(ROOT / "params.yaml")
+    scales = [params.scales[name] for name in params.budgets]
+    assert len({(s.corpus, s.tokenizer) for s in scales}) == 1
+    assert len({(s.training.steps, s.training.cooldown_steps, s.training.tokens_per_step) for s in scales}) == 1
+    assert scales[0].training.cooldown_steps == (1000, 2000, 4000, 8000)
+    assert all(s.ablation.annealed and not s.training.snapshots for s in scales)
+    for name, preset in params.scales.items():
+        if name.startswith("budget_"):  # each is its own size's scale, trained longer
+            own = params.scales[name.removeprefix("budget_")]
+            assert {k: v for k, v in preset.sizes.items() if k != "lolm"} == {k: v for k, v in own.sizes.items() if k != "lolm"}
+
+
+def test_numbers_without_a_bound_are_shown_so():
+    assert shown(Value(None, 1.2, None, 8), "{:.2f}×") == "∞ [1.20× to ∞]"
+    assert shown(Value(-0.5, -1.0, -0.1, 3)) == "−0.500 [−1.000 to −0.100]"
+    assert shown(Value(1.0, n=1)) == "1.000"
+    assert shown(Value(None)) == "—"
