@@ -97,7 +97,8 @@ def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True, test_to
     ablation, draws = preset.ablation, preset.ablation.dimension_draws
     groups = 2 * len(ablation.dimension_shares) * (4 * (1 + draws) + draws)
     conditions = len(ablation.gate_values) + groups + 2 * ablation.split_draws + 40 if fused else 5
-    return FORWARD_SHARE * 0.2 * conditions * (1 + len(training.snapshots)) * preset.ablation.tokens
+    weights = 1 + len(training.cooldowns if ablation.annealed else training.snapshots)
+    return FORWARD_SHARE * (0.2 * conditions * weights * ablation.tokens + ablation.boundary_tokens)
 
 
 def earlier_speed(params: Params, arm: str) -> float | None:

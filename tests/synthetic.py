@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ from lolm.records.schema import (
     Flops,
     GateSummary,
     Histogram,
+    LayerRemovals,
+    Layers,
     Lengths,
     LengthScore,
+    MatchedSet,
     Parameters,
     PositionBin,
     PositionChange,
@@ -49,6 +53,7 @@ from lolm.records.schema import (
     RecallTask,
     References,
     RegimeSummary,
+    Removal,
     RunHeader,
     Samples,
     ScheduleEnd,
@@ -59,13 +64,24 @@ from lolm.records.schema import (
     TokenClass,
     TrainingStream,
     Trial,
+    TypeRecall,
+    WriteSite,
+    WrittenNorm,
 )
 
+BRANCHES = (("attention", "attention", "attention"), ("ssm", "mamba1", "recurrent"))  # of Hymba: name, kind, type
+REPLACEMENTS = ("zero", "mean", "resample", "gaussian")
 PROJECT = Path(__file__).resolve().parents[1]
 FLOOR, HEIGHT, EXPONENT, OFFSET = 2.0, 8.0, 0.3, 4.0
 UNIFORM, UNIGRAM, BIGRAM = 6.238, 5.4, 4.4
 TOKENS_PER_STEP = 1024
-STAGES = ("sweep", "evaluate", "ablate", "recall")  # those whose records may be left out; training comes before all of them
+STAGES = (
+    "sweep",
+    "evaluate",
+    "ablate",
+    "layers",
+    "recall",
+)  # those whose records may be left out; training comes before all of them
 
 
 @dataclass
@@ -106,6 +122,13 @@ class Truth:
     discourse_gate: float = 0.0  # gate at starts of words minus gate at starts of sentences
     offsets: dict[str, float] = field(default_factory=dict)  # nats that single arms lie above the law
     text_sd: float = 0.03  # nats between pieces of text, the same for all runs; each run's own is a hundredth of it
+    # Damage at the end without all layers of a type, nats, shared out over them; the same in every plain stack but these arms.
+    types: dict[str, float] = field(default_factory=lambda: {"recurrent": 1.0, "attention": 0.2, "mlp": 0.8})
+    types_of: dict[str, dict[str, float]] = field(default_factory=dict)
+    recurrent_share: float = 0.4  # of the norm that both types of mixer write
+    late: float = 0.5  # damage of the last layer over that of the first
+    recall_lost: tuple[float, float] = (0.05, 0.5)  # accuracy lost without the recurrent mixers, and without attention
+    solved: float | None = None  # accuracy in associative recall, of every arm; None: by the arm's place
 
 
 def law(step: float, speed: float = 1.0) -> float:
@@ -306,6 +329,8 @@ class _Run:
             "ablate": (self.layout.ablation(*key), self.ablation),
             "recall": (self.layout.recall(*key), self.recall),
         }
+        if not self.lolm:
+            makers["layers"] = (self.layout.layers(*key), self.layers)
         for stage, (path, make) in makers.items():
             record = make()  # also where it is left out, so that the others have the same numbers
             if stage in kept:
@@ -612,12 +637,63 @@ class _Run:
             )
         )
 
+    # layers and types of layer
+
+    def _sites(self) -> tuple[WriteSite, ...]:
+        """As the run's model has them; a branch of a mixer is a site of its own."""
+        surface, found = self.run.architecture.surface, []
+        for i in range(0 if self.lolm else self.run.size.n_layers):
+            block = surface.blocks[surface.pattern[i % len(surface.pattern)]]
+            kind = block.mixer.name
+            if kind == "hymba":
+                found += [WriteSite(f"stack.{i}.mixer.{b}", k, t, 5000) for b, k, t in BRANCHES]
+            kind_type = {"attention": "attention", "hymba": None}.get(kind, "recurrent")
+            found.append(WriteSite(f"stack.{i}.mixer", kind, kind_type, 10_000))
+            if block.mlp != "none":
+                found.append(WriteSite(f"stack.{i}.mlp", "mlp", "mlp", 20_000))
+        return tuple(found)
+
+    def layers(self) -> Layers:
+        """Damages add up over sites, fall along the layers and grow linearly over training; a type's sites have equal norms."""
+        truth, sites, depth = self.truth, self._sites(), self.run.size.n_layers
+        ends, noise = truth.types_of.get(self.run.arm, truth.types), random.Random(f"layers-{self.run.arm}-{self.run.seed}")
+        counts = {kind: sum(s.type == kind for s in sites) for kind in ends}
+        weights = {s.site: 1 - (1 - truth.late) * s.layer / max(1, depth - 1) for s in sites}
+        totals = {kind: sum(weights[s.site] for s in sites if s.type == kind) for kind in ends}
+        jitter = {kind: noise.gauss(0, 0.005) for kind in ends}
+        damage = {s.site: (ends[s.type] + jitter[s.type]) * weights[s.site] / totals[s.type] for s in sites if s.type in ends}
+        share = {"recurrent": truth.recurrent_share, "attention": 1 - truth.recurrent_share, "mlp": 1.0}
+        typed = [s.site for s in sites if s.type in ends]
+        mixers = [s.site for s in sites if s.type in ("recurrent", "attention")]
+        steps, rows, norms = (truth.steps // 10, truth.steps // 2, truth.steps), [], []
+        of_type = {kind: [s.site for s in sites if s.type == kind] for kind in ends if counts[kind]}
+        hybrid = counts["recurrent"] and counts["attention"]
+        halves = [*combinations(mixers, counts["recurrent"]), *combinations(mixers, counts["attention"])] if hybrid else []
+        for step in steps:
+            norms += [WrittenNorm(step, s.site, share[s.type] / counts[s.type] if s.type in ends else 1.0) for s in sites]
+            asked = [((), "none"), *((sites_of, how) for sites_of in of_type.values() for how in REPLACEMENTS)]
+            if step == truth.steps:
+                asked += [((site,), how) for site in typed for how in REPLACEMENTS] + [(half, "mean") for half in halves]
+            for removed, how in {(tuple(removed), how): None for removed, how in asked}:
+                nats = 3.0 + sum(damage[site] for site in removed) * step / truth.steps
+                rows.append(Removal(step, removed, how, nats, nats / 3, 0.2, 0.1 * bool(removed)))
+        controls = [
+            MatchedSet(k, "norm", h) for k in of_type if hybrid for h in halves if set(h) != set(of_type[k]) and k != "mlp"
+        ]
+        measured = LayerRemovals(2048, 4500, sites, tuple(norms), tuple(rows), tuple(controls))
+        return Layers(**self.identity, split="test", references=self.references, measured=measured)
+
     # recall
 
     def recall(self) -> Recall:
         mqar = min(1.0, 0.3 + 0.05 * self.index + self.own.uniform(0, 0.05))
+        mqar = mqar if self.truth.solved is None else self.truth.solved
+        types = {site.type for site in self._sites()}
+        lost = {k: v for k, v in zip(("recurrent", "attention"), self.truth.recall_lost, strict=True) if k in types}
+        lost = {kind: value + random.Random(f"{kind}-{self.run.seed}").gauss(0, 0.01) for kind, value in lost.items()}
+        removed = tuple(TypeRecall(kind, "mean", mqar - value, 2.0) for kind, value in lost.items())
         tasks = {
-            "mqar": RecallTask(100, 64, 8, 1 / 64, 1 / 8, mqar, 0.5),
+            "mqar": RecallTask(100, 64, 8, 1 / 64, 1 / 8, mqar, 0.5, removed=removed),
             "induction": RecallTask(100, 64, None, 1 / 127, 1 / 32, 0.9 - self.own.uniform(0, 0.05), 0.5),
         }
         return Recall(

@@ -58,7 +58,7 @@ class ExternalModel(nn.Module):
 
     def _add(self, name: str, layer: nn.Module, module: nn.Module, write: Write) -> None:
         owner = _find(layer, write.owner) if write.owner else module
-        if type(owner).__name__ not in KINDS:
+        if owner is None or type(owner).__name__ not in KINDS:
             raise ExternalError(f"{name}: a {type(owner).__name__} is of no kind that is known; {_HOW}")
         times = float(getattr(layer, write.times)) if write.times else 1.0
         if times == 0:

@@ -14,6 +14,7 @@ from lolm.claims.sentences import FINDINGS, sentence, tally
 from lolm.config import Params, arms_of
 from lolm.records.results import ScaleResults
 from lolm.report.figures import FIGURES
+from lolm.report.figures.budgets import budgets_picture
 from lolm.report.render import described, render
 from lolm.report.study import absent, counts, grouped
 
@@ -33,6 +34,7 @@ class Question:
     figure: str | None = None
 
 
+BUDGETS = "Does its lead grow with size and budget?"
 QUESTIONS = (
     Question(
         "Is the 2× true?",
@@ -49,6 +51,7 @@ QUESTIONS = (
         "Does the gate find its level, and does it say who contributes?",
         ("gate_target", "gate_free", "gate_surface", "gate_reversal", "gate_share"),
     ),
+    Question(BUDGETS, ("lead_with_budget", "lead_with_budget_modern", "lag_with_budget", "latent_value_grows")),
 )
 
 
@@ -205,4 +208,8 @@ def front_figures(results_by_study: Mapping[str, ScaleResults], claims: Sequence
                     "svg": described(picture), "title": picture.title, "caption": picture.caption, "study": study
                 }  # fmt: skip
                 break
+    for results in results_by_study.values():  # the record over scales is the same in all
+        if results.budgets is not None and (picture := budgets_picture(results.budgets, results.params)) is not None:
+            made[BUDGETS] = {"svg": described(picture), "title": picture.title, "caption": picture.caption, "study": ""}
+            break
     return made

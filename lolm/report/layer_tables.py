@@ -50,7 +50,7 @@ def type_statistic(results: ScaleResults) -> pd.DataFrame:
         row |= {kind: by.damage(found, kind, how) for kind in (*names.MIXER_TYPES, names.MLP)}
         rows.append(row | {f"{kind}_beyond_random": by.beyond_random(found, kind, names.NORM, how) for kind in names.MIXER_TYPES})
     for arm in dict.fromkeys(run.arm for run in _hybrids(results)):
-        null = by.permutation([run.by_layer for run in results.of(arm)], how)
+        null = by.permutation([run.by_layer for run in _hybrids(results) if run.arm == arm], how)
         others = [] if null is None else sorted(null.all)
         if null is not None:
             others.remove(null.observed)

@@ -24,7 +24,15 @@ from lolm.records import Layout, RecordError, RunKey, fingerprint_of, read, read
 from lolm.records.results import load_run
 from lolm.records.schema import Divergence, Identity, RunHeader
 from lolm.records.series import Row
-from lolm.tracking.series import Point, ablation_points, as_written, evaluation_points, recall_points, training_points
+from lolm.tracking.series import (
+    Point,
+    ablation_points,
+    as_written,
+    evaluation_points,
+    layer_points,
+    recall_points,
+    training_points,
+)
 from lolm.tracking.store import (
     experiment_called,
     experiment_name,
@@ -91,6 +99,8 @@ def finished_view(layout: Layout, key: RunKey) -> View:
         measured["evaluate"] = Measured(sha256_of(layout.evaluation(*key)), points)
     if run.ablation is not None:
         measured["ablate"] = Measured(sha256_of(layout.ablation(*key)), ablation_points(run.ablation, seconds))
+    if run.layers is not None:
+        measured["layers"] = Measured(sha256_of(layout.layers(*key)), layer_points(run.layers, seconds))
     if run.recall is not None:
         measured["recall"] = Measured(sha256_of(layout.recall(*key)), recall_points(run.recall, step, seconds))
     files = (layout.header(*key), layout.summary(*key))
@@ -101,7 +111,7 @@ def records_digest(layout: Layout, key: RunKey) -> str:
     """Hash of all records of a run, from their bytes: to tell that nothing is new takes no parsing."""
     paths = (
         layout.divergence(*key), layout.header(*key), layout.series(*key), layout.summary(*key), layout.evaluation(*key),
-        layout.ablation(*key), layout.recall(*key),
+        layout.ablation(*key), layout.layers(*key), layout.recall(*key),
     )  # fmt: skip
     return fingerprint_of(str(key), [sha256_of(path) if path.exists() else None for path in paths])
 

@@ -6,7 +6,7 @@ blocks), or the training step of the weights when there is nothing to sweep. The
 training: ``ablate/gate_0/*``, ``ablate/gate_0.5/*``, ``ablate/gate_1/*``; so is the inversion statistic of each way of removing a
 branch, ``ablate/inversion_<way>``. The controls stay in the record: there are some hundred.
 ``annealed/*`` at the steps where a learning-rate schedule ended; ``position/*`` over the position in the window, ``length/*``
-over the window's length in tokens; ``recall/<task>_*``.
+over the window's length in tokens; ``recall/<task>_*``; ``layers/<type>_<replacement>`` over training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from lolm.analysis.dependency import statistics
 from lolm.config import flatten
 from lolm.records import AXES, names
-from lolm.records.schema import Ablation, Condition, Evaluation, Recall
+from lolm.records.schema import Ablation, Condition, Evaluation, Layers, Recall
 from lolm.records.series import Row
 
 SWEPT_OVER_TRAINING = (0.0, 0.5, 1.0)
@@ -102,6 +102,18 @@ def ablation_points(ablation: Ablation, seconds: float) -> list[Point]:
     for step in ablation.steps:
         points += [(f"ablate/inversion_{way}", nats, step, seconds) for way, nats in statistics(ablation, step).items()]
     return points
+
+
+def layer_points(layers: Layers, seconds: float) -> list[Point]:
+    """``layers/<type>_<replacement>``: damage without all layers of a type at every checkpoint, nats."""
+    found = layers.measured
+    values = (
+        (f"layers/{kind}_{by}", found.damage(sites, by, step), step)
+        for kind, sites in found.of_type.items()
+        for by in names.REPLACEMENTS
+        for step in found.steps
+    )
+    return [(name, value, step, seconds) for name, value, step in values if value is not None]
 
 
 def claim_points(claims: Iterable[dict[str, Any]]) -> list[Point]:

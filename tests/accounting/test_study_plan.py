@@ -12,7 +12,7 @@ from lolm.accounting.plan import plan_notes, plan_rows, stage_inputs
 from lolm.accounting.resolve import resolve_run
 from lolm.config import ConfigError, StudyConfig
 
-STAGES = ["corpus", "tokenizer", "shards", "sweep", "train", "evaluate", "ablate", "recall", "report"]
+STAGES = ["corpus", "tokenizer", "shards", "sweep", "train", "evaluate", "ablate", "layers", "recall", "report"]
 MADE = {"sweep", "train", "recall", "report"}  # rest on the runs
 
 
@@ -78,6 +78,7 @@ def test_stages_and_values_are_plain_and_in_a_stable_order():
         ({"training": {"weight_decay": 0.2}}, MADE),
         ({"evaluation": {"samples": 3}}, {"evaluate"}),
         ({"ablation": {"refit_steps": 7}}, {"ablate"}),
+        ({"layers": {"draws": 7}}, {"layers"}),
         ({"recall": {"steps": 7}}, {"recall"}),
         ({"sweep": {"steps": 7}}, {"sweep"}),
         ({"corpus": {"test_fraction": 0.05}}, {"corpus"}),
@@ -98,7 +99,7 @@ def test_edits_of_sizes_seeds_and_analysis():
     assert touched(edited("tiny", "samba", n_layers=4)) == set()  # not an arm of the study
     study = PARAMS.studies["main"]
     more = replace(PARAMS, studies=PARAMS.studies | {"main": replace(study, seeds=(1, 2, 3, 4))})
-    assert touched(more) == {"train", "evaluate", "ablate", "recall", "report"}
+    assert touched(more) == {"train", "evaluate", "ablate", "layers", "recall", "report"}
     assert touched(replace(PARAMS, analysis=replace(PARAMS.analysis, confidence=0.9))) == {"report"}
     one = StudyConfig(arms=("lolm",), seeds=(1,), subject="lolm", baseline="")
     assert touched(replace(PARAMS, studies=PARAMS.studies | {"own": one})) == {"report"}

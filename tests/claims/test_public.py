@@ -28,9 +28,10 @@ def record(name: str, recurrent: float, attention: float, caveats=()) -> Externa
     norms = tuple(WrittenNorm(0, site, norm) for site, norm in zip(SITES, (1.0, 3.0, 2.0), strict=True))
     measured = LayerRemovals(1024, 4096, sites, norms, tuple(rows))
     config = ExternalConfig(f"someone/{name}")
+    losses_of_counting, checksums = (math.log(VOCAB), 7.0), ("f" * 64, "0" * 16)
     return External(
-        name, config, "abc", "SomeForCausalLM", 1000, VOCAB, math.log(VOCAB), 7.0, "f" * 64, "0" * 16, "cpu", {}, measured, caveats
-    )  # fmt: skip
+        name, config, "abc", "SomeForCausalLM", 1000, VOCAB, *losses_of_counting, *checksums, "cpu", {}, measured, caveats
+    )
 
 
 def claims(**losses: tuple[float, float]):

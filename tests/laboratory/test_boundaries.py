@@ -29,7 +29,7 @@ def begun(text: str) -> dict[str, list[str]]:
         ("He| came|.| She| went|.", {"sentence": [" She"], "document": ["He"]}),
         ("He| came|.|\n|\n|She| went|.", {"paragraph": ["She"], "document": ["He"]}),
         ("He| came|.|\n|“|She| went", {"paragraph": ["She"], "document": ["He"]}),
-        ("He| came|.|\n|#Then| Mr|.| X|.| Go", {"sentence": [" Go"], "document": ["He", "Then"]}),
+        ("He| came|.|\n|#Then| Mr|.| X|.| Go", {"document": ["He", "Then"]}),  # a title, an initial
         ("He|\n|came", {"document": ["He"]}),  # a wrapped line begins nothing
     ],
 )

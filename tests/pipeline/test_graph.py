@@ -55,7 +55,7 @@ def test_a_folder_of_runs_outlives_another_study():
     for name, stage in STAGES.items():
         for out in stage["outs"]:
             path, options = next(iter(out.items())) if isinstance(out, dict) else (out, {})
-            holds_runs = path.split("/")[-1] in ("runs", "train", "evaluate", "ablate", "recall", "sweep")
+            holds_runs = path.split("/")[-1] in ("runs", "train", "evaluate", "ablate", "layers", "recall", "sweep")
             assert not holds_runs or options.get("persist"), f"{name}: {path}"
             assert path.startswith("artifacts/") or options.get("cache") is False, f"{path}: reports are in git"
 

@@ -40,13 +40,16 @@ def changed(**chosen) -> set[str]:
     return set(plan.write_plan(load_params().select(**chosen)))
 
 
+RUNS = {"train", "evaluate", "ablate", "layers", "recall"}  # stages with a piece for each run
+
+
 @pytest.mark.parametrize(
     ("edit", "wanted"),
     [
         (lambda params: None, set()),
         (lambda params: params["analysis"].update(confidence=0.9), {"report"}),
         (lambda params: params["architectures"]["lolm"]["gate"].update(bias=0.3), {"sweep", "train", "recall", "report"}),
-        (lambda params: params["studies"]["main"].update(seeds=[1, 2]), {"train", "evaluate", "ablate", "recall", "report"}),
+        (lambda params: params["studies"]["main"].update(seeds=[1, 2]), {*RUNS, "report"}),
         (lambda params: params["scales"]["tiny"]["sizes"]["lolm"].update(d_model=120), {"sweep", "train", "recall", "report"}),
         (setting("tiny", "corpus", validation_fraction=0.05), {"corpus"}),
         (setting("tiny", "evaluation", samples=3), {"evaluate"}),

@@ -26,6 +26,7 @@ from lolm.records.schema import (
     Condition,
     Divergence,
     Evaluation,
+    Layers,
     PlanRow,
     Recall,
     RunHeader,
@@ -35,12 +36,14 @@ from lolm.records.schema import (
     TokenClass,
 )
 
-KINDS = (RunHeader, Summary, Evaluation, Ablation, Recall, Sweep, Divergence, TextLosses)
+KINDS = (RunHeader, Summary, Evaluation, Ablation, Layers, Recall, Sweep, Divergence, TextLosses)
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    return write_results(tmp_path_factory.mktemp("records"), seeds=(1, 2), diverged=("transformer-2",))
+    return write_results(
+        tmp_path_factory.mktemp("records"), seeds=(1, 2), diverged=("transformer-2",), studies={"hybrids": {"arms": ("samba",)}}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +52,9 @@ def found(project):
     layout = Layout("smoke", project)
     paths = {
         RunHeader: layout.header("lolm", 1), Summary: layout.summary("lolm", 1), Evaluation: layout.evaluation("lolm", 1),
-        Ablation: layout.ablation("lolm", 1), Recall: layout.recall("lolm", 1), Sweep: layout.sweep("lolm"),
-        Divergence: layout.divergence("transformer", 2), TextLosses: layout.text_losses("lolm", 1),
+        Ablation: layout.ablation("lolm", 1), Layers: layout.layers("samba", 1), Recall: layout.recall("samba", 1),
+        Sweep: layout.sweep("lolm"), Divergence: layout.divergence("transformer", 2),
+        TextLosses: layout.text_losses("lolm", 1),
     }  # fmt: skip
     return {kind: (path, read_json(path)) for kind, path in paths.items()}
 

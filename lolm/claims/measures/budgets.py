@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 from lolm.analysis.statistics import Estimate
 from lolm.claims.entry import Context, NotRun, Reading
@@ -35,26 +37,18 @@ def path_slope(baseline: str) -> Callable[[Context], Reading]:
                 f"no law for {arm}: {record.refused[arm]}" for arm in (record.subject, baseline) if arm in record.refused
             )
             return Reading(verdict=INCONCLUSIVE, why=f"{why or 'the two arms were measured at no common compute'}.")
-        slope, judged = slopes[shared], _estimate(slopes[shared].tenfold)
+        slope = slopes[shared]
         ends = [m for m in record.multipliers if (m.baseline, m.shared) == (baseline, shared)]
-        details = {
-            f"multiplier at {m.flops:.2g} FLOPs": _quantity(m.multiplier, "x", "along the compute-optimal paths") for m in ends
-        }
+        path = "along the compute-optimal paths"
+        details = {f"multiplier at {m.flops:.2g} FLOPs": _quantity(m.multiplier, "x", path) for m in ends}
         if other := slopes.get(not shared):
             text = "the same with each arm's own E" if shared else "the same with one E for all arms"
             details["other floor"] = _quantity(other.tenfold, "x", text)
-        unbounded = "The interval has no bound: under some draws an arm's law never reaches the other's loss."
-        return Reading(
-            sound=judged,
-            why=None
-            if judged.interval
-            else unbounded
-            if slope.tenfold.n > 1
-            else "No size has two seeds, so there is no interval.",
+        return _judged(
+            context,
+            slope.tenfold,
             values={"low": f"{slope.low:.1e}", "high": f"{slope.high:.1e}"},
-            more=""
-            if slope.inside == 1
-            else f"Of that path {100 * slope.inside:.0f} % lies within the sizes and tokens measured.",
+            more=f"Of that path {100 * slope.inside:.0f} % lies within the sizes and tokens measured.",
             details=details | _gap_trends(record, baseline),
         )
 
@@ -75,7 +69,7 @@ def grows_with_size(quantity: str) -> Callable[[Context], Reading]:
             for name, t in trends.items()
             if name != quantity
         }
-        return Reading(sound=_estimate(trends[quantity].parameters), details=details)
+        return _judged(context, trends[quantity].parameters, details=details)
 
     return measure
 
@@ -99,13 +93,23 @@ def _gap_trends(record: Budgets, baseline: str) -> dict[str, Quantity]:
     return next((read(t) for t in record.trends if (t.quantity, t.against) == ("gap", baseline)), {})
 
 
-def _estimate(value: Value) -> Estimate:
-    bounded = value.n > 1 and value.low is not None and value.high is not None
-    interval = (value.low, value.high) if bounded else None
-    return Estimate(value.value or 0.0, interval, value.n, (), 0.95)  # type: ignore[arg-type]
+def _judged(context: Context, value: Value, **more: Any) -> Reading:
+    """A reading of a number over runs, which are no seeds of one size; without an interval nothing is decided."""
+    found, entry = _estimate(value), context.entry
+    if found is None or found.interval is None or entry.rule is None:
+        why = "Under some draws an arm's law never reaches the other's loss." if value.n > 1 else "No size has two seeds."
+        return Reading(sound=found, verdict=INCONCLUSIVE, why=why, **more)
+    why = f"{entry.lead}: {entry.rule.why(found, entry.unit, context.analysis)}.".replace(" seeds", " runs")
+    return Reading(sound=found, why=why, note=f"{value.n} runs of several sizes.", **more)
+
+
+def _estimate(value: Value) -> Estimate | None:
+    if value.value is None:
+        return None
+    interval = None if value.n < 2 or value.low is None or value.high is None else (value.low, value.high)
+    return Estimate(value.value, interval, value.n, (), math.nan)  # its confidence is that of the record
 
 
 def _quantity(value: Value, unit: str, definition: str) -> Quantity:
-    if value.value is None:
-        return Quantity.missing(unit, definition, "no finite value")
-    return Quantity.of(_estimate(value), unit, definition)
+    found = _estimate(value)
+    return Quantity.missing(unit, definition, "no finite value") if found is None else Quantity.of(found, unit, definition)

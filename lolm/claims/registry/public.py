@@ -24,8 +24,8 @@ PUBLISHED = {PARALLEL: "Falcon-H1-0.5B", SEQUENTIAL: "Qwen3.5-0.8B"}
 TYPES = ("hybrid_recurrent", "hybrid_attention")
 NATS = "35,000x and 82x are {:+.1f} and {:+.1f} nats a token.".format(*(math.log(NUMBERS[key].value) for key in TYPES))
 UNNAMED = (
-    "The abstract does not say which model a figure is of, nor the text. A ratio above the vocabulary's size leaves a model worse "
-    "than a uniform guess, whatever its loss was."
+    "The abstract does not say which model a figure is of, nor the text. A ratio above the vocabulary's size leaves a model "
+    "worse than a uniform guess, whatever its loss was."
 )
 ONE_MODEL = "One model on one text: no interval over seeds, and none over documents."
 RULE = "holds if S lies above {margin:g} nats, fails if not (analysis.type_statistic and type_margin); the value itself decides"
@@ -33,8 +33,7 @@ RULE = "holds if S lies above {margin:g} nats, fails if not (analysis.type_stati
 
 def public(external: Mapping[str, External], analysis: AnalysisConfig) -> list[Claim]:
     """Claims about the models of which numbers are published, measured or not, and about every other one that was measured."""
-    named = {name: PUBLISHED.get(name, record.config.model) for name, record in external.items()}
-    targets = PUBLISHED | named
+    targets = PUBLISHED | {name: record.config.model for name, record in external.items() if name not in PUBLISHED}
     return [
         *(_types(name, label, external.get(name), analysis) for name, label in targets.items()),
         _composition(external, analysis),
@@ -56,7 +55,8 @@ def _types(name: str, label: str, record: External | None, analysis: AnalysisCon
         why = f"{label} has not both types of mixers."
         return Claim(*about, None, None, INCONCLUSIVE, why, caveats=caveats, runs=_runs(record))
     zeroed = {kind: damage(found, kind, names.ZERO) for kind in names.MIXER_TYPES}
-    details = {f"without {kind}": _perplexity(lost, kind) for kind, lost in zeroed.items() if lost is not None}
+    ratios = {f"without {kind}": _perplexity(lost, kind) for kind, lost in zeroed.items()}
+    details = {key: ratio for key, ratio in ratios.items() if ratio is not None}
     part = share(found)
     if part is not None:
         details["recurrent share"] = Quantity(part, "share", "of the removed norm of both types")

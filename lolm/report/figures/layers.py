@@ -47,7 +47,7 @@ def damage_by_layer(table: pd.DataFrame, results: ScaleResults) -> Any:
         panel.set_yscale("symlog", linthresh=0.01, linscale=0.5)
         panel.set_yticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
         panel.minorticks_off()
-        panel.set_title(results.label(arm))
+        panel.set_title(results.label(arm), fontsize=9)
         panel.set_xlim(-0.4, table.loc[table["arm"] == arm, "layer"].max() + 0.4)
         panel.xaxis.get_major_locator().set_params(integer=True)
     for panel in axes[:, 0]:
@@ -104,7 +104,7 @@ def types_over_training(table: pd.DataFrame, results: ScaleResults) -> Any:
     arm_lines(left, results, table, "step", "nats", marker=True)
     ends = arm_lines(right, results, table, "step", "share", marker=True)
     left.set_ylabel("S, nats a token")
-    right.set_ylabel("recurrent share of the removed norm")
+    right.set_ylabel("recurrent share")
     right.set_ylim(0, 1)
     for panel in (left, right):
         panel.set_xlabel("training step")
