@@ -20,13 +20,13 @@ SOURCES = {
     "configs": "authors' repository, configs and training code",
     "projections": "authors' web page on projections",
     "explorer": "authors' web page, gate explorer",
+    "blog": "authors' web page on scaling",
+    "pitch": "LOLM NVIDIA pitch, 27 March 2026",
     # on other hybrids, abstracts read
     "ablation": "arXiv 2603.22473 v1, abstract",
     "composition": "arXiv 2605.01106, abstract",
     "retrieval": "arXiv 2510.19861, abstract",
     "bypass": "arXiv 2510.05901, abstract",
-    "blog": "authors' web page on scaling",
-    "pitch": "LOLM NVIDIA pitch, 27 March 2026",
 }
 
 CLIP_NATS = 20.0  # the evaluation script takes exp(min(loss, 20))

@@ -44,6 +44,10 @@ OURS = {  # claims that no source makes: controls of the authors' ones, and what
     "types_per_parameter",
     "types_over_training",
     "removal_overstates",
+    "lead_with_budget",
+    "lead_with_budget_modern",
+    "lag_with_budget",
+    "lead_at_boundaries",
 }
 
 

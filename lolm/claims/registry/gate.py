@@ -81,7 +81,7 @@ ENTRIES = (
     Entry(
         "gate_discourse",
         GROUP,
-        "At discourse transitions the gate turns to the latent stream.",
+        "At the first token of a sentence the gate turns to the latent stream.",
         at_transitions,
         rule=Below("-gate_margin"),
         unit="gate",
