@@ -97,9 +97,7 @@ def _judged(context: Context, value: Value, **more: Any) -> Reading:
     """A reading of a number over runs, which are no seeds of one size; without an interval nothing is decided."""
     found, entry = _estimate(value), context.entry
     if found is None or found.interval is None or entry.rule is None:
-        why = (
-            "Under some draws an arm's law never reaches the other's loss." if value.n > 1 else "No size has two seeds."
-        )
+        why = "Under some draws an arm's law never reaches the other's loss." if value.n > 1 else "No size has two seeds."
         return Reading(sound=found, verdict=INCONCLUSIVE, why=why, **more)
     why = f"{entry.lead}: {entry.rule.why(found, entry.unit, context.analysis)}.".replace(" seeds", " runs")
     return Reading(sound=found, why=why, note=f"{value.n} runs of several sizes.", **more)
