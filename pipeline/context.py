@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,14 @@ class RunContext:
     Attributes:
         preset: of its scale as params.yaml has it now; ``run`` is what was trained.
         inputs: hash of what a record is made from, see :mod:`pipeline.identity`.
+        streams: the splits that were opened, by name.
     """
 
     layout: Layout
     preset: ScaleConfig
     trained: TrainedRun
     inputs: str
+    streams: dict[str, TokenStream] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def run(self) -> RunConfig:
@@ -54,14 +56,16 @@ class RunContext:
         return self.layout.series(self.run.arm, self.run.seed)
 
     def stream(self, split: str) -> TokenStream:
-        """A split, its bytes compared with their checksums.
+        """A split, its bytes compared with their checksums when it is first asked for.
 
         Raises:
             DataError: a file that is missing or changed.
         """
-        stream = TokenStream.open(self.layout.shards, split)
-        stream.verify()
-        return stream
+        if split not in self.streams:
+            stream = TokenStream.open(self.layout.shards, split)
+            stream.verify()
+            self.streams[split] = stream
+        return self.streams[split]
 
     def held_out(self, split: str, tokens: int) -> EvaluationSet:
         """About ``tokens`` targets of a split, in windows of the training length."""
@@ -69,18 +73,18 @@ class RunContext:
 
     def training_batches(self, tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """About ``tokens`` targets of the training split in the run's own batches, those that would have come next."""
-        training = self.run.training
-        train = self.stream("train")
-        sampler = BatchSampler(train, training.batch_size, training.seq_len, self.run.seed)
+        training, sampler = self.run.training, self._sampler()
         first, count = training.steps * training.accumulation, max(1, tokens // (training.batch_size * training.seq_len))
         return [sampler.batch(first + i) for i in range(count)]
 
     def references(self, sets: dict[str, EvaluationSet]) -> dict[str, References]:
         """:func:`reference_losses` of the text the run was trained on."""
         training = self.run.training
-        train = TokenStream.open(self.layout.shards, "train")
-        sampler = BatchSampler(train, training.batch_size, training.seq_len, self.run.seed)
-        return reference_losses(sampler, training.steps * training.accumulation, sets)
+        return reference_losses(self._sampler(), training.steps * training.accumulation, sets)
+
+    def _sampler(self) -> BatchSampler:
+        training = self.run.training
+        return BatchSampler(self.stream("train"), training.batch_size, training.seq_len, self.run.seed)
 
 
 def open_run(stage: Stage, key: RunKey, inputs: str) -> RunContext:
