@@ -174,7 +174,8 @@ def target(context: Context) -> Reading:
 def settles(context: Context) -> Reading:
     """Mean gate on training batches at the last step of the constant rate, minus that after 5/33 of these steps."""
     runs, window = gated(context), context.analysis.published_window
-    early, late = [], []
+    early: list[float] = []
+    late: list[float] = []
     for run in runs:
         (steps, levels), rows, end = run.points(names.GATE_LEVEL), window_rows(run, window), constant_until(run)
         for found, until in ((early, SETTLED * end), (late, end)):
