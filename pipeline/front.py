@@ -1,6 +1,6 @@
 """The front page of a scale over all its studies, and the pages above the scales. Made from the records in `reports/` alone.
 
-`--readme` also writes what was found into README.md, between its two marks.
+`--readme` also writes what was found into README.md and docs/laboratory.md, between their two marks.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from lolm.claims import Claim, merged_ledger, to_records
 from lolm.config import Params, arms_of, load_params
 from lolm.records import Layout, write_json, write_text
 from lolm.records.results import ScaleResults, load_external, load_run
-from lolm.report.front import front_figures, front_markdown, front_page, pointer, readme_block
+from lolm.report.front import front_figures, front_markdown, front_page, laboratory_block, pointer, readme_block
 from pipeline.report import load_study, present_scales, reported_studies
 from pipeline.stage import main
 
-README = Path("README.md")
+README, LABORATORY = Path("README.md"), Path("docs/laboratory.md")
 BEGIN, END = "<!-- findings:begin -->\n", "<!-- findings:end -->"
 
 
 def front() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", help="name of a preset under `scales`; default: every scale with records")
-    parser.add_argument("--readme", action="store_true", help="write what was found at the scale of params.yaml into README.md")
+    parser.add_argument("--readme", action="store_true", help="write what was found at the scale of params.yaml into the pages")
     asked = parser.parse_args()
     params = load_params()
     for scale in [asked.scale] if asked.scale else present_scales(params):
@@ -42,7 +42,8 @@ def make(params: Params, scale: str, *, readme: bool = False) -> None:
     if scale == params.scale:
         write_text(folder.parent / "report.html", pointer("index.html", "LOLM: what was claimed and what was measured"))
         if readme:
-            write_text(README, with_block(README.read_text(encoding="utf-8"), readme_block(scale, params, claims)))
+            for page, block in ((README, readme_block), (LABORATORY, laboratory_block)):
+                write_text(page, with_block(page.read_text(encoding="utf-8"), block(scale, params, claims)))
     print(f"front page: {folder / 'index.html'}")
 
 
@@ -63,13 +64,13 @@ def write(places: dict[Path, str], params: Params, scale: str, results: dict[str
 
 
 def with_block(text: str, block: str) -> str:
-    """README's text with another block between its marks.
+    """A page's text with another block between its marks.
 
     Raises:
         LolmError: the marks are not there, each once and in order.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise LolmError(f"{README}: needs the lines {BEGIN.strip()} and {END}, each once and in this order")
+        raise LolmError(f"README.md and docs/laboratory.md need the lines {BEGIN.strip()} and {END}, each once and in this order")
     return text[: text.index(BEGIN) + len(BEGIN)] + block + text[text.index(END) :]
 
 

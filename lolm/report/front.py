@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lolm.claims.build import modern
-from lolm.claims.ledger import NOT_RUN, UNTESTABLE, Claim, Control
+from lolm.claims.ledger import DECIDED, NOT_RUN, UNTESTABLE, Claim, Control
 from lolm.claims.published import NUMBERS
 from lolm.claims.registry import ENTRIES
 from lolm.claims.sentences import FINDINGS, sentence, tally
@@ -18,6 +18,7 @@ from lolm.report.figures.budgets import budgets_picture
 from lolm.report.render import described, render
 from lolm.report.study import absent, counts, grouped
 
+LABORATORY = ("inversion", "hybrids", "components", "gate", "streams")  # groups of claims
 CONTROLS = 4  # of a claim, shown with the answer to its question
 
 
@@ -144,6 +145,13 @@ def readme_block(scale: str, params: Params, claims: Sequence[Claim]) -> str:
     measured = [claim for claim in said if claim.verdict not in (NOT_RUN, UNTESTABLE)]
     level = f"{100 * params.analysis.confidence:g} %"
     return render("readme.md", scale=scale, level=level, claims=measured, unrun=len(said) - len(measured), tally=tally(claims))
+
+
+def laboratory_block(scale: str, params: Params, claims: Sequence[Claim]) -> str:
+    """What the page on the laboratory says was found: every decided claim that interventions or streams decide, as above."""
+    said = [claim for claim in claims if claim.group in LABORATORY and claim.verdict in DECIDED and claim.sound is not None]
+    level = f"{100 * params.analysis.confidence:g} %"
+    return render("readme.md", scale=scale, level=level, claims=said, unrun=0, tally="", here="../")
 
 
 def pointer(target: str, title: str) -> str:

@@ -1,6 +1,7 @@
 """The documentation says nothing that is not there: links, anchors, paths, commands, keys, cited sections, studies."""
 
 import dataclasses
+import os
 import re
 import tomllib
 import types
@@ -147,18 +148,95 @@ def test_readme_counts_studies_as_they_are():
         assert (len(studies[name].arms), len(studies[name].seeds)) == (int(arms), int(seeds)), name
 
 
-def test_findings_are_those_of_the_ledger(monkeypatch):
-    """What the README says was found is what the generator makes of the committed records."""
+@pytest.fixture(scope="module")
+def ledger():
+    """The merged ledger of the committed records."""
     from lolm.claims import merged_ledger
-    from lolm.report.front import readme_block
     from pipeline import front
 
-    monkeypatch.chdir(ROOT)
-    params = load_params()
-    claims = merged_ledger(front.scale_results(params, params.scale), params, params.scale)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = front.with_block(text, readme_block(params.scale, params, claims))
-    assert text == found, "run `python -m pipeline.front --readme`"
+    before = os.getcwd()
+    os.chdir(ROOT)
+    try:
+        params = load_params()
+        return params, merged_ledger(front.scale_results(params, params.scale), params, params.scale)
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.parametrize("name", ["README", "LABORATORY"])
+def test_findings_are_those_of_the_ledger(name, ledger):
+    """What a page says was found is what the generator makes of the committed records."""
+    from lolm.report.front import laboratory_block, readme_block
+    from pipeline import front
+
+    params, claims = ledger
+    text = (ROOT / getattr(front, name)).read_text(encoding="utf-8")
+    block = {"README": readme_block, "LABORATORY": laboratory_block}[name]
+    assert text == front.with_block(text, block(params.scale, params, claims)), "run `python -m pipeline.front --readme`"
+
+
+INTERVAL = re.compile(r"\[[−+-]?\d[\d.,]*(?:, | to )[−+-]?\d[^\]\[]*\]")
+# What prose may say of a claim only if that is its verdict; None: never, since not to find a difference shows nothing.
+VERDICTS = (
+    (r"multipliers? (?:falls?|shrinks?|declines?) with (?:the |its )?budget", "lead_with_budget", "fails"),
+    (r"multipliers? (?:grows?|rises?) with (?:the |its )?budget", "lead_with_budget", "holds"),
+    (r"level is not taught|level is discovered|finds its level", "gate_free", "holds"),
+    (r"level is taught", "gate_free", "fails"),
+    (r"dips? and (?:then )?(?:climbs?|reverses?)", "gate_reversal", "holds"),
+    (r"LOLM (?:is|shows? an?) (?:inverted|inversion)", "inversion_preregistered", "holds"),
+    (r"LOLM is not inverted", "inversion_preregistered", "fails"),
+    (
+        r"(?:memory|codes?|branch|noise|text's branch or noise|arm)\b[^.]{0,40} (?:adds?|gives?|contributes?|changes?) nothing",
+        None,
+        None,
+    ),
+    (r"no (?:measurable )?(?:effect|difference|influence)\b", None, None),
+    (r"(?:Inverted|inverted) without [^.]{0,40}, LOLM (?:is )?not", None, None),  # a difference of significances
+    (r"(?:LOLM|hybrid)s? (?:beats?|is better than) (?:a |the )?(?:pure )?Mamba", "hybrid_beats_mamba", "holds"),
+    (r"needs (?:about )?half the compute", "efficiency_2x", "holds"),
+)
+
+
+def stronger(text, verdict_of):
+    """Sentences that say more than the ledger does, and intervals that no generator wrote."""
+    prose = re.sub(r"(?s)<!-- findings:begin -->.*?<!-- findings:end -->", "", text)
+    prose = re.sub(r"\s+", " ", prose)
+    found = [match.group() for match in INTERVAL.finditer(prose)]
+    for pattern, claim, verdict in VERDICTS:
+        if claim is None or verdict_of.get(claim) != verdict:
+            found += [match.group() for match in re.finditer(pattern, prose)]
+    return found
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/laboratory.md"])
+def test_prose_is_no_stronger_than_the_verdicts(page, ledger):
+    verdict_of = {claim.id: claim.verdict for claim in ledger[1]}
+    assert {claim for _, claim, _ in VERDICTS if claim} <= set(verdict_of)
+    assert stronger((ROOT / page).read_text(encoding="utf-8"), verdict_of) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        ("Here the multiplier falls with the budget.", True),
+        ("Its level is not taught\nhere.", True),
+        ("Another text's branch or noise gives nothing.", True),
+        ("The memory adds nothing measurable.", True),
+        ("Inverted without the loss, LOLM not settled.", True),
+        ("S is +0.809 [0.639, 0.980], paired.", True),
+        ("1.50× [1.29 to 1.76×]", True),
+        ("<!-- findings:begin -->\n1.50× [1.29 to 1.76×]\n<!-- findings:end -->", False),
+        ("See [F3](facts.md#f3), [the null](#controls) and x[0].", False),
+        ("Whether the memory contributes is asked by `parts`.", False),
+    ],
+)
+def test_prose_that_is_too_strong_is_found(said, refused):
+    assert bool(stronger(said, {})) == refused
+
+
+def test_a_verdict_may_be_said():
+    assert not stronger("Its level is taught.", {"gate_free": "fails"})
+    assert stronger("Its level is taught.", {"gate_free": "inconclusive"})
 
 
 def test_citation():

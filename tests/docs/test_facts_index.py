@@ -50,7 +50,7 @@ def section(number):
 def test_every_entry_named_exists_and_every_published_claim_is_named():
     asked = {modern(entry).id for entry in ENTRIES if entry.modern} | {claim.id for claim in arithmetic()}
     theirs = {entry.id for entry in ENTRIES if set(sources(entry)) & SOURCES_OF_LOLM}
-    assert INDEXED <= asked | {entry.id for entry in ENTRIES}
+    assert asked | {entry.id for entry in ENTRIES} >= INDEXED
     assert asked | theirs <= INDEXED
     assert all(len(row) == 3 and row[1] and re.search(r"`\w+`", row[2]) for row in ROWS)
 
