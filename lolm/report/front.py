@@ -13,10 +13,11 @@ from lolm.claims.registry import ENTRIES
 from lolm.claims.sentences import FINDINGS, sentence, tally
 from lolm.config import Params, arms_of
 from lolm.records.results import ScaleResults
+from lolm.report import rows
 from lolm.report.figures import FIGURES
 from lolm.report.figures.budgets import budgets_picture
 from lolm.report.render import described, render
-from lolm.report.study import absent, counts, grouped
+from lolm.report.study import SECONDS, absent, counts, grouped
 
 LABORATORY = ("inversion", "hybrids", "components", "gate", "streams")  # groups of claims
 CONTROLS = 4  # of a claim, shown with the answer to its question
@@ -184,6 +185,9 @@ def _context(
         "questions": questions,
         "more": list(said.values()),
         "tally": tally(claims),
+        "costs": costs(results_by_study),
+        "cost_columns": rows.ARMS,
+        "machine_note": SECONDS,
         "groups": grouped(claims),
         "counts": counts(claims),
         "not_run": _by_command([claim for claim in claims if claim.verdict == NOT_RUN]),
@@ -192,6 +196,15 @@ def _context(
         "controls": _controls,
         "anchor": lambda claim: own.get(claim.id, claim.id),
     }
+
+
+def costs(results_by_study: Mapping[str, ScaleResults]) -> list[rows.Row]:
+    """Size and cost of every arm that was run, each once, by the study with most runs of it."""
+    found: dict[str, rows.Row] = {}
+    for results in sorted(results_by_study.values(), key=lambda results: -len(results.seeds)):
+        for row in rows.arms(results):
+            found.setdefault(row.note, row)
+    return list(found.values())
 
 
 def _controls(claim: Claim) -> tuple[list[Control], int]:
