@@ -29,6 +29,10 @@ OURS = {  # claims that no source makes: controls of the authors' ones, and what
     "inversion_over_training",
     "inversion_control",
     "cpc_position",
+    "lead_with_budget",
+    "lead_with_budget_modern",
+    "lag_with_budget",
+    "lead_at_boundaries",
 }
 
 
