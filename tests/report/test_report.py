@@ -22,7 +22,7 @@ from lolm.claims.ledger import VERDICTS
 from lolm.config import load_params
 from lolm.records import RunKey
 from lolm.records.results import load_results
-from lolm.report import figures, tables
+from lolm.report import ablations, figures, tables
 from lolm.report.figures import FIGURES, FigureEntry, left_out, pictures
 from lolm.report.figures.style import label_ends, new_figure, reference_lines, spread
 from lolm.report.front import QUESTIONS, front_figures, front_markdown, front_page, readme_block
@@ -149,7 +149,7 @@ def test_tables_are_the_records(results):
     run = results.of("lolm")[0]
     mine = table[(table["arm"] == "lolm") & (table["seed"] == 1)]
     assert list(zip(mine["step"], mine["val_nats"], strict=True)) == list(zip(*run.points("val/nats"), strict=True))
-    table = tables.conditions(results)
+    table = ablations.conditions(results)
     last = table[(table["arm"] == "lolm") & (table["seed"] == 1) & (table["step"] == run.ablation_steps[-1])]
     forced = last[(last["intervention"] == "gate") & (last["value"] == 1.0)]
     assert forced["damage_nats"].item() == run.damage("gate", 1.0)

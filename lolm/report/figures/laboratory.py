@@ -9,8 +9,8 @@ import pandas as pd
 from lolm.analysis.statistics import Estimate
 from lolm.records.names import LATENT, SURFACE
 from lolm.records.results import ScaleResults
+from lolm.report.ablations import HALVES, REFITTED, REMOVED
 from lolm.report.figures.style import GREY, GRID, PALETTE, bar, estimates, looks, named_lines, new_figure, seed_lines
-from lolm.report.tables import HALVES, REFITTED, REMOVED
 
 MARGIN = {"color": "#ececec", "zorder": 0}  # the band inside which S counts as 0
 

@@ -18,7 +18,7 @@ from lolm.claims.measures.training import Contrast
 from lolm.claims.registry import ENTRIES
 from lolm.config import ConfigError, load_params
 from lolm.records import names
-from lolm.report.tables import REFITTED, REMOVED, readout_recovery
+from lolm.report.ablations import REFITTED, REMOVED, readout_recovery
 
 SEEDS = (1, 2, 3, 4)
 FULL = law(400, 1.5)  # loss of the synthetic LOLM at its end
