@@ -32,10 +32,11 @@ from pipeline.front import with_block
 from pipeline.report import load_study, make, report
 
 ROOT = Path(__file__).resolve().parents[2]
-ALONE = {"training_arms"}  # needs another arm of LOLM's family
+OF_HYBRIDS = {"type_statistic", "types_over_training"}  # need an arm with both types of mixer
+ALONE = {"training_arms", *OF_HYBRIDS}  # the first needs another arm of LOLM's family
 TWENTY = (
     "lolm", "transformer", "transformer_modern", "lolm_published", "lolm_v0", "transformer_published",
-    *(f"hybrid_{i}" for i in range(14)),
+    "samba", *(f"other_{i}" for i in range(13)),
 )  # fmt: skip
 SHORT = Truth(log_every=20)  # small figures
 FIELD = {"arms": ["lolm", "transformer", "transformer_modern", "mamba"], "seeds": [1, 2], "baseline": "transformer_modern"}
@@ -262,6 +263,23 @@ def test_page_without_lolm_does_not_speak_of_it(several):
         assert title(results) == "Mamba and Transformer, modern, measured"
         assert title(results) in text
         assert "LOLM" not in text
+
+
+def test_a_study_of_hybrids_has_their_claims_and_figures(tmp_path):
+    study = PLAIN | {"arms": ["samba", "hymba", "transformer_modern"], "subject": "samba", "recall": ["samba"]}
+    results = load_results(write_results(tmp_path, studies={"hybrids": study}), study="hybrids")
+    ledger, drawn = build_ledger(results), pictures(results)
+    assert {claim.group for claim in own_claims(results, ledger)} == {"hybrids", "sanity"}
+    assert OF_HYBRIDS | {"damage_by_layer"} <= {picture.name for picture in drawn}
+    for entry in FIGURES:
+        if entry.name in OF_HYBRIDS:  # the table as anyone reads it from the file draws the same figure
+            picture = entry.picture(results)
+            read = pd.read_csv(io.StringIO(picture.csv()), float_precision="round_trip")
+            again = FigureEntry(entry.name, entry.title, lambda _, read=read: read, entry.draw, "", "", "").picture(results)
+            assert again.svg == picture.svg
+    for text in (study_page(results, ledger, drawn), study_markdown(results, ledger)):
+        assert "recurrent mixers" in text
+        assert "LOLM" not in re.sub(r"<style>.*?</style>|<section id=\"figures\">.*?</section>", "", text, flags=re.S)
 
 
 def test_page_names_at_its_top_what_is_not_in_its_numbers(several):
