@@ -174,6 +174,37 @@ FINDINGS = (
 )
 
 
+GENERALITY = tuple(
+    Finding(
+        f"type_inversion_{arm}",
+        f"whether {label}'s recurrent mixers write less than its attention and are missed more",
+        f"{label}'s recurrent mixers write less than its attention, and removing them all costs more",
+        f"It is not so that {label}'s recurrent mixers write less than its attention and are missed more",
+    )
+    for arm, label in (("samba", "Samba"), ("griffin", "Griffin"), ("jamba", "Jamba"), ("hymba", "Hymba"))
+)
+# What is said in one sentence each, by the claims that decide it.
+SUMMARY = {
+    "Efficiency": ("efficiency_2x", "efficiency_direction_modern"),
+    "Inversion": ("inversion_preregistered",),
+    "Generality": tuple(finding.claim for finding in GENERALITY),
+}
+
+
+def summary(claims: Sequence[Claim]) -> dict[str, str]:
+    """A sentence each on efficiency, inversion and generality, of the claims of a merged ledger."""
+    known, words = {claim.id: claim for claim in claims}, {finding.claim: finding for finding in (*FINDINGS, *GENERALITY)}
+    said = {
+        topic: [sentence(words[id], known[id]).removesuffix(".") for id in ids if id in known] for topic, ids in SUMMARY.items()
+    }
+    return {topic: f"{'; '.join([parts[0], *map(_continued, parts[1:])])}." for topic, parts in said.items() if parts}
+
+
+def _continued(part: str) -> str:
+    """A sentence after a semicolon: it begins small where its first word is no name."""
+    return part[0].lower() + part[1:] if part.startswith(("To ", "Not ", "It ")) else part
+
+
 def findings(claims: Sequence[Claim]) -> list[str]:
     """One sentence for each headline claim of a ledger, in the order above, and the count over all published facts at the end."""
     known = {claim.id: claim for claim in claims}

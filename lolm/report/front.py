@@ -10,7 +10,7 @@ from lolm.claims.build import modern
 from lolm.claims.ledger import DECIDED, NOT_RUN, UNTESTABLE, Claim, Control
 from lolm.claims.published import NUMBERS
 from lolm.claims.registry import ENTRIES
-from lolm.claims.sentences import FINDINGS, sentence, tally
+from lolm.claims.sentences import FINDINGS, GENERALITY, sentence, summary, tally
 from lolm.config import Params, arms_of
 from lolm.records.results import ScaleResults
 from lolm.report import rows
@@ -57,6 +57,11 @@ QUESTIONS = (
             "inversion",
         ),
         "dependency_share",
+    ),
+    Question(
+        "Is the inversion a property of hybrids?",
+        (*(finding.claim for finding in GENERALITY), "recurrent_missed_samba", "types_labellings", "recurrent_beyond_random"),
+        "type_statistic",
     ),
     Question(
         "Does the gate find its level, and does it say who contributes?",
@@ -145,14 +150,22 @@ def readme_block(scale: str, params: Params, claims: Sequence[Claim]) -> str:
     said = [by_id[finding.claim] for finding in FINDINGS if finding.claim in by_id]
     measured = [claim for claim in said if claim.verdict not in (NOT_RUN, UNTESTABLE)]
     level = f"{100 * params.analysis.confidence:g} %"
-    return render("readme.md", scale=scale, level=level, claims=measured, unrun=len(said) - len(measured), tally=tally(claims))
+    return render(
+        "readme.md",
+        scale=scale,
+        level=level,
+        claims=measured,
+        unrun=len(said) - len(measured),
+        tally=tally(claims),
+        summary=summary(claims),
+    )
 
 
 def laboratory_block(scale: str, params: Params, claims: Sequence[Claim]) -> str:
     """What the page on the laboratory says was found: every decided claim that interventions or streams decide, as above."""
     said = [claim for claim in claims if claim.group in LABORATORY and claim.verdict in DECIDED and claim.sound is not None]
     level = f"{100 * params.analysis.confidence:g} %"
-    return render("readme.md", scale=scale, level=level, claims=said, unrun=0, tally="", here="../")
+    return render("readme.md", scale=scale, level=level, claims=said, unrun=0, tally="", summary={}, here="../")
 
 
 def pointer(target: str, title: str) -> str:
@@ -169,7 +182,9 @@ def _context(
     here: str,
 ) -> dict[str, Any]:
     by_id = {claim.id: claim for claim in claims}
-    said = {finding.claim: sentence(finding, by_id[finding.claim]) for finding in FINDINGS if finding.claim in by_id}
+    said = {
+        finding.claim: sentence(finding, by_id[finding.claim]) for finding in (*FINDINGS, *GENERALITY) if finding.claim in by_id
+    }
     own = {modern(entry).id: entry.id for entry in ENTRIES if entry.modern}  # its id in the ledger of the study that decides it
     questions = []
     for question in QUESTIONS:
