@@ -200,7 +200,7 @@ VERDICTS = (
 def stronger(text, verdict_of):
     """Sentences that say more than the ledger does, and intervals that no generator wrote."""
     prose = re.sub(r"(?s)<!-- findings:begin -->.*?<!-- findings:end -->", "", text)
-    prose = re.sub(r"\s+", " ", prose)
+    prose = re.sub(r"\b[Ww]hether [^.;:]*", "", re.sub(r"\s+", " ", prose))  # a question says nothing
     found = [match.group() for match in INTERVAL.finditer(prose)]
     for pattern, claim, verdict in VERDICTS:
         if claim is None or verdict_of.get(claim) != verdict:

@@ -24,7 +24,7 @@ PYTHIA = (
 )
 LARGER = (
     "A hypothesis about models of 7B and 13B, for which params.yaml has no preset; its premise, a trend over sizes, is what "
-    "`make scaling` tests."
+    "`make budgets` tests."
 )
 
 
