@@ -76,13 +76,16 @@ def _refits(context: RunContext, model: LanguageModel, statistics: Context, step
     config, rate, fusion = context.preset.ablation, context.run.size.learning_rate, fusion_of(model)
     if fusion is None or fusion.latent is None:
         return []
-    effort = Effort(config.refit_steps, config.refit_rate, config.fine_tune_steps, config.fine_tune_rate * rate)
+    effort = Effort(
+        config.refit_steps, config.refit_rate, config.fine_tune_steps, config.fine_tune_rate * rate, config.refit_checks
+    )
     interventions = [Intervention(names.NONE), *(replace_branch(branch, names.MEAN) for branch in names.BRANCHES)]
     if "gate" in model.components():
         interventions += [force_gate(0.0), force_gate(1.0)]
     test = context.held_out("test", min(config.tokens, config.refit_tokens))
+    validation = context.held_out("validation", config.refit_validation_tokens)
     train = context.training_batches(config.refit_tokens)
-    return refit_readouts(model, interventions, train, test, config.batch_size, effort, statistics, step=step)
+    return refit_readouts(model, interventions, train, validation, test, config.batch_size, effort, statistics, step=step)
 
 
 def _token_classes(

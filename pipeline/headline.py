@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lolm.analysis import layers
-from lolm.analysis.dependency import RemovalMethod, statistic
+from lolm.analysis.dependency import RemovalMethod, latent_share, statistic
 from lolm.config import AnalysisConfig
 from lolm.records import Layout, RunKey, write_json
 from lolm.records.results import load_run
@@ -13,7 +13,8 @@ def write_headline(layout: Layout, key: RunKey, analysis: AnalysisConfig) -> Non
     """Write ``metrics/<arm>-<seed>.json`` from what the run's stages have left so far; nothing where it left no record.
 
     Losses are of the test split once it was scored, of the validation split before. ``inversion`` is S by the declared statistic,
-    nats a token, at the final weights, and ``type_statistic`` S_type; ``recall`` the mean accuracy over the recall tasks.
+    nats a token, at the final weights, ``latent_share`` the latent branch's share of the gated signal beside it;
+    ``type_statistic`` is S_type; ``recall`` the mean accuracy over the recall tasks.
     """
     run = load_run(layout, key, stale="left out")
     if run is None:
@@ -28,6 +29,7 @@ def write_headline(layout: Layout, key: RunKey, analysis: AnalysisConfig) -> Non
         values |= {"test_nats": score.nats, "bits_per_byte": score.bits_per_byte, "accuracy": score.accuracy}
         values["gate_mean"] = None if gate is None else gate.mean
     values["inversion"] = statistic(run, RemovalMethod(analysis.inversion_statistic))
+    values["latent_share"] = latent_share(run)
     values["type_statistic"] = layers.statistic(run.by_layer, analysis.type_statistic)
     accuracies = [task.accuracy for task in run.recall.tasks.values() if task.accuracy is not None] if run.recall else []
     if accuracies:

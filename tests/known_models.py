@@ -10,7 +10,7 @@ from builders import ArrayStream, make_model, random_tokens
 from torch import nn
 
 from lolm.data.batches import BatchSampler, EvaluationSet
-from lolm.interventions import Context, Intervention, intervene, measure, observe
+from lolm.interventions import Context, Intervention, intervene, measure, observe, streams_under
 from lolm.models.language_model import LanguageModel
 
 WIDTH = 32
@@ -24,8 +24,8 @@ class Unchanged(nn.Identity):
     sites: ClassVar[dict] = {}
 
 
-def held_out(n_tokens: int = 320, vocab_size: int = WIDTH) -> EvaluationSet:
-    return EvaluationSet(ArrayStream(1000, vocab_size), n_tokens, 32)
+def held_out(n_tokens: int = 320, vocab_size: int = WIDTH, seed: int = 0) -> EvaluationSet:
+    return EvaluationSet(ArrayStream(1000, vocab_size, seed), n_tokens, 32)
 
 
 def training(batches: int = 4, vocab_size: int = WIDTH) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -110,7 +110,8 @@ def context_of(model: LanguageModel, **changes) -> Context:
 @torch.no_grad()
 def fused(model: LanguageModel, intervention: Intervention, context: Context | None = None) -> torch.Tensor:
     """o on TOKENS under an intervention."""
-    return intervene(model, intervention, model.streams(TOKENS), context_of(model) if context is None else context)
+    context = context_of(model) if context is None else context
+    return intervene(model, intervention, streams_under(model, intervention, TOKENS, context), context)
 
 
 @torch.no_grad()

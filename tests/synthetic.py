@@ -94,7 +94,10 @@ class Truth:
     jitter: float = 0.01  # sd over seeds of ln(speed)
     gate_path: tuple[float, float, float] = (0.36, 0.17, 0.83)  # start, dip, end
     gate_target_gap: float = 0.0
-    share: float = 0.95  # surface branch's share of the power
+    share: float = 0.95  # surface branch's share of the power ...
+    shares: dict[str, float] = field(default_factory=dict)  # ... and of single arms
+    latents: dict[str, float] = field(default_factory=dict)  # of single arms, in place of ``latent_mean``
+    indirect: dict[str, float] = field(default_factory=lambda: {"latent": 0.1, "surface": 2.0})  # damage beside the direct one
     gate_one: float = 9.0  # nats at g = 1 ...
     gate_zero: float = 5.0  # ... and at g = 0
     skip_damage: float = 5.5
@@ -313,6 +316,7 @@ class _Run:
         self.parameters = truth.parameters + (0 if self.lolm else round(truth.parameters * self.mismatch))
         self.shift = random.Random(f"data-{run.seed}").gauss(0, 0.02)  # what a seed's data order does to both arms
         self.own = random.Random(f"{run.arm}-{run.seed}")
+        self.share = truth.shares.get(run.arm, truth.share) + (0.001 * (run.seed - 2) if 0 < truth.share < 1 else 0)
         self.speed = truth.speeds.get(run.arm, truth.speed if self.lolm else 1.0)
         if self.lolm or run.arm in truth.speeds:
             self.speed *= math.exp(self.own.gauss(0, truth.jitter))
@@ -496,7 +500,7 @@ class _Run:
             histogram=Histogram(tuple(i / 10 for i in range(11)), (1, 2, 3, 5, 8, 13, 21, 34, 55, 34)),
             saturated_low=0.01,
             saturated_high=0.2,
-            share=self.truth.share,
+            share=self.share,
             target=gate + 0.001 * self.run.seed + self.truth.gate_target_gap,
         )
 
@@ -569,7 +573,8 @@ class _Run:
 
     @property
     def _damage(self) -> dict[str, float]:
-        return {"latent": self.truth.latent_mean, "surface": self.truth.surface_mean}
+        latent = self.truth.latents.get(self.run.arm, self.truth.latent_mean)
+        return {"latent": latent, "surface": self.truth.surface_mean}
 
     def _removals(self, steps: tuple[int, ...], add: Callable[[int, str, float | None, float], None]) -> None:
         """Damages grow linearly over training, every way of removal does the same."""
@@ -579,14 +584,21 @@ class _Run:
                 for way in ("zero", "mean", "resample", "gaussian"):
                     for kept in ("", "+match_norm"):
                         add(step, f"{branch}_{way}{kept}", None, 3.0 + end * grown + jitter * (branch == "latent"))
+                indirect = self.truth.indirect[branch]
+                for way in ("zero", "mean", "resample"):
+                    add(step, f"{branch}_indirect_{way}", None, self.loss(step) + indirect * grown)
+                    add(step, f"{branch}_total_{way}", None, self.loss(step) + (end + indirect) * grown)
+                    if branch == "surface":
+                        add(step, f"{branch}_into_latent_{way}", None, self.loss(step) + self._damage["latent"] * grown)
+                add(step, f"{branch}_alone", None, 4.0 + (branch == "surface"))
             for draw in range(8):
                 half = self.truth.split * (draw + 1) / 8
                 add(step, f"split_{draw}_first", None, 3.4)
                 add(step, f"split_{draw}_second", None, 3.4 + half)
 
     def _contributions(self, steps: tuple[int, ...]) -> tuple[Contribution, ...]:
-        share = self.truth.share
-        addends = {"surface": Addend(3.0, share, 1.0, 0.9), "latent": Addend(3.0, 1 - share, 1.0, 0.9)}
+        shares = {"surface": self.share, "latent": 1 - self.share}
+        addends = {name: Addend(3.0, share, 1.0, 0.9, share, share) for name, share in shares.items()}
         return tuple(Contribution(step, _gate(step / self.truth.steps, self.truth, None), addends) for step in steps)
 
     def _readouts(self) -> tuple[Readout, ...]:
@@ -608,6 +620,8 @@ class _Run:
                 damaged=full + end,
                 refitted=full + end * (1 - share) + self.own.gauss(0, 0.002),
                 recovered=share,
+                intact=full,
+                kept=None if readout == "temperature" else 100,
             )
             for name, value, end in damaged
             for readout, share in (("temperature", 0.1), ("affine", recovered / 2), ("head", recovered))

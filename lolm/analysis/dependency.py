@@ -6,20 +6,27 @@ For a way of removing a branch, and at one checkpoint of one run,
 
 so S > 0 where removing the latent branch hurts more. One way is declared in ``analysis.inversion_statistic`` before the runs; it
 alone decides. The others are controls: what a head makes of a branch's absence depends on what stands in its place (facts F4).
+
+The claim is that the *smaller* branch is missed more, and S grows with a branch's share of the gated signal, so S is an inversion
+only beside a share below one half (facts F5).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 
-from lolm.analysis.statistics import Estimate, correlation, t_interval
+from lolm.analysis.statistics import Estimate, correlation, holm, holm_of, p_value, paired_difference, t_interval
+from lolm.config import AnalysisConfig
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.schema import Ablation
 
-INVERTED, NOT_INVERTED, UNDECIDED = "inverted", "not inverted", "inconclusive"
+INVERTED, MAJORITY, NO_INVERSION = "inverted", "latent majority", "no inversion"
+NOT_INVERTED, UNDECIDED = "not inverted", "inconclusive"
+HALF = 0.5  # of the gated signal: a branch below it is the smaller one
 
 
 @dataclass(frozen=True)
@@ -30,11 +37,13 @@ class RemovalMethod:
         way: ``gate`` (forced to 1 and to 0, as published), ``zero``, ``mean``, ``resample`` or ``gaussian``.
         matched: o is rescaled to the length it has in the unchanged model.
         fitted: one temperature is fitted to each of the two losses, on other text.
+        effect: ``direct``, at the fusion alone; ``total`` or ``indirect`` where what follows h or z is computed again.
     """
 
     way: str
     matched: bool = False
     fitted: bool = False
+    effect: str = names.DIRECT
 
     @property
     def name(self) -> str:
@@ -48,6 +57,8 @@ class RemovalMethod:
 
     def removal(self, branch: str) -> tuple[str, float | None]:
         """(intervention, value) that removes ``latent`` or ``surface``, as ablation records name it."""
+        if self.effect != names.DIRECT:
+            return names.effect(branch, self.effect, self.way), None
         latent, surface = names.REMOVALS[self.way]
         name, value = latent if branch == names.LATENT else surface
         return names.joined(name, names.MATCH_NORM) if self.matched else name, value
@@ -63,6 +74,12 @@ LABELS = {
 REMOVAL_METHODS = tuple(
     RemovalMethod(way, matched, fitted) for way in names.REMOVALS for matched in (False, True) for fitted in (False, True)
 )
+
+
+def ways(run: RunRecord) -> tuple[RemovalMethod, ...]:
+    """Those that differ in a run: keeping the length of o is none where a norm before the head takes all lengths away."""
+    scale_free = run.header.run.architecture.recipe.head_norm != "none"
+    return tuple(method for method in REMOVAL_METHODS if not (method.matched and scale_free))
 
 
 def loss(run: RunRecord, method: RemovalMethod, branch: str, step: int | None = None) -> float | None:
@@ -98,12 +115,125 @@ def over_seeds(runs: Sequence[RunRecord], method: RemovalMethod, confidence: flo
     return None if not values or None in values else t_interval(values, confidence)  # type: ignore[arg-type]
 
 
-def call(found: Estimate, margin: float) -> str:
-    """``inverted`` if the interval lies above the margin, ``not inverted`` if none of it does, else ``inconclusive``."""
+def latent_share(run: RunRecord, step: int | None = None, spread: bool = False) -> float | None:
+    """The latent branch's share of the gated signal, |(1 − g) v|² / (|g u|² + |(1 − g) v|²), at one checkpoint, default the last.
+
+    Args:
+        spread: its share of the two branches' variance over tokens instead.
+
+    Returns None where it was not measured; at the last checkpoint the evaluation's, of more text, comes first.
+    """
+    gate = None if run.evaluation is None else run.evaluation.gate
+    if step is None and gate is not None and not spread:
+        return 1 - gate.share
+    record = run.contribution(step)
+    latent = None if record is None else record.addends.get(names.LATENT)
+    return None if latent is None else latent.spread_share if spread else latent.share
+
+
+def share_over_seeds(runs: Sequence[RunRecord], confidence: float, spread: bool = False) -> Estimate | None:
+    """The latent branch's share over seeds; None unless every run has it."""
+    found = [latent_share(run, spread=spread) for run in runs]
+    return None if not found or None in found else t_interval(found, confidence)  # type: ignore[arg-type]
+
+
+def call(found: Estimate, share: Estimate | None, margin: float, band: float) -> str:
+    """What S and the latent branch's share say by their intervals over seeds, the first that applies:
+
+    - ``inverted``: S above the margin, the share below one half;
+    - ``latent majority``: S above the margin, the share not below one half: a larger branch is missed more;
+    - ``no inversion``: S within ±band;
+    - ``not inverted``: none of S above the margin;
+    - ``inconclusive``: else, as where the share is not measured, its interval covers one half, or there is one seed.
+    """
     if found.interval is None:
         return UNDECIDED
     low, high = found.interval
-    return INVERTED if low > margin else NOT_INVERTED if high <= margin else UNDECIDED
+    if low > margin:
+        if share is None or share.interval is None:
+            return UNDECIDED
+        return INVERTED if share.interval[1] < HALF else MAJORITY if share.interval[0] >= HALF else UNDECIDED
+    return NO_INVERSION if -band < low and high < band else NOT_INVERTED if high <= margin else UNDECIDED
+
+
+@dataclass(frozen=True)
+class ArmCall:
+    """One arm of a study by the declared statistic.
+
+    Attributes:
+        called: by the intervals of this arm alone; ``corrected``: what is left of it after Holm's correction over all arms.
+        p_value: two-sided, adjusted: of the test that the call rests on; 1 where nothing is called.
+    """
+
+    arm: str
+    found: Estimate
+    share: Estimate | None
+    called: str
+    corrected: str
+    p_value: float
+
+
+def calls(results: ScaleResults) -> tuple[ArmCall, ...]:
+    """Every arm that has S, in the study's order, all calls corrected together."""
+    analysis, method = results.analysis, primary(results)
+    found, p_values = [], []
+    for arm in results.arms:
+        s = over_seeds(results.of(arm), method, analysis.confidence)
+        if s is not None:
+            share = share_over_seeds(results.of(arm), analysis.confidence)
+            called = call(s, share, analysis.inversion_margin, analysis.inversion_band)
+            found.append(ArmCall(arm, s, share, called, UNDECIDED, 1.0))
+            p_values.append(_p_of(called, s, share, analysis))
+    kept = [(one, p, p < 1 - analysis.confidence) for one, p in zip(found, holm(p_values), strict=True)]
+    return tuple(replace(one, p_value=p, corrected=one.called if shown else UNDECIDED) for one, p, shown in kept)
+
+
+def _p_of(called: str, s: Estimate, share: Estimate | None, analysis: AnalysisConfig) -> float:
+    """The level at which the widening intervals would cease to give a call: the largest p of the bounds that it rests on."""
+    bounds: dict[str, list[tuple[Estimate | None, float]]] = {
+        INVERTED: [(s, analysis.inversion_margin), (share, HALF)],
+        MAJORITY: [(s, analysis.inversion_margin), (share, HALF)],
+        NO_INVERSION: [(s, -analysis.inversion_band), (s, analysis.inversion_band)],
+        NOT_INVERTED: [(s, analysis.inversion_margin)],
+        UNDECIDED: [],
+    }
+    tested = [p_value(one, at) for one, at in bounds[called] if one is not None]
+    return max((p for p in tested if p is not None), default=1.0)
+
+
+@dataclass(frozen=True)
+class WayContrast:
+    """S by one way of removing a branch minus S by another, paired by seed; ``adjusted``: Holm's p over all that were asked."""
+
+    first: RemovalMethod
+    second: RemovalMethod
+    difference: Estimate
+    adjusted: float | None
+
+
+def way_contrasts(runs: Sequence[RunRecord], confidence: float) -> tuple[WayContrast, ...]:
+    """All pairs of the plain ways of removing a branch that every run was measured with."""
+    plain = [RemovalMethod(way) for way in names.REMOVALS]
+    found = [(method, e) for method in plain if (e := over_seeds(runs, method, confidence)) is not None]
+    pairs = [(a, b, paired_difference(x.per_seed, y.per_seed, confidence)) for (a, x), (b, y) in combinations(found, 2)]
+    adjusted = holm_of({f"{a.way} {b.way}": difference for a, b, difference in pairs})
+    return tuple(WayContrast(a, b, difference, adjusted.get(f"{a.way} {b.way}")) for a, b, difference in pairs)
+
+
+def over_arms(results: ScaleResults, read: Callable[[RunRecord], float | None]) -> Estimate | None:
+    """Pearson's correlation of a number of a run and S over the arms of a study, in each seed, on Fisher's scale over seeds.
+
+    None where fewer than four arms have both, or one of them does not vary; seeds are those that these arms share.
+    """
+    method, per_seed = primary(results), []
+    found = {arm: {run.seed: (read(run), statistic(run, method)) for run in results.of(arm)} for arm in results.arms}
+    found = {arm: pairs for arm, pairs in found.items() if pairs and not any(None in pair for pair in pairs.values())}
+    for seed in sorted(set.intersection(*map(set, found.values()))) if len(found) > 3 else ():
+        r = correlation(*zip(*(pairs[seed] for pairs in found.values()), strict=True))  # type: ignore[arg-type]
+        if r is None:
+            return None
+        per_seed.append(math.atanh(max(-1 + 1e-9, min(1 - 1e-9, r))))
+    return t_interval(per_seed, results.analysis.confidence).map(math.tanh) if per_seed else None
 
 
 def primary(results: ScaleResults) -> RemovalMethod:
@@ -173,7 +303,7 @@ class Checkpoint:
     Attributes:
         statistic: S, nats.
         gate: mean gate on held-out text; target: mean supervised target on training batches, nearest log window; share: the
-            latent addend's share of the variance of o. None where not measured.
+            latent branch's of the gated signal. None where not measured.
     """
 
     seed: int
@@ -190,7 +320,6 @@ def trajectory(runs: Sequence[RunRecord], method: RemovalMethod) -> tuple[Checkp
     for run in runs:
         for step in checkpoints(runs, method):
             record = run.contribution(step)
-            latent = None if record is None else record.addends.get(names.LATENT)
             gate = None if record is None else record.gate
             found.append(
                 Checkpoint(
@@ -199,7 +328,7 @@ def trajectory(runs: Sequence[RunRecord], method: RemovalMethod) -> tuple[Checkp
                     statistic(run, method, step),  # type: ignore[arg-type]
                     _nearest(run, names.VAL_GATE_MEAN, step) if gate is None else gate,
                     _nearest(run, names.GATE_TARGET, step),
-                    None if latent is None else latent.variance_share,
+                    latent_share(run, step),
                 )
             )
     return tuple(found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from lolm.analysis.dependency import primary, statistic
+from lolm.analysis.dependency import latent_share, primary, statistic
 from lolm.analysis.statistics import Estimate, holm, p_value, t_interval
 from lolm.analysis.uncertainty import TextSample, difference
 from lolm.records.results import RunRecord, ScaleResults
@@ -29,6 +29,7 @@ OUTCOMES = {
     "nats": Outcome("test loss", "nats", "test loss"),
     "gate": Outcome("mean gate", "gate", "mean gate on the test split"),
     "inversion": Outcome("inversion statistic", "nats", "loss without latent minus loss without surface"),
+    "share": Outcome("latent branch's share", "share", "latent branch's share of the gated signal"),
     "usage": Outcome("usage of regime codes", "share", "entropy of code usage over its maximum, evaluation mode"),
 }
 
@@ -48,6 +49,7 @@ def measure(results: ScaleResults, outcome: str) -> Measure:
         "nats": lambda run: run.test_nats,
         "gate": gate,
         "inversion": lambda run: statistic(run, pair),
+        "share": latent_share,
         "usage": usage,
     }[outcome]
 

@@ -60,7 +60,7 @@ def withheld(claim: Claim, arms: str) -> Claim:
 
 def _claim(entry: Entry, results: ScaleResults, **found) -> Claim:
     about = {"as_published": None, "sound": None, "study": entry.study, "caveats": entry.caveats} | found
-    if about["verdict"] in DECIDED and entry.study not in results.params.budgets.values():
+    if about["verdict"] in DECIDED and entry.group != "budgets":  # which the record over scales decides
         about["study"] = results.study
     return Claim(
         id=entry.id,

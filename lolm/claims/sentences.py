@@ -81,9 +81,29 @@ FINDINGS = (
     ),
     Finding(
         "inversion_preregistered",
-        "whether removing the latent branch damages LOLM more than removing the surface branch",
-        "Removing the latent branch damages LOLM more than removing the surface branch",
-        "Removing the latent branch does not damage LOLM more than removing the surface branch",
+        "whether LOLM is inverted: whether its latent branch is the smaller one by share and is missed more",
+        "LOLM is inverted: its latent branch is the smaller one by share and is missed more. S, damage without it minus damage "
+        "without the surface branch",
+        "LOLM is not inverted: its latent branch is not both the smaller one by share and missed more. S, damage without it "
+        "minus damage without the surface branch",
+    ),
+    Finding(
+        "latent_minority",
+        "whether the latent branch is the smaller part of the gated signal",
+        "By its share of the gated signal the latent branch is the smaller one",
+        "By its share of the gated signal the latent branch is not the smaller one",
+    ),
+    Finding(
+        "dependency_follows_share",
+        "whether over arms S follows the latent branch's share",
+        "Over arms the larger branch is the one that is missed more: S rises with the latent branch's share",
+        "Over arms S does not rise with the latent branch's share",
+    ),
+    Finding(
+        "inversion_total",
+        "whether removing z, what follows computed again, damages LOLM more than removing h",
+        "Computed through, removing z damages LOLM more than removing h",
+        "Computed through, removing z does not damage LOLM more than removing h",
     ),
     Finding(
         "inversion_over_training",
@@ -152,6 +172,37 @@ FINDINGS = (
         "A pure Mamba of the same size does not have a higher test loss than LOLM",
     ),
 )
+
+
+GENERALITY = tuple(
+    Finding(
+        f"type_inversion_{arm}",
+        f"whether {label}'s recurrent mixers write less than its attention and are missed more",
+        f"{label}'s recurrent mixers write less than its attention, and removing them all costs more",
+        f"It is not so that {label}'s recurrent mixers write less than its attention and are missed more",
+    )
+    for arm, label in (("samba", "Samba"), ("griffin", "Griffin"), ("jamba", "Jamba"), ("hymba", "Hymba"))
+)
+# What is said in one sentence each, by the claims that decide it.
+SUMMARY = {
+    "Efficiency": ("efficiency_2x", "efficiency_direction_modern"),
+    "Inversion": ("inversion_preregistered",),
+    "Generality": tuple(finding.claim for finding in GENERALITY),
+}
+
+
+def summary(claims: Sequence[Claim]) -> dict[str, str]:
+    """A sentence each on efficiency, inversion and generality, of the claims of a merged ledger."""
+    known, words = {claim.id: claim for claim in claims}, {finding.claim: finding for finding in (*FINDINGS, *GENERALITY)}
+    said = {
+        topic: [sentence(words[id], known[id]).removesuffix(".") for id in ids if id in known] for topic, ids in SUMMARY.items()
+    }
+    return {topic: f"{'; '.join([parts[0], *map(_continued, parts[1:])])}." for topic, parts in said.items() if parts}
+
+
+def _continued(part: str) -> str:
+    """A sentence after a semicolon: it begins small where its first word is no name."""
+    return part[0].lower() + part[1:] if part.startswith(("To ", "Not ", "It ")) else part
 
 
 def findings(claims: Sequence[Claim]) -> list[str]:

@@ -88,6 +88,8 @@ class AblationConfig:
     dimension_draws: Natural = 2  # random groups of dimensions beside each chosen one
     split_draws: Natural = 19  # random halves of all dimensions, the null of the inversion: p can reach 1 / 20
     refit_tokens: Count = 32_768  # of training text, from which readouts are refitted at the final weights
+    refit_validation_tokens: Count = 16_384  # of validation text, whose loss says which step of a refit is kept
+    refit_checks: Count = 10  # evenly over the steps of a refit, beside its start
     refit_steps: Natural = 200
     refit_rate: Positive = 1.0e-2
     fine_tune_steps: Natural = 100  # of all weights, with the intervention in place
@@ -114,6 +116,7 @@ class AnalysisConfig:
     parameter_tolerance: PositiveShare = 0.005  # largest relative mismatch of arms that are called matched
     inversion_statistic: Literal["gate", "zero", "mean", "resample", "gaussian"] = "mean"  # what stands for a removed branch
     inversion_margin: NonNegative = 0.05  # nats; a smaller difference of damages is not called an inversion
+    inversion_band: Positive = 0.1  # nats; an S whose interval lies inside +- this shows that there is no inversion
     type_statistic: Literal["zero", "mean", "resample", "gaussian"] = "mean"  # what stands for the removed layers of a type
     type_margin: NonNegative = 0.05  # nats; a smaller difference of damages says that neither type is missed more
     equivalence_margin: NonNegative = 0.01  # nats; "no difference" needs an interval inside +- this margin

@@ -23,8 +23,6 @@ class TextWindows:
         checksum: SHA-256 over the ids.
     """
 
-    split = "external"
-
     def __init__(self, windows_NL: np.ndarray, n_bytes: int, vocab_size: int) -> None:
         self.windows_NL, self.n_bytes, self.vocab_size = windows_NL, n_bytes, vocab_size
         self.n_tokens = windows_NL[:, 1:].size

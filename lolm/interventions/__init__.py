@@ -13,7 +13,7 @@ with each vector's dimensions in reverse, at the strength it had::
     score_interventions(model, [Intervention("none"), reverse_latent() | match_norm()], held_out, batch_size)
 """
 
-from lolm.interventions.branches import change_branch, match_norm, replace_branch, resample_source
+from lolm.interventions.branches import branch_alone, change_branch, match_norm, replace_branch, resample_source, stream_effect
 from lolm.interventions.catalogue import full_set, standard_set
 from lolm.interventions.context import EMPTY, Context, InterventionError, seeded
 from lolm.interventions.core import Intervention, KnownTerms, change_site, compose, inside, intervene, streams_under
@@ -54,6 +54,7 @@ __all__ = [
     "Statistics",
     "StreamMeans",
     "binarise_gate",
+    "branch_alone",
     "blend_gate",
     "change_branch",
     "change_gate",
@@ -92,6 +93,7 @@ __all__ = [
     "skip_last_blocks",
     "split_set",
     "standard_set",
+    "stream_effect",
     "streams_under",
     "swap_gate",
     "type_of",

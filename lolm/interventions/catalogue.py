@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from torch import nn
+
 from lolm.interventions import gate
-from lolm.interventions.branches import match_norm, replace_branch, resample_source
+from lolm.interventions.branches import branch_alone, match_norm, replace_branch, resample_source, stream_effect
 from lolm.interventions.context import Context
 from lolm.interventions.core import Intervention
 from lolm.interventions.dimensions import dimension_set
@@ -94,8 +96,34 @@ def _blocks(s: Settings) -> list[Intervention]:
     return [skip_last_blocks(count) for count in range(1, len(s.model.stack.layers) + 1)] if plain else []
 
 
-def _with_matched_norm(interventions: Iterable[Intervention]) -> list[Intervention]:
-    return [way for intervention in interventions for way in (intervention, intervention | match_norm())]
+def _norm_kept(s: Settings) -> list[Intervention]:
+    """Removals with the length of o kept. A norm before the head is scale-free: nothing would change there."""
+    if not isinstance(s.model.head_norm, nn.Identity):
+        return []
+    removals = [gate.force_gate(value) for value in s.gate_values if value in (0.0, 1.0) and "gate" in s.parts]
+    return [removal | match_norm() for removal in (*removals, *_branches(s))]
+
+
+def _branches(s: Settings) -> list[Intervention]:
+    return [replace_branch(b, by) for b in names.BRANCHES for by in names.REPLACEMENTS] if "latent" in s.parts else []
+
+
+def _effects(s: Settings) -> list[Intervention]:
+    """Of h and z on all that reads them, and on all but the fusion; what they do to the fusion stands with the branches."""
+    wanted = [(branch, kind) for branch, kinds in names.EFFECTS.items() for kind in kinds if kind != names.DIRECT]
+    sources = {edge.partition("_")[0] for edge in s.model.edges}
+    serial = f"{names.SURFACE}_{names.LATENT}" in s.model.edges
+    return [
+        stream_effect(s.model, branch, kind, by)
+        for branch, kind in wanted
+        if (serial if kind == names.INTO_LATENT else branch in sources or kind == names.TOTAL)
+        for by in names.RECOMPUTED
+    ]
+
+
+def _alone(s: Settings) -> list[Intervention]:
+    found = [branch_alone(s.model, branch) for branch in names.BRANCHES]
+    return found + ([one | gate.freeze_gate_per_dimension() for one in found] if "gate" in s.parts else [])
 
 
 STANDARD = (  # as published
@@ -117,12 +145,10 @@ CONTROLS = (
     entry(lambda s: [gate.permute_gate_dimensions()], "gate"),
     entry(lambda s: [gate.binarise_gate()], "gate"),
     entry(lambda s: [gate.swap_gate()], "gate"),
-    entry(lambda s: [gate.force_gate(value) | match_norm() for value in s.gate_values if value in (0.0, 1.0)], "gate"),
-    entry(
-        lambda s: _with_matched_norm(replace_branch(b, by) for b in names.BRANCHES for by in names.REPLACEMENTS),
-        "fusion",
-        "latent",
-    ),
+    entry(_branches, "fusion"),
+    entry(_norm_kept, "fusion"),
+    entry(_effects, "fusion", "latent"),
+    entry(_alone, "fusion", "latent"),
     entry(lambda s: [resample_source()], "fusion", "latent"),
     entry(
         lambda s: [i for b in names.BRANCHES for i in dimension_set(s.known, b, s.counts, s.draws, s.seed)], "fusion", "latent"

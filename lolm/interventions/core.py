@@ -3,7 +3,7 @@
 An intervention changes tensors at *sites*, see :mod:`lolm.interventions.sites`. At the seam between the streams and their fusion,
 o = g ⊙ u + (1 − g) ⊙ v + W_m m + W_r r, the streams and the gate were computed before, so changing one changes none of the
 others, as in the published protocol (facts D3, D4). Inside a stack, at what a mixer or an MLP writes into the residual stream,
-everything after the site is computed from the changed tensor.
+and along the edges from the streams to what reads them, everything after the site is computed from the changed tensor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import partial, reduce
 import torch
 
 from lolm.interventions.context import EMPTY, Context, InterventionError
-from lolm.interventions.sites import OUTPUT, STREAMS, TERMS, HasSites, fusion_of, is_inside
+from lolm.interventions.sites import EDGES, OUTPUT, STREAMS, TERMS, HasSites, fusion_of, is_inside
 from lolm.models.fusion import Fusion
 from lolm.models.language_model import LanguageModel, Streams
 from lolm.records import names
@@ -44,12 +44,20 @@ class Intervention:
     @property
     def inside(self) -> bool:
         """Whether it acts inside the stacks, so that the streams have to be computed anew."""
-        return self.skip_last > 0 or bool(self.inner_changes)
+        return self.skip_last > 0 or bool(self.changes_where(is_inside))
 
     @property
-    def inner_changes(self) -> tuple[tuple[str, Change], ...]:
-        """Those of ``changes`` inside the stacks."""
-        return tuple((site, change) for site, change in self.changes if is_inside(site))
+    def follows(self) -> bool:
+        """Whether it changes what runs from one stream to another, so that what reads it has to be computed anew."""
+        return any(site in EDGES for site, _ in self.changes)
+
+    def changes_where(self, chosen: Callable[[str], bool]) -> dict[str, list[Change]]:
+        """Those of ``changes`` at some sites, in their order."""
+        found: dict[str, list[Change]] = {}
+        for site, change in self.changes:
+            if chosen(site):
+                found.setdefault(site, []).append(change)
+        return found
 
     def apply(self, streams: Streams, context: Context = EMPTY) -> Streams:
         """The part that acts on the streams.
@@ -112,14 +120,35 @@ class KnownTerms:
         return self.terms | fusion.beside(streams.m, streams.r)
 
 
-def streams_under(model: LanguageModel, intervention: Intervention, tokens_BT: torch.Tensor, context: Context = EMPTY) -> Streams:
-    """The streams of a batch with an intervention's changes inside the stacks made, those at the seam not yet.
+def streams_under(
+    model: LanguageModel,
+    intervention: Intervention,
+    tokens_BT: torch.Tensor,
+    context: Context = EMPTY,
+    known: Streams | None = None,
+) -> Streams:
+    """The streams of a batch with an intervention's changes before the seam made, those at it not yet.
+
+    Args:
+        known: the streams of the unchanged model, of which the stack's output need not be computed again.
 
     Raises:
         InterventionError: the model has no such site, or ``context`` lacks what the change needs.
     """
+    edges = intervention.changes_where(EDGES.__contains__)
+    for edge in edges:
+        if edge not in model.edges:
+            raise InterventionError(
+                f"{intervention.name}: this model has no edge {edge!r}; it has {', '.join(model.edges) or 'none'}"
+            )
+    if edges and intervention.inside and context.other is not None:
+        seen = context.other()  # while the model is still unchanged
+        context = replace(context, other=lambda: seen)
     with inside(model, intervention, context):
-        return model.streams(tokens_BT, skip_last=intervention.skip_last)
+        if known is None or intervention.inside:
+            known = model.streams(tokens_BT, skip_last=intervention.skip_last)
+        changes = {edge: partial(_in_order, of_edge, context) for edge, of_edge in edges.items()}
+        return model.follow(tokens_BT, known, changes) if changes else known
 
 
 def intervene(
@@ -132,7 +161,7 @@ def intervene(
     """o_BTD under an intervention.
 
     Args:
-        streams: of a batch, from :func:`streams_under` where the intervention acts inside the stacks.
+        streams: of a batch, from :func:`streams_under` where the intervention acts before the seam.
         known: terms that need not be computed again.
 
     Raises:
@@ -175,9 +204,7 @@ def inside(model: HasSites, intervention: Intervention, context: Context = EMPTY
     Raises:
         InterventionError: the model has no such site.
     """
-    changes: dict[str, list[Change]] = {}
-    for site, change in intervention.inner_changes:
-        changes.setdefault(site, []).append(change)
+    changes = intervention.changes_where(is_inside)
     sites = model.sites() if changes else {}
     for name in changes:
         if name not in sites:

@@ -6,6 +6,9 @@ At the seam, with one tensor each (B, T, ·)::
     u  v  memory  regime   what the fusion joins: the surface and the latent branch, W_m m and W_r r
     o                      what the head reads
 
+On the way there, ``<source>_<target>``: what of h reaches latent stream, memory, regime and gate, and of z regime and gate, as in
+``surface_latent``. What follows is computed again; h and z themselves, and what the fusion reads of them, stay.
+
 Inside a stack, ``<stack>.<layer>.<part>``: what the mixer or the MLP of a layer writes into the residual stream, (B, T, D), such
 as ``stack.3.mixer`` of a decoder and ``surface.0.mlp`` or ``latent.1.mixer`` of LOLM. Where the latent layers are chained without
 a residual stream, it is what a layer hands to the next. A mixer with branches has a site for each, ``stack.3.mixer.attention``,
@@ -26,6 +29,10 @@ from lolm.records import names
 STREAMS = {"h": "surface stream", "z": "latent stream", "m": "memory", "r": "regime", "g": "gate"}
 TERMS = {"u": names.SURFACE, "v": names.LATENT, "memory": names.MEMORY, "regime": names.REGIME}
 OUTPUT = "o"
+EDGES = {  # and the stream that runs along
+    **{f"{names.SURFACE}_{to}": "h" for to in (names.LATENT, names.MEMORY, names.REGIME, "gate")},
+    **{f"{names.LATENT}_{to}": "z" for to in (names.REGIME, "gate")},
+}
 # What is asked for together, by what :attr:`lolm.mixers.site.Site.kind` may be. A mixer that is both, such as Hymba's, is in
 # neither; its branches are.
 TYPES = {
@@ -49,9 +56,9 @@ class SiteInfo:
     """A site of a model.
 
     Attributes:
-        kind: ``stream``, ``term`` or ``output`` at the seam; inside a stack the mixer's name as in ``params.yaml``, ``mlp`` or
-            ``experts``.
-        stack, layer: None at the seam.
+        kind: ``stream``, ``term`` or ``output`` at the seam, ``edge`` before it; inside a stack the mixer's name as in
+            ``params.yaml``, ``mlp`` or ``experts``.
+        stack, layer: None outside the stacks.
     """
 
     name: str
@@ -62,7 +69,7 @@ class SiteInfo:
 
 def is_inside(site: str) -> bool:
     """Whether a site's name is that of a place inside a stack."""
-    return site not in STREAMS and site not in TERMS and site != OUTPUT
+    return site not in STREAMS and site not in TERMS and site not in EDGES and site != OUTPUT
 
 
 def fusion_of(model: LanguageModel) -> Fusion | None:
@@ -88,6 +95,7 @@ def type_of(kind: str) -> str | None:
 def sites(model: LanguageModel) -> list[SiteInfo]:
     """Every site of a model, in the order of computation within each stack, the seam last."""
     found = inner_sites(model)
+    found += [SiteInfo(name, "edge") for name in EDGES if name in model.edges]
     parts, fusion = model.components(), fusion_of(model)
     has = {"h": True, "z": "latent" in parts, "m": "memory" in parts, "r": "regime" in parts, "g": "gate" in parts}
     found += [SiteInfo(name, "stream") for name in STREAMS if has[name]]

@@ -32,10 +32,10 @@ class CachedActivations:
     context: Context
 
     def streams_under(self, model: LanguageModel, intervention: Intervention) -> Streams:
-        """The streams that the fusion meets, computed anew only where the intervention acts inside the stacks."""
-        if not intervention.inside:
+        """The streams that the fusion meets, computed anew only from where the intervention acts."""
+        if not (intervention.inside or intervention.follows):
             return self.streams
-        return streams_under(model, intervention, self.tokens_BT, self.context)
+        return streams_under(model, intervention, self.tokens_BT, self.context, self.streams)
 
     def known_terms(self, model: LanguageModel) -> KnownTerms | None:
         """What the fusion's maps make of the unchanged streams, for :meth:`fused`: most interventions leave most of them as they

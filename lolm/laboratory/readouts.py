@@ -1,8 +1,13 @@
-"""Lost, or only a readout off its distribution? How much of an intervention's damage a refitted readout wins back (facts F4)."""
+"""Lost, or only a readout off its distribution? How much of an intervention's damage a refitted readout wins back (facts F4).
+
+Readouts learn from training text; text of the validation split says at which step they stop, the start included, so that a refit
+that only overfits changes nothing; text of the test split is scored once, at the end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -16,7 +21,7 @@ from lolm.interventions import EMPTY, Context, Intervention, InterventionError, 
 from lolm.laboratory.cached_activations import CachedActivations, cached_activations
 from lolm.laboratory.temperature import fit_temperature
 from lolm.models.language_model import LanguageModel
-from lolm.records.names import AFFINE, FINE_TUNE, HEAD_SCRATCH, READOUTS, TEMPERATURE
+from lolm.records.names import AFFINE, FINE_TUNE, HEAD_SCRATCH, NONE, READOUTS, TEMPERATURE
 from lolm.records.schema import Readout
 from lolm.training.optimizer import AdamW
 
@@ -30,12 +35,14 @@ class Effort:
     Attributes:
         steps, learning_rate: of ``affine``, ``head`` and ``head_scratch``.
         fine_tune_steps, fine_tune_rate: of ``fine_tune``.
+        checks: how often the loss on validation text is looked at, evenly over the steps, beside the start.
     """
 
     steps: int = 200
     learning_rate: float = 1e-2
     fine_tune_steps: int = 100
     fine_tune_rate: float = 1e-3
+    checks: int = 10
 
 
 def refit_readout(
@@ -43,6 +50,7 @@ def refit_readout(
     intervention: Intervention,
     readout: str,
     train: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    validation: EvaluationSet,
     held_out: EvaluationSet,
     batch_size: int,
     effort: Effort = Effort(),
@@ -50,11 +58,10 @@ def refit_readout(
     *,
     step: int = 0,
 ) -> Readout:
-    """Refit one readout of a damaged model on training text, and score it on held-out text. The model stays as it was.
+    """Refit one readout of a damaged model, and of the intact one beside it, and score both. The model stays as it was.
 
-    What the readout reads is computed once and kept, so ``train`` and ``held_out`` must fit into memory; a step takes one of the
-    batches of ``train``, in a random order that starts anew when it is through. To tell what refitting alone brings, refit the
-    learned model too (``Intervention(names.NONE)``).
+    What the readout reads is computed once and kept, so all text must fit into memory; a step takes one of the batches of
+    ``train``, in a random order that starts anew when it is through.
 
     Args:
         readout: ``temperature``, one number; ``affine``, gains and biases of the branch norms and the head's; ``head``, an
@@ -62,19 +69,22 @@ def refit_readout(
             with the intervention in place at every step: not what the damaged streams hold, but what the path that is left
             can learn to do. What the intervention knows (statistics, other documents) stays that of the learned model.
         train: inputs and targets, each (B, T), of the training split.
+        validation, held_out: on which a refit stops, and which is scored at the end.
         step: of the weights, for the row.
 
     Raises:
         InterventionError: another readout, no training text, or ``affine`` for a model whose norms have none.
     """
-    bench = _Bench.of(model, train, held_out, batch_size, context, step)
-    return bench.refit(intervention, readout, effort, bench.damaged(intervention))
+    return refit_readouts(model, [intervention], train, validation, held_out, batch_size, effort, context, [readout], step=step)[
+        0
+    ]
 
 
 def refit_readouts(
     model: LanguageModel,
     interventions: Iterable[Intervention],
     train: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    validation: EvaluationSet,
     held_out: EvaluationSet,
     batch_size: int,
     effort: Effort = Effort(),
@@ -84,74 +94,97 @@ def refit_readouts(
     step: int = 0,
 ) -> list[Readout]:
     """:func:`refit_readout` of every readout under every intervention, the streams computed once for all of them."""
-    bench, rows, readouts = _Bench.of(model, train, held_out, batch_size, context, step), [], list(readouts)
+    readouts = list(readouts)
+    for readout in readouts:
+        if readout not in READOUTS:
+            raise InterventionError(f"no readout {readout!r}; the readouts are {', '.join(READOUTS)}")
+    learned_from, stopped_by, scored = (
+        list(cached_activations(model, batches, context))
+        for batches in (train, validation.batches(batch_size), held_out.batches(batch_size))
+    )
+    if not learned_from:
+        raise InterventionError("a readout is refitted on training text; give at least one batch")
+    bench, learned = _Bench(model, learned_from, stopped_by, scored, effort, context.seed), Intervention(NONE)
+    intact = {readout: bench.refit(learned, readout) for readout in readouts}
+    full, rows = bench.loss(learned), []
     for intervention in interventions:
-        damaged = bench.damaged(intervention)
-        rows += [bench.refit(intervention, readout, effort, damaged) for readout in readouts]
+        damaged = bench.loss(intervention)
+        for readout in readouts:
+            same = intervention.label == learned.label
+            found = intact[readout] if same else bench.refit(intervention, readout)
+            left, damage = found.nats - intact[readout].nats, damaged - full
+            rows.append(
+                Readout(
+                    step=step,
+                    intervention=intervention.name,
+                    value=intervention.value,
+                    readout=readout,
+                    full=full,
+                    damaged=damaged,
+                    refitted=found.nats,
+                    recovered=1 - left / damage if damage else None,
+                    temperature=found.temperature,
+                    intact=intact[readout].nats,
+                    kept=found.kept,
+                )
+            )
     return rows
 
 
 @dataclass(frozen=True)
+class _Refit:
+    """Test loss after a refit, and where it stopped."""
+
+    nats: float
+    temperature: float | None = None
+    kept: int | None = None
+
+
+@dataclass(frozen=True)
 class _Bench:
-    """A model with the activations that readouts learn from, the held-out ones, and the learned model's loss on these."""
+    """A model with the activations that readouts learn from, stop by and are scored on."""
 
     model: LanguageModel
     train: list[CachedActivations]
+    validation: list[CachedActivations]
     test: list[CachedActivations]
-    full: float
+    effort: Effort
     seed: int
-    step: int
 
-    @classmethod
-    def of(cls, model: LanguageModel, train, held_out: EvaluationSet, batch_size: int, context: Context, step: int) -> _Bench:
-        learned_from = list(cached_activations(model, train, context))
-        if not learned_from:
-            raise InterventionError("a readout is refitted on training text; give at least one batch")
-        test = list(cached_activations(model, held_out.batches(batch_size), context))
-        full = _nats(test, lambda cached: model.logits(_full(cached)))
-        return cls(model, learned_from, test, full, context.seed, step)
+    def loss(self, intervention: Intervention, temperature: float = 1.0, text: list[CachedActivations] | None = None) -> float:
+        """Loss with the readout as it was learned, by default on the test text."""
+        model, text = self.model, self.test if text is None else text
+        return _nats(text, lambda cached: model.logits(cached.fused(model, intervention)) / temperature)
 
-    def damaged(self, intervention: Intervention) -> float:
-        return _nats(self.test, lambda cached: self.model.logits(cached.fused(self.model, intervention)))
+    def refit(self, intervention: Intervention, readout: str) -> _Refit:
+        return self._temperature(intervention) if readout == TEMPERATURE else self._trained(intervention, readout)
 
-    def refit(self, intervention: Intervention, readout: str, effort: Effort, damaged: float) -> Readout:
-        if readout not in READOUTS:
-            raise InterventionError(f"no readout {readout!r}; the readouts are {', '.join(READOUTS)}")
-        refitted, temperature = (
-            self._temperature(intervention) if readout == TEMPERATURE else (self._trained(intervention, readout, effort), None)
-        )
-        damage = damaged - self.full
-        return Readout(
-            step=self.step,
-            intervention=intervention.name,
-            value=intervention.value,
-            readout=readout,
-            full=self.full,
-            damaged=damaged,
-            refitted=refitted,
-            recovered=(damaged - refitted) / damage if damage else None,
-            temperature=temperature,
-        )
+    def _temperature(self, intervention: Intervention) -> _Refit:
+        """At the temperature fitted on training text, or at 1 where that does better on validation text."""
+        batches = [(_logits(self.model, intervention, cached), cached.targets_N) for cached in self.train]
+        t = min((1.0, fit_temperature(lambda: batches)), key=lambda t: self.loss(intervention, t, self.validation))
+        return _Refit(self.loss(intervention, t), temperature=t)
 
-    def _temperature(self, intervention: Intervention) -> tuple[float, float]:
-        """Held-out loss at the temperature fitted on training text, and that temperature."""
-        model = self.model
-        batches = [(_logits(model, intervention, cached), cached.targets_N) for cached in self.train]
-        t = fit_temperature(lambda: batches)
-        return _nats(self.test, lambda cached: model.logits(cached.fused(model, intervention)) / t), t
-
-    def _trained(self, intervention: Intervention, readout: str, effort: Effort) -> float:
-        """Held-out loss after gradient steps on training text."""
+    def _trained(self, intervention: Intervention, readout: str) -> _Refit:
+        """After the number of gradient steps on training text that is best on validation text."""
+        effort, tuned = self.effort, readout == FINE_TUNE
         make = {AFFINE: _affine, FINE_TUNE: _fine_tune}.get(readout, _head)
-        parameters, train_logits, test_logits = make(self.model, intervention, self.train, self.test, readout == HEAD_SCRATCH)
-        tuned = readout == FINE_TUNE
+        texts = (self.train, self.validation, self.test)
+        parameters, train_logits, validation_logits, test_logits = make(self.model, intervention, texts, readout == HEAD_SCRATCH)
         steps = effort.fine_tune_steps if tuned else effort.steps
         rate = effort.fine_tune_rate if tuned else effort.learning_rate
-        _train(parameters, self.train, train_logits, steps, rate, self.seed)
-        return _nats(self.test, test_logits)
+        checked = {round(steps * check / effort.checks) for check in range(effort.checks + 1)}
+        best, kept, state = math.inf, 0, [parameter.detach().clone() for parameter in parameters]
+        for step in _steps(parameters, self.train, train_logits, steps, rate, self.seed):
+            if step in checked and (nats := _nats(self.validation, validation_logits)) < best:
+                best, kept, state = nats, step, [parameter.detach().clone() for parameter in parameters]
+        with torch.no_grad():
+            for parameter, value in zip(parameters, state, strict=True):
+                parameter.copy_(value)
+        return _Refit(_nats(self.test, test_logits), kept=kept)
 
 
-def _affine(model: LanguageModel, intervention: Intervention, train, test, scratch: bool):
+def _affine(model: LanguageModel, intervention: Intervention, texts, scratch: bool):
     """A copy of the model of which the norms alone learn: streams are kept, the fusion is run with every step."""
     copy = deepcopy(model).requires_grad_(False)
     fusion = fusion_of(copy)
@@ -163,10 +196,10 @@ def _affine(model: LanguageModel, intervention: Intervention, train, test, scrat
     def logits(cached: CachedActivations) -> torch.Tensor:
         return copy.logits(cached.fused(copy, intervention))
 
-    return parameters, logits, logits
+    return parameters, logits, logits, logits
 
 
-def _fine_tune(model: LanguageModel, intervention: Intervention, train, test, scratch: bool):
+def _fine_tune(model: LanguageModel, intervention: Intervention, texts, scratch: bool):
     """A copy of the model of which everything learns: its streams are computed anew with every step."""
     copy = deepcopy(model).requires_grad_()
 
@@ -174,10 +207,10 @@ def _fine_tune(model: LanguageModel, intervention: Intervention, train, test, sc
         streams = streams_under(copy, intervention, cached.tokens_BT, cached.context)
         return copy.logits(intervene(copy, intervention, streams, cached.context))
 
-    return list(copy.parameters()), logits, logits
+    return list(copy.parameters()), logits, logits, logits
 
 
-def _head(model: LanguageModel, intervention: Intervention, train, test, scratch: bool):
+def _head(model: LanguageModel, intervention: Intervention, texts, scratch: bool):
     """An output map of its own over what the head reads, which is kept."""
     embedding = model.embedding.weight.detach()
     head = nn.Parameter(torch.zeros_like(embedding) if scratch else embedding.clone())
@@ -186,17 +219,19 @@ def _head(model: LanguageModel, intervention: Intervention, train, test, scratch
         read = {id(cached): _read(model, intervention, cached) for cached in batches}
         return lambda cached: F.linear(read[id(cached)], head)
 
-    return [head], reader(train), reader(test)
+    return [head], *map(reader, texts)
 
 
-def _train(
+def _steps(
     parameters: list[nn.Parameter], batches: list[CachedActivations], logits: Logits, steps: int, learning_rate: float, seed: int
-) -> None:
+) -> Iterator[int]:
+    """Train; gives the number of steps taken, from 0 on."""
     optimizer = AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / max(steps, 1))
     order: list[int] = []
     generator = seeded(seed, "readout")
-    for _ in range(steps):
+    for taken in range(steps):
+        yield taken
         order = order or torch.randperm(len(batches), generator=generator).tolist()
         cached = batches[order.pop()]
         with torch.enable_grad():
@@ -205,6 +240,7 @@ def _train(
         loss.backward()
         optimizer.step()
         schedule.step()
+    yield steps
 
 
 @torch.no_grad()
@@ -215,11 +251,6 @@ def _logits(model: LanguageModel, intervention: Intervention, cached: CachedActi
 @torch.no_grad()
 def _read(model: LanguageModel, intervention: Intervention, cached: CachedActivations) -> torch.Tensor:
     return model.head_norm(cached.fused(model, intervention))
-
-
-def _full(cached: CachedActivations) -> torch.Tensor:
-    assert cached.context.full is not None
-    return cached.context.full
 
 
 @torch.no_grad()

@@ -4,7 +4,9 @@ the stacks."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,9 @@ from lolm.mixers.site import Site
 from lolm.models.blocks import Stack, build_norm, norm_params
 from lolm.models.component import Component
 from lolm.models.experts import Routing
+
+Change = Callable[[torch.Tensor], torch.Tensor]  # to another of the same shape
+NOTHING: Mapping[str, Change] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,13 @@ class LanguageModel(nn.Module, ABC):
     Attributes:
         stack: the blocks over the token embeddings: all of a decoder, the surface of LOLM.
         kernels: backend of what is compiled (``training.kernels``).
+        edges: of the dataflow from the stack's output to the fusion, ``<source>_<target>``, that interventions can reach.
     """
 
     kernels: str = "auto"
     stack_name = "stack"  # of its weights
     stack: Stack
+    edges: tuple[str, ...] = ()
 
     def __init__(
         self, architecture: ArchitectureConfig, size: SizeConfig, vocab_size: int, training: TrainingConfig | None
@@ -82,6 +89,11 @@ class LanguageModel(nn.Module, ABC):
     def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
         """All streams of a batch. ``generator`` feeds the Gumbel noise; ``skip_last`` leaves out blocks at the
         end of the stack."""
+
+    def follow(self, tokens_BT: torch.Tensor, known: Streams, changes: Mapping[str, Change]) -> Streams:
+        """The streams of a batch computed again from the stack's output h, with what runs along some edges changed; h itself
+        stays, and so does what the fusion reads of it. Behind a single stack nothing follows."""
+        return known
 
     @abstractmethod
     def fuse(self, streams: Streams) -> torch.Tensor:

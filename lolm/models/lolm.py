@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from lolm.config import ArchitectureConfig, ConfigError, SizeConfig, TrainingConfig
 from lolm.models.blocks import Stack
 from lolm.models.component import Component
+from lolm.models.experts import Routing
 from lolm.models.fusion import Fusion
 from lolm.models.gate import build_gate
-from lolm.models.language_model import LanguageModel, Streams
+from lolm.models.language_model import NOTHING, Change, LanguageModel, Streams
 from lolm.models.latent import Latent
 from lolm.models.memory import Memory
 from lolm.models.regime import Regime
@@ -21,7 +24,8 @@ class LOLM(LanguageModel):
     The latent stream reads the surface's output, as published, or the token embeddings (``latent.input``), which makes the
     two truly parallel. A stream that is switched off enters regime and gate as zeros. The gate needs the latent stream.
 
-    ``architecture.detach`` stops gradients along single edges of this dataflow; values are the same.
+    ``architecture.detach`` stops gradients along single edges of this dataflow; values are the same. An intervention can change
+    what arrives at the end of one (:meth:`follow`).
     """
 
     stack_name = "surface"
@@ -49,6 +53,11 @@ class LOLM(LanguageModel):
         norm, isolate = architecture.gate.branch_norm, architecture.regime.isolate
         cut = "latent_fusion" in self.detached
         self.fusion = Fusion(d, has_latent, self.memory is not None, width, norm, isolate, form == "concat", cut)
+        parts = (("memory", self.memory), ("regime", self.regime), ("gate", self.gate))
+        there = [name for name, part in parts if part is not None]
+        reads = {"surface": ["latent"] * (has_latent and self.latent_input == "surface") + there}
+        reads["latent"] = [name for name in there if has_latent and name != "memory"]
+        self.edges = tuple(f"{source}_{target}" for source, targets in reads.items() for target in targets)
 
     @property
     def stack(self) -> Stack:  # type: ignore[override]
@@ -58,22 +67,41 @@ class LOLM(LanguageModel):
     def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
         x = self._embed(tokens_BT)
         h, routing = self.surface(x, skip_last)
-        source = self._along("surface_latent", h) if self.latent_input == "surface" else x
-        z = None if self.latent is None else self.latent(source)
-        m, attention = (None, None) if self.memory is None else self.memory(h)
+        return self._behind(x, h, routing, generator)
+
+    def follow(self, tokens_BT: torch.Tensor, known: Streams, changes: Mapping[str, Change]) -> Streams:
+        return self._behind(self._embed(tokens_BT), known.h, known.routing, None, changes)
+
+    def _behind(
+        self,
+        x: torch.Tensor,
+        h: torch.Tensor,
+        routing: Routing | None,
+        generator: torch.Generator | None,
+        changes: Mapping[str, Change] = NOTHING,
+    ) -> Streams:
+        """All streams, from the embeddings and the surface's output."""
+
+        def along(edge: str, sent: torch.Tensor) -> torch.Tensor:
+            """What arrives at the end of an edge: what was sent, without its gradient where the edge is cut."""
+            sent = sent.detach() if edge in self.detached else sent
+            return changes[edge](sent) if edge in changes else sent
+
+        z = None if self.latent is None else self.latent(along("surface_latent", h) if self.latent_input == "surface" else x)
+        m, attention = (None, None) if self.memory is None else self.memory(along("surface_memory", h))
         # Regime and gate keep their width without a stream, so that arms with and without it differ in nothing else.
         zeros = torch.zeros_like(h)
         z_in, m_in = (zeros if s is None else s for s in (z, m))
         logits, p, r = (
-            (None, None, None) if self.regime is None else self.regime(self._along("latent_regime", z_in), h, m_in, generator)
+            (None, None, None)
+            if self.regime is None
+            else self.regime(along("latent_regime", z_in), along("surface_regime", h), m_in, generator)
         )
         r_in = h.new_zeros(*h.shape[:2], self.regime_width) if r is None else r
-        g = None if self.gate is None else self.gate(self._along("latent_gate", z_in), h, m_in, self._along("regime_gate", r_in))
+        g = None
+        if self.gate is not None:
+            g = self.gate(along("latent_gate", z_in), along("surface_gate", h), m_in, along("regime_gate", r_in))
         return Streams(h, z, m, attention, logits, p, r, g, routing)
-
-    def _along(self, edge: str, x: torch.Tensor) -> torch.Tensor:
-        """What arrives at the end of an edge: x, without its gradient where the edge is cut."""
-        return x.detach() if edge in self.detached else x
 
     def fuse(self, streams: Streams) -> torch.Tensor:
         return self.fusion(streams.h, streams.z, streams.m, streams.r, streams.g)

@@ -22,6 +22,10 @@ SURFACE, LATENT, MEMORY, REGIME = "surface", "latent", "memory", "regime"
 BRANCHES = (SURFACE, LATENT)  # what the fusion weighs
 ZERO, MEAN, RESAMPLE, GAUSSIAN = "zero", "mean", "resample", "gaussian"
 REPLACEMENTS = (ZERO, MEAN, RESAMPLE, GAUSSIAN)  # of a branch
+TOTAL, DIRECT, INDIRECT = "total", "direct", "indirect"  # effects of a stream: on all that reads it, on the fusion, on the others
+INTO_LATENT = "into_latent"  # of h: in the SSM's input alone
+EFFECTS = {SURFACE: (TOTAL, DIRECT, INDIRECT, INTO_LATENT), LATENT: (TOTAL, DIRECT, INDIRECT)}
+RECOMPUTED = (MEAN, ZERO, RESAMPLE)  # replacements with which effects are measured
 
 # Types of what writes into a residual stream; ``mlp`` together with mixtures of experts, which are a type of their own as well.
 RECURRENT, ATTENTION, CONVOLUTION, MLP, EXPERT_MLP = "recurrent", "attention", "convolution", "mlp", "experts"
@@ -44,6 +48,16 @@ def joined(*names: str) -> str:
 def replaced(branch: str, by: str) -> str:
     """A branch (or memory, regime) replaced: ``latent_mean``."""
     return f"{branch}_{by}"
+
+
+def effect(branch: str, kind: str, by: str) -> str:
+    """h or z replaced for some of what reads it, what follows computed again; the direct effect is that of :func:`replaced`."""
+    return replaced(branch, by) if kind == DIRECT else f"{branch}_{kind}_{by}"
+
+
+def alone(branch: str) -> str:
+    """All other terms of the fusion at their means."""
+    return f"{branch}_alone"
 
 
 def permuted(stream: str) -> str:
@@ -155,6 +169,8 @@ INTERVENTIONS = frozenset(
         NONE, GATE, BLEND_TO_ONE, BLEND_TO_ZERO, GATE_MEAN_DIMENSION, GATE_MEAN_GLOBAL, GATE_SHUFFLED_POSITIONS,
         GATE_PERMUTED_DIMENSIONS, GATE_BINARISED, GATE_SWAPPED, SKIP_LAST_BLOCKS, MATCH_NORM,
         *(replaced(branch, by) for branch in BRANCHES for by in REPLACEMENTS),
+        *(effect(branch, kind, by) for branch, kinds in EFFECTS.items() for kind in kinds for by in RECOMPUTED),
+        *(alone(branch) for branch in BRANCHES),
         *(replaced(stream, by) for stream in (MEMORY, REGIME) for by in (ZERO, MEAN)),
         *(permuted(stream) for stream in (MEMORY, REGIME)),
         *(source_resampled(branch) for branch in BRANCHES),

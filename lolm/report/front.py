@@ -10,13 +10,14 @@ from lolm.claims.build import modern
 from lolm.claims.ledger import DECIDED, NOT_RUN, UNTESTABLE, Claim, Control
 from lolm.claims.published import NUMBERS
 from lolm.claims.registry import ENTRIES
-from lolm.claims.sentences import FINDINGS, sentence, tally
+from lolm.claims.sentences import FINDINGS, GENERALITY, sentence, summary, tally
 from lolm.config import Params, arms_of
 from lolm.records.results import ScaleResults
+from lolm.report import rows
 from lolm.report.figures import FIGURES
 from lolm.report.figures.budgets import budgets_picture
 from lolm.report.render import described, render
-from lolm.report.study import absent, counts, grouped
+from lolm.report.study import SECONDS, absent, counts, grouped
 
 LABORATORY = ("inversion", "hybrids", "components", "gate", "streams")  # groups of claims
 CONTROLS = 4  # of a claim, shown with the answer to its question
@@ -45,8 +46,22 @@ QUESTIONS = (
     Question("Is its perplexity 25.9 % lower?", ("gap_25_9", "matched_budget", "matched_budget_modern", "arithmetic_25_9")),
     Question(
         "Does it depend on its minority branch (dependency inversion)?",
-        ("inversion_preregistered", "inversion_null", "inversion_control", "damage_is_information", "inversion"),
-        "inversion_statistic",
+        (
+            "inversion_preregistered",
+            "latent_minority",
+            "dependency_follows_share",
+            "inversion_total",
+            "inversion_null",
+            "inversion_control",
+            "damage_is_information",
+            "inversion",
+        ),
+        "dependency_share",
+    ),
+    Question(
+        "Is the inversion a property of hybrids?",
+        (*(finding.claim for finding in GENERALITY), "recurrent_missed_samba", "types_labellings", "recurrent_beyond_random"),
+        "type_statistic",
     ),
     Question(
         "Does the gate find its level, and does it say who contributes?",
@@ -135,14 +150,22 @@ def readme_block(scale: str, params: Params, claims: Sequence[Claim]) -> str:
     said = [by_id[finding.claim] for finding in FINDINGS if finding.claim in by_id]
     measured = [claim for claim in said if claim.verdict not in (NOT_RUN, UNTESTABLE)]
     level = f"{100 * params.analysis.confidence:g} %"
-    return render("readme.md", scale=scale, level=level, claims=measured, unrun=len(said) - len(measured), tally=tally(claims))
+    return render(
+        "readme.md",
+        scale=scale,
+        level=level,
+        claims=measured,
+        unrun=len(said) - len(measured),
+        tally=tally(claims),
+        summary=summary(claims),
+    )
 
 
 def laboratory_block(scale: str, params: Params, claims: Sequence[Claim]) -> str:
     """What the page on the laboratory says was found: every decided claim that interventions or streams decide, as above."""
     said = [claim for claim in claims if claim.group in LABORATORY and claim.verdict in DECIDED and claim.sound is not None]
     level = f"{100 * params.analysis.confidence:g} %"
-    return render("readme.md", scale=scale, level=level, claims=said, unrun=0, tally="", here="../")
+    return render("readme.md", scale=scale, level=level, claims=said, unrun=0, tally="", summary={}, here="../")
 
 
 def pointer(target: str, title: str) -> str:
@@ -159,7 +182,9 @@ def _context(
     here: str,
 ) -> dict[str, Any]:
     by_id = {claim.id: claim for claim in claims}
-    said = {finding.claim: sentence(finding, by_id[finding.claim]) for finding in FINDINGS if finding.claim in by_id}
+    said = {
+        finding.claim: sentence(finding, by_id[finding.claim]) for finding in (*FINDINGS, *GENERALITY) if finding.claim in by_id
+    }
     own = {modern(entry).id: entry.id for entry in ENTRIES if entry.modern}  # its id in the ledger of the study that decides it
     questions = []
     for question in QUESTIONS:
@@ -175,6 +200,9 @@ def _context(
         "questions": questions,
         "more": list(said.values()),
         "tally": tally(claims),
+        "costs": costs(results_by_study),
+        "cost_columns": rows.ARMS,
+        "machine_note": SECONDS,
         "groups": grouped(claims),
         "counts": counts(claims),
         "not_run": _by_command([claim for claim in claims if claim.verdict == NOT_RUN]),
@@ -183,6 +211,15 @@ def _context(
         "controls": _controls,
         "anchor": lambda claim: own.get(claim.id, claim.id),
     }
+
+
+def costs(results_by_study: Mapping[str, ScaleResults]) -> list[rows.Row]:
+    """Size and cost of every arm that was run, each once, by the study with most runs of it."""
+    found: dict[str, rows.Row] = {}
+    for results in sorted(results_by_study.values(), key=lambda results: -len(results.seeds)):
+        for row in rows.arms(results):
+            found.setdefault(row.note, row)
+    return list(found.values())
 
 
 def _controls(claim: Claim) -> tuple[list[Control], int]:

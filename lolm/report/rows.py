@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lolm.analysis import dependency as dep
 from lolm.analysis import efficiency as eff
 from lolm.analysis import leaderboard as board
+from lolm.analysis.effects import arm_effects
 from lolm.analysis.statistics import Estimate, t_interval
 from lolm.analysis.uncertainty import final_bits, final_loss
 from lolm.claims.numbers import show, show_estimate
@@ -24,6 +26,9 @@ LEADERBOARD = (
 ARMS = (
     "parameters", "against subject", "forward FLOPs/token", "training FLOPs/token", "by PaLM's count", "FLOPs a run",
     "seconds a run", "training tokens/s", "state bytes", "kernels", "seeds",
+)  # fmt: skip
+DEPENDENCY = (
+    "S, nats", "latent share", "share of variance", "mean gate", "call", "after Holm", "S minus subject's", "p, Holm",
 )  # fmt: skip
 TRIVIAL = {
     "uniform": "uniform guess, ln V",
@@ -143,6 +148,28 @@ def comparisons(results: ScaleResults) -> list[Row]:
                 Row(results.label(arm), (*cells, steps, changes[flops.differ]), "subject" if arm == results.subject else "")
             )
     return sorted(rows, key=lambda row: row.note != "subject")
+
+
+def dependency(results: ScaleResults) -> list[Row]:
+    """S of every arm that has it beside the latent branch's share, and its call alone and after Holm's correction over all."""
+    against = {effect.name: effect for effect in arm_effects(results, "inversion")}
+    rows = []
+    for one in dep.calls(results):
+        gates = [run.evaluation.gate.mean for run in results.of(one.arm) if run.evaluation and run.evaluation.gate]
+        spread = dep.share_over_seeds(results.of(one.arm), results.analysis.confidence, spread=True)
+        effect = against.get(one.arm)
+        cells = (
+            estimate(one.found, "{:+.3f}"),
+            estimate(one.share, "{:.3f}"),
+            estimate(spread, "{:.3f}"),
+            f"{t_interval(gates).value:.3f}" if gates else "—",
+            one.called,
+            f"{one.corrected}, p {one.p_value:.2g}",
+            estimate(None if effect is None else effect.difference, "{:+.3f}"),
+            "—" if effect is None or effect.adjusted is None else f"{effect.adjusted:.2g}",
+        )
+        rows.append(Row(results.label(one.arm), cells, "subject" if one.arm == results.subject else ""))
+    return rows
 
 
 def samples(results: ScaleResults) -> list[dict[str, str]]:

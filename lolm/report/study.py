@@ -88,6 +88,8 @@ def study_page(
         drawn={picture.name: picture.title for picture in pictures},
         arms_columns=rows.ARMS,
         comparisons=rows.comparisons(results),
+        dependency=rows.dependency(results),
+        dependency_columns=rows.DEPENDENCY,
         samples=rows.samples(results),
         runs=rows.runs(results),
         corpus=[(key, cell(value)) for key, value in flatten(results.corpus).items() if not isinstance(value, list | dict)],
@@ -154,7 +156,7 @@ def title(results: ScaleResults) -> str:
     if has_lolm(results.params, results.study):
         return "LOLM: what was claimed and what was measured"
     labels = [results.label(arm) for arm in results.params.selected.arms]
-    return f"{labels[0]} and {labels[1]}, measured" if len(labels) == 2 else f"{len(labels)} models without LOLM, measured"
+    return f"{labels[0]} and {labels[1]}, measured" if len(labels) == 2 else f"{len(labels)} models, measured"
 
 
 def found(results: ScaleResults, entries: Sequence[Entry]) -> list[str]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 
-from lolm.analysis import dependency as dep
 from lolm.analysis import efficiency as eff
 from lolm.analysis.effects import OUTCOMES, arm_effects, main_effects
 from lolm.records import AXES, names
@@ -26,31 +25,15 @@ REFERENCES = {
     "bigram": "bigram",
     "bigram_all_text": "bigram, whole training text",
 }
-GATE_SERIES = {names.GATE_LEVEL: "training batches", names.GATE_TARGET: "supervised target", names.VAL_GATE_MEAN: "held-out"}
-NO_LATENT, NO_SURFACE, SKIPPED = "g = 1 (no latent)", "g = 0 (no surface)", "Transformer without its last blocks"
-TOWARD = {"toward 1": names.BLEND_TO_ONE, "toward 0": names.BLEND_TO_ZERO}
 CODE_COUNTS = {
     "sampled": "Gumbel samples (as published)",
     "noise": "pure noise, same sampling",
     "eval": "evaluation mode, no noise",
 }
-REMOVED = {
-    (names.GATE, 1.0): NO_LATENT,
-    (names.GATE, 0.0): NO_SURFACE,
-    (names.replaced(names.LATENT, names.MEAN), None): "latent mean",
-    (names.replaced(names.SURFACE, names.MEAN), None): "surface mean",
-}
-REFITTED = {
-    names.TEMPERATURE: "one temperature",
-    names.AFFINE: "gains and biases of the norms",
-    names.HEAD: "the head",
-    names.HEAD_SCRATCH: "a head from scratch",
-    names.FINE_TUNE: "all weights, briefly",
-}
-HALVES = "random halves"
+GATE_SERIES = {names.GATE_LEVEL: "training batches", names.GATE_TARGET: "supervised target", names.VAL_GATE_MEAN: "held-out"}
 
 
-def _table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A table with these columns; what is missing in a row is empty, and whole numbers stay whole beside empty cells."""
     table = pd.DataFrame([[row.get(column) for column in columns] for row in rows], columns=list(columns))
     for column in ("seed", "step"):
@@ -59,7 +42,7 @@ def _table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> pd.Data
     return table
 
 
-def _subjects(results: ScaleResults) -> tuple[RunRecord, ...]:
+def subjects(results: ScaleResults) -> tuple[RunRecord, ...]:
     return results.of(results.subject) if results.subject else ()
 
 
@@ -83,12 +66,12 @@ def test_loss(results: ScaleResults) -> pd.DataFrame:
     factor = rows[0]["bits_per_byte"] / rows[0]["nats"] if rows else 0.0  # the same test tokens for every run
     for name, nats in references(results).items():
         rows.append({"kind": "reference", "arm": name, "seed": None, "bits_per_byte": nats * factor, "nats": nats})
-    return _table(("kind", "arm", "seed", "bits_per_byte", "nats"), rows)
+    return table(("kind", "arm", "seed", "bits_per_byte", "nats"), rows)
 
 
 def learning_curves(results: ScaleResults) -> pd.DataFrame:
     """Validation loss during training against all four costs."""
-    return _table(
+    return table(
         ("arm", "seed", *AXES, "val_nats", "val_bits_per_byte"),
         (
             {"arm": run.arm, "seed": run.seed, "val_nats": row[names.VAL_NATS]}
@@ -109,7 +92,7 @@ def schedule_ends(results: ScaleResults) -> pd.DataFrame:
         steps, flops = run.annealed(split) or ([], []), run.annealed(split, "flops") or ([], [])
         for step, spent, nats in zip(steps[0], flops[0], steps[1], strict=True):
             rows.append({"arm": run.arm, "seed": run.seed, "step": step, "flops": spent, "split": split, "nats": nats})
-    return _table(("arm", "seed", "step", "flops", "split", "nats"), rows)
+    return table(("arm", "seed", "step", "flops", "split", "nats"), rows)
 
 
 def multipliers(results: ScaleResults) -> pd.DataFrame:
@@ -125,7 +108,7 @@ def multipliers(results: ScaleResults) -> pd.DataFrame:
                 {"arm": arm, "step": point.steps, "baseline_flops": point.baseline, "multiplier": value, "low": low, "high": high}
                 | {"not_measured": point.reason}
             )
-    return _table(columns, rows if any(row["multiplier"] is not None for row in rows) else ())
+    return table(columns, rows if any(row["multiplier"] is not None for row in rows) else ())
 
 
 def lead(results: ScaleResults) -> pd.DataFrame:
@@ -152,7 +135,7 @@ def lead(results: ScaleResults) -> pd.DataFrame:
                 for r in found
                 if r["multiplier"]
             ]
-    return _table(("quantity", "seed", "step", "value"), rows)
+    return table(("quantity", "seed", "step", "value"), rows)
 
 
 # ---------------------------------------------------------------------------------------------- all arms side by side
@@ -160,7 +143,7 @@ def lead(results: ScaleResults) -> pd.DataFrame:
 
 def recall(results: ScaleResults) -> pd.DataFrame:
     """Accuracy in each recall task; empty where that run diverged."""
-    return _table(
+    return table(
         ("task", "arm", "seed", "state_elements", "accuracy", "chance", "nats"),
         (
             {"task": task, "arm": run.arm, "seed": run.seed, "state_elements": run.recall.state_elements}
@@ -174,7 +157,7 @@ def recall(results: ScaleResults) -> pd.DataFrame:
 
 def by_position(results: ScaleResults) -> pd.DataFrame:
     """Test loss over ranges of positions in the window, ``start`` to ``stop`` − 1."""
-    return _table(
+    return table(
         ("arm", "seed", "start", "stop", "nats", "bits_per_byte", "accuracy"),
         (
             {"arm": run.arm, "seed": run.seed, "start": part.start, "stop": part.stop, "nats": part.nats}
@@ -188,7 +171,7 @@ def by_position(results: ScaleResults) -> pd.DataFrame:
 
 def rates(results: ScaleResults) -> pd.DataFrame:
     """Validation loss at each peak learning rate of each sweep; empty where training diverged."""
-    return _table(
+    return table(
         ("arm", "learning_rate", "nats", "chosen", "inside"),
         (
             {"arm": sweep.arm, "learning_rate": rate.learning_rate, "nats": rate.nats}
@@ -219,7 +202,7 @@ def training_arms(results: ScaleResults) -> pd.DataFrame:
                     for pair, value in enumerate(effect.difference.per_seed, 1)
                 ]
     columns = ("arm_or_factor", "key", "outcome", "unit", "pair", "value", "difference", "low", "high", "p", "p_adjusted")
-    return _table(columns, rows)
+    return table(columns, rows)
 
 
 # ---------------------------------------------------------------------------------------------- gate and regime codes
@@ -227,7 +210,7 @@ def training_arms(results: ScaleResults) -> pd.DataFrame:
 
 def gate_path(results: ScaleResults) -> pd.DataFrame:
     """Mean gate during training on training batches and held-out text, and the target it is trained to."""
-    return _table(
+    return table(
         ("arm", "seed", "step", "series", "value"),
         (
             {"arm": run.arm, "seed": run.seed, "step": row["step"], "series": name, "value": row[key]}
@@ -242,7 +225,7 @@ def gate_path(results: ScaleResults) -> pd.DataFrame:
 
 def gate_histogram(results: ScaleResults) -> pd.DataFrame:
     """Gate values over test tokens and dimensions, counted in bins ``from`` … ``to``."""
-    return _table(
+    return table(
         ("arm", "seed", "from", "to", "count"),
         (
             {"arm": run.arm, "seed": run.seed, "from": edges[i], "to": edges[i + 1], "count": count}
@@ -256,7 +239,7 @@ def gate_histogram(results: ScaleResults) -> pd.DataFrame:
 
 def regimes(results: ScaleResults) -> pd.DataFrame:
     """Codes that are ever chosen and the entropy of their usage, counted in three ways."""
-    return _table(
+    return table(
         ("arm", "seed", "counted", "alive", "codes", "usage_entropy", "max_entropy"),
         (
             {"arm": run.arm, "seed": run.seed, "counted": text, "alive": getattr(regime, f"alive_{kind}")}
@@ -270,126 +253,3 @@ def regimes(results: ScaleResults) -> pd.DataFrame:
             for kind, text in CODE_COUNTS.items()
         ),
     )
-
-
-# ---------------------------------------------------------------------------------------------- interventions on the subject
-
-
-def conditions(results: ScaleResults) -> pd.DataFrame:
-    """Every intervention on every run, at every checkpoint; ``damage_nats`` is the loss minus the learned model's."""
-    columns = ("arm", "seed", "step", "intervention", "value", "nats", "damage_nats", "bits_per_byte", "accuracy", "kl_to_full",
-               "top1_agreement", "temperature", "nats_fitted")  # fmt: skip
-    rows = []
-    for run in results.runs:
-        learned = {c.step: c.nats for c in run.ablation.conditions if c.intervention == names.NONE} if run.ablation else {}
-        for c in run.ablation.conditions if run.ablation else ():
-            damage = c.nats - learned[c.step] if c.step in learned else None
-            rows.append({"arm": run.arm, "seed": run.seed, "damage_nats": damage} | vars(c))
-    return _table(columns, rows)
-
-
-def forced_gate(results: ScaleResults) -> pd.DataFrame:
-    """Loss of the subject with its gate forced to a constant (``gate`` is ``forced``), and learned, at every checkpoint."""
-    table = _on_gate(results)
-    table = table[table["intervention"].isin((names.GATE, names.NONE))]
-    kind = table["intervention"].map({names.GATE: "forced", names.NONE: "learned"})
-    columns = ["seed", "step", "gate", "forced_to", "nats", "accuracy", "kl_to_full"]
-    return table.assign(gate=kind, forced_to=table["value"])[columns]
-
-
-def damage(results: ScaleResults) -> pd.DataFrame:
-    """Damage of g = 1 and g = 0, of the serial control in the baseline, and of moving the gate part of the way."""
-    every, mine = conditions(results), _on_gate(results)
-    gate, last = mine[mine["intervention"] == names.GATE], mine[mine["step"] == mine["step"].max()]
-    latent = _subjects(results)[0].header.run.size.latent if results.subject else None
-    depth = latent.layers if latent is not None else 0  # the control skips as many blocks as LOLM has latent layers
-    base = every[(every["arm"] == results.baseline) & every["seed"].isin(mine["seed"])]
-    series = {
-        NO_LATENT: gate[gate["value"] == 1.0],
-        NO_SURFACE: gate[gate["value"] == 0.0],
-        SKIPPED: base[(base["intervention"] == names.SKIP_LAST_BLOCKS) & (base["value"] == depth)],
-    } | {name: last[last["intervention"] == intervention].sort_values("value") for name, intervention in TOWARD.items()}
-    parts = [part.assign(series=name, setting=part["value"]) for name, part in series.items() if len(part)]
-    columns = ["series", "seed", "step", "setting", "damage_nats"]
-    return pd.concat(parts)[columns] if parts else _table(columns, ())
-
-
-def _on_gate(results: ScaleResults) -> pd.DataFrame:
-    """Rows of :func:`conditions` of the subject's runs whose gate was forced."""
-    table = conditions(results)
-    forced = table.loc[(table["arm"] == results.subject) & (table["intervention"] == names.GATE), "seed"]
-    return table[(table["arm"] == results.subject) & table["seed"].isin(forced)]
-
-
-def inversion_statistic(results: ScaleResults) -> pd.DataFrame:
-    """S at the final weights by removal method, the declared one marked, and that of random halves (one row a draw)."""
-    runs, rows = _subjects(results), []
-    for method in dep.REMOVAL_METHODS:
-        for run in runs if dep.over_seeds(runs, method, results.analysis.confidence) is not None else ():
-            rows.append(
-                {"removal": method.label, "method": method.way, "seed": run.seed, "declared": method == dep.primary(results)}
-                | {"nats": dep.statistic(run, method)}
-            )
-    for run in runs if rows else ():
-        found = dep.null(run)
-        for draw in found.draws if found is not None else ():
-            rows.append({"removal": HALVES, "method": HALVES, "seed": run.seed, "declared": False, "nats": draw})
-    return _table(("removal", "method", "seed", "declared", "nats"), rows)
-
-
-def trajectory(results: ScaleResults) -> pd.DataFrame:
-    """S over checkpoints by the declared removal method (where that has one checkpoint alone, by the forced gate)."""
-    runs, method = _subjects(results), dep.primary(results)
-    if len(dep.checkpoints(runs, method)) < 2:
-        method = dep.RemovalMethod(names.GATE)
-    found = dep.trajectory(runs, method)
-    return _table(
-        ("seed", "step", "removal", "inversion_nats", "gate", "target", "latent_variance_share"),
-        (
-            {"seed": p.seed, "step": p.step, "removal": method.label, "inversion_nats": p.statistic, "gate": p.gate}
-            | {"target": p.target, "latent_variance_share": p.share}
-            for p in (found if len({p.step for p in found}) > 1 else ())
-        ),
-    )
-
-
-def readout_recovery(results: ScaleResults) -> pd.DataFrame:
-    """Damage before and after a readout is refitted, each against the model refitted without an intervention."""
-    rows = []
-    for run in _subjects(results):
-        readouts = run.ablation.readouts if run.ablation else ()
-        intact = {r.readout: r.refitted for r in readouts if r.intervention == names.NONE}
-        for r in readouts:
-            name = REMOVED.get((r.intervention, r.value))
-            if name is not None and r.readout in intact:
-                harm, left = r.damaged - r.full, r.refitted - intact[r.readout]
-                rows.append(
-                    {"intervention": name, "refitted": REFITTED.get(r.readout, r.readout), "seed": run.seed}
-                    | {"damage_nats": harm, "left_nats": left, "recovered": 1 - left / harm if harm > 0 else None}
-                )
-    return _table(("intervention", "refitted", "seed", "damage_nats", "left_nats", "recovered"), rows)
-
-
-def contributions(results: ScaleResults) -> pd.DataFrame:
-    """What each addend of the fusion contributes at the final weights, beside the gate's coefficient of it."""
-    rows = []
-    for run in _subjects(results):
-        found = run.contribution()
-        naive = {} if found is None or found.gate is None else {"surface": found.gate, "latent": 1 - found.gate}
-        for name, addend in found.addends.items() if found is not None else ():
-            rows.append({"addend": name, "seed": run.seed, "gate_or_one_minus_gate": naive.get(name)} | vars(addend))
-    columns = ("addend", "seed", "gate_or_one_minus_gate", "variance_share", "logit_centred", "mean_norm")
-    return _table(columns, rows)
-
-
-def token_classes(results: ScaleResults) -> pd.DataFrame:
-    """Mean gate and damage by class of the token that is read."""
-    values = ("gate_mean", "damage_latent_mean", "damage_surface_mean")
-    rows = [
-        {"class": c.token_class, "seed": run.seed, "tokens": c.tokens} | {name: getattr(c, name) for name in values}
-        for run in _subjects(results)
-        for c in (run.ablation.token_classes if run.ablation else ())
-        if not c.token_class.startswith(names.target(""))
-    ]
-    measured = any(row[name] is not None for row in rows for name in values)
-    return _table(("class", "seed", "tokens", *values), rows if measured else ())

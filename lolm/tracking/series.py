@@ -4,7 +4,8 @@ Names: ``train/ val/ gate/ regime/ speed/`` over the training step; ``eval/*`` a
 where the step axis is the intervention's strength for a sweep at the final weights (per cent for the gate, blocks for skipped
 blocks), or the training step of the weights when there is nothing to sweep. The gate forced to 0, 0.5 and 1 is also given over
 training: ``ablate/gate_0/*``, ``ablate/gate_0.5/*``, ``ablate/gate_1/*``; so is the inversion statistic of each way of removing a
-branch, ``ablate/inversion_<way>``. The controls stay in the record: there are some hundred.
+branch, ``ablate/inversion_<way>``, beside the latent branch's share of the gated signal, ``ablate/latent_share``. The controls
+stay in the record: there are some hundred.
 ``annealed/*`` at the steps where a learning-rate schedule ended; ``position/*`` over the position in the window, ``length/*``
 over the window's length in tokens; ``recall/<task>_*``; ``layers/<type>_<replacement>`` over training.
 """
@@ -101,6 +102,10 @@ def ablation_points(ablation: Ablation, seconds: float) -> list[Point]:
             add(f"{names.GATE}_{value:g}", condition.step, condition)
     for step in ablation.steps:
         points += [(f"ablate/inversion_{way}", nats, step, seconds) for way, nats in statistics(ablation, step).items()]
+    for row in ablation.contributions:
+        latent = row.addends.get(names.LATENT)
+        if latent is not None and latent.share is not None:
+            points.append(("ablate/latent_share", latent.share, row.step, seconds))
     return points
 
 

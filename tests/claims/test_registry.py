@@ -23,6 +23,16 @@ ROOT = Path(__file__).resolve().parents[2]
 PARAMS = load_params(ROOT / "params.yaml")
 OURS = {  # claims that no source makes: controls of the authors' ones, and what the laboratory asks beside them
     "inversion_null",
+    "inversion_ways",
+    "inversion_total",
+    "inversion_recurrence",
+    "inversion_convolution",
+    "surface_direct",
+    "latent_direct",
+    "latent_is_serial",
+    "latent_branch_alone",
+    "surface_branch_alone",
+    "dependency_follows_share",
     "damage_is_information",
     "dependency_grows",
     "dependency_follows_gate",

@@ -127,7 +127,9 @@ def test_the_librarys_fallback_is_causal(case):
 def test_the_shared_block_of_zamba2_counts_where_it_acts_and_is_mute_without_the_mixer_behind_it():
     model = make("zamba2")
     params, sites = model.site_params(), model.sites()
-    assert params["stack.1.attention"] == params["stack.3.attention"] > params["stack.1.mixer"] * 0
+    layer = model.model.model.layers[1]
+    shared = sum(p.numel() for p in layer.shared_transformer.parameters())
+    assert params["stack.1.attention"] == params["stack.3.attention"] == shared + layer.linear.weight.numel()
     assert "mute" in model.caveats[0]
     for name, site in sites.items():
         site.change = torch.zeros_like if name.endswith("mixer") else None

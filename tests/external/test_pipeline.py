@@ -10,9 +10,10 @@ transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
 from builders import ROOT  # noqa: E402
-from tiny import make_native  # noqa: E402
+from tiny import CASES  # noqa: E402
 
-from lolm.config import ConfigError, ExternalConfig, load_params  # noqa: E402
+from lolm.config import ConfigError, ExternalConfig, params_from  # noqa: E402
+from lolm.config.dialect import parse  # noqa: E402
 from lolm.data.errors import DataError  # noqa: E402
 from lolm.external import ExternalError, load_model, load_tokenizer, windows_of  # noqa: E402
 from lolm.records.layout import external_record  # noqa: E402
@@ -24,7 +25,7 @@ SENTENCE = "Die Straße führt über 3 Brücken — naïve cafés, 東京 and �
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """Byte-level BPE of 64 - ids would not hold the bytes, so 300; with a token that begins a text and one that ends it."""
+    """Byte-level BPE, which names tokens that begin and end a text but begins none by itself."""
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = tokenizers.decoders.ByteLevel()
@@ -38,8 +39,6 @@ def tokenizer():
 @pytest.fixture
 def project(tmp_path, monkeypatch, tokenizer):
     """A project folder with params.yaml, a text and a Falcon-H1 of random weights."""
-    from tiny import CASES
-
     kind, options, _ = CASES["falcon_h1"]
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(kind(**options | {"vocab_size": 320}))
@@ -179,9 +178,6 @@ def _with_start(tokenizer):
     ],
 )
 def test_mistakes_are_named_all_at_once(section, mistakes):
-    from lolm.config import params_from
-    from lolm.config.dialect import parse
-
     raw, _ = parse((ROOT / "params.yaml").read_text(encoding="utf-8"))
     raw["external"] = {"mine": {"model": "a/b"} | section}
     with pytest.raises(ConfigError) as caught:
@@ -190,10 +186,3 @@ def test_mistakes_are_named_all_at_once(section, mistakes):
     assert len(said) == len(mistakes), said
     for mistake in mistakes:
         assert any(line.startswith(mistake) for line in said), (mistake, said)
-
-
-def test_presets_name_classes_that_are_described():
-    """What can be said of them without a network: they load, and a folder of their class goes the same way."""
-    presets = load_params(ROOT / "params.yaml").external
-    assert presets["olmo_hybrid"].model == "allenai/Olmo-Hybrid-7B"
-    assert make_native("olmo_hybrid").config.model_type == "olmo_hybrid"

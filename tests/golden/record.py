@@ -128,7 +128,7 @@ def measures(folder: Path) -> dict[str, Any]:
         record["contributions"] = contributions(model, test, 4)
         train = [sampler.batch(STEPS + i) for i in range(3)]
         chosen = [Intervention("none"), replace_branch("latent", "mean"), force_gate(1.0)]
-        record["readouts"] = refit_readouts(model, chosen, train, test, 4, Effort(3, 1e-2, 2, 1e-3), context)
+        record["readouts"] = refit_readouts(model, chosen, train, validation, test, 4, Effort(3, 1e-2, 2, 1e-3), context)
     return record
 
 

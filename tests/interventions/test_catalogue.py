@@ -29,10 +29,16 @@ def test_lolm_has_every_control_and_a_model_without_a_part_none_for_it():
     names = {i.name for i in full_set(model, context_of(model))}
     assert names >= {
         "gate_mean_dimension", "gate_mean_global", "gate_shuffled_positions", "gate_permuted_dimensions", "gate_binarised",
-        "gate_swapped", "surface_zero", "surface_zero+match_norm", "latent_gaussian", "latent_resample+match_norm",
-        "latent_source_resample", "memory_permuted", "regime_permuted", "latent_dimensions_random_1",
-        "surface_dimensions_highest_gate_norm_0",
+        "gate_swapped", "surface_zero", "latent_gaussian", "surface_total_mean", "surface_indirect_zero", "latent_alone",
+        "surface_into_latent_resample", "latent_total_mean", "surface_alone+gate_mean_dimension", "latent_source_resample",
+        "memory_permuted", "regime_permuted", "latent_dimensions_random_1", "surface_dimensions_highest_gate_norm_0",
     }  # fmt: skip
+    assert not any("match_norm" in name for name in names)  # its head has a norm, which is scale-free
+    published = make_model("lolm_published")
+    names = {i.name for i in full_set(published, context_of(published))}
+    assert names >= {"gate+match_norm", "surface_zero+match_norm", "latent_resample+match_norm"}
+    parallel = make_model("lolm_parallel")
+    assert not any("into_latent" in i.name for i in full_set(parallel, context_of(parallel)))
     small = make_model("lolm", gate={"form": "none"}, memory={"enabled": False})
     names = {i.name for i in full_set(small, context_of(small))}
     assert "latent_mean" in names

@@ -5,9 +5,12 @@ import torch
 from builders import ArrayStream, make_model
 from known_models import TOKENS
 
+from lolm.config import ObjectiveConfig
 from lolm.data.batches import EvaluationSet
+from lolm.evaluation.streams import describe_streams
 from lolm.interventions import InterventionError
 from lolm.laboratory.contributions import contributions, linearised
+from lolm.records.names import BRANCHES
 
 SET = EvaluationSet(ArrayStream(1000), 320, 32)
 ARMS = ["lolm", "lolm_published", "lolm_v0", "lolm_concat", "lolm_sum", "lolm_no_latent"]
@@ -23,6 +26,25 @@ def test_addends_sum_to_o_and_shares_to_one(arm):
     found = contributions(model, SET, 4)
     assert sum(row.variance_share for row in found.addends.values()) == pytest.approx(1.0)
     assert (found.gate is None) == (model.gate is None)
+    branches = [found.addends[name] for name in BRANCHES if name in found.addends]
+    assert sum(row.share for row in branches) == pytest.approx(1.0)
+    assert sum(row.spread_share for row in branches) == pytest.approx(1.0)
+    assert all(found.addends[name].share is None for name in found.addends if name not in BRANCHES)
+    if model.gate is not None:  # the evaluation's share of the same text
+        described = describe_streams(model, None, ObjectiveConfig(future="none"), SET, 4, 0)
+        assert found.addends["latent"].share == pytest.approx(1 - described.gate.share)
+
+
+@torch.no_grad()
+def test_shares_by_hand():
+    """u constant and v of half its length and changing sign: a fifth of the power, all of the variance."""
+    model = make_model("lolm_sum", memory={"enabled": False}, regime={"enabled": False})
+    u = torch.ones(1, 1, model.d_model)
+    signs = torch.tensor([1.0, -1.0]).repeat(16)[None, :, None]
+    model.fusion.branches = lambda h, z: (u.expand_as(h), 0.5 * (signs * u).expand_as(h))
+    found = contributions(model, SET, 4).addends
+    assert found["latent"].share == pytest.approx(0.2)
+    assert found["latent"].spread_share == pytest.approx(1.0)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from pipeline.context import RunContext
 
 CONFIG = AblationConfig(
     tokens=192, batch_size=2, gate_values=(0.0, 0.5, 1.0), calibration_tokens=96, dimension_shares=(0.25,), dimension_draws=1,
-    split_draws=2, refit_tokens=192, refit_steps=2, fine_tune_steps=1,
+    split_draws=2, refit_tokens=192, refit_validation_tokens=96, refit_steps=2, fine_tune_steps=1,
 )  # fmt: skip
 REMOVED = ["surface_mean", "latent_mean"]
 
@@ -66,12 +66,15 @@ def test_the_record_of_a_lolm(ablate):
     names = {step: [(row.intervention, row.value) for row in rows[step]] for step in rows}
     assert names[4] == names[8]
     assert len(set(names[8])) == len(names[8])
-    ways = [f"{branch}_{by}{end}" for branch in ("surface", "latent") for by in ("zero", "mean", "resample", "gaussian")
-            for end in ("", "+match_norm")]  # fmt: skip
+    ways = [f"{branch}_{by}" for branch in ("surface", "latent") for by in ("zero", "mean", "resample", "gaussian")]
+    ways += [f"{branch}_{kind}_{by}" for branch in ("surface", "latent") for kind in ("total", "indirect")
+             for by in ("mean", "zero", "resample")]  # fmt: skip
+    ways += ["surface_into_latent_mean", "latent_alone", "surface_alone", "latent_alone+gate_mean_dimension"]
     splits = [f"split_{draw}_{end}" for draw in (0, 1) for end in ("first", "second")]
     wanted = [(name, None) for name in (*ways, *splits, "none", "memory_mean", "regime_mean")]
-    wanted += [("gate", value) for value in CONFIG.gate_values] + [("gate+match_norm", value) for value in (0.0, 1.0)]
+    wanted += [("gate", value) for value in CONFIG.gate_values]
     assert set(wanted) <= set(names[8])
+    assert not any("match_norm" in name for name, _ in names[8])  # its head has a norm
     assert all(row.temperature is not None and row.nats_fitted is not None for row in record.conditions)
 
     assert [row.step for row in record.contributions] == [4, 8]
@@ -84,6 +87,7 @@ def test_the_record_of_a_lolm(ablate):
     found = [(row.intervention, row.value, row.readout) for row in record.readouts]
     assert found == [(*intervention, readout) for intervention in interventions for readout in readouts]
     assert all(row.step == 8 for row in record.readouts)
+    assert all(row.intact is not None and (row.kept is None) == (row.readout == "temperature") for row in record.readouts)
     at = dict(zip(names[8], rows[8], strict=True))
     for row in record.readouts:  # the same text is scored, so the laboratory's parts must agree
         assert row.full == pytest.approx(at["none", None].nats, rel=1e-6)

@@ -101,7 +101,8 @@ def test_pages_and_the_front_page(project, layout):
 MEASURED = """
     efficiency_2x efficiency_direction gap_25_9 gap_16_8 gap_15 matched_budget early_lead advantage_2k advantage_13k
     faster_43 behind_at_end gate_level gate_surface gate_reversal gate_target gate_share gate_reversal_everywhere
-    inversion_preregistered inversion_null dependency_grows dependency_follows_gate function_words inversion
+    inversion_preregistered inversion_null inversion_ways inversion_total surface_direct latent_direct latent_is_serial
+    latent_branch_alone surface_branch_alone latent_minority dependency_grows function_words inversion
     inversion_over_training inversion_control latent_alone surface_alone half_worse_than_one gate_context regime_codes
     cpc_chance regime_contribution memory_contribution regime_entropy memory_loss cpc_early pythia_late pythia_context
     pythia_repetition sanity_lolm sanity_transformer

@@ -22,7 +22,7 @@ from lolm.claims.ledger import VERDICTS
 from lolm.config import load_params
 from lolm.records import RunKey
 from lolm.records.results import load_results
-from lolm.report import figures, tables
+from lolm.report import ablations, figures, tables
 from lolm.report.figures import FIGURES, FigureEntry, left_out, pictures
 from lolm.report.figures.style import label_ends, new_figure, reference_lines, spread
 from lolm.report.front import QUESTIONS, front_figures, front_markdown, front_page, readme_block
@@ -32,10 +32,11 @@ from pipeline.front import with_block
 from pipeline.report import load_study, make, report
 
 ROOT = Path(__file__).resolve().parents[2]
-ALONE = {"training_arms"}  # needs another arm of LOLM's family
+OF_HYBRIDS = {"type_statistic", "types_over_training"}  # need an arm with both types of mixer
+ALONE = {"training_arms", *OF_HYBRIDS}  # the first needs another arm of LOLM's family
 TWENTY = (
     "lolm", "transformer", "transformer_modern", "lolm_published", "lolm_v0", "transformer_published",
-    *(f"hybrid_{i}" for i in range(14)),
+    "samba", *(f"other_{i}" for i in range(13)),
 )  # fmt: skip
 SHORT = Truth(log_every=20)  # small figures
 FIELD = {"arms": ["lolm", "transformer", "transformer_modern", "mamba"], "seeds": [1, 2], "baseline": "transformer_modern"}
@@ -149,7 +150,7 @@ def test_tables_are_the_records(results):
     run = results.of("lolm")[0]
     mine = table[(table["arm"] == "lolm") & (table["seed"] == 1)]
     assert list(zip(mine["step"], mine["val_nats"], strict=True)) == list(zip(*run.points("val/nats"), strict=True))
-    table = tables.conditions(results)
+    table = ablations.conditions(results)
     last = table[(table["arm"] == "lolm") & (table["seed"] == 1) & (table["step"] == run.ablation_steps[-1])]
     forced = last[(last["intervention"] == "gate") & (last["value"] == 1.0)]
     assert forced["damage_nats"].item() == run.damage("gate", 1.0)
@@ -262,6 +263,23 @@ def test_page_without_lolm_does_not_speak_of_it(several):
         assert title(results) == "Mamba and Transformer, modern, measured"
         assert title(results) in text
         assert "LOLM" not in text
+
+
+def test_a_study_of_hybrids_has_their_claims_and_figures(tmp_path):
+    study = PLAIN | {"arms": ["samba", "hymba", "transformer_modern"], "subject": "samba", "recall": ["samba"]}
+    results = load_results(write_results(tmp_path, studies={"hybrids": study}), study="hybrids")
+    ledger, drawn = build_ledger(results), pictures(results)
+    assert {claim.group for claim in own_claims(results, ledger)} == {"hybrids", "sanity"}
+    assert OF_HYBRIDS | {"damage_by_layer"} <= {picture.name for picture in drawn}
+    for entry in FIGURES:
+        if entry.name in OF_HYBRIDS:  # the table as anyone reads it from the file draws the same figure
+            picture = entry.picture(results)
+            read = pd.read_csv(io.StringIO(picture.csv()), float_precision="round_trip")
+            again = FigureEntry(entry.name, entry.title, lambda _, read=read: read, entry.draw, "", "", "").picture(results)
+            assert again.svg == picture.svg
+    for text in (study_page(results, ledger, drawn), study_markdown(results, ledger)):
+        assert "recurrent mixers" in text
+        assert "LOLM" not in re.sub(r"<style>.*?</style>|<section id=\"figures\">.*?</section>", "", text, flags=re.S)
 
 
 def test_page_names_at_its_top_what_is_not_in_its_numbers(several):

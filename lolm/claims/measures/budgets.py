@@ -31,12 +31,15 @@ def path_slope(baseline: str) -> Callable[[Context], Reading]:
 
     def measure(context: Context) -> Reading:
         record, shared = found(context), context.analysis.shared_floor
+        if not any(p.arm == baseline for p in record.points):
+            raise NotRun(f"the study over sizes and budgets has no run of {baseline}")
         slopes = {s.shared: s for s in record.slopes if s.baseline == baseline}
         if shared not in slopes:
             why = "; ".join(
                 f"no law for {arm}: {record.refused[arm]}" for arm in (record.subject, baseline) if arm in record.refused
             )
-            return Reading(verdict=INCONCLUSIVE, why=f"{why or 'the two arms were measured at no common compute'}.")
+            why = why or "the two arms were measured at no common compute"
+            return Reading(verdict=INCONCLUSIVE, why=f"{why[0].upper()}{why[1:]}.", values={"low": "—", "high": "—"})
         slope = slopes[shared]
         ends = [m for m in record.multipliers if (m.baseline, m.shared) == (baseline, shared)]
         path = "along the compute-optimal paths"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from lolm.analysis import dependency
 from lolm.analysis.dependency import follows
 from lolm.analysis.efficiency import window_rows
 from lolm.analysis.in_curve import constant_until
 from lolm.analysis.statistics import Estimate, paired_difference, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, NOT_RUN, UNTESTABLE, Quantity
-from lolm.claims.measures.common import again, t_value
+from lolm.claims.measures.common import again, t_value, values
 from lolm.claims.numbers import show, show_interval
 from lolm.claims.published import NUMBERS
 from lolm.claims.rules import above, every, why_of, within
@@ -173,7 +174,8 @@ def target(context: Context) -> Reading:
 def settles(context: Context) -> Reading:
     """Mean gate on training batches at the last step of the constant rate, minus that after 5/33 of these steps."""
     runs, window = gated(context), context.analysis.published_window
-    early, late = [], []
+    early: list[float] = []
+    late: list[float] = []
     for run in runs:
         (steps, levels), rows, end = run.points(names.GATE_LEVEL), window_rows(run, window), constant_until(run)
         for found, until in ((early, SETTLED * end), (late, end)):
@@ -212,8 +214,7 @@ def at_transitions(context: Context) -> Reading:
 
 def latent_share(runs: Sequence[RunRecord]) -> list[float] | None:
     """The latent branch's share of the power of the gated signal; None unless every run has it."""
-    found = [1 - run.evaluation.gate.share for run in runs if run.evaluation and run.evaluation.gate]
-    return found if found and len(found) == len(runs) else None
+    return values(runs, dependency.latent_share)
 
 
 def share(context: Context) -> Reading:

@@ -6,19 +6,21 @@ import math
 from collections.abc import Sequence
 
 from lolm.analysis import dependency as dep
-from lolm.analysis.statistics import Estimate, geometric_interval, paired_difference, t_interval
+from lolm.analysis.statistics import Estimate, paired_difference, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
-from lolm.claims.measures.common import again, nats, removed, t_value
+from lolm.claims.measures.common import again, nats, on_training_stream, removed, t_value
 from lolm.claims.numbers import show
-from lolm.claims.published import clipped_perplexity
 from lolm.claims.rules import above, below, every, why_of
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.schema import TokenClass
 
-VERDICT_OF = {dep.INVERTED: HOLDS, dep.NOT_INVERTED: FAILS, dep.UNDECIDED: INCONCLUSIVE}
+VERDICT_OF = {
+    dep.INVERTED: HOLDS, dep.MAJORITY: FAILS, dep.NO_INVERSION: FAILS, dep.NOT_INVERTED: FAILS, dep.UNDECIDED: INCONCLUSIVE,
+}  # fmt: skip
 DEFINITION = "loss without latent minus loss without surface"
+SHARE = "|(1 − g) v|² / (|g u|² + |(1 − g) v|²), mean over test tokens"
 METHODS = {  # how a sentence names the declared removal, and what each is worth as a control
     names.GATE: (
         "forcing the gate to 1 damages LOLM more than forcing it to 0",
@@ -67,9 +69,7 @@ def _difference(runs: Sequence[RunRecord], confidence: float, step: int | None =
 def forced_gate(context: Context) -> Reading:
     """Loss at g = 1 minus loss at g = 0; as published the ratio of capped perplexities."""
     runs, confidence = forced(context), context.confidence
-    ratio = geometric_interval(
-        [clipped_perplexity(nats(r, names.GATE, 1.0)) / clipped_perplexity(nats(r, names.GATE, 0.0)) for r in runs], confidence
-    )
+    ratio, note = on_training_stream(runs, context.results, lambda whole, one, zero: one / zero)
     references = [r.ablation.references for r in runs if r.ablation is not None]
     measured = {
         "loss, learned gate": [nats(r, names.NONE) for r in runs],
@@ -89,7 +89,7 @@ def forced_gate(context: Context) -> Reading:
             f"The learned gate averages {sum(gates) / len(gates):.2f}, nearer to {nearer}, so forcing it to {further} moves it "
             "further."
         )
-    return Reading(_difference(runs, confidence), ratio, runs, more=more, details=details)
+    return Reading(_difference(runs, confidence), ratio, runs, more=more, published_note=note, details=details)
 
 
 def over_training(context: Context) -> Reading:
@@ -176,14 +176,14 @@ def one_stream(gate: float):
         )
         if below(excess, 0.0) == HOLDS and above(bigram, 0.0) == HOLDS:
             state += ", but worse than a bigram model"
-        ours = geometric_interval([clipped_perplexity(loss) for loss in losses], confidence)
+        ours, note = on_training_stream(runs, context.results, lambda whole, one, zero: one if gate else zero)
         details = {
             "over uniform": Quantity.of(over, "nats", "loss minus ln V"),
             "over bigram": Quantity.of(bigram, "nats", "loss minus the interpolated bigram model's"),
         }
         why = f"Loss minus that of the unigram model: {why_of(excess, 0.0, 'nats')}. This model is {state}."
         verdict = above(excess, 0.0) if gate else every((below(excess, 0.0), below(bigram, 0.0)))
-        return Reading(excess, ours, runs, verdict=verdict, why=why, details=details)
+        return Reading(excess, ours, runs, verdict=verdict, why=why, published_note=note, details=details)
 
     return measure
 
@@ -192,7 +192,7 @@ def one_stream(gate: float):
 
 
 def declared(context: Context) -> Reading:
-    """S by the removal that ``analysis.inversion_statistic`` declares, with the other ways as controls."""
+    """S by the removal that ``analysis.inversion_statistic`` declares beside the branch's share, the other ways as controls."""
     results, confidence, margin = context.results, context.confidence, context.analysis.inversion_margin
     runs, method = context.subject(), dep.primary(context.results)
     found = dep.over_seeds(runs, method, confidence)
@@ -204,15 +204,23 @@ def declared(context: Context) -> Reading:
             if forced_once
             else "these runs hold no LOLM with a surface and a latent branch"
         )
-    called = dep.call(found, margin)
-    why = f"S, {DEFINITION} ({method.label}): {why_of(found, margin, 'nats')}, so by the declared rule: {called}."
-    others = [(m, e) for m in dep.REMOVAL_METHODS if m != method and (e := dep.over_seeds(runs, m, confidence)) is not None]
-    calls = [dep.call(estimate, margin) for _, estimate in others]
-    if others:
-        counted = ", ".join(f"{calls.count(kind)} {kind}" for kind in (dep.INVERTED, dep.NOT_INVERTED, dep.UNDECIDED))
-        why += f" Of {len(others)} other ways of removing the branches, not corrected for their number: {counted}."
+    share = dep.share_over_seeds(runs, confidence)
+    called = dep.call(found, share, margin, context.analysis.inversion_band)
+    why = f"S, {DEFINITION} ({method.label}): {why_of(found, margin, 'nats')}; the latent branch's share of the gated signal: "
+    why += "not measured" if share is None else why_of(share, dep.HALF, "share")
+    why += f"; so by the declared rule: {called}."
+    together = dep.calls(results)
+    mine = next((one for one in together if one.arm == results.subject), None)
+    if mine is not None and len(together) > 1:
+        why += f" Corrected together with the calls of {len(together) - 1} other arms (Holm): {mine.corrected}."
+    others = [(m, e) for m in dep.ways(runs[0]) if m != method and (e := dep.over_seeds(runs, m, confidence)) is not None]
     full = [nats(run, names.NONE) for run in runs]
-    details = {}
+    details = {} if share is None else {"share of the latent branch": Quantity.of(share, "share", SHARE)}
+    contrasts = [c for c in dep.way_contrasts(runs, confidence) if method in (c.first, c.second)]
+    for contrast in contrasts:
+        name = f"S, {contrast.first.way} minus {contrast.second.way}"
+        p = None if contrast.adjusted is None else f"Holm's p over all pairs of ways {contrast.adjusted:.2g}"
+        details[name] = Quantity.of(contrast.difference, "nats", "the two ways of removal, paired by seed", p)
     for branch in (names.LATENT, names.SURFACE):
         losses = [loss for run in runs if (loss := dep.loss(run, method, branch)) is not None]
         damage = paired_difference(losses, full, confidence)
@@ -283,29 +291,6 @@ def growth(context: Context) -> Reading:
     found = paired_difference(damage[steps[-1]], damage[steps[0]], confidence)
     values = {"label": method.label, "first": steps[0], "last": steps[-1]}
     return Reading(found, runs=runs, values=values, details=details)
-
-
-def follows_gate(context: Context) -> Reading:
-    """Correlation of the mean gate and S over the checkpoints of a run."""
-    runs, confidence, method = context.subject(), context.confidence, dep.primary(context.results)
-    points = [(p.seed, p.gate, p.statistic) for p in dep.trajectory(runs, method) if p.gate is not None]
-    mine = [[(gate, s) for seed, gate, s in points if seed == run.seed] for run in runs]
-    tracks = [dep.correlation([gate for gate, _ in pairs], [s for _, s in pairs]) for pairs in mine]
-    per_seed = [value for value in tracks if value is not None]
-    if len(per_seed) < len(runs):
-        raise NotRun(f"S and the mean gate were not both measured at three checkpoints; {again(context.results)}")
-    details = {}
-    found = [one for one in map(dep.follows, runs) if one is not None]
-    if len(found) == len(runs):
-        gaps = t_interval([f.rms_gap for f in found], confidence)
-        details["gate minus its target, RMS over log windows"] = Quantity.of(gaps, "gate", "training batches")
-        targets = [f.correlation for f in found if f.correlation is not None]
-        if len(targets) == len(runs):
-            details["correlation of gate and target"] = Quantity.of(
-                t_interval(targets, confidence), "r", "Pearson, over log windows"
-            )
-    count = len(points) // len(runs)
-    return Reading(t_interval(per_seed, confidence), runs=runs, values={"count": count}, details=details)
 
 
 def by_token_class(context: Context) -> Reading:

@@ -60,36 +60,38 @@ def refitted_statistics(results: ScaleResults, runs: Sequence[RunRecord]) -> lis
     return made
 
 
-def _left_after(damaged: Sequence[Readout], intact: Sequence[Readout], confidence: float) -> Estimate:
+def _left_after(rows: Sequence[Readout], confidence: float) -> Estimate:
     """Damage left after a refit: refitted with the intervention minus the intact model with the same refit, nats."""
-    return paired_difference([r.refitted for r in damaged], [r.refitted for r in intact], confidence)
+    return t_interval([row.refitted - row.intact for row in rows if row.intact is not None], confidence)
 
 
 def information(context: Context) -> Reading:
     """Damage of g = 1 that refitting the head leaves, judged against half of the damage."""
     runs, confidence = context.subject(), context.confidence
-    rows = {name: (readouts(runs, names.GATE, 1.0, name), readouts(runs, names.NONE, None, name)) for name in READOUT_NAMES}
-    head, intact = rows[names.HEAD]
-    if head is None or intact is None:
-        raise NotRun(f"no head was refitted both under g = 1 and in the intact model; {again(context.results)}")
+    rows = {name: readouts(runs, names.GATE, 1.0, name) for name in READOUT_NAMES}
+    head = rows[names.HEAD]
+    if head is None or any(row.intact is None for row in head):
+        raise NotRun(
+            f"no head was refitted under g = 1 and in the intact model, stopped on validation text; {again(context.results)}"
+        )
     damage = t_interval([r.damaged - r.full for r in head], confidence)
     if damage.value <= 0 or (damage.interval is not None and damage.interval[0] <= 0):
         why = f"There is no damage to divide: at g = 1, {why_of(damage, 0.0, 'nats')}."
         return Reading(runs=runs, verdict=INCONCLUSIVE, why=why)
-    left = _left_after(head, intact, confidence)
+    left = _left_after(head, confidence)
     half = paired_difference(left.per_seed, [0.5 * d for d in damage.per_seed], confidence)
-    brings = t_interval([r.refitted - r.full for r in intact], confidence)
+    brings = t_interval([r.intact - r.full for r in head if r.intact is not None], confidence)
     controls = [
         Control(
             "refitting the head of the intact model",
             Quantity.of(brings, "nats", "loss after the same refit minus full loss, no branch removed"),
-            "What the refit brings where nothing is to be won back; it is taken off.",
+            "What the refit brings where nothing is to be won back; it is taken off. Above 0, the refit harms.",
         )
     ]
-    for name, (found, same) in rows.items():
-        if found is not None and same is not None and name != names.HEAD:
+    for name, found in rows.items():
+        if found is not None and name != names.HEAD and all(row.intact is not None for row in found):
             quantity = Quantity.of(
-                _left_after(found, same, confidence), "nats", "loss at g = 1 minus that of the intact model, both refitted"
+                _left_after(found, confidence), "nats", "loss at g = 1 minus that of the intact model, both refitted"
             )
             sentence = "The more is refitted, the less of the damage can be the readout's."
             controls.append(Control(f"left after refitting {READOUT_NAMES[name]}", quantity, sentence))
@@ -103,6 +105,7 @@ def information(context: Context) -> Reading:
         judged=half,
         values={"lead": lead},
         details={
+            "change of the intact model": Quantity.of(brings, "nats", "the same refit where nothing was removed, test split"),
             "damage at g = 1": Quantity.of(damage, "nats", "readout as learned, minus the intact model's loss"),
             "left minus half of the damage": Quantity.of(half, "nats", "paired by seed"),
         },

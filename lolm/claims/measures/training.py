@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lolm.analysis.dependency import INVERTED, call, over_seeds, primary
+from lolm.analysis.dependency import INVERTED, calls
 from lolm.analysis.effects import OUTCOMES, arm_effect, main_effects
 from lolm.analysis.statistics import Estimate, paired_difference, share_difference, solved, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
@@ -117,9 +117,7 @@ class Contrast:
 
 def inverted(results: ScaleResults) -> bool:
     """Whether the subject shows the inversion, by the declared rule."""
-    runs = results.of(results.subject) if results.subject else ()
-    found = over_seeds(runs, primary(results), results.analysis.confidence)
-    return found is not None and call(found, results.analysis.inversion_margin) == INVERTED
+    return any(one.arm == results.subject and one.called == INVERTED for one in calls(results))
 
 
 def by_construction(holds: bool, words: str) -> Callable[[Context], Reading]:

@@ -1,13 +1,15 @@
-"""Dependency inversion, and how dependency goes with training, the gate and the tokens."""
+"""Dependency inversion, and how dependency goes with the branches' shares, with wiring, training, the gate and the tokens."""
 
 from __future__ import annotations
 
+from lolm.analysis.dependency import latent_share
 from lolm.claims.entry import Entry
+from lolm.claims.measures.dependency import OverArms, mean_gate, same_in_every_way, smaller
+from lolm.claims.measures.effects import Effect, branch_alone
 from lolm.claims.measures.inversion import (
     DEFINITION,
     by_token_class,
     declared,
-    follows_gate,
     forced_gate,
     growth,
     one_stream,
@@ -16,32 +18,168 @@ from lolm.claims.measures.inversion import (
     serial_control,
 )
 from lolm.claims.measures.readouts import information
-from lolm.claims.rules import Above, Below
+from lolm.claims.registry.training import contrast
+from lolm.claims.rules import Above, Below, Within
+from lolm.records.names import DIRECT, INDIRECT, INTO_LATENT, LATENT, SURFACE, TOTAL
 
 GROUP = "inversion"
 NATS = ("gate_one_nats", "gate_zero_nats")
 REMOVED = ("gate_means", "refits")  # controls of a forced gate
 DECODER_STAYS = "A forced gate removes a branch at the fusion alone: the decoder still feeds the SSM, memory, regime and gate."
-CAPPED = "perplexity capped at e^20 as published; own vocabulary"
+CAPPED = "perplexity capped at e^20, on the head of the training stream before the rate decays, as published; own vocabulary"
 BELOW_UNIGRAM = "loss minus the unigram model's on the same tokens"
+BETTER = (
+    "holds if the intervals of loss minus the unigram and minus the bigram model's both lie below 0, fails if none of either does"
+)
+THROUGH = "What follows a change is computed again; means and other documents are those of the unchanged model."
+ALL_ARMS = (
+    "The arms are those of one study, no sample: the interval says how far other seeds could move this, not what others give."
+)
 
 ENTRIES = (
     Entry(
         "inversion_preregistered",
         GROUP,
-        "Dependency inversion, pre-registered: removing the latent branch damages LOLM more than removing the surface branch.",
+        "Dependency inversion, pre-registered: removing the latent branch, the minority of the gated signal, damages LOLM more "
+        "than removing the surface branch.",
         declared,
-        rule_text="holds if the interval over seeds lies above {inversion_margin:g} nats, fails if none of it does "
-        "(analysis.inversion_statistic, here: {how}, and inversion_margin, fixed before the runs)",
+        rule_text="holds if the interval of S over seeds lies above {inversion_margin:g} nats and that of the latent branch's "
+        "share below one half (inverted); fails if S lies above and the share not below (latent majority), if S lies within "
+        "±{inversion_band:g} nats (no inversion), or if none of it lies above {inversion_margin:g} (not inverted); not corrected "
+        "(analysis.inversion_statistic, here: {how}, inversion_margin and inversion_band, fixed before the runs)",
         definition=f"{DEFINITION}, {{label}}, final weights, test split",
         published=("ratio_inversion", *NATS),
-        caveats=(
-            DECODER_STAYS,
-            "The published claim is of the smaller branch. Whether the latent branch is the smaller one is a control below.",
-        ),
-        controls=("random_halves", "serial", "minority", "refits"),
+        caveats=(DECODER_STAYS, "The published minority is one by the gate's value, which is no share (gate_share)."),
+        controls=("minority", "random_halves", "serial", "refits"),
         further_study="inversion",
         figure="inversion_statistic",
+    ),
+    Entry(
+        "latent_minority",
+        GROUP,
+        "The latent branch is the minority of the gated signal.",
+        smaller,
+        rule=Below(0.5),
+        unit="share",
+        definition="|(1 − g) v|² / (|g u|² + |(1 − g) v|²), mean over test tokens, final weights",
+        lead="Latent share",
+        stated=("seed",),
+        caveats=("A share of the signal says how much is there, not what is read of it.",),
+        further_study="inversion",
+        figure="dependency_share",
+    ),
+    Entry(
+        "dependency_follows_share",
+        GROUP,
+        "Which branch is missed more follows which is the larger: over arms S rises with the latent branch's share.",
+        OverArms("latent share", latent_share),
+        "inversion",
+        Above(),
+        unit="r",
+        definition="Pearson correlation of latent share and S over {count} arms, in each seed, on Fisher's scale",
+        lead="Correlation over arms",
+        caveats=(ALL_ARMS,),
+        against=True,
+        figure="dependency_share",
+    ),
+    Entry(
+        "inversion_ways",
+        GROUP,
+        "S is the same whatever stands in the removed branch's place.",
+        same_in_every_way,
+        rule_text="holds if S by every two ways differs by less than {inversion_margin:g} nats, paired by seed, fails if a "
+        "difference that Holm's correction leaves lies beyond that",
+        definition="S by one way of removal minus S by another, the largest in size of {count} pairs (selected)",
+        figure="inversion_statistic",
+    ),
+    Entry(
+        "inversion_total",
+        GROUP,
+        "Dependency inversion, what follows computed again: removing z from all that reads it damages LOLM more than removing h.",
+        Effect((LATENT, TOTAL), (SURFACE, TOTAL)),
+        "inversion",
+        Above("inversion_margin"),
+        definition="total damage without z minus total damage without h ({label})",
+        lead="Total damage without z minus without h",
+        caveats=(THROUGH, "In series all that z knows comes from h, so removing h removes z as well."),
+        figure="effects",
+    ),
+    Entry(
+        "surface_direct",
+        GROUP,
+        "The surface stream acts directly: what h does at the fusion is more than what it does through the SSM, memory and gate.",
+        Effect((SURFACE, DIRECT), (SURFACE, INDIRECT)),
+        "inversion",
+        Above("inversion_margin"),
+        definition="damage without h at the fusion alone minus damage without h everywhere else ({label})",
+        lead="Direct minus indirect damage without h",
+        caveats=(THROUGH,),
+        figure="effects",
+    ),
+    Entry(
+        "latent_direct",
+        GROUP,
+        "The latent stream acts at the fusion: what z does there is more than what it does through regime codes and gate.",
+        Effect((LATENT, DIRECT), (LATENT, INDIRECT)),
+        "inversion",
+        Above("inversion_margin"),
+        definition="damage without z at the fusion alone minus damage without z everywhere else ({label})",
+        lead="Direct minus indirect damage without z",
+        caveats=(THROUGH,),
+        figure="effects",
+    ),
+    Entry(
+        "latent_is_serial",
+        GROUP,
+        "What the latent stream knows is what the surface told it: without h in the SSM's input as much is lost as without z.",
+        Effect((SURFACE, INTO_LATENT), (LATENT, TOTAL)),
+        "inversion",
+        Within("inversion_margin"),
+        definition="damage without h in the SSM's input alone minus total damage without z ({label})",
+        lead="Damage without h in the SSM's input minus total damage without z",
+        caveats=(THROUGH, "In series this is so by construction but for what the SSM makes of a constant input."),
+        against=True,
+        figure="effects",
+    ),
+    Entry(
+        "latent_branch_alone",
+        GROUP,
+        "The latent branch alone, with the other branch, memory and regime at their means, still works as a language model.",
+        branch_alone(LATENT),
+        "inversion",
+        rule_text=BETTER,
+        definition=BELOW_UNIGRAM,
+        caveats=(DECODER_STAYS, "The gate reads h too, and still weighs."),
+        figure="effects",
+    ),
+    Entry(
+        "surface_branch_alone",
+        GROUP,
+        "The surface branch alone, with the other branch, memory and regime at their means, still works as a language model.",
+        branch_alone(SURFACE),
+        "inversion",
+        rule_text=BETTER,
+        definition=BELOW_UNIGRAM,
+        caveats=("The gate reads z too, and still weighs.",),
+        figure="effects",
+    ),
+    contrast(
+        "inversion_recurrence",
+        "The inversion statistic does not need recurrence: with the SSM's convolution alone it is the same.",
+        "inversion",
+        Within("inversion_margin"),
+        "lolm_conv_latent",
+        "inversion",
+        caveat="The latent keeps the block's width-4 convolution and gate and has no recurrence.",
+    ),
+    contrast(
+        "inversion_convolution",
+        "The inversion statistic does not need an SSM: a Transformer block with a short convolution in its place has the same.",
+        "inversion",
+        Within("inversion_margin"),
+        "lolm_transformer_conv_latent",
+        "inversion",
+        caveat="Against the block without a convolution, inversion_ssm, this says what of the difference is the convolution's.",
     ),
     Entry(
         "inversion_null",
@@ -63,7 +201,7 @@ ENTRIES = (
         information,
         rule=Above(),
         rule_text="holds if more than half of the damage is left (interval of left minus half above 0), fails if none of the "
-        "interval is; inconclusive where the damage is not above 0",
+        "interval is; inconclusive where the damage is not above 0; refits stop on validation text, their start included",
         definition="loss at g = 1 minus that of the intact model, heads of both refitted on training text, test split",
         lead="{lead}",
         figure="readout_recovery",
@@ -82,17 +220,15 @@ ENTRIES = (
     Entry(
         "dependency_follows_gate",
         GROUP,
-        "The dependency on a stream follows the mean gate: S falls where the gate rises.",
-        follows_gate,
-        rule=Below(),
-        rule_text="holds if the interval of the correlation lies below 0, fails if none of it does; not transformed",
+        "The dependency on a stream follows the mean gate: over arms S falls where the gate rises.",
+        OverArms("mean gate", mean_gate),
+        "inversion",
+        Below(),
         unit="r",
-        definition="Pearson correlation of the mean gate and S over {count} checkpoints of a run",
-        lead="Correlation over checkpoints",
-        caveats=(
-            "Both move with training, so a correlation is no effect of one on the other; arms with another gate level say more.",
-        ),
-        figure="trajectory",
+        definition="Pearson correlation of mean gate and S over {count} arms, in each seed, on Fisher's scale",
+        lead="Correlation over arms",
+        caveats=(ALL_ARMS, "Over the checkpoints of one run both drift with time, so a correlation there says nothing."),
+        figure="dependency_share",
     ),
     Entry(
         "function_words",
@@ -117,7 +253,9 @@ ENTRIES = (
         lead="Loss at g = 1 minus loss at g = 0",
         published=("ratio_inversion", *NATS),
         published_unit="x",
-        published_definition="perplexity at g = 1 over perplexity at g = 0, each capped at e^20 as published",
+        published_definition="perplexity at g = 1 over perplexity at g = 0, each capped at e^20, on the head of the training "
+        "stream "
+        "before the rate decays, as published",
         caveats=(
             "Both settings are off the training distribution; the claim inversion_control says what the difference can mean.",
             DECODER_STAYS,
@@ -154,8 +292,7 @@ ENTRIES = (
         GROUP,
         "With the latent stream alone (g = 0) LOLM still works as a language model.",
         one_stream(0.0),
-        rule_text="holds if the intervals of loss minus the unigram and minus the bigram model's both lie below 0, fails if "
-        "none of either does",
+        rule_text=BETTER,
         definition=BELOW_UNIGRAM,
         published=("gate_zero_nats", "gate_zero_ppl"),
         published_unit="perplexity",

@@ -36,12 +36,19 @@ class Condition:
 
 @dataclass(frozen=True)
 class Addend:
-    """What one addend of the fusion contributes, see :func:`lolm.laboratory.contributions.contributions`."""
+    """What one addend of the fusion contributes, see :func:`lolm.laboratory.contributions.contributions`.
+
+    Attributes:
+        share, spread_share: of a branch, in the power of both branches as they stand in o, and in how much they vary; None for
+            memory and regime, and in records made before these were measured.
+    """
 
     mean_norm: float
     variance_share: float | None
     logit: float
     logit_centred: float
+    share: float | None = None
+    spread_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,15 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Readout:
-    """A readout refitted under an intervention: ``recovered`` = (damaged − refitted) / (damaged − full), None without damage."""
+    """A readout refitted under an intervention, test losses in nats a token.
+
+    Attributes:
+        intact: loss of the learned model with the same readout refitted; None in records whose refits validation text did not
+            stop.
+        recovered: 1 − (refitted − intact) / (damaged − full), the share of the damage that is won back beyond what the same
+            refit does to the learned model; None without damage.
+        kept: gradient steps after which the loss on validation text was lowest; None for the temperature.
+    """
 
     step: int
     intervention: str
@@ -66,6 +81,8 @@ class Readout:
     refitted: float
     recovered: float | None
     temperature: float | None = None
+    intact: float | None = None
+    kept: int | None = None
 
 
 @dataclass(frozen=True)

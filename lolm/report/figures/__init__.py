@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lolm.records.results import ScaleResults
-from lolm.report import layer_tables, tables
+from lolm.report import ablations, layer_tables, tables
 from lolm.report.figures import arms, boundaries, interventions, laboratory, layers, training
 from lolm.report.figures.picture import FigureEntry, Picture
 
@@ -89,14 +89,14 @@ FIGURES: tuple[FigureEntry, ...] = (
         "an evaluated arm with a gate",
     ),
     FigureEntry(
-        "ablation_sweep", "Loss with the gate forced to a constant", tables.forced_gate, interventions.ablation_sweep,
+        "ablation_sweep", "Loss with the gate forced to a constant", ablations.forced_gate, interventions.ablation_sweep,
         "Mean over {seeds}; the thick line is the final model, with {level} intervals; thin lines are earlier checkpoints. A "
         "model above the dotted lines predicts worse than the unigram model, or than a uniform guess, and is non-functional.",
         "Loss against the forced gate value at several checkpoints, with lines for the learned gate, unigram and uniform losses.",
         LABORATORY,
     ),
     FigureEntry(
-        "damage", "Damage done by interventions", tables.damage, interventions.damage,
+        "damage", "Damage done by interventions", ablations.damage, interventions.damage,
         "Loss under the intervention minus loss of the intact model on the same test tokens. Left: gate forced to 1 or 0, beside "
         "the control: the baseline, where it is a plain Transformer, without its last blocks, as many as LOLM has latent layers. "
         "Right: the learned gate moved part of the way to the constant.",
@@ -111,7 +111,7 @@ FIGURES: tuple[FigureEntry, ...] = (
         "an evaluated arm with regime codes",
     ),
     FigureEntry(
-        "inversion_statistic", "Which branch is missed more", tables.inversion_statistic, laboratory.inversion_statistic,
+        "inversion_statistic", "Which branch is missed more", ablations.inversion_statistic, laboratory.inversion_statistic,
         "Inversion statistic at the final weights, {seeds}; bars: {level} intervals, ticks: seeds. Bold and blue: the declared "
         "way, which alone decides; orange: the published one. Grey band: ±{margin} nats. Green: two random halves of all "
         "dimensions in the branches' place.",
@@ -119,27 +119,42 @@ FIGURES: tuple[FigureEntry, ...] = (
         LABORATORY,
     ),
     FigureEntry(
-        "trajectory", "Dependency, gate and target over training", tables.trajectory, laboratory.trajectory,
+        "dependency_share", "Which branch is missed more, and which is larger", ablations.dependency, laboratory.dependency_share,
+        "S by the declared removal at the final weights; dots: runs, crosses: {level} intervals of an arm. Grey band: "
+        "±{margin} nats. An inversion lies above the band and left of the dotted line: a smaller branch that is missed more.",
+        "Inversion statistic of each arm against the latent branch's share of the gated signal, and against the mean gate.",
+        LABORATORY,
+    ),
+    FigureEntry(
+        "effects", "What h and z do, and by which way", ablations.effects, laboratory.effects,
+        "Damage at the final weights when a stream is replaced, as declared, for all that reads it, at the fusion alone, for all "
+        "but the fusion, or in the SSM's input alone; what follows is computed again. Branch alone: the other branch, memory and "
+        "regime at their means. {level} intervals, ticks: seeds.",
+        "Total, direct and indirect damage without surface stream and without latent stream in each arm.",
+        LABORATORY,
+    ),
+    FigureEntry(
+        "trajectory", "Dependency, gate and target over training", ablations.trajectory, laboratory.trajectory,
         "{seeds} (thin), mean and {level} interval. Grey band: ±{margin} nats. Gate: held-out text; target: training batches.",
-        "Inversion statistic over training beside mean gate, its supervised target and the latent share of variance.",
+        "Inversion statistic over training beside mean gate, its supervised target and the latent branch's share.",
         "branches of the subject removed at two checkpoints",
     ),
     FigureEntry(
-        "readout_recovery", "Is it lost, or only unreadable?", tables.readout_recovery, laboratory.readout_recovery,
-        "Loss minus that of the intact model, after the same part of either was refitted on training text, the intervention in "
-        "place. Near 0, the information was there and the readout off its distribution.",
+        "readout_recovery", "Is it lost, or only unreadable?", ablations.readout_recovery, laboratory.readout_recovery,
+        "Loss minus that of the intact model, after the same part of either was refitted on training text, stopped on validation "
+        "text, the intervention in place. Near 0, the information was there and the readout off its distribution.",
         "Damage left after refitting temperature, norms, head or all weights, for each intervention.",
         LABORATORY,
     ),
     FigureEntry(
-        "contributions", "What each addend contributes, beside the gate", tables.contributions, laboratory.contributions,
+        "contributions", "What each addend contributes, beside the gate", ablations.contributions, laboratory.contributions,
         "Final weights, held-out text; mean and {level} interval. Orange diamonds: the mean gate and one minus it, which are "
         "coefficients and no shares. A negative share works against the others.",
         "Share of variance, logit contribution and length of each addend of the fusion beside the mean gate.",
         LABORATORY,
     ),
     FigureEntry(
-        "token_classes", "The gate and the branches by class of token", tables.token_classes, laboratory.token_classes,
+        "token_classes", "The gate and the branches by class of token", ablations.token_classes, laboratory.token_classes,
         "Class of the input token or its position; classes overlap. Mean over {seeds} and {level} interval. The authors' page on "
         "single tokens shows drawn values, not measurements.",
         "Mean gate, and damage without latent and without surface, for function words, content words and other classes.",

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lolm.records.results import ScaleResults
+from lolm.report.ablations import NO_LATENT, NO_SURFACE, SKIPPED, TOWARD
 from lolm.report.figures.style import (
     GREY,
     GRID,
@@ -21,7 +22,7 @@ from lolm.report.figures.style import (
     reference_lines,
     seed_lines,
 )
-from lolm.report.tables import CODE_COUNTS, NO_LATENT, NO_SURFACE, SKIPPED, TOWARD, references
+from lolm.report.tables import CODE_COUNTS, references
 
 
 def ablation_sweep(table: pd.DataFrame, results: ScaleResults) -> Any:

@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 
 from lolm.analysis.statistics import Estimate
+from lolm.records.names import LATENT, SURFACE
 from lolm.records.results import ScaleResults
-from lolm.report.figures.style import GREY, GRID, PALETTE, bar, estimates, named_lines, new_figure, seed_lines
-from lolm.report.tables import HALVES, REFITTED, REMOVED
+from lolm.report.ablations import HALVES, REFITTED, REMOVED
+from lolm.report.figures.style import GREY, GRID, PALETTE, bar, estimates, looks, named_lines, new_figure, seed_lines
 
 MARGIN = {"color": "#ececec", "zorder": 0}  # the band inside which S counts as 0
 
@@ -43,8 +44,66 @@ def inversion_statistic(table: pd.DataFrame, results: ScaleResults) -> Any:
     return figure
 
 
+def dependency_share(table: pd.DataFrame, results: ScaleResults) -> Any:
+    """S against the latent branch's share, and against the mean gate: a point a run, a cross of intervals an arm."""
+    margin, confidence = results.analysis.inversion_margin, results.analysis.confidence
+    sides = [("latent_share", "latent share of the gated signal"), ("gate", "mean gate (1 = surface)")]
+    sides = [side for side in sides if table[side[0]].notna().any()]
+    figure, panels = new_figure(1, len(sides), 3.6, sharey=True, squeeze=False)
+    for axes, (column, title) in zip(panels[0], sides, strict=True):
+        axes.axhspan(-margin, margin, **MARGIN)
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (1.2, 1.2)))
+        for arm, mine in table[table[column].notna()].groupby("arm", sort=False):
+            colour, x, y = looks(results)[arm].colour, mine[column], mine["inversion_nats"]
+            axes.plot(x, y, "o", color=colour, markersize=3.5, alpha=0.5, markeredgewidth=0)
+            across, up = (_over_seeds(mine, name, confidence) for name in (column, "inversion_nats"))
+            if across and up and across.interval and up.interval:
+                axes.plot(across.interval, (up.value, up.value), color=colour, linewidth=1.4)
+                axes.plot((across.value, across.value), up.interval, color=colour, linewidth=1.4)
+            axes.plot([], [], "o-", color=colour, markersize=3.5, label=results.label(arm))
+        axes.set_xlabel(title)
+    panels[0][0].set_ylabel("S, nats (above 0: latent missed more)")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def effects(table: pd.DataFrame, results: ScaleResults) -> Any:
+    """Damage without h and without z by what reads them; a panel an arm."""
+    kinds = {
+        "total": "total",
+        "direct": "at the fusion",
+        "indirect": "all but the fusion",
+        "into_latent": "into the SSM",
+        "alone": "branch alone",
+    }
+    shown, arms = [kind for kind in kinds if kind in set(table["effect"])], list(dict.fromkeys(table["arm"]))
+    across = min(len(arms), 3)
+    down = -(-len(arms) // across)
+    figure, panels = new_figure(down, across, down * (1.0 + 0.34 * len(shown)), sharey=True, squeeze=False)
+    for axes, arm in zip(panels.flat, arms, strict=False):
+        for stream, colour, shift in ((SURFACE, PALETTE[0], -0.16), (LATENT, PALETTE[2], 0.16)):
+            for i, kind in enumerate(shown):
+                mine = table[(table["arm"] == arm) & (table["stream"] == stream) & (table["effect"] == kind)]
+                found = _over_seeds(mine, "damage_nats", results.analysis.confidence)
+                if found:
+                    bar(axes, len(shown) - 1 - i + shift, found, colour)
+            axes.plot([], [], "o-", color=colour, label={SURFACE: "h, surface", LATENT: "z, latent"}[stream])
+        axes.axvline(0, color=GREY, linewidth=0.8)
+        axes.set_title(results.label(arm))
+        axes.set_xlabel("damage, nats")
+        axes.grid(axis="y", **GRID)
+    for axes in list(panels.flat)[len(arms) :]:
+        axes.set_axis_off()
+    for row in panels:
+        named_lines(row[0], [kinds[kind] for kind in shown])
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
 def trajectory(table: pd.DataFrame, results: ScaleResults) -> Any:
-    """S, mean gate and its target, and the latent share of the variance over checkpoints."""
+    """S, mean gate and its target, and the latent branch's share over checkpoints."""
     margin = results.analysis.inversion_margin
 
     def series(axes: Any, column: str, colour: str, label: str, dash: Any = "-") -> None:
@@ -68,8 +127,8 @@ def trajectory(table: pd.DataFrame, results: ScaleResults) -> Any:
     left.set_ylabel("nats (above 0: latent missed more)")
     series(right, "gate", PALETTE[1], "mean gate")
     series(right, "target", GREY, "its supervised target", (0, (5, 1.6)))
-    series(right, "latent_variance_share", PALETTE[2], "latent share of the variance of o", (0, (1.2, 1.2)))
-    right.set_title("Gate and contribution")
+    series(right, "latent_share", PALETTE[2], "latent share of the gated signal", (0, (1.2, 1.2)))
+    right.set_title("Gate and share")
     low, high = right.get_ylim()
     right.set_ylim(min(0, low), max(1, high) + 0.42)
     right.set_yticks((0, 0.25, 0.5, 0.75, 1))

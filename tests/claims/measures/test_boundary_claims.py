@@ -63,7 +63,7 @@ def test_unmeasured_boundaries_are_not_run(results_of):
     for name in ("gate_at_transitions", "lead_at_boundaries"):
         found = claim(results_of(), name)
         assert found.verdict == "not run"
-        assert "make repro SCALE=context STUDY=context" in found.needs.shown
+        assert "Study context tests it" in found.why
 
 
 def test_the_figure_has_gaps_against_the_subject(results_of):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from synthetic import Truth
+from synthetic import Truth, law
 
 from lolm.accounting.count import account_run
 from lolm.accounting.counting import Counting
@@ -18,9 +18,10 @@ from lolm.claims.measures.training import Contrast
 from lolm.claims.registry import ENTRIES
 from lolm.config import ConfigError, load_params
 from lolm.records import names
-from lolm.report.tables import REFITTED, REMOVED, readout_recovery
+from lolm.report.ablations import REFITTED, REMOVED, readout_recovery
 
 SEEDS = (1, 2, 3, 4)
+FULL = law(400, 1.5)  # loss of the synthetic LOLM at its end
 
 
 def ledger_of(results):
@@ -28,12 +29,74 @@ def ledger_of(results):
 
 
 @pytest.mark.parametrize(
-    ("latent", "surface", "verdict"), [(1.2, 0.6, "holds"), (0.6, 1.2, "fails"), (0.6, 0.6, "fails"), (0.65, 0.6, "inconclusive")]
+    ("latent", "surface", "share", "verdict", "said"),
+    [
+        (1.2, 0.6, 0.95, "holds", "rule: inverted."),
+        (1.2, 0.6, 0.3, "fails", "rule: latent majority."),
+        (1.2, 0.6, 0.5, "inconclusive", "rule: inconclusive."),
+        (0.6, 1.2, 0.95, "fails", "rule: not inverted."),
+        (0.6, 0.6, 0.95, "fails", "rule: no inversion."),
+    ],
 )
-def test_the_declared_statistic_decides(results_of, latent, surface, verdict):
-    claim = ledger_of(results_of(Truth(latent_mean=latent, surface_mean=surface)))["inversion_preregistered"]
+def test_the_declared_statistic_decides_beside_the_share(results_of, latent, surface, share, verdict, said):
+    ledger = ledger_of(results_of(Truth(latent_mean=latent, surface_mean=surface, share=share)))
+    claim = ledger["inversion_preregistered"]
     assert claim.verdict == verdict
-    assert "seeds" in claim.why
+    assert said in claim.why
+    assert claim.details["share of the latent branch"].value == pytest.approx(1 - share, abs=0.002)
+    assert ledger["latent_minority"].verdict == {0.95: "holds", 0.3: "fails", 0.5: "inconclusive"}[share]
+    assert not any("norm kept" in control.name for control in claim.controls)
+
+
+def test_effects_computed_through(results_of):
+    """h: 0.6 at the fusion and 2 elsewhere; z: 1.2 and 0.1; h in the SSM's input 1.2."""
+    ledger = ledger_of(results_of(Truth()))
+    total = ledger["inversion_total"]
+    assert total.sound.value == pytest.approx(1.3 - 2.6, abs=0.01)
+    assert total.verdict == "fails"
+    assert total.details["damage, z at the fusion alone"].value == pytest.approx(4.2 - FULL, abs=0.05)
+    assert len(total.controls) == 2  # zero and resample
+    assert ledger["surface_direct"].verdict == "fails"
+    assert ledger["latent_direct"].verdict == "holds"
+    assert ledger["latent_is_serial"].sound.value == pytest.approx(-0.1)
+    assert ledger["latent_is_serial"].verdict == "fails"
+    assert ledger["latent_branch_alone"].verdict == "holds"  # 4 nats; a bigram model has 4.4
+    assert ledger["surface_branch_alone"].verdict == "fails"
+    assert "bigram" in ledger["surface_branch_alone"].why
+    other = ledger_of(results_of(Truth(indirect={"latent": 1.0, "surface": 0.0})))
+    assert other["inversion_total"].verdict == "holds"
+
+
+def test_effects_are_not_read_with_a_way_that_has_none(results_of):
+    results = results_of()
+    analysis = replace(results.analysis, inversion_statistic="gate")
+    claim = ledger_of(replace(results, params=replace(results.params, analysis=analysis)))["inversion_total"]
+    assert claim.verdict == "not run"
+    assert "inversion_statistic: gate" in claim.why
+
+
+def test_what_s_follows_over_arms(results_of):
+    latents = {"lolm": 0.6, "lolm_sum": 0.8, "lolm_half": 1.0, "lolm_concat": 1.2}
+    truth = Truth(latents=latents, shares={arm: 1 - 0.5 * s for arm, s in latents.items()})
+    ledger = ledger_of(results_of(truth, arms=("transformer", *latents)))
+    assert ledger["dependency_follows_share"].verdict == "holds"
+    assert ledger["dependency_follows_gate"].verdict == "not run"  # all gates are alike
+    few = ledger_of(results_of(truth, arms=("transformer", "lolm", "lolm_sum")))
+    assert few["dependency_follows_share"].verdict == "not run"
+    assert "four arms" in few["dependency_follows_share"].why
+
+
+def test_ways_that_agree_and_one_that_does_not(results_of):
+    results = results_of(Truth(gate_one=9.0, gate_zero=5.0))
+    claim = ledger_of(results)["inversion_ways"]
+    assert claim.verdict == "fails"  # forced gates say 4 nats, the others 0.6
+    assert "gate − zero" in claim.why
+    alike = [replace(run, ablation=_without(run.ablation, "gate")) for run in results.runs]
+    assert ledger_of(replace(results, runs=tuple(alike)))["inversion_ways"].verdict == "holds"
+
+
+def _without(ablation, intervention):
+    return replace(ablation, conditions=tuple(row for row in ablation.conditions if row.intervention != intervention))
 
 
 def test_the_published_pair_does_not_decide(results_of):
@@ -108,10 +171,13 @@ def _with_readouts(results, change):
 
 def test_what_a_refit_brings_anyway_is_no_recovery(results_of):
     """Every refit lowers every loss by 1.5 nats, the intact model's too: all of the 2 nats of damage is left."""
-    results = _with_readouts(results_of(Truth(recovered=0.0)), lambda row: replace(row, refitted=row.refitted - 1.5))
+    results = _with_readouts(
+        results_of(Truth(recovered=0.0)), lambda row: replace(row, refitted=row.refitted - 1.5, intact=row.intact - 1.5)
+    )
     claim = ledger_of(results)["damage_is_information"]
     assert claim.sound.value == pytest.approx(2.0, abs=0.01)
     assert claim.verdict == "holds"
+    assert claim.details["change of the intact model"].value == pytest.approx(-1.5)
     table = readout_recovery(results)
     removals = (("gate", 1.0), ("gate", 0.0), ("latent_mean", None), ("surface_mean", None))
     assert set(table["intervention"]) == {REMOVED[removal] for removal in removals}
@@ -126,8 +192,7 @@ def test_no_damage_or_no_intact_refit_leaves_nothing_to_judge(results_of):
     claim = ledger_of(healed)["damage_is_information"]
     assert claim.verdict == "inconclusive"
     assert "no damage" in claim.why
-    renamed = {names.NONE: names.GATE_SWAPPED}
-    unreferenced = _with_readouts(results, lambda row: replace(row, intervention=renamed.get(row.intervention, row.intervention)))
+    unreferenced = _with_readouts(results, lambda row: replace(row, intact=None, kept=None))  # as records once were
     assert ledger_of(unreferenced)["damage_is_information"].verdict == "not run"
     assert readout_recovery(unreferenced).empty
 

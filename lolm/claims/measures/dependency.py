@@ -1,0 +1,112 @@
+"""S beside what it could follow from: what stands in a branch's place, and over arms the branch's share and the mean gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lolm.analysis import dependency as dep
+from lolm.analysis.statistics import t_interval
+from lolm.claims.entry import Context, NotRun, Reading
+from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Quantity
+from lolm.claims.measures.common import again, quantity, values
+from lolm.claims.numbers import show_estimate
+from lolm.claims.rules import within
+from lolm.records import names
+from lolm.records.results import RunRecord, ScaleResults
+
+Read = Callable[[RunRecord], float | None]
+
+
+def smaller(context: Context) -> Reading:
+    """The latent branch's share of the gated signal, beside other measures of how large it is."""
+    runs, results = context.subject(), context.results
+    found = dep.share_over_seeds(runs, context.confidence)
+    if found is None:
+        raise NotRun(f"the branches' shares were not measured; {again(results)}")
+
+    def latent(key: str) -> Read:
+        def read(run: RunRecord) -> float | None:
+            row = run.contribution()
+            return None if row is None or names.LATENT not in row.addends else getattr(row.addends[names.LATENT], key)
+
+        return read
+
+    def length(run: RunRecord) -> float | None:
+        lengths = [latent("mean_norm")(run), getattr(_addend(run, names.SURFACE), "mean_norm", None)]
+        return None if None in lengths else lengths[0] / sum(lengths)  # type: ignore[operator, arg-type]
+
+    asked: dict[str, tuple[Read, str]] = {
+        "share of the variance of the branches": (latent("spread_share"), "Σ_d Var over tokens, latent over both branches"),
+        "share of the branches' lengths": (length, "mean length of the latent addend over that of both"),
+        "share of the variance of o": (latent("variance_share"), "Σ_d Cov(addend, o) over Σ_d Var(o), of all addends"),
+    }
+    details = {name: quantity(values(runs, read), results, "share", text) for name, (read, text) in asked.items()}
+    return Reading(found, runs=runs, details=details)
+
+
+def _addend(run: RunRecord, name: str):
+    row = run.contribution()
+    return None if row is None else row.addends.get(name)
+
+
+def same_in_every_way(context: Context) -> Reading:
+    """S by each way of removing a branch minus S by the declared one; the largest difference is shown."""
+    runs, margin = context.subject(), context.analysis.inversion_margin
+    found = dep.way_contrasts(runs, context.confidence)
+    if not found:
+        raise NotRun(f"the branches were removed in fewer than two ways; {again(context.results)}")
+    largest = max(found, key=lambda contrast: abs(contrast.difference.value))
+    level, verdict = 1 - context.confidence, INCONCLUSIVE
+    shown = [c for c in found if c.adjusted is not None and c.adjusted < level]
+    beyond = [c for c in shown if within(c.difference, 0.0, margin) == FAILS]
+    if all(within(c.difference, 0.0, margin) == HOLDS for c in found):
+        verdict = HOLDS
+    elif beyond:
+        verdict = FAILS
+    named = ", ".join(f"{c.first.way} − {c.second.way} {show_estimate(c.difference, 'nats')}" for c in shown)
+    why = (
+        f"Of {len(found)} pairs of ways, {len(shown)} are shown to differ after Holm's correction{': ' if shown else ''}{named}."
+    )
+    if shown:
+        why += f" {len(beyond)} of them by more than {margin:g} nats, by the whole interval."
+    details = {
+        f"{c.first.way} − {c.second.way}": Quantity.of(
+            c.difference, "nats", "paired by seed", None if c.adjusted is None else f"Holm's p {c.adjusted:.2g}"
+        )
+        for c in found
+    }
+    return Reading(largest.difference, runs=runs, verdict=verdict, why=why, values={"count": len(found)}, details=details)
+
+
+class OverArms:
+    """Correlation of a number of a run with S over the arms of a study, in each seed."""
+
+    def __init__(self, what: str, read: Read) -> None:
+        self.what, self.read = what, read
+
+    def arms(self, results: ScaleResults) -> tuple[str, ...]:
+        return results.params.selected.arms
+
+    def __call__(self, context: Context) -> Reading:
+        results = context.results
+        found = dep.over_arms(results, self.read)
+        if found is None:
+            raise NotRun(f"it takes S and {self.what} of four arms or more, in every seed; {again(results)}")
+        called = dep.calls(results)
+        details = {}
+        for one in called:
+            details[f"{results.label(one.arm)}: S"] = Quantity.of(
+                one.found, "nats", f"alone {one.called}, corrected {one.corrected}"
+            )
+            read = values(results.of(one.arm), self.read)
+            if read is not None:
+                details[f"{results.label(one.arm)}: {self.what}"] = Quantity.of(
+                    t_interval(read, context.confidence), "share", self.what
+                )
+        runs = [run for one in called for run in results.of(one.arm)]
+        return Reading(found, runs=runs, values={"count": len(called), "what": self.what}, details=details)
+
+
+def mean_gate(run: RunRecord) -> float | None:
+    """On held-out text; None without a gate."""
+    return None if run.evaluation is None or run.evaluation.gate is None else run.evaluation.gate.mean
