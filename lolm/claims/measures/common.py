@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lolm.analysis.in_curve import constant_until
-from lolm.analysis.statistics import paired_difference, t_interval
+from lolm.analysis.statistics import Estimate, geometric_interval, paired_difference, t_interval
 from lolm.claims.entry import NotRun
 from lolm.claims.ledger import Quantity
+from lolm.claims.published import clipped_perplexity
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.schema import TrainingStream
 
@@ -68,6 +69,19 @@ def training_stream(run: RunRecord) -> TrainingStream | None:
     """What was scored on the head of the training stream at the last kept weights before the rate decays; None if nothing was."""
     found = () if run.evaluation is None else run.evaluation.training_stream
     return max((row for row in found if row.step <= constant_until(run)), key=lambda row: row.step, default=None)
+
+
+def on_training_stream(
+    runs: Sequence[RunRecord], results: ScaleResults, read: Callable[[float, float, float], float]
+) -> tuple[Estimate | None, str | None]:
+    """Geometric mean over runs of what is read off three capped perplexities of :func:`training_stream`: of the model as it is,
+    with its gate forced to 1, and to 0. None with a note where these were not scored."""
+    found = []
+    for row in map(training_stream, runs):
+        if row is None or row.gate_one is None or row.gate_zero is None:
+            return None, f"the head of the training stream was not scored; {again(results)}"
+        found.append(read(*map(clipped_perplexity, (row.nats, row.gate_one, row.gate_zero))))
+    return geometric_interval(found, results.analysis.confidence), None
 
 
 def removed(runs: Sequence[RunRecord], intervention: str, value: float | None = None) -> list[float] | None:

@@ -7,9 +7,9 @@ import math
 from lolm.analysis.statistics import paired_difference, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import Quantity
-from lolm.claims.measures.common import again, nats, removed
+from lolm.claims.measures.common import again, nats, on_training_stream, removed
 from lolm.claims.numbers import show
-from lolm.claims.published import NUMBERS, clipped_perplexity
+from lolm.claims.published import NUMBERS
 from lolm.records import names
 
 ALL_REMOVED = names.joined(names.GATE, names.replaced(names.MEMORY, names.ZERO), names.replaced(names.REGIME, names.ZERO))
@@ -24,15 +24,10 @@ def constant_gate(value: float, capped: bool = False):
         if found is None:
             raise NotRun(f"these runs hold no LOLM whose gate was forced to {value:g}")
         damage = t_interval(found, confidence)
+        ours, note = damage.map(math.expm1), None
         if capped:
-            logs = [
-                math.log(clipped_perplexity(nats(run, names.GATE, value)) / clipped_perplexity(nats(run, names.NONE)))
-                for run in runs
-            ]
-            ours = t_interval(logs, confidence).map(math.exp)
-        else:
-            ours = damage.map(math.expm1)
-        return Reading(damage, ours, runs, values={"gate": value})
+            ours, note = on_training_stream(runs, context.results, lambda whole, one, zero: (one if value else zero) / whole)
+        return Reading(damage, ours, runs, values={"gate": value}, published_note=note)
 
     return measure
 

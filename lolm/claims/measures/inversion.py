@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 
 from lolm.analysis import dependency as dep
-from lolm.analysis.statistics import Estimate, geometric_interval, paired_difference, t_interval
+from lolm.analysis.statistics import Estimate, paired_difference, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
-from lolm.claims.measures.common import again, nats, removed, t_value
+from lolm.claims.measures.common import again, nats, on_training_stream, removed, t_value
 from lolm.claims.numbers import show
-from lolm.claims.published import clipped_perplexity
 from lolm.claims.rules import above, below, every, why_of
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
@@ -70,9 +69,7 @@ def _difference(runs: Sequence[RunRecord], confidence: float, step: int | None =
 def forced_gate(context: Context) -> Reading:
     """Loss at g = 1 minus loss at g = 0; as published the ratio of capped perplexities."""
     runs, confidence = forced(context), context.confidence
-    ratio = geometric_interval(
-        [clipped_perplexity(nats(r, names.GATE, 1.0)) / clipped_perplexity(nats(r, names.GATE, 0.0)) for r in runs], confidence
-    )
+    ratio, note = on_training_stream(runs, context.results, lambda whole, one, zero: one / zero)
     references = [r.ablation.references for r in runs if r.ablation is not None]
     measured = {
         "loss, learned gate": [nats(r, names.NONE) for r in runs],
@@ -92,7 +89,7 @@ def forced_gate(context: Context) -> Reading:
             f"The learned gate averages {sum(gates) / len(gates):.2f}, nearer to {nearer}, so forcing it to {further} moves it "
             "further."
         )
-    return Reading(_difference(runs, confidence), ratio, runs, more=more, details=details)
+    return Reading(_difference(runs, confidence), ratio, runs, more=more, published_note=note, details=details)
 
 
 def over_training(context: Context) -> Reading:
@@ -179,14 +176,14 @@ def one_stream(gate: float):
         )
         if below(excess, 0.0) == HOLDS and above(bigram, 0.0) == HOLDS:
             state += ", but worse than a bigram model"
-        ours = geometric_interval([clipped_perplexity(loss) for loss in losses], confidence)
+        ours, note = on_training_stream(runs, context.results, lambda whole, one, zero: one if gate else zero)
         details = {
             "over uniform": Quantity.of(over, "nats", "loss minus ln V"),
             "over bigram": Quantity.of(bigram, "nats", "loss minus the interpolated bigram model's"),
         }
         why = f"Loss minus that of the unigram model: {why_of(excess, 0.0, 'nats')}. This model is {state}."
         verdict = above(excess, 0.0) if gate else every((below(excess, 0.0), below(bigram, 0.0)))
-        return Reading(excess, ours, runs, verdict=verdict, why=why, details=details)
+        return Reading(excess, ours, runs, verdict=verdict, why=why, published_note=note, details=details)
 
     return measure
 

@@ -25,7 +25,7 @@ def _forced(id: str, statement: str, key: str, scale: str, gate: float, control:
         lead="Damage at g = {gate:g}, against the published ratio in nats",
         published=(key,),
         published_unit="x" if capped else "share",
-        published_definition="ratio of perplexities, each capped at e^20 as published"
+        published_definition="ratio of perplexities, each capped at e^20, on the head of the training stream, as published"
         if capped
         else "relative change of perplexity at g = {gate:g}",
         caveats=(SIZE,),

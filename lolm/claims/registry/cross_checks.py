@@ -24,8 +24,8 @@ def _check(
     id: str, statement: str, keys: str, theirs: Shown, ours: Shown | None, verdict: str, why: str, rule: str, **more
 ) -> Claim:
     """``theirs`` is what the printed numbers give by their definition, ``ours`` by a sound one."""
-    published, sound = (None if shown is None else Quantity(*shown) for shown in (theirs, ours))
-    return Claim(f"arithmetic_{id}", "arithmetic", statement, tuple(keys.split()), published, sound, verdict, why, rule, **more)
+    printed, sound = Quantity(*theirs), None if ours is None else Quantity(*ours)
+    return Claim(f"arithmetic_{id}", "arithmetic", statement, tuple(keys.split()), printed, sound, verdict, why, rule, **more)
 
 
 def cross_checks() -> list[Claim]:

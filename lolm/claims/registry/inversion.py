@@ -26,7 +26,7 @@ GROUP = "inversion"
 NATS = ("gate_one_nats", "gate_zero_nats")
 REMOVED = ("gate_means", "refits")  # controls of a forced gate
 DECODER_STAYS = "A forced gate removes a branch at the fusion alone: the decoder still feeds the SSM, memory, regime and gate."
-CAPPED = "perplexity capped at e^20 as published; own vocabulary"
+CAPPED = "perplexity capped at e^20, on the head of the training stream before the rate decays, as published; own vocabulary"
 BELOW_UNIGRAM = "loss minus the unigram model's on the same tokens"
 BETTER = (
     "holds if the intervals of loss minus the unigram and minus the bigram model's both lie below 0, fails if none of either does"
@@ -253,7 +253,9 @@ ENTRIES = (
         lead="Loss at g = 1 minus loss at g = 0",
         published=("ratio_inversion", *NATS),
         published_unit="x",
-        published_definition="perplexity at g = 1 over perplexity at g = 0, each capped at e^20 as published",
+        published_definition="perplexity at g = 1 over perplexity at g = 0, each capped at e^20, on the head of the training "
+        "stream "
+        "before the rate decays, as published",
         caveats=(
             "Both settings are off the training distribution; the claim inversion_control says what the difference can mean.",
             DECODER_STAYS,
