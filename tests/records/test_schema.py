@@ -147,7 +147,7 @@ def copy(value):
     return json.loads(json.dumps(value))
 
 
-FREE = ("by_part", "tasks", "windows", "left_out", "addends", "objectives")  # mappings by name
+FREE = ("by_part", "tasks", "windows", "left_out", "addends", "objectives", "scales", "refused")  # mappings by name
 
 
 @pytest.mark.parametrize("kind", KINDS)
