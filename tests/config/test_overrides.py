@@ -107,11 +107,11 @@ def differences(old: Any, new: Any, where: str = "") -> set[str]:
         ("architectures.lolm_sum.label='x, y'", {"architectures.lolm_sum.label"}),
         (
             "scales.tiny.sizes.lolm.d_model=160",  # and in the scales that take it over
-            {"scales.tiny.sizes.lolm.d_model"},
+            {f"scales.{scale}.sizes.lolm.d_model" for scale in ("tiny", "budget_tiny", "context")},
         ),
         (
             "scales.tiny.training.log_every=20",
-            {f"scales.{scale}.training.log_every" for scale in ("tiny", "nano", "micro", "mini")},
+            {f"scales.{scale}.training.log_every" for scale in ("tiny", "nano", "micro", "mini", "context")},
         ),
     ],
 )
