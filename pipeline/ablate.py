@@ -65,8 +65,10 @@ def _statistics(context: RunContext, model: LanguageModel) -> Context:
 
 def _scores(context: RunContext, model: LanguageModel, statistics: Context, test: EvaluationSet, step: int) -> list[Condition]:
     config = context.preset.ablation
+    # What is computed through costs as much as half a forward; over training one replacement is enough.
+    ways = names.RECOMPUTED if step == context.run.training.steps else (names.MEAN,)
     interventions = full_set(
-        model, statistics, config.gate_values, config.dimension_shares, config.dimension_draws, config.split_draws
+        model, statistics, config.gate_values, config.dimension_shares, config.dimension_draws, config.split_draws, ways
     )
     calibration = context.held_out("validation", config.calibration_tokens)
     return score_interventions(model, interventions, test, config.batch_size, statistics, calibration, step=step)

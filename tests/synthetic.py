@@ -26,6 +26,7 @@ from lolm.records.schema import (
     Ablation,
     Addend,
     Beyond,
+    Boundary,
     Condition,
     ContrastiveSummary,
     Contribution,
@@ -552,7 +553,7 @@ class _Run:
             record = replace(
                 record, contributions=self._contributions(steps), readouts=self._readouts(), token_classes=self._classes()
             )
-        return replace(record, conditions=tuple(conditions))
+        return replace(record, conditions=tuple(conditions), boundaries=self._boundaries() if truth.laboratory else ())
 
     def _published(self, step: int, add: Callable[[int, str, float | None, float], None]) -> None:
         truth, full, grown = self.truth, self.loss(step), step / self.truth.steps
@@ -626,6 +627,17 @@ class _Run:
             for name, value, end in damaged
             for readout, share in (("temperature", 0.1), ("affine", recovered / 2), ("head", recovered))
         )
+
+    def _boundaries(self) -> tuple[Boundary, ...]:
+        """Harder just after a boundary, for LOLM a little less so; its gate is lower there."""
+        rows = []
+        for kind in ("sentence", "paragraph", "document"):
+            for first, last, near in ((1, 8, 0.5), (9, None, 0.0)):
+                nats = self.loss(self.truth.steps) + near * (0.8 if self.lolm else 1.0) + 0.001 * self.run.seed * near
+                gate = self.truth.gate_path[2] - 0.1 * near - 0.001 * self.run.seed * near if self.lolm else None
+                fusion = {"gate": gate, "share": 1 - self.truth.share, "damage_latent": 1.0, "damage_surface": 1.0}
+                rows.append(Boundary(kind, first, last, 100, 10, nats, **(fusion if self.lolm else {})))
+        return tuple(rows)
 
     def _classes(self) -> tuple[TokenClass, ...]:
         return tuple(

@@ -37,13 +37,11 @@ class RemovalMethod:
         way: ``gate`` (forced to 1 and to 0, as published), ``zero``, ``mean``, ``resample`` or ``gaussian``.
         matched: o is rescaled to the length it has in the unchanged model.
         fitted: one temperature is fitted to each of the two losses, on other text.
-        effect: ``direct``, at the fusion alone; ``total`` or ``indirect`` where what follows h or z is computed again.
     """
 
     way: str
     matched: bool = False
     fitted: bool = False
-    effect: str = names.DIRECT
 
     @property
     def name(self) -> str:
@@ -57,8 +55,6 @@ class RemovalMethod:
 
     def removal(self, branch: str) -> tuple[str, float | None]:
         """(intervention, value) that removes ``latent`` or ``surface``, as ablation records name it."""
-        if self.effect != names.DIRECT:
-            return names.effect(branch, self.effect, self.way), None
         latent, surface = names.REMOVALS[self.way]
         name, value = latent if branch == names.LATENT else surface
         return names.joined(name, names.MATCH_NORM) if self.matched else name, value

@@ -136,6 +136,18 @@ FINDINGS = (
         "Without the losses that set it a target the mean gate ends at another level",
     ),
     Finding(
+        "lead_with_budget",
+        "whether LOLM's lead over the published form of the Transformer grows with size and budget",
+        "LOLM's compute multiplier against the published form of the Transformer grows with size and budget",
+        "LOLM's compute multiplier against the published form of the Transformer does not grow with size and budget",
+    ),
+    Finding(
+        "lag_with_budget",
+        "whether LOLM gains on Mamba as size and budget grow",
+        "LOLM's compute multiplier against Mamba grows with size and budget",
+        "LOLM's compute multiplier against Mamba does not grow with size and budget",
+    ),
+    Finding(
         "memory_contribution",
         "whether the memory contributes to the loss",
         "Taking the memory's content away costs more than the margin",

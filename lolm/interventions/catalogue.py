@@ -32,6 +32,7 @@ class Settings:
         shares: of the dimensions of a branch that are removed together.
         draws: random groups of dimensions per group.
         splits: draws of two random halves of all dimensions, the null of the inversion.
+        recomputed: replacements with which the effects of h and z are computed through.
     """
 
     model: LanguageModel
@@ -41,6 +42,7 @@ class Settings:
     shares: tuple[float, ...] = ()
     draws: int = 0
     splits: int = 0
+    recomputed: tuple[str, ...] = ()
 
     @property
     def parts(self) -> set[str]:
@@ -117,7 +119,7 @@ def _effects(s: Settings) -> list[Intervention]:
         stream_effect(s.model, branch, kind, by)
         for branch, kind in wanted
         if (serial if kind == names.INTO_LATENT else branch in sources or kind == names.TOTAL)
-        for by in names.RECOMPUTED
+        for by in s.recomputed
     ]
 
 
@@ -173,16 +175,17 @@ def full_set(
     shares: Iterable[float] = (0.125, 0.5),
     draws: int = 2,
     splits: int = 19,
+    recomputed: Iterable[str] = names.RECOMPUTED,
 ) -> list[Intervention]:
     """Everything that applies to a model, the learned one first: :data:`STANDARD`, then :data:`CONTROLS`.
 
     Args:
         context: with statistics, unless the model is a plain stack.
-        gate_values, shares, draws, splits: see :class:`Settings`.
+        gate_values, shares, draws, splits, recomputed: see :class:`Settings`.
 
     Raises:
         InterventionError: statistics are needed and missing.
     """
     statistics = None if fusion_of(model) is None else context.measured()
-    settings = Settings(model, statistics, context.seed, tuple(gate_values), tuple(shares), draws, splits)
+    settings = Settings(model, statistics, context.seed, tuple(gate_values), tuple(shares), draws, splits, tuple(recomputed))
     return [intervention for entry in (*STANDARD, *CONTROLS) for intervention in entry.of(settings)]

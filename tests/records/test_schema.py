@@ -10,6 +10,7 @@ from synthetic import write_results
 from lolm.records import (
     Layout,
     RecordError,
+    budgets_record,
     essence,
     fingerprint_of,
     from_record,
@@ -23,20 +24,46 @@ from lolm.records import (
 from lolm.records.results import load_results
 from lolm.records.schema import (
     Ablation,
+    BudgetLaw,
+    BudgetPoint,
+    Budgets,
     Condition,
+    DependencyPoint,
     Divergence,
     Evaluation,
     Layers,
+    MeasuredGap,
+    PathMultiplier,
+    PathPoint,
+    PathSlope,
     PlanRow,
+    Prediction,
     Recall,
     RunHeader,
     Summary,
     Sweep,
     TextLosses,
     TokenClass,
+    Trend,
+    Value,
 )
 
-KINDS = (RunHeader, Summary, Evaluation, Ablation, Layers, Recall, Sweep, Divergence, TextLosses)
+KINDS = (Budgets, RunHeader, Summary, Evaluation, Ablation, Layers, Recall, Sweep, Divergence, TextLosses)
+
+ONE = Value(1.0, 0.5, 2.0, 3)
+BUDGETS = Budgets(
+    scales={"smoke": "main"}, subject="lolm", baseline="transformer", made=1, asked=2, missing=("smoke: lolm-2",),
+    training_flops=1e9, refused={"mamba": "too few"},
+    points=(BudgetPoint("lolm", "smoke", 1, 100, 1000, 6e5, 3.0),),
+    laws=(BudgetLaw("lolm", False, ONE, ONE, ONE, ONE, ONE, 6.0, 1.0, 1, 0, None, 0.1, 1.0, ("alpha",)),),
+    paths=(PathPoint("lolm", 6e5, 100.0, 1000.0, ONE, True),),
+    multipliers=(PathMultiplier("transformer", False, 6e5, ONE, True),),
+    slopes=(PathSlope("transformer", False, 1e5, 1e6, ONE, 1.0),),
+    gaps=(MeasuredGap("transformer", "smoke", 1000, ONE),),
+    trends=(Trend("gap", "transformer", "nats", ONE, Value(None)),),
+    dependency=(DependencyPoint("smoke", 1, 100, 1000, 0.1, 0.2, 0.1, 0.5, 0.6),),
+    predictions=(Prediction("20m", "lolm", 10**7, 10**8, ONE, None),),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +83,8 @@ def found(project):
         Sweep: layout.sweep("lolm"), Divergence: layout.divergence("transformer", 2),
         TextLosses: layout.text_losses("lolm", 1),
     }  # fmt: skip
-    return {kind: (path, read_json(path)) for kind, path in paths.items()}
+    write(budgets_record(project), BUDGETS)
+    return {kind: (path, read_json(path)) for kind, path in (paths | {Budgets: budgets_record(project)}).items()}
 
 
 def parts(kind, value, seen):
@@ -119,7 +147,7 @@ def copy(value):
     return json.loads(json.dumps(value))
 
 
-FREE = ("by_part", "tasks", "windows", "left_out", "addends", "objectives")  # mappings by name
+FREE = ("by_part", "tasks", "windows", "left_out", "addends", "objectives", "scales", "refused")  # mappings by name
 
 
 @pytest.mark.parametrize("kind", KINDS)

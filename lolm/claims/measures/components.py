@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lolm.analysis.statistics import paired_difference, t_interval
+from lolm.analysis.statistics import Estimate, paired_difference, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import Quantity
 from lolm.claims.measures.common import again, nats, on_training_stream, removed
@@ -24,7 +24,8 @@ def constant_gate(value: float, capped: bool = False):
         if found is None:
             raise NotRun(f"these runs hold no LOLM whose gate was forced to {value:g}")
         damage = t_interval(found, confidence)
-        ours, note = damage.map(math.expm1), None
+        ours: Estimate | None = damage.map(math.expm1)
+        note = None
         if capped:
             ours, note = on_training_stream(runs, context.results, lambda whole, one, zero: (one if value else zero) / whole)
         return Reading(damage, ours, runs, values={"gate": value}, published_note=note)

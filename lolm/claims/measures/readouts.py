@@ -11,6 +11,7 @@ from lolm.claims.measures.common import again
 from lolm.claims.measures.inversion import DEFINITION
 from lolm.claims.numbers import show
 from lolm.claims.rules import why_of
+from lolm.config import scale_of
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.schema import Readout
@@ -99,11 +100,17 @@ def information(context: Context) -> Reading:
         f"Refitting the head on training text leaves {show(left.value, 'nats')} of {show(damage.value, 'nats')}, against the "
         "intact model with its head refitted alike. Left minus half of the damage"
     )
+    steps = scale_of(context.results.params, context.results.scale).ablation.refit_steps
+    last = sum(row.kept == steps for row in head)
     return Reading(
         left,
         runs=runs,
         judged=half,
         values={"lead": lead},
+        more=f"In {last} of {len(head)} runs the last of {steps} steps was the best on validation text, so a longer refit may win "
+        "back more."
+        if last
+        else "",
         details={
             "change of the intact model": Quantity.of(brings, "nats", "the same refit where nothing was removed, test split"),
             "damage at g = 1": Quantity.of(damage, "nats", "readout as learned, minus the intact model's loss"),

@@ -131,13 +131,17 @@ ENTRIES = (
     Entry(
         "latent_is_serial",
         GROUP,
-        "What the latent stream knows is what the surface told it: without h in the SSM's input as much is lost as without z.",
+        "What the latent stream knows is what the surface told it: without h in the SSM's input at least as much is lost as "
+        "without z.",
         Effect((SURFACE, INTO_LATENT), (LATENT, TOTAL)),
         "inversion",
-        Within("inversion_margin"),
+        Above("-inversion_margin"),
         definition="damage without h in the SSM's input alone minus total damage without z ({label})",
         lead="Damage without h in the SSM's input minus total damage without z",
-        caveats=(THROUGH, "In series this is so by construction but for what the SSM makes of a constant input."),
+        caveats=(
+            THROUGH,
+            "In series this is so by construction; what the SSM makes of a constant input can harm more than no z.",
+        ),
         against=True,
         figure="effects",
     ),

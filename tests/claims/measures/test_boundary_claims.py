@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from synthetic import Truth
 
 from lolm.claims import build_ledger
 from lolm.claims.measures.boundaries import TRANSITIONS, mean_far, mean_near
@@ -61,7 +62,7 @@ def test_a_gate_that_turns_and_a_lead_that_grows(results_of):
 
 def test_unmeasured_boundaries_are_not_run(results_of):
     for name in ("gate_at_transitions", "lead_at_boundaries"):
-        found = claim(results_of(), name)
+        found = claim(results_of(Truth(laboratory=False)), name)
         assert found.verdict == "not run"
         assert "Study context tests it" in found.why
 
@@ -72,4 +73,4 @@ def test_the_figure_has_gaps_against_the_subject(results_of):
     near = table[(table["arm"] == "transformer") & (table["first"] == 1)]
     assert near["gap_nats"].mean() == pytest.approx(0.3, abs=0.01)
     assert boundaries(table, results) is not None
-    assert boundaries_table(results_of()).empty
+    assert boundaries_table(results_of(Truth(laboratory=False))).empty

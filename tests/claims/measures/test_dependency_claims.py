@@ -298,8 +298,8 @@ def test_cost_is_computed():
     params = load_params()
     found = needs(params, "20m", "main", Counting(params))
     training = params.scales["20m"].training
-    assert found.seeds == 3
-    per_token = found.training_flops / (3 * training.steps * training.tokens_per_step)
+    assert found.seeds == len(params.studies["main"].seeds)
+    per_token = found.training_flops / (found.seeds * training.steps * training.tokens_per_step)
     assert 2 * 5 * 20e6 < per_token < 2 * 8 * 20e6  # two arms of 20 M parameters, about 6 FLOPs a parameter
     assert found.hours == pytest.approx(found.training_flops / (UTILISATION * PEAK_FLOPS) / 3600)
     assert found.command == "make repro SCALE=20m STUDY=main"
