@@ -102,7 +102,9 @@ def test_sites_are_listed_by_layer_and_type():
     lolm = make_model("lolm", size={"n_layers": 2})
     assert writes(lolm, stack="surface") == ["surface.0.mixer", "surface.0.mlp", "surface.1.mixer", "surface.1.mlp"]
     assert writes(lolm, "recurrent") == [f"latent.{layer}.mixer" for layer in range(len(lolm.latent.layers))]
-    seam = [site.name for site in sites(lolm) if site.layer is None]
+    edges = [site.name for site in sites(lolm) if site.kind == "edge"]
+    assert edges == [f"surface_{to}" for to in ("latent", "memory", "regime", "gate")] + ["latent_regime", "latent_gate"]
+    seam = [site.name for site in sites(lolm) if site.layer is None and site.kind != "edge"]
     assert seam == ["h", "z", "m", "r", "g", "u", "v", "memory", "regime", "o"]
     assert [site.name for site in sites(samba) if site.layer is None] == ["h", "o"]
     moe = make_model("jamba_moe")

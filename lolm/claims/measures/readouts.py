@@ -11,7 +11,6 @@ from lolm.claims.measures.common import again
 from lolm.claims.measures.inversion import DEFINITION
 from lolm.claims.numbers import show
 from lolm.claims.rules import why_of
-from lolm.config import scale_of
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.schema import Readout
@@ -100,8 +99,9 @@ def information(context: Context) -> Reading:
         f"Refitting the head on training text leaves {show(left.value, 'nats')} of {show(damage.value, 'nats')}, against the "
         "intact model with its head refitted alike. Left minus half of the damage"
     )
-    steps = scale_of(context.results.params, context.results.scale).ablation.refit_steps
-    last = sum(row.kept == steps for row in head)
+    preset = context.results.params.scales.get(context.results.scale)
+    steps = None if preset is None else preset.ablation.refit_steps
+    last = 0 if steps is None else sum(row.kept == steps for row in head)
     return Reading(
         left,
         runs=runs,
