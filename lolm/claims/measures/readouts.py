@@ -107,8 +107,8 @@ def information(context: Context) -> Reading:
         runs=runs,
         judged=half,
         values={"lead": lead},
-        more=f"In {last} of {len(head)} runs the last of {steps} steps was the best on validation text, so a longer refit may win "
-        "back more."
+        more=f"In {last} of {len(head)} runs the last of {steps} steps was the best on validation text, so a longer refit may "
+        "win back more."
         if last
         else "",
         details={
