@@ -63,7 +63,7 @@ def dependency_share(table: pd.DataFrame, results: ScaleResults) -> Any:
                 axes.plot((across.value, across.value), up.interval, color=colour, linewidth=1.4)
             axes.plot([], [], "o-", color=colour, markersize=3.5, label=results.label(arm))
         axes.set_xlabel(title)
-    panels[0][0].set_ylabel("S, nats (above 0: latent missed more)")
+    panels[0][0].set_ylabel("S, nats a token")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
@@ -91,7 +91,7 @@ def effects(table: pd.DataFrame, results: ScaleResults) -> Any:
                     bar(axes, len(shown) - 1 - i + shift, found, colour)
             axes.plot([], [], "o-", color=colour, label={SURFACE: "h, surface", LATENT: "z, latent"}[stream])
         axes.axvline(0, color=GREY, linewidth=0.8)
-        axes.set_title(results.label(arm))
+        axes.set_title(results.label(arm), fontsize=9)
         axes.set_xlabel("damage, nats")
         axes.grid(axis="y", **GRID)
     for axes in list(panels.flat)[len(arms) :]:
