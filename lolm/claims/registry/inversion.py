@@ -141,6 +141,7 @@ ENTRIES = (
         caveats=(
             THROUGH,
             "In series this is so by construction; what the SSM makes of a constant input can harm more than no z.",
+            "Worded as “at least as much” after one run had been looked at; it was “as much” before.",
         ),
         against=True,
         figure="effects",
