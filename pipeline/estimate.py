@@ -58,7 +58,8 @@ def estimate(params: Params, pieces: Iterable[tuple[str, str]]) -> Estimate:
     preset, seconds, measured = scale_of(params, params.scale), 0.0, True
     speeds: dict[str, tuple[float, bool]] = {}
     shards = Layout(params.scale).shards_record
-    test_tokens = read_json(shards)["test"]["tokens"] if shards.exists() else 0
+    whole = preset.evaluation.tokens == "all" and shards.exists()
+    test_tokens = read_json(shards)["test"]["tokens"] if whole else 0
     for stage, arm in pieces:
         if arm not in speeds:
             seen = earlier_speed(params, arm)

@@ -199,7 +199,7 @@ def test_a_mistake_is_named_by_its_path(path, value, message):
         ("scales.tiny.training.step", 5),
         ("scales.tiny.training.clip", 0),
         ("scales.tiny.sizes.lolm.n_heads", 3),
-        ("scales.tiny.sizes.lolm.memory", KeyError),
+        ("scales.tiny.sizes.lolm.latent", KeyError),
         ("architectures.lolm.gate.biass", 0.0),
         ("architectures.lolm.objectives.future_weight", -1),
         ("scales.nano.extends", "tinny"),
