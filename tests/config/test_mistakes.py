@@ -209,7 +209,7 @@ def test_a_mistake_is_named_by_its_path(path, value, message):
 )
 def test_a_mistake_is_said_once_though_much_inherits_it(path, value):
     found = mistakes({path: value})
-    assert len([line for line in found if not line.startswith("scales.smoke")]) == 1, found
+    assert len([line for line in found if "scales.smoke" not in line]) == 1, found
     assert len(found) <= 2
 
 
