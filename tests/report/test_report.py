@@ -448,7 +448,9 @@ def test_stages_write_the_same_bytes_in_two_folders_and_links_resolve(tmp_path, 
     written = []
     for name in ("a", "b"):
         folder = write_results(tmp_path / name, studies={"plain": PLAIN}, truth=SHORT)
-        (folder / "README.md").write_text("<!-- findings:begin -->\n<!-- findings:end -->\n")
+        (folder / "docs").mkdir()
+        for page in ("README.md", "docs/laboratory.md"):
+            (folder / page).write_text("<!-- findings:begin -->\n<!-- findings:end -->\n")
         asked = [("report", "--scale", "smoke", "--study", study) for study in ("main", "plain")]
         asked.append(("front", "--scale", "smoke", "--readme"))
         monkeypatch.chdir(folder)
