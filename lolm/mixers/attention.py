@@ -13,7 +13,7 @@ from torch import nn
 from lolm.config import ConfigError
 from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
 from lolm.ops.backends import choose_backend
-from lolm.ops.causal_conv import causal_conv
+from lolm.ops.causal_conv import causal_conv, causal_conv_step
 
 
 def rope_tables(length: int, width: int, base: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,8 +85,7 @@ class ShortConv(nn.Module):
         return self.weight.new_zeros(batch, self.kernel - 1, self.width)
 
     def step(self, x_BI: torch.Tensor, state_BKI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        window_BKI = torch.cat((state_BKI, x_BI[:, None]), dim=1)
-        return self.bias + torch.einsum("bki,ik->bi", window_BKI, self.weight), window_BKI[:, 1:]
+        return causal_conv_step(x_BI, state_BKI, self.weight, self.bias)
 
     def num_params(self) -> int:
         return self.width * (self.kernel + 1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
-from lolm.ops.causal_conv import causal_conv
+from lolm.ops.causal_conv import causal_conv, causal_conv_step
 
 
 class GatedConv(Mixer):
@@ -67,9 +67,8 @@ class GatedConv(Mixer):
 
     def step(self, x_BD: torch.Tensor, state: torch.Tensor):
         x_BI, gate_BI = self.in_proj(x_BD).chunk(2, dim=-1)
-        window_BKI = torch.cat((state, x_BI[:, None]), dim=1)
-        y_BI = F.silu(self.conv_bias + torch.einsum("bki,ik->bi", window_BKI, self.conv_weight))
-        return self.out_proj(y_BI * F.silu(gate_BI)), window_BKI[:, 1:]
+        y_BI, state = causal_conv_step(x_BI, state, self.conv_weight, self.conv_bias)
+        return self.out_proj(F.silu(y_BI) * F.silu(gate_BI)), state
 
     def num_params(self) -> int:
         return 3 * self.d_model * self.d_inner + (self.d_conv + 1) * self.d_inner

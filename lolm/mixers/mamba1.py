@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
-from lolm.ops.causal_conv import causal_conv
+from lolm.ops.causal_conv import causal_conv, causal_conv_step
 from lolm.ops.rms_norm import RMSNorm
 from lolm.ops.scan import selective_scan, selective_scan_reference
 
@@ -122,13 +122,13 @@ class Mamba1(Mixer):
     def step(self, x_BD: torch.Tensor, state):
         state_BIN, window_BKI = state
         x_BI, gate_BI = self.in_proj(x_BD).chunk(2, dim=-1)
-        window_BKI = torch.cat((window_BKI, x_BI[:, None]), dim=1)
-        x_BI = F.silu(self.conv_bias + torch.einsum("bki,ik->bi", window_BKI, self.conv_weight))
+        x_BI, window_BKI = causal_conv_step(x_BI, window_BKI, self.conv_weight, self.conv_bias)
+        x_BI = F.silu(x_BI)
         delta_BI, B_BN, C_BN = self._scan_inputs(x_BI)
         A_IN = -self.A_log.float().exp()
         x, delta, B, C, gate = (m[:, None] for m in (x_BI, delta_BI, B_BN, C_BN, gate_BI))
         y, state_BIN = selective_scan_reference(x, delta, A_IN, B, C, self.skip, gate, self.dt_proj.bias, state_BIN)
-        return self.out_proj(y[:, 0]), (state_BIN, window_BKI[:, 1:])
+        return self.out_proj(y[:, 0]), (state_BIN, window_BKI)
 
     def num_params(self) -> int:
         d, i, n, r, k = self.d_model, self.d_inner, self.d_state, self.dt_rank, self.d_conv

@@ -9,7 +9,7 @@ from torch import nn
 from lolm.config import ConfigError
 from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
 from lolm.mixers.mamba1 import initial_step_bias
-from lolm.ops.causal_conv import causal_conv
+from lolm.ops.causal_conv import causal_conv, causal_conv_step
 from lolm.ops.rms_norm import rms_norm
 from lolm.ops.ssd import ssd, ssd_reference
 
@@ -126,11 +126,10 @@ class Mamba2(Mixer):
     def step(self, x_BD: torch.Tensor, state):
         state_BHNP, window = state
         z_BI, xBC, delta_BH = self._project(x_BD)
-        window = torch.cat((window, xBC[:, None]), dim=1)
-        xBC = F.silu(self.conv_bias + torch.einsum("bki,ik->bi", window, self.conv_weight))
-        x, B, C = (m[:, None] for m in self._scan_inputs(xBC))
+        xBC, window = causal_conv_step(xBC, window, self.conv_weight, self.conv_bias)
+        x, B, C = (m[:, None] for m in self._scan_inputs(F.silu(xBC)))
         y, state_BHNP = ssd_reference(x, delta_BH[:, None], -self.A_log.exp(), B, C, self.skip, state_BHNP)
-        return self._gated_output(y[:, 0], z_BI), (state_BHNP, window[:, 1:])
+        return self._gated_output(y[:, 0], z_BI), (state_BHNP, window)
 
     def num_params(self) -> int:
         d, i, c, h, k = self.d_model, self.d_inner, self.conv_width, self.heads, self.d_conv

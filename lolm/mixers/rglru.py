@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from lolm.config import ConfigError
 from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
-from lolm.ops.causal_conv import causal_conv
+from lolm.ops.causal_conv import causal_conv, causal_conv_step
 from lolm.ops.linear_scan import linear_scan
 
 MAX_SQRT_GRADIENT = 1000.0
@@ -142,10 +142,10 @@ class RGLRU(Mixer):
     def step(self, x_BD: torch.Tensor, state):
         h_BW, window = state
         y_BW = F.gelu(self.linear_y(x_BD), approximate="tanh")
-        window = torch.cat((window, self.linear_x(x_BD)[:, None]), dim=1)
-        a_BW, multiplier_BW, gated_BW = self._gated(self.conv_bias + torch.einsum("bki,ik->bi", window, self.conv_weight))
+        u_BW, window = causal_conv_step(self.linear_x(x_BD), window, self.conv_weight, self.conv_bias)
+        a_BW, multiplier_BW, gated_BW = self._gated(u_BW)
         h_BW = gated_BW if h_BW is None else a_BW * h_BW + multiplier_BW * gated_BW
-        return self.linear_out(h_BW * y_BW), (h_BW, window[:, 1:])
+        return self.linear_out(h_BW * y_BW), (h_BW, window)
 
     def num_params(self) -> int:
         d, w, b, k = self.d_model, self.width, self.blocks, self.d_conv

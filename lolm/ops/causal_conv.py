@@ -35,3 +35,12 @@ def causal_conv_reference(x_BTI: torch.Tensor, weight_IK: torch.Tensor, bias_I: 
     for k in range(1, kernel):
         y = torch.addcmul(y, padded[:, k : k + length], weight_IK[:, k])
     return y
+
+
+def causal_conv_step(
+    x_BI: torch.Tensor, window_BKI: torch.Tensor, weight_IK: torch.Tensor, bias_I: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One more token: y_t (B, I) before any activation, and the last K − 1 inputs (B, K − 1, I), of which ``window_BKI`` holds
+    those before it."""
+    window_BKI = torch.cat((window_BKI, x_BI[:, None]), dim=1)
+    return bias_I + torch.einsum("bki,ik->bi", window_BKI, weight_IK), window_BKI[:, 1:]
