@@ -11,7 +11,6 @@ import numpy as np
 from lolm.analysis import dependency as dep
 from lolm.analysis.scaling import (
     Fit,
-    Point,
     ScalingError,
     collect,
     common_range,
@@ -92,7 +91,7 @@ def budgets(results: Sequence[ScaleResults], published: Sequence[Published] = ()
         missing=tuple(f"{r.scale}: {key}" for r in results for key in (*r.missing, *_unscored(r))),
         training_flops=training_flops,
         refused=refused,
-        points=tuple(BudgetPoint(**vars(p)) for p in points),
+        points=tuple(points),
         laws=tuple(_law(fit, shared) for shared, found in both for fit in found.values()),
         paths=tuple(row for fit in fits.values() for row in _path(fit)),
         multipliers=tuple(row for shared, found in both for row in _multipliers(found, study.subject, shared)),
@@ -108,7 +107,7 @@ def _unscored(results: ScaleResults) -> list[str]:
     return [f"{run.key}, not evaluated" for run in results.runs if run.evaluation is None]
 
 
-def _fitted(points: Sequence[Point], analysis: AnalysisConfig, shared: bool) -> tuple[dict[str, Fit], dict[str, str]]:
+def _fitted(points: Sequence[BudgetPoint], analysis: AnalysisConfig, shared: bool) -> tuple[dict[str, Fit], dict[str, str]]:
     return fit_laws(
         points, confidence=analysis.confidence, threshold=analysis.huber, replicates=analysis.replicates, shared=shared
     )
@@ -192,7 +191,7 @@ def _slopes(fits: Mapping[str, Fit], subject: str, shared: bool) -> list[PathSlo
     return rows
 
 
-def _gaps(points: Sequence[Point], subject: str, arm: str, confidence: float) -> list[MeasuredGap]:
+def _gaps(points: Sequence[BudgetPoint], subject: str, arm: str, confidence: float) -> list[MeasuredGap]:
     mine, theirs = ({(p.scale, p.tokens, p.seed): p.nats for p in points if p.arm == name} for name in (subject, arm))
     rows = []
     for scale, tokens in dict.fromkeys((p.scale, p.tokens) for p in points):
@@ -236,7 +235,7 @@ def _slope(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 def _trends(
-    results: Sequence[ScaleResults], points: Sequence[Point], subject: str, against: Sequence[str], confidence: float
+    results: Sequence[ScaleResults], points: Sequence[BudgetPoint], subject: str, against: Sequence[str], confidence: float
 ) -> list[Trend]:
     rows: list[tuple[str, str, str, list[Observation]]] = []
     mine = {(p.scale, p.seed, p.tokens): p for p in points if p.arm == subject}

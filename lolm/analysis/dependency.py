@@ -18,7 +18,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from lolm.analysis.statistics import Estimate, correlation, holm, holm_of, p_value, paired_difference, t_interval
+from lolm.analysis.statistics import (
+    Estimate,
+    complete_interval,
+    correlation,
+    holm,
+    holm_of,
+    p_value,
+    paired_difference,
+    t_interval,
+)
 from lolm.config import AnalysisConfig
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
@@ -107,8 +116,7 @@ def _statistic(ablation: Ablation, method: RemovalMethod, step: int | None) -> f
 
 def over_seeds(runs: Sequence[RunRecord], method: RemovalMethod, confidence: float, step: int | None = None) -> Estimate | None:
     """S over seeds; None unless every run has it."""
-    values = [statistic(run, method, step) for run in runs]
-    return None if not values or None in values else t_interval(values, confidence)  # type: ignore[arg-type]
+    return complete_interval((statistic(run, method, step) for run in runs), confidence)
 
 
 def latent_share(run: RunRecord, step: int | None = None, spread: bool = False) -> float | None:
@@ -129,8 +137,7 @@ def latent_share(run: RunRecord, step: int | None = None, spread: bool = False) 
 
 def share_over_seeds(runs: Sequence[RunRecord], confidence: float, spread: bool = False) -> Estimate | None:
     """The latent branch's share over seeds; None unless every run has it."""
-    found = [latent_share(run, spread=spread) for run in runs]
-    return None if not found or None in found else t_interval(found, confidence)  # type: ignore[arg-type]
+    return complete_interval((latent_share(run, spread=spread) for run in runs), confidence)
 
 
 def call(found: Estimate, share: Estimate | None, margin: float, band: float) -> str:

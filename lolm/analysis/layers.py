@@ -13,11 +13,11 @@ in one of these, and the exact distribution over all ways to name the mixers' ty
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from lolm.analysis.statistics import Estimate, t_interval
+from lolm.analysis.statistics import Estimate
 from lolm.records import names
 from lolm.records.results import RunRecord
 from lolm.records.schema import LayerRemovals
@@ -53,12 +53,6 @@ def share(found: LayerRemovals | None, step: int | None = None) -> float | None:
         return None
     recurrent, attention = (found.norm(found.of_type[kind], step) for kind in names.MIXER_TYPES)
     return recurrent / (recurrent + attention) if recurrent + attention else None
-
-
-def over_seeds(values: Iterable[float | None], confidence: float) -> Estimate | None:
-    """The mean over seeds with its interval; None unless every run has the value."""
-    known = list(values)
-    return None if not known or None in known else t_interval(known, confidence)  # type: ignore[arg-type]
 
 
 def missed_more(found: Estimate, margin: float) -> str:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from lolm.analysis.efficiency import at_budgets
-from lolm.analysis.statistics import Estimate, holm, p_value, solved, t_interval
+from lolm.analysis.statistics import Estimate, complete_interval, holm, p_value, solved
 from lolm.analysis.uncertainty import final_bits, final_loss, loss_difference
 from lolm.records.names import TASKS
 from lolm.records.results import RunRecord, ScaleResults
@@ -110,8 +110,7 @@ def _entry(results: ScaleResults, arm: str, comparison: Comparison | None) -> En
     header = runs[0].header
 
     def over_seeds(read: Callable[[RunRecord], float | None]) -> Estimate | None:
-        values = [read(run) for run in runs]
-        return None if None in values else t_interval(values, results.analysis.confidence)  # type: ignore[arg-type]
+        return complete_interval(map(read, runs), results.analysis.confidence)
 
     def evaluated(read: Callable[[Evaluation], float | None]) -> Estimate | None:
         return over_seeds(lambda run: None if run.evaluation is None else read(run.evaluation))

@@ -28,6 +28,7 @@ from lolm import LolmError
 from lolm.analysis.least_huber import huber, model, solve, starts
 from lolm.analysis.statistics import Estimate
 from lolm.records.results import ScaleResults
+from lolm.records.schema import BudgetPoint
 
 LEAST = 3  # different sizes, and different numbers of tokens: fewer cannot tell E from A and alpha
 COLLINEAR = 0.98  # correlation of ln N with ln D from which on the two exponents cannot be told apart
@@ -36,19 +37,6 @@ WIDE = 2.0  # an exponent or a floor whose interval spans more than this factor 
 
 class ScalingError(LolmError):
     """Points that carry no fit, or results that cannot be compared."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """Test loss (nats a token) where a schedule of one run ended; parameters, training tokens and training FLOPs by then."""
-
-    arm: str
-    scale: str
-    seed: int
-    parameters: int
-    tokens: int
-    flops: float
-    nats: float
 
 
 @dataclass(frozen=True)
@@ -110,7 +98,7 @@ class Fit:
     """
 
     arm: str
-    points: tuple[Point, ...]
+    points: tuple[BudgetPoint, ...]
     law: Law
     replicates: tuple[Law, ...]
     freedom: int
@@ -130,7 +118,7 @@ class Fit:
         return tuple(name for name, end in ends.items() if end is None or end[1] > WIDE * end[0])
 
 
-def collect(results: Iterable[ScaleResults]) -> tuple[Point, ...]:
+def collect(results: Iterable[ScaleResults]) -> tuple[BudgetPoint, ...]:
     """Every end of schedule whose test loss was scored, of every run at several scales.
 
     Raises:
@@ -145,7 +133,7 @@ def collect(results: Iterable[ScaleResults]) -> tuple[Point, ...]:
                 "compare"
             )
     return tuple(
-        Point(run.arm, r.scale, run.seed, run.header.parameters.total, end.tokens, end.flops, end.test.nats)
+        BudgetPoint(run.arm, r.scale, run.seed, run.header.parameters.total, end.tokens, end.flops, end.test.nats)
         for r in results
         for run in r.runs
         if run.evaluation is not None
@@ -159,7 +147,7 @@ def _text(results: ScaleResults):
 
 
 def fit_laws(
-    points: Sequence[Point],
+    points: Sequence[BudgetPoint],
     *,
     confidence: float = 0.95,
     threshold: float = 1e-3,
@@ -206,7 +194,7 @@ def fit_laws(
     return {arm: fits[arm] for arm in fitted}, refused
 
 
-def _refused(points: Sequence[Point]) -> str | None:
+def _refused(points: Sequence[BudgetPoint]) -> str | None:
     sizes, tokens = {p.scale for p in points}, {p.tokens for p in points}
     if len(sizes) < LEAST or len(tokens) < LEAST:
         return f"{len(sizes)} sizes and {len(tokens)} numbers of tokens; a law of both needs at least {LEAST} of each"
@@ -266,7 +254,7 @@ def _law(theta: np.ndarray, k: int, centre: np.ndarray, kappa: float, gamma: flo
     return Law(math.exp(theta[0]), a, float(alpha), b, float(beta), kappa, gamma)
 
 
-def _cost(points: Sequence[Point]) -> tuple[float, float]:
+def _cost(points: Sequence[BudgetPoint]) -> tuple[float, float]:
     """kappa and gamma of C = kappa N^gamma D by least squares over sizes; the accounting knows the sizes' own exactly."""
     each = {p.parameters: p.flops / p.tokens for p in points}
     gamma, log_kappa = np.polyfit(np.log(list(each)), np.log(list(each.values())), 1)
@@ -284,8 +272,8 @@ class _Cell(NamedTuple):
     log_nats: float
 
 
-def _cells(points: Sequence[Point]) -> list[_Cell]:
-    found: dict[tuple[str, int], list[Point]] = {}
+def _cells(points: Sequence[BudgetPoint]) -> list[_Cell]:
+    found: dict[tuple[str, int], list[BudgetPoint]] = {}
     for p in points:
         found.setdefault((p.scale, p.tokens), []).append(p)
     return [
@@ -297,7 +285,7 @@ def _cells(points: Sequence[Point]) -> list[_Cell]:
 class _Noise:
     """What the bootstrap draws: see the top of this module."""
 
-    def __init__(self, points: Mapping[str, Sequence[Point]], replicates: int, seed: int) -> None:
+    def __init__(self, points: Mapping[str, Sequence[BudgetPoint]], replicates: int, seed: int) -> None:
         runs = dict.fromkeys((p.scale, p.seed) for mine in points.values() for p in mine)
         draw = np.random.default_rng(seed)
         self._rows = {run: i for i, run in enumerate(runs)}

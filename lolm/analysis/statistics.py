@@ -8,7 +8,7 @@ interval (``None``), never a made-up one. Student's t throughout; ratios are tre
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lolm import LolmError
@@ -134,6 +134,12 @@ def geometric_interval(ratios: Sequence[float], confidence: float = 0.95) -> Est
     if min(ratios) <= 0:
         raise StatisticsError(f"ratios must be positive, got {min(ratios)}")
     return t_interval([math.log(r) for r in ratios], confidence).map(math.exp)
+
+
+def complete_interval(values: Iterable[float | None], confidence: float = 0.95) -> Estimate | None:
+    """:func:`t_interval` of a number of each run; None unless every run has it."""
+    known = list(values)
+    return None if not known or None in known else t_interval(known, confidence)  # type: ignore[arg-type]
 
 
 def p_value(found: Estimate, at: float = 0.0) -> float | None:

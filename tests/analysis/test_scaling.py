@@ -11,7 +11,6 @@ from synthetic import write_scales
 from lolm.analysis.budgets import Observation, trend
 from lolm.analysis.scaling import (
     Law,
-    Point,
     ScalingError,
     collect,
     common_range,
@@ -22,6 +21,7 @@ from lolm.analysis.scaling import (
     tenfold,
 )
 from lolm.records.results import load_results
+from lolm.records.schema import BudgetPoint
 
 SIZES = {"a": 3e5, "b": 6e5, "c": 1.2e6, "d": 2.4e6}
 TOKENS = [512_000 * 2**i for i in range(5)]
@@ -41,7 +41,7 @@ def points(laws, seeds=(3, 3, 2, 1), noise=0.0, draw=None, sizes=SIZES, tokens=T
                 for i, d in enumerate(tokens):
                     factor = math.exp(common[i] + own + draw.normal(0, noise / 2))
                     cost = law.kappa * n**law.gamma * d
-                    found.append(Point(arm, scale, seed, int(n), d, cost, law.loss(n, d) * factor))
+                    found.append(BudgetPoint(arm, scale, seed, int(n), d, cost, law.loss(n, d) * factor))
     return found
 
 
@@ -113,7 +113,7 @@ def test_what_seeds_share_cancels_between_arms():
             common = draw.normal(0, 0.01)
             for arm, law in (("slow", SLOW), ("fast", FAST)):
                 losses = [law.loss(n, d) * math.exp(common) for d in TOKENS]
-                shared += [Point(arm, scale, seed, int(n), d, 6 * n * d, y) for d, y in zip(TOKENS, losses, strict=True)]
+                shared += [BudgetPoint(arm, scale, seed, int(n), d, 6 * n * d, y) for d, y in zip(TOKENS, losses, strict=True)]
     fits, _ = fit_laws(shared, replicates=200)
     alone = contrast(fits["slow"], fits["slow"], lambda law, _: law.compute(2.6))
     pair = contrast(fits["slow"], fits["fast"], lambda b, s: multiplier(b, s, 2e13))
@@ -139,7 +139,7 @@ def test_too_few_points_carry_no_law():
 
 
 def test_tokens_that_follow_the_size_carry_no_law():
-    found = [Point("a", s, 1, int(n), int(20 * n), 120 * n * n, SLOW.loss(n, 20 * n)) for s, n in SIZES.items()]
+    found = [BudgetPoint("a", s, 1, int(n), int(20 * n), 120 * n * n, SLOW.loss(n, 20 * n)) for s, n in SIZES.items()]
     assert "grow together" in fit_laws(found, replicates=5)[1]["a"]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lolm.analysis import layers as by
-from lolm.analysis.statistics import Estimate, geometric_interval, t_interval
+from lolm.analysis.statistics import Estimate, complete_interval, geometric_interval, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Quantity
 from lolm.claims.measures.common import again
@@ -17,7 +17,6 @@ from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 
 S_TYPE = "loss without the recurrent mixers minus loss without the attention mixers"
-SOLVED = 0.9  # accuracy above which a recall task was learned
 Read = Callable[[RunRecord, str], float | None]  # of a run, and what stands in the place of what is removed
 
 
@@ -42,7 +41,7 @@ class OfArms:
 
 
 def _over(context: Context, runs: Sequence[RunRecord], read: Read, what: str) -> Estimate:
-    found = by.over_seeds([read(run, context.analysis.type_statistic) for run in runs], context.confidence)
+    found = complete_interval([read(run, context.analysis.type_statistic) for run in runs], context.confidence)
     if found is None:
         raise NotRun(f"{what}; {again(context.results)}")
     return found
@@ -111,7 +110,7 @@ class OfRuns(OfArms):
             runs = [run for pair in pairs for run in pair]
         details = {}
         for arm in self.beside:
-            value = by.over_seeds(
+            value = complete_interval(
                 [self.read(run, context.analysis.type_statistic) for run in context.results.of(arm)], context.confidence
             )
             if value is not None:
@@ -145,21 +144,21 @@ class TypeStatistic(OfArms):
             context.confidence,
         )
         found = _over(context, runs, s_type, f"arm {self.arm} has no mixers of both types")
-        share = by.over_seeds([by.share(run.by_layer) for run in runs], confidence)
+        share = complete_interval([by.share(run.by_layer) for run in runs], confidence)
         details = {}
         for kind in (*names.MIXER_TYPES, names.MLP):
-            lost = by.over_seeds([by.damage(run.by_layer, kind, how) for run in runs], confidence)
+            lost = complete_interval([by.damage(run.by_layer, kind, how) for run in runs], confidence)
             if lost is not None:
                 note = "bypassed: shown to cost less than the margin" if by.unused(lost, margin) else None
                 details[f"damage without {kind}"] = Quantity.of(lost, "nats", f"all {kind} layers, {how}", note)
         if share is not None:
             details["recurrent share"] = Quantity.of(share, "share", "of the removed norm of recurrent and attention mixers")
         for per, text in by.PER.items():
-            value = by.over_seeds([by.statistic(run.by_layer, how, per=per) for run in runs], confidence) if per else None
+            value = complete_interval([by.statistic(run.by_layer, how, per=per) for run in runs], confidence) if per else None
             if value is not None:
                 details[f"S{text}"] = Quantity.of(value, "nats", f"both damages{text}")
         for other in names.REPLACEMENTS:
-            value = by.over_seeds([by.statistic(run.by_layer, other) for run in runs], confidence)
+            value = complete_interval([by.statistic(run.by_layer, other) for run in runs], confidence)
             if value is not None and other != how:
                 details[f"S, {other}"] = Quantity.of(value, "nats", f"{S_TYPE}, {other} in their place")
         called = by.missed_more(found, margin)
@@ -239,7 +238,7 @@ class OverTraining(OfArms):
     def __call__(self, context: Context) -> Reading:
         runs, how, margin = self.runs(context, self.arm), context.analysis.type_statistic, context.analysis.type_margin
         steps = sorted(set.intersection(*(set(run.by_layer.steps) for run in runs if run.by_layer)))
-        found = {n: by.over_seeds([by.statistic(run.by_layer, how, n) for run in runs], context.confidence) for n in steps}
+        found = {n: complete_interval([by.statistic(run.by_layer, how, n) for run in runs], context.confidence) for n in steps}
         known = {n: estimate for n, estimate in found.items() if estimate is not None}
         if len(known) < 2:
             raise NotRun("the types were removed at one checkpoint only")
@@ -268,7 +267,7 @@ class TrainedWithout(OfArms):
         for hybrid, kind, without in self.pairs:
             self.runs(context, hybrid)
             pairs = results.pairs(hybrid, without)
-            excess = by.over_seeds([by.overstated(a, b, kind, how) for a, b in pairs], context.confidence)
+            excess = complete_interval([by.overstated(a, b, kind, how) for a, b in pairs], context.confidence)
             if excess is None:
                 raise NotRun(f"these runs do not hold {hybrid} and {without}, evaluated, with the same seeds")
             found[f"{results.label(hybrid)} without {kind}, against {results.label(without)}"] = excess
@@ -303,8 +302,9 @@ class RecallByType(OfArms):
         lost = [[by.recall_lost(run, self.task, kind, how) for kind in names.MIXER_TYPES] for run in runs]
         if not lost or any(None in pair for pair in lost):
             raise NotRun(f"recall of {self.arm} was not scored without its types; {again(context.results)}")
-        solved = [(run, pair) for run, pair in zip(runs, lost, strict=True) if (run.accuracy(self.task) or 0.0) > SOLVED]
-        counted = f"Solved (accuracy above {SOLVED:g}): {len(solved)} of {len(runs)} seeds."
+        least = context.analysis.solved_accuracy
+        solved = [(run, pair) for run, pair in zip(runs, lost, strict=True) if (run.accuracy(self.task) or 0.0) > least]
+        counted = f"Solved (accuracy above {least:g}): {len(solved)} of {len(runs)} seeds."
         if not solved:
             why = f"{counted} What was not learned cannot be lost."
             return Reading(runs=runs, verdict=INCONCLUSIVE, why=why, note="no run learned the task")
