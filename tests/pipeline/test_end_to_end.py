@@ -61,7 +61,9 @@ def test_every_record_of_every_run_is_there(project, layout):
     for run in results.runs:
         assert [row["step"] for row in run.rows if "val/nats" in row] == [0, 10, 20, 30]
         assert [(end.step, end.tokens) for end in run.evaluation.schedule_ends] == [(step, step * 256) for step in (8, 15, 30)]
-        assert run.evaluation.schedule_ends[-1].test == run.evaluation.test
+        assert (run.evaluation.tokens, run.evaluation.subset_tokens) == (4096, 2048)
+        assert run.evaluation.schedule_ends[-1].validation == run.evaluation.validation
+        assert run.evaluation.schedule_ends[-1].test != run.evaluation.test, "of a part of the text, and of the whole"
         assert run.evaluation.samples.generated.distinct_2 is not None
         assert run.evaluation.positions.bins[-1].stop == 64
         assert set(run.evaluation.lengths.windows) | set(run.evaluation.lengths.left_out) == {"1", "2", "4"}
@@ -99,12 +101,11 @@ def test_pages_and_the_front_page(project, layout):
 # Claims of which a study of LOLM and its baseline at scale smoke measures all that they need, whatever comes out. A record that
 # lost a key, or a measure that asks for another name, would make one of them "not testable" without a word.
 MEASURED = """
-    efficiency_2x efficiency_direction gap_25_9 gap_16_8 gap_15 matched_budget early_lead advantage_2k advantage_13k
-    faster_43 behind_at_end gate_level gate_surface gate_reversal gate_target gate_share gate_reversal_everywhere
+    efficiency_2x efficiency_direction matched_budget early_lead behind_at_end gate_level gate_surface gate_reversal gate_target gate_share gate_reversal_everywhere
     inversion_preregistered inversion_null inversion_ways inversion_total surface_direct latent_direct latent_is_serial
     latent_branch_alone surface_branch_alone latent_minority dependency_grows function_words inversion
     inversion_over_training inversion_control latent_alone surface_alone half_worse_than_one gate_context regime_codes
-    cpc_chance regime_contribution memory_contribution regime_entropy memory_loss cpc_early pythia_late pythia_context
+    cpc_chance regime_contribution memory_contribution regime_entropy memory_loss pythia_late pythia_context
     pythia_repetition sanity_lolm sanity_transformer
 """.split()  # noqa: SIM905
 
