@@ -36,11 +36,8 @@ def _tile(base, stride, rows, columns, there, width):
 
 @triton.jit
 def _store(base, stride, rows, columns, there, width, block):
-    tl.store(
-        base + rows[:, None] * stride + columns[None, :],
-        block.to(base.dtype.element_ty),
-        there[:, None] & (columns[None, :] < width),
-    )
+    place = base + rows[:, None] * stride + columns[None, :]
+    tl.store(place, block.to(base.dtype.element_ty), there[:, None] & (columns[None, :] < width))
 
 
 @triton.jit
