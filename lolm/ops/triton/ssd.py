@@ -25,7 +25,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch.autograd.function import once_differentiable
+from torch import Tensor
 
 
 @triton.jit
@@ -172,48 +172,12 @@ def _inputs(
     tl.store(g_skip + chunk, tl.sum(tl.sum(x_QP * g_QP, 1), 0))
 
 
-class StateSpaceDuality(torch.autograd.Function):
-    """:func:`lolm.ops.ssd.ssd` with x, B and C in one dtype, Δ, A and skip in float32; y in the dtype of x."""
-
-    @staticmethod
-    def forward(ctx, x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H, chunk: int):  # type: ignore[override]
-        x, B, C = (_rows(m) for m in (x_BTHP, B_BTGN, C_BTGN))
-        delta = delta_BTH if delta_BTH.stride(-1) == 1 else delta_BTH.contiguous()
-        ctx.sizes = _Sizes(x, B, chunk)
-        ctx.save_for_backward(x, delta, A_H, B, C, skip_H)
-        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        states = ctx.sizes.states(delta, A_H, B, x, reverse=False)
-        ctx.sizes.launch(_output, (x, delta, A_H, B, C, skip_H, states, y), (x, delta, B, C))
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g_BTHP):  # type: ignore[override]
-        x, delta, A, B, C, skip = ctx.saved_tensors
-        g, sizes = _rows(g_BTHP), ctx.sizes
-        strided = (x, delta, B, C, g)
-        states = sizes.states(delta, A, B, x, reverse=False)
-        g_states = sizes.states(delta, A, C, g, reverse=True)
-        new = {"device": x.device, "dtype": torch.float32}
-        parts = sizes.heads // sizes.summed
-        g_a, g_delta = torch.empty(delta.shape, **new), torch.empty(delta.shape, **new)
-        g_C, g_B = (torch.empty(sizes.batch, sizes.length, parts, sizes.N, **new) for _ in range(2))
-        for g_map, source, of_C in ((g_C, states, True), (g_B, g_states, False)):
-            sizes.launch(_maps, (x, delta, A, B, C, g, source, g_map, g_a), strided, parts, SUMMED=sizes.summed, OF_C=of_C)
-        g_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        g_A, g_skip = (torch.empty(sizes.batch, sizes.heads, sizes.chunks, **new) for _ in range(2))
-        tensors = (x, delta, A, B, C, skip, g, states, g_states, g_a, g_x, g_delta, g_A, g_skip)
-        sizes.launch(_inputs, tensors, strided)
-        g_B, g_C = (m.unflatten(2, (B.shape[2], -1)).sum(dim=3).to(x.dtype) for m in (g_B, g_C))
-        return g_x, g_delta, g_A.sum(dim=(0, 2)), g_B, g_C, g_skip.sum(dim=(0, 2)), None
-
-
 class _Sizes:
-    """Constants of the kernels: blocks that a product of matrices on tensor cores accepts."""
+    """Counts, and constants of the kernels: blocks that a product of matrices on tensor cores accepts."""
 
-    def __init__(self, x_BTHP: torch.Tensor, B_BTGN: torch.Tensor, chunk: int) -> None:
-        self.batch, self.length, self.heads, self.P = x_BTHP.shape
-        groups, self.N = B_BTGN.shape[2:]
+    def __init__(self, x: Tensor, B: Tensor, chunk: int) -> None:
+        self.batch, self.length, self.heads, self.P = x.shape
+        groups, self.N = B.shape[2:]
         self.shared = self.heads // groups
         # Heads whose part of g_B and g_C one program sums: few numbers in memory, yet enough programs.
         self.summed = next(size for size in (8, 7, 6, 5, 4, 3, 2, 1) if self.shared % size == 0)
@@ -229,14 +193,72 @@ class _Sizes:
         counts = (self.length, self.heads, self.shared, self.chunks)
         kernel[grid](*tensors, *counts, *strides, **constants, **flags, num_warps=warps)
 
-    def states(self, delta, A, left, right, reverse: bool) -> torch.Tensor:
+    def states(self, delta: Tensor, A: Tensor, left: Tensor, right: Tensor, reverse: bool) -> Tensor:
         """(B, H, chunks, N, P) in the dtype of ``right``."""
-        shape = (self.batch, self.heads, self.chunks, self.N, self.P)
-        states = torch.empty(shape, dtype=right.dtype, device=right.device)
+        states = right.new_empty(self.batch, self.heads, self.chunks, self.N, self.P)
         self.launch(_states, (delta, A, left, right, states), (delta, left, right), REVERSE=reverse)
         return states
 
 
-def _rows(m: torch.Tensor) -> torch.Tensor:
+@torch.library.custom_op("lolm::ssd", mutates_args=())
+def _scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor, chunk: int) -> Tensor:
+    sizes, y = _Sizes(x, B, chunk), _outputs(x, delta, A, B, C, skip, chunk)
+    states = sizes.states(delta, A, B, x, reverse=False)
+    sizes.launch(_output, (x, delta, A, B, C, skip, states, y), (x, delta, B, C))
+    return y
+
+
+@_scan.register_fake
+def _outputs(x, delta, A, B, C, skip, chunk):
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("lolm::ssd_backward", mutates_args=())
+def _scan_backward(
+    g: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor, chunk: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    sizes, strided = _Sizes(x, B, chunk), (x, delta, B, C, g)
+    states = sizes.states(delta, A, B, x, reverse=False)
+    g_states = sizes.states(delta, A, C, g, reverse=True)
+    parts = sizes.heads // sizes.summed
+    g_a = torch.empty_like(delta, memory_format=torch.contiguous_format)
+    g_C, g_B = (delta.new_empty(sizes.batch, sizes.length, parts, sizes.N) for _ in range(2))
+    for g_map, source, of_C in ((g_C, states, True), (g_B, g_states, False)):
+        sizes.launch(_maps, (x, delta, A, B, C, g, source, g_map, g_a), strided, parts, SUMMED=sizes.summed, OF_C=of_C)
+    g_x, g_delta = x.new_empty(x.shape), torch.empty_like(g_a)
+    g_A, g_skip = (delta.new_empty(sizes.batch, sizes.heads, sizes.chunks) for _ in range(2))
+    tensors = (x, delta, A, B, C, skip, g, states, g_states, g_a, g_x, g_delta, g_A, g_skip)
+    sizes.launch(_inputs, tensors, strided)
+    g_B, g_C = (m.unflatten(2, (B.shape[2], -1)).sum(dim=3).to(x.dtype) for m in (g_B, g_C))
+    return g_x, g_delta, g_A.sum(dim=(0, 2)), g_B, g_C, g_skip.sum(dim=(0, 2))
+
+
+@_scan_backward.register_fake
+def _gradients(g, x, delta, A, B, C, skip, chunk):
+    return tuple(m.new_empty(m.shape) for m in (x, delta, A, B, C, skip))
+
+
+def _keep(ctx, inputs, output):
+    *tensors, ctx.chunk = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _pull_back(ctx, g):
+    return *_scan_backward(_rows(g), *ctx.saved_tensors, ctx.chunk), None
+
+
+_scan.register_autograd(_pull_back, setup_context=_keep)
+
+
+def _rows(m: Tensor) -> Tensor:
     """(B, T, ·, ·) with each step's numbers side by side: slices of a projection stay where they are."""
     return m if m.stride(-1) == 1 and m.stride(-2) == m.shape[-1] else m.contiguous()
+
+
+def ssd(
+    x_BTHP: Tensor, delta_BTH: Tensor, A_H: Tensor, B_BTGN: Tensor, C_BTGN: Tensor, skip_H: Tensor, chunk: int = 64
+) -> Tensor:
+    """:func:`lolm.ops.ssd.ssd` of float32 or bfloat16 inputs; products run in the dtype of ``x_BTHP``, the rest in float32."""
+    delta = delta_BTH.float()
+    B, C = (_rows(m.to(x_BTHP.dtype)) for m in (B_BTGN, C_BTGN))
+    return _scan(_rows(x_BTHP), delta if delta.stride(-1) == 1 else delta.contiguous(), A_H.float(), B, C, skip_H.float(), chunk)

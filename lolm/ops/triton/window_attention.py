@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch.autograd.function import once_differentiable
+from torch import Tensor
 
 BLOCK = 64  # queries, and keys, that meet at a time
 LOG2_E = 1.4426950408889634
@@ -118,41 +118,59 @@ def _keys(
     _store(g_v + own, kv_heads * P, key, length, total_v, P, BP, BLOCK)
 
 
-class WindowAttention(torch.autograd.Function):
-    """softmax(qkᵀ/√P) v over the last W positions, the query's own included; q (B, T, H, P), k and v (B, T, K, P) of one dtype."""
-
-    @staticmethod
-    def forward(ctx, q_BTHP, k_BTKP, v_BTKP, window: int):  # type: ignore[override]
-        q, k, v = (_rows(m) for m in (q_BTHP, k_BTKP, v_BTKP))
-        batch, length, heads, _ = q.shape
-        y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        level = torch.empty(batch, heads, length, dtype=torch.float32, device=q.device)
-        ctx.window = window
-        _launch(_forward, (q, k, v, y, level), (q, k, v), window, heads)
-        ctx.save_for_backward(q, k, v, y, level)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g_BTHP):  # type: ignore[override]
-        q, k, v, y, level = ctx.saved_tensors
-        g, mean = _rows(g_BTHP), torch.empty_like(level)
-        g_q, g_k, g_v = (torch.empty(m.shape, dtype=m.dtype, device=m.device) for m in (q, k, v))
-        _launch(_queries, (q, k, v, y, g, level, mean, g_q), (q, k, v, g), ctx.window, q.shape[2])
-        _launch(_keys, (q, k, v, g, level, mean, g_k, g_v), (q, k, v, g), ctx.window, k.shape[2])
-        return g_q, g_k, g_v, None
-
-
 def _launch(kernel, tensors, strided, window: int, programs: int) -> None:
     (batch, length, heads, width), kv_heads = tensors[0].shape, tensors[1].shape[2]
-    grid = (triton.cdiv(length, BLOCK), batch * programs)
     counts = (width**-0.5 * LOG2_E, length, min(window, length), heads, heads // kv_heads)
     strides = [size for m in strided for size in m.stride()[:2]]
     columns = max(16, triton.next_power_of_2(width))
-    warps = 4 if columns <= 64 else 8
-    kernel[grid](*tensors, *counts, *strides, P=width, BP=columns, BLOCK=BLOCK, num_warps=warps)
+    constants = {"P": width, "BP": columns, "BLOCK": BLOCK, "num_warps": 4 if columns <= 64 else 8}
+    kernel[triton.cdiv(length, BLOCK), batch * programs](*tensors, *counts, *strides, **constants)
 
 
-def _rows(m: torch.Tensor) -> torch.Tensor:
+@torch.library.custom_op("lolm::window_attention", mutates_args=())
+def _attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    y, level = _outputs(q, k, v, window)
+    _launch(_forward, (q, k, v, y, level), (q, k, v), window, q.shape[2])
+    return y, level
+
+
+@_attention.register_fake
+def _outputs(q, k, v, window):
+    return q.new_empty(q.shape), q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32)
+
+
+@torch.library.custom_op("lolm::window_attention_backward", mutates_args=())
+def _attention_backward(
+    g: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, level: Tensor, window: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean, (g_q, g_k, g_v) = torch.empty_like(level), _gradients(g, q, k, v, y, level, window)
+    _launch(_queries, (q, k, v, y, g, level, mean, g_q), (q, k, v, g), window, q.shape[2])
+    _launch(_keys, (q, k, v, g, level, mean, g_k, g_v), (q, k, v, g), window, k.shape[2])
+    return g_q, g_k, g_v
+
+
+@_attention_backward.register_fake
+def _gradients(g, q, k, v, y, level, window):
+    return tuple(m.new_empty(m.shape) for m in (q, k, v))
+
+
+def _keep(ctx, inputs, output):
+    *tensors, ctx.window = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _pull_back(ctx, g, _):
+    return *_attention_backward(_rows(g), *ctx.saved_tensors, ctx.window), None
+
+
+_attention.register_autograd(_pull_back, setup_context=_keep)
+
+
+def _rows(m: Tensor) -> Tensor:
     """(B, T, ·, P) with each step's numbers side by side: slices of a projection stay where they are."""
     return m if m.stride(-1) == 1 and m.stride(-2) == m.shape[-1] else m.contiguous()
+
+
+def window_attention(q_BTHP: Tensor, k_BTKP: Tensor, v_BTKP: Tensor, window: int) -> Tensor:
+    """softmax(qkᵀ/√P) v over the last W positions, the query's own included; all in one dtype, float32 or lower; (B, T, H, P)."""
+    return _attention(*(_rows(m) for m in (q_BTHP, k_BTKP, v_BTKP)), window)[0]
