@@ -1,1 +1,1 @@
-"""Kernels for GPUs, in Triton."""
+"""The ops in Triton, for GPUs: a module an op, with the op under its name and signature (less ``backend``)."""
