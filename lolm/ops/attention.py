@@ -82,6 +82,6 @@ def window_attention_example(batch: int, length: int, width: int) -> list[torch.
 
 
 def share(x: torch.Tensor, heads: int, dim: int) -> torch.Tensor:
-    """Repeat each head of keys or values for its group of query heads. Copies, because fused kernels with a mask want equal heads."""
+    """Repeat each head of keys or values for its group of query heads: copies, as fused kernels with a mask want equal heads."""
     group = heads // x.shape[dim]
     return x if group == 1 else x.repeat_interleave(group, dim=dim)

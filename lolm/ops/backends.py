@@ -26,12 +26,18 @@ OPS = {
     "selective_scan": "lolm.ops.scan",
     "linear_scan": "lolm.ops.linear_scan",
     "causal_conv": "lolm.ops.causal_conv",
+    "ssd": "lolm.ops.ssd",
+    "window_attention": "lolm.ops.attention",
+    "linear_cross_entropy": "lolm.ops.cross_entropy",
 }
 # Op → what can compute it on a GPU → the module that has it under the op's name, with the op's arguments less ``backend``.
 KERNELS: dict[str, dict[str, str]] = {
     "selective_scan": {"triton": "lolm.ops.triton.scan", "mamba-ssm": "lolm.ops.libraries"},
     "linear_scan": {"triton": "lolm.ops.triton.linear_scan"},
     "causal_conv": {"triton": "lolm.ops.triton.causal_conv", "causal-conv1d": "lolm.ops.libraries"},
+    "ssd": {"triton": "lolm.ops.triton.ssd", "mamba-ssm": "lolm.ops.libraries"},
+    "window_attention": {"triton": "lolm.ops.triton.window_attention"},
+    "linear_cross_entropy": {"triton": "lolm.ops.triton.cross_entropy"},
 }
 TOLERANCE = 1e-2  # largest error over the largest value: a kernel that works but multiplies in TF32 passes, a broken one does not
 LONGEST_LOOP = 512  # steps from which a loop over time is refused on a GPU
@@ -60,7 +66,9 @@ def choose_backend(device_type: str, wanted: str = "auto") -> str:
     if device_type == "cuda" and wanted != "cpu":
         return "triton" if wanted == "triton" else "cuda"
     if wanted in ("cuda", "triton"):
-        raise ConfigError(f"training.kernels: {wanted!r} was asked for, but the model is on the {device_type.upper()}; use 'auto'")
+        raise ConfigError(
+            f"training.kernels: {wanted!r} was asked for, but the model is on the {device_type.upper()}; use 'auto'"
+        )
     if device_type == "cpu" and _numba_works():
         return "cpu"
     if wanted == "cpu":
@@ -136,7 +144,7 @@ def _load(op: str, name: str) -> Kernel:
 @cache
 def _failure(op: str, name: str, device_type: str) -> str | None:
     """Why a kernel is not used; None where it computes what the reference does, forward and backward."""
-    inputs = [x.to(device_type) for x in _example(op, PROBED)]
+    inputs = _example(op, PROBED, device_type)
     exact = _forward_and_gradients(partial(getattr(import_module(OPS[op]), op), backend="reference"), inputs)
     try:
         found = _forward_and_gradients(_load(op, name), inputs)
@@ -148,7 +156,7 @@ def _failure(op: str, name: str, device_type: str) -> str | None:
 
 def _seconds(op: str, device_type: str, name: str) -> float:
     """Median seconds of a forward and a backward pass of bfloat16 series at a size that fills a GPU."""
-    inputs = [x.to(device_type, torch.bfloat16 if x.dim() > 2 else x.dtype) for x in _example(op, TIMED)]
+    inputs = [x.bfloat16() if torch.is_tensor(x) and x.dim() > 2 else x for x in _example(op, TIMED, device_type)]
     seconds, kernel = [], _load(op, name)
     for _ in range(8):
         torch.cuda.synchronize()
@@ -159,17 +167,19 @@ def _seconds(op: str, device_type: str, name: str) -> float:
     return median(seconds[3:])  # the first ones compile
 
 
-def _example(op: str, sizes: tuple[int, int, int]) -> list[torch.Tensor]:
+def _example(op: str, sizes: tuple[int, int, int], device_type: str) -> list[Any]:
     with torch.random.fork_rng(devices=[]):  # what a run draws does not depend on what was probed
         torch.manual_seed(0)
-        return getattr(import_module(OPS[op]), f"{op}_example")(*sizes)
+        inputs = getattr(import_module(OPS[op]), f"{op}_example")(*sizes)
+    return [x.to(device_type) if torch.is_tensor(x) else x for x in inputs]
 
 
-def _forward_and_gradients(kernel: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _forward_and_gradients(kernel: Callable[..., Any], inputs: Sequence[Any]) -> list[torch.Tensor]:
     with torch.enable_grad(), torch.autocast(inputs[0].device.type, enabled=False):
-        leaves = [x.detach().requires_grad_() for x in inputs]
+        leaves = [x.detach().requires_grad_(x.is_floating_point()) if torch.is_tensor(x) else x for x in inputs]
         y = kernel(*leaves)
-        return [y.detach(), *torch.autograd.grad(y, leaves, torch.ones_like(y))]
+        floats = [x for x in leaves if torch.is_tensor(x) and x.requires_grad]
+        return [y.detach(), *torch.autograd.grad(y, floats, torch.ones_like(y))]
 
 
 @cache

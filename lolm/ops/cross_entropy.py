@@ -3,11 +3,13 @@ cross-entropy of a linear head, for which the logits of all rows never exist."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from lolm.ops.backends import choose_backend
+from lolm.ops.backends import choose_backend, kernel_of
 
 
 def cross_entropy(logits_NV: torch.Tensor, targets_N: torch.Tensor, ignored: int = -100, backend: str = "auto") -> torch.Tensor:
@@ -42,10 +44,21 @@ def linear_cross_entropy(
     gradient of W are float32.
 
     Args:
-        backend: ``triton`` reads a block's logits twice, where PyTorch's operations read or write them some ten times.
+        backend: ``training.kernels``; ours in Triton reads a block's logits twice, where PyTorch's operations read or write them
+            some ten times.
+
+    Raises:
+        ConfigError: the backend asked for cannot run here.
     """
-    fused = choose_backend(x_ND.device.type, backend) == "triton"
-    return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, ignored, block, fused)
+    kernel = kernel_of("linear_cross_entropy", x_ND.device.type, backend)[1] or block_by_block
+    return kernel(x_ND, weight_VD, targets_N, ignored, block)
+
+
+def linear_cross_entropy_example(batch: int, length: int, width: int) -> list[torch.Tensor]:
+    """Inputs of a vocabulary of 300, every fifth target left out."""
+    targets_N = torch.arange(batch * length) % 300
+    targets_N[::5] = -100
+    return [torch.randn(batch * length, width), torch.randn(300, width) / width**0.5, targets_N]
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -55,25 +68,23 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return a.float() @ b.float()
 
 
+Logits = Callable[[torch.Tensor, torch.Tensor, int, torch.dtype | None], tuple[torch.Tensor, torch.Tensor | None]]
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_ND, weight_VD, targets_N, ignored: int, block: int, fused: bool):  # type: ignore[override]
+    def forward(ctx, x_ND, weight_VD, targets_N, ignored: int, block: int, of_logits: Logits):  # type: ignore[override]
         device = x_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
         of_x, of_weight = ctx.needs_input_grad[:2]
-        if fused:
-            from lolm.ops.triton.cross_entropy import nats_and_gradient
-        else:
-            nats_and_gradient = _nats_and_gradient
         with torch.autocast(device, enabled=False):
             x, weight = x_ND.to(dtype), weight_VD.to(dtype)
             total = x.new_zeros((), dtype=torch.float32)
             g_x, g_weight = torch.empty_like(x) if of_x else None, None
             for start in range(0, len(x), block):
                 part = slice(start, start + block)
-                nats, g = nats_and_gradient(
-                    _product(x[part], weight.T), targets_N[part], ignored, dtype if of_x or of_weight else None
-                )
+                wanted = dtype if of_x or of_weight else None
+                nats, g = of_logits(_product(x[part], weight.T), targets_N[part], ignored, wanted)
                 total += nats.sum()
                 if g_x is not None:
                     g_x[part] = g @ weight
@@ -91,10 +102,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *(m if m is None else (m * g).to(dtype) for m, dtype in gradients), None, None, None, None
 
 
-def _nats_and_gradient(
+def nats_and_gradient(
     logits_NV: torch.Tensor, targets_N: torch.Tensor, ignored: int, dtype: torch.dtype | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """As :func:`lolm.ops.triton.cross_entropy.nats_and_gradient`; the logits are overwritten."""
+    """Nats of each row, 0 for rows that are ``ignored``, and their derivative by the logits in ``dtype``, None for none; the
+    logits are overwritten."""
     asked_N1 = (targets_N != ignored)[:, None]
     column_N1 = targets_N[:, None].where(asked_N1, 0)
     normaliser_N1 = logits_NV.logsumexp(dim=1, keepdim=True)
@@ -104,3 +116,15 @@ def _nats_and_gradient(
     p_NV = logits_NV.sub_(normaliser_N1).exp_()
     gradient = p_NV.scatter_add_(1, column_N1, -torch.ones_like(normaliser_N1)).mul_(asked_N1)
     return nats_N1[:, 0], gradient.to(dtype)
+
+
+def block_by_block(
+    x_ND: torch.Tensor,
+    weight_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    ignored: int = -100,
+    block: int = 4096,
+    of_logits: Logits = nats_and_gradient,
+) -> torch.Tensor:
+    """:func:`linear_cross_entropy` by a function of the logits of one block."""
+    return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, ignored, block, of_logits)

@@ -35,3 +35,13 @@ def causal_conv(x_BTI: Tensor, weight_IK: Tensor, bias_I: Tensor, silu: bool = F
 
     weight, bias = weight_IK.to(x_BTI.dtype), bias_I.to(x_BTI.dtype)
     return causal_conv1d_fn(x_BTI.transpose(1, 2), weight, bias, activation="silu" if silu else None).transpose(1, 2)
+
+
+def ssd(
+    x_BTHP: Tensor, delta_BTH: Tensor, A_H: Tensor, B_BTGN: Tensor, C_BTGN: Tensor, skip_H: Tensor, chunk: int = 64
+) -> Tensor:
+    """:func:`lolm.ops.ssd.ssd` by mamba-ssm, whose kernels are in Triton and tuned at their first call, for minutes."""
+    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+    B, C = (m.to(x_BTHP.dtype) for m in (B_BTGN, C_BTGN))
+    return mamba_chunk_scan_combined(x_BTHP, delta_BTH.float(), A_H.float(), B, C, chunk_size=chunk, D=skip_H.float())

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
-from lolm.ops.backends import choose_backend
+from lolm.ops.backends import kernel_of, refuse_loop
 from lolm.ops.linear_scan import linear_scan
+
+WIDEST = 128  # P and N of the kernels for GPUs: what fits beside its partners in the fast memory of a processor
 
 
 def ssd(
@@ -34,30 +37,41 @@ def ssd(
         B_BTGN: input map, one per token and group.
         C_BTGN: output map, one per token and group.
         skip_H: weight of the direct path.
-        chunk: steps that ``cuda`` and :func:`ssd_chunked` treat as one matrix; changes rounding and speed, not the function.
-        backend: ``reference`` (sequential), ``cuda`` (mamba-ssm), ``cpu`` (the recurrence, compiled; float32) or ``auto``: what
-            runs of these two, and :func:`ssd_chunked` everywhere else.
+        chunk: steps that kernels for GPUs and :func:`ssd_chunked` treat as one matrix; changes rounding and speed, not the
+            function.
+        backend: ``training.kernels``: ``reference`` (sequential), ``cpu`` (the recurrence in Numba; float32), ``triton`` (ours),
+            ``cuda`` (mamba-ssm) or ``auto``, the fastest that works. Where none does it is :func:`ssd_chunked`, on CUDA with
+            products in the dtype of ``x_BTHP`` and made again in the backward pass.
 
     Returns:
         y_BTHP in the dtype of ``x_BTHP``; decays and states are float32 unless the input is float64.
 
     Raises:
-        ConfigError: the backend asked for cannot run here.
+        ConfigError: the backend asked for cannot run here, or the reference would run over a long sequence on CUDA.
     """
-    chosen = choose_backend(x_BTHP.device.type, backend)
+    device = x_BTHP.device.type
+    chosen, kernel = kernel_of("ssd", device, backend)
+    inputs = (x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H)
     if backend == "reference":
-        return ssd_reference(x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H)[0]
-    if chosen == "cuda" and x_BTHP.dtype != torch.float64:
-        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
-
-        B, C = (m.to(x_BTHP.dtype) for m in (B_BTGN, C_BTGN))
-        return mamba_chunk_scan_combined(x_BTHP, delta_BTH.float(), A_H.float(), B, C, chunk_size=chunk, D=skip_H.float())
-    if chosen == "cpu" and all(m.dtype == torch.float32 for m in (x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H)):
+        refuse_loop("ssd", device, x_BTHP.shape[1])
+        return ssd_reference(*inputs)[0]
+    if chosen == "cpu" and all(m.dtype == torch.float32 for m in inputs):
         from lolm.ops.cpu.ssd import StateSpaceDualityCPU
 
         return StateSpaceDualityCPU.apply(x_BTHP, delta_BTH, (delta_BTH * A_H).exp(), B_BTGN, C_BTGN, skip_H)
-    with torch.autocast(x_BTHP.device.type, enabled=False):  # which would run the products of decays and states in half precision
-        return ssd_chunked(x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H, chunk)
+    with torch.autocast(device, enabled=False):  # which would run the products of decays and states in half precision
+        if kernel is not None and x_BTHP.dtype != torch.float64 and max(x_BTHP.shape[-1], B_BTGN.shape[-1]) <= WIDEST:
+            return kernel(*inputs, chunk)
+        if device == "cuda":
+            return checkpoint(ssd_chunked, *inputs, chunk, x_BTHP.dtype, use_reentrant=False)
+        return ssd_chunked(*inputs, chunk)
+
+
+def ssd_example(batch: int, length: int, width: int) -> list[torch.Tensor]:
+    """Inputs as a Mamba-2 block gives them, for heads 16 wide in two groups and N = 16."""
+    heads, maps = max(2, width // 16), (batch, length, 2, 16)
+    series = torch.randn(batch, length, heads, 16), torch.rand(batch, length, heads) + 0.01
+    return [*series, -torch.linspace(0.1, 16, heads), torch.randn(maps), torch.randn(maps), torch.ones(heads)]
 
 
 def ssd_reference(
@@ -143,4 +157,3 @@ def ssd_chunked(
 
     y_BTHP = y_BCQHP.flatten(1, 2)[:, :length]
     return torch.addcmul(y_BTHP, skip_H.to(dtype)[:, None], x).to(x_BTHP.dtype)
-

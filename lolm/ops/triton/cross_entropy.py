@@ -1,4 +1,4 @@
-"""What :func:`lolm.ops.cross_entropy.linear_cross_entropy` needs of a block of logits, in two readings of them."""
+"""Cross-entropy of a linear head in Triton: what is needed of a block of logits, in two readings of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from lolm.ops.cross_entropy import block_by_block
 
 BLOCK = 4096  # columns at a time
 
@@ -40,10 +42,15 @@ def _kernel(logits, targets, nats, gradient, columns, ignored, BLOCK: tl.constex
 def nats_and_gradient(
     logits_NV: Tensor, targets_N: Tensor, ignored: int, dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Nats of each row, 0 for rows that are ``ignored``, and their derivative by the logits in ``dtype``, None for none."""
+    """:func:`lolm.ops.cross_entropy.nats_and_gradient`."""
     nats = logits_NV.new_empty(len(logits_NV))
     gradient = None if dtype is None else torch.empty_like(logits_NV, dtype=dtype)
     columns = logits_NV.shape[1]
     block = min(BLOCK, triton.next_power_of_2(columns))
     _kernel[(len(logits_NV),)](logits_NV, targets_N, nats, gradient, columns, ignored, BLOCK=block, num_warps=8)
     return nats, gradient
+
+
+def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, ignored: int = -100, block: int = 4096) -> Tensor:
+    """:func:`lolm.ops.cross_entropy.linear_cross_entropy`; a target that is no column makes it NaN."""
+    return block_by_block(x_ND, weight_VD, targets_N, ignored, block, nats_and_gradient)
