@@ -95,10 +95,10 @@ def refuse_loop(op: str, device_type: str, length: int) -> None:
         ConfigError: at :data:`LONGEST_LOOP` steps or more on CUDA, with what to install.
     """
     if device_type == "cuda" and length >= LONGEST_LOOP:
-        reasons = "; ".join(f"{name}: {_failure(op, name, device_type)}" for name in KERNELS[op])
+        reasons = {name: _failure(op, name, device_type) for name in KERNELS[op]}
         raise ConfigError(
             f"{op}: the reference is a loop over all {length} steps, thousands of kernel launches; use training.kernels 'auto', "
-            f"and {INSTALL}. What was tried: {reasons}"
+            f"and {INSTALL}{_tried(reasons)}"
         )
 
 
@@ -122,8 +122,7 @@ def _choose(op: str, device_type: str, wanted: str) -> tuple[str, Kernel | None]
     reasons = {name: _failure(op, name, device_type) for name in names}
     working = [name for name, reason in reasons.items() if reason is None]
     if not working and wanted != "auto":
-        tried = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise ConfigError(f"training.kernels: {wanted!r}: nothing that was asked for computes {op} here ({tried}); {INSTALL}")
+        raise ConfigError(f"training.kernels: {wanted!r}: nothing that was asked for computes {op} here; {INSTALL}{_tried(reasons)}")
     if len(working) > 1:
         working.sort(key=partial(_seconds, op, device_type))
     return (working[0], _load(op, working[0])) if working else ("torch", None)
@@ -144,6 +143,10 @@ def _failure(op: str, name: str, device_type: str) -> str | None:
     except Exception as error:  # an extension that was built for something else fails in any way
         return f"{type(error).__name__}: {error}"
     return None if all(error <= TOLERANCE for error in errors) else f"it is off by {', '.join(f'{e:.0e}' for e in errors)}"
+
+
+def _tried(reasons: dict[str, str | None]) -> str:
+    return "".join(f". {name} does not work: {reason}" for name, reason in reasons.items() if reason)
 
 
 def _seconds(op: str, device_type: str, name: str) -> float:
