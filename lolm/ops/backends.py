@@ -1,8 +1,8 @@
 """The one place that chooses what computes the ops of the mixers.
 
-CPUs have kernels in Numba. On a GPU an op has those of :data:`KERNELS`, ours in Triton and a library's. Whether one works is found
-out by running it forward and backward on a small input and comparing with the reference, because an import also succeeds where
-the kernel cannot run, as that of a mamba-ssm without its extension. Of those that work the fastest is taken.
+CPUs have kernels in Numba. On a GPU an op has those of :data:`KERNELS`, ours in Triton and a library's. Whether one works is
+found out by running it forward and backward on a small input and comparing with the reference, because an import also succeeds
+where the kernel cannot run, as that of a mamba-ssm without its extension. Of those that work the fastest is taken.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def choose_backend(device_type: str, wanted: str = "auto") -> str:
     if device_type == "cuda" and wanted != "cpu":
         return "triton" if wanted == "triton" else "cuda"
     if wanted in ("cuda", "triton"):
-        raise ConfigError(f"training.kernels: {wanted!r} was asked for, but the model is on the {device_type.upper()}; use 'auto'")
+        raise ConfigError(f"training.kernels: {wanted!r} is for GPUs, but the model is on the {device_type.upper()}; use 'auto'")
     if device_type == "cpu" and _numba_works():
         return "cpu"
     if wanted == "cpu":
@@ -104,7 +104,7 @@ def refuse_loop(op: str, device_type: str, length: int) -> None:
 
 @cache
 def keep_from_tracing() -> None:
-    """Let ``torch.compile`` call the Numba kernels as they are; it would trace into Numba, and fail there. Nor is a choice traced."""
+    """Let ``torch.compile`` call Numba's kernels, and what chooses kernels, as they are: it would trace into them, and fail."""
     global _choose
     _choose = torch.compiler.disable(_choose)
     if _numba_works():
@@ -119,12 +119,13 @@ def _choose(op: str, device_type: str, wanted: str) -> tuple[str, Kernel | None]
         return backend, None
     libraries = [name for name in KERNELS[op] if name != "triton"]
     names = {"triton": ["triton"], "cuda": libraries or ["triton"], "auto": list(KERNELS[op])}[wanted]
-    reasons = {name: _failure(op, name, device_type) for name in names}
-    working = [name for name, reason in reasons.items() if reason is None]
+    with torch.inference_mode(False):
+        reasons = {name: _failure(op, name, device_type) for name in names}
+        working = [name for name, reason in reasons.items() if reason is None]
+        if len(working) > 1:
+            working.sort(key=partial(_seconds, op, device_type))
     if not working and wanted != "auto":
-        raise ConfigError(f"training.kernels: {wanted!r}: nothing that was asked for computes {op} here; {INSTALL}{_tried(reasons)}")
-    if len(working) > 1:
-        working.sort(key=partial(_seconds, op, device_type))
+        raise ConfigError(f"training.kernels: {wanted!r} does not compute {op} here; {INSTALL}{_tried(reasons)}")
     return (working[0], _load(op, working[0])) if working else ("torch", None)
 
 

@@ -11,7 +11,8 @@ from lolm.ops.backends import kernel_of
 def causal_conv(
     x_BTI: torch.Tensor, weight_IK: torch.Tensor, bias_I: torch.Tensor, silu: bool = False, backend: str = "auto"
 ) -> torch.Tensor:
-    """y_t = bias + Σ_k weight_k ⊙ x_{t-K+1+k}, x zero before the start; SiLU(y_t) with ``silu``. (B, T, I) in and out, in the dtype of x.
+    """y_t = bias + Σ_k weight_k ⊙ x_{t-K+1+k}, x zero before the start; SiLU(y_t) with ``silu``. (B, T, I) and
+    in the dtype of x, in and out.
 
     Args:
         backend: as in :func:`lolm.ops.scan.selective_scan`; ``cuda`` is causal-conv1d.

@@ -27,7 +27,7 @@ def broken(*inputs):
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """Puts stand-ins in the place of the selective scan's kernels, with the seconds they take, on a device that is said to be a GPU."""
+    """Puts stand-ins with the seconds they take in the place of the selective scan's kernels, and takes the CPU for a GPU."""
     monkeypatch.setattr(backends, "_chosen", {})
     monkeypatch.setattr(backends, "PROBED", (1, 9, 5))
     monkeypatch.setattr(backends, "choose_backend", lambda device_type, wanted="auto": {"auto": "cuda"}.get(wanted, wanted))
@@ -70,7 +70,7 @@ def test_the_fastest_that_works_is_taken_or_the_one_asked_for(kernels, triton, l
 
 def test_one_that_is_asked_for_and_does_not_work_is_an_error_with_its_reason(kernels):
     kernels(triton=(exact, 1), library=(broken, 1))
-    with pytest.raises(ConfigError, match="'cuda'.*selective_scan.*install Triton.*library does not work: AttributeError.*selective_scan_cuda"):
+    with pytest.raises(ConfigError, match="'cuda'.*selective_scan.*install Triton.*library does not work: AttributeError.*cuda"):
         kernel_of("selective_scan", "cpu", "cuda")
     kernels(triton=(cut_off, 1))
     with pytest.raises(ConfigError, match="'triton'.*it is off by"):

@@ -1,16 +1,16 @@
 """Imported first by the files beside it: Triton's kernels then run in its interpreter, on CPU tensors.
 
-No conftest, and no name that pytest looks for: :mod:`test_triton` starts these files in processes of their own, because what a kernel
-becomes is decided when it is defined.
+No conftest, and no name that pytest looks for: :mod:`test_triton` starts these files in processes of their own, because what a
+kernel becomes is decided when it is defined.
 """
 
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
-import triton.runtime.interpreter as interpreter  # noqa: E402
+import triton.runtime.interpreter as interpreter
 
-import lolm.ops.backends as backends  # noqa: E402
+import lolm.ops.backends as backends
 
 backends.PROBED = (1, 9, 5)  # the choice of a backend runs it first
 

@@ -16,6 +16,7 @@ from lolm.ops.scan import selective_scan
 from lolm.ops.triton.scan import _scan, _scan_backward
 
 BOUND = 1e-5
+MIXERS = "mamba1", "plain_ssm", "rglru", "gated_conv", "hymba"
 HALF = 2**-7  # one conversion to bfloat16, at the end: the interpreter cuts off where a GPU rounds
 
 
@@ -88,7 +89,8 @@ def test_what_torch_compile_is_told_of_the_kernels_is_true():
 @pytest.mark.parametrize(("sizes", "low", "high"), [((2, 1, 5), 0, 1), ((2, 37, 33), 0, 1), ((1, 19, 3), 0.999, 1)])
 def test_linear_scan(sizes, low, high):
     inputs = linear_inputs(*sizes, low, high)
-    found, exact = (linear_gradients(*inputs, dtype, way) for dtype, way in ((torch.float32, "triton"), (torch.float64, "reference")))
+    found = linear_gradients(*inputs, torch.float32, "triton")
+    exact = linear_gradients(*inputs, torch.float64, "reference")
     for got, wanted in zip(found, exact, strict=True):
         assert got.dtype == torch.float32
         assert float((got.double() - wanted).abs().max()) <= BOUND * max(float(wanted.abs().max()), 1.0)
@@ -97,8 +99,8 @@ def test_linear_scan(sizes, low, high):
 
 
 @pytest.mark.parametrize("silu", [True, False])
-@pytest.mark.parametrize("sizes", [(2, 37, 5, 4), (1, 2, 33, 4), (2, 20, 32, 1), (1, 260, 70, 3), (1, 18, 40, 7)])  # 260: two stretches
-def test_causal_convolution(sizes, silu):
+@pytest.mark.parametrize("sizes", [(2, 37, 5, 4), (1, 2, 33, 4), (2, 20, 32, 1), (1, 260, 70, 3), (1, 18, 40, 7)])
+def test_causal_convolution(sizes, silu):  # 260 steps are two stretches
     batch, length, channels, taps = sizes
     torch.manual_seed(0)
     inputs = torch.randn(batch, length, 2 * channels), torch.randn(channels, taps), torch.randn(channels)
@@ -115,7 +117,7 @@ def test_causal_convolution(sizes, silu):
     assert relative(y, causal_conv(half[0][..., channels:].float(), *inputs[1:], silu, "reference")) < HALF
 
 
-@pytest.mark.parametrize("variant", [v for v, (name, _) in VARIANTS.items() if name in ("mamba1", "plain_ssm", "rglru", "gated_conv", "hymba")])
+@pytest.mark.parametrize("variant", [variant for variant, (name, _) in VARIANTS.items() if name in MIXERS])
 def test_mixers_of_the_contract(variant):
     mixer, x = build(variant), torch.randn(1, 37, 8, requires_grad=True)
     results = []
