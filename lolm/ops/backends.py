@@ -95,7 +95,7 @@ def refuse_loop(op: str, device_type: str, length: int) -> None:
         ConfigError: at :data:`LONGEST_LOOP` steps or more on CUDA, with what to install.
     """
     if device_type == "cuda" and length >= LONGEST_LOOP:
-        reasons = {name: _failure(op, name, device_type) for name in KERNELS[op]}
+        reasons = {name: failure(op, name, device_type) for name in KERNELS[op]}
         raise ConfigError(
             f"{op}: the reference is a loop over all {length} steps, thousands of kernel launches; use training.kernels 'auto', "
             f"and {INSTALL}{_tried(reasons)}"
@@ -120,10 +120,10 @@ def _choose(op: str, device_type: str, wanted: str) -> tuple[str, Kernel | None]
     libraries = [name for name in KERNELS[op] if name != "triton"]
     names = {"triton": ["triton"], "cuda": libraries or ["triton"], "auto": list(KERNELS[op])}[wanted]
     with torch.inference_mode(False):
-        reasons = {name: _failure(op, name, device_type) for name in names}
+        reasons = {name: failure(op, name, device_type) for name in names}
         working = [name for name, reason in reasons.items() if reason is None]
         if len(working) > 1:
-            working.sort(key=partial(_seconds, op, device_type))
+            working.sort(key=partial(seconds, op, device_type))
     if not working and wanted != "auto":
         raise ConfigError(f"training.kernels: {wanted!r} does not compute {op} here; {INSTALL}{_tried(reasons)}")
     return (working[0], _load(op, working[0])) if working else ("torch", None)
@@ -134,9 +134,9 @@ def _load(op: str, name: str) -> Kernel:
 
 
 @cache
-def _failure(op: str, name: str, device_type: str) -> str | None:
+def failure(op: str, name: str, device_type: str) -> str | None:
     """Why a kernel is not used; None where it computes what the reference does, forward and backward."""
-    inputs = [x.to(device_type) for x in _example(op, PROBED)]
+    inputs = example(op, PROBED, device_type)
     exact = _forward_and_gradients(partial(getattr(import_module(OPS[op]), op), backend="reference"), inputs)
     try:
         found = _forward_and_gradients(_load(op, name), inputs)
@@ -150,30 +150,33 @@ def _tried(reasons: dict[str, str | None]) -> str:
     return "".join(f". {name} does not work: {reason}" for name, reason in reasons.items() if reason)
 
 
-def _seconds(op: str, device_type: str, name: str) -> float:
+def seconds(op: str, device_type: str, name: str) -> float:
     """Median seconds of a forward and a backward pass of bfloat16 series at a size that fills a GPU."""
-    inputs = [x.to(device_type, torch.bfloat16 if x.dim() > 2 else x.dtype) for x in _example(op, TIMED)]
-    seconds, kernel = [], _load(op, name)
+    inputs = [x.bfloat16() if torch.is_tensor(x) and x.dim() > 2 else x for x in example(op, TIMED, device_type)]
+    found, kernel = [], _load(op, name)
     for _ in range(8):
         torch.cuda.synchronize()
         start = time.perf_counter()
         _forward_and_gradients(kernel, inputs)
         torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds[3:])  # the first ones compile
+        found.append(time.perf_counter() - start)
+    return median(found[3:])  # the first ones compile
 
 
-def _example(op: str, sizes: tuple[int, int, int]) -> list[torch.Tensor]:
+def example(op: str, sizes: tuple[int, int, int], device_type: str) -> list[Any]:
+    """Arguments of an op of a batch, length and width, the same at every call."""
     with torch.random.fork_rng(devices=[]):  # what a run draws does not depend on what was probed
         torch.manual_seed(0)
-        return getattr(import_module(OPS[op]), f"{op}_example")(*sizes)
+        inputs = getattr(import_module(OPS[op]), f"{op}_example")(*sizes)
+    return [x.to(device_type) if torch.is_tensor(x) else x for x in inputs]
 
 
-def _forward_and_gradients(kernel: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _forward_and_gradients(kernel: Callable[..., Any], inputs: Sequence[Any]) -> list[torch.Tensor]:
     with torch.enable_grad(), torch.autocast(inputs[0].device.type, enabled=False):
-        leaves = [x.detach().requires_grad_() for x in inputs]
+        leaves = [x.detach().requires_grad_(x.is_floating_point()) if torch.is_tensor(x) else x for x in inputs]
         y = kernel(*leaves)
-        return [y.detach(), *torch.autograd.grad(y, leaves, torch.ones_like(y))]
+        floats = [x for x in leaves if torch.is_tensor(x) and x.requires_grad]
+        return [y.detach(), *torch.autograd.grad(y, floats, torch.ones_like(y))]
 
 
 @cache

@@ -32,10 +32,10 @@ def kernels(monkeypatch):
     monkeypatch.setattr(backends, "PROBED", (1, 9, 5))
     monkeypatch.setattr(backends, "choose_backend", lambda device_type, wanted="auto": {"auto": "cuda"}.get(wanted, wanted))
     seconds = {}
-    monkeypatch.setattr(backends, "_seconds", lambda op, device_type, name: seconds[name])
+    monkeypatch.setattr(backends, "seconds", lambda op, device_type, name: seconds[name])
 
     def install(**found):
-        backends._failure.cache_clear()
+        backends.failure.cache_clear()
         table = {}
         for name, (function, took) in found.items():
             module = ModuleType(f"kernels_{name}")
@@ -45,7 +45,7 @@ def kernels(monkeypatch):
         monkeypatch.setitem(backends.KERNELS, "selective_scan", table)
 
     yield install
-    backends._failure.cache_clear()
+    backends.failure.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_the_op_runs_what_was_chosen_in_float32_under_autocast(kernels):
 
 @pytest.mark.parametrize(("device_type", "length", "refused"), [("cuda", 512, True), ("cuda", 511, False), ("cpu", 4096, False)])
 def test_a_long_loop_on_a_gpu_is_refused_with_what_to_install(device_type, length, refused, monkeypatch):
-    monkeypatch.setattr(backends, "_failure", lambda op, name, device_type: "ModuleNotFoundError: No module named 'triton'")
+    monkeypatch.setattr(backends, "failure", lambda op, name, device_type: "ModuleNotFoundError: No module named 'triton'")
     if refused:
         with pytest.raises(ConfigError, match=f"all {length} steps.*'auto'.*pip install triton.*triton does not work: Module"):
             refuse_loop("linear_scan", device_type, length)
@@ -112,7 +112,7 @@ def test_probing_leaves_the_random_state_alone(kernels):
 
 
 def test_cpus_are_not_probed(monkeypatch):
-    monkeypatch.setattr(backends, "_failure", None)
+    monkeypatch.setattr(backends, "failure", None)
     a, b = torch.rand(1, 5, 3), torch.randn(1, 5, 3)
     torch.testing.assert_close(linear_scan(a, b), linear_scan_reference(a, b))
     assert chosen_kernels("cpu")["linear_scan"] == "cpu"
