@@ -1,8 +1,8 @@
 """The one place that chooses what computes the ops of the mixers.
 
-CPUs have kernels in Numba. On a GPU an op has those of :data:`KERNELS`, ours in Triton and a library's. Whether one works is found
-out by running it forward and backward on a small input and comparing with the reference, because an import also succeeds where
-the kernel cannot run, as that of a mamba-ssm without its extension. Of those that work the fastest is taken.
+CPUs have kernels in Numba. On a GPU an op has those of :data:`KERNELS`, ours in Triton and a library's. Whether one works is
+found out by running it forward and backward on a small input and comparing with the reference, because an import also succeeds
+where the kernel cannot run, as that of a mamba-ssm without its extension. Of those that work the fastest is taken.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ def choose_backend(device_type: str, wanted: str = "auto") -> str:
     if device_type == "cuda" and wanted != "cpu":
         return "triton" if wanted == "triton" else "cuda"
     if wanted in ("cuda", "triton"):
-        raise ConfigError(
-            f"training.kernels: {wanted!r} was asked for, but the model is on the {device_type.upper()}; use 'auto'"
-        )
+        raise ConfigError(f"training.kernels: {wanted!r} is for GPUs, but the model is on the {device_type.upper()}; use 'auto'")
     if device_type == "cpu" and _numba_works():
         return "cpu"
     if wanted == "cpu":
@@ -103,16 +101,16 @@ def refuse_loop(op: str, device_type: str, length: int) -> None:
         ConfigError: at :data:`LONGEST_LOOP` steps or more on CUDA, with what to install.
     """
     if device_type == "cuda" and length >= LONGEST_LOOP:
-        reasons = "; ".join(f"{name}: {_failure(op, name, device_type)}" for name in KERNELS[op])
+        reasons = {name: failure(op, name, device_type) for name in KERNELS[op]}
         raise ConfigError(
             f"{op}: the reference is a loop over all {length} steps, thousands of kernel launches; use training.kernels 'auto', "
-            f"and {INSTALL}. What was tried: {reasons}"
+            f"and {INSTALL}{_tried(reasons)}"
         )
 
 
 @cache
 def keep_from_tracing() -> None:
-    """Let ``torch.compile`` call the Numba kernels as they are; it would trace into Numba, and fail there. Nor is a choice traced."""
+    """Let ``torch.compile`` call Numba's kernels, and what chooses kernels, as they are: it would trace into them, and fail."""
     global _choose
     _choose = torch.compiler.disable(_choose)
     if _numba_works():
@@ -127,13 +125,13 @@ def _choose(op: str, device_type: str, wanted: str) -> tuple[str, Kernel | None]
         return backend, None
     libraries = [name for name in KERNELS[op] if name != "triton"]
     names = {"triton": ["triton"], "cuda": libraries or ["triton"], "auto": list(KERNELS[op])}[wanted]
-    reasons = {name: _failure(op, name, device_type) for name in names}
-    working = [name for name, reason in reasons.items() if reason is None]
+    with torch.inference_mode(False):
+        reasons = {name: failure(op, name, device_type) for name in names}
+        working = [name for name, reason in reasons.items() if reason is None]
+        if len(working) > 1:
+            working.sort(key=partial(seconds, op, device_type))
     if not working and wanted != "auto":
-        tried = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise ConfigError(f"training.kernels: {wanted!r}: nothing that was asked for computes {op} here ({tried}); {INSTALL}")
-    if len(working) > 1:
-        working.sort(key=partial(_seconds, op, device_type))
+        raise ConfigError(f"training.kernels: {wanted!r} does not compute {op} here; {INSTALL}{_tried(reasons)}")
     return (working[0], _load(op, working[0])) if working else ("torch", None)
 
 
@@ -142,9 +140,9 @@ def _load(op: str, name: str) -> Kernel:
 
 
 @cache
-def _failure(op: str, name: str, device_type: str) -> str | None:
+def failure(op: str, name: str, device_type: str) -> str | None:
     """Why a kernel is not used; None where it computes what the reference does, forward and backward."""
-    inputs = _example(op, PROBED, device_type)
+    inputs = example(op, PROBED, device_type)
     exact = _forward_and_gradients(partial(getattr(import_module(OPS[op]), op), backend="reference"), inputs)
     try:
         found = _forward_and_gradients(_load(op, name), inputs)
@@ -154,20 +152,25 @@ def _failure(op: str, name: str, device_type: str) -> str | None:
     return None if all(error <= TOLERANCE for error in errors) else f"it is off by {', '.join(f'{e:.0e}' for e in errors)}"
 
 
-def _seconds(op: str, device_type: str, name: str) -> float:
+def _tried(reasons: dict[str, str | None]) -> str:
+    return "".join(f". {name} does not work: {reason}" for name, reason in reasons.items() if reason)
+
+
+def seconds(op: str, device_type: str, name: str) -> float:
     """Median seconds of a forward and a backward pass of bfloat16 series at a size that fills a GPU."""
-    inputs = [x.bfloat16() if torch.is_tensor(x) and x.dim() > 2 else x for x in _example(op, TIMED, device_type)]
-    seconds, kernel = [], _load(op, name)
+    inputs = [x.bfloat16() if torch.is_tensor(x) and x.dim() > 2 else x for x in example(op, TIMED, device_type)]
+    found, kernel = [], _load(op, name)
     for _ in range(8):
         torch.cuda.synchronize()
         start = time.perf_counter()
         _forward_and_gradients(kernel, inputs)
         torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds[3:])  # the first ones compile
+        found.append(time.perf_counter() - start)
+    return median(found[3:])  # the first ones compile
 
 
-def _example(op: str, sizes: tuple[int, int, int], device_type: str) -> list[Any]:
+def example(op: str, sizes: tuple[int, int, int], device_type: str) -> list[Any]:
+    """Arguments of an op of a batch, length and width, the same at every call."""
     with torch.random.fork_rng(devices=[]):  # what a run draws does not depend on what was probed
         torch.manual_seed(0)
         inputs = getattr(import_module(OPS[op]), f"{op}_example")(*sizes)

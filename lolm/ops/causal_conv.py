@@ -11,7 +11,8 @@ from lolm.ops.backends import kernel_of
 def causal_conv(
     x_BTI: torch.Tensor, weight_IK: torch.Tensor, bias_I: torch.Tensor, silu: bool = False, backend: str = "auto"
 ) -> torch.Tensor:
-    """y_t = bias + Σ_k weight_k ⊙ x_{t-K+1+k}, x zero before the start; SiLU(y_t) with ``silu``. (B, T, I) in and out.
+    """y_t = bias + Σ_k weight_k ⊙ x_{t-K+1+k}, x zero before the start; SiLU(y_t) with ``silu``. (B, T, I) and
+    in the dtype of x, in and out.
 
     Args:
         backend: as in :func:`lolm.ops.scan.selective_scan`; ``cuda`` is causal-conv1d.
@@ -27,7 +28,7 @@ def causal_conv(
 
         return CausalConvCPU.apply(x_BTI, weight_IK, bias_I, silu)
     y_BTI = causal_conv_reference(x_BTI, weight_IK, bias_I)
-    return F.silu(y_BTI) if silu else y_BTI
+    return (F.silu(y_BTI) if silu else y_BTI).to(x_BTI.dtype)  # half under autocast, for what comes next
 
 
 def causal_conv_example(batch: int, length: int, width: int) -> list[torch.Tensor]:

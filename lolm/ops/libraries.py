@@ -1,7 +1,7 @@
 """Kernels of mamba-ssm and causal-conv1d (CUDA), which want (B, I, T): a module that is imported on a GPU alone.
 
-Where they work they are an alternative to ours in Triton; :mod:`lolm.ops.backends` times both. Their Mamba-1 backward pass adds up
-by atomics, so two runs differ in the last bits.
+Where they work they are an alternative to ours in Triton; :mod:`lolm.ops.backends` times both. Mamba-1's backward pass adds up by
+atomics, so two runs differ in the last bits.
 """
 
 from __future__ import annotations

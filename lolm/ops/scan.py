@@ -93,8 +93,8 @@ def selective_scan_reference(
     ys = []
     with torch.autocast(u.device.type, enabled=False):  # which would read the states out in half precision
         for t in range(length):
-            # A < 0, so a large Δ both forgets the state and writes the token: Δ is the choice between the two. The input takes the
-            # simple Euler step Δ B, as in the released code, and not the exact (exp(Δ A) − 1) / A B of the paper's eq. 4.
+            # A < 0, so a large Δ both forgets the state and writes the token: Δ is the choice between the two. The input takes
+            # the simple Euler step Δ B, as in the released code, and not the exact (exp(Δ A) − 1) / A B of the paper's eq. 4.
             decay_BIN = torch.exp(delta[:, t, :, None] * A)
             state = decay_BIN * state + (delta[:, t] * u[:, t])[:, :, None] * B[:, t, None, :]
             ys.append(torch.einsum("bin,bn->bi", state, C[:, t]))

@@ -16,30 +16,30 @@ CHANNELS, ROWS, STRETCH = 64, 16, 256
 
 @triton.jit
 def _forward(
-    x, weight, bias, y, T, I, x_b, x_t,
+    x, weight, bias, y, T, W, x_b, x_t,
     K: tl.constexpr, SILU: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, STRETCH: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     batch = tl.program_id(2).to(tl.int64)
     x += batch * x_b + i
-    y += batch * T * I + i
-    bias_i = tl.load(bias + i, mask=i < I, other=0.0).to(tl.float32)
+    y += batch * T * W + i
+    bias_i = tl.load(bias + i, mask=i < W, other=0.0).to(tl.float32)
     start = tl.program_id(1) * STRETCH
     for first in range(start, tl.minimum(start + STRETCH, T), ROWS):
         t = first + tl.arange(0, ROWS)[:, None]
         out = bias_i + tl.zeros([ROWS, CHANNELS], tl.float32)
         for k in tl.static_range(K):
-            w = tl.load(weight + i * K + k, mask=i < I, other=0.0).to(tl.float32)
+            w = tl.load(weight + i * K + k, mask=i < W, other=0.0).to(tl.float32)
             s = t - (K - 1 - k)
-            out += w * tl.load(x + s * x_t, mask=(i < I) & (s >= 0) & (s < T), other=0.0).to(tl.float32)
+            out += w * tl.load(x + s * x_t, mask=(i < W) & (s >= 0) & (s < T), other=0.0).to(tl.float32)
         if SILU:
             out /= 1 + tl.exp(-out)
-        tl.store(y + t * I, out.to(y.dtype.element_ty), mask=(i < I) & (t < T))
+        tl.store(y + t * W, out.to(y.dtype.element_ty), mask=(i < W) & (t < T))
 
 
 @triton.jit
 def _backward(
-    x, weight, bias, g, dx, dweight, dbias, T, I, x_b, x_t, g_b, g_t,
+    x, weight, bias, g, dx, dweight, dbias, T, W, x_b, x_t, g_b, g_t,
     K: tl.constexpr, SILU: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, STRETCH: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
@@ -47,11 +47,11 @@ def _backward(
     stretch = batch * tl.num_programs(1) + tl.program_id(1)
     x += batch * x_b + i
     g += batch * g_b + i
-    dx += batch * T * I + i
-    bias_i = tl.load(bias + i, mask=i < I, other=0.0).to(tl.float32)
+    dx += batch * T * W + i
+    bias_i = tl.load(bias + i, mask=i < W, other=0.0).to(tl.float32)
     weights, sums = (), ()
     for k in tl.static_range(K):
-        weights += (tl.load(weight + i * K + k, mask=i < I, other=0.0).to(tl.float32),)
+        weights += (tl.load(weight + i * K + k, mask=i < W, other=0.0).to(tl.float32),)
         sums += (tl.zeros([1, CHANNELS], tl.float32),)
     sum_bias = tl.zeros([1, CHANNELS], tl.float32)
     start = tl.program_id(1) * STRETCH
@@ -60,10 +60,10 @@ def _backward(
         xs = ()
         for k in tl.static_range(2 * K - 1):
             s = t - (K - 1) + k
-            xs += (tl.load(x + s * x_t, mask=(i < I) & (s >= 0) & (s < T), other=0.0).to(tl.float32),)
+            xs += (tl.load(x + s * x_t, mask=(i < W) & (s >= 0) & (s < T), other=0.0).to(tl.float32),)
         out = tl.zeros([ROWS, CHANNELS], tl.float32)
         for j in tl.static_range(K):  # x_t is read by the outputs at t … t + K − 1
-            g_j = tl.load(g + (t + j) * g_t, mask=(i < I) & (t + j < T), other=0.0).to(tl.float32)
+            g_j = tl.load(g + (t + j) * g_t, mask=(i < W) & (t + j < T), other=0.0).to(tl.float32)
             if SILU:
                 before = bias_i + tl.zeros([ROWS, CHANNELS], tl.float32)
                 for k in tl.static_range(K):
@@ -77,10 +77,10 @@ def _backward(
                 for k in tl.static_range(K):
                     added += (sums[k] + tl.sum(g_j * xs[k], 0, keep_dims=True),)
                 sums = added
-        tl.store(dx + t * I, out.to(dx.dtype.element_ty), mask=(i < I) & (t < T))
+        tl.store(dx + t * W, out.to(dx.dtype.element_ty), mask=(i < W) & (t < T))
     for k in tl.static_range(K):
-        tl.store(dweight + (stretch * I + i) * K + k, sums[k], mask=i < I)
-    tl.store(dbias + stretch * I + i, sum_bias, mask=i < I)
+        tl.store(dweight + (stretch * W + i) * K + k, sums[k], mask=i < W)
+    tl.store(dbias + stretch * W + i, sum_bias, mask=i < W)
 
 
 @torch.library.custom_op("lolm::causal_conv", mutates_args=())

@@ -31,7 +31,7 @@ def _log1p(e):
 
 @triton.jit
 def _forward(
-    u, delta, A, B, C, skip, gate, bias, y, starts, T, I, N,
+    u, delta, A, B, C, skip, gate, bias, y, starts, T, W, N,
     u_b, u_t, delta_b, delta_t, B_b, B_t, C_b, C_t, gate_b, gate_t,
     CR: tl.constexpr, NR: tl.constexpr, CL: tl.constexpr, NL: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
@@ -39,7 +39,7 @@ def _forward(
     n = tl.arange(0, NR)[:, None] + tl.arange(0, NL)[None, :] * NR
     b = tl.program_id(1).to(tl.int64)
     cell = i[:, None, :, None] * N + n[None, :, None, :]
-    in_i, in_n = i < I, n < N
+    in_i, in_n = i < W, n < N
     in_cell = in_i[:, None, :, None] & in_n[None, :, None, :]
     A2 = tl.load(A + cell, mask=in_cell, other=0.0) * LOG2_E
     bias_i = tl.load(bias + i, mask=in_i, other=0.0) if bias is not None else tl.zeros([CR, CL], tl.float32)
@@ -49,13 +49,13 @@ def _forward(
     delta += b * delta_b + i
     B += b * B_b + n
     C += b * C_b + n
-    y += b * T * I + i
+    y += b * T * W + i
     if gate is not None:
         gate += b * gate_b + i
     for first in range(0, T, STEPS):
-        if starts is not None:
+        if starts is not None:  # noqa: SIM102  (decided when it is compiled, the other when it runs)
             if first % CHUNK == 0:
-                tl.store(starts + (b * tl.cdiv(T, CHUNK) + first // CHUNK) * I * N + cell, h, mask=in_cell)
+                tl.store(starts + (b * tl.cdiv(T, CHUNK) + first // CHUNK) * W * N + cell, h, mask=in_cell)
         us, deltas, Bs, Cs, gates = (), (), (), (), ()
         for j in tl.static_range(STEPS):
             t = first + j
@@ -72,12 +72,12 @@ def _forward(
             out = tl.sum(tl.sum(h * Cs[j][None, :, None, :], 1), 2) + skip_i * us[j]
             if gate is not None:
                 out *= gates[j] / (1 + tl.exp(-gates[j]))
-            tl.store(y + (first + j) * I, out.to(y.dtype.element_ty), mask=in_i & (first + j < T))
+            tl.store(y + (first + j) * W, out.to(y.dtype.element_ty), mask=in_i & (first + j < T))
 
 
 @triton.jit
 def _backward(
-    u, delta, A, B, C, skip, gate, bias, starts, scratch, g, du, ddelta, dA, dB, dC, dskip, dgate, dbias, T, I, N,
+    u, delta, A, B, C, skip, gate, bias, starts, scratch, g, du, ddelta, dA, dB, dC, dskip, dgate, dbias, T, W, N,
     u_b, u_t, delta_b, delta_t, B_b, B_t, C_b, C_t, gate_b, gate_t, g_b, g_t,
     CR: tl.constexpr, NR: tl.constexpr, CL: tl.constexpr, NL: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
@@ -85,7 +85,7 @@ def _backward(
     n = tl.arange(0, NR)[:, None] + tl.arange(0, NL)[None, :] * NR
     b = tl.program_id(1).to(tl.int64)
     cell = i[:, None, :, None] * N + n[None, :, None, :]
-    in_i, in_n = i < I, n < N
+    in_i, in_n = i < W, n < N
     in_cell = in_i[:, None, :, None] & in_n[None, :, None, :]
     A2 = tl.load(A + cell, mask=in_cell, other=0.0) * LOG2_E
     bias_i = tl.load(bias + i, mask=in_i, other=0.0) if bias is not None else tl.zeros([CR, CL], tl.float32)
@@ -98,20 +98,20 @@ def _backward(
     B += b * B_b + n
     C += b * C_b + n
     g += b * g_b + i
-    du += b * T * I + i
-    ddelta += b * T * I + i
+    du += b * T * W + i
+    ddelta += b * T * W + i
     dB += block * T * N + n
     dC += block * T * N + n
     if gate is not None:
         gate += b * gate_b + i
-        dgate += b * T * I + i
+        dgate += b * T * W + i
     q = tl.zeros([CR, NR, CL, NL], tl.float32)  # gradient of the state that the step before leaves
     sum_A = tl.zeros([CR, NR, CL, NL], tl.float32)
     sum_skip, sum_bias = tl.zeros([CR, CL], tl.float32), tl.zeros([CR, CL], tl.float32)
     chunks = tl.cdiv(T, CHUNK)
     for back in range(0, chunks):
         chunk = chunks - 1 - back
-        h = tl.load(starts + (b * chunks + chunk) * I * N + cell, mask=in_cell, other=0.0)
+        h = tl.load(starts + (b * chunks + chunk) * W * N + cell, mask=in_cell, other=0.0)
         tiles = tl.cdiv(tl.minimum(CHUNK, T - chunk * CHUNK), STEPS)
         for m in range(0, tiles):
             tl.store(scratch + m * CR * NR * CL * NL, h)
@@ -146,7 +146,7 @@ def _backward(
                     out = tl.sum(tl.sum(hs[j + 1] * C_n[None, :, None, :], 1), 2) + skip_i * us[j]
                     open_i = 1 / (1 + tl.exp(-z))
                     dz = g_i * out * open_i * (1 + z * (1 - open_i))
-                    tl.store(dgate + t * I, dz.to(dgate.dtype.element_ty), mask=now)
+                    tl.store(dgate + t * W, dz.to(dgate.dtype.element_ty), mask=now)
                     g_i *= z * open_i
                 g_wide = g_i[:, None, :, None]
                 tl.store(dC + t * N, tl.sum(tl.sum(g_wide * hs[j + 1], 0), 1), mask=in_n & (t < T))
@@ -160,14 +160,14 @@ def _backward(
                 dx /= 1 + tl.exp(-xs[j])  # through the softplus
                 sum_bias += dx
                 sum_skip += g_i * us[j]
-                tl.store(du + t * I, (steps[j] * written + skip_i * g_i).to(du.dtype.element_ty), mask=now)
-                tl.store(ddelta + t * I, dx.to(ddelta.dtype.element_ty), mask=now)
+                tl.store(du + t * W, (steps[j] * written + skip_i * g_i).to(du.dtype.element_ty), mask=now)
+                tl.store(ddelta + t * W, dx.to(ddelta.dtype.element_ty), mask=now)
         tl.debug_barrier()
-    tl.store(dA + b * I * N + cell, sum_A, mask=in_cell)
+    tl.store(dA + b * W * N + cell, sum_A, mask=in_cell)
     if skip is not None:
-        tl.store(dskip + b * I + i, sum_skip, mask=in_i)
+        tl.store(dskip + b * W + i, sum_skip, mask=in_i)
     if bias is not None:
-        tl.store(dbias + b * I + i, sum_bias, mask=in_i)
+        tl.store(dbias + b * W + i, sum_bias, mask=in_i)
 
 
 @torch.library.custom_op("lolm::selective_scan", mutates_args=())
