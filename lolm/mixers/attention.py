@@ -166,7 +166,8 @@ class Attention(Mixer):
         keys, values = torch.cat((keys, k[:, :, None]), dim=2), torch.cat((values, v[:, :, None]), dim=2)
         if self.window is not None:
             keys, values = keys[:, :, -self.window :], values[:, :, -self.window :]
-        y = F.scaled_dot_product_attention(q[:, :, None], *(share(m, self.n_heads, dim=1) for m in (keys, values)))
+        all_keys, all_values = (share(m, self.n_heads, dim=1) for m in (keys, values))
+        y = F.scaled_dot_product_attention(q[:, :, None], all_keys, all_values)
         return self.out(y.flatten(1)), (keys, values, position + 1, window)
 
     def num_params(self) -> int:

@@ -86,9 +86,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 wanted = dtype if of_x or of_weight else None
                 nats, g = of_logits(_product(x[part], weight.T), targets_N[part], ignored, wanted)
                 total += nats.sum()
-                if g_x is not None:
+                if g_x is not None and g is not None:
                     g_x[part] = g @ weight
-                if of_weight:
+                if of_weight and g is not None:
                     g_part = _product(g.T, x[part])
                     g_weight = g_part if g_weight is None else g_weight.add_(g_part)
         ctx.save_for_backward(g_x, g_weight)

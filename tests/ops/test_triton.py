@@ -65,7 +65,7 @@ def compiled(monkeypatch):
 def test_compiles_for_gpus(op, capability, compiled):
     kernel = getattr(import_module(KERNELS[op]["triton"]), op)
     kernels = compiled(capability)
-    inputs = [x.bfloat16() if torch.is_tensor(x) and x.dim() > 2 else x for x in example(op, (2, 128, 64), "cpu")]
+    inputs = [x.bfloat16() if torch.is_tensor(x) and x.dim() > 2 else x for x in example(op, (2, 32, 64), "cpu")]
     inputs = [x.requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs]
     kernel(*inputs).sum().backward()
     assert set(kernels) == LAUNCHED.get(op, {"_forward", "_backward"})
