@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from benchmarks.kernels import kernels
 from benchmarks.machine import described, machine
 from benchmarks.peers import peers
 from benchmarks.processes import compiling, side, startup
@@ -28,6 +29,7 @@ PARTS: dict[str, Callable[[Settings, ExitStack], Part]] = {
     "machine": machine,
     "steps": steps,
     "scan": scan,
+    "kernels": kernels,
     "peers": peers,
     "text": text,
     "growth": growth,

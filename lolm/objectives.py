@@ -29,8 +29,8 @@ LOSS_BLOCK = 4096  # positions whose logits exist at once
 def token_loss(model: LanguageModel, o_BTD: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
     """Mean next-token cross-entropy in nats over the positions whose target is not ``IGNORED``.
 
-    More than 4,096 positions are scored block by block and their logits recomputed in the backward pass, so that no
-    (B·T, V) tensor is kept.
+    No (B·T, V) tensor is kept: on CUDA by :meth:`LanguageModel.nats`; elsewhere more than 4,096 positions are scored block by
+    block and their logits recomputed in the backward pass.
     """
     o, targets = o_BTD.flatten(0, 1), targets_BT.flatten()
 
@@ -38,6 +38,8 @@ def token_loss(model: LanguageModel, o_BTD: torch.Tensor, targets_BT: torch.Tens
         return cross_entropy(model.logits(o_block).float(), target_block, IGNORED, model.kernels)
 
     scored = (targets != IGNORED).sum()
+    if o.is_cuda:
+        return model.nats(o, targets, IGNORED) / scored
     if len(targets) <= LOSS_BLOCK:
         return block_loss(o, targets) / scored
     blocks = zip(o.split(LOSS_BLOCK), targets.split(LOSS_BLOCK), strict=True)

@@ -64,6 +64,19 @@ def test_blockwise_token_loss_and_its_gradients_equal_the_whole():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.parametrize("arm", ["lolm", "lolm_published"])  # with a norm before the head, and without
+def test_the_loss_for_gpus_equals_that_of_the_logits_with_its_gradients(arm):
+    model = make_model(arm)
+    o, y = torch.randn(2, 24, 32, requires_grad=True), random_tokens(2, 24)
+    y[0, :7] = IGNORED
+    leaves = [o, *model.head_norm.parameters(), model.embedding.weight]
+    blocks = model.nats(o.flatten(0, 1), y.flatten(), IGNORED) / (y != IGNORED).sum()
+    whole = token_loss(model, o, y)
+    torch.testing.assert_close(blocks, whole)
+    for a, b in zip(torch.autograd.grad(blocks, leaves), torch.autograd.grad(whole, leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("length", [24, LOSS_BLOCK // 2 + 77])  # in one piece, and in blocks
 def test_positions_that_are_not_asked_do_not_count(length):
     model = make_model("lolm")

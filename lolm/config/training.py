@@ -34,7 +34,7 @@ class TrainingConfig:
     checkpoint_every: Count = 100
     snapshots: tuple[InnerShare, ...] = (0.1, 0.25, 0.5)  # shares of the run at which weights are kept for the ablations
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast over fp32 master weights
-    kernels: Literal["auto", "reference", "cpu", "cuda"] = "auto"  # backend of scans, convolutions, attention and RMSNorm
+    kernels: Literal["auto", "reference", "cpu", "triton", "cuda"] = "auto"  # backend of scans, convolutions, attention, norm
     compile: bool = False
     activation_checkpointing: bool = False
     threads: Natural = 1  # CPU threads of one run; 0 = all

@@ -1,7 +1,7 @@
 """Causal multi-head attention with grouped keys, sliding windows and rotary position embedding.
 
-RoPE: Su et al. 2021, arXiv 2104.09864. Keys shared by groups of query heads (GQA, with one group MQA): Ainslie et al. 2023,
-arXiv 2305.13245. Sliding window: Beltagy et al. 2020, arXiv 2004.05150.
+RoPE: Su et al. 2021, arXiv 2104.09864. Keys shared by groups of query heads (GQA, with one group MQA) and sliding windows:
+:mod:`lolm.ops.attention`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import nn
 
 from lolm.config import ConfigError
 from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
+from lolm.ops.attention import causal_attention, share
 from lolm.ops.backends import choose_backend
 from lolm.ops.causal_conv import causal_conv, causal_conv_step
 
@@ -32,32 +33,6 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
         return torch.cat((rotate(x[..., :width], cos, sin), x[..., width:]), dim=-1)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
-
-
-def causal_attention(
-    q_BTHP: torch.Tensor, k_BTHP: torch.Tensor, v_BTHP: torch.Tensor, window: int | None = None, dropout: float = 0.0
-) -> torch.Tensor:
-    """softmax(qkᵀ/√P) v over the last W positions including the query's own, all earlier ones without a window; (B, T, H, P).
-
-    For T > W the queries are cut into blocks of W, each of which meets the keys of its own and of the previous block: time and
-    memory grow with T·W and no T × T matrix exists.
-    """
-    length = q_BTHP.shape[1]
-    if window is None or length <= window:
-        q, k, v = (x.transpose(1, 2) for x in (q_BTHP, k_BTHP, v_BTHP))
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True).transpose(1, 2)
-
-    # The first block has no predecessor, so it is plain causal attention. Padding lies behind every real query.
-    first = causal_attention(q_BTHP[:, :window], k_BTHP[:, :window], v_BTHP[:, :window], dropout=dropout)
-    q, k, v = (F.pad(x, (0, 0, 0, 0, 0, -length % window)).unflatten(1, (-1, window)) for x in (q_BTHP, k_BTHP, v_BTHP))
-    k, v = (torch.cat((x[:, :-1], x[:, 1:]), dim=2) for x in (k, v))  # (B, blocks - 1, 2W, H, P)
-    band = (
-        torch.ones(window, 2 * window, dtype=torch.bool, device=q.device).triu(1).tril(window)
-    )  # key j for query i: i < j <= i + W
-    q, k, v = (x.flatten(0, 1).transpose(1, 2) for x in (q[:, 1:], k, v))  # (B · (blocks - 1), H, W or 2W, P)
-    rest = F.scaled_dot_product_attention(q, k, v, attn_mask=band, dropout_p=dropout)
-    rest = rest.transpose(1, 2).unflatten(0, (q_BTHP.shape[0], -1)).flatten(1, 2)
-    return torch.cat((first, rest[:, : length - window]), dim=1)
 
 
 class ShortConv(nn.Module):
@@ -158,11 +133,6 @@ class Attention(Mixer):
         """q (…, H, P), k and v (…, K, P) of (…, H + 2K, P)."""
         return heads.split([self.n_heads, self.kv_heads, self.kv_heads], dim=-2)  # type: ignore[return-value]
 
-    def _shared(self, x: torch.Tensor, dim: int) -> torch.Tensor:
-        """Repeat each of the K heads for its group of query heads. Copies, because fused kernels with a mask want equal heads."""
-        group = self.n_heads // self.kv_heads
-        return x if group == 1 else x.repeat_interleave(group, dim=dim)
-
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         length, dropout = x_BTD.shape[1], self.dropout if self.training else 0.0
         cos, sin = (table[:length] for table in self._rope(length, x_BTD.device))
@@ -175,9 +145,8 @@ class Attention(Mixer):
         else:
             q, k, v = self._split(heads)
             q, k = rotate(q, cos[:, None], sin[:, None]), rotate(k, cos[:, None], sin[:, None])
-            k, v = self._shared(k, dim=2), self._shared(v, dim=2)
             # Positions enter by rotation of q and k alone, so a score knows only how far apart two tokens are.
-            y_BTHP = causal_attention(q, k, v, self.window, dropout)
+            y_BTHP = causal_attention(q, k, v, self.window, dropout, self.kernels)
         return self.out(y_BTHP.flatten(2))
 
     def initial_state(self, batch: int):
@@ -197,7 +166,8 @@ class Attention(Mixer):
         keys, values = torch.cat((keys, k[:, :, None]), dim=2), torch.cat((values, v[:, :, None]), dim=2)
         if self.window is not None:
             keys, values = keys[:, :, -self.window :], values[:, :, -self.window :]
-        y = F.scaled_dot_product_attention(q[:, :, None], self._shared(keys, dim=1), self._shared(values, dim=1))
+        all_keys, all_values = (share(m, self.n_heads, dim=1) for m in (keys, values))
+        y = F.scaled_dot_product_attention(q[:, :, None], all_keys, all_values)
         return self.out(y.flatten(1)), (keys, values, position + 1, window)
 
     def num_params(self) -> int:

@@ -130,7 +130,7 @@ class RGLRU(Mixer):
         a_BTW, multiplier_BTW, gated_BTW = self._gated(u_BTW)
         multiplier_BTW = F.pad(multiplier_BTW[:, 1:], (0, 0, 1, 0), value=1.0)  # the first token starts a document
         h_BTW = linear_scan(a_BTW, multiplier_BTW * gated_BTW, self.kernels)
-        return self.linear_out(h_BTW * y_BTW)
+        return self.linear_out(h_BTW.to(y_BTW.dtype) * y_BTW)
 
     def initial_state(self, batch: int) -> tuple[torch.Tensor | None, torch.Tensor]:
         """h (B, W), and the last K - 1 inputs of the convolution (B, K - 1, W).

@@ -18,6 +18,7 @@ from lolm.mixers.site import Site
 from lolm.models.blocks import Stack, build_norm, norm_params
 from lolm.models.component import Component
 from lolm.models.experts import Routing
+from lolm.ops.cross_entropy import linear_cross_entropy
 
 Change = Callable[[torch.Tensor], torch.Tensor]  # to another of the same shape
 NOTHING: Mapping[str, Change] = MappingProxyType({})
@@ -116,6 +117,10 @@ class LanguageModel(nn.Module, ABC):
         """Scores over the vocabulary, (B, T, V)."""
         # Tied: rows of the embedding are what the head compares o with, so its gradient has two sources.
         return F.linear(self.head_norm(o_BTD), self.embedding.weight)
+
+    def nats(self, o_ND: torch.Tensor, targets_N: torch.Tensor, ignored: int) -> torch.Tensor:
+        """Sum of the cross-entropies of :meth:`logits`, which never exist for all N positions at once."""
+        return linear_cross_entropy(self.head_norm(o_ND), self.embedding.weight, targets_N, ignored, backend=self.kernels)
 
     def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         """Logits_BTV."""

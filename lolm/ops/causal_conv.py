@@ -5,26 +5,34 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lolm.ops.backends import choose_backend
+from lolm.ops.backends import kernel_of
 
 
 def causal_conv(
     x_BTI: torch.Tensor, weight_IK: torch.Tensor, bias_I: torch.Tensor, silu: bool = False, backend: str = "auto"
 ) -> torch.Tensor:
-    """y_t = bias + Σ_k weight_k ⊙ x_{t-K+1+k}, x zero before the start; SiLU(y_t) with ``silu``. (B, T, I) in and out.
+    """y_t = bias + Σ_k weight_k ⊙ x_{t-K+1+k}, x zero before the start; SiLU(y_t) with ``silu``. (B, T, I) and
+    in the dtype of x, in and out.
 
     Args:
-        backend: as in :func:`lolm.ops.scan.selective_scan`; ``cuda`` runs PyTorch's operations.
+        backend: as in :func:`lolm.ops.scan.selective_scan`; ``cuda`` is causal-conv1d.
 
     Raises:
         ConfigError: the backend asked for cannot run here.
     """
-    if choose_backend(x_BTI.device.type, backend) == "cpu" and x_BTI.dtype == weight_IK.dtype == torch.float32:
+    chosen, kernel = kernel_of("causal_conv", x_BTI.device.type, backend)
+    if kernel is not None and x_BTI.dtype != torch.float64:
+        return kernel(x_BTI, weight_IK, bias_I, silu)
+    if chosen == "cpu" and x_BTI.dtype == weight_IK.dtype == torch.float32:
         from lolm.ops.cpu.causal_conv import CausalConvCPU
 
         return CausalConvCPU.apply(x_BTI, weight_IK, bias_I, silu)
     y_BTI = causal_conv_reference(x_BTI, weight_IK, bias_I)
-    return F.silu(y_BTI) if silu else y_BTI
+    return (F.silu(y_BTI) if silu else y_BTI).to(x_BTI.dtype)  # half under autocast, for what comes next
+
+
+def causal_conv_example(batch: int, length: int, width: int) -> list[torch.Tensor]:
+    return [torch.randn(batch, length, width), torch.randn(width, 4), torch.randn(width)]
 
 
 def causal_conv_reference(x_BTI: torch.Tensor, weight_IK: torch.Tensor, bias_I: torch.Tensor) -> torch.Tensor:

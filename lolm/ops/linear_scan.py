@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from lolm.ops.backends import choose_backend
+from lolm.ops.backends import kernel_of, refuse_loop
 
 
 def linear_scan(a_BTC: torch.Tensor, b_BTC: torch.Tensor, backend: str = "auto") -> torch.Tensor:
@@ -21,21 +21,27 @@ def linear_scan(a_BTC: torch.Tensor, b_BTC: torch.Tensor, backend: str = "auto")
     Args:
         a_BTC: factors; the first one acts on the zero state and so has no effect.
         b_BTC: inputs.
-        backend: ``reference`` (sequential), ``cpu`` (Numba) or ``auto``; ``cuda`` and other devices without a compiled kernel run
-            the scan by doubling.
+        backend: as in :func:`lolm.ops.scan.selective_scan`; no library has this scan, and where no kernel runs it is by doubling.
 
     Returns:
         h_BTC, float64 if an input is, float32 otherwise.
 
     Raises:
-        ConfigError: the backend asked for cannot run here.
+        ConfigError: the backend asked for cannot run here, or the reference would run over a long sequence on CUDA.
     """
-    chosen = choose_backend(a_BTC.device.type, backend)
+    chosen, kernel = kernel_of("linear_scan", a_BTC.device.type, backend)
     dtype = torch.promote_types(torch.promote_types(a_BTC.dtype, b_BTC.dtype), torch.float32)
+    if kernel is not None and dtype == torch.float32:
+        return kernel(a_BTC, b_BTC)
     a_BTC, b_BTC = a_BTC.to(dtype), b_BTC.to(dtype)
     if backend == "reference":
+        refuse_loop("linear_scan", a_BTC.device.type, a_BTC.shape[1])
         return linear_scan_reference(a_BTC, b_BTC)
     return _LinearScan.apply(a_BTC, b_BTC, chosen == "cpu" and dtype == torch.float32)
+
+
+def linear_scan_example(batch: int, length: int, width: int) -> list[torch.Tensor]:
+    return [torch.rand(batch, length, width), torch.randn(batch, length, width)]
 
 
 def linear_scan_reference(a_BTC: torch.Tensor, b_BTC: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ def rms_norm(
     """x / √(mean(x²) + ε) ⊙ weight, the mean over the channels of each of ``groups`` equal groups; x · SiLU(gate) in x's place.
 
     Args:
-        x, gate: (…, I); the result too, in the dtype of the weight where x is in a lower one and there is a gate.
+        x, gate: (…, I); the result too, in the dtype of x, or that of the weight where there is a gate.
         backend: as in :func:`lolm.ops.scan.selective_scan`; ``cuda`` runs PyTorch's operations.
 
     Raises:
@@ -31,7 +31,10 @@ def rms_norm(
         from lolm.ops.cpu.rms_norm import RMSNormCPU
 
         return RMSNormCPU.apply(x, weight_I, gate, groups, epsilon)
-    if gate is not None:
+    # PyTorch's fused kernel, which sums in float32, is not for two dtypes; the detour has five kernels.
+    if gate is None:
+        weight_I = weight_I.to(x.dtype)
+    else:
         x = (x * F.silu(gate)).to(weight_I.dtype)
     if groups == 1:
         return F.rms_norm(x, weight_I.shape, weight_I, epsilon)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lolm.ops.backends import choose_backend
+from lolm.ops.backends import kernel_of, refuse_loop
 
 
 def selective_scan(
@@ -36,38 +36,36 @@ def selective_scan(
         skip_I: weight of the direct path; None for none.
         gate_BTI: the output is multiplied by SiLU of it; None for no gate.
         delta_bias_I: is added to the step sizes before their softplus; None for nothing.
-        backend: ``reference`` (sequential, any dtype), ``cpu`` (Numba), ``cuda`` (mamba-ssm) or ``auto``.
+        backend: ``training.kernels``: ``reference`` (sequential, any dtype), ``cpu`` (Numba), ``triton`` (ours), ``cuda``
+            (mamba-ssm) or ``auto``, the fastest that works.
 
     Returns:
         y_BTI in the dtype of ``u_BTI``; the recurrence runs in float32 unless the input is float64.
 
     Raises:
-        ConfigError: the backend asked for cannot run here.
+        ConfigError: the backend asked for cannot run here, or the reference would run over a long sequence on CUDA.
     """
-    chosen = choose_backend(u_BTI.device.type, backend)
+    chosen, kernel = kernel_of("selective_scan", u_BTI.device.type, backend)
     dtype = u_BTI.dtype
-    if chosen == "reference" or dtype == torch.float64:
+    if kernel is not None and dtype != torch.float64:
+        with torch.autocast(u_BTI.device.type, enabled=False):
+            return kernel(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI, delta_bias_I)
+    if chosen != "cpu" or dtype == torch.float64:
+        refuse_loop("selective_scan", u_BTI.device.type, u_BTI.shape[1])
         return selective_scan_reference(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I, gate_BTI, delta_bias_I)[0]
-    if chosen == "cuda":
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-
-        y_BIT = selective_scan_fn(
-            u_BTI.transpose(1, 2),
-            delta_BTI.transpose(1, 2).to(dtype),
-            A_IN.float(),
-            B_BTN.transpose(1, 2).to(dtype),
-            C_BTN.transpose(1, 2).to(dtype),
-            None if skip_I is None else skip_I.float(),
-            None if gate_BTI is None else gate_BTI.transpose(1, 2).to(dtype),
-            delta_bias=None if delta_bias_I is None else delta_bias_I.float(),
-            delta_softplus=True,
-        )
-        return y_BIT.transpose(1, 2)
     from lolm.ops.cpu.scan import SelectiveScanCPU
 
     skip, bias = (torch.zeros(u_BTI.shape[-1]) if x is None else x.float() for x in (skip_I, delta_bias_I))
     arguments = (x.float() for x in (u_BTI, delta_BTI, A_IN, B_BTN, C_BTN))
     return SelectiveScanCPU.apply(*arguments, skip, bias, None if gate_BTI is None else gate_BTI.float()).to(dtype)
+
+
+def selective_scan_example(batch: int, length: int, width: int) -> list[torch.Tensor]:
+    """Inputs as a Mamba block gives them, N = 16: of positive scale where a decay or a step size is."""
+    series, maps = (batch, length, width), (batch, length, 16)
+    A_IN = -torch.arange(1.0, 17).repeat(width, 1)
+    vectors = torch.ones(width), torch.randn(series), torch.full((width,), -2.0)
+    return [torch.randn(series), torch.randn(series), A_IN, torch.randn(maps), torch.randn(maps), *vectors]
 
 
 def selective_scan_reference(
@@ -93,12 +91,13 @@ def selective_scan_reference(
     batch, length, channels = u.shape
     state = u.new_zeros(batch, channels, A.shape[1]) if state_BIN is None else state_BIN.to(dtype)
     ys = []
-    for t in range(length):
-        # A < 0, so a large Δ both forgets the state and writes the token: Δ is the choice between the two. The input takes the
-        # simple Euler step Δ B, as in the released code, and not the exact (exp(Δ A) − 1) / A B of the paper's eq. 4.
-        decay_BIN = torch.exp(delta[:, t, :, None] * A)
-        state = decay_BIN * state + (delta[:, t] * u[:, t])[:, :, None] * B[:, t, None, :]
-        ys.append(torch.einsum("bin,bn->bi", state, C[:, t]))
+    with torch.autocast(u.device.type, enabled=False):  # which would read the states out in half precision
+        for t in range(length):
+            # A < 0, so a large Δ both forgets the state and writes the token: Δ is the choice between the two. The input takes
+            # the simple Euler step Δ B, as in the released code, and not the exact (exp(Δ A) − 1) / A B of the paper's eq. 4.
+            decay_BIN = torch.exp(delta[:, t, :, None] * A)
+            state = decay_BIN * state + (delta[:, t] * u[:, t])[:, :, None] * B[:, t, None, :]
+            ys.append(torch.einsum("bin,bn->bi", state, C[:, t]))
     y = torch.stack(ys, dim=1)
     if skip_I is not None:  # before the gate, as in Mamba; SSM-P (facts A3) adds its own behind it
         y = y + skip_I.to(dtype) * u

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
-from lolm.ops.backends import choose_backend
+from lolm.ops.backends import kernel_of, refuse_loop
+from lolm.ops.linear_scan import linear_scan
+
+WIDEST = 128  # P and N of the kernels for GPUs: what fits beside its partners in the fast memory of a processor
 
 
 def ssd(
@@ -33,30 +37,41 @@ def ssd(
         B_BTGN: input map, one per token and group.
         C_BTGN: output map, one per token and group.
         skip_H: weight of the direct path.
-        chunk: steps that ``cuda`` and :func:`ssd_chunked` treat as one matrix; changes rounding and speed, not the function.
-        backend: ``reference`` (sequential), ``cuda`` (mamba-ssm), ``cpu`` (the recurrence, compiled; float32) or ``auto``: what
-            runs of these two, and :func:`ssd_chunked` everywhere else.
+        chunk: steps that kernels for GPUs and :func:`ssd_chunked` treat as one matrix; changes rounding and speed, not the
+            function.
+        backend: ``training.kernels``: ``reference`` (sequential), ``cpu`` (the recurrence in Numba; float32), ``triton`` (ours),
+            ``cuda`` (mamba-ssm) or ``auto``, the fastest that works. Where none does it is :func:`ssd_chunked`, on CUDA with
+            products in the dtype of ``x_BTHP`` and made again in the backward pass.
 
     Returns:
         y_BTHP in the dtype of ``x_BTHP``; decays and states are float32 unless the input is float64.
 
     Raises:
-        ConfigError: the backend asked for cannot run here.
+        ConfigError: the backend asked for cannot run here, or the reference would run over a long sequence on CUDA.
     """
-    chosen = choose_backend(x_BTHP.device.type, backend)
+    device = x_BTHP.device.type
+    chosen, kernel = kernel_of("ssd", device, backend)
+    inputs = (x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H)
     if backend == "reference":
-        return ssd_reference(x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H)[0]
-    if chosen == "cuda" and x_BTHP.dtype != torch.float64:
-        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
-
-        B, C = (m.to(x_BTHP.dtype) for m in (B_BTGN, C_BTGN))
-        return mamba_chunk_scan_combined(x_BTHP, delta_BTH.float(), A_H.float(), B, C, chunk_size=chunk, D=skip_H.float())
-    if chosen == "cpu" and all(m.dtype == torch.float32 for m in (x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H)):
+        refuse_loop("ssd", device, x_BTHP.shape[1])
+        return ssd_reference(*inputs)[0]
+    if chosen == "cpu" and all(m.dtype == torch.float32 for m in inputs):
         from lolm.ops.cpu.ssd import StateSpaceDualityCPU
 
         return StateSpaceDualityCPU.apply(x_BTHP, delta_BTH, (delta_BTH * A_H).exp(), B_BTGN, C_BTGN, skip_H)
-    with torch.autocast(x_BTHP.device.type, enabled=False):  # which would run the products of decays and states in half precision
-        return ssd_chunked(x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H, chunk)
+    with torch.autocast(device, enabled=False):  # which would run the products of decays and states in half precision
+        if kernel is not None and x_BTHP.dtype != torch.float64 and max(x_BTHP.shape[-1], B_BTGN.shape[-1]) <= WIDEST:
+            return kernel(*inputs, chunk)
+        if device == "cuda":
+            return checkpoint(ssd_chunked, *inputs, chunk, x_BTHP.dtype, use_reentrant=False)
+        return ssd_chunked(*inputs, chunk)
+
+
+def ssd_example(batch: int, length: int, width: int) -> list[torch.Tensor]:
+    """Inputs as a Mamba-2 block gives them, for heads 16 wide in two groups and N = 16."""
+    heads, maps = max(2, width // 16), (batch, length, 2, 16)
+    series = torch.randn(batch, length, heads, 16), torch.rand(batch, length, heads) + 0.01
+    return [*series, -torch.linspace(0.1, 16, heads), torch.randn(maps), torch.randn(maps), torch.ones(heads)]
 
 
 def ssd_reference(
@@ -96,20 +111,25 @@ def ssd_chunked(
     C_BTGN: torch.Tensor,
     skip_H: torch.Tensor,
     chunk: int,
+    operands: torch.dtype | None = None,
 ) -> torch.Tensor:
     """The scan in chunks of Q steps: a masked Q × Q matrix inside each, states of size N × P handed from one to the next.
 
     With s_t = Σ_{r ≤ t} Δ_r A summed from the start of a chunk whose first state is S,
     y_t = Σ_{r ≤ t} exp(s_t − s_r) (C_t·B_r) Δ_r x_r + exp(s_t) C_t S. Memory grows with T·(Q·H + H·P) + (T/Q)·H·N·P.
+
+    Args:
+        operands: dtype of what is multiplied by a matrix; by default that of decays and states.
     """
     dtype = torch.promote_types(x_BTHP.dtype, torch.float32)
+    operands = operands or dtype
     batch, length, heads, width = x_BTHP.shape
     groups = B_BTGN.shape[2]
     steps = min(chunk, length)
-    x, delta, B, C = (m.to(dtype) for m in (x_BTHP, delta_BTH, B_BTGN, C_BTGN))
+    x, delta = x_BTHP.to(dtype), delta_BTH.to(dtype)
     dx = x * delta[..., None]
     # A short last chunk is padded with Δ = 0, B = C = 0: steps that neither decay nor write nor read.
-    inputs = (dx.flatten(2), delta * A_H.to(dtype), B.flatten(2), C.flatten(2))
+    inputs = (dx.flatten(2), delta * A_H.to(dtype), B_BTGN.to(operands).flatten(2), C_BTGN.to(operands).flatten(2))
     padded = (F.pad(m, (0, 0, 0, -length % steps)).unflatten(1, (-1, steps)) for m in inputs)
     dx_BCQI, log_decay_BCQH, B, C = padded
     B_BCGQN, C_BCGQN = (m.unflatten(-1, (groups, -1)).transpose(2, 3) for m in (B, C))
@@ -120,17 +140,19 @@ def ssd_chunked(
     decay_BCHQQ = (s_BCHQ[..., :, None] - s_BCHQ[..., None, :]).masked_fill(future_QQ, float("-inf")).exp()
     scores_BCGQQ = C_BCGQN @ B_BCGQN.transpose(-1, -2)
     weights_BCHQQ = (decay_BCHQQ.unflatten(2, (groups, -1)) * scores_BCGQQ[:, :, :, None]).flatten(2, 3)
-    y_BCQHP = (weights_BCHQQ @ dx_BCQI.unflatten(-1, (heads, width)).transpose(2, 3)).transpose(2, 3)
+    inside = weights_BCHQQ.to(operands) @ dx_BCQI.unflatten(-1, (heads, width)).transpose(2, 3).to(operands)
+    y_BCQHP = inside.transpose(2, 3).to(dtype)
 
     if steps < length:  # From chunk to chunk.
         to_end_BCQH = (s_BCHQ[..., -1:] - s_BCHQ).exp().transpose(2, 3)
         written = (dx_BCQI.unflatten(-1, (heads, width)) * to_end_BCQH[..., None]).flatten(3)
-        added_BCGNI = B_BCGQN.transpose(-1, -2) @ written.unflatten(-1, (groups, -1)).transpose(2, 3)  # I = R · P
-        decay_BCGI = s_BCHQ[..., -1].exp().repeat_interleave(width, dim=-1).unflatten(-1, (groups, -1))
-        states = [torch.zeros_like(added_BCGNI[:, 0])]
-        for c in range(added_BCGNI.shape[1] - 1):
-            states.append(torch.addcmul(added_BCGNI[:, c], decay_BCGI[:, c, :, None], states[-1]))
-        read = (C_BCGQN @ torch.stack(states, dim=1)).transpose(2, 3).flatten(3).unflatten(-1, (heads, width))
+        written = written.unflatten(-1, (groups, -1)).transpose(2, 3).to(operands)
+        added_BCHNP = (B_BCGQN.transpose(-1, -2) @ written).unflatten(-1, (-1, width)).transpose(3, 4).flatten(2, 3)
+        decay_BCI = s_BCHQ[:, :-1, :, -1].exp().repeat_interleave(added_BCHNP[0, 0, 0].numel(), dim=-1)
+        behind = linear_scan(decay_BCI, added_BCHNP[:, :-1].flatten(2).to(dtype)).unflatten(-1, added_BCHNP.shape[2:])
+        states = F.pad(behind, (0, 0, 0, 0, 0, 0, 1, 0)).unflatten(2, (groups, -1))  # of each chunk the one before it
+        states = states.transpose(3, 4).flatten(4).to(operands)  # (B, C, G, N, R · P)
+        read = (C_BCGQN @ states).transpose(2, 3).flatten(3).unflatten(-1, (heads, width)).to(dtype)
         y_BCQHP = torch.addcmul(y_BCQHP, read, s_BCHQ.transpose(2, 3).exp()[..., None])
 
     y_BTHP = y_BCQHP.flatten(1, 2)[:, :length]

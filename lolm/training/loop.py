@@ -34,7 +34,7 @@ from lolm.objectives import (
     token_loss,
     total_loss,
 )
-from lolm.ops.backends import keep_from_tracing
+from lolm.ops.backends import chosen_kernels, keep_from_tracing
 from lolm.records import SeriesWriter, names, read, write
 from lolm.records.schema import RunHeader, Summary
 from lolm.training.checkpoint import (
@@ -382,4 +382,5 @@ class Trainer:
             val_bits_per_byte=last[names.VAL_BITS_PER_BYTE],
             val_accuracy=last[names.VAL_ACCURACY],
             val_gate_mean=last.get(names.VAL_GATE_MEAN),
+            backends=chosen_kernels(self.device.type, self.training.kernels),
         )

@@ -1,5 +1,6 @@
 """The numbers of the benchmark are right: ratios, slopes, operations, bytes, memory. Nothing here asks how fast anything is."""
 
+import importlib
 import importlib.util
 from contextlib import ExitStack, suppress
 
@@ -263,3 +264,21 @@ def test_threads_are_put_back():
         assert torch.get_num_threads() == before + 1
         raise RuntimeError
     assert torch.get_num_threads() == before
+
+
+def test_kernels_of_gpus_as_a_share_of_bandwidth(monkeypatch):
+    kernels = importlib.import_module("benchmarks.kernels")  # the package has a function of that name
+    with pytest.raises(Unavailable, match="no CUDA"):
+        kernels.kernels(QUICK, ExitStack())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(kernels, "TIMED", (1, 2, 3))
+    monkeypatch.setattr(kernels, "copy_seconds", lambda: 1.0)  # 10⁹ bytes read and written in a second
+    monkeypatch.setattr(kernels, "failure", lambda op, name, device_type: None if name == "triton" else "not installed")
+    monkeypatch.setattr(kernels, "seconds", lambda op, device_type, name: 2.0)
+    part = kernels.kernels(QUICK, ExitStack())
+    found = part.result({name: [measure()] for name, measure in part.measures.items()})
+    assert found["selective_scan/mamba-ssm"] == {"skipped": "not installed"}
+    entry = found["linear_scan/triton"]
+    assert entry["bytes"] == 2 * 6 * (2 * 3 + 2)  # six bfloat16 a series: two inputs and an output
+    assert entry["share_of_bandwidth"]["median"] == pytest.approx(96 / 2e9 / 2)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from lolm.config import ConfigError
 from lolm.mixers.base import decays, keeps_init
 from lolm.mixers.mamba2 import Mamba2
+from lolm.ops import libraries
 from lolm.ops import ssd as ssd_module
 from lolm.ops.ssd import ssd, ssd_chunked, ssd_reference
 
@@ -165,6 +166,20 @@ def test_autocast_does_not_touch_decays_and_states():
     assert float((y.double() - exact).abs().max() / exact.abs().max()) < 2**-8
 
 
+def test_chunks_with_products_in_half_precision():
+    """What runs on a GPU without Triton: decays, states on their way and sums stay in float32."""
+    inputs = [x.detach() for x in make_inputs(100, groups=2, dtype=torch.float32)]
+    half = [x.bfloat16() if i in (0, 3, 4) else x for i, x in enumerate(inputs)]
+    exact = forward_and_gradients(lambda *m: ssd_reference(*m)[0], [x.double() for x in half], torch.float64)
+    leaves = [x.clone().requires_grad_() for x in half]
+    y = ssd_chunked(*leaves, 16, torch.bfloat16)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y).sin()
+    found = y.detach(), *torch.autograd.grad((y * weights).sum(), leaves)
+    assert [x.dtype for x in found[1:]] == [x.dtype for x in half]
+    for name, ours, wanted in zip(("y", *NAMES), found, exact, strict=True):
+        assert float((ours.double() - wanted).norm() / wanted.norm()) < 1e-2, name
+
+
 def test_block_under_autocast_is_near_the_one_in_single_precision():
     torch.manual_seed(0)
     mixer, x = Mamba2(D, d_state=N, head_width=8), torch.randn(1, 200, D)
@@ -188,7 +203,7 @@ def test_kernel_of_mamba_ssm_is_called_by_its_signature(monkeypatch):
     for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(ssd_module, "choose_backend", lambda device, backend: "cuda")
+    monkeypatch.setattr(ssd_module, "kernel_of", lambda op, device, backend: ("mamba-ssm", libraries.ssd))
     inputs = make_inputs(groups=2, dtype=torch.float32)
     torch.testing.assert_close(ssd(*inputs, chunk=16), ssd(*inputs, chunk=16, backend="reference"), rtol=0, atol=0)
 

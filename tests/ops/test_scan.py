@@ -144,7 +144,12 @@ def test_double_backward_is_refused():
 
 @pytest.mark.parametrize(
     ("device", "wanted", "message"),
-    [("cpu", "triton", "not one of"), ("cpu", "cuda", "on the CPU"), ("cuda", "cpu", "needs a model on the CPU")],
+    [
+        ("cpu", "fast", "not one of"),
+        ("cpu", "cuda", "on the CPU"),
+        ("cpu", "triton", "on the CPU"),
+        ("cuda", "cpu", "needs a model on the CPU"),
+    ],
 )
 def test_a_backend_that_cannot_run_is_an_error(device, wanted, message):
     with pytest.raises(ConfigError, match=message):

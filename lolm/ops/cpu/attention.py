@@ -313,7 +313,7 @@ class CausalAttentionCPU(torch.autograd.Function):
     """softmax(rope(q) rope(k)ᵀ/√P) v in float32 from the heads q, k, v side by side, (B, T, H + 2K, P); (B, T, H, P) out.
 
     ``cos`` and ``sin`` are the tables of :func:`lolm.mixers.attention.rope_tables`, ``window`` as in
-    :func:`lolm.mixers.attention.causal_attention`.
+    :func:`lolm.ops.attention.causal_attention`.
     """
 
     @staticmethod

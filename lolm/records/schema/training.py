@@ -99,7 +99,12 @@ class RunHeader:
 
 @dataclass(frozen=True)
 class Summary:
-    """``summary.json``: last values of training. ``seconds`` are of training steps; ``annealing_seconds`` of annealed copies."""
+    """``summary.json``: last values of training.
+
+    Attributes:
+        seconds: of training steps; ``annealing_seconds`` of annealed copies.
+        backends: what computed each op: ``cpu``, ``reference``, ``torch``, ``triton``, or the library whose kernel it was.
+    """
 
     arm: str
     seed: int
@@ -117,6 +122,7 @@ class Summary:
     val_bits_per_byte: float
     val_accuracy: float
     val_gate_mean: float | None = None
+    backends: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

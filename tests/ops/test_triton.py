@@ -1,0 +1,74 @@
+"""Kernels in Triton without a GPU: run by its interpreter, and compiled to machine code for GPUs."""
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from lolm.ops.backends import KERNELS, OPS, example
+
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed; it is for Linux, extra `test`")
+HERE = Path(__file__).parent
+LAUNCHED = {
+    "ssd": {"_states", "_output", "_maps", "_inputs"},
+    "window_attention": {"_forward", "_queries", "_keys"},
+    "linear_cross_entropy": {"_kernel"},
+}
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (HERE / "interpreted").glob("*.py") if path.stem != "interpreter"))
+def test_equals_the_reference_in_the_interpreter(file):
+    # A process of its own: whether a kernel is compiled or interpreted is decided once, when it is defined.
+    paths = os.pathsep.join(str(p) for p in (HERE.parents[1], HERE, HERE.parent / "mixers"))
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--confcutdir", HERE / "interpreted", file]
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=HERE / "interpreted", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Compiles what would be launched, for the capability that ``compiled.capability`` says; the results stay uninitialised."""
+    from triton import compile
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.runtime.jit import JITFunction
+
+    pointers = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64", torch.int32: "*i32"}
+    kernels = {}
+
+    def launch(self, *arguments, grid, warmup, **options):
+        given = dict(zip(self.arg_names, arguments, strict=False)) | options
+        signature, constants, attributes = {}, {}, {}
+        for index, name in enumerate(self.arg_names):
+            value = given.pop(name)
+            signature[name] = pointers[value.dtype] if torch.is_tensor(value) else "fp32" if isinstance(value, float) else "i32"
+            if self.params[index].is_constexpr or value is None or (value == 1 if isinstance(value, int) else False):
+                signature[name], constants[name] = "constexpr", value
+            elif torch.is_tensor(value) or value % 16 == 0:
+                attributes[index,] = [["tt.divisibility", 16]]
+        target = GPUTarget("cuda", launch.capability, 32)
+        kernels[self.fn.__name__] = compile(ASTSource(self, signature, constants, attributes), target=target, options=given)
+
+    monkeypatch.setattr(JITFunction, "run", launch)
+    return lambda capability: setattr(launch, "capability", capability) or kernels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("op", OPS)
+def test_compiles_for_gpus(op, capability, compiled):
+    kernel = getattr(import_module(KERNELS[op]["triton"]), op)
+    kernels = compiled(capability)
+    inputs = [x.bfloat16() if torch.is_tensor(x) and x.dim() > 2 else x for x in example(op, (2, 32, 64), "cpu")]
+    inputs = [x.requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs]
+    kernel(*inputs).sum().backward()
+    assert set(kernels) == LAUNCHED.get(op, {"_forward", "_backward"})
+    for kernel in kernels.values():
+        assert f".target sm_{capability}" in kernel.asm["ptx"]
+        assert len(kernel.asm["cubin"]) > 1000
