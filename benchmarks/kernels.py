@@ -48,8 +48,8 @@ def kernels(settings: Settings, stack: ExitStack) -> Part:
 
 
 def moved_bytes(op: str) -> int:
-    """Bytes of a forward and a backward pass that reads every input twice and the output's gradient once, and writes the output and
-    every gradient once; series in bfloat16. The output is as large as the first input."""
+    """Bytes of a forward and a backward pass that reads every input twice and the output's gradient once, and writes the output
+    and every gradient once; series in bfloat16. The output is as large as the first input."""
     inputs = [x for x in example(op, TIMED, "cpu") if torch.is_tensor(x)]
     sizes = [x.numel() * (2 if x.dim() > 2 else x.element_size()) for x in inputs]
     return 3 * sum(sizes) + 2 * sizes[0]

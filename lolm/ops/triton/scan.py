@@ -251,8 +251,7 @@ def selective_scan(
     delta_bias_I: Tensor | None = None,
 ) -> Tensor:
     """:func:`lolm.ops.scan.selective_scan` of float32 or bfloat16 series in any mixture, computed in float32."""
-    inputs = (u_BTI, delta_BTI, A_IN.float(), B_BTN, C_BTN, skip_I, gate_BTI, delta_bias_I)
+    inputs = (u_BTI, delta_BTI, A_IN.float().contiguous(), B_BTN, C_BTN, skip_I, gate_BTI, delta_bias_I)
     floats = (x.float() if x is not None and x.dim() == 1 else x for x in inputs)
     dense = [x if x is None or x.stride(-1) == 1 else x.contiguous() for x in floats]
-    dense[2] = dense[2].contiguous()
     return _scan(*dense, torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in dense))[0]
