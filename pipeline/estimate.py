@@ -112,6 +112,16 @@ def earlier_speed(params: Params, arm: str) -> float | None:
     return sum(record.seconds for record in records) / sum(record.tokens for record in records)
 
 
+def study_flops(params: Params) -> float:
+    """Training FLOPs, or as much work as so many, of everything that takes time in the selected study."""
+    preset, fused = (
+        scale_of(params, params.scale),
+        {arm: params.architectures[arm].family == "lolm" for arm in params.architectures},
+    )
+    costs = {arm: flops_per_token(params, arm) for _, arm in dict.fromkeys(pieces_of(params))}
+    return sum(training_tokens(preset, stage, fused[arm]) * costs[arm] for stage, arm in pieces_of(params))
+
+
 @cache
 def matmul_speed() -> float:
     """FLOP/s of a float32 matrix product on one thread of a CPU; NaN on a GPU, whose use by a model it would not tell."""
