@@ -1,5 +1,5 @@
-"""Exact parameters, FLOPs and state of every arm of the study, their price, and what each stage is to make; refuses a baseline that
-is not matched, and a step that does not fit into memory.
+"""Exact parameters, FLOPs, state and price of every arm of the study, and what each stage is to make; refuses a baseline that is
+not matched, and a step that does not fit into memory.
 
 Writes ``artifacts/<scale>/plan/<stage>.json``, resolved from ``params.yaml``: each stage depends on its own file, so that an edit
 makes again what it touches and nothing else.
@@ -39,12 +39,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--gpu": {"help": "what is to run it, such as H100: refuses what does not fit there (default: this machine)"},
     "--devices": {
         "type": int,
-        "help": "so many of them for one run, weights and optimiser shared out (default: training.devices)",
+        "help": "so many for one run, weights and optimiser shared out (default: training.devices)",
     },
     "--utilisation": {
         "type": float,
         "default": UTILISATION,
-        "help": "share of a GPU's peak that is reached (default: %(default)s)",
+        "help": "share of a GPU's peak that a run reaches (default: %(default)s)",
     },
 }
 
@@ -65,11 +65,10 @@ def plan() -> None:
     target = Target.of(args.gpu) if args.gpu else Target.here()
     if not stage:
         show_price(params, rows, runs, target, devices, args.utilisation)
-    elsewhere = stage and not target.gpu and os.environ.get("LOLM_LAUNCHER") == "slurm"  # other machines run what this one plans
-    if problems := [] if elsewhere else [text for run in runs.values() if (text := what_fits(run, target, devices))]:
-        if stage or target.gpu:
-            raise ConfigError("\n".join(problems))
-        print("\n".join(f"note: {problem}" for problem in problems))
+    # Without a GPU and a stage to run, the price is asked for a machine elsewhere; so it is where Slurm has the machines.
+    here = target.gpu or (stage and os.environ.get("LOLM_LAUNCHER") != "slurm")
+    if problems := [text for run in runs.values() if (text := what_fits(run, target, devices))] if here else []:
+        raise ConfigError("\n".join(problems))
     write_plan(params)
     print(f"the whole study, one run at a time: {estimate(params, pieces_of(params)).text(1)}")
 
@@ -96,6 +95,11 @@ def show_price(
         parts = one.weights, one.gradients, one.optimizer, both[False].activations, both[True].activations, one.loss
         lines[arm] = [f"{part / GIB:,.2f}" for part in (*parts, both[False].peak, both[True].peak)]
     print(columns(MEMORY, lines))
+    if not target.gpu:
+        short = any(both[training.activation_checkpointing].peak > target.usable for both in memories.values())
+        print(
+            f"this machine has {target.usable / GIB:,.1f} GiB for it{': too little' if short else ''}; GPU=<name> asks for another"
+        )
     precision = training.precision
     print(
         f"\nhours of one run on one GPU at {utilisation:.0%} of its peak in {precision}, {training.all_tokens:,} tokens; with * "
@@ -104,7 +108,7 @@ def show_price(
     hours = {}
     for arm, run in runs.items():
         flops = training.all_tokens * rows[arm].flops_per_token_training
-        fits = [memory_of(run, True, activation_checkpointing=kept).peak for kept in (False, True)]
+        fits = [memory_of(run, True, devices, activation_checkpointing=kept).peak for kept in (False, True)]
         marks = {name: sum(peak > Target.of(name).usable for peak in fits) for name in SHOWN}
         cells = [f"{gpu_hours(flops, name, precision, utilisation):,.1f}{'*' * marks[name]:2}" for name in SHOWN]
         hours[arm] = [f"{flops:.3g}", *cells]
@@ -117,7 +121,7 @@ def show_price(
     weights, checkpoints = (sum(one[name] for one in stored.values()) * seeds for name in ("weights", "checkpoints"))
     shards = shard_bytes(preset.corpus, preset.tokenizer.vocab_size)
     print(
-        f"disk: weights and snapshots {weights / GIB:,.1f} GiB, checkpoints of unfinished runs {checkpoints / GIB:,.1f} GiB at most"
+        f"disk: weights and snapshots {weights / GIB:,.1f} GiB, checkpoints of unfinished runs {checkpoints / GIB:,.1f} GiB"
         + (f", token files about {shards / GIB:,.1f} GiB" if shards else "")
     )
 

@@ -1,8 +1,8 @@
-"""What the makers' data sheets say of GPUs: memory and peaks without sparsity, which model FLOPs utilisation (MFU) is held against.
+"""What the makers' data sheets say of GPUs: memory, and peaks without sparsity, to hold model FLOPs utilisation (MFU) against.
 
-Sources: NVIDIA's data sheets of A100 (2021), H100 (2023), H200 (2024), B200 (HGX, 2025), L4 and L40S (2023) and its Ada and Ampere
-GA102 architecture white papers (RTX 4090, 3090: tensor cores that accumulate in fp32, which is what PyTorch uses); AMD's data sheet
-of MI300X (2023). Where a sheet prints "with sparsity", half of it stands here. SXM is meant where a form has no name.
+Sources: NVIDIA's data sheets of A100 (2021), H100 (2023), H200 (2024), B200 (HGX, 2025), L4 and L40S (2023), and its white papers
+of the architectures Ada and Ampere GA102 (RTX 4090, 3090: tensor cores that accumulate in fp32, as PyTorch has it); AMD's data
+sheet of MI300X (2023). Where a sheet prints "with sparsity", half of it stands here. SXM is meant where a form has no name.
 """
 
 from __future__ import annotations

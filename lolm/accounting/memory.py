@@ -1,8 +1,8 @@
 """Memory of a training step on one device, by taking the step on tensors that have shapes and no data.
 
-The model of the run and its losses are run forward and backward under PyTorch's ``FakeTensorMode``, and what is alive is added up,
-each storage once: weights, what autograd keeps, and what comes and goes. Nothing of the code is repeated as a formula, so what it
-keeps is what is counted. Kernels are left out, since they have nothing to read or write:
+The model of the run and its losses are run forward and backward under PyTorch's ``FakeTensorMode``, and what is alive is added
+up, each storage once: weights, what autograd keeps, and what comes and goes. Nothing of the code is repeated as a formula, so
+what it keeps is what is counted. Kernels are left out, since they have nothing to read or write:
 
 on a CPU  the project's own autograd functions run without their Numba kernels;
 on a GPU  a fused op is replaced by one that keeps what its kernels keep (:data:`STAND_INS`), and the two things that PyTorch does
@@ -41,9 +41,8 @@ class StepMemory:
         weights: parameters and buffers, the objectives' heads among them.
         gradients: of the parameters, in fp32.
         optimizer: AdamW's two moments.
-        activations: what autograd keeps at the end of the forward pass, logits and losses apart; with autocast also the bf16
-            copies of the weights.
-        loss: what is alive beyond that when the loss has been differentiated as far as the fusion: logits and their gradients.
+        activations: what autograd keeps at the end of the forward pass; with autocast also the bf16 copies of the weights.
+        loss: what is alive beyond that while the loss is differentiated as far as the fusion: logits and their gradients.
         peak: of the whole step, all of the above that is alive at once.
     """
 
@@ -82,7 +81,7 @@ def step_memory(run: RunConfig, gpu: bool, devices: int = 1) -> StepMemory:
         optimizer=moments // devices,
         activations=found["kept"],
         loss=found["loss"],
-        peak=max(found["early"], found["late"]) + moments - shared + whole,
+        peak=max(found["forward"], found["early"], found["late"]) + moments - shared + whole,
     )
 
 
@@ -109,23 +108,22 @@ def _step(run: RunConfig, gpu: bool, held: bool) -> dict[str, int]:
             def note(_: torch.Tensor) -> None:
                 marks[name], live.peak = live.peak, live.bytes
 
-            x.register_hook(note)
+            if x.requires_grad:  # a block that is recomputed is run without gradients at first
+                x.register_hook(note)
 
         for name, place in (("early", len(blocks) - 1 - period), ("middle", period - 1)):
             if place >= 0:
-                blocks[place].register_forward_hook(
-                    lambda block, x, y, name=name: mark(name, y[0]) if y[0].requires_grad else None
-                )
+                blocks[place].register_forward_hook(lambda block, x, y, name=name: mark(name, y[0]))
         tokens_BT = torch.empty(training.batch_size, training.seq_len, dtype=torch.long)
         before = live.bytes
         with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"):
             streams = model.streams(tokens_BT)
             o_BTD = model.fuse(streams)
-            kept, live.peak = live.bytes - before, live.bytes
             mark("fusion", o_BTD)
             terms = auxiliary_losses(run.architecture.objectives, streams, heads)
             total = total_loss(run.architecture.objectives, token_loss(model, o_BTD, tokens_BT), terms)
         del streams, o_BTD, terms
+        forward, kept, live.peak = live.peak, live.bytes - before, live.bytes
         torch.autograd.backward(total)
         return {
             "weights": weights,
@@ -133,6 +131,7 @@ def _step(run: RunConfig, gpu: bool, held: bool) -> dict[str, int]:
             "blocks": 2 * sum(sorted(sum(p.nbytes for p in block.parameters()) for block in blocks)[-2:]),  # and their gradients
             "kept": kept,
             "loss": marks["fusion"] - before - kept,
+            "forward": forward,
             "early": max(marks["fusion"], marks.get("early", 0)),
             "late": max(live.peak, marks.get("middle", 0)),
         }

@@ -66,7 +66,7 @@ def memory_of(run: RunConfig, gpu: bool, devices: int = 1, **training: object) -
 
 
 def largest_micro_batch(run: RunConfig, target: Target, devices: int = 1, **training: object) -> int:
-    """The most sequences of a micro-batch that fit, so that whole micro-batches make up the step's batch; 0 where not one does."""
+    """The most sequences of a micro-batch that fit where whole micro-batches make up the step's batch; 0 where none does."""
     sequences = run.training.batch_size * run.training.accumulation
     shares = [n for n in range(1, max(1, sequences // devices) + 1) if sequences % (n * devices) == 0]
 
