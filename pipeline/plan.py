@@ -96,10 +96,9 @@ def show_price(
         lines[arm] = [f"{part / GIB:,.2f}" for part in (*parts, both[False].peak, both[True].peak)]
     print(columns(MEMORY, lines))
     if not target.gpu:
-        short = any(both[training.activation_checkpointing].peak > target.usable for both in memories.values())
-        print(
-            f"this machine has {target.usable / GIB:,.1f} GiB for it{': too little' if short else ''}; GPU=<name> asks for another"
-        )
+        most = max(both[training.activation_checkpointing].peak for both in memories.values())
+        short = ": too little" if most > target.usable else ""
+        print(f"this machine has {target.usable / GIB:,.1f} GiB for it{short}; GPU=<name> asks for another")
     precision = training.precision
     print(
         f"\nhours of one run on one GPU at {utilisation:.0%} of its peak in {precision}, {training.all_tokens:,} tokens; with * "

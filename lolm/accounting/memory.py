@@ -245,8 +245,7 @@ def _scan(u_BTI, delta_BTI, A_IN, B_BTN, C_BTN, skip_I=None, gate_BTI=None, delt
 
 
 def _ssd(x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H, chunk=64, backend="auto"):
-    states = -(-x_BTHP.shape[1] // chunk) * x_BTHP[:, 0].numel() * B_BTGN.shape[-1]
-    return _Kept.apply(x_BTHP, states, False, x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H)
+    return _Kept.apply(x_BTHP, 0, False, x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, skip_H)  # states of chunks are made again
 
 
 def _linear_scan(a_BTC, b_BTC, backend="auto"):
@@ -257,7 +256,7 @@ def _causal_conv(x_BTI, weight_IK, bias_I, silu=False, backend="auto"):
     return _Kept.apply(x_BTI, 0, False, x_BTI, weight_IK, bias_I)
 
 
-def _attention(q_BTHP, k_BTHP, v_BTHP, window=None, dropout=0.0):
+def _attention(q_BTHP, k_BTHP, v_BTHP, window=None, dropout=0.0, backend="auto"):
     return _Kept.apply(q_BTHP, q_BTHP.shape[:-1].numel(), True, q_BTHP, k_BTHP, v_BTHP)
 
 
