@@ -93,8 +93,9 @@ def _step(run: RunConfig, gpu: bool, held: bool) -> dict[str, int]:
     """
     training, period = run.training, len(run.architecture.surface.pattern)
     with _without_data(gpu) as live:
-        model = build_model(replace(run, training=replace(training, kernels="reference" if gpu else "auto"))).train()
-        heads = build_heads(run.architecture, run.size)
+        kernels = "reference" if gpu else "auto"
+        model = build_model(replace(run, training=replace(training, kernels=kernels))).train()
+        heads = build_heads(run.architecture, run.size, kernels)
         modules = [model] if heads is None else [model, heads]
         weights, blocks = live.bytes, model.stack.blocks
         parameters = [p for module in modules for p in module.parameters() if p.requires_grad]

@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_told_with_what_does():
     assert batch * accumulation == 64  # the same step
     usable = Target.of("RTX 4090").usable
     assert memory_of(run, True, batch_size=batch).peak <= usable < memory_of(run, True, batch_size=2 * batch).peak
-    assert "batch_size: 32, accumulation: 2, activation_checkpointing: true" in text
+    assert "batch_size: 64, accumulation: 1, activation_checkpointing: true" in text
 
 
 def test_more_devices_are_offered_where_one_cannot_hold_the_weights():
