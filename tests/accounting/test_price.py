@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from lolm.accounting.count import account_run
 from lolm.accounting.gpus import GPUS, SHOWN, gpu_of, known_as, peak_flops
 from lolm.accounting.price import GIB, Target, disk, gpu_hours, largest_micro_batch, memory_of, shard_bytes, what_fits
-from lolm.accounting.resolve import resolve_run
 from lolm.config import ConfigError
 from lolm.models.build import build_model
 
@@ -66,29 +65,30 @@ def test_flops_are_a_profilers_on_a_stack_of_attention():
     assert counter.get_total_flops() / 128 == pytest.approx(ours - causal + square, rel=1e-9)
 
 
-def published(**training):
-    return change(resolve_run(PARAMS, "304m", "transformer_published", 1), training=training)
+WIDE = make_run(
+    "transformer", vocab_size=512, training={"seq_len": 512, "batch_size": 32, "accumulation": 2, "precision": "bf16"},
+    size={"d_model": 512, "d_ff": 2048, "n_heads": 8, "n_layers": 8},
+)  # fmt: skip
 
 
 def test_what_does_not_fit_is_told_with_what_does():
-    run = published()
-    assert what_fits(run, Target.of("H100")) is None
-    text = what_fits(run, Target.of("RTX 4090"))
-    assert re.search(r"transformer_published takes 59\.\d GiB a device with batch_size 32, and RTX 4090 has 22\.1 GiB", text)
-    batch, accumulation = map(int, re.search(r"what fits: batch_size: (\d+), accumulation: (\d+)", text).groups())
+    whole = memory_of(WIDE, True).peak
+    assert what_fits(WIDE, Target("a large one", 1.2 * whole, True)) is None
+    half = Target("half of it", whole / 2, True)
+    text = what_fits(WIDE, half)
+    assert f"a step of transformer takes {whole / GIB:.1f} GiB a device with batch_size 32, and half of it has" in text
+    batch, accumulation = map(int, re.search(r"what fits: batch_size: (\d+), accumulation: (\d+); or", text).groups())
     assert batch * accumulation == 64  # the same step
-    usable = Target.of("RTX 4090").usable
-    assert memory_of(run, True, batch_size=batch).peak <= usable < memory_of(run, True, batch_size=2 * batch).peak
-    assert "batch_size: 64, accumulation: 1, activation_checkpointing: true" in text
+    assert memory_of(WIDE, True, batch_size=batch).peak <= half.usable < memory_of(WIDE, True, batch_size=2 * batch).peak
+    assert re.search(r"or batch_size: (32|64), accumulation: \d, activation_checkpointing: true", text)
 
 
 def test_more_devices_are_offered_where_one_cannot_hold_the_weights():
-    small = Target("a small one", 3 * GIB, True)
-    run = published()
-    assert largest_micro_batch(run, small, activation_checkpointing=True) == 0
-    assert re.search(
-        r"what fits: devices: [248], batch_size: \d+, accumulation: \d+, activation_checkpointing: true", what_fits(run, small)
-    )
+    state = memory_of(WIDE, True, batch_size=1, activation_checkpointing=True)
+    small = Target("a small one", 0.9 * state.peak, True)
+    assert largest_micro_batch(WIDE, small, activation_checkpointing=True) == 0
+    text = what_fits(WIDE, small)
+    assert re.search(r"what fits: devices: [248], batch_size: \d+, accumulation: \d+, activation_checkpointing: true", text)
 
 
 def test_a_step_of_a_few_operations_is_not_looked_at():
