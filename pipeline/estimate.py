@@ -114,12 +114,10 @@ def earlier_speed(params: Params, arm: str) -> float | None:
 
 def study_flops(params: Params) -> float:
     """Training FLOPs, or as much work as so many, of everything that takes time in the selected study."""
-    preset, fused = (
-        scale_of(params, params.scale),
-        {arm: params.architectures[arm].family == "lolm" for arm in params.architectures},
-    )
-    costs = {arm: flops_per_token(params, arm) for _, arm in dict.fromkeys(pieces_of(params))}
-    return sum(training_tokens(preset, stage, fused[arm]) * costs[arm] for stage, arm in pieces_of(params))
+    preset, pieces = scale_of(params, params.scale), pieces_of(params)
+    costs = {arm: flops_per_token(params, arm) for arm in {arm for _, arm in pieces}}
+    fused = {arm: params.architectures[arm].family == "lolm" for arm in costs}
+    return sum(training_tokens(preset, stage, fused[arm]) * costs[arm] for stage, arm in pieces)
 
 
 @cache
