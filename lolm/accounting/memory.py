@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
@@ -93,7 +93,7 @@ def _step(run: RunConfig, gpu: bool, held: bool) -> dict[str, int]:
     """
     training, period = run.training, len(run.architecture.surface.pattern)
     with _without_data(gpu) as live:
-        kernels = "reference" if gpu else "auto"
+        kernels: Literal["reference", "auto"] = "reference" if gpu else "auto"
         model = build_model(replace(run, training=replace(training, kernels=kernels))).train()
         heads = build_heads(run.architecture, run.size, kernels)
         modules = [model] if heads is None else [model, heads]
