@@ -47,8 +47,8 @@ budgets: $(ready) ## the study over sizes and budgets, some 7 hours on two cores
 external: $(ready) ## a public model in the laboratory of layers: NAME=<under external in params.yaml>
 	@"$(python)" -m pipeline.external --name "$(NAME)" $(if $(SCALE),--scale $(SCALE))
 
-plan: $(ready) ## sizes, costs and time of a study, before anything runs
-	@"$(python)" -m pipeline.plan $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
+plan: $(ready) ## sizes, memory, hours and disk of a study, before anything runs; GPU=H100 refuses what does not fit there
+	@"$(python)" -m pipeline.plan $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY)) $(if $(GPU),--gpu "$(GPU)") $(ARGS)
 
 report: $(ready) ## every committed page again from the records in reports/, without training
 	@"$(python)" -m pipeline.report $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))

@@ -121,6 +121,14 @@ def earlier_speed(params: Params, arm: str) -> float | None:
     return sum(record.seconds for record in records) / sum(record.tokens for record in records)
 
 
+def study_flops(params: Params) -> float:
+    """Training FLOPs, or as much work as so many, of everything that takes time in the selected study."""
+    preset, pieces = scale_of(params, params.scale), pieces_of(params)
+    costs = {arm: flops_per_token(params, arm) for arm in {arm for _, arm in pieces}}
+    fused = {arm: params.architectures[arm].family == "lolm" for arm in costs}
+    return sum(training_tokens(preset, stage, fused[arm]) * costs[arm] for stage, arm in pieces)
+
+
 @cache
 def matmul_speed() -> float:
     """FLOP/s of a float32 matrix product on one thread of a CPU; NaN on a GPU, whose use by a model it would not tell."""

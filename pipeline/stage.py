@@ -6,8 +6,9 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lolm import LolmError
 from lolm.config import Params, ScaleConfig, StudyConfig, load_params, scale_of
@@ -42,9 +43,11 @@ def opened(args: argparse.Namespace) -> Stage:
     return Stage(load_params().select(args.scale, args.study))
 
 
-def arguments(description: str | None, *, arm: bool = False, seed: bool = False) -> argparse.Namespace:
+def arguments(
+    description: str | None, *, arm: bool = False, seed: bool = False, more: Mapping[str, dict[str, Any]] | None = None
+) -> argparse.Namespace:
     """Parse the arguments of a stage: ``--scale`` and ``--study``; where a stage has one piece of work for each arm or each run,
-    ``--arm`` and ``--seed`` choose that one."""
+    ``--arm`` and ``--seed`` choose that one; ``more`` are its own, by flag."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", help="name under `scales` in params.yaml (default: its `scale`)")
     parser.add_argument("--study", help="name under `studies` in params.yaml (default: its `study`)")
@@ -52,6 +55,8 @@ def arguments(description: str | None, *, arm: bool = False, seed: bool = False)
         parser.add_argument("--arm", help="only this arm" if not seed else "only the run of this arm, with --seed")
     if seed:
         parser.add_argument("--seed", type=int, help="only the run with this seed, with --arm")
+    for flag, options in (more or {}).items():
+        parser.add_argument(flag, **options)
     args = parser.parse_args()
     if seed and (args.arm is None) != (args.seed is None):
         parser.error("--arm and --seed go together")

@@ -61,7 +61,10 @@ def find_files(pattern: str) -> tuple[Path, list[Path]]:
     usable = sorted((p for p in found if p.name.endswith(SUFFIXES)), key=lambda p: p.as_posix())
     if not usable:
         found_text = f"; it has {found[0].name}, which is none of them" if found else ""
-        raise DataError(f"corpus.path {pattern!r}: no {', '.join(SUFFIXES)} file there{found_text}")
+        raise DataError(
+            f"corpus.path {pattern!r}: no {', '.join(SUFFIXES)} file there{found_text}; put the text there, or set "
+            "scales.<scale>.corpus.path"
+        )
     return root, usable
 
 

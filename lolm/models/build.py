@@ -26,7 +26,7 @@ def build_model(run: RunConfig) -> LanguageModel:
     Under ``torch.device("meta")`` it has shapes and no values, see :func:`lolm.models.init.initialise`.
     """
     family = FAMILIES[run.architecture.family]
-    with _Undrawn():  # what constructors draw is lost anyway
+    with undrawn():  # what constructors draw is lost anyway
         model = family(run.architecture, run.size, run.vocab_size, run.training)
     if torch.get_default_device().type != "meta":
         initialise(model, run.architecture.recipe)
@@ -39,11 +39,11 @@ def build_model(run: RunConfig) -> LanguageModel:
 @contextmanager
 def without_values() -> Iterator[None]:
     """What is built inside lies on the meta device: it has shapes and no values, and no random numbers are asked for."""
-    with torch.device("meta"), _Undrawn():
+    with torch.device("meta"), undrawn():
         yield
 
 
-class _Undrawn(TorchFunctionMode):
+class undrawn(TorchFunctionMode):
     """Leaves out random draws, also those of the framework's own modules: tensors stay as they were allocated."""
 
     DRAWS = {"normal_", "uniform_", "kaiming_uniform_", "trunc_normal_", "bernoulli_"}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builders import ARMS, PARAMS, change, make_run
+from builders import ARMS, PARAMS, SIZES, change, make_run
 
 from lolm.accounting.count import account, account_run
 from lolm.accounting.resolve import resolve_run
@@ -69,7 +69,7 @@ def test_published_sizes_of_baselines(scale, layers, total):
 UNMATCHED = {"ladder"}  # parts are added one by one without matching, so the plan refuses its ends as a declared comparison
 MATCHED = [
     pytest.param(scale, name, marks=[pytest.mark.xfail(strict=True, reason="not matched")] if name in UNMATCHED else [])
-    for scale in PARAMS.scales
+    for scale in SIZES
     for name, study in PARAMS.studies.items()
     if {study.subject, study.baseline} <= set(arms_of(PARAMS, scale))
 ]

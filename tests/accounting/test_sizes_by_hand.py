@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from builders import PARAMS
+from builders import PARAMS, SIZES
 
 from lolm.accounting.count import account, account_run
 from lolm.accounting.resolve import resolve_run
@@ -142,7 +142,7 @@ def by_hand(run: RunConfig):
     return total + others + maps, active + others + maps, flops + 2 * maps
 
 
-@pytest.mark.parametrize(("scale", "arm"), [(scale, arm) for scale in PARAMS.scales for arm in arms_of(PARAMS, scale)])
+@pytest.mark.parametrize(("scale", "arm"), [(scale, arm) for scale in SIZES for arm in arms_of(PARAMS, scale)])
 def test_every_arm_by_hand(scale, arm):
     run = resolve_run(PARAMS, scale, arm, 1)
     found = account_run(run)

@@ -180,6 +180,13 @@ def test_rungs_of_the_ladder_are_trained_on_the_text_and_the_protocol_of_tiny(sc
     assert replace(preset.training, **{name: getattr(tiny.training, name) for name in own}) == tiny.training
 
 
+@pytest.mark.parametrize("scale", ["20m", "149m", "304m"])
+def test_a_published_scale_on_a_text_at_hand_differs_in_the_text_alone(scale):
+    preset, local = PARAMS.scales[scale], PARAMS.scales[f"{scale}_local"]
+    assert local.corpus.source == "local"
+    assert replace(local, corpus=preset.corpus) == preset
+
+
 # Facts C: steps, T, micro-batch, accumulation, warm-up, peak rate, clip, precision.
 PUBLISHED = {
     "20m": (100_000, 128, 4, 1, 2000, 1e-4, 0.5, "fp32"),

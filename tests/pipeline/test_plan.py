@@ -113,3 +113,30 @@ def test_a_wrong_file_is_refused_before_anything_runs(project, monkeypatch, edit
     with pytest.raises(ConfigError, match=named):
         plan.plan()
     assert {path: path.read_bytes() for path in Path("artifacts").rglob("*.json")} == before
+
+
+def test_the_price_names_memory_hours_and_disk_of_every_arm(project, monkeypatch, capsys):
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    monkeypatch.setattr("sys.argv", ["plan", "--scale", "smoke", "--study", "smoke", "--gpu", "L4", "--utilisation", "0.5"])
+    plan.plan()
+    memory, hours = capsys.readouterr().out.split("\nmemory of a step, ")[1].split("\nhours of one run ")
+    assert memory.startswith("GiB on each of 1 GPU: micro-batch 4 x 64 tokens, fp32, activation checkpointing off")
+    assert [line.split()[0] for line in memory.splitlines()[2:]] == ["lolm", "transformer"]
+    assert hours.startswith("on one GPU at 50% of its peak in fp32")
+    assert "RTX 4090" in hours.splitlines()[1]
+    assert "GPU-hours of the study" in hours
+    assert "disk: weights and snapshots" in hours
+
+
+def test_a_step_that_does_not_fit_is_refused_by_the_stage_with_what_does(project, monkeypatch, capsys):
+    rewritten(setting("smoke", "training", batch_size=2**20))
+    monkeypatch.setattr("sys.argv", ["plan", "--scale", "smoke", "--study", "smoke"])
+    monkeypatch.setenv("DVC_STAGE", "plan")
+    with pytest.raises(
+        ConfigError, match=r"step of lolm takes .* GiB a device with batch_size 1048576, .*what fits: batch_size: \d+"
+    ):
+        plan.plan()
+    assert not Layout("smoke").plan("train").exists()
+    monkeypatch.setenv("LOLM_LAUNCHER", "slurm")  # other machines run it
+    plan.plan()
+    assert Layout("smoke").plan("train").exists()

@@ -1,0 +1,29 @@
+# The project and its pinned environment on NVIDIA GPUs. PyTorch's wheels bring CUDA's libraries; the driver is the host's.
+#
+#   docker build -f containers/cuda.Dockerfile -t lolm .
+#   docker run --gpus all --ipc host -it -v "$PWD":/lolm lolm make repro SCALE=149m STUDY=field
+#
+# TORCH_INDEX is an extra package index, for example of PyTorch's builds for another CUDA, or for CPUs alone. For the kernels of
+# mamba-ssm set BASE to an image with nvcc of the CUDA that PyTorch was built with and Python 3.12 with venv, and install the extra
+# `cuda` inside (docs/scale.md).
+ARG BASE=python:3.12-slim-bookworm
+FROM ${BASE}
+ARG TORCH_INDEX=
+
+# Triton compiles the launchers of its kernels with gcc.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc g++ git make \
+    && rm -rf /var/lib/apt/lists/* \
+    && git config --system --add safe.directory /lolm
+
+ENV VIRTUAL_ENV=/opt/lolm PATH=/opt/lolm/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python3 -m venv "$VIRTUAL_ENV"
+WORKDIR /lolm
+
+# The packages first: they change less often than the code.
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN mkdir lolm pipeline benchmarks \
+    && pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt -e '.[test]'
+COPY . .
+
+CMD ["make", "help"]
