@@ -20,6 +20,7 @@ from lolm.models.component import Component
 from lolm.models.experts import Routing
 
 Change = Callable[[torch.Tensor], torch.Tensor]  # to another of the same shape
+FORWARD_METHODS = ("streams", "follow", "fuse", "logits")  # what reads weights and is called from outside
 NOTHING: Mapping[str, Change] = MappingProxyType({})
 
 
@@ -86,9 +87,12 @@ class LanguageModel(nn.Module, ABC):
         self.head_norm_params = norm_params(architecture.recipe.head_norm, size.d_model)
 
     @abstractmethod
-    def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
-        """All streams of a batch. ``generator`` feeds the Gumbel noise; ``skip_last`` leaves out blocks at the
-        end of the stack."""
+    def streams(self, tokens_BT: torch.Tensor, noise_BTR: torch.Tensor | None = None, skip_last: int = 0) -> Streams:
+        """All streams of a batch. ``noise_BTR``: see :meth:`noise`; ``skip_last`` leaves out blocks at the end of the stack."""
+
+    def noise(self, tokens_BT: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+        """What a training step draws besides dropout; None for a model that draws nothing."""
+        return None
 
     def follow(self, tokens_BT: torch.Tensor, known: Streams, changes: Mapping[str, Change]) -> Streams:
         """The streams of a batch computed again from the stack's output h, with what runs along some edges changed; h itself
@@ -102,6 +106,10 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def components(self) -> dict[str, Component]:
         """The parts by name, embedding and head apart, for the accounting of parameters and FLOPs."""
+
+    def units(self) -> list[nn.Module]:
+        """The repeated parts, each called as a module: what is sharded, and compiled, as one."""
+        return list(self.stack.layers)
 
     def sites(self) -> dict[str, Site]:
         """Places inside the stacks where what mixers and MLPs write can be changed, by ``<component>.<layer>.<part>``; see

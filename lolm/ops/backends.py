@@ -47,6 +47,14 @@ def keep_from_tracing() -> None:
         Kernel.__call__ = torch.compiler.disable(Kernel.__call__)  # type: ignore[method-assign]
 
 
+def copy_parameters() -> None:
+    """Let the Numba kernels read copies of weights: what NumPy has seen cannot be freed and gathered again, as sharding does."""
+    if _numba_works():
+        from lolm.ops.cpu import compiled
+
+        compiled.copied = True
+
+
 @cache
 def _numba_works() -> bool:
     try:
