@@ -304,7 +304,8 @@ def test_pure_noise_predicts_the_published_regime_loss():
     balance, h, sticky = balance_by_hand(weights / weights.sum(axis=-1, keepdims=True))
     wanted = 0.5 * balance - h + 0.2 * sticky
     assert wanted == pytest.approx(-2.13, abs=0.02)
-    p = gumbel_softmax(torch.zeros(16, 2048, 64), 0.95, exponential_noise((16, 2048, 64), torch.device("cpu"), torch.Generator().manual_seed(0)))
+    noise = exponential_noise((16, 2048, 64), torch.device("cpu"), torch.Generator().manual_seed(0))
+    p = gumbel_softmax(torch.zeros(16, 2048, 64), 0.95, noise)
     assert float(regime_balance(p)) == pytest.approx(wanted, abs=0.01)
 
 

@@ -54,7 +54,7 @@ class TrainingConfig:
                 (
                     self.accumulation % self.processes != 0,
                     "devices",
-                    f"{self.devices} on {self.nodes} node(s) cannot share the {self.accumulation} micro-batch(es) of a step evenly; "
+                    f"{self.devices} on {self.nodes} node(s) cannot share {self.accumulation} micro-batch(es) a step evenly; "
                     + (
                         f"the same {sequences} sequences: batch_size: {fitting[0]}, accumulation: {sequences // fitting[0]}"
                         if fitting

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -59,6 +59,12 @@ class Streams:
     def load(self) -> torch.Tensor | None:
         """Share of the assignments that each expert got, (mixtures, experts), without gradient."""
         return None if self.routing is None else self.routing.load
+
+    def detached(self) -> Streams:
+        """The same values without the graph that made them."""
+        routing = None if self.routing is None else Routing(*(part.detach() for part in self.routing))
+        own = {name: part.detach() for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
+        return replace(self, routing=routing, **own)
 
 
 class LanguageModel(nn.Module, ABC):

@@ -93,7 +93,7 @@ class Regime(Component):
         return logits_BTR, p_BTR, self.embed(p_BTR)
 
     def noise(self, shape: Sequence[int], generator: torch.Generator | None = None) -> torch.Tensor:
-        """Noise of the codes for (B, T) tokens, an input of :meth:`forward`: a generator inside would keep it from compilation."""
+        """Noise of the codes for (B, T) tokens, an input of :meth:`forward`: a generator inside could not be compiled."""
         return exponential_noise((*shape, self.size.codes), self.tau.device, generator)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest: Any) -> None:

@@ -6,6 +6,10 @@ run that is killed and goes on from its checkpoint takes the same steps, bit for
 A run has a *trunk*, the run itself. Under a ``wsd`` schedule each of ``training.cooldowns`` adds a copy of the trunk as it was
 when a schedule ending there would have begun to decay, annealed to that end. It gives the loss of a shorter run with a whole
 schedule of its own for the cost of its decay alone: until then the two are the same (Hägele et al. 2024, arXiv 2405.18392).
+
+Several processes make one run by the same loop (:mod:`lolm.training.ranks`): each takes its share of a step's micro-batches,
+and the first of them, the lead, writes. Nothing in a step waits for a GPU; what the steps measured comes in one transfer when it
+is written, :meth:`Trainer._collect`.
 """
 
 from __future__ import annotations
@@ -14,8 +18,8 @@ import math
 import shutil
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,25 +29,15 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lolm.config import RunConfig
-from lolm.data.batches import Sampler, stream_seed
+from lolm.data.batches import IGNORED, Sampler, stream_seed
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel, Streams
-from lolm.objectives import (
-    auxiliary_losses,
-    build_heads,
-    token_loss,
-    total_loss,
-)
+from lolm.objectives import auxiliary_losses, build_heads, token_loss, total_loss
 from lolm.ops.backends import keep_from_tracing
 from lolm.records import SeriesWriter, names, read, write
 from lolm.records.schema import RunHeader, Summary
-from lolm.training.checkpoint import (
-    cooldown_path,
-    load_checkpoint,
-    save_checkpoint,
-    save_weights,
-    snapshot_path,
-)
+from lolm.training import ranks
+from lolm.training.checkpoint import checkpointed, cooldown_path, remove_checkpoint, restore, save, save_weights, snapshot_path
 from lolm.training.metrics import stream_metrics
 from lolm.training.optimizer import build_optimizer, learning_rate_at
 from lolm.training.progress import DivergenceError, Progress, TrainingError
@@ -60,7 +54,8 @@ class Trainer:
         sampler: batches of the training split.
         evaluate: scores the model on the fixed held-out set, see :func:`lolm.evaluation.held_out.validation_metrics`.
         on_checkpoint: called with the scratch folder after each checkpoint.
-        device: where to train.
+        device: where to train. Where processes were joined (:func:`lolm.training.ranks.joined`), all build the same trainer, and
+            it shards the model over them.
     """
 
     def __init__(
@@ -85,6 +80,13 @@ class Trainer:
         self.heads = build_heads(run.architecture, run.size, run.training.kernels)
         if self.heads is not None:
             self.heads.to(self.device)
+        if self.training.compile:
+            keep_from_tracing()
+            for unit in self.model.units():
+                unit.forward = torch.compile(unit.forward)  # type: ignore[method-assign]
+        self.sharded = ranks.count() > 1
+        if self.sharded:  # after every process has drawn the same weights
+            ranks.shard(self.model, self.heads, self.training.precision == "bf16")
         modules = [self.model] + ([self.heads] if self.heads is not None else [])
         self.optimizer = build_optimizer(modules, recipe.weight_decay, self.training, run.size.learning_rate)
         self.clip_groups = [list(m.parameters()) for m in modules]
@@ -94,11 +96,11 @@ class Trainer:
         self.progress = Progress()
         self.ends = (self.training.steps, *self.training.cooldown_steps)  # of the schedules: the trunk's, then the cooldowns'
         self.header: RunHeader | None = None
+        self.records: SeriesWriter | None = None  # the lead's
+        self._pending: list[torch.Tensor] = []  # what each step since the last transfer measured, by self._names
+        self._names: list[str] = []
+        self._sums: dict[str, torch.Tensor | float] = {}  # terms of the step under way
         self._last_streams: Streams | None = None
-        self._loss = self._losses
-        if self.training.compile:
-            keep_from_tracing()
-            self._loss = torch.compile(self._losses)
 
     def fit(self, header: RunHeader, scratch: Path, records: Path, weights: Path) -> Summary:
         """Train to the end, from the last checkpoint if there is one, and publish what was made.
@@ -116,7 +118,10 @@ class Trainer:
         """
         self.header = header
         self.train(scratch)
-        return publish(scratch, records, weights)
+        if ranks.is_lead():
+            publish(scratch, records, weights)
+        ranks.barrier()
+        return read(records / "summary.json", Summary)
 
     def train(self, scratch: Path) -> None:
         """Train to the end and leave everything in the scratch folder: without a header, which :meth:`fit` brings, the series and
@@ -129,7 +134,8 @@ class Trainer:
         self.scratch.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.scratch.with_suffix(".lock"), timeout=0)
         try:
-            with lock:
+            with lock if ranks.is_lead() else nullcontext():
+                ranks.barrier()  # a lead that is refused takes the others with it
                 self._train()
         except Timeout:
             raise TrainingError(
@@ -141,30 +147,33 @@ class Trainer:
         if (self.scratch / FINISHED).exists():
             print(f"{self.run.name}: was finished already", file=sys.stderr, flush=True)
             return
-        checkpoint = self.scratch / "checkpoint.pt"
-        if checkpoint.exists():
-            self._restore(load_checkpoint(checkpoint))
-        if self.header is not None:
-            write(self.scratch / "config.json", self.header)
-        records = SeriesWriter(self.scratch / "metrics.jsonl", self.progress.records_length)
-        bar = tqdm(total=self.training.steps, desc=self.run.name, unit="step", disable=None, dynamic_ncols=True)
+        self.checkpoint, lead = self.scratch / "checkpoint.pt", ranks.is_lead()
+        if checkpointed(self.checkpoint):
+            self._restore(self.checkpoint)
+        if lead:
+            if self.header is not None:
+                write(self.scratch / "config.json", self.header)
+            self.records = SeriesWriter(self.scratch / "metrics.jsonl", self.progress.records_length)
+        hidden = None if lead else True
+        bar = tqdm(total=self.training.steps, desc=self.run.name, unit="step", disable=hidden, dynamic_ncols=True)
         if self.progress.step == 0:
-            self._record_evaluation(records)
+            self._record_evaluation()
         self._warm_up()
         while True:
-            self._run_schedule(records, checkpoint, bar)
-            self._end_schedule(records)
+            self._run_schedule(bar)
+            self._end_schedule()
             if self.progress.schedule + 1 == len(self.ends):
                 break
             self._begin_cooldown(self.progress.schedule + 1)
-            self._save(checkpoint, records)
+            self._save()
         bar.close()
-        records.close()
-        (self.scratch / FINISHED).touch()  # first, so that a kill from here on loses nothing
-        checkpoint.unlink()
-        shutil.rmtree(self.scratch / BRANCHES, ignore_errors=True)
+        if self.records is not None:
+            self.records.close()
+            (self.scratch / FINISHED).touch()  # first, so that a kill from here on loses nothing
+            remove_checkpoint(self.checkpoint)
+            shutil.rmtree(self.scratch / BRANCHES, ignore_errors=True)
 
-    def _run_schedule(self, records: SeriesWriter, checkpoint: Path, bar: tqdm) -> None:
+    def _run_schedule(self, bar: tqdm) -> None:
         """Take steps to the end of the schedule under way; only the trunk writes its course into the series."""
         progress, end = self.progress, self.ends[self.progress.schedule]
         bar.reset(total=end)
@@ -172,23 +181,26 @@ class Trainer:
         while progress.step < end:
             self._step(end)
             last = progress.step == end
-            if progress.schedule == 0 and (progress.step % self.training.log_every == 0 or last):
-                self._record_window(records)
+            evaluated = progress.schedule == 0 and (progress.step % self.training.eval_every == 0 or last)
+            kept = progress.step % self.training.checkpoint_every == 0 or last
+            branches = [e for e in self.ends[1:] if progress.schedule == 0 and progress.step == self.training.decay_starts(e)]
+            if self._logged(progress.step) or evaluated or kept or branches or progress.step in self.training.snapshot_steps:
+                self._collect()  # nothing that is written may rest on a step that was not finite
+            if self._logged(progress.step):
+                self._record_window()
             # A schedule inside the model is a function of the step as well; weights, buffers and measurements must agree on it.
             self.model.set_step(progress.step)  # what is measured and kept from here on has this step's temperature
-            if progress.schedule == 0:
-                if progress.step % self.training.eval_every == 0 or last:
-                    self._record_evaluation(records)
-                if progress.step in self.training.snapshot_steps:
-                    save_weights(snapshot_path(self.scratch, progress.step), self.model, self.heads)
-                for cooldown_end in self.ends[1:]:
-                    if progress.step == self.training.decay_starts(cooldown_end):
-                        save_checkpoint(self._branch_point(cooldown_end), self._state())
-            if progress.step % self.training.checkpoint_every == 0 or last:
-                self._save(checkpoint, records)
+            if evaluated:
+                self._record_evaluation()
+            if progress.schedule == 0 and progress.step in self.training.snapshot_steps:
+                save_weights(snapshot_path(self.scratch, progress.step), self.model, self.heads)
+            for cooldown_end in branches:
+                save(self._branch_point(cooldown_end), self.model, self.heads, self.optimizer, vars(progress))
+            if kept:
+                self._save()
             self._show(bar, end)
 
-    def _end_schedule(self, records: SeriesWriter) -> None:
+    def _end_schedule(self) -> None:
         """Keep the weights and the held-out loss at the end of a schedule."""
         progress, end = self.progress, self.ends[self.progress.schedule]
         if progress.schedule:
@@ -197,18 +209,18 @@ class Trainer:
         else:
             values = progress.last_evaluation
             save_weights(self.scratch / "model.safetensors", self.model, self.heads)
-        if self.header is not None:
+        if self.header is not None and ranks.is_lead():
             path = self.scratch / "summary.json"
             spent = progress.annealing_seconds + progress.seconds - progress.seconds_at_branch
             summary = replace(read(path, Summary), annealing_seconds=round(spent, 3)) if progress.schedule else self._summary()
             write(path, summary)
-        records.write(self._axes() | {names.annealed(name): value for name, value in values.items()})
+        self._write({names.annealed(name): value for name, value in values.items()})
 
     def _begin_cooldown(self, schedule: int) -> None:
         """Go back to where a cooldown leaves the trunk."""
         ended = self.progress
         # Optimiser state and step come back too, so a cooldown is what a shorter run would have done, bit for bit on a CPU.
-        self._restore(load_checkpoint(self._branch_point(self.ends[schedule])), quiet=True)
+        self._restore(self._branch_point(self.ends[schedule]), quiet=True)
         self.progress.schedule, self.progress.seconds_at_branch = schedule, self.progress.seconds
         if ended.schedule:
             self.progress.annealing_seconds = ended.annealing_seconds + ended.seconds - ended.seconds_at_branch
@@ -219,20 +231,48 @@ class Trainer:
     def _warm_up(self) -> None:
         """One forward and backward pass that is thrown away, so that compiling kernels is not counted as training time."""
         self.model.train()
-        total, _, _ = self._loss(*(t.to(self.device) for t in self.sampler.batch(0)))
-        total.backward()
+        x_BT, y_BT = self.sampler.batch(0)
+        self._backward("warm-up", x_BT, y_BT, 1.0, 1)
         self.optimizer.zero_grad(set_to_none=True)
 
     # ------------------------------------------------------------------------------------------ one step
 
-    def _losses(self, x_BT: torch.Tensor, y_BT: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor], Streams]:
-        """Total loss, its unweighted terms and the streams of a micro-batch."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.precision == "bf16"):
-            streams = self.model.streams(x_BT, self.noise)
-            token = token_loss(self.model, self.model.fuse(streams), y_BT)
+    def _losses(
+        self, x_BT: torch.Tensor, y_BT: torch.Tensor, share: torch.Tensor | float = 1.0
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], Streams]:
+        """Total loss, its unweighted terms and the streams of a micro-batch; ``share``: see :meth:`_shares`."""
+        # What autocast rounds is used once; a cache would keep all gathered weights.
+        enabled, cached = self.training.precision == "bf16", not self.sharded
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=cached):
+            streams = self.model.streams(x_BT, self.model.noise(x_BT, self.noise))
+            token = token_loss(self.model, self.model.fuse(streams), y_BT) * share
             terms = auxiliary_losses(self.run.architecture.objectives, streams, self.heads)
             total = total_loss(self.run.architecture.objectives, token, terms)
         return total, {"loss": token, "total": total, **terms}, streams
+
+    def _shares(self, targets: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Weight of each micro-batch of this process in the token loss: its scored tokens over the mean of the step's
+        micro-batches, so that the mean over these is the mean over all scored tokens. Exactly 1 where all are scored."""
+        scored = self._to_device(torch.stack([(y_BT != IGNORED).sum() for y_BT in targets]).double())
+        every = ranks.sum_over(scored.sum())
+        return (scored * self.training.accumulation / every.clamp(min=1)).float()
+
+    def _backward(self, name: str, x_BT: torch.Tensor, y_BT: torch.Tensor, share: torch.Tensor | float, parts: int) -> Streams:
+        """Add a micro-batch's part of the step's gradient, and of its terms to ``self._sums``; returns its streams.
+
+        Noise is a function of (seed, ``name``), not of what came before, so a resumed run draws what it would have drawn.
+        """
+        torch.manual_seed(stream_seed(self.run.seed, f"dropout/{name}") % 2**63)
+        self.noise.manual_seed(stream_seed(self.run.seed, f"gumbel/{name}") % 2**63)
+        total, terms, streams = self._losses(self._to_device(x_BT), self._to_device(y_BT), share)
+        (total / parts).backward()
+        for key, term in terms.items():
+            self._sums[key] = self._sums.get(key, 0.0) + term.detach().float() / parts
+        return streams
+
+    def _to_device(self, x: torch.Tensor) -> torch.Tensor:
+        """A copy that a GPU fetches by itself, while the next batch is made."""
+        return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x.to(self.device)
 
     def _step(self, end: int) -> None:
         """One optimiser step of a schedule that ends at step ``end``."""
@@ -243,40 +283,54 @@ class Trainer:
         lr = learning_rate_at(step, self.training, self.run.size.learning_rate, end)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        streams = None
-        for micro in range(accumulation):
-            # Noise is a function of (seed, step), not of what came before, so a resumed run draws what it would have drawn.
-            # Micro-batches hold equally many tokens, so the mean over them is the mean over the step's tokens.
-            torch.manual_seed(stream_seed(self.run.seed, f"dropout/{step}/{micro}") % 2**63)
-            self.noise.manual_seed(stream_seed(self.run.seed, f"gumbel/{step}/{micro}") % 2**63)
-            x_BT, y_BT = (t.to(self.device) for t in self.sampler.batch(step * accumulation + micro))
-            total, terms, streams = self._loss(x_BT, y_BT)
-            (total / accumulation).backward()
-            for name, term in terms.items():
-                sums[name] += term.detach() / accumulation
-        norms = [torch.nn.utils.clip_grad_norm_(group, self.training.clip) for group in self.clip_groups]
-        values = {names.train_term(name): float(value) for name, value in sums.items()} | {names.TRAIN_GRAD_NORM: float(norms[0])}
-        self._check_finite(step, values | {f"gradient norm of group {i}": float(norm) for i, norm in enumerate(norms)})
+        micros = range(accumulation)[ranks.count() - 1 - ranks.rank() :: ranks.count()]  # the last one is the lead's
+        batches = [self.sampler.batch(step * accumulation + micro) for micro in micros]
+        self._sums, self._last_streams = {}, None
+        for micro, batch, share in zip(micros, batches, self._shares([y_BT for _, y_BT in batches]), strict=True):
+            streams = self._backward(f"{step}/{micro}", *batch, share, len(micros))
+            if micro == accumulation - 1 and self._logged(step + 1):
+                self._last_streams = streams.detached()
+            del streams  # with what the next micro-batch needs the room of
+        norms = [ranks.whole(torch.nn.utils.clip_grad_norm_(group, self.training.clip)) for group in self.clip_groups]
+        self._names = [*map(names.train_term, self._sums), *(f"gradient norm of group {i}" for i in range(len(norms)))]
+        self._pending.append(torch.stack([*self._sums.values(), *norms]))  # type: ignore[list-item]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.progress.window_steps += 1
+        self._spend(start)
 
-        progress = self.progress
-        progress.step += 1
+    def _spend(self, start: float) -> None:
         seconds = time.perf_counter() - start
-        progress.seconds += seconds
-        progress.window_seconds += seconds
-        progress.window_steps += 1
-        progress.last_loss = values[names.TRAIN_LOSS]
-        for name, value in values.items():
-            progress.window[name] = progress.window.get(name, 0.0) + value
-        self._last_streams = streams
+        self.progress.seconds += seconds
+        self.progress.window_seconds += seconds
+
+    def _collect(self) -> None:
+        """Take over what the steps since the last call measured, the mean over all processes, in one transfer.
+
+        Raises:
+            DivergenceError: one of them was not finite.
+        """
+        start, progress = time.perf_counter(), self.progress
+        if not self._pending:
+            return
+        rows = (ranks.sum_over(torch.stack(self._pending)) / ranks.count()).tolist()
+        self._pending = []
+        for step, row in enumerate(rows, progress.step - len(rows)):
+            values = dict(zip(self._names, row, strict=True))
+            self._check_finite(step, values)
+            values = {name: value for name, value in values.items() if not name.startswith("gradient")}
+            values[names.TRAIN_GRAD_NORM] = row[len(values)]
+            for name, value in values.items():
+                progress.window[name] = progress.window.get(name, 0.0) + value
+            progress.last_loss = values[names.TRAIN_LOSS]
+        self._spend(start)
 
     def _check_finite(self, step: int, values: dict[str, float]) -> None:
         wrong = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
         if wrong:
-            good = self.scratch / "checkpoint.pt"
-            kept = f"last good checkpoint: {good}" if good.exists() else "no checkpoint was made yet"
+            good = checkpointed(self.scratch / "checkpoint.pt")
+            kept = f"last good checkpoint: {good}" if good else "no checkpoint was made yet"
             raise DivergenceError(
                 f"{self.run.name}: not finite at step {step + 1}: {', '.join(wrong)}; {kept}. Lower "
                 f"scales.{self.run.scale}.sizes.{self.run.arm}.learning_rate (where a sweep chooses the rate, the largest of "
@@ -300,26 +354,35 @@ class Trainer:
             "seconds": round(self.progress.seconds, 3),
         }
 
-    def _record_window(self, records: SeriesWriter) -> None:
+    def _logged(self, step: int) -> bool:
+        return self.progress.schedule == 0 and (step % self.training.log_every == 0 or step == self.training.steps)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self.records is not None:
+            self.records.write(self._axes() | row)
+
+    def _record_window(self) -> None:
         progress = self.progress
-        row = self._axes() | {name: value / progress.window_steps for name, value in progress.window.items()}
+        row: dict[str, Any] = {name: value / progress.window_steps for name, value in progress.window.items()}
         progress.last_window_loss = row[names.TRAIN_LOSS]
         row[names.TRAIN_LEARNING_RATE] = self.optimizer.param_groups[0]["lr"]
         row[names.TOKENS_PER_SECOND] = progress.window_steps * self.training.tokens_per_step / progress.window_seconds
-        if self._last_streams is not None:
+        if self._last_streams is not None and ranks.is_lead():
             row |= stream_metrics(self._last_streams, self.model)
-        records.write(row)
+        self._write(row)
         progress.window, progress.window_steps, progress.window_seconds = {}, 0, 0.0
+        self._last_streams = None
 
     def _evaluated(self) -> dict[str, float]:
         self.model.eval()
-        values = self.evaluate(self.model)
+        values = self.evaluate(self.model)  # by every process alike
+        ranks.reshard(self.model)
         self._check_finite(self.progress.step - 1, values)
         return values
 
-    def _record_evaluation(self, records: SeriesWriter) -> None:
+    def _record_evaluation(self) -> None:
         self.progress.last_evaluation = self._evaluated()
-        records.write(self._axes() | self.progress.last_evaluation)
+        self._write(self.progress.last_evaluation)
 
     def _show(self, bar: tqdm, end: int) -> None:
         progress = self.progress
@@ -327,7 +390,11 @@ class Trainer:
         speed = progress.step * self.training.tokens_per_step / max(progress.seconds, 1e-9)
         held_out = ", ".join(f"{name} {value:.3f}" for name, value in list(progress.last_evaluation.items())[:1])
         bar.set_postfix_str(f"loss {progress.last_loss:.3f}, {held_out}, {speed:,.0f} tok/s", refresh=False)
-        if bar.disable and (progress.step == end or progress.schedule == 0 and progress.step % max(1, end // 10) == 0):
+        if (
+            ranks.is_lead()
+            and bar.disable
+            and (progress.step == end or progress.schedule == 0 and progress.step % max(1, end // 10) == 0)
+        ):
             left = (end - progress.step) * progress.seconds / progress.step
             print(
                 f"{self.run.name}: step {progress.step}/{end}, loss {progress.last_loss:.3f}, {held_out}, "
@@ -338,27 +405,16 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "heads": self.heads.state_dict() if self.heads is not None else {},
-            "optimizer": self.optimizer.state_dict(),
-            "progress": vars(self.progress),
-        }
-
-    def _save(self, path: Path, records: SeriesWriter) -> None:
+    def _save(self) -> None:
         # The series first: a checkpoint that knew of lines which are not on the disk could not be resumed from.
-        self.progress.records_length = records.flush()
-        save_checkpoint(path, self._state())
-        self.on_checkpoint(self.scratch)
+        self.progress.records_length = 0 if self.records is None else self.records.flush()
+        save(self.checkpoint, self.model, self.heads, self.optimizer, vars(self.progress))
+        if ranks.is_lead():
+            self.on_checkpoint(self.scratch)
 
-    def _restore(self, state: dict[str, Any], quiet: bool = False) -> None:
-        self.model.load_state_dict(state["model"])
-        if self.heads is not None:
-            self.heads.load_state_dict(state["heads"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
-        if not quiet:
+    def _restore(self, path: Path, quiet: bool = False) -> None:
+        self.progress = Progress(**restore(path, self.model, self.heads, self.optimizer))
+        if not quiet and ranks.is_lead():
             copy = f" of the copy annealed to step {self.ends[self.progress.schedule]}" if self.progress.schedule else ""
             print(f"{self.run.name}: going on from step {self.progress.step}{copy}", file=sys.stderr, flush=True)
 

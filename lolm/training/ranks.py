@@ -1,8 +1,8 @@
 """One run on many processes: FSDP2 over the processes that ``torchrun`` started, gloo between CPUs and NCCL between GPUs.
 
-The micro-batch is the unit: the processes take those of a step in turn and each is computed as one process alone computes it, with
-the same dropout, noise and batch statistics. So a run does not depend on how many they are but for the rounding of sums, and goes
-on from its checkpoint on another number of them.
+The micro-batch is the unit: the processes take those of a step in turn, and each is computed as one process alone computes it,
+with the same dropout, noise and batch statistics. So a run depends on how many they are by the rounding of sums alone, and goes on
+from its checkpoint on another number of them.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def sharded_like(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def shard(model: LanguageModel, heads: FutureHeads | None, bf16: bool) -> None:
     """Split the float32 weights of a model over all processes, block by block; embedding, fusion and gate are the root's.
 
-    With ``bf16`` the units that hold nothing but what autocast would round (MLPs of blocks and of the heads) are gathered rounded,
-    which gives the same products for half the traffic. Whatever has a parameter that must stay exact (A_log, step sizes, norms,
+    With ``bf16`` the units that hold only what autocast would round (MLPs of blocks and of the heads) are gathered rounded, which
+    gives the same products for half the traffic. Whatever has a parameter that must stay exact (A_log, step sizes, norms,
     routers, codes, slots) is gathered in float32 and left to autocast.
     """
     from torch.distributed.device_mesh import init_device_mesh

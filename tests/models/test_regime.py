@@ -80,7 +80,8 @@ def test_noise_comes_from_its_own_generator():
 
 def test_argmax_of_gumbel_samples_is_distributed_as_the_softmax():
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
-    samples = gumbel_softmax(logits.expand(200_000, 4), 0.7, exponential_noise((200_000, 4), CPU, torch.Generator().manual_seed(0)))
+    noise = exponential_noise((200_000, 4), CPU, torch.Generator().manual_seed(0))
+    samples = gumbel_softmax(logits.expand(200_000, 4), 0.7, noise)
     torch.testing.assert_close(samples.sum(dim=-1), torch.ones(200_000))
     shares = torch.bincount(samples.argmax(dim=-1), minlength=4) / 200_000
     torch.testing.assert_close(shares, logits.softmax(dim=-1), rtol=0, atol=4 * (0.25 / 200_000) ** 0.5)
