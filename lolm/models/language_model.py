@@ -67,6 +67,12 @@ class Streams:
         return replace(self, routing=routing, **own)
 
 
+def half_precision(device_type: str, precision: str) -> torch.autocast:
+    """Inside, a model is measured as it was trained where that was in bfloat16 on a GPU; elsewhere in float32."""
+    enabled = device_type == "cuda" and precision == "bf16"
+    return torch.autocast(device_type, torch.bfloat16, enabled=enabled, cache_enabled=False)  # weights may change inside
+
+
 class LanguageModel(nn.Module, ABC):
     """Token embedding, a stack of blocks, and a head tied to the embedding: logits = norm(o) Eᵀ, no bias (facts A8).
 

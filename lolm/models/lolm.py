@@ -45,7 +45,10 @@ class LOLM(LanguageModel):
             )
         self.latent_input, self.detached = architecture.latent.input, frozenset(architecture.detach)
         latent_size = _size(size, "latent") if has_latent else None
-        self.latent = Latent(architecture.latent, latent_size, d, size.n_heads, size.dropout) if latent_size is not None else None
+        self.latent = None
+        if latent_size is not None:
+            again = self.stack.activation_checkpointing
+            self.latent = Latent(architecture.latent, latent_size, d, size.n_heads, size.dropout, again)
         self.memory = Memory(architecture.memory, _size(size, "memory"), d) if architecture.memory.enabled else None
         self.regime = Regime(architecture.regime, _size(size, "regime"), d) if architecture.regime.enabled else None
         self.regime_width = size.regime.width if size.regime is not None else 0  # the gate keeps its inputs without the regime

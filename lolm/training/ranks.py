@@ -1,13 +1,14 @@
 """One run on many processes: FSDP2 over the processes that ``torchrun`` started, gloo between CPUs and NCCL between GPUs.
 
 The micro-batch is the unit: the processes take those of a step in turn, and each is computed as one process alone computes it,
-with the same dropout, noise and batch statistics. So a run depends on how many they are by the rounding of sums alone, and goes on
-from its checkpoint on another number of them.
+with the same dropout, noise and batch statistics. So a run depends on how many they are by the rounding of sums alone, and goes
+on from its checkpoint on another number of them.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -83,6 +84,7 @@ def shard(model: LanguageModel, heads: FutureHeads | None, bf16: bool) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")  # which nothing writes into
     device = next(model.parameters()).device.type
     mesh = init_device_mesh(device, (count(),))
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if bf16 else MixedPrecisionPolicy()

@@ -20,8 +20,8 @@ from lolm.objectives import token_loss
 from lolm.records import RecordError, read, read_series, read_text
 from lolm.records.schema import RunHeader, Summary
 from lolm.training.checkpoint import CheckpointError, load_checkpoint, load_run
-from lolm.training.loop import TrainingError
 from lolm.training.optimizer import learning_rate_at
+from lolm.training.progress import TrainingError
 from lolm.training.scratch import FINISHED
 
 ARMS = ["lolm", "lolm_published", "lolm_v0", "transformer"]
@@ -352,6 +352,6 @@ def test_torch_compile_takes_the_same_steps_around_the_compiled_kernels(tmp_path
         trainer = make_trainer(short_run("hymba", training={"compile": compiled}, size={"dropout": 0.0}), tmp_path)
         for _ in range(2):
             trainer._step(STEPS)
-        trainer._collect()
+        trainer.collect()
         losses.append(trainer.progress.last_loss)
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
