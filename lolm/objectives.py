@@ -200,7 +200,8 @@ def regime_balance(p_BTR: torch.Tensor, balance_weight: float = 0.5, entropy_wei
     p = p_BTR.float()
     codes = p.shape[-1]
     # As in Switch Transformers: the share has no gradient, so it is the price of a code that the probabilities are led by.
-    share = F.one_hot(p.argmax(dim=-1), codes).float().mean(dim=(0, 1))
+    chosen_BTR = p.argmax(dim=-1, keepdim=True) == torch.arange(codes, device=p.device)  # F.one_hot would look at the values
+    share = chosen_BTR.float().mean(dim=(0, 1))
     balance = codes * (p.mean(dim=(0, 1)) * share).sum()
     sticky = -F.cosine_similarity(p[:, 1:], p[:, :-1], dim=-1).mean()
     return balance_weight * balance + entropy_weight * entropy(p).mean() + 0.2 * sticky

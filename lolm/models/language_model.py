@@ -67,9 +67,10 @@ class Streams:
         return replace(self, routing=routing, **own)
 
 
-def half_precision(device_type: str, precision: str) -> torch.autocast:
-    """Inside, a model is measured as it was trained where that was in bfloat16 on a GPU; elsewhere in float32."""
-    enabled = device_type == "cuda" and precision == "bf16"
+def half_precision(device_type: str, precision: str, rounded: bool = False) -> torch.autocast:
+    """Inside, a model is measured as it was trained where that was in bfloat16 on a GPU, or where weights are ``rounded`` as they
+    are gathered from other processes; elsewhere in float32."""
+    enabled = (device_type == "cuda" or rounded) and precision == "bf16"
     return torch.autocast(device_type, torch.bfloat16, enabled=enabled, cache_enabled=False)  # weights may change inside
 
 

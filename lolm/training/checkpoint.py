@@ -113,15 +113,18 @@ def restore(path: Path, model: nn.Module, heads: FutureHeads | None, optimizer: 
     if folder.exists():
         import torch.distributed.checkpoint as distributed
 
-        for p in parameters:  # places for what is read
-            moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[p] = {"step": torch.zeros((), dtype=torch.float32, device=p.device), **moments}
         try:
+            kept = distributed.FileSystemReader(folder).read_metadata().state_dict_metadata
+            optimizer.state.clear()
+            for number, p in enumerate(parameters):  # places for what is read; a weight that nothing read has no moments
+                if f"moments.{number}.step" in kept:
+                    moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+                    optimizer.state[p] = {"step": torch.zeros((), dtype=torch.float32, device=p.device), **moments}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that one process alone is no group
                 distributed.load(_tensors(model, heads, optimizer), checkpoint_id=folder)
             return json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        except Exception as error:
+        except (Exception, distributed.CheckpointException) as error:
             raise _broken(folder, error) from None
     state = load_checkpoint(path)
     for module, part in ((model, "model"), (heads, "heads")):

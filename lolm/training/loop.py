@@ -224,7 +224,7 @@ class Trainer(Steps):
 
     def _evaluated(self) -> dict[str, float]:
         self.model.eval()
-        with half_precision(self.device.type, self.training.precision):
+        with half_precision(self.device.type, self.training.precision, self.sharded):
             values = self.evaluate(self.model)  # by every process alike
         ranks.reshard(self.model)
         self.check_finite(self.progress.step - 1, values)

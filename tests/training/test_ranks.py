@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from builders import make_run
 from groups import together
-from runs import Killed, files, fit, make_trainer, records, short_run
+from runs import Killed, files, fit, make_trainer, records, short_run, train
 from safetensors.torch import load_file
 
 from lolm import objectives
@@ -20,6 +22,7 @@ from lolm.mixers.registry import MIXERS
 from lolm.records import essence, read_rows
 from lolm.training import ranks, steps
 from lolm.training.checkpoint import CheckpointError
+from pipeline.torchrun import ProcessesError, launch
 
 TRAINING = {
     "steps": 50, "batch_size": 1, "accumulation": 2, "seq_len": 16, "log_every": 1, "eval_every": 50, "checkpoint_every": 50,
@@ -109,7 +112,7 @@ def test_a_checkpoint_of_two_goes_on_on_one_and_of_one_on_four(tmp_path):
     up_to(str(tmp_path), 9)  # one process goes on
     assert (scratch / "checkpoint.pt").exists()
     assert not (scratch / "checkpoint").exists()
-    together(4, tmp_path / "group", up_to, str(tmp_path), 13)
+    together(4, tmp_path / "group", up_to, str(tmp_path), 12)  # right behind a checkpoint, so that every row is on the disk
     rows = [row for row in read_rows(scratch / "metrics.jsonl") if "train/loss" in row]
     wanted = [row["train/loss"] for row in records(tmp_path / "alone" / "mixers") if "train/loss" in row]
     assert [row["step"] for row in rows] == list(range(1, 13))
@@ -153,7 +156,7 @@ def traps(folder: str) -> dict[str, Any]:
     objectives.LOSS_BLOCK, kept = 8, objectives.LOSS_BLOCK  # the head is read again in the backward pass, block by block
     trained(folder, ["transformer"], steps=6)
     objectives.LOSS_BLOCK = kept
-    trainer = make_trainer(run_of("lolm_v0", steps=2), base / "v0")  # heads that are not trained
+    trainer = make_trainer(run_of("lolm_v0", steps=2, warmup_steps=1), base / "v0")  # heads that are not trained
     fit(trainer, base / "v0")
     seen: list[torch.Tensor] = []
     trainer = make_trainer(run_of("lolm", **BF16), base / "bf16")
@@ -163,10 +166,9 @@ def traps(folder: str) -> dict[str, Any]:
     hook.remove()
     found["A_log"] = [str(seen[0].dtype), bool((seen[0].bfloat16() == seen[0]).all())]
     found["masters"] = sorted({str(p.dtype) for p in trainer.model.parameters()})
-    trainer = make_trainer(run_of("transformer", steps=4), base / "lost")
-    trainer.sampler.batch = lambda index, batch=trainer.sampler.batch: batch(index)
-    with torch.no_grad():
-        next(trainer.model.parameters()).mul_(float("nan") if ranks.rank() else 1.0)
+    trainer = make_trainer(run_of("transformer", steps=4, warmup_steps=1), base / "lost")
+    losses = trainer._losses
+    trainer._losses = lambda x, y, share: losses(x, y, share * (float("nan") if ranks.rank() == ranks.count() - 1 else 1.0))
     try:
         fit(trainer, base / "lost")
     except steps.DivergenceError as error:
@@ -198,3 +200,41 @@ def test_devices_must_share_a_step_and_are_no_part_of_what_a_run_is():
     shared = make_run("lolm", training={"batch_size": 16, "accumulation": 2, "devices": 2})
     assert essence(shared) == essence(run)
     assert shared != run
+
+
+# ------------------------------------------------------------------------------------------ started as the stage starts them
+
+
+DRIVER = """
+import sys
+from pipeline.stage import main
+from pipeline.torchrun import launch
+main(lambda: launch("a run", [sys.executable, *sys.argv[1:]], 2, 1))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others_in_one_line_and_the_next_start_goes_on(tmp_path):
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{here.parents[1]}:{here.parent}", "OMP_NUM_THREADS": "1"}
+
+    def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", DRIVER, str(here / "rank_process.py"), str(tmp_path), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+    killed = start("6")
+    assert killed.returncode == 2, killed.stderr
+    (line,) = [line for line in killed.stderr.splitlines() if line.startswith("error:")]
+    assert "a run: process 1 of 2 ended with SIGKILL, and the others with it; the same command goes on" in line
+    finished = start()
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.count("going on from step 4") == 1
+    (tmp_path / "alone").mkdir()
+    train(short_run("transformer", training={"accumulation": 2}), tmp_path / "alone")
+    close(tmp_path, tmp_path / "alone")
+
+
+def test_nodes_need_a_place_to_meet(monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(ProcessesError, match=r"training\.nodes is 2; .*MASTER_ADDR=… srun --nodes 2 .* python -m x"):
+        launch("a run", ["python", "-m", "x"], 1, 2)
