@@ -73,7 +73,7 @@ def _start_again(path: Path) -> str:
     return f"delete the folder {folder} to start the run again"
 
 
-def _broken(path: Path, error: Exception) -> CheckpointError:
+def _broken(path: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(f"{path}: cannot be read as a whole checkpoint ({type(error).__name__}); {_start_again(path)}")
 
 

@@ -20,9 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from lolm.accounting.gpus import peak_flops
 from lolm.config import RunConfig
 from lolm.data.batches import Sampler
 from lolm.models.language_model import LanguageModel, half_precision
@@ -62,6 +64,9 @@ class Trainer(Steps):
         self.ends = (self.training.steps, *self.training.cooldown_steps)  # of the schedules: the trunk's, then the cooldowns'
         self.header: RunHeader | None = None
         self.records: SeriesWriter | None = None  # the lead's
+        self.peak = 0.0  # FLOP/s of all devices together, where known
+        if self.device.type == "cuda":
+            self.peak = ranks.count() * (peak_flops(torch.cuda.get_device_name(), self.training.precision) or 0.0)
 
     def fit(self, header: RunHeader, scratch: Path, records: Path, weights: Path) -> Summary:
         """Train to the end, from the last checkpoint if there is one, and publish what was made.
@@ -215,7 +220,10 @@ class Trainer(Steps):
         row: dict[str, Any] = {name: value / progress.window_steps for name, value in progress.window.items()}
         progress.last_window_loss = row[names.TRAIN_LOSS]
         row[names.TRAIN_LEARNING_RATE] = self.optimizer.param_groups[0]["lr"]
-        row[names.TOKENS_PER_SECOND] = progress.window_steps * self.training.tokens_per_step / progress.window_seconds
+        speed = progress.window_steps * self.training.tokens_per_step / progress.window_seconds
+        row[names.TOKENS_PER_SECOND] = speed
+        if self.peak:
+            row[names.MFU] = speed * self.flops_per_token / self.peak
         if self._last_streams is not None and ranks.is_lead():
             row |= stream_metrics(self._last_streams, self.model)
         self._write(row)
