@@ -71,7 +71,9 @@ def merged_ledger(
         return first or decide(entry, _nothing(entry, params, scale), known, counting)
 
     asked = [one for entry in entries for one in ((entry, modern(entry)) if entry.modern else (entry,))]
-    arms = {claim.id: claim for claims in sane.values() for claim in reversed(claims)}
+    arms: dict[str, Claim] = {}
+    for claim in (claim for claims in sane.values() for claim in claims):  # of an arm of several studies: what most runs say
+        arms[claim.id] = max(arms.get(claim.id, claim), claim, key=lambda one: (one.verdict != NOT_RUN, len(one.runs)))
     return [*map(decided, asked), *public(external or {}, params.analysis), *arms.values(), *arithmetic()]
 
 

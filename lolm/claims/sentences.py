@@ -24,6 +24,8 @@ class Finding:
         subject: what is spoken of when nothing is decided.
         holds, fails: the outcomes; followed by value and interval.
         printed: key of the published number that has the same definition as ours, if there is one.
+        lead: what the number is, where the words do not say it.
+        beside: a detail of the claim that decides with it and is shown beside it.
     """
 
     claim: str
@@ -31,6 +33,8 @@ class Finding:
     holds: str
     fails: str
     printed: str | None = None
+    lead: str = ""
+    beside: str | None = None
 
 
 FINDINGS = (
@@ -192,6 +196,8 @@ GENERALITY = tuple(
         f"whether {label}'s recurrent mixers write less than its attention and are missed more",
         f"{label}'s recurrent mixers write less than its attention, and removing them all costs more",
         f"It is not so that {label}'s recurrent mixers write less than its attention and are missed more",
+        lead="S ",
+        beside="recurrent share",
     )
     for arm, label in (("samba", "Samba"), ("griffin", "Griffin"), ("jamba", "Jamba"), ("hymba", "Hymba"))
 )
@@ -228,21 +234,25 @@ def sentence(finding: Finding, claim: Claim) -> str:
     """What a claim's verdict and number allow to be said."""
     if claim.verdict in (HOLDS, FAILS):
         words = finding.holds if claim.verdict == HOLDS else finding.fails
-        return f"{words}{_number(claim, finding.printed)}."
+        return f"{words}{_number(claim, finding)}."
     if claim.verdict == INCONCLUSIVE:
-        return f"Not settled by these runs: {finding.subject}{_number(claim, finding.printed)}."
+        return f"Not settled by these runs: {finding.subject}{_number(claim, finding)}."
     if claim.verdict == NOT_RUN:
         return f"Not run: {finding.subject} (`{claim.command}`)."
     return f"Not testable at this scale: {finding.subject}."
 
 
-def _number(claim: Claim, printed: str | None) -> str:
+def _number(claim: Claim, finding: Finding) -> str:
     if claim.sound is None or claim.sound.value is None:
         return ""
     seeds = claim.sound.n_seeds
     over = f" over {seeds} {'seed' if seeds == 1 else 'seeds'}" if seeds else ""
-    beside = "" if printed is None else f" (the authors print {show(NUMBERS[printed].value, NUMBERS[printed].unit)})"
-    return f": {claim.sound.shown_whole}{over}{beside}"
+    text = f": {finding.lead}{claim.sound.shown_whole}"
+    if finding.beside in claim.details:
+        text += f", {finding.beside} {claim.details[finding.beside].shown_whole}"
+    if finding.printed is not None:
+        return f"{text}{over} (the authors print {show(NUMBERS[finding.printed].value, NUMBERS[finding.printed].unit)})"
+    return f"{text}{over}"
 
 
 def tally(claims: Sequence[Claim]) -> str:

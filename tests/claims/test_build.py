@@ -110,6 +110,16 @@ def test_sanity_names_each_arm(ledger_of):
         assert ledger[f"sanity_{arm}"].verdict == "holds"
 
 
+def test_the_sanity_of_an_arm_of_several_studies_is_decided_where_its_runs_are_all_there(merged):
+    studies = {"field": FIELD | {"seeds": (1, 2)}, "wide": FIELD}
+    ledger, results = merged(studies, run=("field", "wide"), not_run=("mamba-3", "mamba-4"))
+    assert [len(results["wide"].of(arm)) for arm in ("mamba", "lolm")] == [2, 4]
+    assert {arm: (ledger[f"sanity_{arm}"].verdict, len(ledger[f"sanity_{arm}"].runs)) for arm in ("mamba", "lolm")} == {
+        "mamba": ("holds", 2),
+        "lolm": ("holds", 4),
+    }
+
+
 def test_verdicts_are_withheld_from_models_that_learned_nothing(ledger_of):
     ledger = ledger_of(Truth(bigram=2.5))
     measured = [claim for claim in ledger.values() if claim.group not in ("sanity", "arithmetic")]

@@ -1,12 +1,14 @@
 """What the ablation stage measures, for arms with and without the parts it looks at, on models that were never trained."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from builders import ArrayStream, make_model, make_run
 
-from lolm.config import AblationConfig
+from lolm.config import AblationConfig, load_params
 from lolm.data.batches import BatchSampler
 from lolm.records import Layout, read, write
 from lolm.records.schema import Ablation, References, TokenClass
@@ -136,3 +138,42 @@ def test_training_batches_are_those_that_would_have_come_next():
     found = context.training_batches(100)
     assert len(found) == 2
     assert all(torch.equal(x, sampler.batch(24 + i)[0]) for i, (x, _) in enumerate(found))
+
+
+@pytest.mark.parametrize("arm", ["lolm", "transformer"])
+def test_annealed_weights_under_the_settings_of_the_study_over_sizes(arm):
+    """At ends of schedules in place of snapshots, without random halves, groups of dimensions and refits; and at boundaries."""
+    own = load_params(Path(__file__).resolve().parents[2] / "params.yaml").scales["budget_nano"].ablation
+    config = replace(own, tokens=96, batch_size=2, calibration_tokens=48, refit_tokens=96, boundary_tokens=96)
+    run = make_run(
+        arm,
+        training={
+            "steps": 8,
+            "seq_len": 24,
+            "batch_size": 2,
+            "snapshots": (),
+            "schedule": "wsd",
+            "warmup_steps": 1,
+            "cooldowns": (0.5,),
+        },
+    )
+    models = {step: make_model(arm, seed=step) for step in (4, 8)}
+    trained = {"schedule_ends": [4, 8], "at_end": models.get, "header": SimpleNamespace(fingerprint="f00d")}
+    context = InMemory(Layout("smoke"), SimpleNamespace(ablation=config), SimpleNamespace(run=run, **trained), "1234")
+    texts = [b"", b"\n", b".", *(b" word" for _ in range(200))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.Tokenizer, "load", lambda path: SimpleNamespace(texts=texts, eos_id=0))
+        patch.setattr(stage, "gate_by_class", lambda *args, step: [])
+        record = stage.ablation(context)
+    assert record.annealed
+    assert record.steps == (4, 8)
+    found = {row.intervention for row in record.conditions}
+    assert not any(name.startswith("split_") for name in found)
+    assert all(row.tokens > 0 for row in record.boundaries)
+    assert record.boundaries
+    if arm == "lolm":
+        assert {"latent_mean", "surface_mean"} <= found
+        assert {row.step for row in record.contributions} == {4, 8}
+        assert all(0 <= row.share <= 1 and 0 <= row.gate <= 1 for row in record.boundaries)
+    else:
+        assert all(row.gate is None and row.damage_latent is None for row in record.boundaries)

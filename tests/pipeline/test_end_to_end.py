@@ -101,12 +101,12 @@ def test_pages_and_the_front_page(project, layout):
 # Claims of which a study of LOLM and its baseline at scale smoke measures all that they need, whatever comes out. A record that
 # lost a key, or a measure that asks for another name, would make one of them "not testable" without a word.
 MEASURED = """
-    efficiency_2x efficiency_direction matched_budget early_lead behind_at_end gate_level gate_surface gate_reversal gate_target gate_share gate_reversal_everywhere
-    inversion_preregistered inversion_null inversion_ways inversion_total surface_direct latent_direct latent_is_serial
-    latent_branch_alone surface_branch_alone latent_minority dependency_grows function_words inversion
-    inversion_over_training inversion_control latent_alone surface_alone half_worse_than_one gate_context regime_codes
-    cpc_chance regime_contribution memory_contribution regime_entropy memory_loss pythia_late pythia_context
-    pythia_repetition sanity_lolm sanity_transformer
+    efficiency_2x efficiency_direction matched_budget early_lead behind_at_end gate_level gate_surface gate_reversal
+    gate_target gate_share gate_reversal_everywhere inversion_preregistered inversion_null inversion_ways inversion_total
+    surface_direct latent_direct latent_is_serial latent_branch_alone surface_branch_alone latent_minority dependency_grows
+    function_words inversion inversion_over_training inversion_control latent_alone surface_alone half_worse_than_one
+    gate_context regime_codes cpc_chance regime_contribution memory_contribution regime_entropy memory_loss pythia_late
+    pythia_context pythia_repetition sanity_lolm sanity_transformer
 """.split()  # noqa: SIM905
 
 

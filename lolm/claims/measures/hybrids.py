@@ -303,8 +303,8 @@ class RecallByType(OfArms):
         if not lost or any(None in pair for pair in lost):
             raise NotRun(f"recall of {self.arm} was not scored without its types; {again(context.results)}")
         least = context.analysis.solved_accuracy
-        solved = [(run, pair) for run, pair in zip(runs, lost, strict=True) if (run.accuracy(self.task) or 0.0) > least]
-        counted = f"Solved (accuracy above {least:g}): {len(solved)} of {len(runs)} seeds."
+        solved = [(run, pair) for run, pair in zip(runs, lost, strict=True) if (run.accuracy(self.task) or 0.0) >= least]
+        counted = f"Solved (accuracy of {least:g} or more): {len(solved)} of {len(runs)} seeds."
         if not solved:
             why = f"{counted} What was not learned cannot be lost."
             return Reading(runs=runs, verdict=INCONCLUSIVE, why=why, note="no run learned the task")

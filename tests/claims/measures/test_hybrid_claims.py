@@ -3,6 +3,8 @@
 import pytest
 from synthetic import Truth
 
+from lolm.claims.sentences import summary
+
 ARMS = ("samba", "griffin", "jamba", "hymba", "hawk", "mamba", "transformer_modern")
 STUDY = {"arms": ARMS, "subject": "samba", "baseline": "transformer_modern", "seeds": (1, 2, 3)}
 
@@ -39,6 +41,9 @@ def test_a_majority_that_is_missed_more_is_no_inversion(hybrids_of):
     ledger = hybrids_of(Truth(recurrent_share=0.7))
     assert ledger["recurrent_missed_griffin"].verdict == "holds"
     assert ledger["type_inversion_griffin"].verdict == "fails"
+    said = summary(list(ledger.values()))["Generality"]  # the part that fails is there to be read
+    assert said.startswith("It is not so that Samba's recurrent mixers write less than its attention and are missed more: S 0.8")
+    assert said.count("recurrent share 70.0 %") == 4
 
 
 def test_a_bypassed_branch_and_unlike_compositions_are_told(hybrids_of):
@@ -61,7 +66,7 @@ def test_equal_types_say_nothing(hybrids_of):
 def test_what_was_not_learned_cannot_be_lost(hybrids_of):
     ledger = hybrids_of(Truth(solved=0.4))
     assert ledger["attention_recall"].verdict == ledger["recall_dissociation"].verdict == "inconclusive"
-    assert "Solved (accuracy above 0.9): 0 of 3 seeds" in ledger["attention_recall"].why
+    assert "Solved (accuracy of 0.9 or more): 0 of 3 seeds" in ledger["attention_recall"].why
 
 
 def test_what_was_not_measured_is_not_run(hybrids_of):
