@@ -62,20 +62,21 @@ class Experts(Component):
         # The choice itself has no gradient; the router learns through the weights p_e, and through its loss.
         weight_NK, chosen_NK = p_NE.topk(self.per_token, dim=-1)
         order = chosen_NK.flatten().argsort(stable=True)  # assignments grouped by expert
-        counts_E = torch.bincount(chosen_NK.flatten(), minlength=len(self.experts))
-        sorted_ND = x_ND[order // self.per_token]
-        if x_ND.device.type == "cuda":
-            by_expert = self.grouped(sorted_ND, counts_E)
-        else:
-            groups = sorted_ND.split(counts_E.tolist())
-            by_expert = torch.cat([expert(group) for expert, group in zip(self.experts, groups, strict=True)])
+        ones = torch.ones_like(order)
+        counts_E = ones.new_zeros(len(self.experts)).scatter_add(0, chosen_NK.flatten(), ones)
+        by_expert = (self.grouped if x_ND.is_cuda else self.looped)(x_ND[order // self.per_token], counts_E)
         y_NKD = by_expert[order.argsort()].unflatten(0, chosen_NK.shape)  # back in the order of the tokens: no racing sums
         y_ND = (y_NKD * weight_NK.to(y_NKD.dtype)[..., None]).sum(dim=1)
         load_E = counts_E / chosen_NK.numel()
         return y_ND.view(x_BTD.shape), Routing(router_loss(p_NE, load_E), load_E)
 
+    def looped(self, x_ND: torch.Tensor, counts_E: torch.Tensor) -> torch.Tensor:
+        """The experts, one after the other, on tokens that are sorted by expert."""
+        groups = x_ND.split(counts_E.tolist())
+        return torch.cat([expert(group) for expert, group in zip(self.experts, groups, strict=True)])
+
     def grouped(self, x_ND: torch.Tensor, counts_E: torch.Tensor) -> torch.Tensor:
-        """The experts on tokens that are sorted by expert, as one product a map: the host need not know how many each has."""
+        """The same as one product a map, for which the host need not know how many tokens each expert has."""
         ends_E = counts_E.cumsum(0, dtype=torch.int32)
         half = torch.is_autocast_enabled(x_ND.device.type)
         dtype = torch.get_autocast_dtype(x_ND.device.type) if half else x_ND.dtype
