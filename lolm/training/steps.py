@@ -104,15 +104,16 @@ class Steps:
 
     def _fits(self) -> bool:
         self.model.train()
-        moments = 0 if self.optimizer.state or self.device.type != "cuda" else 2 * sum(p.numel() for p in self.model.parameters())
-        room = torch.empty(moments, device=self.device)  # for what the first step will add
+        missing = self.device.type == "cuda" and not self.optimizer.state
+        moments = 2 * sum(p.numel() for p in self.model.parameters()) // ranks.count() if missing else 0
         try:
+            room = torch.empty(moments, device=self.device)  # for what the first step will add
             name, x_BT, y_BT = self._parts(0, range(1))[0]
             self._backward(name, x_BT, y_BT, 1.0, 1)
+            del room
         except torch.OutOfMemoryError:
             return False
         finally:
-            del room
             self.optimizer.zero_grad(set_to_none=True)
         return True
 
