@@ -111,7 +111,8 @@ class Trainer(Steps):
 
     def _train(self) -> None:
         if (self.scratch / FINISHED).exists():
-            print(f"{self.run.name}: was finished already", file=sys.stderr, flush=True)
+            if ranks.is_lead():
+                print(f"{self.run.name}: was finished already", file=sys.stderr, flush=True)
             return
         self.checkpoint, lead = self.scratch / "checkpoint.pt", ranks.is_lead()
         if checkpointed(self.checkpoint):
