@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from lolm.accounting.resolve import resolve_run
 from lolm.config import Params, ScaleConfig, scale_of, tuned_arm
-from lolm.records import Layout, read, read_json
+from lolm.records import Layout, RecordError, read, read_json
 from lolm.records.schema import Summary
 
 PER_ARM, PER_RUN = ("sweep",), ("train", "evaluate", "ablate", "layers", "recall")
@@ -57,9 +58,7 @@ def estimate(params: Params, pieces: Iterable[tuple[str, str]]) -> Estimate:
     """Time for pieces (stage, arm) at the selected scale."""
     preset, seconds, measured = scale_of(params, params.scale), 0.0, True
     speeds: dict[str, tuple[float, bool]] = {}
-    shards = Layout(params.scale).shards_record
-    whole = preset.evaluation.tokens == "all" and shards.exists()
-    test_tokens = read_json(shards)["test"]["tokens"] if whole else 0
+    test_tokens = _test_tokens(Layout(params.scale).shards_record) if preset.evaluation.tokens == "all" else 0
     for stage, arm in pieces:
         if arm not in speeds:
             seen = earlier_speed(params, arm)
@@ -70,6 +69,16 @@ def estimate(params: Params, pieces: Iterable[tuple[str, str]]) -> Estimate:
         seconds += per_token * training_tokens(preset, stage, fused, test_tokens)
         measured = measured and known
     return Estimate(seconds, measured)
+
+
+def _test_tokens(path: Path) -> int:
+    """Of the whole test split; before it is made, 0."""
+    if not path.exists():
+        return 0
+    try:
+        return int(read_json(path)["test"]["tokens"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{path}: no number under test.tokens; `dvc repro` makes it again") from error
 
 
 def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True, test_tokens: int = 0) -> float:

@@ -20,13 +20,13 @@ keep_bytecode(
 
 import torch  # noqa: E402
 
+torch.set_num_threads(1)  # fixtures of a module come before those of a test
+
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,8 @@ def project(tmp_path_factory):
     for path in outputs(root):
         if path.name != "plan":
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("{}", encoding="utf-8") if path.suffix else path.mkdir(exist_ok=True)
+            stand_in = '{"test": {"tokens": 1}}' if path.name == "shards.json" else "{}"
+            path.write_text(stand_in, encoding="utf-8") if path.suffix else path.mkdir(exist_ok=True)
             if not path.suffix:
                 (path / "claims.json").write_text("{}", encoding="utf-8")
     dvc(root, "commit", "--force")
