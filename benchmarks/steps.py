@@ -57,6 +57,7 @@ class Stepper:
 
     def __call__(self) -> None:
         self.trainer._step(END)
+        self.trainer.collect()  # which waits for the device
 
 
 def measured(stepper: Callable[[], Any], count: int, repeats: int = 1) -> Callable[[], float]:

@@ -37,7 +37,7 @@ def token_loss(model: LanguageModel, o_BTD: torch.Tensor, targets_BT: torch.Tens
     def block_loss(o_block: torch.Tensor, target_block: torch.Tensor) -> torch.Tensor:
         return cross_entropy(model.logits(o_block).float(), target_block, IGNORED, model.kernels)
 
-    scored = (targets != IGNORED).sum()
+    scored = (targets != IGNORED).sum().clamp(min=1)
     if o.is_cuda:
         return model.nats(o, targets, IGNORED) / scored
     if len(targets) <= LOSS_BLOCK:
@@ -126,33 +126,40 @@ def future_cpc(z_BTD: torch.Tensor, h_BTD: torch.Tensor, heads: FutureHeads) -> 
     ``batch``     all n positions of the B − 1 other sequences; knowing the position still rules out all but B − 1 of them.
     ``position``  the *same* position of the B − 1 other sequences; the position says nothing.
     """
-    size = heads.size
-    positions = cpc_positions(z_BTD.shape[1], size)
-    here, there = (slice(positions.start + ahead, positions.stop + ahead, positions.step) for ahead in (0, size.horizon))
-    query_BnW = F.normalize(heads.z(z_BTD[:, here]).float(), dim=-1) / size.temperature
+    positions = cpc_positions(z_BTD.shape[1], heads.size)
+    here, there = (slice(positions.start + ahead, positions.stop + ahead, positions.step) for ahead in (0, heads.size.horizon))
+    query_BnW = heads.z(z_BTD[:, here]).float()
     # The future is a target, not a partner: with a gradient h could agree with z by saying nothing.
-    key_BnW = F.normalize(heads.h(h_BTD.detach()[:, there]).float(), dim=-1)
-    sequences = len(z_BTD)
+    key_BnW = heads.h(h_BTD.detach()[:, there]).float()
+    with torch.autocast(z_BTD.device.type, enabled=False):  # in half precision a similarity over τ is wrong by 0.04 nats
+        return info_nce(query_BnW, key_BnW, heads)
+
+
+def info_nce(query_BnW: torch.Tensor, key_BnW: torch.Tensor, heads: FutureHeads) -> torch.Tensor:
+    """The contrastive loss of :func:`future_cpc` from the projections of n positions of B sequences, in nats."""
+    temperature, (sequences, positions) = heads.size.temperature, query_BnW.shape[:2]
+    query_BnW = F.normalize(query_BnW, dim=-1) / temperature
+    key_BnW = F.normalize(key_BnW, dim=-1)
 
     def clamped(similarity: torch.Tensor) -> torch.Tensor:
         # No cosine over τ comes near 30 unless τ is near 1/30, and the gradient of a clamp is dear.
-        return similarity if 29 * size.temperature > 1 else similarity.clamp(-30, 30)
+        return similarity if 29 * temperature > 1 else similarity.clamp(-30, 30)
 
     def mean_nats(similarity: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         return cross_entropy(similarity, truth, backend=heads.kernels) / len(truth)
 
     if heads.negatives == "position":
         similarity_nBB = clamped(query_BnW.transpose(0, 1) @ key_BnW.permute(1, 2, 0))
-        truth_nB = torch.arange(sequences, device=z_BTD.device).expand(len(positions), -1)
+        truth_nB = torch.arange(sequences, device=query_BnW.device).expand(positions, -1)
         return mean_nats(similarity_nBB.flatten(0, 1), truth_nB.flatten())
     if heads.negatives == "batch":
         similarity_NN = clamped(query_BnW.flatten(0, 1) @ key_BnW.flatten(0, 1).T)
-        truth_N = torch.arange(len(similarity_NN), device=z_BTD.device)
-        sequence_N = truth_N // len(positions)
+        truth_N = torch.arange(len(similarity_NN), device=query_BnW.device)
+        sequence_N = truth_N // positions
         own_NN = (sequence_N[:, None] == sequence_N) & (truth_N[:, None] != truth_N)
         return mean_nats(similarity_NN.masked_fill(own_NN, -math.inf), truth_N)
     similarity_Bnn = clamped(query_BnW @ key_BnW.transpose(1, 2))
-    truth_Bn = torch.arange(len(positions), device=z_BTD.device).expand(sequences, -1)
+    truth_Bn = torch.arange(positions, device=query_BnW.device).expand(sequences, -1)
     return mean_nats(similarity_Bnn.flatten(0, 1), truth_Bn.flatten())
 
 
@@ -195,7 +202,8 @@ def regime_balance(p_BTR: torch.Tensor, balance_weight: float = 0.5, entropy_wei
     p = p_BTR.float()
     codes = p.shape[-1]
     # As in Switch Transformers: the share has no gradient, so it is the price of a code that the probabilities are led by.
-    share = F.one_hot(p.argmax(dim=-1), codes).float().mean(dim=(0, 1))
+    chosen_BTR = p.argmax(dim=-1, keepdim=True) == torch.arange(codes, device=p.device)  # F.one_hot would look at the values
+    share = chosen_BTR.float().mean(dim=(0, 1))
     balance = codes * (p.mean(dim=(0, 1)) * share).sum()
     sticky = -F.cosine_similarity(p[:, 1:], p[:, :-1], dim=-1).mean()
     return balance_weight * balance + entropy_weight * entropy(p).mean() + 0.2 * sticky

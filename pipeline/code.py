@@ -17,7 +17,10 @@ from lolm.records import read, sha256_of
 
 PACKAGES = ("lolm", "pipeline")
 # Fill MLflow, start processes, tell runs apart: no result rests on them.
-NOT_AN_INPUT = ("lolm.tracking", *(f"pipeline.{name}" for name in ("code", "estimate", "headline", "identity", "jobs", "runs")))
+NOT_AN_INPUT = (
+    "lolm.tracking",
+    *(f"pipeline.{name}" for name in ("code", "estimate", "headline", "identity", "jobs", "runs", "torchrun")),
+)
 ACCEPTED = Path("reports/accepted.json")
 GOLDEN = Path("tests/golden/golden.json")
 

@@ -13,6 +13,7 @@ from lolm.config import RunConfig, ScaleConfig
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.stream import TokenStream
 from lolm.evaluation.ngram import reference_losses
+from lolm.models.language_model import half_precision
 from lolm.records import Layout, RunKey
 from lolm.records.schema import References
 from lolm.training.checkpoint import TrainedRun, load_run
@@ -93,12 +94,14 @@ class RunContext:
 
 
 def open_run(stage: Stage, key: RunKey, inputs: str) -> RunContext:
-    """Open a run with its own number of threads.
+    """Open a run with its own number of threads, and for the rest of the process the precision it is measured in.
 
     Raises:
         RecordError, CheckpointError: the run hasn't been trained, or its weights are broken.
     """
     trained = load_run(stage.layout.train(*key), stage.layout.weights(*key))
     torch.set_num_threads(trained.run.training.threads or torch.get_num_threads())
-    trained.model.to(training_device())
+    device = training_device()
+    trained.model.to(device)
+    half_precision(device, trained.run.training.precision).__enter__()
     return RunContext(stage.layout, stage.preset, trained, inputs)

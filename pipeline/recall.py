@@ -19,7 +19,7 @@ from lolm.ops.backends import choose_backend
 from lolm.records import RunKey, fingerprint_of, names, read, write
 from lolm.records.results import model_of
 from lolm.records.schema import Recall, RecallTask, TypeRecall
-from lolm.training.loop import DivergenceError
+from lolm.training.progress import DivergenceError
 from lolm.training.scratch import remove
 from lolm.training.trial import run_trial
 from pipeline.code import code_of
@@ -56,6 +56,8 @@ def task_run(run: RunConfig, config: RecallConfig) -> RunConfig:
         seq_len=config.seq_len,
         batch_size=config.batch_size,
         accumulation=1,
+        devices=1,
+        nodes=1,
         schedule="cosine",
         warmup_steps=int(WARM_UP * config.steps),
         cooldowns=(),

@@ -66,17 +66,18 @@ def per_arm(
 
 
 def per_run(
-    name: str, doc: str | None, make: Callable[[Stage, RunKey], None], why: Callable[[Stage, RunKey], str | None],
+    name: str, doc: str | None, make: Callable[[Stage, RunKey], bool | None], why: Callable[[Stage, RunKey], str | None],
     arms: Callable[[Stage], Sequence[str]] = lambda stage: stage.study.arms,
 ) -> None:  # fmt: skip
-    """The command of a stage that has one piece of work for each run, see :func:`per_arm`; ``arms`` are those it is made for."""
+    """The command of a stage that has one piece of work for each run, see :func:`per_arm`; ``arms`` are those it is made for,
+    and ``make`` says False where another process writes the record."""
     args = arguments(doc, seed=True)
     stage = opened(args)
     if args.arm:
         end_with_parent()
         key = RunKey(args.arm, args.seed)
-        make(stage, key)
-        write_headline(stage.layout, key, stage.params.analysis)
+        if make(stage, key) is not False:
+            write_headline(stage.layout, key, stage.params.analysis)
         return
     keys = [RunKey(arm, seed) for arm in _slow_first(stage, arms(stage)) for seed in stage.study.seeds]
     _make_all(name, stage, {Piece(*key): why(stage, key) for key in keys})
@@ -98,8 +99,8 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None]) -> N
         print(f"{name}: all {len(reasons)} are made")
         return
     keep_bytecode()
-    threads = stage.preset.training.threads
-    workers = min(int(os.environ.get(JOBS) or default_jobs(threads)), len(pieces))
+    threads, devices = stage.preset.training.threads, stage.preset.training.devices if name == "train" else 1
+    workers = min(int(os.environ.get(JOBS) or default_jobs(threads * devices)), len(pieces))
     expected = estimate(stage.params, [(name, piece.arm) for piece in pieces])
     print(f"{name}: {len(pieces)} of {len(reasons)} to make, {workers} at a time; {expected.text(workers)}")
     for piece, why in pieces.items():

@@ -18,7 +18,7 @@ from lolm.data.stream import TokenStream
 from lolm.evaluation.held_out import validation_metrics
 from lolm.records import fingerprint_of, names, read, read_json, write, write_json
 from lolm.records.schema import Rate, Sweep, Trial
-from lolm.training.loop import DivergenceError
+from lolm.training.progress import DivergenceError
 from lolm.training.scratch import remove
 from lolm.training.sweep import choose, search
 from lolm.training.trial import run_trial

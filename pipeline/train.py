@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from lolm.accounting.count import account
+from lolm.config import RunConfig
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.stream import TokenStream
 from lolm.evaluation.held_out import validation_metrics
@@ -20,23 +21,36 @@ from lolm.ops.backends import choose_backend
 from lolm.records import Layout, RunKey, atomic_folder, write
 from lolm.records.schema import DataChecksums, Divergence, RunHeader
 from lolm.tracking import try_sync
-from lolm.training.loop import DivergenceError, Trainer
+from lolm.training import ranks
+from lolm.training.loop import Trainer
+from lolm.training.progress import DivergenceError
 from lolm.training.scratch import clear_finished, remove
 from pipeline.code import code_of
 from pipeline.configured import run_of
 from pipeline.identity import fingerprint_of_run, why_train
-from pipeline.runs import per_run
+from pipeline.runs import Piece, command, per_run
 from pipeline.stage import Stage, main, training_device
+from pipeline.torchrun import launch
 
 SCRATCH = Path(".scratch")
 KEPT_SECONDS = 600.0  # a finished run's scratch outlives DVC's recording of it, see Trainer.fit
 
 
-def train(stage: Stage, key: RunKey) -> None:
-    layout, run = stage.layout, run_of(stage, key)
+def train(stage: Stage, key: RunKey) -> bool:
+    """Train a run here, or start the processes that do; whether this is the one process that writes."""
+    run, device = run_of(stage, key), training_device()
+    if run.training.processes == 1:
+        return _train(stage.layout, key, run, device)
+    if not torch.distributed.is_torchelastic_launched():
+        launch(run.name, command("train", stage, Piece(*key)), run.training.devices, run.training.nodes)
+        return False
+    with ranks.joined(device):
+        return _train(stage.layout, key, run, device)
+
+
+def _train(layout: Layout, key: RunKey, run: RunConfig, device: str) -> bool:
     if run.training.threads:
         torch.set_num_threads(run.training.threads)
-    device = training_device()
     stream = TokenStream.open(layout.shards, "train")
     held_out = EvaluationSet(TokenStream.open(layout.shards, "validation"), run.training.eval_tokens, run.training.seq_len)
     data = DataChecksums(stream.checksum, held_out.stream.checksum)
@@ -60,20 +74,22 @@ def train(stage: Stage, key: RunKey) -> None:
         code=code_of("train"),
     )
     tokens = run.training.steps * run.training.tokens_per_step
-    print(
-        f"{run.name}: {header.parameters.total:,} parameters, {header.flops_per_token.training:,.0f} training FLOPs per token, "
-        f"{tokens:,} tokens",
-        file=sys.stderr,
-    )
-    clear_finished(SCRATCH, KEPT_SECONDS)
+    lead = ranks.is_lead()
+    if lead:
+        cost = f"{header.parameters.total:,} parameters, {header.flops_per_token.training:,.0f} training FLOPs per token"
+        print(f"{run.name}: {cost}, {tokens:,} tokens", file=sys.stderr)
+        clear_finished(SCRATCH, KEPT_SECONDS)
     scratch = SCRATCH / fingerprint
     try:
         trainer.fit(header, scratch, layout.train(*key), layout.weights(*key))
-    except DivergenceError as error:
-        print(f"diverged: {error}", file=sys.stderr)
-        record_divergence(layout, key, header, error.step, str(error))
-        remove(scratch)
-    try_sync(layout.train(*key))
+    except DivergenceError as error:  # which every process sees alike
+        if lead:
+            print(f"diverged: {error}", file=sys.stderr)
+            record_divergence(layout, key, header, error.step, str(error))
+            remove(scratch)
+    if lead:
+        try_sync(layout.train(*key))
+    return lead
 
 
 def record_divergence(layout: Layout, key: RunKey, header: RunHeader, step: int, reason: str) -> None:

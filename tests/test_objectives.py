@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from builders import architecture_of, make_model, make_run, random_tokens
 
 from lolm.config import ConfigError, FutureSize, ObjectiveConfig
-from lolm.models.regime import gumbel_softmax
+from lolm.models.regime import exponential_noise, gumbel_softmax
 from lolm.objectives import (
     IGNORED,
     LOSS_BLOCK,
@@ -317,7 +317,8 @@ def test_pure_noise_predicts_the_published_regime_loss():
     balance, h, sticky = balance_by_hand(weights / weights.sum(axis=-1, keepdims=True))
     wanted = 0.5 * balance - h + 0.2 * sticky
     assert wanted == pytest.approx(-2.13, abs=0.02)
-    p = gumbel_softmax(torch.zeros(16, 2048, 64), 0.95, torch.Generator().manual_seed(0))
+    noise = exponential_noise((16, 2048, 64), torch.device("cpu"), torch.Generator().manual_seed(0))
+    p = gumbel_softmax(torch.zeros(16, 2048, 64), 0.95, noise)
     assert float(regime_balance(p)) == pytest.approx(wanted, abs=0.01)
 
 
@@ -408,7 +409,7 @@ def gradients_of(arm: str, loss: str, **architecture) -> set[str]:
     model = make_model(arm, **architecture).train()
     heads = build_heads(run.architecture, run.size)
     tokens = random_tokens(2, 33)
-    streams = model.streams(tokens[:, :-1], torch.Generator().manual_seed(0))
+    streams = model.streams(tokens[:, :-1], model.noise(tokens[:, :-1], torch.Generator().manual_seed(0)))
     if loss == "token":
         term = token_loss(model, model.fuse(streams), tokens[:, 1:])
     else:

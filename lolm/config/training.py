@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lolm.config.ranges import Count, InnerShare, Natural, NonNegative, Positive, PositiveShare, Share, ShareBelowOne
@@ -35,16 +35,32 @@ class TrainingConfig:
     snapshots: tuple[InnerShare, ...] = (0.1, 0.25, 0.5)  # shares of the run at which weights are kept for the ablations
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast over fp32 master weights
     kernels: Literal["auto", "reference", "cpu", "triton", "cuda"] = "auto"  # backend of scans, convolutions, attention, norm
-    compile: bool = False
+    compile: bool = False  # each block by torch.compile
     activation_checkpointing: bool = False
     threads: Natural = 1  # CPU threads of one run; 0 = all
+    # Processes of one run on each node, each with a GPU where there are such, and nodes; they share the micro-batches of a step,
+    # so that a run on two devices goes on on one or on four.
+    devices: Count = field(default=1, metadata={"identity": False})
+    nodes: Count = field(default=1, metadata={"identity": False})
 
     def __post_init__(self) -> None:
         ends = self.cooldown_steps
+        sequences = self.batch_size * self.accumulation
+        fitting = [size for size in range(self.batch_size, 0, -1) if sequences % (size * self.processes) == 0][:1]
         early = any(end >= self.steps or self.decay_starts(end) < max(1, self.warmup_steps) for end in ends)
         refuse(
             [
                 (self.warmup_steps >= self.steps, "warmup_steps", f"{self.warmup_steps} leaves nothing of steps {self.steps}"),
+                (
+                    self.accumulation % self.processes != 0,
+                    "devices",
+                    f"{self.devices} on {self.nodes} node(s) cannot share {self.accumulation} micro-batch(es) a step evenly; "
+                    + (
+                        f"the same {sequences} sequences: batch_size: {fitting[0]}, accumulation: {sequences // fitting[0]}"
+                        if fitting
+                        else f"a step has {sequences} sequences, give every process as many"
+                    ),
+                ),
                 (
                     bool(ends) and self.schedule != "wsd",
                     "cooldowns",
@@ -67,6 +83,11 @@ class TrainingConfig:
     def decay_starts(self, end: int) -> int:
         """Steps done when a ``wsd`` schedule that ends at ``end`` begins to decay."""
         return end - max(1, round(self.decay_fraction * end))
+
+    @property
+    def processes(self) -> int:
+        """Of one run, on all nodes together."""
+        return self.devices * self.nodes
 
     @property
     def tokens_per_step(self) -> int:

@@ -11,7 +11,7 @@ from lolm.config import ObjectiveConfig
 from lolm.data.batches import EvaluationSet, stream_seed
 from lolm.models.fusion import Fusion
 from lolm.models.language_model import LanguageModel
-from lolm.models.regime import Regime, gumbel_softmax
+from lolm.models.regime import Regime, exponential_noise, gumbel_softmax
 from lolm.objectives import FutureHeads, auxiliary_losses, competitive_target, entropy
 from lolm.records.schema import ContrastiveSummary, GateSummary, Histogram, RegimeSummary
 
@@ -84,9 +84,10 @@ class RegimeStatistics:
 
     def add(self, logits_BTR: torch.Tensor, p_BTR: torch.Tensor, tau: float) -> None:
         logits = logits_BTR.float().cpu()
+        noise = [exponential_noise(logits.shape, logits.device, self.generator) for _ in range(2)]
         samples = {
-            "sampled": gumbel_softmax(logits, tau, self.generator),
-            "noise": gumbel_softmax(torch.zeros_like(logits), tau, self.generator),
+            "sampled": gumbel_softmax(logits, tau, noise[0]),
+            "noise": gumbel_softmax(torch.zeros_like(logits), tau, noise[1]),
             "eval": p_BTR.float().cpu(),
         }
         for name, p in samples.items():

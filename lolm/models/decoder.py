@@ -36,7 +36,7 @@ class Decoder(LanguageModel):
         super().__init__(architecture, size, vocab_size, training)
         self.projection = OutputProjection(size.d_model) if architecture.output_projection else None
 
-    def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
+    def streams(self, tokens_BT: torch.Tensor, noise_BTR: torch.Tensor | None = None, skip_last: int = 0) -> Streams:
         h, routing = self.stack(self._embed(tokens_BT), skip_last)
         return Streams(h, routing=routing)
 

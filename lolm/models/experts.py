@@ -62,13 +62,36 @@ class Experts(Component):
         # The choice itself has no gradient; the router learns through the weights p_e, and through its loss.
         weight_NK, chosen_NK = p_NE.topk(self.per_token, dim=-1)
         order = chosen_NK.flatten().argsort(stable=True)  # assignments grouped by expert
-        counts_E = torch.bincount(chosen_NK.flatten(), minlength=len(self.experts))
-        groups = x_ND[order // self.per_token].split(counts_E.tolist())
-        by_expert = torch.cat([expert(group) for expert, group in zip(self.experts, groups, strict=True)])
+        ones = torch.ones_like(order)
+        counts_E = ones.new_zeros(len(self.experts)).scatter_add(0, chosen_NK.flatten(), ones)
+        by_expert = (self.grouped if x_ND.is_cuda else self.looped)(x_ND[order // self.per_token], counts_E)
         y_NKD = by_expert[order.argsort()].unflatten(0, chosen_NK.shape)  # back in the order of the tokens: no racing sums
         y_ND = (y_NKD * weight_NK.to(y_NKD.dtype)[..., None]).sum(dim=1)
         load_E = counts_E / chosen_NK.numel()
         return y_ND.view(x_BTD.shape), Routing(router_loss(p_NE, load_E), load_E)
+
+    def looped(self, x_ND: torch.Tensor, counts_E: torch.Tensor) -> torch.Tensor:
+        """The experts, one after the other, on tokens that are sorted by expert."""
+        groups = x_ND.split(counts_E.tolist())
+        return torch.cat([expert(group) for expert, group in zip(self.experts, groups, strict=True)])
+
+    def grouped(self, x_ND: torch.Tensor, counts_E: torch.Tensor) -> torch.Tensor:
+        """The same as one product a map, for which the host need not know how many tokens each expert has."""
+        ends_E = counts_E.cumsum(0, dtype=torch.int32)
+        half = torch.is_autocast_enabled(x_ND.device.type)
+        dtype = torch.get_autocast_dtype(x_ND.device.type) if half else x_ND.dtype
+
+        def apply(maps: list[nn.Linear], x: torch.Tensor) -> torch.Tensor:
+            weight = torch.stack([m.weight for m in maps]).to(dtype)
+            y = F.grouped_mm(x.to(dtype), weight.transpose(1, 2), offs=ends_E)
+            if maps[0].bias is None:
+                return y
+            rows = torch.arange(len(y), device=y.device, dtype=torch.int32)
+            return y + torch.stack([m.bias for m in maps]).to(dtype)[torch.searchsorted(ends_E, rows, right=True)]
+
+        first = self.mlps[0]
+        y_ND = apply([mlp.down for mlp in self.mlps], first.act(apply([mlp.up for mlp in self.mlps], x_ND)))
+        return F.dropout(y_ND, first.dropout, self.training)
 
     @property
     def mlps(self) -> list[MLP]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -21,6 +21,7 @@ from lolm.models.experts import Routing
 from lolm.ops.cross_entropy import linear_cross_entropy
 
 Change = Callable[[torch.Tensor], torch.Tensor]  # to another of the same shape
+FORWARD_METHODS = ("streams", "follow", "fuse", "logits", "nats")  # what reads weights and is called from outside
 NOTHING: Mapping[str, Change] = MappingProxyType({})
 
 
@@ -60,6 +61,19 @@ class Streams:
         """Share of the assignments that each expert got, (mixtures, experts), without gradient."""
         return None if self.routing is None else self.routing.load
 
+    def detached(self) -> Streams:
+        """The same values without the graph that made them."""
+        routing = None if self.routing is None else Routing(*(part.detach() for part in self.routing))
+        own = {name: part.detach() for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
+        return replace(self, routing=routing, **own)
+
+
+def half_precision(device_type: str, precision: str, rounded: bool = False) -> torch.autocast:
+    """Inside, a model is measured as it was trained where that was in bfloat16 on a GPU, or where weights are ``rounded`` as they
+    are gathered from other processes; elsewhere in float32."""
+    enabled = (device_type == "cuda" or rounded) and precision == "bf16"
+    return torch.autocast(device_type, torch.bfloat16, enabled=enabled, cache_enabled=False)  # weights may change inside
+
 
 class LanguageModel(nn.Module, ABC):
     """Token embedding, a stack of blocks, and a head tied to the embedding: logits = norm(o) Eᵀ, no bias (facts A8).
@@ -87,9 +101,12 @@ class LanguageModel(nn.Module, ABC):
         self.head_norm_params = norm_params(architecture.recipe.head_norm, size.d_model)
 
     @abstractmethod
-    def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
-        """All streams of a batch. ``generator`` feeds the Gumbel noise; ``skip_last`` leaves out blocks at the
-        end of the stack."""
+    def streams(self, tokens_BT: torch.Tensor, noise_BTR: torch.Tensor | None = None, skip_last: int = 0) -> Streams:
+        """All streams of a batch. ``noise_BTR``: see :meth:`noise`; ``skip_last`` leaves out blocks at the end of the stack."""
+
+    def noise(self, tokens_BT: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+        """What a training step draws besides dropout; None for a model that draws nothing."""
+        return None
 
     def follow(self, tokens_BT: torch.Tensor, known: Streams, changes: Mapping[str, Change]) -> Streams:
         """The streams of a batch computed again from the stack's output h, with what runs along some edges changed; h itself
@@ -103,6 +120,10 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def components(self) -> dict[str, Component]:
         """The parts by name, embedding and head apart, for the accounting of parameters and FLOPs."""
+
+    def units(self) -> list[nn.Module]:
+        """The repeated parts, each called as a module: what is sharded, and compiled, as one."""
+        return list(self.stack.layers)
 
     def sites(self) -> dict[str, Site]:
         """Places inside the stacks where what mixers and MLPs write can be changed, by ``<component>.<layer>.<part>``; see

@@ -9,7 +9,7 @@ from lolm.config import BlockConfig, ConfigError, LatentConfig, LatentSize, Mixe
 from lolm.mixers.base import Mixer
 from lolm.mixers.registry import build_mixer
 from lolm.mixers.site import Site
-from lolm.models.blocks import Block, build_norm, norm_params
+from lolm.models.blocks import Block, build_norm, norm_params, run
 from lolm.models.component import Component
 
 MIXER_OF_FORM = {"mamba": "mamba1", "plain": "plain_ssm", "conv": "gated_conv"}
@@ -32,8 +32,17 @@ class Latent(Component):
         ConfigError: a transformer wired otherwise than ``prenorm``, or without ``latent.d_ff``.
     """
 
-    def __init__(self, config: LatentConfig, size: LatentSize, d_model: int, n_heads: int = 1, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        config: LatentConfig,
+        size: LatentSize,
+        d_model: int,
+        n_heads: int = 1,
+        dropout: float = 0.0,
+        activation_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
+        self.activation_checkpointing = activation_checkpointing
         self.form, self.wiring, self.d_model = config.form, config.wiring, d_model
         self.in_proj = nn.Linear(d_model, d_model, bias=False)
         if config.form == "transformer":
@@ -51,20 +60,20 @@ class Latent(Component):
         self.norms = nn.ModuleList(build_norm("layernorm", d_model) for _ in range(norms))
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        x = self.in_proj(x_BTD)
+        x, again = self.in_proj(x_BTD), self.activation_checkpointing and self.training
         if self.wiring == "chain":
             for layer, site in zip(self.layers, self.layer_sites, strict=True):
-                x = site(layer(x))
+                x = site(run(layer, x, again))
         elif self.wiring == "postnorm":
             for layer, site, norm in zip(self.layers, self.layer_sites, self.norms, strict=True):
-                x = norm(site(layer(x)) + x)
+                x = norm(site(run(layer, x, again)) + x)
         elif self.form == "transformer":
             for block in self.layers:
-                x, _ = block(x)
+                x, _ = run(block, x, again)
             x = self.norms[-1](x)
         else:
             for layer, site, norm in zip(self.layers, self.layer_sites, self.norms[:-1], strict=True):
-                x = x + site(layer(norm(x)))
+                x = x + site(run(layer, norm(x), again))
             x = self.norms[-1](x)
         return x
 

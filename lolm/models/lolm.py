@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from lolm.config import ArchitectureConfig, ConfigError, SizeConfig, TrainingConfig
 from lolm.models.blocks import Stack
@@ -44,7 +45,10 @@ class LOLM(LanguageModel):
             )
         self.latent_input, self.detached = architecture.latent.input, frozenset(architecture.detach)
         latent_size = _size(size, "latent") if has_latent else None
-        self.latent = Latent(architecture.latent, latent_size, d, size.n_heads, size.dropout) if latent_size is not None else None
+        self.latent = None
+        if latent_size is not None:
+            again = self.stack.activation_checkpointing
+            self.latent = Latent(architecture.latent, latent_size, d, size.n_heads, size.dropout, again)
         self.memory = Memory(architecture.memory, _size(size, "memory"), d) if architecture.memory.enabled else None
         self.regime = Regime(architecture.regime, _size(size, "regime"), d) if architecture.regime.enabled else None
         self.regime_width = size.regime.width if size.regime is not None else 0  # the gate keeps its inputs without the regime
@@ -64,10 +68,13 @@ class LOLM(LanguageModel):
         """The surface decoder, under the name that every family has for its blocks."""
         return self.surface
 
-    def streams(self, tokens_BT: torch.Tensor, generator: torch.Generator | None = None, skip_last: int = 0) -> Streams:
+    def streams(self, tokens_BT: torch.Tensor, noise_BTR: torch.Tensor | None = None, skip_last: int = 0) -> Streams:
         x = self._embed(tokens_BT)
         h, routing = self.surface(x, skip_last)
-        return self._behind(x, h, routing, generator)
+        return self._behind(x, h, routing, noise_BTR)
+
+    def noise(self, tokens_BT: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+        return None if self.regime is None else self.regime.noise(tokens_BT.shape, generator)
 
     def follow(self, tokens_BT: torch.Tensor, known: Streams, changes: Mapping[str, Change]) -> Streams:
         return self._behind(self._embed(tokens_BT), known.h, known.routing, None, changes)
@@ -77,7 +84,7 @@ class LOLM(LanguageModel):
         x: torch.Tensor,
         h: torch.Tensor,
         routing: Routing | None,
-        generator: torch.Generator | None,
+        noise_BTR: torch.Tensor | None,
         changes: Mapping[str, Change] = NOTHING,
     ) -> Streams:
         """All streams, from the embeddings and the surface's output."""
@@ -95,7 +102,7 @@ class LOLM(LanguageModel):
         logits, p, r = (
             (None, None, None)
             if self.regime is None
-            else self.regime(along("latent_regime", z_in), along("surface_regime", h), m_in, generator)
+            else self.regime(along("latent_regime", z_in), along("surface_regime", h), m_in, noise_BTR)
         )
         r_in = h.new_zeros(*h.shape[:2], self.regime_width) if r is None else r
         g = None
@@ -109,6 +116,9 @@ class LOLM(LanguageModel):
     def components(self) -> dict[str, Component]:
         parts = {name: getattr(self, name) for name in ("surface", "latent", "memory", "regime", "gate", "fusion")}
         return {name: part for name, part in parts.items() if part is not None}
+
+    def units(self) -> list[nn.Module]:
+        return super().units() + ([] if self.latent is None else list(self.latent.layers))
 
     def set_step(self, step: int) -> None:
         if self.regime is not None:

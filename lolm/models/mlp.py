@@ -21,13 +21,14 @@ class MLP(Component):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, D) in and out."""
-        x = self.up(x)
-        if self.gated:
-            gate, x = x.chunk(2, dim=-1)
-            x = x * (F.silu(gate) if self.kind == "swiglu" else F.gelu(gate))
-        else:
-            x = F.gelu(x)
-        return F.dropout(self.down(x), self.dropout, self.training)
+        return F.dropout(self.down(self.act(self.up(x))), self.dropout, self.training)
+
+    def act(self, x: torch.Tensor) -> torch.Tensor:
+        """What stands between the two maps: (…, F) of (…, F), or of (…, 2F) where it is gated."""
+        if not self.gated:
+            return F.gelu(x)
+        gate, x = x.chunk(2, dim=-1)
+        return x * (F.silu(gate) if self.kind == "swiglu" else F.gelu(gate))
 
     @property
     def _matrices(self) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,10 +14,14 @@ from lolm.mixers.base import fills, keep_init, no_decay
 from lolm.models.component import Component
 
 
-def gumbel_softmax(logits: torch.Tensor, tau: float | torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """softmax((ℓ + Gumbel noise) / τ), soft (Jang et al. 2017, arXiv 1611.01144); float32 noise from its own stream."""
-    exponential = torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator)
-    return F.softmax((logits.float() - exponential.log()) / tau, dim=-1).to(logits.dtype)
+def exponential_noise(shape: Sequence[int], device: torch.device, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Draws from Exp(1), float32; −ln of them is Gumbel noise."""
+    return torch.empty(shape, dtype=torch.float32, device=device).exponential_(generator=generator)
+
+
+def gumbel_softmax(logits: torch.Tensor, tau: float | torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """softmax((ℓ + Gumbel noise) / τ), soft (Jang et al. 2017, arXiv 1611.01144), from :func:`exponential_noise`."""
+    return F.softmax((logits.float() - noise.log()) / tau, dim=-1).to(logits.dtype)
 
 
 def causal_product(x_BTR: torch.Tensor, conv: nn.Conv1d) -> torch.Tensor:
@@ -42,7 +49,7 @@ class Regime(Component):
         self.conv: nn.Conv1d | None = None
         if config.neighbour_conv:
             self.conv = nn.Conv1d(size.codes, size.codes, config.neighbour_conv)
-            self.conv_weight = nn.Parameter(torch.empty(()))  # γ
+            self.conv_weight = nn.Parameter(torch.empty(1))  # γ; not (), which cannot be sharded
             keep_init(self.conv)
             no_decay(self.conv, "weight")
         keep_init(self, "codebook")
@@ -68,9 +75,9 @@ class Regime(Component):
         self.tau.fill_(self.tau_at(step))
 
     def forward(
-        self, z_BTD: torch.Tensor, h_BTD: torch.Tensor, m_BTD: torch.Tensor, generator: torch.Generator | None = None
+        self, z_BTD: torch.Tensor, h_BTD: torch.Tensor, m_BTD: torch.Tensor, noise_BTR: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns logits_BTR, probabilities_BTR and r_BTE."""
+        """Returns logits_BTR, probabilities_BTR and r_BTE; ``noise_BTR`` as :meth:`noise` gives it, by default drawn here."""
         logits_BTR = self.logits(torch.cat((z_BTD, h_BTD, m_BTD), dim=-1))
         if self.conv is not None:
             logits_BTR = logits_BTR + self.conv_weight * causal_product(logits_BTR, self.conv)
@@ -78,11 +85,21 @@ class Regime(Component):
             logits_BTR = logits_BTR.clamp(-self.config.clamp, self.config.clamp)
         if self.training:
             # Soft samples: noise makes rare codes chosen now and then, and the gradient flows through all of them.
-            p_BTR = gumbel_softmax(logits_BTR, self.tau, generator)
+            noise_BTR = self.noise(logits_BTR.shape[:2]) if noise_BTR is None else noise_BTR
+            p_BTR = gumbel_softmax(logits_BTR, self.tau, noise_BTR)
         else:
             tau = self.tau.clamp(min=0.01) if self.config.eval_temperature == "trained" else 1.0
             p_BTR = F.softmax(logits_BTR / tau, dim=-1)
         return logits_BTR, p_BTR, self.embed(p_BTR)
+
+    def noise(self, shape: Sequence[int], generator: torch.Generator | None = None) -> torch.Tensor:
+        """Noise of the codes for (B, T) tokens, an input of :meth:`forward`: a generator inside could not be compiled."""
+        return exponential_noise((*shape, self.size.codes), self.tau.device, generator)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest: Any) -> None:
+        if (scale := state_dict.get(key := f"{prefix}conv_weight")) is not None:
+            state_dict[key] = scale.view(1)  # older weights have γ without a dimension
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def embed(self, p_BTR: torch.Tensor) -> torch.Tensor:
         """r = p · E_r."""

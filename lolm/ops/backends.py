@@ -185,6 +185,14 @@ def _forward_and_gradients(kernel: Callable[..., Any], inputs: Sequence[Any]) ->
         return [y.detach(), *torch.autograd.grad(y, floats, torch.ones_like(y))]
 
 
+def copy_parameters() -> None:
+    """Let the Numba kernels read copies of weights: what NumPy has seen cannot be freed and gathered again, as sharding does."""
+    if _numba_works():
+        from lolm.ops.cpu import compiled
+
+        compiled.copied = True
+
+
 @cache
 def _numba_works() -> bool:
     try:

@@ -25,11 +25,14 @@ def essence(config: Any) -> Any:
     """The plain value of a configuration without the settings that are at their defaults.
 
     A setting that is added later, with the behaviour of before as its default, leaves the identity of older runs as it was. So a
-    default that a run rests on never changes its meaning: a new behaviour is a new value.
+    default that a run rests on never changes its meaning: a new behaviour is a new value. Fields marked with
+    ``metadata={"identity": False}`` say how a run is made and not what it is, and are left out.
     """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         values = {}
         for spec in dataclasses.fields(config):
+            if not spec.metadata.get("identity", True):
+                continue
             value = getattr(config, spec.name)
             default = spec.default_factory() if spec.default_factory is not dataclasses.MISSING else spec.default
             if default is dataclasses.MISSING or value != default:

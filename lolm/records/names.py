@@ -130,6 +130,7 @@ TRAIN, VAL, ANNEALED, GATES, REGIMES, EXPERTS, SPEED = "train", "val", "annealed
 TRAIN_LOSS, TRAIN_TOTAL = "train/loss", "train/total"  # of the tokens, and with the weighted auxiliary terms
 TRAIN_GRAD_NORM, TRAIN_LEARNING_RATE = "train/grad_norm", "train/lr"
 TOKENS_PER_SECOND = "speed/tokens_per_second"
+MFU = "speed/mfu"  # share of the devices' peak that the exact training FLOPs are, where the peak is known
 VAL_NATS, VAL_BITS_PER_BYTE, VAL_ACCURACY = "val/nats", "val/bits_per_byte", "val/accuracy"
 VAL_GATE_MEAN = "val/gate_mean"
 ANNEALED_NATS = "annealed/nats"  # what VAL_NATS was where a schedule ended
@@ -181,7 +182,7 @@ INTERVENTIONS = frozenset(
 )  # fmt: skip
 METRICS = frozenset(
     (
-        TRAIN_LOSS, TRAIN_TOTAL, TRAIN_GRAD_NORM, TRAIN_LEARNING_RATE, TOKENS_PER_SECOND,
+        TRAIN_LOSS, TRAIN_TOTAL, TRAIN_GRAD_NORM, TRAIN_LEARNING_RATE, TOKENS_PER_SECOND, MFU,
         VAL_NATS, VAL_BITS_PER_BYTE, VAL_ACCURACY, VAL_GATE_MEAN,
         GATE_LEVEL, GATE_TARGET, REGIME_ALIVE, REGIME_USAGE_ENTROPY, REGIME_TAU, EXPERT_LOAD_MAX, EXPERT_LOAD_ENTROPY,
         RECALL_ACCURACY, RECALL_NATS, *(train_term(term) for term in TERMS),

@@ -1,8 +1,15 @@
-"""Checkpoints of unfinished runs, and weights as safetensors."""
+"""Checkpoints of unfinished runs, and weights as safetensors.
+
+A checkpoint is a file; of several processes it is a folder beside it, to which each writes its own shards (PyTorch's distributed
+checkpoint). Any number of processes reads either.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +26,11 @@ from lolm.models.language_model import LanguageModel
 from lolm.objectives import FutureHeads, build_heads
 from lolm.records import read
 from lolm.records.schema import RunHeader
+from lolm.training import ranks
 from lolm.training.scratch import BRANCHES
 
 HEADS = "objective_heads."
+PROGRESS, WHOLE = "progress.json", ".metadata"  # beside the shards of a checkpoint; the second is written last
 
 
 class CheckpointError(LolmError):
@@ -51,23 +60,121 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint, of a run or of where a cooldown leaves it; raises CheckpointError naming a missing or broken file."""
-    folder = path.parent.parent if path.parent.name == BRANCHES else path.parent
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file; delete the folder {folder} to start the run again")
+        raise CheckpointError(f"{path}: no such file; {_start_again(path)}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as a whole checkpoint ({type(error).__name__}); delete the folder {folder} to start "
-            "the run again"
-        ) from None
+        raise _broken(path, error) from None
+
+
+def _start_again(path: Path) -> str:
+    folder = path.parent.parent if path.parent.name == BRANCHES else path.parent
+    return f"delete the folder {folder} to start the run again"
+
+
+def _broken(path: Path, error: BaseException) -> CheckpointError:
+    return CheckpointError(f"{path}: cannot be read as a whole checkpoint ({type(error).__name__}); {_start_again(path)}")
+
+
+def save(path: Path, model: nn.Module, heads: FutureHeads | None, optimizer: torch.optim.Optimizer, progress: dict) -> None:
+    """Write a checkpoint in the form of the processes that are here, and take away one of the other form; all must call."""
+    folder, new = _folder(path), path.with_suffix(".new")
+    if ranks.count() == 1:
+        parts = {"model": model.state_dict(), "heads": heads.state_dict() if heads is not None else {}}
+        save_checkpoint(path, parts | {"optimizer": optimizer.state_dict(), "progress": progress})
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    import torch.distributed.checkpoint as distributed
+
+    if ranks.is_lead():
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        (new / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+    ranks.barrier()
+    distributed.save(_tensors(model, heads, optimizer), checkpoint_id=new)
+    if ranks.is_lead():
+        _take(new, folder)
+        path.unlink(missing_ok=True)
+    ranks.barrier()
+
+
+def restore(path: Path, model: nn.Module, heads: FutureHeads | None, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Fill model, heads and optimiser from a checkpoint of either form, and return the progress; all processes must call.
+
+    Raises:
+        CheckpointError: it is missing or broken.
+    """
+    folder = _folder(path)
+    if ranks.is_lead() and (new := path.with_suffix(".new")).joinpath(WHOLE).exists():
+        _take(new, folder)  # the kill came between the last byte and the new name
+    ranks.barrier()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if folder.exists():
+        import torch.distributed.checkpoint as distributed
+
+        try:
+            kept = distributed.FileSystemReader(folder).read_metadata().state_dict_metadata
+            optimizer.state.clear()
+            for number, p in enumerate(parameters):  # places for what is read; a weight that nothing read has no moments
+                if f"moments.{number}.step" in kept:
+                    moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+                    optimizer.state[p] = {"step": torch.zeros((), dtype=torch.float32, device=p.device), **moments}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that one process alone is no group
+                distributed.load(_tensors(model, heads, optimizer), checkpoint_id=folder)
+            return json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        except (Exception, distributed.CheckpointException) as error:
+            raise _broken(folder, error) from None
+    state = load_checkpoint(path)
+    for module, part in ((model, "model"), (heads, "heads")):
+        if module is not None:
+            own = module.state_dict()
+            module.load_state_dict({name: ranks.sharded_like(t, own[name]) for name, t in state[part].items()})
+    for number, kept in state["optimizer"]["state"].items():
+        kept |= {name: ranks.sharded_like(t, parameters[number]) for name, t in kept.items() if t.ndim}
+    optimizer.load_state_dict(state["optimizer"])
+    return state["progress"]
+
+
+def checkpointed(path: Path) -> Path | None:
+    """The checkpoint in whichever form it is there; None where there is none."""
+    forms = (_folder(path), path.with_suffix(".new") / WHOLE, path)
+    return next((form for form in forms if form.exists()), None)
+
+
+def remove_checkpoint(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    for folder in (_folder(path), path.with_suffix(".new")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder(path: Path) -> Path:
+    return path.with_suffix("")
+
+
+def _take(new: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(new, folder)
+
+
+def _tensors(model: nn.Module, heads: FutureHeads | None, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """All that is sharded, by name; moments by the number of their parameter, whose order is that of the modules."""
+    moments = {str(number): state for number, state in optimizer.state_dict()["state"].items()}
+    return {"model": model.state_dict(), "heads": heads.state_dict() if heads is not None else {}, "moments": moments}
 
 
 def save_weights(path: Path, model: nn.Module, heads: FutureHeads | None) -> None:
-    """Write a model, and its objective heads under their own prefix, as safetensors, whole or not at all."""
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    if heads is not None:
-        tensors |= {HEADS + name: tensor.contiguous() for name, tensor in heads.state_dict().items()}
+    """Write a model, and its objective heads under their own prefix, as safetensors, whole or not at all; all processes must
+    call, the lead writes."""
+    state = model.state_dict() | ({HEADS + name: t for name, t in heads.state_dict().items()} if heads is not None else {})
+    tensors = {}
+    for name, tensor in state.items():  # one at a time, so that a device never holds all of them whole
+        gathered = ranks.whole(tensor)
+        if ranks.is_lead():
+            tensors[name] = gathered.cpu().contiguous()
+    if not ranks.is_lead():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file(tensors, temporary)

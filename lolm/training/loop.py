@@ -6,16 +6,16 @@ run that is killed and goes on from its checkpoint takes the same steps, bit for
 A run has a *trunk*, the run itself. Under a ``wsd`` schedule each of ``training.cooldowns`` adds a copy of the trunk as it was
 when a schedule ending there would have begun to decay, annealed to that end. It gives the loss of a shorter run with a whole
 schedule of its own for the cost of its decay alone: until then the two are the same (Hägele et al. 2024, arXiv 2405.18392).
+
+Several processes make one run by the same loop (:mod:`lolm.training.ranks`); the first of them, the lead, writes.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
-import time
-from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,35 +24,24 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from lolm.accounting.gpus import peak_flops
 from lolm.config import RunConfig
-from lolm.data.batches import Sampler, stream_seed
-from lolm.models.build import build_model
-from lolm.models.language_model import LanguageModel, Streams
-from lolm.objectives import (
-    auxiliary_losses,
-    build_heads,
-    token_loss,
-    total_loss,
-)
-from lolm.ops.backends import chosen_kernels, keep_from_tracing
+from lolm.data.batches import Sampler
+from lolm.models.language_model import LanguageModel, half_precision
+from lolm.ops.backends import chosen_kernels
 from lolm.records import SeriesWriter, names, read, write
 from lolm.records.schema import RunHeader, Summary
-from lolm.training.checkpoint import (
-    cooldown_path,
-    load_checkpoint,
-    save_checkpoint,
-    save_weights,
-    snapshot_path,
-)
+from lolm.training import ranks
+from lolm.training.checkpoint import checkpointed, cooldown_path, remove_checkpoint, restore, save, save_weights, snapshot_path
 from lolm.training.metrics import stream_metrics
-from lolm.training.optimizer import build_optimizer, learning_rate_at
-from lolm.training.progress import DivergenceError, Progress, TrainingError
+from lolm.training.progress import Progress, TrainingError
 from lolm.training.scratch import BRANCHES, FINISHED, publish
+from lolm.training.steps import Steps
 
 Evaluate = Callable[[LanguageModel], dict[str, float]]
 
 
-class Trainer:
+class Trainer(Steps):
     """Trains one run.
 
     Args:
@@ -60,7 +49,7 @@ class Trainer:
         sampler: batches of the training split.
         evaluate: scores the model on the fixed held-out set, see :func:`lolm.evaluation.held_out.validation_metrics`.
         on_checkpoint: called with the scratch folder after each checkpoint.
-        device: where to train.
+        device: where to train, see :class:`~lolm.training.steps.Steps`.
     """
 
     def __init__(
@@ -71,34 +60,14 @@ class Trainer:
         on_checkpoint: Callable[[Path], None] = lambda folder: None,
         device: str = "cpu",
     ) -> None:
-        self.run, self.sampler, self.evaluate, self.on_checkpoint = run, sampler, evaluate, on_checkpoint
-        self.training, self.device = run.training, torch.device(device)
-        recipe = run.architecture.recipe
-        if sampler.stream.vocab_size != run.vocab_size:
-            raise TrainingError(
-                f"the data have {sampler.stream.vocab_size} tokens, tokenizer.vocab_size is {run.vocab_size}; "
-                "run `dvc repro`, which makes them again"
-            )
-
-        torch.manual_seed(stream_seed(run.seed, "init") % 2**63)
-        self.model = build_model(run).to(self.device)
-        self.heads = build_heads(run.architecture, run.size, run.training.kernels)
-        if self.heads is not None:
-            self.heads.to(self.device)
-        modules = [self.model] + ([self.heads] if self.heads is not None else [])
-        self.optimizer = build_optimizer(modules, recipe.weight_decay, self.training, run.size.learning_rate)
-        self.clip_groups = [list(m.parameters()) for m in modules]
-        if recipe.clip == "joint":
-            self.clip_groups = [[p for group in self.clip_groups for p in group]]
-        self.noise = torch.Generator(device=self.device)
-        self.progress = Progress()
+        super().__init__(run, sampler, device)
+        self.evaluate, self.on_checkpoint = evaluate, on_checkpoint
         self.ends = (self.training.steps, *self.training.cooldown_steps)  # of the schedules: the trunk's, then the cooldowns'
         self.header: RunHeader | None = None
-        self._last_streams: Streams | None = None
-        self._loss = self._losses
-        if self.training.compile:
-            keep_from_tracing()
-            self._loss = torch.compile(self._losses)
+        self.records: SeriesWriter | None = None  # the lead's
+        self.peak = 0.0  # FLOP/s of all devices together, where known
+        if self.device.type == "cuda":
+            self.peak = ranks.count() * (peak_flops(torch.cuda.get_device_name(), self.training.precision) or 0.0)
 
     def fit(self, header: RunHeader, scratch: Path, records: Path, weights: Path) -> Summary:
         """Train to the end, from the last checkpoint if there is one, and publish what was made.
@@ -116,7 +85,10 @@ class Trainer:
         """
         self.header = header
         self.train(scratch)
-        return publish(scratch, records, weights)
+        if ranks.is_lead():
+            publish(scratch, records, weights)
+        ranks.barrier()
+        return read(records / "summary.json", Summary)
 
     def train(self, scratch: Path) -> None:
         """Train to the end and leave everything in the scratch folder: without a header, which :meth:`fit` brings, the series and
@@ -129,7 +101,8 @@ class Trainer:
         self.scratch.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.scratch.with_suffix(".lock"), timeout=0)
         try:
-            with lock:
+            with lock if ranks.is_lead() else nullcontext():
+                ranks.barrier()  # a lead that is refused takes the others with it
                 self._train()
         except Timeout:
             raise TrainingError(
@@ -139,32 +112,37 @@ class Trainer:
 
     def _train(self) -> None:
         if (self.scratch / FINISHED).exists():
-            print(f"{self.run.name}: was finished already", file=sys.stderr, flush=True)
+            if ranks.is_lead():
+                print(f"{self.run.name}: was finished already", file=sys.stderr, flush=True)
             return
-        checkpoint = self.scratch / "checkpoint.pt"
-        if checkpoint.exists():
-            self._restore(load_checkpoint(checkpoint))
-        if self.header is not None:
-            write(self.scratch / "config.json", self.header)
-        records = SeriesWriter(self.scratch / "metrics.jsonl", self.progress.records_length)
-        bar = tqdm(total=self.training.steps, desc=self.run.name, unit="step", disable=None, dynamic_ncols=True)
+        self.checkpoint, lead = self.scratch / "checkpoint.pt", ranks.is_lead()
+        if checkpointed(self.checkpoint):
+            self._restore(self.checkpoint)
+        self.warm_up()
+        if lead:
+            if self.header is not None:
+                cut = self.training.batch_size // self.pieces if self.pieces > 1 else None
+                write(self.scratch / "config.json", replace(self.header, micro_batch=cut))
+            self.records = SeriesWriter(self.scratch / "metrics.jsonl", self.progress.records_length)
+        hidden = None if lead else True
+        bar = tqdm(total=self.training.steps, desc=self.run.name, unit="step", disable=hidden, dynamic_ncols=True)
         if self.progress.step == 0:
-            self._record_evaluation(records)
-        self._warm_up()
+            self._record_evaluation()
         while True:
-            self._run_schedule(records, checkpoint, bar)
-            self._end_schedule(records)
+            self._run_schedule(bar)
+            self._end_schedule()
             if self.progress.schedule + 1 == len(self.ends):
                 break
             self._begin_cooldown(self.progress.schedule + 1)
-            self._save(checkpoint, records)
+            self._save()
         bar.close()
-        records.close()
-        (self.scratch / FINISHED).touch()  # first, so that a kill from here on loses nothing
-        checkpoint.unlink()
-        shutil.rmtree(self.scratch / BRANCHES, ignore_errors=True)
+        if self.records is not None:
+            self.records.close()
+            (self.scratch / FINISHED).touch()  # first, so that a kill from here on loses nothing
+            remove_checkpoint(self.checkpoint)
+            shutil.rmtree(self.scratch / BRANCHES, ignore_errors=True)
 
-    def _run_schedule(self, records: SeriesWriter, checkpoint: Path, bar: tqdm) -> None:
+    def _run_schedule(self, bar: tqdm) -> None:
         """Take steps to the end of the schedule under way; only the trunk writes its course into the series."""
         progress, end = self.progress, self.ends[self.progress.schedule]
         bar.reset(total=end)
@@ -172,23 +150,26 @@ class Trainer:
         while progress.step < end:
             self._step(end)
             last = progress.step == end
-            if progress.schedule == 0 and (progress.step % self.training.log_every == 0 or last):
-                self._record_window(records)
+            evaluated = progress.schedule == 0 and (progress.step % self.training.eval_every == 0 or last)
+            kept = progress.step % self.training.checkpoint_every == 0 or last
+            branches = [e for e in self.ends[1:] if progress.schedule == 0 and progress.step == self.training.decay_starts(e)]
+            if self.logged(progress.step) or evaluated or kept or branches or progress.step in self.training.snapshot_steps:
+                self.collect()  # nothing that is written may rest on a step that was not finite
+            if self.logged(progress.step):
+                self._record_window()
             # A schedule inside the model is a function of the step as well; weights, buffers and measurements must agree on it.
             self.model.set_step(progress.step)  # what is measured and kept from here on has this step's temperature
-            if progress.schedule == 0:
-                if progress.step % self.training.eval_every == 0 or last:
-                    self._record_evaluation(records)
-                if progress.step in self.training.snapshot_steps:
-                    save_weights(snapshot_path(self.scratch, progress.step), self.model, self.heads)
-                for cooldown_end in self.ends[1:]:
-                    if progress.step == self.training.decay_starts(cooldown_end):
-                        save_checkpoint(self._branch_point(cooldown_end), self._state())
-            if progress.step % self.training.checkpoint_every == 0 or last:
-                self._save(checkpoint, records)
+            if evaluated:
+                self._record_evaluation()
+            if progress.schedule == 0 and progress.step in self.training.snapshot_steps:
+                save_weights(snapshot_path(self.scratch, progress.step), self.model, self.heads)
+            for cooldown_end in branches:
+                save(self._branch_point(cooldown_end), self.model, self.heads, self.optimizer, vars(progress))
+            if kept:
+                self._save()
             self._show(bar, end)
 
-    def _end_schedule(self, records: SeriesWriter) -> None:
+    def _end_schedule(self) -> None:
         """Keep the weights and the held-out loss at the end of a schedule."""
         progress, end = self.progress, self.ends[self.progress.schedule]
         if progress.schedule:
@@ -197,92 +178,24 @@ class Trainer:
         else:
             values = progress.last_evaluation
             save_weights(self.scratch / "model.safetensors", self.model, self.heads)
-        if self.header is not None:
+        if self.header is not None and ranks.is_lead():
             path = self.scratch / "summary.json"
             spent = progress.annealing_seconds + progress.seconds - progress.seconds_at_branch
             summary = replace(read(path, Summary), annealing_seconds=round(spent, 3)) if progress.schedule else self._summary()
             write(path, summary)
-        records.write(self._axes() | {names.annealed(name): value for name, value in values.items()})
+        self._write({names.annealed(name): value for name, value in values.items()})
 
     def _begin_cooldown(self, schedule: int) -> None:
         """Go back to where a cooldown leaves the trunk."""
         ended = self.progress
         # Optimiser state and step come back too, so a cooldown is what a shorter run would have done, bit for bit on a CPU.
-        self._restore(load_checkpoint(self._branch_point(self.ends[schedule])), quiet=True)
+        self._restore(self._branch_point(self.ends[schedule]), quiet=True)
         self.progress.schedule, self.progress.seconds_at_branch = schedule, self.progress.seconds
         if ended.schedule:
             self.progress.annealing_seconds = ended.annealing_seconds + ended.seconds - ended.seconds_at_branch
 
     def _branch_point(self, end: int) -> Path:
         return self.scratch / BRANCHES / f"step-{end:06d}.pt"
-
-    def _warm_up(self) -> None:
-        """One forward and backward pass that is thrown away, so that compiling kernels is not counted as training time."""
-        self.model.train()
-        total, _, _ = self._loss(*(t.to(self.device) for t in self.sampler.batch(0)))
-        total.backward()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    # ------------------------------------------------------------------------------------------ one step
-
-    def _losses(self, x_BT: torch.Tensor, y_BT: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor], Streams]:
-        """Total loss, its unweighted terms and the streams of a micro-batch."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.precision == "bf16"):
-            streams = self.model.streams(x_BT, self.noise)
-            token = token_loss(self.model, self.model.fuse(streams), y_BT)
-            terms = auxiliary_losses(self.run.architecture.objectives, streams, self.heads)
-            total = total_loss(self.run.architecture.objectives, token, terms)
-        return total, {"loss": token, "total": total, **terms}, streams
-
-    def _step(self, end: int) -> None:
-        """One optimiser step of a schedule that ends at step ``end``."""
-        start = time.perf_counter()
-        step, accumulation = self.progress.step, self.training.accumulation
-        self.model.train()
-        self.model.set_step(step)
-        lr = learning_rate_at(step, self.training, self.run.size.learning_rate, end)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        streams = None
-        for micro in range(accumulation):
-            # Noise is a function of (seed, step), not of what came before, so a resumed run draws what it would have drawn.
-            # Micro-batches hold equally many tokens, so the mean over them is the mean over the step's tokens.
-            torch.manual_seed(stream_seed(self.run.seed, f"dropout/{step}/{micro}") % 2**63)
-            self.noise.manual_seed(stream_seed(self.run.seed, f"gumbel/{step}/{micro}") % 2**63)
-            x_BT, y_BT = (t.to(self.device) for t in self.sampler.batch(step * accumulation + micro))
-            total, terms, streams = self._loss(x_BT, y_BT)
-            (total / accumulation).backward()
-            for name, term in terms.items():
-                sums[name] += term.detach() / accumulation
-        norms = [torch.nn.utils.clip_grad_norm_(group, self.training.clip) for group in self.clip_groups]
-        values = {names.train_term(name): float(value) for name, value in sums.items()} | {names.TRAIN_GRAD_NORM: float(norms[0])}
-        self._check_finite(step, values | {f"gradient norm of group {i}": float(norm) for i, norm in enumerate(norms)})
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-        progress = self.progress
-        progress.step += 1
-        seconds = time.perf_counter() - start
-        progress.seconds += seconds
-        progress.window_seconds += seconds
-        progress.window_steps += 1
-        progress.last_loss = values[names.TRAIN_LOSS]
-        for name, value in values.items():
-            progress.window[name] = progress.window.get(name, 0.0) + value
-        self._last_streams = streams
-
-    def _check_finite(self, step: int, values: dict[str, float]) -> None:
-        wrong = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-        if wrong:
-            good = self.scratch / "checkpoint.pt"
-            kept = f"last good checkpoint: {good}" if good.exists() else "no checkpoint was made yet"
-            raise DivergenceError(
-                f"{self.run.name}: not finite at step {step + 1}: {', '.join(wrong)}; {kept}. Lower "
-                f"scales.{self.run.scale}.sizes.{self.run.arm}.learning_rate (where a sweep chooses the rate, the largest of "
-                f"scales.{self.run.scale}.sweep.factors) or training.clip and run `dvc repro`",
-                step + 1,
-            )
 
     # ------------------------------------------------------------------------------------------ records
 
@@ -300,34 +213,47 @@ class Trainer:
             "seconds": round(self.progress.seconds, 3),
         }
 
-    def _record_window(self, records: SeriesWriter) -> None:
+    def _write(self, row: dict[str, Any]) -> None:
+        if self.records is not None:
+            self.records.write(self._axes() | row)
+
+    def _record_window(self) -> None:
         progress = self.progress
-        row = self._axes() | {name: value / progress.window_steps for name, value in progress.window.items()}
+        row: dict[str, Any] = {name: value / progress.window_steps for name, value in progress.window.items()}
         progress.last_window_loss = row[names.TRAIN_LOSS]
         row[names.TRAIN_LEARNING_RATE] = self.optimizer.param_groups[0]["lr"]
-        row[names.TOKENS_PER_SECOND] = progress.window_steps * self.training.tokens_per_step / progress.window_seconds
-        if self._last_streams is not None:
+        speed = progress.window_steps * self.training.tokens_per_step / progress.window_seconds
+        row[names.TOKENS_PER_SECOND] = speed
+        if self.peak:
+            row[names.MFU] = speed * self.flops_per_token / self.peak
+        if self._last_streams is not None and ranks.is_lead():
             row |= stream_metrics(self._last_streams, self.model)
-        records.write(row)
+        self._write(row)
         progress.window, progress.window_steps, progress.window_seconds = {}, 0, 0.0
+        self._last_streams = None
 
     def _evaluated(self) -> dict[str, float]:
         self.model.eval()
-        values = self.evaluate(self.model)
-        self._check_finite(self.progress.step - 1, values)
+        with half_precision(self.device.type, self.training.precision, self.sharded):
+            values = self.evaluate(self.model)  # by every process alike
+        ranks.reshard(self.model)
+        self.check_finite(self.progress.step - 1, values)
         return values
 
-    def _record_evaluation(self, records: SeriesWriter) -> None:
+    def _record_evaluation(self) -> None:
         self.progress.last_evaluation = self._evaluated()
-        records.write(self._axes() | self.progress.last_evaluation)
+        self._write(self.progress.last_evaluation)
 
     def _show(self, bar: tqdm, end: int) -> None:
         progress = self.progress
+        told = progress.step == end or progress.schedule == 0 and progress.step % max(1, end // 10) == 0
+        if told:
+            self.collect()
         bar.update(1)
         speed = progress.step * self.training.tokens_per_step / max(progress.seconds, 1e-9)
         held_out = ", ".join(f"{name} {value:.3f}" for name, value in list(progress.last_evaluation.items())[:1])
         bar.set_postfix_str(f"loss {progress.last_loss:.3f}, {held_out}, {speed:,.0f} tok/s", refresh=False)
-        if bar.disable and (progress.step == end or progress.schedule == 0 and progress.step % max(1, end // 10) == 0):
+        if told and bar.disable and ranks.is_lead():
             left = (end - progress.step) * progress.seconds / progress.step
             print(
                 f"{self.run.name}: step {progress.step}/{end}, loss {progress.last_loss:.3f}, {held_out}, "
@@ -338,27 +264,16 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "heads": self.heads.state_dict() if self.heads is not None else {},
-            "optimizer": self.optimizer.state_dict(),
-            "progress": vars(self.progress),
-        }
-
-    def _save(self, path: Path, records: SeriesWriter) -> None:
+    def _save(self) -> None:
         # The series first: a checkpoint that knew of lines which are not on the disk could not be resumed from.
-        self.progress.records_length = records.flush()
-        save_checkpoint(path, self._state())
-        self.on_checkpoint(self.scratch)
+        self.progress.records_length = 0 if self.records is None else self.records.flush()
+        save(self.checkpoint, self.model, self.heads, self.optimizer, vars(self.progress))
+        if ranks.is_lead():
+            self.on_checkpoint(self.scratch)
 
-    def _restore(self, state: dict[str, Any], quiet: bool = False) -> None:
-        self.model.load_state_dict(state["model"])
-        if self.heads is not None:
-            self.heads.load_state_dict(state["heads"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
-        if not quiet:
+    def _restore(self, path: Path, quiet: bool = False) -> None:
+        self.progress = Progress(**restore(path, self.model, self.heads, self.optimizer))
+        if not quiet and ranks.is_lead():
             copy = f" of the copy annealed to step {self.ends[self.progress.schedule]}" if self.progress.schedule else ""
             print(f"{self.run.name}: going on from step {self.progress.step}{copy}", file=sys.stderr, flush=True)
 

@@ -13,7 +13,8 @@ OPEN = {"regime": {"isolate": False}}  # no gradient is cut but those of the tes
 def reached(output: str, detach: tuple[str, ...]) -> set[str]:
     """Names of the parameters that get a gradient which is not zero from the sum of z, p or g, or from o (squares)."""
     model = make_model("lolm", detach=detach, **OPEN).train()
-    s = model.streams(random_tokens(2, 24), torch.Generator().manual_seed(0))
+    tokens = random_tokens(2, 24)
+    s = model.streams(tokens, model.noise(tokens, torch.Generator().manual_seed(0)))
     value = model.fuse(s) if output == "o" else getattr(s, output)
     (value * torch.randn(value.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
     return {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
@@ -71,7 +72,7 @@ def test_values_are_the_same_bits(train):
 
     def values(**changes):
         model = make_model("lolm", **changes).train(train)
-        s = model.streams(tokens, torch.Generator().manual_seed(0))
+        s = model.streams(tokens, model.noise(tokens, torch.Generator().manual_seed(0)))
         return [s.h, s.z, s.m, s.p, s.r, s.g, model.fuse(s)]
 
     wanted = values()

@@ -39,7 +39,7 @@ def test_causality_holds_with_parallel_streams_and_in_training():
     tokens = random_tokens(2, 40)
     changed = tokens.clone()
     changed[:, 20] = (tokens[:, 20] + 1) % VOCAB
-    a, b = (model.fuse(model.streams(t, torch.Generator().manual_seed(1))) for t in (tokens, changed))
+    a, b = (model.fuse(model.streams(t, model.noise(t, torch.Generator().manual_seed(1)))) for t in (tokens, changed))
     torch.testing.assert_close(a[:, :20], b[:, :20], rtol=0, atol=0)
 
 

@@ -6,7 +6,9 @@ import torch
 from builders import make_model
 
 from lolm.config import RegimeConfig, RegimeSize
-from lolm.models.regime import Regime, gumbel_softmax
+from lolm.models.regime import Regime, exponential_noise, gumbel_softmax
+
+CPU = torch.device("cpu")
 
 
 def make(size=None, **config) -> Regime:
@@ -70,7 +72,7 @@ def test_noise_comes_from_its_own_generator():
 
     def sample(seed, state):
         torch.manual_seed(state)
-        return regime(x, x, x, torch.Generator().manual_seed(seed))[1]
+        return regime(x, x, x, regime.noise((1, 6), torch.Generator().manual_seed(seed)))[1]
 
     assert torch.equal(sample(1, 10), sample(1, 11))
     assert not torch.equal(sample(1, 10), sample(2, 10))
@@ -78,7 +80,8 @@ def test_noise_comes_from_its_own_generator():
 
 def test_argmax_of_gumbel_samples_is_distributed_as_the_softmax():
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
-    samples = gumbel_softmax(logits.expand(200_000, 4), 0.7, torch.Generator().manual_seed(0))
+    noise = exponential_noise((200_000, 4), CPU, torch.Generator().manual_seed(0))
+    samples = gumbel_softmax(logits.expand(200_000, 4), 0.7, noise)
     torch.testing.assert_close(samples.sum(dim=-1), torch.ones(200_000))
     shares = torch.bincount(samples.argmax(dim=-1), minlength=4) / 200_000
     torch.testing.assert_close(shares, logits.softmax(dim=-1), rtol=0, atol=4 * (0.25 / 200_000) ** 0.5)
@@ -86,9 +89,9 @@ def test_argmax_of_gumbel_samples_is_distributed_as_the_softmax():
 
 def test_low_temperature_makes_one_hot_samples_and_high_temperature_uniform_ones():
     logits = torch.randn(500, 8)
-    generator = torch.Generator().manual_seed(0)
-    assert gumbel_softmax(logits, 0.01, generator).max(dim=-1).values.mean() > 0.97
-    torch.testing.assert_close(gumbel_softmax(logits, 1e4, generator), torch.full((500, 8), 1 / 8), rtol=0, atol=1e-3)
+    noise = exponential_noise((500, 8), CPU, torch.Generator().manual_seed(0))
+    assert gumbel_softmax(logits, 0.01, noise).max(dim=-1).values.mean() > 0.97
+    torch.testing.assert_close(gumbel_softmax(logits, 1e4, noise), torch.full((500, 8), 1 / 8), rtol=0, atol=1e-3)
 
 
 def test_a_model_hands_step_and_generator_on():
@@ -96,6 +99,6 @@ def test_a_model_hands_step_and_generator_on():
     model.set_step(50)
     assert float(model.regime.tau) == 0.75  # 1 → 0.5 over 100 steps at this scale
     tokens = torch.zeros(1, 20, dtype=torch.long)
-    a = model.streams(tokens, torch.Generator().manual_seed(3)).p
-    assert torch.equal(a, model.streams(tokens, torch.Generator().manual_seed(3)).p)
-    assert not torch.equal(a, model.streams(tokens, torch.Generator().manual_seed(4)).p)
+    a = model.streams(tokens, model.noise(tokens, torch.Generator().manual_seed(3))).p
+    assert torch.equal(a, model.streams(tokens, model.noise(tokens, torch.Generator().manual_seed(3))).p)
+    assert not torch.equal(a, model.streams(tokens, model.noise(tokens, torch.Generator().manual_seed(4))).p)

@@ -49,7 +49,7 @@ from pipeline import runs, stage
 from pipeline.estimate import Estimate
 runs.command = lambda name, stage, piece: (sys.executable, "piece.py", str(piece))
 runs.estimate = lambda params, pieces: Estimate(60.0 * len(pieces), True)
-chosen = SimpleNamespace(scale="smoke", params=None, preset=SimpleNamespace(training=SimpleNamespace(threads=1)))
+chosen = SimpleNamespace(scale="smoke", params=None, preset=SimpleNamespace(training=SimpleNamespace(threads=1, devices=1)))
 pieces = [runs.Piece(arm, seed) for arm in ("lolm", "transformer") for seed in (1, 2)]
 why = lambda piece: None if Path(f"made-{piece}").exists() else "no record"
 stage.main(lambda: runs._make_all("train", chosen, {piece: why(piece) for piece in pieces}))

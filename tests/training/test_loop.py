@@ -20,8 +20,8 @@ from lolm.objectives import token_loss
 from lolm.records import RecordError, read, read_series, read_text
 from lolm.records.schema import RunHeader, Summary
 from lolm.training.checkpoint import CheckpointError, load_checkpoint, load_run
-from lolm.training.loop import TrainingError
 from lolm.training.optimizer import learning_rate_at
+from lolm.training.progress import TrainingError
 from lolm.training.scratch import FINISHED
 
 ARMS = ["lolm", "lolm_published", "lolm_v0", "transformer"]
@@ -256,13 +256,13 @@ def test_arms_see_the_same_batches(tmp_path):
 
 def test_every_micro_batch_has_noise_of_its_own(tmp_path):
     trainer = make_trainer(short_run("lolm", training={"steps": 4, "warmup_steps": 0, "accumulation": 2}), tmp_path)
-    losses, seeds = trainer._loss, []
+    losses, seeds = trainer._losses, []
 
-    def spy(x, y):
+    def spy(x, y, share):
         seeds.append((torch.initial_seed(), trainer.noise.initial_seed()))
-        return losses(x, y)
+        return losses(x, y, share)
 
-    trainer._loss = spy
+    trainer._losses = spy
     fit(trainer, tmp_path)
     taken = seeds[-8:]  # a pass to warm up, which is thrown away, may come first
     assert len({seed for pair in taken for seed in pair}) == 16
@@ -352,5 +352,6 @@ def test_torch_compile_takes_the_same_steps_around_the_compiled_kernels(tmp_path
         trainer = make_trainer(short_run("hymba", training={"compile": compiled}, size={"dropout": 0.0}), tmp_path)
         for _ in range(2):
             trainer._step(STEPS)
+        trainer.collect()
         losses.append(trainer.progress.last_loss)
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)

@@ -7,7 +7,7 @@ from builders import ArrayStream
 from runs import make_trainer, short_run
 
 from lolm.data.batches import BatchSampler
-from lolm.training.loop import DivergenceError
+from lolm.training.progress import DivergenceError
 from lolm.training.sweep import choose, search
 from lolm.training.trial import run_trial
 

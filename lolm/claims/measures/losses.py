@@ -237,7 +237,7 @@ def step_overhead(context: Context) -> Reading:
 def tpu_pair(counting: Counting) -> tuple[RunConfig, RunConfig]:
     """The published pair on TPU, to the parameter: the 304m preset with the plain SSM in windows of 512, against 21 layers."""
     lolm, base = (counting.resolve("304m", arm) for arm in ("lolm_published", "transformer_published"))
-    training = replace(lolm.training, seq_len=512, batch_size=4, accumulation=1)
+    training = replace(lolm.training, seq_len=512, batch_size=4, accumulation=1, devices=1, nodes=1)
     latent = replace(lolm.architecture.latent, form="plain", wiring="postnorm")
     return (
         replace(lolm, architecture=replace(lolm.architecture, latent=latent), training=training),

@@ -17,6 +17,7 @@ from numba import get_num_threads, set_num_threads
 # takes one caller at a time.
 numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
 _one_caller = threading.Lock()
+copied = False  # whether kernels get copies of weights, see lolm.ops.backends.copy_parameters
 
 # Numba knows a kernel by the file it stands in and would not see a change of the vectors it is made of.
 if not numba.config.CACHE_DIR:  # type: ignore[attr-defined]
@@ -58,6 +59,9 @@ def _renamed(function: Callable[..., None], suffix: str) -> Callable[..., None]:
 
 
 def as_numpy(x: torch.Tensor) -> np.ndarray:
+    if copied:
+        base = x if x._base is None else x._base
+        x = x.clone() if base.is_leaf and base.requires_grad else x
     return x.detach().contiguous().numpy()
 
 

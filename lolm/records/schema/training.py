@@ -81,6 +81,7 @@ class RunHeader:
     Attributes:
         code: hash of the source that trained it, see :mod:`pipeline.code`.
         state_elements, state_bytes: what generation carries for one sequence of the training length.
+        micro_batch: sequences at a time, where the device's memory holds fewer than ``training.batch_size``.
     """
 
     name: str
@@ -95,6 +96,7 @@ class RunHeader:
     kernels: str
     data: DataChecksums
     code: str
+    micro_batch: int | None = None
 
 
 @dataclass(frozen=True)
