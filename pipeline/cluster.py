@@ -33,6 +33,7 @@ FOLDER = SCRATCH / "cluster"
 LAUNCHER = "LOLM_LAUNCHER"  # in the environment: `slurm`, or how it is without: `local`
 IDENTITY = "LOLM_IDENTITY"  # in the environment of a task: what its piece is to be made from
 ENDING = ("COMPLETING", "CANCELLED", "FAILED", "TIMEOUT")
+SETTLING = 3.0  # seconds that a failed task waits, since Slurm may have ended its command first and comes to the task next
 GONE = 2  # looks at the queue that miss a task before it counts as ended: a requeued one may be missing for a moment
 
 
@@ -71,6 +72,8 @@ class Task:
             )
             with ended_with_us([child]):
                 status = child.wait()
+                if status:
+                    time.sleep(SETTLING)
         if status:
             atexit.register(os._exit, status % 256)
         return status
@@ -138,7 +141,8 @@ def array(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig
     except BaseException:
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must leave no job behind
         try:
-            subprocess.run(["scancel", *running], check=False, start_new_session=True)
+            if running:
+                subprocess.run(["scancel", *running], check=False, start_new_session=True)
         finally:
             signal.signal(signal.SIGINT, previous)
         raise
@@ -152,7 +156,8 @@ def _submit(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConf
     if "SLURM_JOB_ID" in os.environ:  # the driver is a job itself, whose settings are not those of the tasks
         for name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
             del os.environ[name]
-    optional = {"partition": config.partition, "account": config.account, "mem": config.memory_gb, "gpus_per_node": gpus or None}
+    memory = None if config.memory_gb is None else f"{math.ceil(1024 * config.memory_gb)}M"
+    optional = {"partition": config.partition, "account": config.account, "mem": memory, "gpus_per_node": gpus or None}
     executor = submitit.SlurmExecutor(FOLDER.resolve(), max_num_timeout=config.requeues)
     executor.update_parameters(
         job_name=f"lolm-{stage}",
@@ -229,7 +234,6 @@ def _wait(stage: str, running: dict[str, Task], config: ClusterConfig) -> list[F
             logs[ident].show()
             if ended or missed[ident] >= GONE:
                 status = _status(ident, task.job)
-                logs[ident].show()
                 if status:
                     failures.append(Failure(task.job, status))
                 _forget(ident)
@@ -272,19 +276,20 @@ def _say_state(stage: str, queue: Mapping[str, tuple[str, str]], said: str) -> s
 
 
 def _status(ident: str, job: Job) -> int:
-    """Exit status of a task that has ended. Where it left none, the job's log is told what Slurm has written of its end."""
-    trace = ""
+    """Exit status of a task that has ended. Where it left none, the end of Slurm's log is added to the job's."""
+    text, slurm = "", FOLDER / f"{ident}_0_log.out"
     if _result(ident).exists():
-        outcome, result = pickle.loads(_result(ident).read_bytes())
+        outcome, text = pickle.loads(_result(ident).read_bytes())
         if outcome == "success":
-            return int(result)
-        trace = result
-    slurm = FOLDER / f"{ident}_0_log.out"
-    text = slurm.read_text(encoding="utf-8", errors="replace") if slurm.exists() else ""
-    lines = [line for line in (trace or text).splitlines() if line.strip() and "submitit INFO" not in line]
+            return int(text)
+    elif slurm.exists():
+        text = slurm.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()] or ["no reason given"]
+    why = ([line for line in lines if "slurmstepd" in line] or lines)[-1]  # who ended it; what follows from that stands below
+    error = f"error: the cluster ended job {ident} before it had finished: {why}"
     with open(job.log, "a", encoding="utf-8") as log:
-        log.writelines(f"{line}\n" for line in lines[-20:])
-        log.write(f"error: the cluster ended job {ident} before it had finished: {lines[-1] if lines else 'no reason given'}\n")
+        log.writelines(f"{line}\n" for line in [*lines[-20:], error])
+    show(job, error.encode())
     return 1
 
 
