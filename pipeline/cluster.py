@@ -37,6 +37,13 @@ SETTLING = 3.0  # seconds that a failed task waits, since Slurm may have ended i
 GONE = 2  # looks at the queue that miss a task before it counts as ended: a requeued one may be missing for a moment
 
 
+# Where the processes of a run on several nodes find one another.
+MEETING_POINT = (
+    'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+    "export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))",
+)
+
+
 class ClusterError(LolmError):
     """The cluster cannot be used, or refuses a job."""
 
@@ -87,6 +94,15 @@ class Task:
         return DelayedSubmission(self)
 
 
+@dataclass(frozen=True)
+class Share:
+    """What a task gets on each of its nodes."""
+
+    cpus: int = 1
+    gpus: int = 0
+    nodes: int = 1
+
+
 class Log:
     """What a task has written to its job's log since the last look."""
 
@@ -116,7 +132,7 @@ def check() -> None:
     _queue()
 
 
-def array(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig, cpus: int = 1, gpus: int = 0) -> list[Failure]:
+def array(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig, share: Share) -> list[Failure]:
     """Have tasks run as a job array and wait for them; one that fails stops no other. Returns the failures.
 
     Tasks that an earlier driver submitted and that are in the queue still are followed; those of them that were to be made from
@@ -125,7 +141,7 @@ def array(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig
     Args:
         stage: name for people.
         at_once: tasks that may run at a time.
-        cpus, gpus: of a task.
+        share: what a task gets.
     """
     running = _left_by_an_earlier_driver(tasks)
     followed = {task.identity for task in running.values()}
@@ -134,7 +150,7 @@ def array(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig
     new = [task for task in tasks if task.identity not in followed]
     try:
         if new:
-            submitted = _submit(stage, new, at_once, config, cpus, gpus)
+            submitted = _submit(stage, new, at_once, config, share)
             print(f"{stage}: submitted as {_names(submitted)}")
             running |= submitted
         return _wait(stage, running, config)
@@ -148,7 +164,7 @@ def array(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig
         raise
 
 
-def _submit(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig, cpus: int, gpus: int) -> dict[str, Task]:
+def _submit(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig, share: Share) -> dict[str, Task]:
     import submitit
 
     for task in tasks:
@@ -157,17 +173,18 @@ def _submit(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConf
         for name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
             del os.environ[name]
     memory = None if config.memory_gb is None else f"{math.ceil(1024 * config.memory_gb)}M"
-    optional = {"partition": config.partition, "account": config.account, "mem": memory, "gpus_per_node": gpus or None}
+    optional = {"partition": config.partition, "account": config.account, "mem": memory, "gpus_per_node": share.gpus or None}
     executor = submitit.SlurmExecutor(FOLDER.resolve(), max_num_timeout=config.requeues)
     executor.update_parameters(
         job_name=f"lolm-{stage}",
         time=config.minutes,
-        cpus_per_task=cpus,
+        nodes=share.nodes,
+        cpus_per_task=share.cpus,
         signal_delay_s=config.warning_seconds,
         array_parallelism=at_once,
-        setup=list(config.setup),
+        setup=[*config.setup, *(MEETING_POINT if share.nodes > 1 else ())],
         stderr_to_stdout=True,
-        srun_args=[f"--cpus-per-task={cpus}"],  # which srun takes over from sbatch no more, since Slurm 22.05
+        srun_args=[f"--cpus-per-task={share.cpus}"],  # which srun takes over from sbatch no more, since Slurm 22.05
         additional_parameters={"requeue": True} | {key: value for key, value in config.options.items() if value is not False},
         **{key: value for key, value in optional.items() if value is not None},
     )

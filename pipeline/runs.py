@@ -16,7 +16,7 @@ from pathlib import Path
 from lolm import LolmError
 from lolm.records import RunKey
 from lolm.tracking import HAND_OVER, RUNNER
-from pipeline.cluster import IDENTITY, LAUNCHER, Task, array
+from pipeline.cluster import IDENTITY, LAUNCHER, Share, Task, array
 from pipeline.estimate import estimate
 from pipeline.headline import write_headline
 from pipeline.jobs import PARENT, Failure, Job, end_with_parent, foreground, keep_bytecode, side_by_side
@@ -143,7 +143,7 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inpu
     if slurm:
         settings |= {RUNNER: "1", HAND_OVER: "1"}
         tasks = [Task(job, settings | {IDENTITY: inputs(piece)}) for job, piece in zip(jobs, pieces, strict=True)]
-        lines = _told(array(name, tasks, workers, stage.params.cluster, *_share(name, stage)))
+        lines = _told(array(name, tasks, workers, stage.params.cluster, _share(name, stage)))
     elif workers == 1:
         environment = os.environ | settings | {PARENT: str(os.getpid())}
         statuses = {job: foreground(job.command, environment) for job in jobs}
@@ -159,11 +159,11 @@ def _told(failures: Sequence[Failure]) -> list[str]:
     return [f"{f.job.name} failed with status {f.status}: {f.reason}\n       its output: {f.job.log}" for f in failures]
 
 
-def _share(name: str, stage: Stage) -> tuple[int, int]:
-    """CPUs and GPUs of one task of a stage."""
+def _share(name: str, stage: Stage) -> Share:
+    """What one piece of a stage gets on a cluster: training alone uses several devices."""
     cluster, training = stage.params.cluster, stage.preset.training
-    devices = getattr(training, "devices", 1) if name == "train" else 1
-    return devices * (cluster.cpus or training.threads or 1), devices * cluster.gpus
+    devices, nodes = (getattr(training, key, 1) if name == "train" else 1 for key in ("devices", "nodes"))
+    return Share(devices * (cluster.cpus or training.threads or 1), devices * cluster.gpus, nodes)
 
 
 def command(name: str, stage: Stage, piece: Piece) -> tuple[str, ...]:
