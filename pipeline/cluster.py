@@ -27,6 +27,7 @@ from lolm import LolmError, tracking
 from lolm.config import ClusterConfig
 from lolm.training.scratch import FINISHED
 from pipeline.jobs import PARENT, Failure, Job, ended_with_us, show
+from pipeline.stage import DEVICE
 
 SCRATCH = Path(".scratch")
 FOLDER = SCRATCH / "cluster"
@@ -70,7 +71,7 @@ class Task:
         with open(self.job.log, "ab", buffering=0) as log:
             child = subprocess.Popen(
                 self.job.command,
-                env={**os.environ, **self.environment, PARENT: str(os.getpid())},
+                env={**os.environ, **self.environment, PARENT: str(os.getpid()), DEVICE: ""},  # it looks for itself
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -90,7 +91,7 @@ class Task:
         from submitit.core.utils import DelayedSubmission
 
         with open(self.job.log, "a", encoding="utf-8") as log:
-            log.write("the node is to be given back: requeued, goes on from the last checkpoint\n")
+            log.write("the node is to be given back; from the last checkpoint on it is made again\n")
         return DelayedSubmission(self)
 
 
@@ -296,9 +297,10 @@ def _status(ident: str, job: Job) -> int:
     """Exit status of a task that has ended. Where it left none, the end of Slurm's log is added to the job's."""
     text, slurm = "", FOLDER / f"{ident}_0_log.out"
     if _result(ident).exists():
-        outcome, text = pickle.loads(_result(ident).read_bytes())
+        outcome, result = pickle.loads(_result(ident).read_bytes())
         if outcome == "success":
-            return int(text)
+            return int(result)
+        text = result.replace("submitit.core.utils.UncompletedJobError: ", "")
     elif slurm.exists():
         text = slurm.read_text(encoding="utf-8", errors="replace")
     lines = [line for line in text.splitlines() if line.strip()] or ["no reason given"]

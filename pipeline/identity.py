@@ -52,7 +52,7 @@ def why_train(layout: Layout, key: RunKey, run: RunConfig) -> str | None:
     if header.code not in (code_of("train"), *accepted_versions("train")):
         return "other code (`make accept` tells what changes no result)"
     # Which kernels work on another machine is known there.
-    kernels = header.kernels if DEVICE in os.environ else choose_backend(device, run.training.kernels)
+    kernels = header.kernels if os.environ.get(DEVICE) else choose_backend(device, run.training.kernels)
     if (header.device, header.kernels) != (device, kernels):
         return f"made on {header.device} with {header.kernels} kernels"
     return None if (layout.weights(*key) / WEIGHTS).exists() else "no weights"

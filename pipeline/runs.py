@@ -112,7 +112,10 @@ def _refuse_other_inputs(inputs: Callable[[], str]) -> None:
         StageError: it was submitted to make something else.
     """
     if IDENTITY in os.environ and os.environ[IDENTITY] != inputs():
-        raise StageError("params.yaml, data or code have changed since this job was submitted; the same command makes it anew")
+        raise StageError(
+            "this job was submitted to make something else: params.yaml, data or code have changed, or the node lacks the "
+            "device that `cluster.gpus` promises; the same command submits what is asked for now"
+        )
 
 
 def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inputs: Callable[[Piece], str]) -> None:
@@ -141,7 +144,7 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inpu
     jobs = [Job(f"{name} {piece}", command(name, stage, piece), LOGS / f"{stage.scale}-{name}-{piece}.log") for piece in pieces]
     settings = {"PYTHONUNBUFFERED": "1"} | (dict.fromkeys(THREAD_VARIABLES, str(threads)) if threads else {})
     if slurm:
-        settings |= {RUNNER: "1", HAND_OVER: "1"}
+        settings |= {RUNNER: "1", HAND_OVER: "1"} | ({} if stage.params.cluster.gpus else {"CUDA_VISIBLE_DEVICES": ""})
         tasks = [Task(job, settings | {IDENTITY: inputs(piece)}) for job, piece in zip(jobs, pieces, strict=True)]
         lines = _told(array(name, tasks, workers, stage.params.cluster, _share(name, stage)))
     elif workers == 1:

@@ -62,7 +62,7 @@ def arguments(description: str | None, *, arm: bool = False, seed: bool = False)
 
 def training_device() -> str:
     """``cuda`` where PyTorch sees a device, else ``cpu``; of the machine that makes the pieces where that is another one."""
-    if DEVICE in os.environ:
+    if os.environ.get(DEVICE):
         return os.environ[DEVICE]
     import torch
 

@@ -71,7 +71,7 @@ def started() -> Iterator[dict[str, str]]:
             if words[0] == "munged":
                 _wait_for(lambda: (folder / "munge.socket").exists(), folder)
         stack.callback(_end_jobs, environment)
-        _wait_for(lambda: _said(environment, "sinfo", "--noheader", "--format=%T") == "idle", folder)
+        _wait_for(lambda: said(environment, "sinfo", "--noheader", "--format=%T") == "idle", folder)
         yield environment
 
 
@@ -98,13 +98,13 @@ def _end(daemon: subprocess.Popen[bytes]) -> None:
 
 
 def _end_jobs(environment: dict[str, str]) -> None:
-    _said(environment, "scancel", "--me")
+    said(environment, "scancel", "--me")
     until = time.monotonic() + 15
-    while _said(environment, "squeue", "--noheader") and time.monotonic() < until:
+    while said(environment, "squeue", "--noheader") and time.monotonic() < until:
         time.sleep(0.2)
 
 
-def _said(environment: dict[str, str], *words: str) -> str:
+def said(environment: dict[str, str], *words: str) -> str:
     return subprocess.run(words, env=os.environ | environment, capture_output=True, text=True, check=False).stdout.strip()
 
 
