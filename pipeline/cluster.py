@@ -18,7 +18,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,8 @@ SCRATCH = Path(".scratch")
 FOLDER = SCRATCH / "cluster"
 LAUNCHER = "LOLM_LAUNCHER"  # in the environment: `slurm`, or how it is without: `local`
 IDENTITY = "LOLM_IDENTITY"  # in the environment of a task: what its piece is to be made from
-ENDING = ("COMPLETING", "CANCELLED", "FAILED", "TIMEOUT")
 SETTLING = 3.0  # seconds that a failed task waits, since Slurm may have ended its command first and comes to the task next
 GONE = 2  # looks at the queue that miss a task before it counts as ended: a requeued one may be missing for a moment
-
 
 # Where the processes of a run on several nodes find one another.
 MEETING_POINT = (
@@ -62,7 +61,7 @@ class Task:
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        return (self.job.name, self.environment.get(IDENTITY))
+        return (self.job.log, self.environment.get(IDENTITY))
 
     def __call__(self) -> int:
         """Run the command; returns its exit status, which Slurm is told as well."""
@@ -144,25 +143,34 @@ def array(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig
         at_once: tasks that may run at a time.
         share: what a task gets.
     """
-    running = _left_by_an_earlier_driver(tasks)
-    followed = {task.identity for task in running.values()}
-    if running:
-        print(f"{stage}: {len(running)} of them are in the queue already, as {_names(running)}")
-    new = [task for task in tasks if task.identity not in followed]
+    running: dict[str, Task] = {}
     try:
+        running |= _left_by_an_earlier_driver(tasks)
+        if running:
+            print(f"{stage}: {len(running)} of them are in the queue already, as {_names(running)}", flush=True)
+        followed = {task.identity for task in running.values()}
+        new = [task for task in tasks if task.identity not in followed]
         if new:
-            submitted = _submit(stage, new, at_once, config, share)
-            print(f"{stage}: submitted as {_names(submitted)}")
-            running |= submitted
+            with _undisturbed():
+                submitted = _submit(stage, new, at_once, config, share)
+                running |= submitted
+            print(f"{stage}: submitted as {_names(submitted)}", flush=True)
         return _wait(stage, running, config)
     except BaseException:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must leave no job behind
-        try:
-            if running:
-                subprocess.run(["scancel", *running], check=False, start_new_session=True)
-        finally:
-            signal.signal(signal.SIGINT, previous)
+        if running:
+            with _undisturbed():
+                subprocess.run(["scancel", *running], check=False)
         raise
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM wait, so that no job is left which nobody knows of."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _submit(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig, share: Share) -> dict[str, Task]:
@@ -200,7 +208,7 @@ def _submit(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConf
 
 def _left_by_an_earlier_driver(tasks: Sequence[Task]) -> dict[str, Task]:
     """Tasks in the queue that are to do what these do, by id; those that are to do it otherwise are cancelled first."""
-    wanted, names = {task.identity: task for task in tasks}, {task.job.name for task in tasks}
+    wanted, logs = {task.identity: task for task in tasks}, {task.job.log for task in tasks}
     queue, found, stale = _queue(), {}, []
     for path in FOLDER.glob("*_submitted.pkl"):
         ident = path.name.removesuffix("_submitted.pkl")
@@ -212,14 +220,14 @@ def _left_by_an_earlier_driver(tasks: Sequence[Task]) -> dict[str, Task]:
         except Exception:  # of another version of this module
             stale.append(ident)
             continue
-        if task.identity in wanted and queue[ident][0] not in ENDING:
+        if task.identity in wanted and queue[ident][0] != "COMPLETING":
             found[ident] = wanted[task.identity]
-        elif task.job.name in names:
+        elif task.job.log in logs:
             stale.append(ident)
     if stale:
-        print(f"waiting for {_names(stale)} to end, submitted for other parameters, data or code")
+        print(f"waiting for the end of {_names(stale)}, cancelled or submitted for other parameters, data or code", flush=True)
         subprocess.run(["scancel", *stale], check=False)
-        while any(ident in _queue() for ident in stale):
+        while not _queue().keys().isdisjoint(stale):
             time.sleep(1.0)
         for ident in stale:
             _forget(ident)
@@ -233,7 +241,6 @@ def _wait(stage: str, running: dict[str, Task], config: ClusterConfig) -> list[F
     missed: Counter[str] = Counter()
     synced: dict[Path, float] = {}
     looked, said = -math.inf, ""
-    sys.stdout.flush()
     while running:
         due = time.monotonic() - looked >= config.poll_seconds
         if due:
@@ -245,7 +252,8 @@ def _wait(stage: str, running: dict[str, Task], config: ClusterConfig) -> list[F
             looked = time.monotonic()
             said = _say_state(stage, {ident: queue[ident] for ident in running if ident in queue}, said)
             _fill_mlflow(synced)
-        os.chmod(FOLDER, FOLDER.stat().st_mode)  # makes NFS look at the folder anew
+        with suppress(PermissionError):
+            os.chmod(FOLDER, FOLDER.stat().st_mode)  # makes NFS look at the folder anew
         for ident, task in list(running.items()):
             ended = _result(ident).exists()
             missed[ident] = 0 if ident in queue else missed[ident] + due

@@ -182,7 +182,7 @@ def test_after_a_driver_that_died_nothing_is_submitted_twice(folder):
     assert len({ident.partition("_")[0] for ident in queue()}) == 1
     Path("go").touch()
     said = third.end()
-    assert "submitted for other parameters, data or code" in said
+    assert "waiting for the end of job" in said
     assert names("end") == NAMES
 
 
