@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from projects import ROOT
@@ -20,6 +21,7 @@ from test_pieces import wait_for
 from lolm import LolmError
 from lolm.config import ClusterConfig, ConfigError, from_mapping
 from pipeline import cluster, runs, stage
+from pipeline.jobs import Job
 
 PIECE = """
 import os, sys, time
@@ -212,6 +214,30 @@ def test_without_slurm_the_launcher_says_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LolmError, match="there is no sbatch, srun, squeue, scancel"):
         cluster.check()
+
+
+def test_what_a_run_on_several_devices_asks_for(monkeypatch, tmp_path):
+    for name, lines in {"sbatch": 'cp "$1" asked.sh; echo "Submitted batch job 7"', "srun": ""}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("SLURM_JOB_ID", "1")  # the driver's own job, of which nothing is to be handed on
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
+    monkeypatch.chdir(tmp_path)
+    settings = ClusterConfig(minutes=720, gpus=1, cpus=8, memory_gb=0.75, setup=("module load cuda",), options={"qos": "long; x"})
+    training = SimpleNamespace(threads=1, devices=4, nodes=2)
+    chosen = SimpleNamespace(params=SimpleNamespace(cluster=settings), preset=SimpleNamespace(training=training))
+    assert runs._share("evaluate", chosen) == cluster.Share(cpus=8, gpus=1, nodes=1)
+    task = cluster.Task(Job("train lolm-1", ["true"], Path("lolm-1.log")), {})
+    assert cluster._submit("train", [task], 1, settings, runs._share("train", chosen)) == {"7": task}
+    asked = Path("asked.sh").read_text(encoding="utf-8").splitlines()
+    wanted = "time=720 nodes=2 gpus-per-node=4 cpus-per-task=32 mem=768M signal=USR2@90 requeue job-name=lolm-train"
+    assert {f"#SBATCH --{option}" for option in [*wanted.split(), "qos='long; x'"]} <= set(asked)
+    assert {"module load cuda", *cluster.MEETING_POINT} <= set(asked)
+    assert "--cpus-per-task=32" in asked[-1]
+    assert "SLURM_MEM_PER_NODE" not in os.environ
+    assert cluster._submit("evaluate", [task], 1, ClusterConfig(), cluster.Share()) == {"7": task}
+    assert "MASTER_ADDR" not in Path("asked.sh").read_text(encoding="utf-8")
 
 
 def test_settings_of_a_cluster_are_checked():
