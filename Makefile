@@ -27,11 +27,12 @@ endif
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: SCALE= STUDY=<of params.yaml> JOBS=<runs at a time> FORCE=1 <make all again> WHY=<what make accept accepts>"
-	@echo "           PORT=<of the UI> ARGS=<for pytest or the benchmark>"
+	@echo "Variables: SCALE= STUDY=<of params.yaml> JOBS=<runs at a time> LAUNCHER=slurm <runs on a cluster> FORCE=1 <all again>"
+	@echo "           WHY=<what make accept accepts> PORT=<of the UI> ARGS=<for pytest or the benchmark>"
 	@echo "           PYTHON=<interpreter to build .venv with> TORCH_INDEX=<extra package index, for example of PyTorch's CPU builds>"
 
-run = "$(python)" -m pipeline.run $(if $(JOBS),--jobs $(JOBS)) $(if $(FORCE),--force)
+where = $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
+run = "$(python)" -m pipeline.run $(where) $(if $(FORCE),--force)
 pytest = "$(python)" -m pytest --numprocesses logical --maxprocesses 8 --dist loadscope
 quiet = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg
 
@@ -42,7 +43,7 @@ smoke: $(ready) ## the whole pipeline at scale smoke; params.yaml stays as it is
 	@$(run) --scale smoke --study $(or $(STUDY),smoke)
 
 budgets: $(ready) ## the study over sizes and budgets, some 7 hours on two cores, and its laws; the same command goes on
-	@"$(python)" -m pipeline.budgets --run $(if $(JOBS),--jobs $(JOBS))
+	@"$(python)" -m pipeline.budgets --run $(where)
 
 external: $(ready) ## a public model in the laboratory of layers: NAME=<under external in params.yaml>
 	@"$(python)" -m pipeline.external --name "$(NAME)" $(if $(SCALE),--scale $(SCALE))

@@ -117,4 +117,4 @@ def why(stage: Stage, key: RunKey) -> str | None:
 
 
 if __name__ == "__main__":
-    main(lambda: per_run("ablate", __doc__, ablate, why))
+    main(lambda: per_run("ablate", __doc__, ablate, why, inputs))

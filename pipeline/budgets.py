@@ -1,7 +1,8 @@
 """The study over sizes and budgets: one law L(N, D) for each arm over the scales of `budgets` in params.yaml, and what follows.
 
 Writes ``reports/budgets/`` from the records that there are; what is missing is named. With ``--run`` the runs of each scale are
-made first, in the order of the file, and what is there is written after each; then the front pages. The same command goes on.
+made first, in the order of the file, and what is there is written after each; then the front pages. Other arguments are the
+runner's. The same command goes on.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ PUBLISHED = {"20m": "lolm_v0", "149m": "lolm_v0", "304m": "lolm_published", "157
 def study() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", action="store_true", help="make the runs first")
-    parser.add_argument("--jobs", type=int, help="runs at a time (default: what the cores hold)")
-    asked = parser.parse_args()
+    asked, others = parser.parse_known_args()
+    if others and not asked.run:
+        parser.error(f"{' '.join(others)}: goes with --run, and is the runner's")
     params = load_params()
     for scale, name in params.budgets.items() if asked.run else ():
-        words = [sys.executable, "-m", "pipeline.run", "--scale", scale, "--study", name]
-        status = foreground([*words, *(["--jobs", str(asked.jobs)] if asked.jobs else [])], child_environment(asked.jobs))
+        words = [sys.executable, "-m", "pipeline.run", "--scale", scale, "--study", name, *others]
+        status = foreground(words, child_environment())
         record = make(params)
         if status:
             raise ScalingError(f"scale {scale!r} of `budgets` failed with status {status}; the reason stands above")

@@ -99,4 +99,4 @@ def why(stage: Stage, key: RunKey) -> str | None:
 
 
 if __name__ == "__main__":
-    main(lambda: per_run("evaluate", __doc__, evaluate, why))
+    main(lambda: per_run("evaluate", __doc__, evaluate, why, inputs))

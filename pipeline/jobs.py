@@ -43,7 +43,7 @@ class Failure:
 def foreground(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run one command on the user's own terminal; returns its exit status."""
     child = subprocess.Popen(command, env=environment, start_new_session=True)
-    with _ended_with_us([child]):
+    with ended_with_us([child]):
         return child.wait()
 
 
@@ -52,7 +52,7 @@ def side_by_side(jobs: Sequence[Job], workers: int, environment: Mapping[str, st
     waiting, failures = list(jobs), []
     running: dict[subprocess.Popen[bytes], tuple[Job, threading.Thread]] = {}
     active: list[subprocess.Popen[bytes]] = []
-    with _ended_with_us(active):
+    with ended_with_us(active):
         while running or waiting:
             while waiting and len(running) < workers:
                 job = waiting.pop(0)
@@ -105,7 +105,7 @@ def keep_bytecode(folder: Path = Path(".scratch/bytecode")) -> None:
 
 
 @contextmanager
-def _ended_with_us(children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+def ended_with_us(children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
     """End the children's process groups when the block is left by an exception (Ctrl-C, SIGTERM)."""
     try:
         yield
@@ -142,9 +142,14 @@ def _relay(job: Job, pipe: IO[bytes]) -> None:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "wb", buffering=0) as log:
         for line in pipe:
-            text = line.decode("utf-8", errors="replace").rstrip().rsplit("\r", 1)[-1]  # of a redrawn bar only the last state
-            log.write(text.encode() + b"\n")
-            if text:
-                with _printing:
-                    sys.stdout.write(f"[{job.name}] {text}\n")
-                    sys.stdout.flush()
+            log.write(show(job, line).encode() + b"\n")
+
+
+def show(job: Job, line: bytes) -> str:
+    """Print a line of a job's output behind the job's name; returns its text."""
+    text = line.decode("utf-8", errors="replace").rstrip().rsplit("\r", 1)[-1]  # of a redrawn bar only the last state
+    if text:
+        with _printing:
+            sys.stdout.write(f"[{job.name}] {text}\n")
+            sys.stdout.flush()
+    return text

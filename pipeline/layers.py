@@ -36,4 +36,4 @@ def why(stage: Stage, key: RunKey) -> str | None:
 
 
 if __name__ == "__main__":
-    main(lambda: per_run("layers", __doc__, layers, why, arms=lambda stage: stage.params.layers_arms))
+    main(lambda: per_run("layers", __doc__, layers, why, inputs, arms=lambda stage: stage.params.layers_arms))

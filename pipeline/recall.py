@@ -123,4 +123,4 @@ def why(stage: Stage, key: RunKey) -> str | None:
 
 
 if __name__ == "__main__":
-    main(lambda: per_run("recall", __doc__, recall, why, arms=lambda stage: stage.study.recall_arms))
+    main(lambda: per_run("recall", __doc__, recall, why, inputs, arms=lambda stage: stage.study.recall_arms))

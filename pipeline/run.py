@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from lolm import LolmError, tracking
 from lolm.config import load_params
 from lolm.records import Layout, sha256_of
-from pipeline import stage
+from pipeline import cluster, stage
 from pipeline.jobs import foreground, keep_bytecode
 from pipeline.runs import FORCE, JOBS
 
@@ -41,7 +41,9 @@ def run() -> None:
             raise PipelineError("the pipeline is running in this folder already; wait for it or stop it") from None
         params = load_params().select(args.scale, args.study)
         check_dvc(Path())
-        environment = child_environment(args.jobs, force=args.force)
+        if args.launcher == "slurm":
+            cluster.check()
+        environment = child_environment(args.jobs, force=args.force) | {cluster.LAUNCHER: args.launcher}
         before = sha256_of(LOCK) if LOCK.exists() else ""
         status = foreground(command(args.scale, args.study, "repro", *(["--force"] if args.force else [])), environment)
         if status or args.force or not LOCK.exists() or sha256_of(LOCK) != before:  # else nothing was made
@@ -90,7 +92,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", help="run at this scale (default: that of params.yaml, which stays as it is)")
     parser.add_argument("--study", help="run this study of `studies` (default: that of params.yaml)")
-    parser.add_argument("--jobs", type=_positive, help="runs at a time (default: what the cores hold)")
+    parser.add_argument("--jobs", type=_positive, help="runs at a time (default: what the cores hold; on a cluster all)")
+    parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where runs are made (default: here)")
     parser.add_argument("--force", action="store_true", help="make everything again")
     return parser.parse_args()
 

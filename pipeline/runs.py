@@ -2,7 +2,7 @@
 
 What is made already is told by identity (see :mod:`pipeline.identity`), so that a stage which DVC starts again, because another
 arm was added or because it was killed, makes only what is missing. Which pieces there are is decided here; how they are run, by
-:mod:`pipeline.jobs`.
+:mod:`pipeline.jobs` on this machine and by :mod:`pipeline.cluster` on others.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from pathlib import Path
 
 from lolm import LolmError
 from lolm.records import RunKey
+from lolm.tracking import HAND_OVER, RUNNER
+from pipeline.cluster import IDENTITY, LAUNCHER, Share, Task, array
 from pipeline.estimate import estimate
 from pipeline.headline import write_headline
 from pipeline.jobs import PARENT, Failure, Job, end_with_parent, foreground, keep_bytecode, side_by_side
-from pipeline.stage import Stage, arguments, opened
+from pipeline.stage import DEVICE, Stage, arguments, opened
 
 LOGS = Path(".scratch/logs")
 JOBS = "LOLM_JOBS"  # in the environment: pieces at a time
@@ -41,13 +43,18 @@ class Piece:
         return self.arm if self.seed is None else str(RunKey(self.arm, self.seed))
 
     @property
+    def key(self) -> RunKey:
+        assert self.seed is not None, "a piece of a whole arm is no run's"
+        return RunKey(self.arm, self.seed)
+
+    @property
     def arguments(self) -> list[str]:
         return ["--arm", self.arm, *([] if self.seed is None else ["--seed", str(self.seed)])]
 
 
 def per_arm(
     name: str, doc: str | None, make: Callable[[Stage, str], None], why: Callable[[Stage, str], str | None],
-    arms: Callable[[Stage], Sequence[str]] = lambda stage: stage.study.arms,
+    inputs: Callable[[Stage, str], str], arms: Callable[[Stage], Sequence[str]] = lambda stage: stage.study.arms,
 ) -> None:  # fmt: skip
     """The command of a stage that has one piece of work for each arm, or for each of ``arms``.
 
@@ -55,19 +62,23 @@ def per_arm(
         name: of the stage.
         make: makes one arm's records.
         why: why an arm's are to be made; None where they are there.
+        inputs: a hash of what an arm's are to be made from.
     """
     args = arguments(doc, arm=True)
     stage = opened(args)
     if args.arm:
         end_with_parent()
+        _refuse_other_inputs(lambda: inputs(stage, args.arm))
         make(stage, args.arm)
         return
-    _make_all(name, stage, {Piece(arm): why(stage, arm) for arm in _slow_first(stage, arms(stage))})
+    _expect_device(stage)
+    reasons = {Piece(arm): why(stage, arm) for arm in _slow_first(stage, arms(stage))}
+    _make_all(name, stage, reasons, lambda piece: inputs(stage, piece.arm))
 
 
 def per_run(
     name: str, doc: str | None, make: Callable[[Stage, RunKey], bool | None], why: Callable[[Stage, RunKey], str | None],
-    arms: Callable[[Stage], Sequence[str]] = lambda stage: stage.study.arms,
+    inputs: Callable[[Stage, RunKey], str], arms: Callable[[Stage], Sequence[str]] = lambda stage: stage.study.arms,
 ) -> None:  # fmt: skip
     """The command of a stage that has one piece of work for each run, see :func:`per_arm`; ``arms`` are those it is made for,
     and ``make`` says False where another process writes the record."""
@@ -76,19 +87,43 @@ def per_run(
     if args.arm:
         end_with_parent()
         key = RunKey(args.arm, args.seed)
+        _refuse_other_inputs(lambda: inputs(stage, key))
         if make(stage, key) is not False:
             write_headline(stage.layout, key, stage.params.analysis)
         return
+    _expect_device(stage)
     keys = [RunKey(arm, seed) for arm in _slow_first(stage, arms(stage)) for seed in stage.study.seeds]
-    _make_all(name, stage, {Piece(*key): why(stage, key) for key in keys})
+    _make_all(name, stage, {Piece(*key): why(stage, key) for key in keys}, lambda piece: inputs(stage, piece.key))
 
 
 def _slow_first(stage: Stage, arms: Sequence[str]) -> list[str]:
     return sorted(arms, key=lambda arm: stage.params.architectures[arm].family != "lolm")
 
 
-def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None]) -> None:
+def _expect_device(stage: Stage) -> None:
+    """Judge what is made by the device that the pieces will find, if they run on other machines."""
+    if os.environ.get(LAUNCHER) == "slurm":
+        os.environ[DEVICE] = "cuda" if stage.params.cluster.gpus else "cpu"
+
+
+def _refuse_other_inputs(inputs: Callable[[], str]) -> None:
+    """In a job that may have waited for days.
+
+    Raises:
+        StageError: it was submitted to make something else.
+    """
+    if IDENTITY in os.environ and os.environ[IDENTITY] != inputs():
+        raise StageError(
+            "this job was submitted to make something else: params.yaml, data or code have changed, or the node lacks the "
+            "device that `cluster.gpus` promises; the same command submits what is asked for now"
+        )
+
+
+def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inputs: Callable[[Piece], str]) -> None:
     """Make the pieces that have a reason, or all of them if told so.
+
+    Args:
+        inputs: hash of what a piece is to be made from; asked for where the pieces run on other machines.
 
     Raises:
         StageError: some failed; all others were made. Names each with the reason and its log.
@@ -100,24 +135,40 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None]) -> N
         return
     keep_bytecode()
     threads, devices = stage.preset.training.threads, stage.preset.training.devices if name == "train" else 1
-    workers = min(int(os.environ.get(JOBS) or default_jobs(threads * devices)), len(pieces))
+    slurm = os.environ.get(LAUNCHER) == "slurm"
+    side_by_side = len(pieces) if slurm else default_jobs(threads * devices)
+    workers = min(int(os.environ.get(JOBS) or side_by_side), len(pieces))
     expected = estimate(stage.params, [(name, piece.arm) for piece in pieces])
     print(f"{name}: {len(pieces)} of {len(reasons)} to make, {workers} at a time; {expected.text(workers)}")
     for piece, why in pieces.items():
         print(f"  {piece}: {why}")
     sys.stdout.flush()
     jobs = [Job(f"{name} {piece}", command(name, stage, piece), LOGS / f"{stage.scale}-{name}-{piece}.log") for piece in pieces]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | (dict.fromkeys(THREAD_VARIABLES, str(threads)) if threads else {})
-    if workers == 1:
-        environment[PARENT] = str(os.getpid())
+    settings = {"PYTHONUNBUFFERED": "1"} | (dict.fromkeys(THREAD_VARIABLES, str(threads)) if threads else {})
+    if slurm:
+        settings |= {RUNNER: "1", HAND_OVER: "1"} | ({} if stage.params.cluster.gpus else {"CUDA_VISIBLE_DEVICES": ""})
+        tasks = [Task(job, settings | {IDENTITY: inputs(piece)}) for job, piece in zip(jobs, pieces, strict=True)]
+        lines = _told(array(name, tasks, workers, stage.params.cluster, _share(name, stage)))
+    elif workers == 1:
+        environment = os.environ | settings | {PARENT: str(os.getpid())}
         statuses = {job: foreground(job.command, environment) for job in jobs}
         lines = [f"{job.name} failed with status {status}; the reason stands above" for job, status in statuses.items() if status]
     else:
-        failures: list[Failure] = side_by_side(jobs, workers, environment)
-        lines = [f"{f.job.name} failed with status {f.status}: {f.reason}\n       its output: {f.job.log}" for f in failures]
+        lines = _told(side_by_side(jobs, workers, os.environ | settings))
     if lines:
         made = len(pieces) - len(lines)
         raise StageError("\nerror: ".join([*lines, f"{name}: {made} of {len(pieces)} were made; the same command goes on"]))
+
+
+def _told(failures: Sequence[Failure]) -> list[str]:
+    return [f"{f.job.name} failed with status {f.status}: {f.reason}\n       its output: {f.job.log}" for f in failures]
+
+
+def _share(name: str, stage: Stage) -> Share:
+    """What one piece of a stage gets on a cluster: training alone uses several devices."""
+    cluster, training = stage.params.cluster, stage.preset.training
+    devices, nodes = (getattr(training, key, 1) if name == "train" else 1 for key in ("devices", "nodes"))
+    return Share(devices * (cluster.cpus or training.threads or 1), devices * cluster.gpus, nodes)
 
 
 def command(name: str, stage: Stage, piece: Piece) -> tuple[str, ...]:

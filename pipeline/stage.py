@@ -14,6 +14,8 @@ from lolm import LolmError
 from lolm.config import Params, ScaleConfig, StudyConfig, load_params, scale_of
 from lolm.records import Layout
 
+DEVICE = "LOLM_DEVICE"  # in the environment of a stage whose pieces are made on other machines: what they train on
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -64,7 +66,9 @@ def arguments(
 
 
 def training_device() -> str:
-    """``cuda`` where PyTorch sees a device, else ``cpu``."""
+    """``cuda`` where PyTorch sees a device, else ``cpu``; of the machine that makes the pieces where that is another one."""
+    if os.environ.get(DEVICE):
+        return os.environ[DEVICE]
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -130,4 +130,4 @@ def arms(stage: Stage) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(lambda: per_arm("sweep", __doc__, sweep, why, arms))
+    main(lambda: per_arm("sweep", __doc__, sweep, why, inputs, arms))

@@ -27,7 +27,7 @@ from lolm.training.progress import DivergenceError
 from lolm.training.scratch import clear_finished, remove
 from pipeline.code import code_of
 from pipeline.configured import run_of
-from pipeline.identity import fingerprint_of_run, why_train
+from pipeline.identity import data_of, fingerprint_of_run, inputs_of, why_train
 from pipeline.runs import Piece, command, per_run
 from pipeline.stage import Stage, main, training_device
 from pipeline.torchrun import launch
@@ -106,5 +106,10 @@ def why(stage: Stage, key: RunKey) -> str | None:
     return why_train(stage.layout, key, run_of(stage, key))
 
 
+def inputs(stage: Stage, key: RunKey) -> str:
+    data = data_of(stage.layout)
+    return inputs_of("train", run_of(stage, key), data.train, data.validation)
+
+
 if __name__ == "__main__":
-    main(lambda: per_run("train", __doc__, train, why))
+    main(lambda: per_run("train", __doc__, train, why, inputs))

@@ -71,8 +71,7 @@ def largest_micro_batch(run: RunConfig, target: Target, devices: int = 1, **trai
     shares = [n for n in range(1, max(1, sequences // devices) + 1) if sequences % (n * devices) == 0]
 
     def bytes_at(batch: int) -> int:
-        accumulation = max(1, sequences // (batch * devices))
-        return memory_of(run, target.gpu, devices, batch_size=batch, accumulation=accumulation, **training).peak
+        return memory_of(run, target.gpu, devices, batch_size=batch, accumulation=sequences // batch, **training).peak
 
     fitting = [0, *shares]
     while len(fitting) > 1:  # bytes grow with the batch
@@ -108,7 +107,7 @@ def what_fits(run: RunConfig, target: Target, devices: int = 1) -> str | None:
 def _settings(run: RunConfig, batch: int, devices: int, checkpointing: bool) -> str:
     """The same step in other portions."""
     training = run.training
-    accumulation = training.batch_size * training.accumulation // (batch * devices)
+    accumulation = training.batch_size * training.accumulation // batch  # of all devices, which take them in turn
     parts = f"batch_size: {batch}, accumulation: {accumulation}"
     return parts + (", activation_checkpointing: true" if checkpointing else "")
 

@@ -18,6 +18,7 @@ from lolm.config.architecture import (
     RegimeConfig,
     StackConfig,
 )
+from lolm.config.cluster import ClusterConfig
 from lolm.config.data import CorpusConfig, ShardsConfig, TokenizerConfig
 from lolm.config.external import ExternalConfig, ExternalText
 from lolm.config.loading import load_params, params_from
@@ -34,6 +35,7 @@ __all__ = [
     "AnalysisConfig",
     "ArchitectureConfig",
     "BlockConfig",
+    "ClusterConfig",
     "ConfigError",
     "CorpusConfig",
     "Edge",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lolm.config.architecture import ArchitectureConfig, RecipeConfig, StackConfig
+from lolm.config.cluster import ClusterConfig
 from lolm.config.data import CorpusConfig, ShardsConfig, TokenizerConfig
 from lolm.config.external import ExternalConfig
 from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, LayersConfig, RecallConfig, SweepConfig
@@ -88,6 +89,7 @@ class Params:
         budgets: the study over sizes and budgets: by scale, the study of its runs.
         recipes, surfaces: what ``recipe`` and ``surface`` of an arm may name.
         external: public models for the laboratory of layers.
+        cluster: what a run gets on a cluster.
     """
 
     scale: str
@@ -101,6 +103,7 @@ class Params:
     recipes: dict[Name, RecipeConfig] = field(default_factory=dict)
     surfaces: dict[Name, StackConfig] = field(default_factory=dict)
     external: dict[Name, ExternalConfig] = field(default_factory=dict)
+    cluster: ClusterConfig = ClusterConfig()
 
     def __post_init__(self) -> None:
         named: dict[str, Collection[str]] = {"architectures": self.architectures, "scales": self.scales, "studies": self.studies}

@@ -6,10 +6,21 @@ the store in :mod:`lolm.tracking.store`, what stages call in :mod:`lolm.tracking
 
 from lolm.tracking.runs import sync_live, sync_run
 from lolm.tracking.scales import sync_benchmark, sync_scale
-from lolm.tracking.stages import RUNNER, try_prepare_store, try_sync, try_sync_benchmark, try_sync_run, try_sync_scale
+from lolm.tracking.stages import (
+    HAND_OVER,
+    HANDED_OVER,
+    RUNNER,
+    try_prepare_store,
+    try_sync,
+    try_sync_benchmark,
+    try_sync_run,
+    try_sync_scale,
+)
 from lolm.tracking.store import TrackingError, experiment_id, experiment_name, prepare_store, store_uri
 
 __all__ = [
+    "HANDED_OVER",
+    "HAND_OVER",
     "RUNNER",
     "TrackingError",
     "experiment_id",

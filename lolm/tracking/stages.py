@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lolm.records import Layout, RunKey
+from lolm.records import Layout, RunKey, write_text
 from lolm.tracking.runs import sync_live, sync_run
 from lolm.tracking.scales import sync_benchmark, sync_scale
 from lolm.tracking.store import prepare_store
 
 RUNNER = "LOLM_RUNNER"  # set in the environment of the stages that the runner starts
+HAND_OVER = "LOLM_HAND_OVER"  # set in a job on another machine: MLflow is filled by the process alone that follows it
+HANDED_OVER = "handed-over"  # what a job shows of a run that goes on, in the run's scratch folder
 
 _warned = False
 _last_try = time.monotonic()
@@ -23,13 +25,23 @@ def try_sync(folder: str | Path, min_interval: float = 20.0) -> None:
     """:func:`sync_live` at a checkpoint of training, with the folder that it writes to.
 
     It does nothing within ``min_interval`` seconds of the process's start or of the last call: runs that short are not worth the
-    import of MLflow (4 s) before they end.
+    import of MLflow (4 s) before they end. Where MLflow is filled from another machine, a copy is left for that.
     """
     global _last_try
+    if HAND_OVER in os.environ:
+        _guarded(_hand_over, Path(folder))
+        return
     if time.monotonic() - _last_try < min_interval:
         return
     _guarded(sync_live, folder)
     _last_try = time.monotonic()
+
+
+def _hand_over(folder: Path) -> None:
+    """Copy what a checkpoint has made durable; of a run that has ended the records are enough."""
+    if (folder / "metrics.jsonl").exists():
+        for name in ("config.json", "metrics.jsonl"):
+            write_text(folder / HANDED_OVER / name, (folder / name).read_text(encoding="utf-8"))
 
 
 def try_sync_run(layout: Layout, key: RunKey) -> None:

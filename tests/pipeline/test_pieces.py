@@ -52,7 +52,7 @@ runs.estimate = lambda params, pieces: Estimate(60.0 * len(pieces), True)
 chosen = SimpleNamespace(scale="smoke", params=None, preset=SimpleNamespace(training=SimpleNamespace(threads=1, devices=1)))
 pieces = [runs.Piece(arm, seed) for arm in ("lolm", "transformer") for seed in (1, 2)]
 why = lambda piece: None if Path(f"made-{piece}").exists() else "no record"
-stage.main(lambda: runs._make_all("train", chosen, {piece: why(piece) for piece in pieces}))
+stage.main(lambda: runs._make_all("train", chosen, {piece: why(piece) for piece in pieces}, str))
 """
 NAMES = ["lolm-1", "lolm-2", "transformer-1", "transformer-2"]
 

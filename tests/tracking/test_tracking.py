@@ -21,6 +21,8 @@ from lolm.tracking import stages
 from lolm.tracking.runs import finished_view
 from lolm.tracking.series import ablation_points, claim_points, evaluation_points, mean_points, recall_points
 from lolm.tracking.store import open_client
+from lolm.training.scratch import FINISHED
+from pipeline import cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYOUT, KEY = Layout("smoke"), RunKey("lolm", 1)
@@ -456,6 +458,29 @@ def test_short_runs_do_not_pay_for_mlflow(project):
     tracking.try_sync(scratch, min_interval=0.0)
     assert [run.info.status for run in runs()] == ["RUNNING"]
     tracking.try_sync_run(LAYOUT, finished_run())
+    assert [run.info.status for run in runs()] == ["FINISHED"]
+
+
+def test_a_job_on_another_machine_leaves_its_last_checkpoint_to_the_process_that_follows_it(project, monkeypatch):
+    synced = {}
+
+    def checkpoint(lines):
+        with monkeypatch.context() as job:
+            job.setenv(tracking.HAND_OVER, "1")
+            tracking.try_sync(live_run(lines))
+
+    checkpoint(rows(3))
+    cluster._fill_mlflow(synced)
+    assert runs() == [], "a run that may end before its next checkpoint is left to the end"
+    checkpoint(rows(5))
+    live_run(rows(8))  # no checkpoint knows of these lines
+    cluster._fill_mlflow(synced)
+    assert [points(run) for run in runs()] == [expected(rows(5))]
+    finished_run()
+    tracking.try_sync_run(LAYOUT, RunKey("lolm", 1))
+    checkpoint(rows(20))
+    (Path(".scratch/f00d") / FINISHED).touch()
+    cluster._fill_mlflow(synced)
     assert [run.info.status for run in runs()] == ["FINISHED"]
 
 
