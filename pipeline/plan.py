@@ -60,7 +60,7 @@ def plan() -> None:
     for note in plan_notes(params, params.scale, params.study, rows):
         print(f"note: {note}")
     runs = {arm: resolve_run(params, params.scale, arm, params.selected.seeds[0]) for arm in rows}
-    devices = args.devices or getattr(scale_of(params, params.scale).training, "devices", 1)
+    devices = args.devices or scale_of(params, params.scale).training.processes
     stage = "DVC_STAGE" in os.environ  # else somebody asks for the price, of a scale that another machine may be meant for
     target = Target.of(args.gpu) if args.gpu else Target.here()
     if not stage:

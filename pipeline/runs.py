@@ -136,8 +136,8 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inpu
     keep_bytecode()
     threads, devices = stage.preset.training.threads, stage.preset.training.devices if name == "train" else 1
     slurm = os.environ.get(LAUNCHER) == "slurm"
-    side_by_side = len(pieces) if slurm else default_jobs(threads * devices)
-    workers = min(int(os.environ.get(JOBS) or side_by_side), len(pieces))
+    most = len(pieces) if slurm else default_jobs(threads * devices)
+    workers = min(int(os.environ.get(JOBS) or most), len(pieces))
     expected = estimate(stage.params, [(name, piece.arm) for piece in pieces])
     print(f"{name}: {len(pieces)} of {len(reasons)} to make, {workers} at a time; {expected.text(workers)}")
     for piece, why in pieces.items():
@@ -167,7 +167,7 @@ def _told(failures: Sequence[Failure]) -> list[str]:
 def _share(name: str, stage: Stage) -> Share:
     """What one piece of a stage gets on a cluster: training alone uses several devices."""
     cluster, training = stage.params.cluster, stage.preset.training
-    devices, nodes = (getattr(training, key, 1) if name == "train" else 1 for key in ("devices", "nodes"))
+    devices, nodes = (training.devices, training.nodes) if name == "train" else (1, 1)
     return Share(devices * (cluster.cpus or training.threads or 1), devices * cluster.gpus, nodes)
 
 
