@@ -129,11 +129,13 @@ def test_the_price_names_memory_hours_and_disk_of_every_arm(project, monkeypatch
 
 
 def test_a_step_that_does_not_fit_is_refused_by_the_stage_with_what_does(project, monkeypatch, capsys):
-    rewritten(setting("smoke", "training", batch_size=2**20))
+    rewritten(setting("smoke", "training", batch_size=2**11))
+    monkeypatch.setattr(plan.Target, "here", lambda: plan.Target("a small machine", 1e8, False))
+    monkeypatch.setattr("lolm.accounting.price.SURELY_FITS", 0)
     monkeypatch.setattr("sys.argv", ["plan", "--scale", "smoke", "--study", "smoke"])
     monkeypatch.setenv("DVC_STAGE", "plan")
     with pytest.raises(
-        ConfigError, match=r"step of lolm takes .* GiB a device with batch_size 1048576, .*what fits: batch_size: \d+"
+        ConfigError, match=r"step of lolm takes .* GiB a device with batch_size 2048, .*what fits: batch_size: \d+"
     ):
         plan.plan()
     assert not Layout("smoke").plan("train").exists()
