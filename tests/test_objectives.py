@@ -124,7 +124,7 @@ def test_the_contrastive_loss_runs_on_the_backend_that_is_asked_for():
     run = make_run("lolm")
     heads = build_heads(run.architecture, run.size, kernels="cuda")
     z = torch.randn(2, 30, run.size.d_model)
-    with pytest.raises(ConfigError, match="'cuda' was asked for, but the model is on the CPU"):
+    with pytest.raises(ConfigError, match="'cuda' is for GPUs, but the model is on the CPU"):
         future_cpc(z, z, heads)
 
 
