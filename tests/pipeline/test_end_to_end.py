@@ -234,7 +234,8 @@ def test_a_study_on_slurm_is_the_study(project, layout, tmp_path):
     copy = copied(project, tmp_path / "cluster", "plots", ".scratch")
     ours, path = Layout("smoke", copy), copy / "params.yaml"
     params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    path.write_text(yaml.safe_dump(params | {"cluster": {"poll_seconds": 1, "memory_gb": 1}}, sort_keys=False), encoding="utf-8")
+    params["cluster"] = {"minutes": 10, "poll_seconds": 1, "memory_gb": 1}
+    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     for key in RUNS:
         shutil.rmtree(ours.weights(*key))
         shutil.rmtree(ours.train(*key))
@@ -246,17 +247,21 @@ def test_a_study_on_slurm_is_the_study(project, layout, tmp_path):
             runner = subprocess.Popen(words, cwd=copy, env=environment(copy, **slurm), stdout=file, stderr=subprocess.STDOUT)
         for seed, number in ((1, signal.SIGKILL), (2, signal.SIGSTOP)):
             checkpoint = copy / ".scratch" / read(layout.header("lolm", seed), RunHeader).fingerprint / "checkpoint.pt"
+            deadline = time.monotonic() + 120
             while not checkpoint.exists():
                 assert runner.poll() is None, output.read_text(encoding="utf-8")
+                assert time.monotonic() < deadline, output.read_text(encoding="utf-8")
                 time.sleep(0.01)
             process, task = process_of(copy, "train", "lolm", seed)
             os.kill(process, number)
         os.kill(task, signal.SIGUSR2)  # as Slurm does before a task's time is over; its training, which stands still, cannot end
+        deadline = time.monotonic() + 120
         while "BeginTime" not in (waiting := slurm_node.said(slurm, "squeue", "--noheader", "--array", "--format=%i %r")):
             assert runner.poll() is None, output.read_text(encoding="utf-8")
+            assert time.monotonic() < deadline, waiting
             time.sleep(0.2)
         slurm_node.said(slurm, "scontrol", "update", f"jobid={waiting.split()[0]}", "starttime=now")  # two minutes later, else
-        assert runner.wait() == 2
+        assert runner.wait(timeout=300) == 2
         said = output.read_text(encoding="utf-8")
         assert "train: 4 of 4 to make, 4 at a time" in said
         assert "[train lolm-2] the node is to be given back" in said
@@ -272,7 +277,8 @@ def test_a_study_on_slurm_is_the_study(project, layout, tmp_path):
         for weights in layout.weights(*key).rglob("*.safetensors"):
             relative = weights.relative_to(layout.weights(*key))
             assert (ours.weights(*key) / relative).read_bytes() == weights.read_bytes(), (key, relative)
-    assert read(ours.evaluation("transformer", 1), Evaluation) == read(layout.evaluation("transformer", 1), Evaluation)
+    again, once = (read(where.evaluation("transformer", 1), Evaluation) for where in (ours, layout))
+    assert (again.validation, again.test, again.samples) == (once.validation, once.test, once.samples)
     runs = mlflow_rows(copy, "SELECT name FROM runs WHERE lifecycle_stage = 'active' AND name LIKE '%seed%'")
     assert sorted(name for (name,) in runs) == [f"{arm} · smoke · seed {seed}" for arm, seed in RUNS]
     assert "Data and pipelines are up to date" in dvc(copy, "repro")
