@@ -53,7 +53,8 @@ runs.command = lambda name, stage, piece: (sys.executable, "piece.py", str(piece
 runs.estimate = lambda params, pieces: Estimate(60.0 * len(pieces), True)
 cluster = ClusterConfig(partition="both", minutes=5, memory_gb=0.5, poll_seconds=1, setup=("export SET=UP",), options={"nice": 1})
 chosen = SimpleNamespace(
-    scale="smoke", params=SimpleNamespace(cluster=cluster), preset=SimpleNamespace(training=SimpleNamespace(threads=1)))
+    scale="smoke", params=SimpleNamespace(cluster=cluster),
+    preset=SimpleNamespace(training=SimpleNamespace(threads=1, devices=1, nodes=1)))
 pieces = [runs.Piece(arm, seed) for arm in ("lolm", "transformer") for seed in (1, 2)]
 why = lambda piece: None if Path(f"made-{piece}").exists() else "no record"
 inputs = lambda piece: os.environ.get("INPUTS", "as they were")
