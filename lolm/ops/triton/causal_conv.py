@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lolm.ops.triton.layout import rows
+
 CHANNELS, ROWS, STRETCH = 64, 16, 256
 
 
@@ -117,7 +119,7 @@ def _keep(ctx, inputs, output):
 
 
 def _pull_back(ctx, g):
-    return *_conv_backward(*ctx.saved_tensors, g if g.stride(-1) == 1 else g.contiguous(), ctx.silu), None
+    return *_conv_backward(*ctx.saved_tensors, rows(g), ctx.silu), None
 
 
 _conv.register_autograd(_pull_back, setup_context=_keep)
@@ -130,5 +132,4 @@ def _grid(x: Tensor) -> tuple[tuple[int, int, int], dict[str, int]]:
 
 def causal_conv(x_BTI: Tensor, weight_IK: Tensor, bias_I: Tensor, silu: bool = False) -> Tensor:
     """:func:`lolm.ops.causal_conv.causal_conv` of a float32 or bfloat16 input, in the dtype of the input, computed in float32."""
-    x_BTI = x_BTI if x_BTI.stride(-1) == 1 else x_BTI.contiguous()
-    return _conv(x_BTI, weight_IK.contiguous(), bias_I.contiguous(), silu)
+    return _conv(rows(x_BTI), weight_IK.contiguous(), bias_I.contiguous(), silu)

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lolm.ops.triton.layout import rows
+
 CHANNELS = 32
 STEPS = 8  # loaded together
 
@@ -89,7 +91,7 @@ def _keep(ctx, inputs, output):
 
 
 def _pull_back(ctx, g):
-    return _scan_backward(*ctx.saved_tensors, g if g.stride(-1) == 1 else g.contiguous(), ctx.like)
+    return _scan_backward(*ctx.saved_tensors, rows(g), ctx.like)
 
 
 _scan.register_autograd(_pull_back, setup_context=_keep)
@@ -101,4 +103,4 @@ def _grid(a: Tensor) -> tuple[int, int]:
 
 def linear_scan(a_BTC: Tensor, b_BTC: Tensor) -> Tensor:
     """:func:`lolm.ops.linear_scan.linear_scan` of float32 or bfloat16 factors and inputs; h_BTC in float32."""
-    return _scan(*(x if x.stride(-1) == 1 else x.contiguous() for x in (a_BTC, b_BTC)))
+    return _scan(*(rows(x) for x in (a_BTC, b_BTC)))

@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lolm.ops.triton.layout import rows
+
 CHUNK = 64  # steps from one state that is kept to the next
 STEPS = 4  # unrolled: loaded together, and their states held in registers by the backward pass
 LOG2_E, LN_2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)
@@ -218,7 +220,7 @@ def _keep(ctx, inputs, output):
 
 
 def _pull_back(ctx, g, _):
-    g = g if g.stride(-1) == 1 else g.contiguous()
+    g = rows(g)
     gradients = _scan_backward(g, *ctx.saved_tensors)
     return *(d if x is not None else None for d, x in zip(gradients, ctx.saved_tensors, strict=False)), None
 
@@ -253,5 +255,5 @@ def selective_scan(
     """:func:`lolm.ops.scan.selective_scan` of float32 or bfloat16 series in any mixture, computed in float32."""
     inputs = (u_BTI, delta_BTI, A_IN.float().contiguous(), B_BTN, C_BTN, skip_I, gate_BTI, delta_bias_I)
     floats = (x.float() if x is not None and x.dim() == 1 else x for x in inputs)
-    dense = [x if x is None or x.stride(-1) == 1 else x.contiguous() for x in floats]
+    dense = [x if x is None else rows(x) for x in floats]
     return _scan(*dense, torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in dense))[0]

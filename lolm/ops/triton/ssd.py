@@ -27,6 +27,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lolm.ops.triton.layout import rows
+
 
 @triton.jit
 def _tile(base, stride, rows, columns, there, width):
@@ -244,15 +246,10 @@ def _keep(ctx, inputs, output):
 
 
 def _pull_back(ctx, g):
-    return *_scan_backward(_rows(g), *ctx.saved_tensors, ctx.chunk), None
+    return *_scan_backward(rows(g), *ctx.saved_tensors, ctx.chunk), None
 
 
 _scan.register_autograd(_pull_back, setup_context=_keep)
-
-
-def _rows(m: Tensor) -> Tensor:
-    """(B, T, ·, ·) with each step's numbers side by side: slices of a projection stay where they are."""
-    return m if m.stride(-1) == 1 and m.stride(-2) == m.shape[-1] else m.contiguous()
 
 
 def ssd(
@@ -260,5 +257,5 @@ def ssd(
 ) -> Tensor:
     """:func:`lolm.ops.ssd.ssd` of float32 or bfloat16 inputs; products run in the dtype of ``x_BTHP``, the rest in float32."""
     delta = delta_BTH.float()
-    B, C = (_rows(m.to(x_BTHP.dtype)) for m in (B_BTGN, C_BTGN))
-    return _scan(_rows(x_BTHP), delta if delta.stride(-1) == 1 else delta.contiguous(), A_H.float(), B, C, skip_H.float(), chunk)
+    B, C = (rows(m.to(x_BTHP.dtype)) for m in (B_BTGN, C_BTGN))
+    return _scan(rows(x_BTHP), rows(delta), A_H.float(), B, C, skip_H.float(), chunk)

@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lolm.ops.triton.layout import rows
+
 BLOCK = 64  # queries, and keys, that meet at a time
 LOG2_E = 1.4426950408889634
 
@@ -160,17 +162,12 @@ def _keep(ctx, inputs, output):
 
 
 def _pull_back(ctx, g, _):
-    return *_attention_backward(_rows(g), *ctx.saved_tensors, ctx.window), None
+    return *_attention_backward(rows(g), *ctx.saved_tensors, ctx.window), None
 
 
 _attention.register_autograd(_pull_back, setup_context=_keep)
 
 
-def _rows(m: Tensor) -> Tensor:
-    """(B, T, ·, P) with each step's numbers side by side: slices of a projection stay where they are."""
-    return m if m.stride(-1) == 1 and m.stride(-2) == m.shape[-1] else m.contiguous()
-
-
 def window_attention(q_BTHP: Tensor, k_BTKP: Tensor, v_BTKP: Tensor, window: int) -> Tensor:
     """softmax(qkᵀ/√P) v over the last W positions, the query's own included; all in one dtype, float32 or lower; (B, T, H, P)."""
-    return _attention(*(_rows(m) for m in (q_BTHP, k_BTKP, v_BTKP)), window)[0]
+    return _attention(*(rows(m) for m in (q_BTHP, k_BTKP, v_BTKP)), window)[0]
