@@ -27,7 +27,8 @@ addEventListener("load", () => {
   const all = (selector) => [...document.querySelectorAll(selector)];
   const shown = () => all("#ledger tr[data-verdict]").filter((row) => row.offsetParent !== null);
   const input = () => form.dispatchEvent(new Event("input", { bubbles: true }));
-  seen.target = shown().some((row) => row.id === location.hash.slice(1)) && document.querySelector(location.hash + " details").open;
+  const linked = document.querySelector(location.hash);
+  seen.target = shown().includes(linked) && linked.querySelector("details").open;
   form.reset();
   setTimeout(() => {
     seen.rows = all("#ledger tr[data-verdict]").map((row) => [row.id, row.dataset.verdict]);
