@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import yaml
-from projects import copy_of_project, git, python
+from projects import copy_of_project, git, keep_kernels, python
 
 ARMS, SEEDS, STEPS = ("lolm", "transformer"), (1, 2), 30
 RUNS = [(arm, seed) for arm in ARMS for seed in SEEDS]
@@ -31,7 +31,9 @@ def make(root: Path) -> None:
 
 def copied(made: Path, folder: Path, *left_out: str) -> Path:
     """A project like it in another folder, without what names the folder: DVC's notes on files, and the MLflow store."""
-    return Path(shutil.copytree(made, folder, ignore=shutil.ignore_patterns(".site", "mlflow.db", *left_out)))
+    shutil.copytree(made, folder, ignore=shutil.ignore_patterns(".site", "mlflow.db", *left_out))
+    keep_kernels(made, folder)
+    return folder
 
 
 def mlflow_rows(root: Path, query: str) -> list[tuple]:
