@@ -58,7 +58,8 @@ class Experts(Component):
     def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
         x_ND = x_BTD.flatten(0, 1)
         with torch.autocast(x_ND.device.type, enabled=False):
-            p_NE = F.softmax(F.linear(x_ND.float(), self.router.weight.float()), dim=-1)
+            exact = torch.promote_types(x_ND.dtype, torch.float32)
+            p_NE = F.softmax(F.linear(x_ND.to(exact), self.router.weight.to(exact)), dim=-1)
         # The choice itself has no gradient; the router learns through the weights p_e, and through its loss.
         weight_NK, chosen_NK = p_NE.topk(self.per_token, dim=-1)
         order = chosen_NK.flatten().argsort(stable=True)  # assignments grouped by expert

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 
 from lolm.ops.backends import kernel_of, refuse_loop
 
+STATE_BLOCK = 64  # steps
+
 
 def selective_scan(
     u_BTI: torch.Tensor,
@@ -66,6 +68,27 @@ def selective_scan_example(batch: int, length: int, width: int) -> list[torch.Te
     A_IN = -torch.arange(1.0, 17).repeat(width, 1)
     vectors = torch.ones(width), torch.randn(series), torch.full((width,), -2.0)
     return [torch.randn(series), torch.randn(series), A_IN, torch.randn(maps), torch.randn(maps), *vectors]
+
+
+@torch.no_grad()
+def last_state(
+    u_BTI: torch.Tensor, delta_BTI: torch.Tensor, A_IN: torch.Tensor, B_BTN: torch.Tensor, delta_bias_I: torch.Tensor
+) -> torch.Tensor:
+    """The state behind the last step, S_T = Σ_t exp(A Σ_{r>t} Δ_r) ⊙ (Δ_t u_t) ⊗ B_t, (B, I, N), for generation to go on from.
+
+    In blocks of :data:`STATE_BLOCK` steps, so that memory does not grow with T; no exponent is positive. Arguments and dtype as
+    in :func:`selective_scan_reference`.
+    """
+    dtype = torch.promote_types(u_BTI.dtype, torch.float32)
+    A_IN, state = A_IN.to(dtype), u_BTI.new_zeros(len(u_BTI), *A_IN.shape, dtype=dtype)
+    with torch.autocast(u_BTI.device.type, enabled=False):
+        for u, delta, B in zip(*(x.to(dtype).split(STATE_BLOCK, dim=1) for x in (u_BTI, delta_BTI, B_BTN)), strict=True):
+            delta = F.softplus(delta + delta_bias_I.to(dtype))
+            to_end = delta.flip(1).cumsum(1).flip(1)  # Δ_t and all behind it
+            decay = torch.exp((to_end - delta)[..., None] * A_IN)
+            written = ((delta * u)[..., None] * B[:, :, None]).mul_(decay).sum(dim=1)
+            state = torch.exp(to_end[:, 0, :, None] * A_IN) * state + written
+    return state
 
 
 def selective_scan_reference(

@@ -103,6 +103,17 @@ def ssd_reference(
     return y.to(x_BTHP.dtype), state
 
 
+@torch.no_grad()
+def last_ssd_state(x_BTHP: torch.Tensor, delta_BTH: torch.Tensor, A_H: torch.Tensor, B_BTGN: torch.Tensor) -> torch.Tensor:
+    """The state behind the last step, S_T = Σ_t exp(A Σ_{r>t} Δ_r) B_t ⊗ (Δ_t x_t), (B, H, N, P)."""
+    dtype = torch.promote_types(x_BTHP.dtype, torch.float32)
+    x, delta, A, B = (m.to(dtype) for m in (x_BTHP, delta_BTH, A_H, B_BTGN))
+    with torch.autocast(x.device.type, enabled=False):
+        behind = delta.flip(1).cumsum(1).flip(1) - delta
+        written = (x * ((behind * A).exp() * delta)[..., None]).unflatten(2, (B.shape[2], -1))  # heads by group
+        return torch.einsum("btgn,btgrp->bgrnp", B, written).flatten(1, 2)
+
+
 def ssd_chunked(
     x_BTHP: torch.Tensor,
     delta_BTH: torch.Tensor,
