@@ -42,7 +42,7 @@ def to_native(model: LanguageModel) -> Any:
     """The same model as a class of the library, float32, in evaluation mode, with the same logits.
 
     Raises:
-        ExternalError: no native class computes what this model does; the message says what it has that none has.
+        NotNativeError: no native class computes what this model does; the message says what it has that none has.
     """
     config, weights = _mapped(model)
     native = transformers().AutoModelForCausalLM.from_config(config).float()
@@ -58,7 +58,7 @@ def from_native(model: LanguageModel, tensors: Mapping[str, torch.Tensor]) -> No
     are numbers: what was not scaled comes back bit for bit, the rest to one unit in the last place.
 
     Raises:
-        ExternalError: the head is no longer the embedding, where the library keeps the two apart.
+        NotNativeError: the head is no longer the embedding, where the library keeps the two apart.
     """
     probe = copy.deepcopy(model).double()
     numbered, total = list(probe.parameters()), 0
@@ -113,9 +113,21 @@ def _mlps(block: Block) -> list[MLP]:
     return block.mlp.mlps if isinstance(block.mlp, Experts) else [block.mlp] if block.mlp is not None else []
 
 
+class NotNativeError(ExternalError):
+    """No class of the library computes a model.
+
+    Attributes:
+        has: what it has that none has.
+    """
+
+    def __init__(self, has: str) -> None:
+        super().__init__(f"no class of the transformers library computes this model: it has {has}")
+        self.has = has
+
+
 def _demand(holds: bool, has: str) -> None:
     if not holds:
-        raise ExternalError(f"no class of the transformers library computes this model: it has {has}")
+        raise NotNativeError(has)
 
 
 # ---------------------------------------------------------------------------------------------- configurations

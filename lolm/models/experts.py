@@ -10,7 +10,6 @@ from torch import nn
 
 from lolm.models.component import Component
 from lolm.models.mlp import MLP
-from lolm.records import names
 
 
 class Routing(NamedTuple):
@@ -31,15 +30,6 @@ def router_loss(p_NE: torch.Tensor, load_E: torch.Tensor) -> torch.Tensor:
     f is the load, which has no gradient, and P the mean probability of each expert. With k experts a token f still sums to 1.
     """
     return p_NE.shape[-1] * (load_E * p_NE.mean(dim=0)).sum()
-
-
-@torch.no_grad()
-def load_metrics(load_LE: torch.Tensor) -> dict[str, float]:
-    """``moe/load_max``, the largest share that an expert of any mixture has (1/E at best), and ``moe/load_entropy`` in nats,
-    averaged over mixtures (ln E at best)."""
-    load = load_LE.double()
-    entropy = float(torch.special.entr(load).sum(dim=-1).mean())
-    return {names.EXPERT_LOAD_MAX: float(load.max()), names.EXPERT_LOAD_ENTROPY: entropy}
 
 
 class Experts(Component):
