@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 PACKAGE, HERE = "lolm", "lolm.export."  # modules of this package keep their bare name
 
 
+@cache
 def flat_modules(*entries: str) -> dict[str, str]:
     """Source by file name of modules, and of all of this project that they import where they are imported.
 

@@ -98,7 +98,8 @@ def _own(model: LanguageModel, run: RunConfig) -> Any:
         "AutoConfig": "configuration_lolm.LolmConfig",
         "AutoModelForCausalLM": "modeling_lolm.LolmForCausalLM",
     }
-    exported = LolmForCausalLM(config).eval()
+    with torch.random.fork_rng(devices=[]):  # what is drawn for initial values is lost
+        exported = LolmForCausalLM(config).eval()
     exported.model.load_state_dict(model.state_dict())
     return exported
 

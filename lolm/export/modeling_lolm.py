@@ -40,7 +40,7 @@ class LolmCache:
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Row i goes on from what row ``beam_idx[i]`` was."""
-        self.state = _rows(self.state, beam_idx)
+        self.state.parts = _rows(self.state.parts, beam_idx)
 
 
 def _rows(value: Any, index: torch.Tensor) -> Any:
@@ -79,14 +79,16 @@ class LolmForCausalLM(PreTrainedModel, GenerationMixin):
         for module in self.model.modules():
             if isinstance(module, LanguageModel | Mixer | RMSNorm):
                 module.kernels = "reference"
+        self.filled = not self.model.embedding.weight.is_meta
+        if self.filled:
+            initialise(self.model, self.architecture.recipe)
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        if module is self.model:
-            # The recipe fills a model as a whole; a file that lacks some weights must not look like one that has them all.
-            if any(getattr(p, "_is_hf_initialized", False) for p in self.model.parameters()):
-                raise ValueError("the file of weights lacks some that this architecture has; export the run again")
-            initialise(self.model, self.architecture.recipe)
+        """Nothing: the recipe fills a model as a whole, when it is made. Without values it is made to be filled from a file, and
+        one that lacks some must not look like one that has them all."""
+        if not self.filled and any(not p.is_meta for p in module.parameters(recurse=False)):
+            raise ValueError("the file of weights lacks some that this architecture has; export the run again")
 
     def get_input_embeddings(self) -> torch.nn.Embedding:
         return self.model.embedding
