@@ -25,6 +25,7 @@ ORDER = (
     ("lolm.analysis",),
     ("lolm.claims",),
     ("lolm.report", "lolm.tracking"),
+    ("lolm.export",),
     ("pipeline",),
 )
 WITHOUT_TORCH = ("lolm.config", "lolm.records", "lolm.analysis", "lolm.claims", "lolm.report", "lolm.tracking")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lolm import LolmError
@@ -20,7 +21,6 @@ from lolm.models.language_model import LanguageModel
 from lolm.records import Layout, RecordError, RunKey, atomic_folder, read, read_json, write, write_text
 from lolm.records.results import load_run as load_records
 from lolm.records.schema import RunHeader
-from lolm.report.card import model_card
 from lolm.training.checkpoint import load_run
 
 HEADER, PIECES = "lolm.json", "sentencepiece.model"  # beside the library's files: the run's header, and its tokenizer's own file
@@ -50,6 +50,8 @@ def export(run: str | Path, to: str | Path | None = None, analysis: AnalysisConf
         RecordError, CheckpointError, DataError: records, weights or tokenizer are missing or broken.
         ExternalError: the library is not installed.
     """
+    from lolm.report.card import model_card  # which brings libraries for figures and tables that reading an export does without
+
     layout, key = located(run)
     folder = layout.artifacts / "exports" / str(key) if to is None else Path(to)
     if folder.exists() and not is_export(folder) and (not folder.is_dir() or any(folder.iterdir())):
@@ -131,7 +133,7 @@ def open_export(folder: str | Path) -> tuple[LanguageModel, Tokenizer, RunHeader
             model.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()})
         else:
             from_native(model, tensors)
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
         raise ExportError(f"{folder}: cannot be read as a whole export ({error}); export the run again") from None
     return model.eval(), tokenizer, header
 
