@@ -16,6 +16,7 @@ ORDER = (
     ("lolm.data", "lolm.corpus"),
     ("lolm.mixers",),
     ("lolm.models", "lolm.objectives"),
+    ("lolm.generation",),
     ("lolm.accounting",),
     ("lolm.training",),
     ("lolm.external",),
