@@ -23,6 +23,7 @@ ORDER = (
     ("lolm.interventions",),
     ("lolm.evaluation",),
     ("lolm.laboratory",),
+    ("lolm.api",),
     ("lolm.analysis",),
     ("lolm.claims",),
     ("lolm.report", "lolm.tracking"),

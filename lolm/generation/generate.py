@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,6 @@ class Token(NamedTuple):
 ENDED = -1
 
 
-@torch.inference_mode()
 def generate(
     model: LanguageModel,
     prompts_BT: torch.Tensor,
@@ -71,6 +71,20 @@ def generate(
     """
     _check(model, prompts_BT, max_tokens, temperature, top_k, top_p, repetition_penalty, window)
     own = [torch.Generator().manual_seed(seed) for _ in prompts_BT] if isinstance(seed, int) else [seed]
+    draw = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generators=own)
+    return _written(model, prompts_BT, max_tokens, draw, repetition_penalty, stop, window)
+
+
+@torch.inference_mode()
+def _written(
+    model: LanguageModel,
+    prompts_BT: torch.Tensor,
+    max_tokens: int,
+    draw: Callable[[torch.Tensor], torch.Tensor],
+    repetition_penalty: float,
+    stop: Collection[int],
+    window: int | None,
+) -> Iterator[Token]:
     was_training = model.training
     model.eval()
     try:
@@ -86,7 +100,7 @@ def generate(
             if seen_BV is not None:
                 penalised = torch.where(scores_BV > 0, scores_BV / repetition_penalty, scores_BV * repetition_penalty)
                 scores_BV = torch.where(seen_BV, penalised, scores_BV)
-            next_B = choose(scores_BV, temperature, top_k, top_p, own)
+            next_B = draw(scores_BV)
             gate = state.streams.g
             yield Token(next_B.cpu().masked_fill(ended_B, ENDED), None if gate is None else gate[:, 0].float().mean(-1).cpu())
             if len(stops):

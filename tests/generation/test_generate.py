@@ -106,9 +106,6 @@ def test_a_row_ends_at_its_stop_and_all_do_at_the_last():
     ],
 )
 def test_what_cannot_be_asked_for_is_named(settings, says):
+    asked = {"model": make_model("mamba"), "prompts_BT": torch.zeros(1, 2, dtype=torch.long), "max_tokens": 1}
     with pytest.raises(GenerationError, match=says):
-        next(
-            generate(
-                **({"model": make_model("mamba"), "prompts_BT": torch.zeros(1, 2, dtype=torch.long), "max_tokens": 1} | settings)
-            )
-        )
+        generate(**(asked | settings))
