@@ -182,17 +182,16 @@ class LanguageModel(nn.Module, ABC):
         Raises:
             ConfigError: a prompt of fewer tokens than such a memory has chunks.
         """
-        return self._next(tokens_BT, State(0, {}, None))  # type: ignore[arg-type]
+        return self._next(tokens_BT, 0, {})
 
     @torch.no_grad()
     def step(self, tokens_B: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """Scores of the token after one more, (B, V), and the state behind it; see :meth:`prefill`."""
-        return self._next(tokens_B[:, None], state)
+        return self._next(tokens_B[:, None], state.length, state.parts)
 
-    def _next(self, tokens_BT: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        streams = self.advance(tokens_BT, state.parts).last()
-        logits_BV = self.logits(self.fuse(streams))[:, 0]
-        return logits_BV, State(state.length + tokens_BT.shape[1], state.parts, streams)
+    def _next(self, tokens_BT: torch.Tensor, length: int, parts: dict[str, Any]) -> tuple[torch.Tensor, State]:
+        streams = self.advance(tokens_BT, parts).last()
+        return self.logits(self.fuse(streams))[:, 0], State(length + tokens_BT.shape[1], parts, streams)
 
     @abstractmethod
     def advance(self, tokens_BT: torch.Tensor, parts: dict[str, Any]) -> Streams:
