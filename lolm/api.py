@@ -27,6 +27,7 @@ from lolm.config.strict import nearest
 from lolm.corpus.tokenizer import Tokenizer
 from lolm.data.batches import EvaluationSet
 from lolm.data.stream import TokenStream
+from lolm.export import is_export, open_export
 from lolm.generation import generate
 from lolm.generation.generate import ENDED
 from lolm.interventions import EMPTY, Context, Intervention, StreamMeans, full_set, fusion_of, measure, standard_set
@@ -241,16 +242,23 @@ def load(source: str | Path, *, device: str | torch.device = "cpu", dtype: torch
     """Load a trained model.
 
     Args:
-        source: folder of a run's weights, ``artifacts/<scale>/runs/<arm>-<seed>`` of a project.
+        source: folder of a run's weights, ``artifacts/<scale>/runs/<arm>-<seed>`` of a project; or one that ``lolm export``
+            wrote, which has no records and no held-out text beside it.
         device, dtype: of the weights; float32 by default.
 
     Raises:
         LoadError: that is no run's folder.
         LolmError: its records, weights or tokenizer are missing or broken; names the file.
     """
-    found = _run(Path(source))
+    found = _exported(Path(source)) if is_export(source) else _run(Path(source))
     found.model.to(device=device, dtype=dtype).eval()
     return found
+
+
+def _exported(folder: Path) -> LoadedModel:
+    """A run that went out as a folder of the transformers library."""
+    model, tokenizer, header = open_export(folder)
+    return LoadedModel(str(folder), model, tokenizer, header.run)
 
 
 def _run(folder: Path) -> LoadedModel:
@@ -260,7 +268,7 @@ def _run(folder: Path) -> LoadedModel:
     if not folder.is_dir():
         raise LoadError(f"{folder}: no such folder; a run's weights lie in {RUNS}, and `dvc repro` or `dvc pull` brings them")
     if not (dash and seed.isdecimal()) or len(parents) < 4 or (parents[0].name, parents[2].name) != ("runs", "artifacts"):
-        raise LoadError(f"{folder}: not the folder of a run; give {RUNS}")
+        raise LoadError(f"{folder}: not the folder of a run, nor an export of one; give {RUNS}")
     layout, key = Layout(parents[1].name, parents[3]), RunKey(arm, int(seed))
     trained = load_run(layout.train(*key), folder)
     tokenizer = Tokenizer.load(layout.tokenizer)

@@ -99,6 +99,19 @@ def score(args: argparse.Namespace) -> None:
         print(f"under {args.intervention}: {changed.nats_per_token:.4f} nats a token, {found.effect:+.4f}")
 
 
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="RUN", help=SOURCE)
+    parser.add_argument(
+        "--to", metavar="FOLDER", help="new, or an earlier export (default: artifacts/<scale>/exports/<arm>-<seed>)"
+    )
+
+
+def export(args: argparse.Namespace) -> None:
+    from lolm.export import export as write
+
+    print(write(args.model, args.to))
+
+
 def doctor(args: argparse.Namespace) -> None:
     """What this project finds on this machine; exit status 1 where something is missing that it needs."""
     import platform
@@ -146,6 +159,7 @@ def doctor(args: argparse.Namespace) -> None:
 COMMANDS = {
     "generate": Command("continue a prompt, token by token", _generate_arguments, generate),
     "score": Command("how well a model predicts a text", _score_arguments, score),
+    "export": Command("write a model for the transformers library, with its tokenizer and a card", _export_arguments, export),
     "doctor": Command("versions, device, kernels, disk and weights of this machine", lambda parser: None, doctor),
     "report": Command("pages of studies again from their records, without training", report.arguments, report.report),
 }

@@ -23,11 +23,11 @@ ORDER = (
     ("lolm.interventions",),
     ("lolm.evaluation",),
     ("lolm.laboratory",),
-    ("lolm.api",),
     ("lolm.analysis",),
     ("lolm.claims",),
     ("lolm.report", "lolm.tracking"),
     ("lolm.export",),
+    ("lolm.api",),
     ("pipeline",),
 )
 WITHOUT_TORCH = ("lolm.config", "lolm.records", "lolm.analysis", "lolm.claims", "lolm.report", "lolm.tracking")

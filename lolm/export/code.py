@@ -69,5 +69,6 @@ def _flat(module: str) -> str:
 
 def _path(module: str) -> Path:
     spec = importlib.util.find_spec(module)
-    assert spec is not None and spec.origin is not None, module
+    assert spec is not None, module
+    assert spec.origin is not None, module
     return Path(spec.origin)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lolm import LolmError
-from lolm.config import AnalysisConfig, RunConfig, to_mapping
+from lolm.config import RunConfig, load_params, to_mapping
 from lolm.corpus.tokenizer import EOS, Tokenizer
 from lolm.export.code import flat_modules
 from lolm.export.native import NotNativeError, from_native, to_native
@@ -31,7 +31,7 @@ class ExportError(LolmError):
     """A run that cannot be exported, or a folder that is no export; says what to do."""
 
 
-def export(run: str | Path, to: str | Path | None = None, analysis: AnalysisConfig | None = None) -> Path:
+def export(run: str | Path, to: str | Path | None = None) -> Path:
     """Write a trained run as a folder that ``from_pretrained`` of the library's Auto classes reads, whole or not at all.
 
     It is a class of the library where one has the same arithmetic (:mod:`lolm.export.native`), else ``LolmForCausalLM`` with its
@@ -40,7 +40,6 @@ def export(run: str | Path, to: str | Path | None = None, analysis: AnalysisConf
     Args:
         run: folder of its weights, ``artifacts/<scale>/runs/<arm>-<seed>``; its records are found from there.
         to: a new or empty folder, or an earlier export; default ``artifacts/<scale>/exports/<arm>-<seed>``.
-        analysis: how the interval on the card is made; default as it stands in a ``params.yaml`` without that section.
 
     Returns:
         The folder.
@@ -48,6 +47,7 @@ def export(run: str | Path, to: str | Path | None = None, analysis: AnalysisConf
     Raises:
         ExportError: ``run`` is no folder of weights, or ``to`` has something else in it.
         RecordError, CheckpointError, DataError: records, weights or tokenizer are missing or broken.
+        ConfigError: the project's ``params.yaml`` is, whose ``analysis`` says how the interval on the card is made.
         ExternalError: the library is not installed.
     """
     from lolm.report.card import model_card  # which brings libraries for figures and tables that reading an export does without
@@ -57,15 +57,17 @@ def export(run: str | Path, to: str | Path | None = None, analysis: AnalysisConf
     if folder.exists() and not is_export(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportError(f"{folder}: is there and is no export; give another folder, or delete it")
     trained, tokenizer = load_run(layout.train(*key), layout.weights(*key)), Tokenizer.load(layout.tokenizer)
-    records = load_records(layout, key, "left out")
+    records, params = load_records(layout, key, "left out"), load_params(layout.root / "params.yaml")
     assert records is not None
     if tokenizer.vocab_size != trained.run.vocab_size:
-        raise ExportError(f"{layout.tokenizer}: has {tokenizer.vocab_size} pieces, the run {trained.run.vocab_size}; `dvc repro` it")
+        raise ExportError(
+            f"{layout.tokenizer}: has {tokenizer.vocab_size} pieces, the run {trained.run.vocab_size}; `dvc repro` it"
+        )
     with atomic_folder(folder) as new:
         native, differs = write_model(new, trained.model, trained.run)
         to_fast(tokenizer).save_pretrained(new)
         (new / PIECES).write_bytes((layout.tokenizer / "tokenizer.model").read_bytes())
-        write_text(new / "README.md", model_card(records, layout, native, differs, analysis or AnalysisConfig()))
+        write_text(new / "README.md", model_card(records, layout, native, differs, params.analysis))
         write(new / HEADER, trained.header)
     return folder
 
@@ -94,7 +96,12 @@ def _own(model: LanguageModel, run: RunConfig) -> Any:
     from lolm.export.modeling_lolm import LolmForCausalLM
 
     config = LolmConfig(
-        to_mapping(run.architecture), to_mapping(run.size), run.vocab_size, run.training.seq_len, bos_token_id=EOS, eos_token_id=EOS
+        to_mapping(run.architecture),
+        to_mapping(run.size),
+        run.vocab_size,
+        run.training.seq_len,
+        bos_token_id=EOS,
+        eos_token_id=EOS,
     )
     config.auto_map = {
         "AutoConfig": "configuration_lolm.LolmConfig",

@@ -8,7 +8,7 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from builders import ARMS, VOCAB, make_model, make_run, random_tokens  # noqa: E402
+from builders import ARMS, make_model, make_run, random_tokens  # noqa: E402
 
 from lolm.export.folder import write_model  # noqa: E402
 
@@ -63,16 +63,27 @@ def test_arm(arm, tmp_path):
     run = make_run(arm, training={"kernels": "reference"})
     ours = scrambled(make_model(arm, training={"kernels": "reference"}))
     native, differs = write_model(tmp_path / "model", ours, run)
-    assert (native == NATIVE.get(arm, "")) and bool(differs) == (arm not in NATIVE)
+    assert native == NATIVE.get(arm, "")
+    assert bool(differs) == (arm not in NATIVE)
     theirs = loaded(tmp_path / "model")
-    assert type(theirs).__name__ == (native or "LolmForCausalLM") and not theirs.training
+    assert type(theirs).__name__ == (native or "LolmForCausalLM")
+    assert not theirs.training
     bar = 1e-5 if native else 0.0
     for tokens in (TOKENS[:1], TOKENS):
         assert float((theirs(tokens, use_cache=False).logits - ours(tokens)).abs().max()) <= bar
     theirs.save_pretrained(tmp_path / "again")
     state, again = theirs.state_dict(), loaded(tmp_path / "again").state_dict()
-    assert state.keys() == again.keys() and all(torch.equal(state[name], again[name]) for name in state)
+    assert state.keys() == again.keys()
+    assert all(torch.equal(state[name], again[name]) for name in state)
     theirs.generation_config.eos_token_id = None  # goes on behind the end of a document, as ours
     options = {"max_new_tokens": 12, "do_sample": False, "attention_mask": torch.ones(2, 20)}
     cached, full = (theirs.generate(TOKENS[:2, :20], use_cache=cache, **options) for cache in (True, False))
-    assert torch.equal(cached, full) and torch.equal(cached[:, 20:], greedy(ours, TOKENS[:2, :20], 12))
+    assert torch.equal(cached, full)
+    assert torch.equal(cached[:, 20:], greedy(ours, TOKENS[:2, :20], 12))
+
+
+def test_the_table_in_the_docs():
+    rows = re.findall(r"^\| (.+) \| `(\w+)` \| (.+) \| the same \| the same \|$", (ROOT / "docs" / "export.md").read_text(), re.M)
+    others = f"the other {len(ARMS) - len(NATIVE)}"
+    expected = {f"`{arm}`": (name, "at most 1e-5") for arm, name in NATIVE.items()} | {others: ("LolmForCausalLM", "none")}
+    assert {arm: (name, difference) for arm, name, difference in rows} == expected

@@ -16,7 +16,7 @@ from builders import make_model, make_run  # noqa: E402
 from minicorpus import make_texts  # noqa: E402
 from synthetic import write_results  # noqa: E402
 
-from lolm.config import TokenizerConfig  # noqa: E402
+import lolm  # noqa: E402
 from lolm.corpus.tokenizer import Tokenizer, train_tokenizer  # noqa: E402
 from lolm.export import ExportError, export, is_export, open_export  # noqa: E402
 from lolm.export.code import flat_modules  # noqa: E402
@@ -72,9 +72,12 @@ def project(root, *arms):
     layout.tokenizer.mkdir(parents=True)
     lines = [line for text in make_texts(300).values() for line in text.split("\n")]
     run = read(layout.header(arms[0], 1), RunHeader).run
-    (layout.tokenizer / "tokenizer.model").write_bytes(train_tokenizer(lines, TokenizerConfig(run.vocab_size).vocab_size))
+    (layout.tokenizer / "tokenizer.model").write_bytes(train_tokenizer(lines, run.vocab_size))
     write_json(layout.tokenizer / "tokenizer.json", {"model_sha256": sha256_of(layout.tokenizer / "tokenizer.model")})
-    splits, sources = {"train": {"documents": 9, "bytes": 2_000_000}}, {"songs": {"train_documents": 9}, "unread": {"test_documents": 1}}
+    splits, sources = (
+        {"train": {"documents": 9, "bytes": 2_000_000}},
+        {"songs": {"train_documents": 9}, "unread": {"test_documents": 1}},
+    )
     licences = [{"licence": "CC0", "documents": 10}]
     write_json(layout.corpus_record, {"splits": splits, "sources": sources, "licences": licences})
     for arm in arms:
@@ -106,11 +109,15 @@ def test_a_stranger_loads_it(made, tmp_path):
     assert ids[0].tolist() == tokenizer.encode("the river and the mountain").tolist()
     with torch.no_grad():
         assert torch.equal(torch.tensor(found["logits"]), ours(ids))
-    assert found["generation"] and found["beams"] and found["same"]
-    assert found["padded"] <= 1e-5 and abs(found["loss"]) < 1e-5
+    assert found["generation"]
+    assert found["beams"]
+    assert found["same"]
+    assert found["padded"] <= 1e-5
+    assert abs(found["loss"]) < 1e-5
     assert "give texts of one length together" in found["refused"]
     assert found["std"] == pytest.approx(0.02, rel=0.05)  # a new model begins as the recipe says
-    assert found["tied"] == sum(p.numel() for p in ours.parameters()) and found["modules"] == []
+    assert found["tied"] == sum(p.numel() for p in ours.parameters())
+    assert found["modules"] == []
     assert header.run.arm == "lolm"
 
 
@@ -119,7 +126,8 @@ def test_back_again(made, arm):
     layout, folders = made
     model, tokenizer, header = open_export(folders[arm])
     run = read(layout.header(arm, 1), RunHeader)
-    assert header == run and not model.training
+    assert header == run
+    assert not model.training
     assert tokenizer.pieces == Tokenizer.load(layout.tokenizer).pieces
     from lolm.training.checkpoint import load_run
 
@@ -129,10 +137,32 @@ def test_back_again(made, arm):
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=2**-23 if name in scaled else 0, atol=0)
 
 
+def test_load_and_the_command(made, tmp_path, monkeypatch, capsys):
+    from pipeline import cli
+
+    layout, folders = made
+    settings = {"prompt": "the river", "max_tokens": 8, "seed": 3}
+    for arm, folder in folders.items():
+        run, exported = lolm.load(layout.weights(arm, 1)), lolm.load(folder)
+        assert exported.generate(**settings) == run.generate(**settings)
+        assert exported.score("the mountain").nats == pytest.approx(run.score("the mountain").nats, abs=1e-5)
+    monkeypatch.setattr(sys, "argv", ["lolm", "export", str(layout.weights("jamba", 1)), "--to", str(tmp_path / "jamba")])
+    cli.lolm()
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "jamba")]
+    assert is_export(tmp_path / "jamba")
+    monkeypatch.setattr(sys, "argv", ["lolm", "export", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.lolm()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_what_a_file_lacks_is_refused(tmp_path):
     from safetensors.torch import load_file, save_file
 
-    write_model(tmp_path, make_model("mamba", surface={"final_norm": "layernorm"}), make_run("mamba", surface={"final_norm": "layernorm"}))
+    write_model(
+        tmp_path, make_model("mamba", surface={"final_norm": "layernorm"}), make_run("mamba", surface={"final_norm": "layernorm"})
+    )
     tensors = load_file(tmp_path / "model.safetensors")
     tensors.pop("model.embedding.weight")
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
@@ -144,12 +174,18 @@ def test_card(made):
     layout, folders = made
     card = (folders["lolm"] / "README.md").read_text()
     evaluation = json.loads(layout.evaluation("lolm", 1).read_text())
-    assert card.startswith("---\nlicense: mit\n") and f"{evaluation['test']['nats']:.4f} (95 %: " in card
-    assert "trust_remote_code=True" in card and "it has the streams of LOLM" in card and "`" + "1" * 16 + "`" in card
-    assert "9 documents, 2 MB: 9 of `songs` |" in card and "CC0 (10)" in card
+    assert card.startswith("---\nlicense: mit\n")
+    assert f"{evaluation['test']['nats']:.4f} (95 %: " in card
+    assert "trust_remote_code=True" in card
+    assert "it has the streams of LOLM" in card
+    assert "`" + "1" * 16 + "`" in card
+    assert "9 documents, 2 MB: 9 of `songs` |" in card
+    assert "CC0 (10)" in card
     other = (folders["jamba"] / "README.md").read_text()
-    assert "`JambaForCausalLM`" in other and "trust_remote_code" not in other
-    assert all(len(line) <= 400 for line in card.splitlines()) and "{{" not in card + other
+    assert "`JambaForCausalLM`" in other
+    assert "trust_remote_code" not in other
+    assert all(len(line) <= 400 for line in card.splitlines())
+    assert "{{" not in card + other
 
 
 def test_code_is_closed():
@@ -182,7 +218,9 @@ def test_folders_that_are_refused(made, tmp_path):
         stray = tmp_path / "artifacts" / "smoke" / "runs" / "lolm-9"
         stray.mkdir(parents=True)
         export(stray)
-    assert not (tmp_path / "artifacts" / "smoke" / "exports").exists() or not any((tmp_path / "artifacts/smoke/exports").iterdir())
+    assert not (tmp_path / "artifacts" / "smoke" / "exports").exists() or not any(
+        (tmp_path / "artifacts/smoke/exports").iterdir()
+    )
     broken = tmp_path / "broken"
     shutil.copytree(folders["jamba"], broken)
     (broken / "model.safetensors").write_bytes(b"cut")

@@ -13,7 +13,25 @@ from lolm.export.tokenizer import to_fast  # noqa: E402
 
 # Pieces of a text of few letters overlap themselves and each other: "abab" can be cut in many ways, and only one is right.
 OVERLAPPING = ["ab" * k + "a" * k + "b" * (k % 3) + " " * k + "aab" * k for k in range(1, 9)] * 3
-SPECIAL = ["</s>", "<unk>", "<s>", "<0x0A>", "\n", "\n\n", " ", "   ", "▁", "\0", "\r\t", "é", "e\u0301", "東京", "🙂‍👩", "\ufeff", "\u2028"]
+SPECIAL = [
+    "</s>",
+    "<unk>",
+    "<s>",
+    "<0x0A>",
+    "\n",
+    "\n\n",
+    " ",
+    "   ",
+    "▁",
+    "\0",
+    "\r\t",
+    "é",
+    "e\u0301",
+    "東京",
+    "🙂‍👩",
+    "\ufeff",
+    "\u2028",
+]
 
 
 def both(lines, vocab_size, folder):
@@ -61,8 +79,11 @@ def test_text_that_can_be_cut_in_many_ways(pairs, text):
 
 def test_conventions_of_the_shards(pairs):
     ours, theirs = pairs["words"]
-    assert theirs.is_fast and theirs.eos_token_id == theirs.bos_token_id == theirs.pad_token_id == ours.eos_id
-    assert theirs.unk_token_id == 0 and len(theirs) == ours.vocab_size
+    assert theirs.is_fast
+    assert theirs.eos_token_id == theirs.bos_token_id == theirs.pad_token_id == ours.eos_id
+    assert theirs.unk_token_id == 0
+    assert len(theirs) == ours.vocab_size
     batch = theirs(["a river", "the mountain is hot"], padding=True)
-    assert batch["attention_mask"][0][-1] == 0 and batch["input_ids"][0][-1] == ours.eos_id
+    assert batch["attention_mask"][0][-1] == 0
+    assert batch["input_ids"][0][-1] == ours.eos_id
     assert theirs.decode([ours.eos_id, *ours.encode("a river")], skip_special_tokens=True) == "a river"

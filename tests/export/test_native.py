@@ -9,8 +9,8 @@ from builders import VOCAB, make_model, random_tokens  # noqa: E402
 
 from lolm.analysis.layers import damage, share, statistic  # noqa: E402
 from lolm.config import ExternalConfig, LayersConfig, StackConfig, from_mapping  # noqa: E402
+from lolm.export.native import to_native  # noqa: E402
 from lolm.external import ExternalError, ExternalModel, TextWindows, load_model  # noqa: E402
-from lolm.export.native import from_native, to_native  # noqa: E402
 from lolm.laboratory.layers import measure_layers  # noqa: E402
 
 TEXT, OTHERS = (TextWindows(random_tokens(4, 25, seed=seed).numpy(), 150, VOCAB) for seed in (1, 2))
