@@ -101,9 +101,7 @@ def score(args: argparse.Namespace) -> None:
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="RUN", help=SOURCE)
-    parser.add_argument(
-        "--to", metavar="FOLDER", help="new, or an earlier export (default: artifacts/<scale>/exports/<arm>-<seed>)"
-    )
+    parser.add_argument("--to", metavar="FOLDER", help="new, or an earlier export (default: artifacts/<scale>/exports/<run>)")
 
 
 def export(args: argparse.Namespace) -> None:

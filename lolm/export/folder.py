@@ -60,9 +60,7 @@ def export(run: str | Path, to: str | Path | None = None) -> Path:
     records, params = load_records(layout, key, "left out"), load_params(layout.root / "params.yaml")
     assert records is not None
     if tokenizer.vocab_size != trained.run.vocab_size:
-        raise ExportError(
-            f"{layout.tokenizer}: has {tokenizer.vocab_size} pieces, the run {trained.run.vocab_size}; `dvc repro` it"
-        )
+        raise ExportError(f"{layout.tokenizer}: has {tokenizer.vocab_size} pieces, the run {trained.run.vocab_size}: made later")
     with atomic_folder(folder) as new:
         native, differs = write_model(new, trained.model, trained.run)
         to_fast(tokenizer).save_pretrained(new)
@@ -95,14 +93,8 @@ def _own(model: LanguageModel, run: RunConfig) -> Any:
     from lolm.export.configuration_lolm import LolmConfig
     from lolm.export.modeling_lolm import LolmForCausalLM
 
-    config = LolmConfig(
-        to_mapping(run.architecture),
-        to_mapping(run.size),
-        run.vocab_size,
-        run.training.seq_len,
-        bos_token_id=EOS,
-        eos_token_id=EOS,
-    )
+    what = (to_mapping(run.architecture), to_mapping(run.size), run.vocab_size, run.training.seq_len)
+    config = LolmConfig(*what, bos_token_id=EOS, eos_token_id=EOS)
     config.auto_map = {
         "AutoConfig": "configuration_lolm.LolmConfig",
         "AutoModelForCausalLM": "modeling_lolm.LolmForCausalLM",

@@ -142,4 +142,5 @@ class LolmForCausalLM(PreTrainedModel, GenerationMixin):
         else:
             logits = self.model(input_ids)[:, -logits_to_keep:]
         loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values if use_cache else None)
+        cache: Any = past_key_values if use_cache else None
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)

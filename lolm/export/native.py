@@ -5,7 +5,7 @@
 ``Mamba2ForCausalLM``    Mamba-2 blocks without an MLP (arm ``mamba2``), an inner width that is a multiple of D
 ``NemotronHForCausalLM`` the same with any inner width
 ``LlamaForCausalLM``     attention with RoPE on whole heads and SwiGLU (arm ``transformer_modern``)
-``JambaForCausalLM``     Mamba-1 with inner norms and attention without positions, with SwiGLU or experts (``jamba``, ``jamba_moe``)
+``JambaForCausalLM``     Mamba-1 with inner norms and attention without positions, with SwiGLU or experts (arms ``jamba…``)
 ``BambaForCausalLM``     Mamba-2 and attention, interleaved at will, with SwiGLU everywhere
 =======================  ====================================================================
 

@@ -39,8 +39,8 @@ def to_fast(tokenizer: Tokenizer) -> Any:
 def _last_merge(piece: str, ids: dict[str, int]) -> tuple[str, str] | None:
     """The two pieces that SentencePiece joins into this one; None where it is a character, or no joining ends in it.
 
-    SentencePiece joins whichever neighbours make the best known piece, leftmost first; the library joins pairs from a list. Of the
-    ways to cut a piece in two only one ever happens: what goes on inside a piece is what would go on if it stood alone.
+    SentencePiece joins whichever neighbours make the best known piece, leftmost first; the library joins pairs from a list. Of
+    the ways to cut a piece in two only one ever happens: what goes on inside a piece is what would go on if it stood alone.
     """
     parts = list(piece)
     while len(parts) > 1:

@@ -57,7 +57,8 @@ try:
 except ValueError as error:
     refused = str(error)
 print(json.dumps({
-    "ids": ids.tolist(), "logits": logits.tolist(), "generation": torch.equal(greedy, full), "beams": torch.equal(beams, full_beams),
+    "ids": ids.tolist(), "logits": logits.tolist(), "generation": torch.equal(greedy, full),
+    "beams": torch.equal(beams, full_beams),
     "same": same, "padded": float((padded[:, : two.shape[1]] - model(two).logits).abs().max()), "loss": loss - expected,
     "refused": refused, "class": type(model).__name__, "std": float(fresh.get_input_embeddings().weight.std()),
     "tied": sum(p.numel() for p in model.parameters()), "modules": sorted(m for m in sys.modules if m.startswith("lolm.")),
@@ -160,9 +161,7 @@ def test_load_and_the_command(made, tmp_path, monkeypatch, capsys):
 def test_what_a_file_lacks_is_refused(tmp_path):
     from safetensors.torch import load_file, save_file
 
-    write_model(
-        tmp_path, make_model("mamba", surface={"final_norm": "layernorm"}), make_run("mamba", surface={"final_norm": "layernorm"})
-    )
+    write_model(tmp_path, make_model("samba"), make_run("samba"))
     tensors = load_file(tmp_path / "model.safetensors")
     tensors.pop("model.embedding.weight")
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
@@ -214,13 +213,11 @@ def test_folders_that_are_refused(made, tmp_path):
         export(tmp_path / "mine")
     with pytest.raises(ExportError, match=r"has no lolm\.json"):
         open_export(tmp_path / "mine")
+    stray = tmp_path / "artifacts" / "smoke" / "runs" / "lolm-9"
+    stray.mkdir(parents=True)
     with pytest.raises(RecordError, match="no such record"):
-        stray = tmp_path / "artifacts" / "smoke" / "runs" / "lolm-9"
-        stray.mkdir(parents=True)
         export(stray)
-    assert not (tmp_path / "artifacts" / "smoke" / "exports").exists() or not any(
-        (tmp_path / "artifacts/smoke/exports").iterdir()
-    )
+    assert not (tmp_path / "artifacts" / "smoke" / "exports").exists()
     broken = tmp_path / "broken"
     shutil.copytree(folders["jamba"], broken)
     (broken / "model.safetensors").write_bytes(b"cut")

@@ -13,25 +13,8 @@ from lolm.export.tokenizer import to_fast  # noqa: E402
 
 # Pieces of a text of few letters overlap themselves and each other: "abab" can be cut in many ways, and only one is right.
 OVERLAPPING = ["ab" * k + "a" * k + "b" * (k % 3) + " " * k + "aab" * k for k in range(1, 9)] * 3
-SPECIAL = [
-    "</s>",
-    "<unk>",
-    "<s>",
-    "<0x0A>",
-    "\n",
-    "\n\n",
-    " ",
-    "   ",
-    "▁",
-    "\0",
-    "\r\t",
-    "é",
-    "e\u0301",
-    "東京",
-    "🙂‍👩",
-    "\ufeff",
-    "\u2028",
-]
+SPECIAL = ["</s>", "<unk>", "<s>", "<0x0A>", "\n", "\n\n", " ", "   ", "▁", "\0", "\r\t"]
+SPECIAL += ["é", "e\u0301", "東京", "🙂‍👩", "\ufeff", "\u2028"]
 
 
 def both(lines, vocab_size, folder):
