@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,7 @@ from lolm.config.strict import nearest
 from lolm.corpus.tokenizer import Tokenizer
 from lolm.data.batches import EvaluationSet
 from lolm.data.stream import TokenStream
-from lolm.export import is_export, open_export
+from lolm.export import from_hub, is_export, open_export
 from lolm.generation import generate
 from lolm.generation.generate import ENDED
 from lolm.interventions import EMPTY, Context, Intervention, StreamMeans, full_set, fusion_of, measure, standard_set
@@ -243,14 +244,17 @@ def load(source: str | Path, *, device: str | torch.device = "cpu", dtype: torch
 
     Args:
         source: folder of a run's weights, ``artifacts/<scale>/runs/<arm>-<seed>`` of a project; or one that ``lolm export``
-            wrote, which has no records and no held-out text beside it.
+            wrote, or its name on the Hugging Face hub, ``owner/name``; those have no records and no held-out text beside them.
         device, dtype: of the weights; float32 by default.
 
     Raises:
         LoadError: that is no run's folder.
         LolmError: its records, weights or tokenizer are missing or broken; names the file.
     """
-    found = _exported(Path(source)) if is_export(source) else _run(Path(source))
+    folder = Path(source)
+    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        folder = from_hub(str(source))
+    found = _exported(folder) if is_export(folder) else _run(folder)
     found.model.to(device=device, dtype=dtype).eval()
     return found
 

@@ -110,6 +110,24 @@ def is_export(folder: str | Path) -> bool:
     return (Path(folder) / HEADER).is_file()
 
 
+def from_hub(name: str) -> Path:
+    """The local copy of an export on the Hugging Face hub, ``owner/name``, downloaded where there is none yet.
+
+    Raises:
+        ExportError: the hub or the local cache does not give it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        line = " ".join(str(error).split())[:120]
+        raise ExportError(
+            f"{name}: no such folder, and no such model on the hub or in its local cache ({line})"
+        ) from None
+
+
 def open_export(folder: str | Path) -> tuple[LanguageModel, Tokenizer, RunHeader]:
     """The model in evaluation mode, its tokenizer and its run's header, from an exported folder.
 

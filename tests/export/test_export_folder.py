@@ -147,6 +147,8 @@ def test_load_and_the_command(made, tmp_path, monkeypatch, capsys):
         run, exported = lolm.load(layout.weights(arm, 1)), lolm.load(folder)
         assert exported.generate(**settings) == run.generate(**settings)
         assert exported.score("the mountain").nats == pytest.approx(run.score("the mountain").nats, abs=1e-5)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: folders["jamba"])
+    assert lolm.load("someone/jamba").config.arm == "jamba"
     monkeypatch.setattr(sys, "argv", ["lolm", "export", str(layout.weights("jamba", 1)), "--to", str(tmp_path / "jamba")])
     cli.lolm()
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "jamba")]
