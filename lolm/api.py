@@ -1,10 +1,12 @@
 """A trained model in one line: prompt it, score a text, ask what it would say without a part of itself.
 
 >>> run = lolm.load("artifacts/tiny/runs/lolm-1")
->>> text = run.generate("Once upon a time", max_tokens=20, seed=1)
->>> run.score("The rain stopped.").bits_per_byte < 8
+>>> run.generate("The rain", seed=1) == "".join(piece.text for piece in run.generate("The rain", seed=1, stream=True))
 True
->>> run.intervene("The rain stopped.", "gate=1").effect > -1
+>>> scored = run.score("The rain stopped.")
+>>> scored.tokens == len(scored.table), scored.bytes
+(True, 17)
+>>> run.intervene("The rain stopped.", "gate=1").learned == scored
 True
 """
 
@@ -17,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -124,11 +126,6 @@ class LoadedModel:
     records: RunRecord | None = None
     held_out: TokenStream | None = None
 
-    @overload
-    def generate(self, prompt: str, *, stream: Literal[True], **settings: Any) -> Iterator[Piece]: ...
-    @overload
-    def generate(self, prompt: str, *, stream: Literal[False] = False, **settings: Any) -> str: ...
-
     def generate(
         self,
         prompt: str,
@@ -142,13 +139,13 @@ class LoadedModel:
         stop: str | Sequence[str] = (),
         window: int | None = None,
         stream: bool = False,
-    ) -> str | Iterator[Piece]:
-        """Continue a text as if it began a document; returns what is written, without the prompt.
+    ) -> Any:
+        """Continue a text as if it began a document; returns what is written, a ``str`` without the prompt.
 
         Args:
             max_tokens, temperature, top_k, top_p, repetition_penalty, seed, window: see :func:`lolm.generation.generate`.
             stop: texts before which writing ends; the end of a document always ends it.
-            stream: return an iterator of :class:`Piece`, each as soon as it is certain.
+            stream: return an iterator of :class:`Piece` in its place, each as soon as it is certain.
 
         Raises:
             GenerationError: a setting out of range.

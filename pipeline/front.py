@@ -58,7 +58,8 @@ def write(places: dict[Path, str], params: Params, scale: str, results: dict[str
     """The three files of a front page in each folder; its value is the path from there to the studies' folders."""
     pages, figures = reported_studies(params, scale), front_figures(results, claims)
     for folder, here in places.items():
-        write_text(folder / "index.html", front_page(scale, params, results, claims, pages, figures, here))
+        scales = {other: f"{'' if here else '../'}{other}/index.html" for other in present_scales(params) if other != scale}
+        write_text(folder / "index.html", front_page(scale, params, results, claims, pages, figures, here, scales))
         write_text(folder / "claims.md", front_markdown(scale, params, results, claims, pages, here))
         write_json(folder / "claims.json", to_records(claims))
 

@@ -11,7 +11,7 @@ from torch import nn
 from lolm.mixers.base import Resumable, check_counts, fills, keep_init, no_decay
 from lolm.ops.causal_conv import causal_conv, causal_conv_step, last_inputs
 from lolm.ops.rms_norm import RMSNorm
-from lolm.ops.scan import last_state, selective_scan, selective_scan_reference
+from lolm.ops.scan import last_state, selective_scan, selective_scan_step
 
 
 def log_arange(channels: int, states: int) -> torch.Tensor:
@@ -130,9 +130,8 @@ class Mamba1(Resumable):
         x_BI = F.silu(x_BI)
         delta_BI, B_BN, C_BN = self._scan_inputs(x_BI)
         A_IN = -self.A_log.float().exp()
-        x, delta, B, C, gate = (m[:, None] for m in (x_BI, delta_BI, B_BN, C_BN, gate_BI))
-        y, state_BIN = selective_scan_reference(x, delta, A_IN, B, C, self.skip, gate, self.dt_proj.bias, state_BIN)
-        return self.out_proj(y[:, 0]), (state_BIN, window_BKI)
+        y_BI = selective_scan_step(x_BI, delta_BI, A_IN, B_BN, C_BN, self.skip, gate_BI, self.dt_proj.bias, state_BIN)
+        return self.out_proj(y_BI), (state_BIN, window_BKI)
 
     def num_params(self) -> int:
         d, i, n, r, k = self.d_model, self.d_inner, self.d_state, self.dt_rank, self.d_conv

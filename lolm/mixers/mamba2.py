@@ -11,7 +11,7 @@ from lolm.mixers.base import Resumable, check_counts, fills, keep_init, no_decay
 from lolm.mixers.mamba1 import initial_step_bias
 from lolm.ops.causal_conv import causal_conv, causal_conv_step, last_inputs
 from lolm.ops.rms_norm import rms_norm
-from lolm.ops.ssd import last_ssd_state, ssd, ssd_reference
+from lolm.ops.ssd import last_ssd_state, ssd, ssd_step
 
 EPSILON = 1e-5  # of the gated norm
 
@@ -130,9 +130,9 @@ class Mamba2(Resumable):
         state_BHNP, window = state
         z_BI, xBC, delta_BH = self._project(x_BD)
         xBC, window = causal_conv_step(xBC, window, self.conv_weight, self.conv_bias)
-        x, B, C = (m[:, None] for m in self._scan_inputs(F.silu(xBC)))
-        y, state_BHNP = ssd_reference(x, delta_BH[:, None], -self.A_log.exp(), B, C, self.skip, state_BHNP)
-        return self._gated_output(y[:, 0], z_BI), (state_BHNP, window)
+        x_BHP, B_BGN, C_BGN = self._scan_inputs(F.silu(xBC))
+        y_BHP = ssd_step(x_BHP, delta_BH, -self.A_log.exp(), B_BGN, C_BGN, self.skip, state_BHNP)
+        return self._gated_output(y_BHP, z_BI), (state_BHNP, window)
 
     def num_params(self) -> int:
         d, i, c, h, k = self.d_model, self.d_inner, self.conv_width, self.heads, self.d_conv

@@ -8,7 +8,7 @@ from torch import nn
 
 from lolm.mixers.base import Resumable, fills, keep_init, no_decay
 from lolm.mixers.mamba1 import log_arange
-from lolm.ops.scan import last_state, selective_scan, selective_scan_reference
+from lolm.ops.scan import last_state, selective_scan, selective_scan_step
 
 
 class PlainSSM(Resumable):
@@ -52,10 +52,10 @@ class PlainSSM(Resumable):
 
     def step(self, x_BD: torch.Tensor, state):
         u_BI, gate_BI = self.in_proj(x_BD).chunk(2, dim=-1)
-        inputs = (u_BI, F.linear(u_BI, self.dt_proj.weight), self.B_proj(u_BI), self.C_proj(u_BI), gate_BI)
-        u, delta, B, C, gate = (x[:, None] for x in inputs)
-        y, state = selective_scan_reference(u, delta, -self.A_log.float().exp(), B, C, None, gate, self.dt_proj.bias, state)
-        return self.out_proj(y[:, 0] + self.skip * u_BI), state
+        A_IN = -self.A_log.float().exp()
+        inputs = (u_BI, F.linear(u_BI, self.dt_proj.weight), A_IN, self.B_proj(u_BI), self.C_proj(u_BI))
+        y_BI = selective_scan_step(*inputs, None, gate_BI, self.dt_proj.bias, state)
+        return self.out_proj(y_BI + self.skip * u_BI), state
 
     def num_params(self) -> int:
         d, i, n = self.d_model, self.d_inner, self.d_state

@@ -91,6 +91,28 @@ def last_state(
     return state
 
 
+def selective_scan_step(
+    u_BI: torch.Tensor,
+    delta_BI: torch.Tensor,
+    A_IN: torch.Tensor,
+    B_BN: torch.Tensor,
+    C_BN: torch.Tensor,
+    skip_I: torch.Tensor | None,
+    gate_BI: torch.Tensor,
+    delta_bias_I: torch.Tensor,
+    state_BIN: torch.Tensor,
+) -> torch.Tensor:
+    """One more step, y_BI in the dtype of ``u_BI``; the state is changed in place. Arguments as in :func:`selective_scan`."""
+    dtype = state_BIN.dtype
+    u, delta, C, gate = (x.to(dtype) for x in (u_BI, delta_BI, C_BN, gate_BI))
+    delta = F.softplus(delta + delta_bias_I)
+    decay = torch.exp(delta[..., None] * A_IN)
+    state_BIN.mul_(decay).addcmul_((delta * u)[..., None], B_BN.to(dtype)[:, None])
+    y = (state_BIN * C[:, None]).sum(dim=-1)  # no product of matrices, which autocast would round
+    y = y if skip_I is None else torch.addcmul(y, skip_I.to(dtype), u)
+    return (y * F.silu(gate)).to(u_BI.dtype)
+
+
 def selective_scan_reference(
     u_BTI: torch.Tensor,
     delta_BTI: torch.Tensor,
