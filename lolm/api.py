@@ -36,7 +36,7 @@ from lolm.generation.generate import ENDED
 from lolm.interventions import EMPTY, Context, Intervention, StreamMeans, full_set, fusion_of, measure, standard_set
 from lolm.laboratory.token_losses import TokenLosses, losses_by_token
 from lolm.models.language_model import LanguageModel
-from lolm.records import Layout, RunKey, names
+from lolm.records import names, run_of
 from lolm.records.results import RunRecord
 from lolm.records.results import load_run as load_records
 from lolm.training.checkpoint import load_run
@@ -264,13 +264,12 @@ def _exported(folder: Path) -> LoadedModel:
 
 def _run(folder: Path) -> LoadedModel:
     """A run of this or of another project."""
-    arm, dash, seed = folder.name.rpartition("-")
-    parents = folder.absolute().parents
+    place = run_of(folder)
     if not folder.is_dir():
         raise LoadError(f"{folder}: no such folder; a run's weights lie in {RUNS}, and `dvc repro` or `dvc pull` brings them")
-    if not (dash and seed.isdecimal()) or len(parents) < 4 or (parents[0].name, parents[2].name) != ("runs", "artifacts"):
+    if place is None:
         raise LoadError(f"{folder}: not the folder of a run, nor an export of one; give {RUNS}")
-    layout, key = Layout(parents[1].name, parents[3]), RunKey(arm, int(seed))
+    layout, key = place
     trained = load_run(layout.train(*key), folder)
     tokenizer = Tokenizer.load(layout.tokenizer)
     if tokenizer.vocab_size != trained.run.vocab_size:

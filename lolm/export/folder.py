@@ -18,7 +18,7 @@ from lolm.export.tokenizer import to_fast
 from lolm.external.load import transformers
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
-from lolm.records import Layout, RecordError, RunKey, atomic_folder, read, read_json, write, write_text
+from lolm.records import atomic_folder, read, read_json, run_of, write, write_text
 from lolm.records.results import load_run as load_records
 from lolm.records.schema import RunHeader
 from lolm.training.checkpoint import load_run
@@ -52,7 +52,10 @@ def export(run: str | Path, to: str | Path | None = None) -> Path:
     """
     from lolm.report.card import model_card  # which brings libraries for figures and tables that reading an export does without
 
-    layout, key = located(run)
+    place = run_of(run)
+    if place is None or not Path(run).is_dir():
+        raise ExportError(f"{run}: no folder of a run's weights; these are artifacts/<scale>/runs/<arm>-<seed>")
+    layout, key = place
     folder = layout.artifacts / "exports" / str(key) if to is None else Path(to)
     if folder.exists() and not is_export(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportError(f"{folder}: is there and is no export; give another folder, or delete it")
@@ -123,9 +126,7 @@ def from_hub(name: str) -> Path:
         return Path(snapshot_download(name))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         line = " ".join(str(error).split())[:120]
-        raise ExportError(
-            f"{name}: no such folder, and no such model on the hub or in its local cache ({line})"
-        ) from None
+        raise ExportError(f"{name}: no such folder, and no such model on the hub or in its local cache ({line})") from None
 
 
 def open_export(folder: str | Path) -> tuple[LanguageModel, Tokenizer, RunHeader]:
@@ -153,20 +154,3 @@ def open_export(folder: str | Path) -> tuple[LanguageModel, Tokenizer, RunHeader
     except (OSError, RuntimeError, KeyError, SafetensorError) as error:
         raise ExportError(f"{folder}: cannot be read as a whole export ({error}); export the run again") from None
     return model.eval(), tokenizer, header
-
-
-def located(run: str | Path) -> tuple[Layout, RunKey]:
-    """The scale's layout and the run that a folder of weights belongs to.
-
-    Raises:
-        ExportError: it is no such folder.
-    """
-    path = Path(run)
-    arm, dash, seed = path.name.rpartition("-")
-    if not (dash and seed.isdecimal() and path.is_dir() and len(path.absolute().parents) > 4):
-        raise ExportError(f"{path}: no folder of a run's weights; these are artifacts/<scale>/runs/<arm>-<seed>")
-    scale = path.absolute().parents[1]
-    layout, key = Layout(scale.name, scale.parents[1]), RunKey(arm, int(seed))
-    if not layout.header(*key).exists():
-        raise RecordError(f"{layout.header(*key)}: no such record, and {path} has none of its own; run `dvc repro` to make it")
-    return layout, key
