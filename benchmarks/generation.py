@@ -30,12 +30,13 @@ def steps_from(model: LanguageModel, length: int, tokens: int, count: int) -> Ca
         _, behind = model.prefill(ids)
 
     def measure() -> float:
+        state = copy.deepcopy(behind)
+
         def write() -> None:
             nonlocal state
             for _ in range(tokens):
                 _, state = model.step(ids[:, 0], state)
 
-        state = copy.deepcopy(behind)
         with threads(count), torch.inference_mode():
             return timed(write) / tokens
 
@@ -60,12 +61,12 @@ def peer_of(name: str, run: RunConfig, own: LanguageModel) -> nn.Module:
     import transformers
 
     size = run.size
-    common = {"vocab_size": run.vocab_size, "hidden_size": size.d_model, "num_hidden_layers": size.n_layers}
+    common: dict[str, Any] = {"vocab_size": run.vocab_size, "hidden_size": size.d_model, "num_hidden_layers": size.n_layers}
     common["tie_word_embeddings"] = True
     if name == "Mamba":
         mixer: Any = own.stack.blocks[0].mixer
         config = transformers.MambaConfig(
-            **common, state_size=mixer.d_state, conv_kernel=mixer.d_conv, intermediate_size=mixer.d_inner,
+            **common | {"intermediate_size": mixer.d_inner}, state_size=mixer.d_state, conv_kernel=mixer.d_conv,
             time_step_rank=mixer.dt_rank,
         )  # fmt: skip
         return transformers.MambaForCausalLM(config).eval()
@@ -134,7 +135,7 @@ def generation(settings: Settings, stack: ExitStack) -> Part:
             for name in PEERS
             if there
         }
-        peers = pairs or {"skipped": "the package transformers is not installed; extra `test`"}
+        peers: dict[str, Any] = pairs or {"skipped": "the package transformers is not installed; extra `test`"}
         return {"threads": count, "length": middle, "arms": arms, "transformers": peers}
 
     return Part(measures, result)
