@@ -106,7 +106,9 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export(args: argparse.Namespace) -> None:
     from lolm.export import export as write
+    from lolm.external.load import transformers
 
+    transformers().utils.logging.disable_progress_bar()
     print(write(args.model, args.to))
 
 

@@ -14,6 +14,7 @@ from lolm.records import Layout, read_json
 from lolm.records.results import RunRecord
 from lolm.report.render import render, si
 
+OURS = "this project"  # source of a claim that the authors did not make
 BESIDE = ("arithmetic", "sanity")  # groups of the ledger that say nothing of a model
 
 
@@ -56,10 +57,11 @@ def _over_text(run: RunRecord, analysis: AnalysisConfig) -> str | None:
 
 
 def _verdicts(run: RunRecord, layout: Layout) -> list[dict[str, Any]]:
-    """Decided entries of the ledger with published numbers that this run took part in."""
+    """Decided entries of the ledger that this run took part in: the authors' claims with numbers, or if none those in words."""
     path, this = layout.reports / "claims.json", {"name": run.name, "fingerprint": run.fingerprint}
-    return [
+    decided = [
         claim
         for claim in (read_json(path) if path.exists() else [])
-        if claim["published"] and claim["verdict"] in DECIDED and claim["group"] not in BESIDE and this in claim["runs"]
+        if claim["verdict"] in DECIDED and claim["group"] not in BESIDE and this in claim["runs"]
     ]
+    return [claim for claim in decided if claim["published"]] or [claim for claim in decided if claim["source"] != OURS]

@@ -80,6 +80,12 @@ def project(root, *arms):
         {"songs": {"train_documents": 9}, "unread": {"test_documents": 1}},
     )
     licences = [{"licence": "CC0", "documents": 10}]
+    header = read(layout.header(arms[0], 1), RunHeader)
+    said = {"group": "gate", "source": "a paper", "sound": {"shown": "1.5×"}, "published": [1], "verdict": "fails"}
+    this = [{"name": header.name, "fingerprint": header.fingerprint}]
+    claims = [said | {"statement": "Twice.", "runs": this}, said | {"statement": "Of another.", "runs": []}]
+    claims.append(said | {"statement": "Undecided.", "runs": this, "verdict": "not run"})
+    write_json(layout.reports / "claims.json", claims)
     write_json(layout.corpus_record, {"splits": splits, "sources": sources, "licences": licences})
     for arm in arms:
         run = read(layout.header(arm, 1), RunHeader).run
@@ -182,8 +188,12 @@ def test_card(made):
     assert "`" + "1" * 16 + "`" in card
     assert "9 documents, 2 MB: 9 of `songs` |" in card
     assert "CC0 (10)" in card
+    assert "| Twice. | 1.5× | fails |" in card
+    assert "Of another." not in card
+    assert "Undecided." not in card
     other = (folders["jamba"] / "README.md").read_text()
     assert "`JambaForCausalLM`" in other
+    assert "No published claim has been decided with it." in other
     assert "trust_remote_code" not in other
     assert all(len(line) <= 400 for line in card.splitlines())
     assert "{{" not in card + other
