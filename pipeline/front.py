@@ -12,6 +12,7 @@ from pathlib import Path
 from lolm import LolmError
 from lolm.accounting.counting import Counting
 from lolm.claims import Claim, merged_ledger, to_records
+from lolm.claims.sentences import summary
 from lolm.config import Params, arms_of, load_params
 from lolm.records import Layout, write_json, write_text
 from lolm.records.results import ScaleResults, load_external, load_run
@@ -44,7 +45,7 @@ def make(params: Params, scale: str, *, readme: bool = False) -> None:
         if readme:
             for page, block in ((README, readme_block), (LABORATORY, laboratory_block)):
                 write_text(page, with_block(page.read_text(encoding="utf-8"), block(scale, params, claims)))
-    print(f"front page: {folder / 'index.html'}")
+    print(f"front page: {folder / 'index.html'}", *(f"{topic}. {said}" for topic, said in summary(claims).items()), sep="\n")
 
 
 def scale_results(params: Params, scale: str) -> dict[str, ScaleResults]:

@@ -12,6 +12,7 @@ from projects import copy_of_project, git, keep_kernels, python
 
 ARMS, SEEDS, STEPS = ("lolm", "transformer"), (1, 2), 30
 RUNS = [(arm, seed) for arm in ARMS for seed in SEEDS]
+SAID = ".scratch/said"  # what the runner printed
 
 
 def make(root: Path) -> None:
@@ -26,7 +27,7 @@ def make(root: Path) -> None:
     git(root, "init", "-q")
     git(root, "add", "-A")
     git(root, "commit", "-qm", "copy")
-    python(root, "-m", "pipeline.run", "--jobs", "2")
+    (root / SAID).write_text(python(root, "-m", "pipeline.run", "--jobs", "2"), encoding="utf-8")
 
 
 def copied(made: Path, folder: Path, *left_out: str) -> Path:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+import yaml
 from projects import dvc, python
-from smoke_study import ARMS, RUNS, SEEDS, mlflow_rows
+from smoke_study import ARMS, RUNS, SAID, SEEDS, mlflow_rows
 
 from lolm.records import Layout, read, read_json, read_series
 from lolm.records.results import load_results
@@ -45,6 +46,20 @@ def test_every_record_of_every_run_is_there(project, layout):
         assert set(read_json(layout.metrics(*run.key))) >= {"test_nats", "bits_per_byte", "accuracy", "parameters", "seconds"}
     assert "inversion" in read_json(layout.metrics("lolm", 1))
     assert not list((project / ".scratch").glob("*/checkpoint.pt"))
+
+
+def test_the_runner_says_where_it_is_and_ends_with_what_was_found(project):
+    lines = (project / SAID).read_text(encoding="utf-8").splitlines()
+    stages = list(yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+    told = [line for line in lines if re.match(r"stage \d+ of \d+: ", line)]
+    assert sorted(told, key=lambda line: int(line.split()[1])) == [f"stage {i} of 12: {name}" for i, name in enumerate(stages, 1)]
+    assert told.index("stage 6 of 12: train") < told.index("stage 11 of 12: report")
+    found = [line.split(".")[0] for line in lines[-8:]]
+    assert [topic for topic in found if topic in ("Efficiency", "Inversion", "Generality")] == [
+        "Efficiency",
+        "Inversion",
+        "Generality",
+    ]
 
 
 def test_the_swept_rate_is_the_one_trained_with(layout):
