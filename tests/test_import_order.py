@@ -16,6 +16,7 @@ ORDER = (
     ("lolm.data", "lolm.corpus"),
     ("lolm.mixers",),
     ("lolm.models", "lolm.objectives"),
+    ("lolm.generation",),
     ("lolm.accounting",),
     ("lolm.training",),
     ("lolm.external",),
@@ -25,6 +26,8 @@ ORDER = (
     ("lolm.analysis",),
     ("lolm.claims",),
     ("lolm.report", "lolm.tracking"),
+    ("lolm.export",),
+    ("lolm.api",),
     ("pipeline",),
 )
 WITHOUT_TORCH = ("lolm.config", "lolm.records", "lolm.analysis", "lolm.claims", "lolm.report", "lolm.tracking")

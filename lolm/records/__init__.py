@@ -2,7 +2,7 @@
 
 from lolm.records.files import RecordError, atomic_folder
 from lolm.records.identity import essence, fingerprint_of, sha256_of
-from lolm.records.layout import Layout, RunKey, budgets_record, recorded_scales
+from lolm.records.layout import Layout, RunKey, budgets_record, recorded_scales, run_of
 from lolm.records.series import AXES, SeriesWriter, points, read_rows, read_series, write_rows
 from lolm.records.store import from_record, read, read_json, read_text, to_record, write, write_json, write_text
 
@@ -24,6 +24,7 @@ __all__ = [
     "read_series",
     "read_text",
     "recorded_scales",
+    "run_of",
     "sha256_of",
     "to_record",
     "write",

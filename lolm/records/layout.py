@@ -117,6 +117,15 @@ class Layout:
         return self.artifacts / "runs" / str(RunKey(arm, seed))
 
 
+def run_of(weights: str | Path) -> tuple[Layout, RunKey] | None:
+    """The run that a folder of weights belongs to, by its place in a project; None where that is no place of weights."""
+    folder = Path(weights).absolute()
+    arm, dash, seed = folder.name.rpartition("-")
+    if not (dash and seed.isdecimal()) or len(folder.parts) < 5 or (folder.parts[-2], folder.parts[-4]) != ("runs", "artifacts"):
+        return None
+    return Layout(folder.parts[-3], folder.parents[3]), RunKey(arm, int(seed))
+
+
 def budgets_record(root: str | Path = ".") -> Path:
     """What the study over sizes and budgets found, over its scales."""
     return Path(root) / "reports" / "budgets" / "budgets.json"
