@@ -21,7 +21,6 @@ from pipeline.runs import per_run
 from pipeline.stage import Stage, main
 
 
-
 class ExtraError(LolmError):
     """The packages of the extra are missing."""
 

@@ -10,7 +10,15 @@ from lolm.config.architecture import ArchitectureConfig, RecipeConfig, StackConf
 from lolm.config.cluster import ClusterConfig
 from lolm.config.data import CorpusConfig, ShardsConfig, TokenizerConfig
 from lolm.config.external import ExternalConfig
-from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, DownstreamConfig, LayersConfig, RecallConfig, SweepConfig
+from lolm.config.measuring import (
+    AblationConfig,
+    AnalysisConfig,
+    DownstreamConfig,
+    EvaluationConfig,
+    LayersConfig,
+    RecallConfig,
+    SweepConfig,
+)
 from lolm.config.ranges import Count, Name
 from lolm.config.sizes import SizeConfig, SizeRule
 from lolm.config.strict import ConfigError, nearest, refuse

@@ -93,7 +93,9 @@ class HarnessModel(TemplateLM):
         for context, options in (request.args for request in requests):
             stops = options.get("until") or []
             stops, ids, text = [stops] if isinstance(stops, str) else stops, [], ""
-            for token in self.continued(self.tok_encode(context) or [self.prefix_token_id], options.get("max_gen_toks", MOST_GENERATED)):
+            for token in self.continued(
+                self.tok_encode(context) or [self.prefix_token_id], options.get("max_gen_toks", MOST_GENERATED)
+            ):
                 if token == self.eot_token_id:
                     break
                 ids.append(token)

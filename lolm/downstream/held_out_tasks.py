@@ -33,7 +33,7 @@ def cloze(texts: Iterable[str]) -> list[Item]:
         ended = [(before, _ENDED.fullmatch(sentence)) for before, sentence in sentences]
         words = sorted({match[2] for _, match in ended if match})
         for before, match in ended:
-            if match and len(words) > CANDIDATES:
+            if match and len(words) >= CANDIDATES:
                 others = draw.sample([word for word in words if word != match[2]], CANDIDATES - 1)
                 gold = draw.randrange(CANDIDATES)
                 choices = [f"{word}{match[3]}" for word in [*others[:gold], match[2], *others[gold:]]]

@@ -21,6 +21,7 @@ from lm_eval.tasks._index import Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from lolm.config import ConfigError, nearest
+from lolm.data.errors import DataError
 from lolm.downstream.harness_models import HarnessModel
 from lolm.downstream.held_out_tasks import OWN
 from lolm.downstream.local_files import file_of, read_rows
@@ -42,7 +43,7 @@ class Tasks:
         held_out: texts that the own tasks are made of.
 
     Raises:
-        ConfigError: there is no such task. DataError: its file is missing or broken.
+        ConfigError: there is no such task. DataError: its file is missing or broken, or the texts are too short for an own one.
     """
 
     def __init__(self, wanted: Sequence[str], data: Path | None, held_out: Sequence[str]) -> None:
@@ -76,7 +77,9 @@ class Tasks:
         children = groups[name] if name in groups else sorted(manager.task_index[name].tags)
         return tuple(leaf for child in children for leaf in self._leaves(child, manager))
 
-    def scores(self, model: HarnessModel, reference: HarnessModel | None = None, limit: int | None = None) -> dict[str, TaskScores]:
+    def scores(
+        self, model: HarnessModel, reference: HarnessModel | None = None, limit: int | None = None
+    ) -> dict[str, TaskScores]:
         """Scores by task.
 
         Args:
@@ -93,12 +96,14 @@ class Tasks:
         for task in self.tasks.values() if again else ():
             for request in task.instances:
                 request.resps.clear()
-            task.build_all_requests = lambda **_: None
+            task.build_all_requests = lambda **_: None  # half of the time is spent there
         found: dict[str, dict[str, Any]] = {}
         for tasks, most in ((self.of_harness, limit), (self.own, None)):
             if tasks["tasks"]:
                 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # a bar for each task
                     found |= evaluate(model, tasks, limit=most, bootstrap_iters=DRAWS, log_samples=False)["results"]
+        for task in self.tasks.values() if again else ():
+            del task.build_all_requests
         return found
 
     def _scores(self, name: str, results: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> TaskScores:
@@ -161,11 +166,17 @@ def _local(folder: Path, task: str, subset: str | None, splits: set[str], **_: A
     return dict.fromkeys(splits, rows)
 
 
+def _items(name: str, held_out: Sequence[str]) -> datasets.Dataset:
+    if not (items := OWN[name](held_out)):
+        raise DataError(f"downstream.tasks: no sentence of the test split makes an item of {name}; leave it out")
+    return datasets.Dataset.from_list(items)
+
+
 def _own(name: str, held_out: Sequence[str]) -> dict[str, Any]:
     """An own task as the harness defines tasks."""
     return {
         "task": name,
-        "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(OWN[name](held_out))},
+        "custom_dataset": lambda **_: {"test": _items(name, held_out)},
         "test_split": "test",
         "output_type": "multiple_choice",
         "doc_to_text": "context",

@@ -42,7 +42,7 @@ class TaskScores:
 class Downstream(Identity):
     """``downstream/<arm>-<seed>.json``: scores by task; ``limit`` is the most items that were asked of each, None: all.
 
-    ``max_length``: tokens that the model was given to read. ``harness``: version of lm-evaluation-harness, which defines the tasks.
+    ``max_length``: the most tokens the model was given to read. ``harness``: version of lm-evaluation-harness.
     """
 
     harness: str
