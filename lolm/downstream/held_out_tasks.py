@@ -25,8 +25,9 @@ Item = dict[str, Any]
 def cloze(texts: Iterable[str]) -> list[Item]:
     """Which of four words ends a sentence: its own, or one of three that end other sentences of the same document.
 
-    The context is the sentence before it and its own beginning; each choice carries the sentence's mark, so that a word is scored
-    to its end. Words are lower case, of three letters or more, and all four differ. Chance is 1/4: the right one's place is drawn.
+    The context is the sentence before it and its own beginning; each choice carries the sentence's mark, so that a word is
+    scored to its end. Words are lower case, of three letters or more, and all four differ. Chance is 1/4: the right
+    one's place is drawn.
     """
 
     def items(sentences: list[tuple[str, str]], draw: random.Random) -> Iterator[Item]:
@@ -45,8 +46,8 @@ def cloze(texts: Iterable[str]) -> list[Item]:
 def minimal_pairs(texts: Iterable[str]) -> list[Item]:
     """A sentence, and the same with two neighbouring words changed over: which of the two is likelier.
 
-    Both words are of lower-case letters alone, differ, and are not the sentence's first. Both sentences have the same words and as
-    many characters; chance is 1/2, the right one's place is drawn.
+    Both words are of lower-case letters alone, differ, and are not the sentence's first. Both sentences have the same words;
+    chance is 1/2, the right one's place is drawn.
     """
 
     def items(sentences: list[tuple[str, str]], draw: random.Random) -> Iterator[Item]:

@@ -51,15 +51,12 @@ def on_tasks(context: Context) -> Reading:
         sound=t_interval(gains(asked), context.confidence),
         runs=[run for pair in pairs for run in pair],
         values={"tasks": ", ".join(asked), "errors": ERRORS_BEYOND_CHANCE},
-        details={
-            name: Quantity.of(t_interval(gains([name]), context.confidence), "share", f"the same on {name} alone")
-            for name in alike
-        },
+        details={name: Quantity.of(t_interval(gains([name]), context.confidence), "share", f"on {name} alone") for name in alike},
     )
 
 
 def _leaves_chance(runs: Sequence[TaskScores]) -> bool:
-    """Whether the mean over an arm's runs lies above chance; their errors are of the same items, so no mean makes them smaller."""
+    """Whether an arm's mean lies above chance; the errors are of the same items in all runs, so no mean makes them smaller."""
     found = [scores.metrics[scores.main] for scores in runs]
     return fmean(one.value - (one.chance or 0.0) for one in found) > ERRORS_BEYOND_CHANCE * fmean(
         one.error or 0.0 for one in found

@@ -97,9 +97,9 @@ ENTRIES = (
         "downstream_tasks",
         "At step 20,000 the baseline is ahead on HellaSwag (25.5 against 22.5 %) and LAMBADA (0.6 against 0.4 %).",
         ("hellaswag", "hellaswag_baseline", "lambada"),
-        f"A level of two models at one step; `make downstream` scores others. The printed difference on HellaSwag, {100 * HELLASWAG_GAP:.1f} points, is one "
-        f"standard error: with about {HELLASWAG_ITEMS} items, as the printed digits suggest, it is {100 * HELLASWAG_ERROR:.1f} "
-        "points for each model at chance.",
+        "A level of two models at one step; `make downstream` scores others. The printed difference on HellaSwag, "
+        f"{100 * HELLASWAG_GAP:.1f} points, is one standard error: with about {HELLASWAG_ITEMS} items, as the "
+        f"printed digits suggest, it is {100 * HELLASWAG_ERROR:.1f} points for each model at chance.",
         "304m",
         against=True,
     ),
@@ -110,8 +110,8 @@ ENTRIES = (
         on_tasks,
         rule=Above(),
         unit="share",
-        definition="accuracy, LOLM minus the matched Transformer, paired by seed, the mean over tasks on which either arm lies more "
-        "than {errors} standard errors above chance: {tasks}",
+        definition="accuracy, LOLM minus the matched Transformer, paired by seed, the mean over tasks on which either arm lies "
+        "more than {errors} standard errors above chance: {tasks}",
         lead="Accuracy on tasks, LOLM minus Transformer",
         stated=("seed",),
         caveats=("Small models leave chance on grammar and word order alone, not on the tasks that were announced.",),
