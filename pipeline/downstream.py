@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from lolm import LolmError
 from lolm.config import ConfigError
@@ -37,8 +38,8 @@ def downstream(stage: Stage, key: RunKey) -> None:
     settings = Tokenizer.load(layout.tokenizer), training.seq_len, stage.preset.evaluation.batch_size * training.seq_len
     model = TrainedModel(context.trained.at(training.steps), *settings)
     found = tasks.scores(model, BigramModel(context.bigram(), *settings), config.limit)
-    of = {"harness": harness_version(), "max_length": training.seq_len, "limit": config.limit}
-    write(layout.downstream(*key), Downstream(**context.identity, **of, tasks=found))
+    asked: dict[str, Any] = {"harness": harness_version(), "max_length": training.seq_len, "limit": config.limit}
+    write(layout.downstream(*key), Downstream(**context.identity, **asked, tasks=found))
 
 
 def inputs(stage: Stage, key: RunKey) -> str:

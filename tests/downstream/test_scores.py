@@ -161,3 +161,15 @@ def test_the_record_of_a_run(monkeypatch, data, folder, tmp_path):
     assert (record.max_length, record.limit, asked) == (24, 3, [8])
     assert {name: scores.items for name, scores in record.tasks.items()} == {"minimal_pairs": 4, "blimp_wh_island": 3}
     assert all(scores.metrics["acc"].bigram is not None for scores in record.tasks.values())
+
+
+def test_what_the_command_lacks_is_said(monkeypatch):
+    from lolm.config import ConfigError, DownstreamConfig
+    from pipeline import downstream as stage
+
+    nowhere = SimpleNamespace(params=SimpleNamespace(downstream=DownstreamConfig(data="no/such/folder")))
+    with pytest.raises(ConfigError, match="downstream.data: no folder no/such/folder; null takes"):
+        stage.inputs(nowhere, ("lolm", 1))
+    monkeypatch.setattr(stage.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(stage.ExtraError, match=r"pip install -c constraints.txt -e '.\[eval\]'"):
+        stage.checked()
