@@ -23,6 +23,7 @@ ORDER = (
     ("lolm.interventions",),
     ("lolm.evaluation",),
     ("lolm.laboratory",),
+    ("lolm.downstream",),
     ("lolm.analysis",),
     ("lolm.claims",),
     ("lolm.report", "lolm.tracking"),

@@ -67,6 +67,9 @@ class Layout:
     def recall(self, arm: str, seed: int) -> Path:
         return self.reports / "recall" / f"{RunKey(arm, seed)}.json"
 
+    def downstream(self, arm: str, seed: int) -> Path:
+        return self.reports / "downstream" / f"{RunKey(arm, seed)}.json"
+
     def sweep(self, arm: str) -> Path:
         return self.reports / "sweep" / f"{arm}.json"
 
