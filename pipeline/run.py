@@ -46,7 +46,8 @@ def run() -> None:
         mend_lock()
         if args.launcher == "slurm":
             cluster.check()
-        environment = child_environment(args.jobs, force=args.force) | {cluster.LAUNCHER: args.launcher}
+        stages = " ".join(yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"])
+        environment = child_environment(args.jobs, force=args.force) | {cluster.LAUNCHER: args.launcher, stage.STAGES: stages}
         before = sha256_of(LOCK) if LOCK.exists() else ""
         status = foreground(command(args.scale, args.study, "repro", *(["--force"] if args.force else [])), environment)
         if status or args.force or not LOCK.exists() or sha256_of(LOCK) != before:  # else nothing was made
@@ -121,8 +122,7 @@ def child_environment(jobs: int | None = None, *, force: bool = False) -> dict[s
     environment["LOLM_PIPELINE"] = os.environ.setdefault(
         "LOLM_PIPELINE", f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     )
-    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", tracking.RUNNER: "1", stage.STAGES: " ".join(stages)}
+    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", tracking.RUNNER: "1"}
     return environment | ({JOBS: str(jobs)} if jobs else {}) | ({FORCE: "1"} if force else {})
 
 
