@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -50,13 +51,12 @@ class OverlapIndex:
         assert self._all is not None
         if not len(self._all):
             return
-        numbers = np.fromiter((self._words.get(w, 0) for w in _words(text)), dtype=np.int64)
+        numbers = np.fromiter(map(self._words.get, _words(text), repeat(0)), dtype=np.int64)
         grams = _hashes(self._codes[numbers])
         if len(numbers) >= NGRAM:  # a sequence with an unknown word cannot match
             grams = grams[np.lib.stride_tricks.sliding_window_view(numbers, NGRAM).all(axis=1)]
-        grams = np.unique(grams)
         at = np.searchsorted(self._all, grams).clip(max=len(self._all) - 1)
-        matched = at[self._all[at] == grams]
+        matched = np.unique(at[self._all[at] == grams])
         self._found[matched] = True
         owners = [self._owners[self._bounds[place] : self._bounds[place + 1]] for place in matched]
         for document, shared in zip(*np.unique(np.concatenate(owners), return_counts=True), strict=True) if owners else ():
