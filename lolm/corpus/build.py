@@ -17,7 +17,7 @@ from typing import Any
 from lolm.config import CorpusConfig
 from lolm.corpus.documents import SPLITS, Document, DocumentWriter, iterate_split, part_of
 from lolm.corpus.overlap import NGRAM, OverlapIndex
-from lolm.corpus.progress import Progress, version_of
+from lolm.corpus.progress import Progress, resumed, version_of
 from lolm.corpus.sources import Source
 from lolm.data.errors import DataError
 from lolm.records import publish_folder, write_json
@@ -71,11 +71,11 @@ def build_corpus(
         "splits": {split: {"documents": 0, "bytes": 0} for split in SPLITS},
     }
     try:
-        progress = Progress(scratch, version_of(config, source.version), state)
+        content = resumed(scratch, version_of(config, source.version))
+        progress = Progress(scratch / "progress.sqlite", state)
         try:
             if progress.committed:
                 tell(f"goes on after {progress.state['read']} documents")
-            content = scratch / "corpus"
             if not progress.state["finished"]:
                 _read(config, source, progress, named, content, tell)
             report = _report(progress, content)
@@ -103,7 +103,6 @@ def _read(
     state = progress.state
     missing = set(state["missing"])
     splits = state["splits"]
-    content.mkdir(exist_ok=True)
     writers: dict[str, DocumentWriter] = {}
     part_bytes = 0
 

@@ -1,4 +1,4 @@
-"""What an unfinished corpus knows of the documents it has read, on disk, so that a killed build goes on from its last part."""
+"""Work on a corpus that a kill interrupts and the next start takes up: what it was made from, and what it knew."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm.corpus.documents import SPLITS, Document
-from lolm.records import fingerprint_of, sha256_of
+from lolm.records import fingerprint_of, sha256_of, write_text
 
 CACHE_KB = 65_536
 _COUNTS = ("documents", "bytes", *(f"{split}_documents" for split in SPLITS))
@@ -32,6 +32,16 @@ def stamps(files: list[Path]) -> list[list[Any]]:
     return [[path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
+def resumed(scratch: Path, version: str) -> Path:
+    """Folder in ``scratch`` with what unfinished work of that version left there; empty after work of another."""
+    mark = scratch / "version"
+    if not mark.exists() or mark.read_text(encoding="ascii") != version:
+        shutil.rmtree(scratch, ignore_errors=True)
+        write_text(mark, version)
+    (scratch / "content").mkdir(exist_ok=True)
+    return scratch / "content"
+
+
 class Progress:
     """Digests of ids and texts, counts by source and licence, and a state, in a SQLite file that only :meth:`commit` changes.
 
@@ -39,35 +49,24 @@ class Progress:
     about 90 bytes a document and its id.
 
     Args:
-        folder: of the unfinished work; emptied if it is of another version.
-        version: see :func:`version_of`.
+        path: of the file.
         state: JSON-able, to begin with.
 
     Attributes:
         state: to be changed in place.
-        committed: whether anything of this work has been committed.
+        committed: whether anything has been committed.
     """
 
-    def __init__(self, folder: Path, version: str, state: dict[str, Any]) -> None:
-        found = self._open(folder)
-        if found is None or found["version"] != version:
-            self.close()
-            shutil.rmtree(folder)
-            self._open(folder)
-            found = None
-        self.committed = found is not None
-        self.state = found or {"version": version, **state}
-        self._counted: dict[tuple[str, str], list[int]] = {}
-
-    def _open(self, folder: Path) -> dict[str, Any] | None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(folder / "progress.sqlite")
+    def __init__(self, path: Path, state: dict[str, Any]) -> None:
+        self._db = sqlite3.connect(path)
         for setting in ("locking_mode = exclusive", "journal_mode = wal", f"cache_size = -{CACHE_KB}"):  # in this order: no mmap
             self._db.execute(f"pragma {setting}")
         if not self._db.execute("select * from sqlite_master").fetchone():
             self._db.executescript(_TABLES)
         row = self._db.execute("select value from state").fetchone()
-        return json.loads(row[0]) if row else None
+        self.committed = row is not None
+        self.state = json.loads(row[0]) if row else state
+        self._counted: dict[tuple[str, str], list[int]] = {}
 
     def is_new(self, identity: str) -> bool:
         """Whether no document of that id was seen before; it is now."""
