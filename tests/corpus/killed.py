@@ -71,11 +71,11 @@ if __name__ == "__main__":
         def make(config: CorpusConfig = config, name: str = name, tell: Callable[[str], None] = tell) -> None:
             build.build_corpus(config, folder / name, folder / f"{name}.scratch", tell)
 
-        result[name] = killed_until_done(make, 60)
+        result[name] = killed_until_done(make, 300)
     tokenizer = Tokenizer.load(folder / "tokenizer")
     (folder / "shards").mkdir()
     corpus = folder / next(iter(result))
     result["shards"] = killed_until_done(
-        lambda: shards.write_shards(ShardsConfig(1000), corpus, tokenizer, folder / "shards", workers=2), 60
+        lambda: shards.write_shards(ShardsConfig(1000), corpus, tokenizer, folder / "shards", workers=2), 100
     )
     print(json.dumps(result))
