@@ -1,6 +1,6 @@
 """What a run leaves behind: the schema of every record, where it lies, the one loader and the one writer."""
 
-from lolm.records.files import RecordError, atomic_folder
+from lolm.records.files import RecordError, atomic_folder, link, publish_folder
 from lolm.records.identity import essence, fingerprint_of, sha256_of
 from lolm.records.layout import Layout, RunKey, budgets_record, recorded_scales, run_of
 from lolm.records.series import AXES, SeriesWriter, points, read_rows, read_series, write_rows
@@ -17,7 +17,9 @@ __all__ = [
     "essence",
     "fingerprint_of",
     "from_record",
+    "link",
     "points",
+    "publish_folder",
     "read",
     "read_json",
     "read_rows",

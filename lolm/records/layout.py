@@ -82,6 +82,10 @@ class Layout:
         return self.reports / "corpus.json"
 
     @property
+    def tokenizer_record(self) -> Path:
+        return self.reports / "tokenizer.json"
+
+    @property
     def shards_record(self) -> Path:
         return self.reports / "shards.json"
 
