@@ -29,7 +29,7 @@ def test_every_package_of_the_lock_has_hashes_and_the_version_of_the_constraints
     assert lock
     assert [name for name, (_, hashes) in lock.items() if not hashes] == []
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = {canonicalize_name(line.partition("==")[0]): line.partition("==")[2].partition(";")[0].strip() for line in lines}
+    pins = {canonicalize_name(line.partition("==")[0]): re.split(r"[;#]", line.partition("==")[2])[0].strip() for line in lines}
     assert {name: version for name, (version, _) in lock.items() if pins.get(name, version) != version} == {}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for text in (*project["dependencies"], *project["optional-dependencies"]["test"]):
