@@ -86,8 +86,8 @@ def mamba_of(run: RunConfig) -> Any:
     size, options = run.size, run.size.mixers.get("mamba1", {})
     inner = options.get("d_inner", 2 * size.d_model)
     return MambaConfig(
-        vocab_size=run.vocab_size, hidden_size=size.d_model, state_size=options.get("d_state", 16), num_hidden_layers=size.n_layers,
-        expand=inner / size.d_model, intermediate_size=inner, use_cache=False,
+        vocab_size=run.vocab_size, hidden_size=size.d_model, state_size=options.get("d_state", 16), expand=inner / size.d_model,
+        intermediate_size=inner, num_hidden_layers=size.n_layers, use_cache=False,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ arms at 149M and 304M; (c) the 20.5M experiment, 20,000 steps an arm, trained, e
 leaves its record with a note at once: what is made is not made again, and a piece that was cut short goes on from its checkpoint
 where the folder is still there.
 
-`--prepare` packs tokenizer and shards on a machine with the environment; `--import FOLDER` takes records over from what came back.
+`--prepare` packs tokenizer and shards on a machine with the environment; `--import FOLDER` takes over what came back.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ def pieces_of(step: str, seeds: Sequence[int], rehearse: bool) -> list[str]:
     """
     runs, (letter, part) = REHEARSED if rehearse else RUNS, (step[:1], step[1:])
     if letter == "a":
-        parts = [[f"kernel/{op}" for op in OPS]]
+        parts = [[f"kernel/{op}"] for op in OPS]
     elif letter == "b":
-        scales, arms = ([runs["c"][0]], ("lolm", "transformers_llama")) if rehearse else ([RUNS[s][0] for s in "de"], TIMED)
-        parts = [[f"step/{scale}/{arm}" for arm in arms] for scale in scales]
+        timed = {"c": ("lolm", "transformers_llama")} if rehearse else {"c": ("lolm", "ladder_6_full"), "d": TIMED, "e": TIMED}
+        parts = [[f"step/{runs[of][0]}/{arm}" for arm in arms] for of, arms in timed.items()]
     elif letter in runs:
         scale, arms = runs[letter]
         every = [f"run/{scale}/{RunKey(arm, seed)}" for seed in seeds for arm in arms]
@@ -163,6 +163,23 @@ def _index_hash(scale: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- one piece
+
+
+def records_steps(scale: str, roots: Sequence[Path]) -> bool:
+    """Whether step b found that CUDA graphs work at a scale and take less time."""
+    for note in (note_of(root, f"step/{scale}/lolm") for root in roots):
+        ways = read(note, Made).values if note.exists() else {}
+        if "seconds" in ways.get("graph", {}) and "seconds" in ways["eager"]:
+            return ways["graph"]["seconds"]["median"] < ways["eager"]["seconds"]["median"]
+    return False
+
+
+def stage_of(scale: str, out: Path) -> Stage:
+    """Of a scale, with CUDA graphs where they pay."""
+    params = load_params().select(scale)
+    preset = params.scales[scale]
+    training = replace(preset.training, cuda_graph=records_steps(scale, (out, Path())))
+    return Stage(replace(params, scales=params.scales | {scale: replace(preset, training=training)}))
 
 
 def make_run(stage: Stage, key: RunKey, out: Path) -> None:
@@ -381,7 +398,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--step", nargs="+", default=list("abcde"), help="a, b, c, d, e or a part such as c2 (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the runs (default: 1)")
     parser.add_argument("--jobs", type=int, default=PART, help=f"runs of step c at a time (default: {PART})")
-    parser.add_argument("--seconds", type=float, default=0, help="end after so many; the same command goes on (default: no limit)")
+    parser.add_argument(
+        "--seconds", type=float, default=0, help="end after so many; the same command goes on (default: no limit)"
+    )
     parser.add_argument("--out", type=Path, default=Path(), help="folder that receives the records (default: the project's)")
     parser.add_argument("--carried", type=Path, default=CARRIED, help=f"folder with the packed shards (default: {CARRIED})")
     parser.add_argument("--rehearse", action="store_true", help="all steps at scale smoke, also without a GPU")
@@ -403,7 +422,7 @@ def run() -> None:
         end_with_parent()
         _, scale, name = args.piece.split("/")
         arm, _, seed = name.rpartition("-")
-        make_run(Stage(load_params().select(scale)), RunKey(arm, int(seed)), args.out)
+        make_run(stage_of(scale, args.out), RunKey(arm, int(seed)), args.out)
     else:
         if training_device() == "cpu" and not args.rehearse:
             raise GPUError("PyTorch sees no CUDA device here; --rehearse goes through all steps at scale smoke on the CPU")

@@ -153,8 +153,8 @@ def failure(op: str, name: str, device_type: str) -> str | None:
 def errors(
     op: str, name: str, device_type: str, sizes: tuple[int, int, int] = PROBED, dtype: torch.dtype = torch.float32
 ) -> list[float]:
-    """Largest error of a kernel over the largest value, of the output and of every gradient, held against the reference in float32
-    on the same values; in a ``dtype`` of the series that is coarser, the norm of the error over the norm."""
+    """Largest error of a kernel over the largest value, of the output and of every gradient, against the reference in float32 on
+    the same values; in a ``dtype`` of the series that is coarser, the norm of the error over the norm."""
     inputs = halved(example(op, sizes, device_type), dtype)
     exact = _forward_and_gradients(
         partial(getattr(import_module(OPS[op]), op), backend="reference"),

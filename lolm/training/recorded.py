@@ -45,7 +45,10 @@ def refuse_recording(run: RunConfig, model: LanguageModel) -> None:
     for wrong, text in (
         (training.accumulation > 1, f"{where}.accumulation is {training.accumulation}, and a recorded step has one micro-batch"),
         (training.processes > 1, f"{where}.devices is {training.devices}, and a recorded step is of one device"),
-        (training.activation_checkpointing, f"{where}.activation_checkpointing sets the state of random numbers while it computes"),
+        (
+            training.activation_checkpointing,
+            f"{where}.activation_checkpointing sets the state of random numbers while it computes",
+        ),
         (any(isinstance(m, Experts) for m in model.modules()), f"{run.arm} has mixtures of experts, whose shares differ by step"),
     ):
         if wrong:

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import yaml
+from minicorpus import make_texts, write_jsonl
 from projects import copy_of_project, environment, python
 
 from lolm.records import Layout, RunKey, read, read_json, write
@@ -18,6 +20,7 @@ from lolm.records.results import load_results
 from pipeline import gpu
 from pipeline.gpu import GPUError, Made, note_of, pieces_of
 
+NO_NAMES: dict[str, list[str]] = {"validation": [], "test": []}
 KEY = RunKey("ladder_6_full", 1)
 BLOCKER = """
 import sys
@@ -40,15 +43,30 @@ def test_steps_are_made_of_pieces_that_parts_share_out():
         pieces_of("f", [1], rehearse=False)
 
 
+def test_graphs_are_used_where_they_were_found_to_pay(tmp_path):
+    note = Made("step/20m_gpu/lolm", "GPU", {}, {}, "", True)
+    times = {"eager": {"seconds": {"median": 2.0}}, "graph": {"seconds": {"median": 1.0}}}
+    for values, wanted in ((times, True), (times | {"graph": {"skipped": "why"}}, False), ({"eager": times["graph"]}, False)):
+        write(note_of(tmp_path, note.piece), replace(note, values=values))
+        assert gpu.records_steps("20m_gpu", [tmp_path]) == wanted
+    write(note_of(tmp_path, note.piece), replace(note, values=times))
+    assert gpu.stage_of("20m_gpu", tmp_path).preset.training.cuda_graph
+    assert not gpu.stage_of("149m_gpu", tmp_path).preset.training.cuda_graph
+
+
 def test_one_text_and_tokenizer_are_carried_for_all_scales():
     scales = [gpu.load_params().scales[scale] for scale, _ in gpu.RUNS.values()]
     assert len({str((gpu._read_of(s.corpus), s.tokenizer, s.shards)) for s in scales}) == 1
 
 
-def edited_params(root):
+def shortened(root):
+    """A scale smoke of a few steps on a small text."""
     path = root / "params.yaml"
     params = yaml.safe_load(path.read_text(encoding="utf-8"))
     smoke = params["scales"]["smoke"]
+    source = write_jsonl(root / "texts.jsonl", make_texts())
+    smoke["corpus"] = {"source": "local", "path": str(source), "validation_fraction": 0.2, "test_fraction": 0.2} | NO_NAMES
+    smoke["tokenizer"] |= {"vocab_size": 400}
     smoke["training"] |= {"steps": 6, "eval_every": 6, "checkpoint_every": 2, "cooldowns": [], "snapshots": [], "warmup_steps": 1}
     smoke["training"] |= {"eval_tokens": 256}
     smoke["sweep"] |= {"factors": []}
@@ -61,7 +79,7 @@ def edited_params(root):
 @pytest.mark.slow
 def test_a_rehearsal_is_killed_goes_on_comes_back_and_loads(tmp_path, monkeypatch):
     home, away, back = tmp_path / "home", tmp_path / "away", tmp_path / "back"
-    edited_params(copy_of_project(home, "docs/", "lolm/corpus/embedded/licences"))
+    shortened(copy_of_project(home, "docs/", "lolm/corpus/embedded/"))
     said = python(home, "-m", "pipeline.gpu", "--prepare", "--rehearse")
     assert "SHA-256" in said
     shutil.copytree(home, away, ignore=shutil.ignore_patterns("artifacts", "reports", ".scratch"))
@@ -71,7 +89,9 @@ def test_a_rehearsal_is_killed_goes_on_comes_back_and_loads(tmp_path, monkeypatc
     assert "no CUDA device" in python(away, "-m", "pipeline.gpu", status=2, **bare)
 
     words = ("-m", "pipeline.gpu", "--rehearse", "--out", str(back), "--jobs", "2")
-    first = subprocess.Popen([sys.executable, *words, "--step", "c"], cwd=away, env=environment(away, **bare), start_new_session=True)
+    first = subprocess.Popen(
+        [sys.executable, *words, "--step", "c"], cwd=away, env=environment(away, **bare), start_new_session=True
+    )
     until = time.monotonic() + 60
     while not list((back / "reports").rglob("*-1.json")) and time.monotonic() < until and first.poll() is None:
         time.sleep(0.05)
@@ -79,11 +99,12 @@ def test_a_rehearsal_is_killed_goes_on_comes_back_and_loads(tmp_path, monkeypatc
     first.wait()
     assert not read(note_of(back, f"run/smoke/{KEY}"), Made).whole if note_of(back, f"run/smoke/{KEY}").exists() else True
     assert "seconds are over" in python(away, *words, "--step", "c", "--seconds", "0.2", status=2, **bare)
+    words += ("--step", "a3", "b", "c", "d", "e")  # of the kernels one: the others are interpreted in tests of their own
     python(away, *words, **bare)
     again = python(away, *words, **bare)
     assert again.count("step ") == again.count(": 0 of ") == 5, again
     kernels = [read(path, Made) for path in (back / "reports/gpu/kernel").glob("*.json")]
-    assert len(kernels) == 6
+    assert len(kernels) == 1
     assert all(note.values["triton"]["exact"] for note in kernels)
     steps = read(note_of(back, "step/smoke/lolm"), Made)
     assert steps.values["eager"]["seconds"]["n"] == 1
@@ -102,10 +123,10 @@ def test_a_rehearsal_is_killed_goes_on_comes_back_and_loads(tmp_path, monkeypatc
         patch.setattr(gpu, "code_of", lambda stage: "other")
         with pytest.raises(GPUError, match="made by other code of sweep"):
             gpu.import_records(back, rehearsed=True)
-    write(note_of(back, note.piece), gpu.replace(note, software={"torch": "another"}))
+    write(note_of(back, note.piece), replace(note, software={"torch": "another"}))
     with pytest.raises(GPUError, match="smoke: runs of more than one software"):
         gpu.import_records(back, rehearsed=True)
-    write(note_of(back, note.piece), gpu.replace(note, files={"../outside": "0"}))
+    write(note_of(back, note.piece), replace(note, files={"../outside": "0"}))
     with pytest.raises(GPUError, match="is no record that came with it"):
         gpu.import_records(back, rehearsed=True)
     write(note_of(back, note.piece), note)

@@ -100,7 +100,7 @@ def test_it_is_recorded_anew_when_a_checkpoint_was_read(tmp_path, monkeypatch):
     ],
 )
 def test_what_a_recording_would_not_repeat_is_refused(arm, training, key, tmp_path):
-    run = short_run(arm, training=training)
+    run = short_run(arm, training=training, size={"n_layers": 2})
     with pytest.raises(ConfigError, match=f"cuda_graph: .*{key}"):
         refuse_recording(run, make_trainer(run, tmp_path).model)
     refuse_recording(short_run("lolm"), make_trainer(short_run("lolm"), tmp_path).model)
