@@ -107,8 +107,9 @@ def theirs(settings: Settings, name: str, device: str) -> dict[str, Any]:
     from transformers import LlamaForCausalLM, MambaForCausalLM
 
     run = settings.run(STACK if name == "llama" else name)
-    config = llama_of(run, run.size.n_layers).config if name == "llama" else mamba_of(run)
-    model = (LlamaForCausalLM if name == "llama" else MambaForCausalLM)(config).to(device)
+    config: Any = llama_of(run, run.size.n_layers).config if name == "llama" else mamba_of(run)
+    made: Any = LlamaForCausalLM if name == "llama" else MambaForCausalLM
+    model = made(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     training = run.training
     batches = RandomTokens(run.vocab_size, training.batch_size, training.seq_len)

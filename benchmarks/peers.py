@@ -84,11 +84,13 @@ def mamba_of(run: RunConfig) -> Any:
     from transformers import MambaConfig
 
     size, options = run.size, run.size.mixers.get("mamba1", {})
-    inner = options.get("d_inner", 2 * size.d_model)
-    return MambaConfig(
-        vocab_size=run.vocab_size, hidden_size=size.d_model, state_size=options.get("d_state", 16), expand=inner / size.d_model,
-        intermediate_size=inner, num_hidden_layers=size.n_layers, use_cache=False,
+    inner = options.get("d_inner") or 2 * size.d_model
+    config: Any = MambaConfig(
+        vocab_size=run.vocab_size, hidden_size=size.d_model, state_size=options.get("d_state", 16),
+        num_hidden_layers=size.n_layers, use_cache=False,
     )  # fmt: skip
+    config.intermediate_size = inner  # `expand` of the constructor is whole
+    return config
 
 
 def peers(settings: Settings, stack: ExitStack) -> Part:
