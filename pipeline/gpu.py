@@ -349,8 +349,8 @@ def import_records(folder: Path, rehearsed: bool) -> list[Path]:
                 raise GPUError(f"{folder / name}: changed since its note was written; fetch it again")
         _check_schema(folder, note)
     _refuse_mixtures(notes)
-    names = sorted({name for note in notes for name in note.files} | {path.relative_to(folder).as_posix() for path in paths})
-    for name in names:
+    names = [*sorted({name for note in notes for name in note.files}), *(str(path.relative_to(folder)) for path in paths)]
+    for name in names:  # the notes last: what has one counts as made
         write_bytes(name, (folder / name).read_bytes())
     return list(map(Path, names))
 

@@ -68,7 +68,7 @@ def shortened(root):
     smoke["corpus"] = {"source": "local", "path": str(source), "validation_fraction": 0.2, "test_fraction": 0.2} | NO_NAMES
     smoke["tokenizer"] |= {"vocab_size": 400}
     smoke["training"] |= {"steps": 6, "eval_every": 6, "checkpoint_every": 2, "cooldowns": [], "snapshots": [], "warmup_steps": 1}
-    smoke["training"] |= {"eval_tokens": 256}
+    smoke["training"] |= {"eval_tokens": 256, "kernels": "reference"}  # in a fresh copy Numba would compile everything anew
     smoke["sweep"] |= {"factors": []}
     smoke["evaluation"] |= {"tokens": 256, "subset_tokens": 256, "samples": 1, "sample_tokens": 4, "prompt_tokens": 8}
     smoke["ablation"] |= {"tokens": 256, "calibration_tokens": 128, "gate_values": [0.0, 1.0], "refit_tokens": 128}
