@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke budgets external plan gpu gpu-shards report power accept bench check test golden lint format ui track environment clean FORCE
+.PHONY: help repro smoke budgets external plan gpu gpu-shards report power accept bench check test golden lint format ui track environment clean lock FORCE
 
 PORT ?= 5000
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -91,6 +91,10 @@ ui: $(ready) ## the MLflow UI on the local store; prints its address
 
 track: $(ready) ## fill MLflow from the records on disk
 	@"$(python)" -m pipeline.track
+
+lock: $(ready) ## requirements.lock again: every package that constraints.txt pins, with the hashes of its files
+	@"$(python)" -m uv pip compile pyproject.toml --extra test -c constraints.txt --universal --python-version 3.11 --quiet \
+	  --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock
 
 environment: $(ready) ## only make the environment
 	@echo "using $(python)"

@@ -1,10 +1,11 @@
-# The project and its pinned environment on NVIDIA GPUs. PyTorch's wheels bring CUDA's libraries; the driver is the host's.
+# The project on NVIDIA GPUs, with exactly the packages of the lock. PyTorch's wheels bring CUDA's libraries; the driver is the
+# host's.
 #
 #   docker build -f containers/cuda.Dockerfile -t lolm .
 #   docker run --gpus all --ipc host -it -v "$PWD":/lolm lolm make repro SCALE=149m STUDY=field
 #
-# TORCH_INDEX is an extra package index, for example of PyTorch's builds for another CUDA, or for CPUs alone. For the kernels of
-# mamba-ssm set BASE to an image with nvcc of the CUDA that PyTorch was built with and Python 3.12 with venv, and install the extra
+# TORCH_INDEX is an extra package index, for example of PyTorch's builds for another CUDA, or for CPUs alone: their hashes are not
+# in the lock, so packages are then pinned by version alone. For the kernels of mamba-ssm set BASE to an image with nvcc of the CUDA that PyTorch was built with and Python 3.12 with venv, and install the extra
 # `cuda` inside (docs/scale.md).
 ARG BASE=python:3.12-slim-bookworm
 FROM ${BASE}
@@ -21,9 +22,11 @@ RUN python3 -m venv "$VIRTUAL_ENV"
 WORKDIR /lolm
 
 # The packages first: they change less often than the code.
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt requirements.lock README.md LICENSE ./
 RUN mkdir lolm pipeline benchmarks \
-    && pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt -e '.[test]'
+    && if [ -z "$TORCH_INDEX" ]; then pip install --require-hashes -r requirements.lock; \
+       else pip install --extra-index-url "$TORCH_INDEX" -c constraints.txt -e '.[test]'; fi
 COPY . .
+RUN pip install --no-deps --no-build-isolation -e .
 
 CMD ["make", "help"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from lolm import LolmError
 from lolm.accounting.counting import Counting
 from lolm.claims import Claim, merged_ledger, to_records
+from lolm.claims.sentences import summary
 from lolm.config import Params, arms_of, load_params
 from lolm.records import Layout, write_json, write_text
 from lolm.records.results import ScaleResults, load_external, load_run
@@ -44,7 +45,7 @@ def make(params: Params, scale: str, *, readme: bool = False) -> None:
         if readme:
             for page, block in ((README, readme_block), (LABORATORY, laboratory_block)):
                 write_text(page, with_block(page.read_text(encoding="utf-8"), block(scale, params, claims)))
-    print(f"front page: {folder / 'index.html'}")
+    print(f"front page: {folder / 'index.html'}", *(f"{topic}. {said}" for topic, said in summary(claims).items()), sep="\n")
 
 
 def scale_results(params: Params, scale: str) -> dict[str, ScaleResults]:
@@ -58,7 +59,8 @@ def write(places: dict[Path, str], params: Params, scale: str, results: dict[str
     """The three files of a front page in each folder; its value is the path from there to the studies' folders."""
     pages, figures = reported_studies(params, scale), front_figures(results, claims)
     for folder, here in places.items():
-        write_text(folder / "index.html", front_page(scale, params, results, claims, pages, figures, here))
+        scales = {other: f"{'' if here else '../'}{other}/index.html" for other in present_scales(params) if other != scale}
+        write_text(folder / "index.html", front_page(scale, params, results, claims, pages, figures, here, scales))
         write_text(folder / "claims.md", front_markdown(scale, params, results, claims, pages, here))
         write_json(folder / "claims.json", to_records(claims))
 

@@ -14,6 +14,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import yaml
 from filelock import FileLock, Timeout
 
 from lolm import LolmError, tracking
@@ -84,7 +85,8 @@ def child_environment(jobs: int | None = None, *, force: bool = False) -> dict[s
     environment["LOLM_PIPELINE"] = os.environ.setdefault(
         "LOLM_PIPELINE", f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     )
-    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", tracking.RUNNER: "1"}
+    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", tracking.RUNNER: "1", stage.STAGES: " ".join(stages)}
     return environment | ({JOBS: str(jobs)} if jobs else {}) | ({FORCE: "1"} if force else {})
 
 

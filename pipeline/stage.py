@@ -8,12 +8,14 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lolm import LolmError
 from lolm.config import Params, ScaleConfig, StudyConfig, load_params, scale_of
 from lolm.records import Layout
 
+STAGES = "LOLM_STAGES"  # in the environment of the runner's stages: the names of all, in order
 DEVICE = "LOLM_DEVICE"  # in the environment of a stage whose pieces are made on other machines: what they train on
 
 
@@ -62,6 +64,9 @@ def arguments(
     args = parser.parse_args()
     if seed and (args.arm is None) != (args.seed is None):
         parser.error("--arm and --seed go together")
+    stages, name = os.environ.get(STAGES, "").split(), Path(sys.argv[0]).stem
+    if name in stages and getattr(args, "arm", None) is None:  # DVC says which stage it runs, but not how many are left
+        print(f"stage {stages.index(name) + 1} of {len(stages)}: {name}", flush=True)
     return args
 
 

@@ -118,6 +118,7 @@ def front_page(
     pages: Collection[str],
     figures: Mapping[str, Mapping[str, str]],
     here: str = "",
+    scales: Mapping[str, str] | None = None,
 ) -> str:
     """``index.html`` over all studies of a scale.
 
@@ -127,9 +128,10 @@ def front_page(
         pages: studies that have a page.
         figures: of :func:`front_figures`.
         here: path from the page to the folder of the studies' pages, ``tiny/`` for the page above the scales.
+        scales: path from the page to the front page of every other scale with results, by its name.
     """
     context = _context(scale, params, results_by_study, claims, pages, here)
-    return render("front.html", **context, figures=figures)
+    return render("front.html", **context, figures=figures, scales=scales or {})
 
 
 def front_markdown(

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lolm.analysis.statistics import Estimate
+from lolm.claims.ledger import VERDICTS
 from lolm.report.figures.picture import Picture
 
 TABLE_ROWS = 240  # a longer table is cut in the page; its link holds all rows
@@ -31,7 +32,9 @@ def _environment(html: bool) -> Environment:
     )  # fmt: skip
     environment.globals["slug"] = slug
     environment.filters["code"] = code
-    environment.globals["style"] = files("lolm.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
+    environment.globals["verdicts"] = VERDICTS
+    for name, file in (("style", "style.css"), ("script_text", "page.js")):
+        environment.globals[name] = files("lolm.report").joinpath("templates", file).read_text(encoding="utf-8")
     return environment
 
 

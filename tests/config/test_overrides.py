@@ -1,6 +1,7 @@
 """``dvc exp run -S``: every scalar of the file can be overridden by DVC's own code, and exactly that one changes."""
 
 import shutil
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -137,7 +138,7 @@ def test_every_scalar_takes_part_in_what_is_resolved():
             continue  # another name or kind is another file, or none
         if at[0] not in ("analysis", "scales") or at[1] not in ("tiny", "confidence", "mini"):
             continue
-        raw = parse(TEXT)[0]
+        raw = deepcopy(RAW)
         node = raw
         for key in at[:-1]:
             node = node[key]

@@ -7,7 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+from numba.core.caching import _CacheLocator
 
 ROOT = Path(__file__).resolve().parents[2]
 DROPPED = ("DVC_ROOT", "MLFLOW_TRACKING_URI", "LOLM_PIPELINE", "LOLM_JOBS", "LOLM_FORCE", "LOLM_RUNNER", "PYTHONPATH")
@@ -54,8 +57,27 @@ def copy_of_project(root: Path, *left_out: str) -> Path:
     for name in listed:
         if name and (ROOT / name).is_file() and not name.startswith(("reports/", "tests/", "dvc.lock", *left_out)):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, root / name)
+            shutil.copy2(ROOT / name, root / name)
+    if (ROOT / KERNELS).exists():
+        shutil.copytree(ROOT / KERNELS, root / KERNELS, copy_function=_copy_what_stays)
+    keep_kernels(ROOT, root)
     return root
+
+
+def _copy_what_stays(source: str, target: str) -> None:
+    with suppress(FileNotFoundError):  # another process has just finished compiling it, and it has its name now
+        shutil.copy2(source, target)
+
+
+KERNELS = Path("lolm/ops/cpu/__pycache__")
+
+
+def keep_kernels(source: Path, copy: Path) -> None:
+    """Numba looks for compiled kernels under a hash of their source's folder: let it find the copied ones of a copied source, as
+    compiling them takes longer than what is tested."""
+    old, new = (_CacheLocator.get_suitable_cache_subpath(str(root / "lolm/ops/cpu/scan.py")) for root in (source, copy))
+    for folder in (copy / KERNELS).glob(f"kernels-*/{old}"):
+        folder.rename(folder.with_name(new))
 
 
 def edited(path: Path, old: str, new: str) -> None:

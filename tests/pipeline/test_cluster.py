@@ -1,6 +1,6 @@
 """A stage of many pieces on a real Slurm of one node: failures, kills, requeues, a driver that dies, and what is not made twice.
 
-The pieces are stand-ins; a study whose runs are trained there is part of ``test_end_to_end.py``.
+The pieces are stand-ins; a study whose runs are trained there is ``test_slurm_study.py``'s.
 """
 
 from __future__ import annotations

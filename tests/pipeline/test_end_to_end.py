@@ -1,58 +1,29 @@
-"""The real pipeline at scale smoke, in a copy of the project: what a user gets, and what a second run, a kill or an edit does."""
+"""The real pipeline at scale smoke, in a copy of the project: what a user gets, and what a second run does."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import signal
-import sqlite3
-import subprocess
-import sys
-import time
-from contextlib import closing, suppress
-from pathlib import Path
 
 import pytest
-import slurm_node
 import yaml
-from projects import copy_of_project, dvc, environment, git, python
+from projects import dvc, python
+from smoke_study import ARMS, RUNS, SAID, SEEDS, mlflow_rows
 
 from lolm.records import Layout, read, read_json, read_series
 from lolm.records.results import load_results
-from lolm.records.schema import Ablation, Divergence, Evaluation, Recall, RunHeader, Sweep
+from lolm.records.schema import RunHeader, Sweep
 
 pytestmark = pytest.mark.slow
 
-ARMS, SEEDS, STEPS = ("lolm", "transformer"), (1, 2), 30
-RUNS = [(arm, seed) for arm in ARMS for seed in SEEDS]
-
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A copy with a short smoke scale chosen, in a fresh repository, in which the whole pipeline has run once."""
-    root = copy_of_project(tmp_path_factory.mktemp("project"))
-    path = root / "params.yaml"
-    params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    params |= {"scale": "smoke", "study": "main"}
-    params["studies"]["main"]["seeds"] = list(SEEDS)
-    params["scales"]["smoke"]["training"]["steps"] = STEPS
-    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    git(root, "init", "-q")
-    git(root, "add", "-A")
-    git(root, "commit", "-qm", "copy")
-    python(root, "-m", "pipeline.run", "--jobs", "2")
-    return root
+def project(made):
+    return made.with_name("walked")
 
 
 @pytest.fixture
 def layout(project):
     return Layout("smoke", project)
-
-
-def mlflow_rows(root, query):
-    with closing(sqlite3.connect(root / "mlflow.db")) as database:
-        return database.execute(query).fetchall()
 
 
 def test_every_record_of_every_run_is_there(project, layout):
@@ -75,6 +46,20 @@ def test_every_record_of_every_run_is_there(project, layout):
         assert set(read_json(layout.metrics(*run.key))) >= {"test_nats", "bits_per_byte", "accuracy", "parameters", "seconds"}
     assert "inversion" in read_json(layout.metrics("lolm", 1))
     assert not list((project / ".scratch").glob("*/checkpoint.pt"))
+
+
+def test_the_runner_says_where_it_is_and_ends_with_what_was_found(project):
+    lines = (project / SAID).read_text(encoding="utf-8").splitlines()
+    stages = list(yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+    told = [line for line in lines if re.match(r"stage \d+ of \d+: ", line)]
+    assert sorted(told, key=lambda line: int(line.split()[1])) == [f"stage {i} of 12: {name}" for i, name in enumerate(stages, 1)]
+    assert told.index("stage 6 of 12: train") < told.index("stage 11 of 12: report")
+    found = [line.split(".")[0] for line in lines[-8:]]
+    assert [topic for topic in found if topic in ("Efficiency", "Inversion", "Generality")] == [
+        "Efficiency",
+        "Inversion",
+        "Generality",
+    ]
 
 
 def test_the_swept_rate_is_the_one_trained_with(layout):
@@ -178,171 +163,3 @@ def test_notebooks_run_on_the_results(project, monkeypatch):
         monkeypatch.setenv(name, value)
     for path in sorted((project / "notebooks").glob("*.ipynb")):
         NotebookClient(nbformat.read(path, as_version=4), timeout=120, kernel_name="python3").execute()
-
-
-def copied(project, folder, *left_out):
-    return Path(shutil.copytree(project, folder, ignore=shutil.ignore_patterns(".site", "mlflow.db", "kept.db", *left_out)))
-
-
-def test_killed_run_goes_on_and_ends_bit_identical(project, layout, tmp_path):
-    """kill -9 in the middle of training, then the same stage again: the weights of the undisturbed run, and nothing else made."""
-    copy = copied(project, tmp_path / "killed", "plots", ".scratch")
-    ours = Layout("smoke", copy)
-    shutil.rmtree(ours.weights("lolm", 1))
-    words = [sys.executable, "-m", "pipeline.train"]
-    process = subprocess.Popen(words, cwd=copy, env=environment(copy), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(copy.glob(".scratch/*/checkpoint.pt")):
-        assert process.poll() is None, "ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    time.sleep(1.5)  # what it started ends with it
-    assert not ours.weights("lolm", 1).exists()
-    said = python(copy, "-m", "pipeline.train")
-    assert "1 of 4 to make" in said
-    assert "lolm-1: no weights" in said
-    assert "going on from step" in said
-    for name in ("model.safetensors", "snapshots/step-000015.safetensors"):
-        assert (ours.weights("lolm", 1) / name).read_bytes() == (layout.weights("lolm", 1) / name).read_bytes(), name
-    assert ours.header("lolm", 1).read_bytes() == layout.header("lolm", 1).read_bytes()
-    timing = {"seconds", "speed/tokens_per_second"}
-    rows = [
-        [{k: v for k, v in row.items() if k not in timing} for row in read_series(where.series("lolm", 1))]
-        for where in (ours, layout)
-    ]
-    assert rows[0] == rows[1]
-
-
-def process_of(root, stage, arm, seed):
-    """The process that makes a piece of a project, and its parent; None while there is none."""
-    words = [f"pipeline.{stage}", "--arm", arm, "--seed", str(seed)]
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it ended meanwhile
-            command = (folder / "cmdline").read_text(encoding="utf-8").split("\0")
-            if all(word in command for word in words) and (folder / "cwd").resolve() == root.resolve():
-                status = (folder / "stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-                return int(folder.name), int(status[1])
-    return None
-
-
-@pytest.mark.skipif(not slurm_node.INSTALLED, reason="Slurm is not installed: apt-get install slurm-wlm munge")
-def test_a_study_on_slurm_is_the_study(project, layout, tmp_path):
-    """Trained anew on a real Slurm, one run killed and one sent back into the queue: the weights of the undisturbed local runs,
-    every run once in MLflow, and measurements that hold on."""
-    copy = copied(project, tmp_path / "cluster", "plots", ".scratch")
-    ours, path = Layout("smoke", copy), copy / "params.yaml"
-    params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    params["cluster"] = {"minutes": 10, "poll_seconds": 1, "memory_gb": 1}
-    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    for key in RUNS:
-        shutil.rmtree(ours.weights(*key))
-        shutil.rmtree(ours.train(*key))
-    ours.evaluation("transformer", 1).unlink()
-    words = [sys.executable, "-m", "pipeline.run", "--launcher", "slurm"]
-    with slurm_node.started() as slurm:
-        output = tmp_path / "first.out"
-        with open(output, "wb") as file:
-            runner = subprocess.Popen(words, cwd=copy, env=environment(copy, **slurm), stdout=file, stderr=subprocess.STDOUT)
-        for seed, number in ((1, signal.SIGKILL), (2, signal.SIGSTOP)):
-            checkpoint = copy / ".scratch" / read(layout.header("lolm", seed), RunHeader).fingerprint / "checkpoint.pt"
-            deadline = time.monotonic() + 120
-            while not checkpoint.exists():
-                assert runner.poll() is None, output.read_text(encoding="utf-8")
-                assert time.monotonic() < deadline, output.read_text(encoding="utf-8")
-                time.sleep(0.01)
-            process, task = process_of(copy, "train", "lolm", seed)
-            os.kill(process, number)
-        os.kill(task, signal.SIGUSR2)  # as Slurm does before a task's time is over; its training, which stands still, cannot end
-        deadline = time.monotonic() + 120
-        while "BeginTime" not in (waiting := slurm_node.said(slurm, "squeue", "--noheader", "--array", "--format=%i %r")):
-            assert runner.poll() is None, output.read_text(encoding="utf-8")
-            assert time.monotonic() < deadline, waiting
-            time.sleep(0.2)
-        slurm_node.said(slurm, "scontrol", "update", f"jobid={waiting.split()[0]}", "starttime=now")  # two minutes later, else
-        assert runner.wait(timeout=300) == 2
-        said = output.read_text(encoding="utf-8")
-        assert "train: 4 of 4 to make, 4 at a time" in said
-        assert "[train lolm-2] the node is to be given back" in said
-        assert "[train lolm-2] lolm · smoke · seed 2: going on from step" in said
-        assert "error: train lolm-1 failed with status -9" in said
-        assert "3 of 4 were made; the same command goes on" in said
-        said = python(copy, *words[1:], **slurm)
-    assert "train: 1 of 4 to make" in said
-    assert "[train lolm-1] lolm · smoke · seed 1: going on from step" in said
-    assert "evaluate: 1 of 4 to make" in said
-    assert "ablate: all 4 are made" in said
-    for key in RUNS:
-        for weights in layout.weights(*key).rglob("*.safetensors"):
-            relative = weights.relative_to(layout.weights(*key))
-            assert (ours.weights(*key) / relative).read_bytes() == weights.read_bytes(), (key, relative)
-    again, once = (read(where.evaluation("transformer", 1), Evaluation) for where in (ours, layout))
-    assert (again.validation, again.test, again.samples) == (once.validation, once.test, once.samples)
-    runs = mlflow_rows(copy, "SELECT name FROM runs WHERE lifecycle_stage = 'active' AND name LIKE '%seed%'")
-    assert sorted(name for (name,) in runs) == [f"{arm} · smoke · seed {seed}" for arm, seed in RUNS]
-    assert "Data and pipelines are up to date" in dvc(copy, "repro")
-
-
-def test_a_run_that_diverges_stops_no_other_and_shows_as_such(project, tmp_path):
-    """A learning rate far too high in one arm's sweep record: its runs diverge, the others are kept, the rest goes on."""
-    copy = copied(project, tmp_path / "diverged", "plots")
-    ours, path = Layout("smoke", copy), Layout("smoke", copy).sweep("transformer")
-    path.write_text(re.sub(r'"chosen": [\d.e-]+', '"chosen": 1e30', path.read_text(encoding="utf-8")), encoding="utf-8")
-    said = python(copy, "-m", "pipeline.train")
-    assert "2 of 4 to make" in said
-    assert "other parameters: size.learning_rate" in said
-    for seed in SEEDS:
-        assert "not finite" in read(ours.divergence("transformer", seed), Divergence).reason
-        assert not ours.header("transformer", seed).exists()
-        assert not ours.weights("transformer", seed).exists()
-        assert not ours.evaluation("transformer", seed).exists()
-    assert "train: all 4 are made" in python(copy, "-m", "pipeline.train")
-    assert "evaluate: all 4 are made" in python(copy, "-m", "pipeline.evaluate")
-    python(copy, "-m", "pipeline.report", "--scale", "smoke", "--study", "main")
-    assert "diverged" in (ours.study("main") / "report.html").read_text(encoding="utf-8")
-
-
-def test_dvcs_own_overrides_change_exactly_what_they_name_and_the_runner_still_works(project, layout, tmp_path):
-    copy = copied(project, tmp_path / "copy", "plots", ".scratch")
-    ours, before = Layout("smoke", copy), yaml.safe_load((copy / "params.yaml").read_text(encoding="utf-8"))
-    printed = dvc(copy, "exp", "run", "-S", "scales.smoke.evaluation.samples=2")
-    shown = [line for line in dvc(copy, "params", "diff").splitlines() if line.startswith("params.yaml")]
-    assert len(shown) == 1, "what an edit changes and nothing else"
-    assert "scales.smoke.evaluation.samples" in shown[0]
-    assert set(re.findall(r"Running stage '(\w+)@", printed)) == {"plan", "evaluate", "report", "front"}
-    after = yaml.safe_load((copy / "params.yaml").read_text(encoding="utf-8"))
-    before["scales"]["smoke"]["evaluation"]["samples"] = 2
-    assert after == before, "exactly that key has changed"
-    assert read(ours.evaluation("lolm", 1), Evaluation).samples.texts == 2
-    ablation = read(ours.ablation("lolm", 1), Ablation)
-    assert ablation == read(layout.ablation("lolm", 1), Ablation)
-
-    printed = dvc(copy, "exp", "run", "-S", "study=smoke")
-    assert "train: all 2 are made" in printed, "the runs that both studies name are made once"
-    assert (ours.study("smoke") / "report.html").exists()
-    assert ours.header("lolm", 2).exists(), "runs of the other study are kept"
-    assert "to make" not in printed
-    dvc(copy, "exp", "run", "-S", "scale=nano", "plan@nano")
-    assert (copy / "artifacts/nano/plan/train.json").exists()
-
-    chosen = (copy / "params.yaml").read_bytes()
-    said = python(copy, "-m", "pipeline.run", "--scale", "smoke", "--study", "main")
-    assert "evaluate: all 4 are made" in said, "after DVC's writer, whose file has no comment and no flow style left"
-    assert (copy / "params.yaml").read_bytes() == chosen
-    assert read(ours.recall("lolm", 1), Recall) == read(layout.recall("lolm", 1), Recall)
-    assert "did you mean 'smoke'" in dvc(copy, "exp", "run", "-S", "study=smokes", status=None)  # DVC leaves it in the file
-
-
-def test_broken_inputs_are_named(project, tmp_path):
-    copy = copied(project, tmp_path / "broken", ".dvc")
-    one = ["--arm", "lolm", "--seed", "1"]
-    weights = copy / "artifacts/smoke/runs/lolm-1/model.safetensors"
-    weights.chmod(0o644)
-    weights.write_bytes(weights.read_bytes()[:1000])
-    assert "model.safetensors" in python(copy, "-m", "pipeline.evaluate", *one, status=2)
-    shard = next((copy / "artifacts/smoke/shards/train").glob("*.bin"))
-    shard.chmod(0o644)
-    shard.write_bytes(shard.read_bytes()[:-2])
-    assert shard.name in python(copy, "-m", "pipeline.train", *one, status=2)
-    assert os.listdir(copy / "reports/smoke/train/lolm-1")

@@ -18,6 +18,7 @@ from lolm.report.figures.style import (
     log_ticks,
     looks,
     new_figure,
+    of_arm,
     reference_lines,
     scientific,
 )
@@ -49,11 +50,12 @@ def multipliers(table: pd.DataFrame, results: ScaleResults) -> Any:
         style, mine = looks(results)[arm], drawn[drawn["arm"] == arm]
         shift = 1 + 0.012 * (i - (len(arms) - 1) / 2) * min(1.0, 8 / len(arms))  # so that intervals stand side by side
         x = mine["baseline_flops"] * shift
-        axes.plot(
-            x, mine["multiplier"], color=style.colour, linewidth=style.width, linestyle=style.dash, marker="o",
-            markersize=4.5 if style.bold else 3, zorder=style.order,
-        )  # fmt: skip
-        axes.vlines(x, mine["low"], mine["high"], color=style.colour, linewidth=1 if style.bold else 0.6, zorder=2)
+        with of_arm(axes, results, arm):
+            axes.plot(
+                x, mine["multiplier"], color=style.colour, linewidth=style.width, linestyle=style.dash, marker="o",
+                markersize=4.5 if style.bold else 3, zorder=style.order,
+            )  # fmt: skip
+            axes.vlines(x, mine["low"], mine["high"], color=style.colour, linewidth=1 if style.bold else 0.6, zorder=2)
         ends.append((float(x.iloc[-1]), float(mine["multiplier"].iloc[-1]), results.label(arm), style.colour))
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -89,8 +91,9 @@ def recall(table: pd.DataFrame, results: ScaleResults) -> Any:
             mine = of_task[of_task["arm"] == arm].dropna(subset=["accuracy"])
             for state, runs in mine.groupby("state_elements")["accuracy"]:
                 # each run: it solves the task or does not, and a mean would lie where no run is
-                axes.plot([state] * len(runs), runs, "o", color=style.colour, markersize=6.5 if style.bold else 4.5,
-                          alpha=0.7, zorder=style.order)  # fmt: skip
+                with of_arm(axes, results, arm):
+                    axes.plot([state] * len(runs), runs, "o", color=style.colour, markersize=6.5 if style.bold else 4.5,
+                              alpha=0.7, zorder=style.order)  # fmt: skip
                 done = int((runs >= results.analysis.solved_accuracy).sum())
                 ends.append((float(state), float(runs.median()), f"{results.label(arm)}, {done} of {len(runs)}", style.colour))
         axes.axhline(results.analysis.solved_accuracy, color=FAINT, linewidth=0.8, zorder=0)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from lolm.records.results import ScaleResults
-from lolm.report.figures.style import PALETTE, Ends, estimates, label_arms, looks, new_figure
+from lolm.report.figures.style import PALETTE, Ends, estimates, label_arms, looks, new_figure, of_arm
 
 COLUMNS = ("arm", "seed", "kind", "first", "last", "tokens", "events", "nats", "gap_nats", "gate", "share", "damage_latent",
            "damage_surface")  # fmt: skip
@@ -37,7 +37,8 @@ def boundaries(table: pd.DataFrame, results: ScaleResults) -> Any:
             if arm == results.subject or mine["gap_nats"].isna().all():
                 continue
             keys, found = estimates(mine, "first", "gap_nats", results.analysis.confidence)
-            left.plot(keys, [e.value for e in found], color=style.colour, linestyle=style.dash, marker="o", markersize=3)
+            with of_arm(left, results, arm):
+                left.plot(keys, [e.value for e in found], color=style.colour, linestyle=style.dash, marker="o", markersize=3)
             ends.append((float(keys[-1]), found[-1].value, results.label(arm), style.colour))
         left.axhline(0, color="#555555", linewidth=0.7)
         label_arms(left, results, ends)

@@ -10,7 +10,7 @@ from lolm.analysis.statistics import Estimate
 from lolm.records.names import LATENT, SURFACE
 from lolm.records.results import ScaleResults
 from lolm.report.ablations import HALVES, REFITTED, REMOVED
-from lolm.report.figures.style import GREY, GRID, PALETTE, bar, estimates, looks, named_lines, new_figure, seed_lines
+from lolm.report.figures.style import GREY, GRID, PALETTE, bar, estimates, looks, named_lines, new_figure, of_arm, seed_lines
 
 MARGIN = {"color": "#ececec", "zorder": 0}  # the band inside which S counts as 0
 
@@ -56,7 +56,8 @@ def dependency_share(table: pd.DataFrame, results: ScaleResults) -> Any:
         axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (1.2, 1.2)))
         for arm, mine in table[table[column].notna()].groupby("arm", sort=False):
             colour, x, y = looks(results)[arm].colour, mine[column], mine["inversion_nats"]
-            axes.plot(x, y, "o", color=colour, markersize=3.5, alpha=0.5, markeredgewidth=0)
+            with of_arm(axes, results, arm):
+                axes.plot(x, y, "o", color=colour, markersize=3.5, alpha=0.5, markeredgewidth=0)
             across, up = (_over_seeds(mine, name, confidence) for name in (column, "inversion_nats"))
             if across and up and across.interval and up.interval:
                 axes.plot(across.interval, (up.value, up.value), color=colour, linewidth=1.4)

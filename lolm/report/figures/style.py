@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import escape
 
 from lolm.analysis.statistics import Estimate, t_interval
 from lolm.records.results import ScaleResults
@@ -45,18 +50,72 @@ STYLE: dict[Any, Any] = {
 }
 
 
+ARM = "arm:"  # begins the id of what is drawn for one arm
+
+
 def svg_of(draw: Callable[[], Figure], name: str) -> str:
-    """A figure as an inline ``<svg>``; ids are prefixed with the name, so that several can share a page."""
+    """A figure as an inline ``<svg>``; ids are prefixed with the name, so that several can share a page.
+
+    What is drawn for an arm (:func:`of_arm`) carries its name as ``data-arm``; ``data-values`` holds :func:`values`.
+    """
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        buffer = io.StringIO()
-        draw().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        buffer, figure = io.StringIO(), draw()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        shown = escape(json.dumps(values(figure), ensure_ascii=False, separators=(",", ":")))
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(rf'\bid="{ARM}([^:"]*):([^"]*)"', r'data-arm="\1" data-label="\2"', text)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = text.replace("<svg ", f'<svg data-values="{shown}" ', 1)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def values(figure: Figure) -> list[dict[str, Any]]:
+    """What a page shows under the pointer: of each panel the names of its axes and, of every line of data, its arm, its arm's
+    label and its points: where they lie in the drawing and what they are worth. The figure is laid out as it was saved."""
+    height, panels = figure.bbox.height, []
+    for axes in figure.axes:
+        lines = []
+        for line in axes.lines:
+            x, y = np.asarray(line.get_xydata(), dtype=float).reshape(-1, 2).T
+            inside = [i for i in range(len(x)) if _within(x[i], axes.get_xlim()) and _within(y[i], axes.get_ylim())]
+            if line.get_transform() != axes.transData or not inside or len(x) > 1000:
+                continue
+            _, arm, label = f"{line.get_gid() or ''}::".split(":", 2)
+            places = axes.transData.transform([(x[i], y[i]) for i in inside])
+            points = [
+                [round(float(across), 1), round(float(height - up), 1), float(f"{x[i]:.5g}"), float(f"{y[i]:.5g}")]
+                for i, (across, up) in zip(inside, places, strict=True)
+            ]
+            lines.append([arm, label.rstrip(":"), points])
+        if lines:
+            names = (
+                [label.get_text() for label in axes.get_yticklabels()] if axes.yaxis.get_tick_params().get("length") == 0 else []
+            )
+            shared = (axes.get_shared_x_axes().get_siblings(axes), axes.get_shared_y_axes().get_siblings(axes))
+            x_name = next(filter(None, [other.get_xlabel() for other in (axes, *shared[0])]), figure.get_supxlabel())
+            y_name = next(filter(None, [other.get_ylabel() for other in (axes, *shared[1])]), figure.get_supylabel())
+            title = " ".join(axes.get_title(loc="left").split())
+            panels.append({"title": title, "x": x_name, "y": y_name, "rows": names, "lines": lines})
+    return panels
+
+
+def _within(value: float, limits: tuple[float, float]) -> bool:
+    low, high = sorted(limits)
+    return bool(low <= value <= high)
+
+
+@contextmanager
+def of_arm(axes: Axes, results: ScaleResults, arm: str) -> Iterator[None]:
+    """What is drawn inside is an arm's: the page can switch it off, and names it under the pointer."""
+    before = set(axes.get_children())
+    yield
+    for artist in axes.get_children():
+        if artist not in before:
+            artist.set_gid(f"{ARM}{arm}:{results.label(arm)}")
 
 
 def new_figure(rows: int = 1, columns: int = 1, height: float = 3.0, **kwargs: Any) -> tuple[Figure, Any]:
@@ -64,7 +123,7 @@ def new_figure(rows: int = 1, columns: int = 1, height: float = 3.0, **kwargs: A
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), dpi=72, layout="constrained")  # as SVG has it
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, **kwargs) if rows else None
 
@@ -113,10 +172,12 @@ def label_ends(
     size: float = 9,
     x: Sequence[float] | None = None,
     bold: Iterable[str] = (),
+    ids: Mapping[str, str] | None = None,
 ) -> None:
     """Write labels (y, text, colour) beside the right end of an axis, pushed apart so that none overlap.
 
-    With ``x``, the positions of what is labelled, a thin line leads from there to its label. ``bold`` names the texts in bold.
+    With ``x``, the positions of what is labelled, a thin line leads from there to its label. ``bold`` names the texts in bold,
+    ``ids`` the id of what belongs to a text.
     """
     axes.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
     to_axes = axes.transData + axes.transAxes.inverted()
@@ -132,20 +193,14 @@ def label_ends(
     strong = set(bold)
     for i, y in zip(order, placed, strict=True):
         _, text, colour = labels[i]
+        gid = (ids or {}).get(text)
         axes.annotate(
-            text,
-            (start, y),
-            xycoords="axes fraction",
-            va="center",
-            ha="left",
-            color=colour,
-            fontsize=size,
-            fontweight="bold" if text in strong else "normal",
-            annotation_clip=False,
-        )
+            text, (start, y), xycoords="axes fraction", va="center", ha="left", color=colour, fontsize=size,
+            fontweight="bold" if text in strong else "normal", annotation_clip=False, gid=gid,
+        )  # fmt: skip
         if x is not None:
             leader: dict[str, Any] = {"color": colour, "linewidth": 0.5, "alpha": 0.7, "clip_on": False, "zorder": 1}
-            axes.plot((points[i][0], start - 0.005), (points[i][1], y), transform=axes.transAxes, **leader)
+            axes.plot((points[i][0], start - 0.005), (points[i][1], y), transform=axes.transAxes, gid=gid, **leader)
 
 
 def band(axes: Axes, x: Sequence[float], estimates: Sequence[Estimate], look: Look) -> None:
@@ -244,26 +299,34 @@ def arm_lines(
             continue
         keys, found = estimates(mine, by or x, y, results.analysis.confidence)
         places = [float(key) for key in keys] if by is None else means(mine, by, x)[1]
-        values = [e.value for e in found]
+        centres = [e.value for e in found]
         size = (4.5 if style.bold else 3) if marker else 0
-        axes.plot(
-            places, values, color=style.colour, linewidth=style.width, linestyle=style.dash, zorder=style.order,
-            marker="o" if marker else None, markersize=size,
-        )  # fmt: skip
-        if style.bold or len(look) <= 4:
-            if intervals == "band":
-                band(axes, places, found, style)
-            for place, e in zip(places, found, strict=True) if intervals == "bars" else ():
-                if e.interval:
-                    axes.plot((place, place), e.interval, color=style.colour, linewidth=1, zorder=style.order)
-        ends.append((places[-1], values[-1], results.label(arm), style.colour))
+        with of_arm(axes, results, arm):
+            axes.plot(
+                places, centres, color=style.colour, linewidth=style.width, linestyle=style.dash, zorder=style.order,
+                marker="o" if marker else None, markersize=size,
+            )  # fmt: skip
+            if style.bold or len(look) <= 4:
+                if intervals == "band":
+                    band(axes, places, found, style)
+                for place, e in zip(places, found, strict=True) if intervals == "bars" else ():
+                    if e.interval:
+                        axes.plot((place, place), e.interval, color=style.colour, linewidth=1, zorder=style.order)
+        ends.append((places[-1], centres[-1], results.label(arm), style.colour))
     return ends
 
 
 def label_arms(axes: Axes, results: ScaleResults, ends: Ends) -> None:
     """Names of arms beside the right end of an axis, subject and baseline in bold."""
     strong = [results.label(arm) for arm, style in looks(results).items() if style.bold]
-    label_ends(axes, [end[1:] for end in ends], x=[end[0] for end in ends], bold=strong)
+    ids = {text: f"{ARM}{arm}:{results.label(arm)}" for _, _, text, _ in ends if (arm := _arm_of(text, results))}
+    label_ends(axes, [end[1:] for end in ends], x=[end[0] for end in ends], bold=strong, ids=ids)
+
+
+def _arm_of(text: str, results: ScaleResults) -> str | None:
+    """The arm whose label a text is, or begins with, before a comma."""
+    found = [arm for arm in results.arms if f"{text},".startswith(f"{results.label(arm)},")]
+    return max(found, key=lambda arm: len(results.label(arm)), default=None)
 
 
 def bar(axes: Axes, y: float, found: Estimate, colour: str, bold: bool = False, marker: str = "o") -> None:

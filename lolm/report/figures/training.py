@@ -22,6 +22,7 @@ from lolm.report.figures.style import (
     looks,
     means,
     new_figure,
+    of_arm,
     reference_lines,
     seed_lines,
 )
@@ -143,7 +144,8 @@ def bits_per_byte(table: pd.DataFrame, results: ScaleResults) -> Any:
         if found.interval:
             axes.plot(found.interval, (y, y), color=colour, linewidth=1.4)
         axes.plot(found.per_seed, [y] * found.n, "o", color=colour, markersize=4, alpha=0.6, markeredgewidth=0)
-        axes.plot(found.value, y, "|", color=colour, markersize=13, markeredgewidth=2)
+        with of_arm(axes, results, arm):
+            axes.plot(found.value, y, "|", color=colour, markersize=13, markeredgewidth=2)
         axes.annotate(f"{found.value:.3f}", (max([*found.per_seed, *(found.interval or ())]), y), color=colour, **beside)
     axes.set_yticks(range(count), [*(REFERENCES[name] for name in levels["arm"]), *map(results.label, arms)])
     axes.tick_params(axis="y", length=0, labelcolor="black")

@@ -1,0 +1,42 @@
+"""A short study at scale smoke, in a project of its own in which the whole pipeline has run once."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import yaml
+from projects import copy_of_project, git, keep_kernels, python
+
+ARMS, SEEDS, STEPS = ("lolm", "transformer"), (1, 2), 30
+RUNS = [(arm, seed) for arm in ARMS for seed in SEEDS]
+SAID = ".scratch/said"  # what the runner printed
+
+
+def make(root: Path) -> None:
+    """A copy of this project with the short study chosen, in a fresh repository, and all its results."""
+    copy_of_project(root)
+    path = root / "params.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    params |= {"scale": "smoke", "study": "main"}
+    params["studies"]["main"]["seeds"] = list(SEEDS)
+    params["scales"]["smoke"]["training"]["steps"] = STEPS
+    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "copy")
+    (root / SAID).write_text(python(root, "-m", "pipeline.run", "--jobs", "2"), encoding="utf-8")
+
+
+def copied(made: Path, folder: Path, *left_out: str) -> Path:
+    """A project like it in another folder, without what names the folder: DVC's notes on files, and the MLflow store."""
+    shutil.copytree(made, folder, ignore=shutil.ignore_patterns(".site", "mlflow.db", *left_out))
+    keep_kernels(made, folder)
+    return folder
+
+
+def mlflow_rows(root: Path, query: str) -> list[tuple]:
+    with closing(sqlite3.connect(root / "mlflow.db")) as database:
+        return database.execute(query).fetchall()

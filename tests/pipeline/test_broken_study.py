@@ -1,0 +1,84 @@
+"""A study whose process is killed, whose run diverges, whose files are cut: nothing else is lost, and what broke is named."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from projects import environment, python
+from smoke_study import SEEDS, copied
+
+from lolm.records import Layout, read, read_series
+from lolm.records.schema import Divergence
+
+pytestmark = pytest.mark.slow
+
+
+def test_killed_run_goes_on_and_ends_bit_identical(made, layout, tmp_path):
+    """kill -9 in the middle of training, then the same stage again: the weights of the undisturbed run, and nothing else made."""
+    copy = copied(made, tmp_path / "killed", "plots", ".scratch")
+    ours = Layout("smoke", copy)
+    shutil.rmtree(ours.weights("lolm", 1))
+    words = [sys.executable, "-m", "pipeline.train"]
+    process = subprocess.Popen(words, cwd=copy, env=environment(copy), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(copy.glob(".scratch/*/checkpoint.pt")):
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1.5)  # what it started ends with it
+    assert not ours.weights("lolm", 1).exists()
+    said = python(copy, "-m", "pipeline.train")
+    assert "1 of 4 to make" in said
+    assert "lolm-1: no weights" in said
+    assert "going on from step" in said
+    for name in ("model.safetensors", "snapshots/step-000015.safetensors"):
+        assert (ours.weights("lolm", 1) / name).read_bytes() == (layout.weights("lolm", 1) / name).read_bytes(), name
+    assert ours.header("lolm", 1).read_bytes() == layout.header("lolm", 1).read_bytes()
+    timing = {"seconds", "speed/tokens_per_second"}
+    rows = [
+        [{k: v for k, v in row.items() if k not in timing} for row in read_series(where.series("lolm", 1))]
+        for where in (ours, layout)
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_a_run_that_diverges_stops_no_other_and_shows_as_such(made, tmp_path):
+    """A learning rate far too high in one arm's sweep record: its runs diverge, the others are kept, the rest goes on."""
+    copy = copied(made, tmp_path / "diverged", "plots")
+    ours, path = Layout("smoke", copy), Layout("smoke", copy).sweep("transformer")
+    path.write_text(re.sub(r'"chosen": [\d.e-]+', '"chosen": 1e30', path.read_text(encoding="utf-8")), encoding="utf-8")
+    said = python(copy, "-m", "pipeline.train")
+    assert "2 of 4 to make" in said
+    assert "other parameters: size.learning_rate" in said
+    for seed in SEEDS:
+        assert "not finite" in read(ours.divergence("transformer", seed), Divergence).reason
+        assert not ours.header("transformer", seed).exists()
+        assert not ours.weights("transformer", seed).exists()
+        assert not ours.evaluation("transformer", seed).exists()
+    assert "train: all 4 are made" in python(copy, "-m", "pipeline.train")
+    assert "evaluate: all 4 are made" in python(copy, "-m", "pipeline.evaluate")
+    python(copy, "-m", "pipeline.report", "--scale", "smoke", "--study", "main")
+    assert "diverged" in (ours.study("main") / "report.html").read_text(encoding="utf-8")
+
+
+def test_broken_inputs_are_named(made, tmp_path):
+    copy = copied(made, tmp_path / "broken", ".dvc")
+    one = ["--arm", "lolm", "--seed", "1"]
+    weights = copy / "artifacts/smoke/runs/lolm-1/model.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "model.safetensors" in python(copy, "-m", "pipeline.evaluate", *one, status=2)
+    shard = next((copy / "artifacts/smoke/shards/train").glob("*.bin"))
+    shard.chmod(0o644)
+    shard.write_bytes(shard.read_bytes()[:-2])
+    assert shard.name in python(copy, "-m", "pipeline.train", *one, status=2)
+    assert os.listdir(copy / "reports/smoke/train/lolm-1")
