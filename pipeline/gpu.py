@@ -50,7 +50,7 @@ RUNS = {
     "d": ("149m_gpu", ("lolm_v0", "transformer_published")),
     "e": ("304m_gpu", ("lolm_published", "transformer_published")),
 }
-REHEARSED = {"c": ("smoke", PAIR), "d": ("smoke", ("lolm_published",)), "e": ("smoke", ("mamba",))}
+REHEARSED = {"c": ("smoke", PAIR), "d": ("smoke", ("lolm_published",)), "e": ("smoke", PAIR)}  # e made by c
 TIMED = ("lolm", "transformer_published", "transformer_modern", "mamba", "samba", "transformers_llama", "transformers_mamba")
 PART = 5  # runs of step c that fit ten minutes together
 STAGES = ("sweep", "train", "evaluate", "ablate")
