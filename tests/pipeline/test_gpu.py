@@ -16,7 +16,7 @@ from minicorpus import make_texts, write_jsonl
 from projects import copy_of_project, environment, python
 
 from lolm.records import Layout, RunKey, read, read_json, write
-from lolm.records.results import load_results
+from lolm.records.results import load_run
 from pipeline import gpu
 from pipeline.gpu import GPUError, Made, note_of, pieces_of
 
@@ -114,7 +114,8 @@ def test_a_rehearsal_is_killed_goes_on_comes_back_and_loads(tmp_path, monkeypatc
         gpu.import_records(back, rehearsed=False)
     assert not Layout("smoke", home).train(*KEY).exists()
     assert "records taken over" in python(home, "-m", "pipeline.gpu", "--import", str(back), "--rehearse")
-    runs = load_results(home).runs
+    layout = Layout("smoke", home)
+    runs = [load_run(layout, key) for key in layout.recorded_runs()]
     assert {str(run.key) for run in runs} == {f"{arm}-1" for _, arms in gpu.REHEARSED.values() for arm in arms}
     assert all(run.evaluation and run.ablation for run in runs)
 
