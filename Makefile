@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke budgets external plan gpu gpu-shards report power accept bench check test golden lint format ui track environment clean lock FORCE
+.PHONY: help repro smoke budgets external downstream plan gpu gpu-shards report power accept bench check test golden lint format ui track environment clean lock FORCE
 
 PORT ?= 5000
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -47,6 +47,11 @@ budgets: $(ready) ## the study over sizes and budgets, some 7 hours on two cores
 
 external: $(ready) ## a public model in the laboratory of layers: NAME=<under external in params.yaml>
 	@"$(python)" -m pipeline.external --name "$(NAME)" $(if $(SCALE),--scale $(SCALE))
+
+downstream: $(ready) ## scores on downstream tasks, `downstream` in params.yaml, of every run of a study; takes the extra `eval`
+	@LOLM_JOBS=$(JOBS) LOLM_FORCE=$(FORCE) LOLM_LAUNCHER=$(or $(LAUNCHER),local) "$(python)" -m pipeline.downstream \
+	  $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
+	@"$(python)" -m pipeline.track
 
 plan: $(ready) ## sizes, memory, hours and disk of a study, before anything runs; GPU=H100 refuses what does not fit there
 	@"$(python)" -m pipeline.plan $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY)) $(if $(GPU),--gpu "$(GPU)") $(ARGS)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from benchmarks.generation import generation
 from benchmarks.kernels import kernels
 from benchmarks.machine import described, machine
 from benchmarks.peers import peers
@@ -31,6 +32,7 @@ PARTS: dict[str, Callable[[Settings, ExitStack], Part]] = {
     "scan": scan,
     "kernels": kernels,
     "peers": peers,
+    "generation": generation,
     "text": text,
     "growth": growth,
     "side": side,

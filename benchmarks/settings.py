@@ -34,6 +34,8 @@ class Settings:
     growth_factors: tuple[int, ...] = (1, 2, 4)  # of the width
     text_bytes: int = 2_000_000
     worker_steps: int = 40
+    generation_lengths: tuple[int, ...] = (128, 1024, 4096)  # tokens so far
+    generation_tokens: int = 64
 
     @classmethod
     def quick(cls, params: Params, scale: str, arms: tuple[str, ...]) -> Settings:
@@ -41,7 +43,7 @@ class Settings:
         return cls(
             params, scale, arms, matmul=64, copy_bytes=100_000, wide_tokens=64, scan_shapes=((1, 16, 16, 4),),
             memory_lengths=(256, 512, 1024), layer_width=32, growth_lengths=(16, 32), growth_tokens=32, growth_factors=(1, 2),
-            text_bytes=60_000, worker_steps=2,
+            text_bytes=60_000, worker_steps=2, generation_lengths=(16, 32, 64), generation_tokens=8,
         )  # fmt: skip
 
     def __post_init__(self) -> None:

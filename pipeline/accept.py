@@ -25,7 +25,7 @@ from pipeline.run import child_environment
 from pipeline.runs import THREAD_VARIABLES
 from pipeline.stage import Stage, main
 
-STAGES = ("sweep", "train", "evaluate", "ablate", "layers", "recall")
+STAGES = ("sweep", "train", "evaluate", "ablate", "layers", "recall", "downstream")
 LOCK = Path("dvc.lock")
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from lolm.records import read, sha256_of
 
 PACKAGES = ("lolm", "pipeline")
-# Fill MLflow, start processes, tell runs apart: no result rests on them.
+# Fill MLflow, open models for users, start processes, tell runs apart: no result rests on them.
 NOT_AN_INPUT = (
     "lolm.tracking",
+    "lolm.api",
     *(f"pipeline.{name}" for name in ("code", "estimate", "headline", "identity", "jobs", "runs", "torchrun")),
 )
 ACCEPTED = Path("reports/accepted.json")

@@ -12,7 +12,7 @@ import torch
 from lolm.config import RunConfig, ScaleConfig
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.stream import TokenStream
-from lolm.evaluation.ngram import reference_losses
+from lolm.evaluation.ngram import Bigram, reference_losses
 from lolm.models.language_model import half_precision
 from lolm.records import Layout, RunKey
 from lolm.records.schema import References
@@ -87,6 +87,11 @@ class RunContext:
         """:func:`reference_losses` of the text the run was trained on."""
         training = self.run.training
         return reference_losses(self._sampler(), training.steps * training.accumulation, sets)
+
+    def bigram(self) -> Bigram:
+        """Of the text the run was trained on."""
+        training, sampler = self.run.training, self._sampler()
+        return Bigram(sampler.stream, sampler.seen_spans(training.steps * training.accumulation))
 
     def _sampler(self) -> BatchSampler:
         training = self.run.training

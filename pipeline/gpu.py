@@ -56,6 +56,7 @@ PART = 5  # runs of step c that fit ten minutes together
 STAGES = ("sweep", "train", "evaluate", "ablate")
 NOTES = Path("reports/gpu")
 CARRIED = Path("carried")
+HUB = ("name", "subset", "split", "id_field", "max_bytes")  # settings of a corpus that say nothing of the text that is carried
 ARCHIVE, DIGESTS = "shards.tar.xz", "carried.json"
 MOST = 60 * 2**20  # bytes carried
 # Two bytes a token: the coder's contexts follow the parity of the position.
@@ -284,7 +285,7 @@ def prepare(folder: Path, scales: Sequence[str]) -> None:
 
 
 def _read_of(corpus: Any) -> dict[str, Any]:
-    return {key: value for key, value in essence(corpus).items() if key not in ("name", "subset", "split")}  # of the hub
+    return {key: value for key, value in essence(corpus).items() if key not in HUB}
 
 
 def _rest(preset: Any) -> tuple[Any, Any]:

@@ -78,6 +78,16 @@ def side_by_side(jobs: Sequence[Job], workers: int, environment: Mapping[str, st
     return failures
 
 
+def available_cores() -> int:
+    """Cores this process may use: its affinity, and its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
 def end_with_parent() -> None:
     """In a job: end soon after the process that started it, whatever ended that (nothing can be done at SIGKILL itself)."""
     parent = int(os.environ.get(PARENT, "0"))

@@ -28,11 +28,15 @@ ReadRun = Callable[[Layout, RunKey], RunRecord | None]
 BENCHMARK = Path("reports") / "benchmark.json"  # of `make bench`, where it was run
 
 
-def report() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", help="name of a preset under `scales` in params.yaml")
     parser.add_argument("--study", help="name under `studies` in params.yaml")
-    asked = parser.parse_args()
+
+
+def report(asked: argparse.Namespace | None = None) -> None:
+    if asked is None:
+        arguments(parser := argparse.ArgumentParser(description=__doc__))
+        asked = parser.parse_args()
     params, read_run = load_params(), cache(load_run)
     for scale in [asked.scale] if asked.scale else present_scales(params):
         for study in [asked.study] if asked.study else reported_studies(params, scale):

@@ -19,12 +19,13 @@ from filelock import FileLock, Timeout
 
 from lolm import LolmError, tracking
 from lolm.config import load_params
-from lolm.records import Layout, sha256_of
+from lolm.records import Layout, sha256_of, write_text
 from pipeline import cluster, stage
 from pipeline.jobs import foreground, keep_bytecode
 from pipeline.runs import FORCE, JOBS
 
 SCRATCH, LOCK = Path(".scratch"), Path("dvc.lock")
+KEPT = SCRATCH / "dvc.lock.kept"  # the last one that was whole
 
 
 class PipelineError(LolmError):
@@ -42,9 +43,11 @@ def run() -> None:
             raise PipelineError("the pipeline is running in this folder already; wait for it or stop it") from None
         params = load_params().select(args.scale, args.study)
         check_dvc(Path())
+        mend_lock()
         if args.launcher == "slurm":
             cluster.check()
-        environment = child_environment(args.jobs, force=args.force) | {cluster.LAUNCHER: args.launcher}
+        stages = " ".join(yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"])
+        environment = child_environment(args.jobs, force=args.force) | {cluster.LAUNCHER: args.launcher, stage.STAGES: stages}
         before = sha256_of(LOCK) if LOCK.exists() else ""
         status = foreground(command(args.scale, args.study, "repro", *(["--force"] if args.force else [])), environment)
         if status or args.force or not LOCK.exists() or sha256_of(LOCK) != before:  # else nothing was made
@@ -53,10 +56,44 @@ def run() -> None:
             tracking.try_sync_scale(params.scale)  # also what was made before a failure
             if not status:
                 clear_finished(SCRATCH)
+            if whole(LOCK):
+                write_text(KEPT, LOCK.read_text(encoding="utf-8"))
         if status:
             raise PipelineError(f"`dvc repro` failed with status {status}; the reason stands above")
     folder = Layout(params.scale).study(params.study)
     print(f"the report: {folder}/report.html; all studies: reports/{params.scale}/index.html; the curves: make ui")
+
+
+def mend_lock() -> None:
+    """Put the last whole ``dvc.lock`` in the place of one that a kill has cut, and keep it where it is whole.
+
+    DVC writes the file in place. What it had recorded since is found again by the identity of finished runs.
+
+    Raises:
+        PipelineError: it is broken, and no whole one was kept.
+    """
+    if whole(LOCK):
+        write_text(KEPT, LOCK.read_text(encoding="utf-8"))
+    elif LOCK.exists():
+        if not whole(KEPT):
+            raise PipelineError("dvc.lock is cut short or broken: bring it back with `git checkout dvc.lock`, or delete it")
+        write_text(LOCK, KEPT.read_text(encoding="utf-8"))
+        print("dvc.lock was cut short or broken, as a kill leaves it; the last whole one is back, and finished runs are reused")
+
+
+def whole(lock: Path) -> bool:
+    """Whether a file is a lock file that DVC has written to its end."""
+    try:
+        text = lock.read_text(encoding="utf-8")
+        stages = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"].values()
+        files = [file for one in stages for file in (*one.get("deps", ()), *one.get("outs", ()))]
+        return (
+            text.endswith("\n")
+            and all("cmd" in stage for stage in stages)
+            and all({"path", "md5"} <= set(file) for file in files)
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return False
 
 
 def command(scale: str | None, study: str | None, *words: str) -> list[str]:
@@ -85,8 +122,7 @@ def child_environment(jobs: int | None = None, *, force: bool = False) -> dict[s
     environment["LOLM_PIPELINE"] = os.environ.setdefault(
         "LOLM_PIPELINE", f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     )
-    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", tracking.RUNNER: "1", stage.STAGES: " ".join(stages)}
+    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", tracking.RUNNER: "1"}
     return environment | ({JOBS: str(jobs)} if jobs else {}) | ({FORCE: "1"} if force else {})
 
 

@@ -19,7 +19,7 @@ from lolm.tracking import HAND_OVER, RUNNER
 from pipeline.cluster import IDENTITY, LAUNCHER, Share, Task, array
 from pipeline.estimate import estimate
 from pipeline.headline import write_headline
-from pipeline.jobs import PARENT, Failure, Job, end_with_parent, foreground, keep_bytecode, side_by_side
+from pipeline.jobs import PARENT, Failure, Job, available_cores, end_with_parent, foreground, keep_bytecode, side_by_side
 from pipeline.stage import DEVICE, Stage, arguments, opened
 
 LOGS = Path(".scratch/logs")
@@ -182,16 +182,6 @@ def default_jobs(threads: int) -> int:
     if has_cuda():
         return 1
     return max(1, available_cores() // threads if threads else 1)
-
-
-def available_cores() -> int:
-    """Cores this process may use: its affinity, and its container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def has_cuda() -> bool:

@@ -1,8 +1,13 @@
 """Encode the splits into flat memory-mapped token files with an index."""
 
+import shutil
+from pathlib import Path
+
+from lolm.corpus.progress import resumed, stamps, version_of
 from lolm.corpus.shards import shards_report, write_shards
 from lolm.corpus.tokenizer import Tokenizer
-from lolm.records import atomic_folder, write_json
+from lolm.records import publish_folder, sha256_of, write_json
+from pipeline.jobs import available_cores
 from pipeline.stage import arguments, main, opened
 
 
@@ -10,8 +15,13 @@ def run() -> None:
     stage = opened(arguments(__doc__))
     layout = stage.layout
     config = stage.preset.shards
-    with atomic_folder(layout.shards) as folder:
-        index = write_shards(config, layout.corpus, Tokenizer.load(layout.tokenizer), folder)
+    tokenizer = Tokenizer.load(layout.tokenizer)
+    model = sha256_of(layout.tokenizer / "tokenizer.model")
+    scratch = Path(".scratch") / f"shards-{stage.scale}"
+    content = resumed(scratch, version_of(config, model, stamps(sorted(layout.corpus.glob("*")))))
+    index = write_shards(config, layout.corpus, tokenizer, content, available_cores())
+    publish_folder(content, layout.shards)
+    shutil.rmtree(scratch)
     report = shards_report(index)
     write_json(layout.shards_record, report)
     for split in index["splits"]:

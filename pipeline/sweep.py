@@ -59,6 +59,8 @@ def _swept(stage: Stage, run: RunConfig, config: SweepConfig, notes: Path) -> Sw
     device, base = training_device(), inputs(stage, run.arm)
     stream = TokenStream.open(stage.layout.shards, "train")
     held_out = EvaluationSet(TokenStream.open(stage.layout.shards, "validation"), training.eval_tokens, training.seq_len)
+    for text in (stream, held_out.stream):
+        text.verify()
     evaluate = partial(validation_metrics, held_out=held_out, batch_size=training.eval_batch_size)
     noted: dict[str, Any] = read_json(notes) if notes.exists() else {}
     trials = [Trial(**trial) for trial in noted["trials"]] if noted.get("base") == base else _recorded(stage, run.arm, base)

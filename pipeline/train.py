@@ -53,6 +53,9 @@ def _train(layout: Layout, key: RunKey, run: RunConfig, device: str) -> bool:
         torch.set_num_threads(run.training.threads)
     stream = TokenStream.open(layout.shards, "train")
     held_out = EvaluationSet(TokenStream.open(layout.shards, "validation"), run.training.eval_tokens, run.training.seq_len)
+    if ranks.is_lead():
+        for text in (stream, held_out.stream):
+            text.verify()
     data = DataChecksums(stream.checksum, held_out.stream.checksum)
     fingerprint = fingerprint_of_run(run, data)
     sampler = BatchSampler(stream, run.training.batch_size, run.training.seq_len, run.seed)

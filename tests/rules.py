@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lolm.models.language_model import Streams
+from lolm.models.language_model import State, Streams
 
 
 class RuleModel(nn.Module):
@@ -23,6 +23,15 @@ class RuleModel(nn.Module):
     def streams(self, tokens_BT: torch.Tensor) -> Streams:
         self.lengths.append(tokens_BT.shape[1])
         return Streams(h=self.rule(tokens_BT))
+
+    def prefill(self, tokens_BT: torch.Tensor) -> tuple[torch.Tensor, State]:
+        streams = self.streams(tokens_BT)
+        return streams.h[:, -1], State(tokens_BT.shape[1], {"tokens": tokens_BT}, streams)
+
+    def step(self, tokens_B: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        tokens_BT = torch.cat((state.parts["tokens"], tokens_B[:, None]), dim=1)
+        streams = Streams(h=self.rule(tokens_BT))
+        return streams.h[:, -1], State(state.length + 1, {"tokens": tokens_BT}, streams)
 
     def fuse(self, streams: Streams) -> torch.Tensor:
         return streams.h

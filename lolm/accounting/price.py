@@ -122,12 +122,12 @@ def gpu_hours(flops: float, gpu: str, precision: str, utilisation: float = UTILI
 
 def disk(run: RunConfig, parameters: int) -> Mapping[str, float]:
     """Bytes that a run leaves, ``weights`` in fp32 (its end, snapshots, annealed copies), and what it needs on the way:
-    ``checkpoints`` with AdamW's moments, one and one for each copy that is to be annealed."""
+    ``checkpoints`` with AdamW's moments, the last two and one for each copy that is to be annealed."""
     training = run.training
     copies = len(training.cooldown_steps)
     return {
         "weights": 4.0 * parameters * (1 + len(training.snapshot_steps) + copies),
-        "checkpoints": 12.0 * parameters * (1 + copies),
+        "checkpoints": 12.0 * parameters * (2 + copies),
     }
 
 

@@ -22,7 +22,15 @@ from lolm.config.cluster import ClusterConfig
 from lolm.config.data import CorpusConfig, ShardsConfig, TokenizerConfig
 from lolm.config.external import ExternalConfig, ExternalText
 from lolm.config.loading import load_params, params_from
-from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, LayersConfig, RecallConfig, SweepConfig
+from lolm.config.measuring import (
+    AblationConfig,
+    AnalysisConfig,
+    DownstreamConfig,
+    EvaluationConfig,
+    LayersConfig,
+    RecallConfig,
+    SweepConfig,
+)
 from lolm.config.params import Params, RunConfig, ScaleConfig, scale_of
 from lolm.config.sizes import FutureSize, LatentSize, MemorySize, RegimeSize, SizeConfig, SizeRule
 from lolm.config.sizing import arms_of, tuned_arm
@@ -38,6 +46,7 @@ __all__ = [
     "ClusterConfig",
     "ConfigError",
     "CorpusConfig",
+    "DownstreamConfig",
     "Edge",
     "EvaluationConfig",
     "ExternalConfig",

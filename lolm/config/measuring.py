@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from lolm.config.ranges import LARGEST, Count, InnerShare, Natural, NonNegative, Positive, PositiveShare, Seed, Share
+from lolm.config.ranges import LARGEST, Count, InnerShare, Name, Natural, NonNegative, Positive, PositiveShare, Seed, Share, Text
 from lolm.config.strict import Items, Range, refuse
 
 
@@ -106,6 +106,21 @@ class LayersConfig:
     batch_size: Count = 8
     draws: Natural = 8  # random sets of mixers beside each type, of equal number, of equal parameters, and of equal norm
     labellings: Natural = 70  # at most so many ways to name the mixers' types are all tried: the exact permutation
+
+
+@dataclass(frozen=True)
+class DownstreamConfig:
+    """What `make downstream` scores: tasks of lm-evaluation-harness, and two of our own made from the test split.
+
+    Attributes:
+        tasks: names of tasks, groups or tags of the harness; ``cloze`` and ``minimal_pairs`` are ours.
+        data: folder with the tasks' files; None: the Hugging Face hub.
+        limit: most items of each task, and of each part of a group; None: all.
+    """
+
+    tasks: Annotated[tuple[Name, ...], Items(least=1, distinct=True)] = ("cloze", "minimal_pairs")
+    data: Text | None = None
+    limit: Count | None = None
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,22 @@ from lolm.config.architecture import ArchitectureConfig, RecipeConfig, StackConf
 from lolm.config.cluster import ClusterConfig
 from lolm.config.data import CorpusConfig, ShardsConfig, TokenizerConfig
 from lolm.config.external import ExternalConfig
-from lolm.config.measuring import AblationConfig, AnalysisConfig, EvaluationConfig, LayersConfig, RecallConfig, SweepConfig
+from lolm.config.measuring import (
+    AblationConfig,
+    AnalysisConfig,
+    DownstreamConfig,
+    EvaluationConfig,
+    LayersConfig,
+    RecallConfig,
+    SweepConfig,
+)
 from lolm.config.ranges import Count, Name
 from lolm.config.sizes import SizeConfig, SizeRule
 from lolm.config.strict import ConfigError, nearest, refuse
 from lolm.config.study import StudyConfig
 from lolm.config.training import TrainingConfig
 
-FOLDERS = ("train", "evaluate", "ablate", "layers", "recall", "sweep", "metrics", "runs")  # of records, beside the studies' own
+FOLDERS = ("train", "evaluate", "ablate", "layers", "recall", "downstream", "sweep", "metrics", "runs")  # of records
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,7 @@ class Params:
         recipes, surfaces: what ``recipe`` and ``surface`` of an arm may name.
         external: public models for the laboratory of layers.
         cluster: what a run gets on a cluster.
+        downstream: tasks that `make downstream` scores.
     """
 
     scale: str
@@ -104,6 +113,7 @@ class Params:
     surfaces: dict[Name, StackConfig] = field(default_factory=dict)
     external: dict[Name, ExternalConfig] = field(default_factory=dict)
     cluster: ClusterConfig = ClusterConfig()
+    downstream: DownstreamConfig = DownstreamConfig()
 
     def __post_init__(self) -> None:
         named: dict[str, Collection[str]] = {"architectures": self.architectures, "scales": self.scales, "studies": self.studies}

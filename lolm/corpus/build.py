@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections import Counter
+import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lolm.config import CorpusConfig
-from lolm.corpus.documents import SPLITS, Document, DocumentWriter, iterate_split
+from lolm.corpus.documents import SPLITS, Document, DocumentWriter, iterate_split, part_of
 from lolm.corpus.overlap import NGRAM, OverlapIndex
-from lolm.corpus.sources import read_documents
+from lolm.corpus.progress import Progress, resumed, version_of
+from lolm.corpus.sources import Source
 from lolm.data.errors import DataError
-from lolm.records import atomic_folder, write_json
+from lolm.records import publish_folder, write_json
 
 SALT = "lolm/split/1:"  # another salt is another split
+PART_BYTES = 256_000_000  # text between two commits, which is what a kill costs at most
 LISTED = 1000  # ids written out in lists; counts are always complete
 
 
@@ -33,8 +36,17 @@ def hashed_split(identity: str, validation_fraction: float, test_fraction: float
     return "test" if u < validation_fraction + test_fraction else "train"
 
 
-def build_corpus(config: CorpusConfig, folder: str | Path) -> dict[str, Any]:
+def build_corpus(
+    config: CorpusConfig, folder: str | Path, scratch: Path | None = None, tell: Callable[[str], object] = lambda line: None
+) -> dict[str, Any]:
     """Read, deduplicate and split the documents; write ``<split>.parquet`` and ``manifest.json`` into ``folder``.
+
+    More than ``PART_BYTES`` of text goes on in ``<split>-00001.parquet`` and so on. Each part is committed when it is whole:
+    killed at any moment, the next call with the same settings and source goes on from there, and the files are the same.
+
+    Args:
+        scratch: folder of what is unfinished, removed at the end; by default beside ``folder``.
+        tell: takes a line a part.
 
     Returns:
         The report: numbers per split and source, what was dropped, ids held out and how much of each (share of its distinct
@@ -43,89 +55,137 @@ def build_corpus(config: CorpusConfig, folder: str | Path) -> dict[str, Any]:
     Raises:
         DataError: unreadable source, two documents of one id, unknown held-out id, or an empty split.
     """
+    folder = Path(folder)
+    scratch = scratch or folder.with_name(f".{folder.name}.unfinished")
     named = _named_splits(config)
-    seen_texts: dict[bytes, str] = {}  # digest of the text -> id of the document that is kept
-    seen_ids: dict[bytes, None] = {}
-    known: list[str] = []
-    duplicates: list[dict[str, str]] = []
-    empty: list[str] = []
-    dropped: Counter[str] = Counter()
-    missing = set(named)
-    totals: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
-    sources: dict[str, Counter[str]] = {}
-    licences: Counter[str] = Counter()
-    overlap = OverlapIndex()
-
-    with atomic_folder(folder) as temporary:
-        writers = {split: DocumentWriter(temporary / f"{split}.parquet") for split in SPLITS}
-        kept = kept_bytes = 0
-        for document in read_documents(config):
-            identity = _digest(document.id)
-            if identity in seen_ids:
-                raise DataError(
-                    f"document id {document.id!r} occurs twice; make ids unique, or set corpus.id_field to null "
-                    f"to name documents by file and position"
-                )
-            seen_ids[identity] = None
-            if len(known) < 100_000:
-                known.append(document.id)
-            if not document.text.strip():
-                dropped["empty"] += 1
-                empty.append(document.id)
-                continue
-            first = seen_texts.setdefault(_digest(document.text), document.id)
-            if first != document.id:
-                dropped["duplicate"] += 1
-                duplicates.append({"id": document.id, "same_as": first})
-                if document.id in named and named.get(first) != named[document.id]:
-                    raise DataError(
-                        f"corpus.{named[document.id]} names {document.id!r}, whose text is that of {first!r}; name that one"
-                    )
-                missing.discard(document.id)
-                continue
-            missing.discard(document.id)
-            split = named.get(document.id) or hashed_split(document.id, config.validation_fraction, config.test_fraction)
-            size = len(_utf8(document))
-            writers[split].add(document, size)
-            totals[split].update(documents=1, bytes=size)
-            sources.setdefault(document.source, Counter()).update({"documents": 1, "bytes": size, f"{split}_documents": 1})
-            licences[document.licence or "not stated"] += 1
-            if split != "train":
-                overlap.add(document.id, split, document.text)
-            kept, kept_bytes = kept + 1, kept_bytes + size
-            if kept == config.max_documents or (config.max_bytes is not None and kept_bytes >= config.max_bytes):
-                break
-        for writer in writers.values():
-            writer.close()
-        _check_complete(config, missing, named, known, totals)
-        for document in iterate_split(temporary, "train"):
-            overlap.compare(document.id, document.text)
-        report = {
-            "documents": kept,
-            "bytes": kept_bytes,
-            "dropped": {"duplicate": dropped["duplicate"], "empty": dropped["empty"]},
-            "splits": {split: dict(totals[split]) for split in SPLITS},
-            "sources": {name: dict(counts) for name, counts in _largest(sources, key=lambda item: item[1]["bytes"])},
-            "overlap": {"ngram_words": NGRAM, **overlap.summary()},
-            "held_out": overlap.rows()[:LISTED],  # lists are left out of tables of metrics
-            "duplicates": duplicates[:LISTED],
-            "empty": empty[:LISTED],
-            "licences": [{"licence": name, "documents": count} for name, count in _largest(licences, key=lambda item: item[1])],
-        }
-        write_json(temporary / "manifest.json", report)
+    source = Source(config)
+    state = {
+        "place": None,
+        "parts": 0,
+        "finished": False,
+        "read": 0,
+        "missing": sorted(named),
+        "dropped": {"duplicate": 0, "empty": 0},
+        "duplicates": [],
+        "empty": [],
+        "splits": {split: {"documents": 0, "bytes": 0} for split in SPLITS},
+    }
+    try:
+        content = resumed(scratch, version_of(config, source.version))
+        progress = Progress(scratch / "progress.sqlite", state)
+        try:
+            if progress.committed:
+                tell(f"goes on after {progress.state['read']} documents")
+            if not progress.state["finished"]:
+                _read(config, source, progress, named, content, tell)
+            report = _report(progress, content)
+        finally:
+            progress.close()
+            if not progress.committed:
+                shutil.rmtree(scratch)
+    except sqlite3.Error as error:
+        raise DataError(f"{scratch}: {error}; if nothing else is at work there, delete it: reading then starts anew") from None
+    write_json(content / "manifest.json", report)
+    publish_folder(content, folder)
+    shutil.rmtree(scratch)
     return report
 
 
-def _largest(table: dict[str, Any], key: Callable[[tuple[str, Any]], int]) -> list[tuple[str, Any]]:
-    return sorted(table.items(), key=lambda item: (-key(item), item[0]))[:50]  # a hub data set may have one source a document
+def _read(
+    config: CorpusConfig,
+    source: Source,
+    progress: Progress,
+    named: dict[str, str],
+    content: Path,
+    tell: Callable[[str], object],
+) -> None:
+    """Read from the last committed part to the end of the source, or to the limit."""
+    state = progress.state
+    missing = set(state["missing"])
+    splits = state["splits"]
+    writers: dict[str, DocumentWriter] = {}
+    part_bytes = 0
+
+    def commit() -> None:
+        nonlocal part_bytes
+        for writer in writers.values():
+            writer.close()
+        state.update(place=source.place(), missing=sorted(missing), parts=state["parts"] + bool(writers))
+        progress.commit()
+        writers.clear()
+        part_bytes = 0
+        tell(f"{state['read']} documents, {sum(numbers['bytes'] for numbers in splits.values()) / 1e6:.1f} MB")
+
+    for document in source.documents(state["place"]):
+        text = _utf8(document)
+        if not progress.is_new(document.id):
+            raise DataError(
+                f"document id {document.id!r} occurs twice; make ids unique, or set corpus.id_field to null "
+                f"to name documents by file and position"
+            )
+        state["read"] += 1
+        if not document.text.strip():
+            _drop(state, "empty", document.id)
+            continue
+        missing.discard(document.id)
+        first = progress.first_of(text, document.id)
+        if first != document.id:
+            _drop(state, "duplicate", {"id": document.id, "same_as": first})
+            if document.id in named and named.get(first) != named[document.id]:
+                raise DataError(
+                    f"corpus.{named[document.id]} names {document.id!r}, whose text is that of {first!r}; name that one"
+                )
+            continue
+        split = named.get(document.id) or hashed_split(document.id, config.validation_fraction, config.test_fraction)
+        if not writers:
+            writers.update({split: DocumentWriter(part_of(content, split, state["parts"])) for split in SPLITS})
+        writers[split].add(document, len(text))
+        progress.count(document, split, len(text))
+        splits[split]["documents"] += 1
+        splits[split]["bytes"] += len(text)
+        part_bytes += len(text)
+        kept, size = (sum(numbers[key] for numbers in splits.values()) for key in ("documents", "bytes"))
+        if kept == config.max_documents or (config.max_bytes is not None and size >= config.max_bytes):
+            break
+        if part_bytes >= PART_BYTES:
+            commit()
+    _check_complete(config, missing, named, progress)
+    state["finished"] = True
+    commit()
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _drop(state: dict[str, Any], why: str, entry: Any) -> None:
+    state["dropped"][why] += 1
+    listed = state["duplicates" if why == "duplicate" else why]
+    if len(listed) < LISTED:
+        listed.append(entry)
+
+
+def _report(progress: Progress, content: Path) -> dict[str, Any]:
+    """What a corpus that was read whole is; compares what is held out with the training split."""
+    overlap, state = OverlapIndex(), progress.state
+    for split in ("validation", "test"):
+        for document in iterate_split(content, split):
+            overlap.add(document.id, split, document.text)
+    for document in iterate_split(content, "train"):
+        overlap.compare(document.id, document.text)
+    licences = progress.largest("licence", by="documents")
+    return {
+        "documents": sum(numbers["documents"] for numbers in state["splits"].values()),
+        "bytes": sum(numbers["bytes"] for numbers in state["splits"].values()),
+        **{key: state[key] for key in ("dropped", "splits", "duplicates", "empty")},
+        "sources": dict(progress.largest("source", by="bytes")),
+        "overlap": {"ngram_words": NGRAM, **overlap.summary()},
+        "held_out": overlap.rows()[:LISTED],  # lists are left out of tables of metrics
+        "licences": [{"licence": name, "documents": counts["documents"]} for name, counts in licences],
+    }
 
 
 def _utf8(document: Document) -> bytes:
+    """The text's bytes; raises DataError where it or a label cannot be written."""
     try:
+        for label in (document.id, document.source, document.licence):
+            label.encode()
         return document.text.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"document {document.id!r}: half a surrogate pair at character {error.start}; it is not text") from None
@@ -141,17 +201,16 @@ def _named_splits(config: CorpusConfig) -> dict[str, str]:
     return named
 
 
-def _check_complete(
-    config: CorpusConfig, missing: set[str], named: dict[str, str], known: list[str], totals: dict[str, Counter[str]]
-) -> None:
+def _check_complete(config: CorpusConfig, missing: set[str], named: dict[str, str], progress: Progress) -> None:
     where = f"data set {config.name!r}" if config.source == "hub" else f"corpus.path {config.path!r}"
-    if not any(totals[split]["documents"] for split in SPLITS):
-        raise DataError(f"{where} has no document with text ({len(known)} read); nothing to train on")
+    read, splits = progress.state["read"], progress.state["splits"]
+    if not any(splits[split]["documents"] for split in SPLITS):
+        raise DataError(f"{where} has no document with text ({read} read); nothing to train on")
     for identity in sorted(missing):
-        close = difflib.get_close_matches(identity, known, n=1, cutoff=0.0)
+        close = difflib.get_close_matches(identity, progress.kept_ids(100_000), n=1, cutoff=0.0)
         hint = f"; the nearest id is {close[0]!r}" if close else ""
-        raise DataError(f"corpus.{named[identity]} names {identity!r}, which is not among the {len(known)} documents read{hint}")
+        raise DataError(f"corpus.{named[identity]} names {identity!r}, which is not among the {read} documents read{hint}")
     for split in SPLITS:
-        if not totals[split]["documents"]:
+        if not splits[split]["documents"]:
             advice = "lower the fractions" if split == "train" else f"raise corpus.{split}_fraction or name ids in corpus.{split}"
             raise DataError(f"{where}: no document falls into the {split} split; add documents, {advice}")

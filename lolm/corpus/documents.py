@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,25 +30,32 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return read_json(Path(folder) / "manifest.json")
 
 
+def part_of(folder: str | Path, split: str, number: int) -> Path:
+    """File of a part of a split; what fits one part is in ``<split>.parquet`` alone."""
+    return Path(folder) / (f"{split}-{number:05d}.parquet" if number else f"{split}.parquet")
+
+
 def iterate_split(folder: str | Path, split: str) -> Iterator[Document]:
     """The documents of one split in order, a row group in memory at a time.
 
     Raises:
-        DataError: the file is missing or broken.
+        DataError: a file is missing or broken.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(folder) / f"{split}.parquet"
-    try:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                for row in file.read_row_group(group).to_pylist():
-                    yield Document(**row)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run `dvc repro corpus` to make it") from None
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: not a whole Parquet file ({error}); delete its folder and run `dvc repro`") from None
+    later = (int(path.stem.rpartition("-")[2]) for path in Path(folder).glob(f"{split}-*.parquet"))
+    for number in range(max(later, default=0) + 1):
+        path = part_of(folder, split, number)
+        try:
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    for row in file.read_row_group(group).to_pylist():
+                        yield Document(**row)
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such file; run `dvc repro corpus` to make it") from None
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{path}: not a whole Parquet file ({error}); delete its folder and run `dvc repro`") from None
 
 
 class DocumentWriter:
@@ -58,7 +66,8 @@ class DocumentWriter:
         import pyarrow.parquet as pq
 
         self._schema = pa.schema([(name, pa.string()) for name in ("id", "source", "licence", "text")])
-        self._file = pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=["source", "licence"])
+        self._sink = open(path, "wb")  # noqa: SIM115
+        self._file = pq.ParquetWriter(self._sink, self._schema, compression="zstd", use_dictionary=["source", "licence"])
         self._rows: list[Document] = []
         self._bytes = 0
 
@@ -78,6 +87,9 @@ class DocumentWriter:
         self._rows, self._bytes = [], 0
 
     def close(self) -> None:
-        """Write what is pending and the footer."""
+        """Write what is pending and the footer, all the way to the disk."""
         self._flush()
         self._file.close()
+        self._sink.flush()
+        os.fsync(self._sink.fileno())
+        self._sink.close()

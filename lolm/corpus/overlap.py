@@ -7,12 +7,14 @@ share of a document's distinct 8-word sequences (lower case, punctuation ignored
 from __future__ import annotations
 
 import re
+from collections import Counter
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 
 NGRAM = 8  # words
-LIMIT_BYTES = 50_000_000  # held-out text that is indexed; more adds little to what the figures say
+LIMIT_BYTES = 25_000_000  # text of a held-out split that is indexed; more adds little to what the figures say
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -23,7 +25,7 @@ class OverlapIndex:
         self._ids: list[tuple[str, str, int]] = []  # (id, split, words)
         self._words: dict[str, int] = {}
         self._grams: list[np.ndarray] = []  # distinct sequence hashes of each document, sorted
-        self._bytes = 0
+        self._bytes: Counter[str] = Counter()
         self._skipped = 0
         self._rng = np.random.default_rng(8)
         self._codes = np.zeros(1, dtype=np.uint64)  # code 0: a word no held-out document has
@@ -31,10 +33,10 @@ class OverlapIndex:
 
     def add(self, identity: str, split: str, text: str) -> None:
         """Index a held-out document."""
-        if self._bytes + len(text) > LIMIT_BYTES:
+        if self._bytes[split] + len(text) > LIMIT_BYTES:
             self._skipped += 1
             return
-        self._bytes += len(text)
+        self._bytes[split] += len(text)
         numbers = np.fromiter((self._words.setdefault(w, len(self._words) + 1) for w in _words(text)), dtype=np.int64)
         grown = len(self._words) + 1 - len(self._codes)
         self._codes = np.concatenate([self._codes, self._rng.integers(1, 2**64, size=grown, dtype=np.uint64)])
@@ -49,13 +51,12 @@ class OverlapIndex:
         assert self._all is not None
         if not len(self._all):
             return
-        numbers = np.fromiter((self._words.get(w, 0) for w in _words(text)), dtype=np.int64)
+        numbers = np.fromiter(map(self._words.get, _words(text), repeat(0)), dtype=np.int64)
         grams = _hashes(self._codes[numbers])
         if len(numbers) >= NGRAM:  # a sequence with an unknown word cannot match
             grams = grams[np.lib.stride_tricks.sliding_window_view(numbers, NGRAM).all(axis=1)]
-        grams = np.unique(grams)
         at = np.searchsorted(self._all, grams).clip(max=len(self._all) - 1)
-        matched = at[self._all[at] == grams]
+        matched = np.unique(at[self._all[at] == grams])
         self._found[matched] = True
         owners = [self._owners[self._bounds[place] : self._bounds[place + 1]] for place in matched]
         for document, shared in zip(*np.unique(np.concatenate(owners), return_counts=True), strict=True) if owners else ():

@@ -10,15 +10,19 @@ import gzip
 import json
 import lzma
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lolm.config import CorpusConfig
 from lolm.corpus.documents import Document
+from lolm.corpus.progress import stamps
 from lolm.data.errors import DataError
 
 JSONL = (".jsonl", ".jsonl.xz", ".jsonl.gz")
 SUFFIXES = (".txt", ".parquet", *JSONL)
+LABELS = ("source", "licence", "license")  # fields that are read beside text and id
+ROWS = 1024  # of a Parquet file, in memory at a time
 
 
 def read_documents(config: CorpusConfig) -> Iterator[Document]:
@@ -27,18 +31,66 @@ def read_documents(config: CorpusConfig) -> Iterator[Document]:
     Raises:
         DataError: no such file, an unreadable line, a missing text field, or a hub that cannot be reached.
     """
-    if config.source == "hub":
-        yield from _read_hub(config)
-        return
-    root, files = find_files(config.path)
-    for path in files:
-        name = path.relative_to(root).as_posix()
-        if name.endswith(".txt"):
-            yield Document(name.removesuffix(".txt"), root.name, "", _decode(path.read_bytes(), path))
-        elif name.endswith(".parquet"):
-            yield from _rows_to_documents(_read_parquet(path), name.removesuffix(".parquet"), config, str(path))
+    yield from Source(config).documents()
+
+
+class Source:
+    """Documents in a fixed order, from the beginning or from a place in it.
+
+    Attributes:
+        version: of the files (names, sizes, times) or of the data set: a place is one in this version.
+
+    Raises:
+        DataError: as :func:`read_documents`.
+    """
+
+    def __init__(self, config: CorpusConfig) -> None:
+        self._config = config
+        self._row = self._file = 0
+        self._hub: Any = None
+        if config.source == "hub":
+            from datasets import load_dataset_builder
+
+            with _explained(config):
+                builder = load_dataset_builder(str(config.name), config.subset)
+                self._hub = builder.as_streaming_dataset(split=config.split)
+            self.version: Any = builder.hash  # on the hub that of the commit
         else:
-            yield from _rows_to_documents(_read_jsonl(path), name.partition(".jsonl")[0], config, str(path))
+            self._root, self._files = find_files(config.path)
+            self.version = stamps(self._files)
+
+    def place(self) -> dict[str, Any]:
+        """Where the document after the last one stands, for :meth:`documents`; JSON-able."""
+        return {"file": self._file, "row": self._row} | ({"hub": self._hub.state_dict()} if self._hub is not None else {})
+
+    def documents(self, place: Mapping[str, Any] | None = None) -> Iterator[Document]:
+        """The documents from a place on. Nothing before it is parsed; compressed files are unpacked from their start."""
+        first, row = (place["file"], place["row"]) if place else (0, 0)
+        if self._hub is not None:
+            if place:
+                self._hub.load_state_dict(place["hub"])
+            name = str(self._config.name)
+            with _explained(self._config):
+                yield from self._counted(_rows_to_documents(self._hub, name, self._config, f"data set {name}", row), 0, row)
+            return
+        for number, path in enumerate(self._files[first:], first):
+            skipped = row if number == first else 0
+            yield from self._counted(self._read(path, skipped), number, skipped)
+
+    def _counted(self, documents: Iterator[Document], number: int, row: int) -> Iterator[Document]:
+        self._file = number
+        for self._row, document in enumerate(documents, row + 1):
+            yield document
+
+    def _read(self, path: Path, skip: int) -> Iterator[Document]:
+        name = path.relative_to(self._root).as_posix()
+        if not name.endswith(".txt"):
+            parquet = name.endswith(".parquet")
+            rows = _read_parquet(path, self._config, skip) if parquet else _read_jsonl(path, skip)
+            stem = name.removesuffix(".parquet") if parquet else name.partition(".jsonl")[0]
+            yield from _rows_to_documents(rows, stem, self._config, str(path), skip)
+        elif not skip:
+            yield Document(name.removesuffix(".txt"), self._root.name, "", _decode(path.read_bytes(), path))
 
 
 def find_files(pattern: str) -> tuple[Path, list[Path]]:
@@ -75,13 +127,13 @@ def _decode(raw: bytes, path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert it, for example with iconv") from None
 
 
-def _read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
+def _read_jsonl(path: Path, skip: int) -> Iterator[Mapping[str, Any]]:
     opener = lzma.open if path.suffix == ".xz" else gzip.open if path.suffix == ".gz" else open
     number = 0
     try:
         with opener(path, "rt", encoding="utf-8", newline="\n") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
+                if line.strip() and (skip := skip - 1) < 0:
                     row = json.loads(line)
                     if not isinstance(row, dict):
                         raise DataError(f"{path}: line {number} is not a JSON object")
@@ -94,22 +146,33 @@ def _read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
         raise DataError(f"{path}: the compressed file is broken after line {number} ({error})") from None
 
 
-def _read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
-    from datasets import load_dataset
+def _read_parquet(path: Path, config: CorpusConfig, skip: int) -> Iterator[Mapping[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
-        yield from load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-    except Exception as error:  # pyarrow, datasets and fsspec raise no common class
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            used = [name for name in names if name in (config.text_field, config.id_field, *LABELS)]
+            columns = used if config.text_field in names else None  # all of them, to be named in the error
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if skip < rows:
+                    for batch in file.iter_batches(ROWS, row_groups=[group], columns=columns):
+                        yield from batch.slice(min(skip, len(batch))).to_pylist()
+                        skip = max(0, skip - len(batch))
+                else:
+                    skip -= rows
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({type(error).__name__}: {error})") from error
 
 
-def _read_hub(config: CorpusConfig) -> Iterator[Document]:
-    from datasets import load_dataset
-
-    name = str(config.name)
+@contextmanager
+def _explained(config: CorpusConfig) -> Iterator[None]:
+    """Errors of the hub in terms of the configuration."""
+    name = config.name
     try:
-        rows = load_dataset(name, config.subset, split=config.split, streaming=True)
-        yield from _rows_to_documents(rows, name, config, f"data set {name}")
+        yield
     except DataError:
         raise
     except (ConnectionError, TimeoutError) as error:
@@ -124,8 +187,8 @@ def _read_hub(config: CorpusConfig) -> Iterator[Document]:
         ) from error
 
 
-def _rows_to_documents(rows: Any, name: str, config: CorpusConfig, where: str) -> Iterator[Document]:
-    for position, row in enumerate(rows):
+def _rows_to_documents(rows: Any, name: str, config: CorpusConfig, where: str, first: int) -> Iterator[Document]:
+    for position, row in enumerate(rows, first):
         if config.text_field not in row:
             raise DataError(f"{where}: no field {config.text_field!r}; set corpus.text_field to one of {', '.join(row)}")
         text = row[config.text_field]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,18 +90,28 @@ def _explain(message: str, vocab_size: int, lines: int) -> str:
     return f"tokenizer.vocab_size {vocab_size}: SentencePiece could not be trained: {message.strip()}"
 
 
-def sample_lines(documents: Iterable[str], total_bytes: int, limit_bytes: int) -> Iterator[str]:
-    """Lines of the documents, at most ``limit_bytes`` of them, spread evenly over all ``total_bytes`` of text."""
+def sample_lines(
+    documents: Iterable[str], total_bytes: int, limit_bytes: int, counts: Counter[str] | None = None
+) -> Iterator[str]:
+    """Lines of the documents, at most ``limit_bytes`` of them, spread evenly over all ``total_bytes`` of text.
+
+    ``counts`` gets the lines that are not empty, their bytes without line ends, and the documents that have one.
+    """
+    counts = Counter() if counts is None else counts
     share = min(1.0, limit_bytes / max(1, total_bytes))
     seen = given = 0
     for text in documents:
+        before = counts["lines"]
         for line in text.split("\n"):
             for piece in _cut(line):
                 size = len(piece.encode()) + 1
                 seen += size
                 if given + size <= share * seen or share == 1.0:
                     given += size
+                    counts["lines"] += bool(piece)
+                    counts["bytes"] += size - 1
                     yield piece
+        counts["documents"] += counts["lines"] > before
 
 
 def _cut(line: str) -> Iterator[str]:
@@ -107,18 +119,21 @@ def _cut(line: str) -> Iterator[str]:
     yield from (line[i : i + step] for i in range(0, len(line), step)) if len(line) > step else (line,)
 
 
-def build_tokenizer(config: TokenizerConfig, corpus: str | Path, folder: Path) -> dict[str, object]:
+def build_tokenizer(config: TokenizerConfig, corpus: str | Path, folder: Path) -> dict[str, Any]:
     """Train on a corpus folder's training split and write ``tokenizer.model``, ``token_bytes.npy``, ``tokenizer.json``.
 
     Returns:
-        What ``tokenizer.json`` says: vocab_size, special ids, bytes per token on validation text, checksum of the model.
+        What ``tokenizer.json`` says: vocab_size, special ids, bytes per token on validation text, checksum of the model. Besides
+        ``sample``, what the trainer saw: documents, lines that are not empty, their bytes without line ends, and the share of the
+        training split's bytes that this is.
 
     Raises:
         DataError: the corpus is missing, or its text does not support the vocabulary.
     """
     total = read_manifest(corpus)["splits"]["train"]["bytes"]
     texts = (document.text for document in iterate_split(corpus, "train"))
-    model = train_tokenizer(sample_lines(texts, total, config.train_bytes), config.vocab_size)
+    sample: Counter[str] = Counter()
+    model = train_tokenizer(sample_lines(texts, total, config.train_bytes, sample), config.vocab_size)
     (folder / "tokenizer.model").write_bytes(model)
     tokenizer = Tokenizer(model)
     np.save(folder / "token_bytes.npy", tokenizer.token_bytes)
@@ -134,7 +149,7 @@ def build_tokenizer(config: TokenizerConfig, corpus: str | Path, folder: Path) -
         "model_sha256": sha256_of(folder / "tokenizer.model"),
     }
     write_json(folder / "tokenizer.json", facts)
-    return facts
+    return facts | {"sample": {**sample, "share": round(sample["bytes"] / total, 6)}}
 
 
 class Tokenizer:

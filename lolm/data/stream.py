@@ -83,11 +83,22 @@ class TokenStream:
         return read_json(self._folder / self.split / "documents.json")
 
     def verify(self) -> None:
-        """Compare every shard's SHA-256 with the index; raises DataError naming the first that differs."""
-        for shard in self._shards:
+        """Compare every shard's SHA-256 with the index, and what the other files say of the tokens with the tokens.
+
+        Raises:
+            DataError: naming the first file that is not what was written.
+        """
+        n_bytes, ends = 0, [np.zeros(1, dtype=np.int64)]
+        for shard, tokens, start in zip(self._shards, self._maps, self._starts, strict=False):
             path = self._folder / shard["file"]
             if sha256_of(path) != shard["sha256"]:
                 raise DataError(f"{path}: its bytes are not those that were written; {REMAKE}")
+            n_bytes += int(self.token_bytes[tokens].sum(dtype=np.int64))
+            ends.append(np.flatnonzero(tokens == self.eos_id) + start + 1)
+        if not np.array_equal(np.concatenate(ends)[:-1], self.document_starts):
+            raise DataError(f"{self._folder / self.split / 'documents.npy'}: not where documents begin; {REMAKE}")
+        if n_bytes != self.n_bytes:
+            raise DataError(f"{self._folder / 'index.json'}: the {self.split} split has {n_bytes} bytes of text; {REMAKE}")
 
 
 def _map(path: Path, tokens: int, dtype: np.dtype[Any]) -> np.ndarray:

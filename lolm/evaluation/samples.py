@@ -8,6 +8,7 @@ import torch
 from lolm.corpus.tokenizer import Tokenizer
 from lolm.data.batches import EvaluationSet, stream_seed
 from lolm.data.stream import TokenStream
+from lolm.generation import generate
 from lolm.models.language_model import LanguageModel
 from lolm.records.schema import Diversity, Example, Samples
 
@@ -15,24 +16,12 @@ TEMPERATURE, TOP_K = 0.8, 50  # as published (facts C)
 EXAMPLES = 2  # texts that are kept
 
 
-@torch.no_grad()
-def generate(model: LanguageModel, prompts_BT: torch.Tensor, tokens: int, window: int, seed: int) -> torch.Tensor:
-    """Continue each prompt by ``tokens`` ids, (B, tokens), sampled at temperature 0.8 from the 50 most likely.
-
-    As published: every token is a whole forward pass over the last ``window`` tokens, so no state is carried over and nobody is
-    asked to extrapolate. The noise is a function of the seed and drawn on the CPU, whatever the model's device.
-    """
-    was_training = model.training
-    model.eval()
-    generator = torch.Generator().manual_seed(stream_seed(seed, "evaluation/samples") % 2**63)
-    ids_BT = prompts_BT.to(model.embedding.weight.device)
-    for _ in range(tokens):
-        o_BD = model.fuse(model.streams(ids_BT[:, -window:]))[:, -1]
-        top = model.logits(o_BD).float().topk(min(TOP_K, model.vocab_size), dim=-1)
-        choice_B1 = torch.multinomial((top.values / TEMPERATURE).softmax(dim=-1).cpu(), 1, generator=generator)
-        ids_BT = torch.cat([ids_BT, top.indices.gather(1, choice_B1.to(ids_BT.device))], dim=1)
-    model.train(was_training)
-    return ids_BT[:, prompts_BT.shape[1] :].cpu()
+def written_ids(model: LanguageModel, prompts_BT: torch.Tensor, tokens: int, window: int, seed: int) -> torch.Tensor:
+    """Continue each prompt by ``tokens`` ids, (B, tokens), as published: at temperature 0.8 from the 50 most likely, and every
+    token read off the last ``window`` tokens, so that nobody is asked to extrapolate."""
+    noise = torch.Generator().manual_seed(stream_seed(seed, "evaluation/samples") % 2**63)
+    sampled = generate(model, prompts_BT, tokens, temperature=TEMPERATURE, top_k=TOP_K, seed=noise, window=window)
+    return torch.stack([token.ids_B for token in sampled], dim=1)
 
 
 def diversity(texts: list[str]) -> Diversity:
@@ -79,7 +68,7 @@ def sample_texts(
     length = prompt_tokens + sample_tokens
     windows_NL = np.stack(list(EvaluationSet(stream, count * length, length).windows()))[:, :length]
     prompts_NT = windows_NL[:, :prompt_tokens]
-    written_NT = generate(model, torch.from_numpy(prompts_NT), sample_tokens, window, seed).numpy()
+    written_NT = written_ids(model, torch.from_numpy(prompts_NT), sample_tokens, window, seed).numpy()
     prompts, written, real = (
         [tokenizer.decode(ids) for ids in rows] for rows in (prompts_NT, written_NT, windows_NL[:, prompt_tokens:])
     )

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.config import ConfigError
-from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
-from lolm.ops.attention import causal_attention, share
+from lolm.mixers.base import Resumable, check_counts, fills, keep_init, no_decay
+from lolm.mixers.cache import Cache
+from lolm.ops.attention import causal_attention
 from lolm.ops.backends import choose_backend
-from lolm.ops.causal_conv import causal_conv, causal_conv_step
+from lolm.ops.causal_conv import causal_conv, causal_conv_step, last_inputs
 
 
 def rope_tables(length: int, width: int, base: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,7 +32,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
         return x
     if width < x.shape[-1]:
         return torch.cat((rotate(x[..., :width], cos, sin), x[..., width:]), dim=-1)
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
 
 
@@ -66,7 +67,7 @@ class ShortConv(nn.Module):
         return self.width * (self.kernel + 1)
 
 
-class Attention(Mixer):
+class Attention(Resumable):
     """Bias-free projections, RoPE with adjacent dimensions paired, softmax(qkᵀ/√P) v (facts A2 with the defaults).
 
     Args:
@@ -133,11 +134,16 @@ class Attention(Mixer):
         """q (…, H, P), k and v (…, K, P) of (…, H + 2K, P)."""
         return heads.split([self.n_heads, self.kv_heads, self.kv_heads], dim=-2)  # type: ignore[return-value]
 
-    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+    def _parallel(self, x_BTD: torch.Tensor, keep: bool):
         length, dropout = x_BTD.shape[1], self.dropout if self.training else 0.0
         cos, sin = (table[:length] for table in self._rope(length, x_BTD.device))
         qkv = self.qkv(x_BTD)
         heads = (qkv if self.conv is None else self.conv(qkv, self.kernels)).unflatten(-1, (-1, self.head_width))
+        state = None
+        if keep:
+            _, k, v = self._split(heads)
+            past = torch.cat((rotate(k, cos[:, None], sin[:, None]), v), dim=2)
+            state = Cache(past, self.window), None if self.conv is None else last_inputs(qkv, self.conv.kernel)
         if not dropout and heads.dtype == torch.float32 and choose_backend(heads.device.type, self.kernels) == "cpu":
             from lolm.ops.cpu.attention import CausalAttentionCPU
 
@@ -147,28 +153,28 @@ class Attention(Mixer):
             q, k = rotate(q, cos[:, None], sin[:, None]), rotate(k, cos[:, None], sin[:, None])
             # Positions enter by rotation of q and k alone, so a score knows only how far apart two tokens are.
             y_BTHP = causal_attention(q, k, v, self.window, dropout, self.kernels)
-        return self.out(y_BTHP.flatten(2))
+        return self.out(y_BTHP.flatten(2)), state
 
     def initial_state(self, batch: int):
-        """Rotated keys and values of the last W tokens, each (B, K, ≤ W, P), the position of the next token, and the last inputs
-        of the convolution, (B, its width − 1, (H + 2K)·P), None without one."""
-        empty = self.qkv.weight.new_zeros(batch, self.kv_heads, 0, self.head_width)
-        return empty, empty, 0, None if self.conv is None else self.conv.initial_state(batch)
+        """Rotated keys, and values, of the last W tokens, (B, ≤ W, 2K, P), and the last inputs of the convolution,
+        (B, its width − 1, (H + 2K)·P), None without one."""
+        empty = self.qkv.weight.new_zeros(batch, 0, 2 * self.kv_heads, self.head_width)
+        return Cache(empty, self.window), None if self.conv is None else self.conv.initial_state(batch)
 
     def step(self, x_BD: torch.Tensor, state):
-        keys, values, position, window = state
-        cos, sin = (table[position] for table in self._rope(position + 1, x_BD.device))
+        cache, window = state
+        position, rotated = cache.length, self.n_heads + self.kv_heads
+        cos, sin = (table[position] for table in self._rope(1 << (position + 1).bit_length(), x_BD.device))  # seldom made again
         qkv = self.qkv(x_BD)
         if self.conv is not None:
             qkv, window = self.conv.step(qkv, window)
-        q, k, v = self._split(qkv.unflatten(-1, (-1, self.head_width)))  # (B, H or K, P)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        keys, values = torch.cat((keys, k[:, :, None]), dim=2), torch.cat((values, v[:, :, None]), dim=2)
-        if self.window is not None:
-            keys, values = keys[:, :, -self.window :], values[:, :, -self.window :]
-        all_keys, all_values = (share(m, self.n_heads, dim=1) for m in (keys, values))
-        y = F.scaled_dot_product_attention(q[:, :, None], all_keys, all_values)
-        return self.out(y.flatten(1)), (keys, values, position + 1, window)
+        heads = qkv.unflatten(-1, (-1, self.head_width))  # (B, H + 2K, P)
+        qk = rotate(heads[:, :rotated], cos, sin)
+        cache.append(torch.cat((qk[:, self.n_heads :], heads[:, rotated:]), dim=1))
+        k, v = cache.entries.transpose(1, 2).chunk(2, dim=1)  # (B, K, ≤ W, P)
+        # The queries that share a key stand where others have time: no copy of the keys, and no order that a mask would need.
+        y = F.scaled_dot_product_attention(qk[:, : self.n_heads].unflatten(1, (self.kv_heads, -1)), k, v)
+        return self.out(y.flatten(1)), (cache, window)
 
     def num_params(self) -> int:
         d, h, k, p = self.d_model, self.n_heads, self.kv_heads, self.head_width

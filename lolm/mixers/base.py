@@ -46,9 +46,24 @@ class Mixer(nn.Module, ABC):
     def initial_state(self, batch: int) -> Any:
         """State before the first token, for :meth:`step`."""
 
+    def prefill(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """:meth:`forward`, and the state behind the last position: in one pass where a mixer knows how, else step by step."""
+        state, ys = self.initial_state(len(x_BTD)), []
+        for x_BD in x_BTD.unbind(1):
+            y, state = self.step(x_BD, state)
+            ys.append(y)
+        return torch.stack(ys, dim=1), state
+
     @abstractmethod
     def step(self, x_BD: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
-        """One more token; feeding a sequence step by step equals :meth:`forward`."""
+        """One more token; feeding a sequence step by step equals :meth:`forward`. May write into ``state``."""
+
+    def advance(self, x_BTD: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        """:meth:`prefill` where there is no state yet, None; else :meth:`step` of one more token, T = 1."""
+        if state is None:
+            return self.prefill(x_BTD)
+        y_BD, state = self.step(x_BTD[:, 0], state)
+        return y_BD[:, None], state
 
     @abstractmethod
     def num_params(self) -> int:
@@ -65,6 +80,20 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def state_size(self, length: int) -> int:
         """Elements of the state of one sequence after ``length`` tokens."""
+
+
+class Resumable(Mixer):
+    """A mixer that finds the state behind a sequence in the one pass over it."""
+
+    @abstractmethod
+    def _parallel(self, x_BTD: torch.Tensor, keep: bool) -> tuple[torch.Tensor, Any]:
+        """All positions at once, and with ``keep`` the state behind the last one."""
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        return self._parallel(x_BTD, False)[0]
+
+    def prefill(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        return self._parallel(x_BTD, True)
 
 
 def check_counts(**options: int | None) -> None:

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
-from lolm.ops.causal_conv import causal_conv, causal_conv_step
+from lolm.mixers.base import Resumable, check_counts, fills, keep_init, no_decay
+from lolm.ops.causal_conv import causal_conv, causal_conv_step, last_inputs
 
 
-class GatedConv(Mixer):
+class GatedConv(Resumable):
     """in_proj → (x, gate); y = SiLU(conv(x)) · SiLU(gate); out_proj.
 
     :class:`lolm.mixers.mamba1.Mamba1` with the identity in the place of the selective scan, initialised as that one: K tokens are
@@ -56,10 +56,10 @@ class GatedConv(Mixer):
         self.conv_bias.uniform_(-bound, bound)
         self.out_proj.reset_parameters()
 
-    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+    def _parallel(self, x_BTD: torch.Tensor, keep: bool):
         x_BTI, gate_BTI = self.in_proj(x_BTD).chunk(2, dim=-1)
         y_BTI = causal_conv(x_BTI, self.conv_weight, self.conv_bias, silu=True, backend=self.kernels)
-        return self.out_proj(y_BTI * F.silu(gate_BTI))
+        return self.out_proj(y_BTI * F.silu(gate_BTI)), last_inputs(x_BTI, self.d_conv) if keep else None
 
     def initial_state(self, batch: int) -> torch.Tensor:
         """The last K − 1 inputs of the convolution, (B, K − 1, I)."""

@@ -80,6 +80,11 @@ class Hymba(Mixer):
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         return self._fuse(self.attention(x_BTD), self.ssm(x_BTD))
 
+    def prefill(self, x_BTD: torch.Tensor):
+        attended, attention_state = self.attention.prefill(x_BTD)
+        scanned, ssm_state = self.ssm.prefill(x_BTD)
+        return self._fuse(attended, scanned), (attention_state, ssm_state)
+
     def initial_state(self, batch: int):
         """The states of the two branches."""
         return self.attention.initial_state(batch), self.ssm.initial_state(batch)
@@ -87,7 +92,7 @@ class Hymba(Mixer):
     def step(self, x_BD: torch.Tensor, state):
         attended, attention_state = self.attention.step(x_BD, state[0])
         scanned, ssm_state = self.ssm.step(x_BD, state[1])
-        return self._fuse(attended, scanned), (attention_state, ssm_state)
+        return self._fuse(attended[:, None], scanned[:, None])[:, 0], (attention_state, ssm_state)
 
     def num_params(self) -> int:
         branches = self.attention.num_params() + self.ssm.num_params()

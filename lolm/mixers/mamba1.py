@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
-from lolm.ops.causal_conv import causal_conv, causal_conv_step
+from lolm.mixers.base import Resumable, check_counts, fills, keep_init, no_decay
+from lolm.ops.causal_conv import causal_conv, causal_conv_step, last_inputs
 from lolm.ops.rms_norm import RMSNorm
-from lolm.ops.scan import selective_scan, selective_scan_reference
+from lolm.ops.scan import last_state, selective_scan, selective_scan_step
 
 
 def log_arange(channels: int, states: int) -> torch.Tensor:
@@ -26,7 +26,7 @@ def initial_step_bias(like: torch.Tensor, dt_min: float, dt_max: float) -> torch
     return step + torch.log(-torch.expm1(-step))  # inverse of softplus, which is log(expm1(·)) without its overflow
 
 
-class Mamba1(Mixer):
+class Mamba1(Resumable):
     """in_proj → (x, gate); x: causal conv, SiLU, selective scan with skip; y · SiLU(gate); out_proj.
 
     Initialisation is upstream's: A = -(1 … N), skip 1, step sizes log-uniform in [0.001, 0.1]; the other maps keep the
@@ -107,13 +107,17 @@ class Mamba1(Mixer):
         low, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         return F.linear(self.dt_norm(low), self.dt_proj.weight), self.B_norm(B), self.C_norm(C)
 
-    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        x_BTI, gate_BTI = self.in_proj(x_BTD).chunk(2, dim=-1)
-        x_BTI = causal_conv(x_BTI, self.conv_weight, self.conv_bias, silu=True, backend=self.kernels)
+    def _parallel(self, x_BTD: torch.Tensor, keep: bool):
+        inputs_BTI, gate_BTI = self.in_proj(x_BTD).chunk(2, dim=-1)
+        x_BTI = causal_conv(inputs_BTI, self.conv_weight, self.conv_bias, silu=True, backend=self.kernels)
         delta_BTI, B_BTN, C_BTN = self._scan_inputs(x_BTI)
         A_IN = -self.A_log.float().exp()  # negative by construction, so no state can grow; float32, since it is in an exponent
         inputs = (x_BTI, delta_BTI, A_IN, B_BTN, C_BTN, self.skip, gate_BTI, self.dt_proj.bias)
-        return self.out_proj(selective_scan(*inputs, backend=self.kernels))
+        y_BTD = self.out_proj(selective_scan(*inputs, backend=self.kernels))
+        if not keep:
+            return y_BTD, None
+        state_BIN = last_state(x_BTI, delta_BTI, A_IN, B_BTN, self.dt_proj.bias)
+        return y_BTD, (state_BIN, last_inputs(inputs_BTI, self.d_conv))
 
     def initial_state(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         new_zeros = self.A_log.new_zeros
@@ -126,9 +130,8 @@ class Mamba1(Mixer):
         x_BI = F.silu(x_BI)
         delta_BI, B_BN, C_BN = self._scan_inputs(x_BI)
         A_IN = -self.A_log.float().exp()
-        x, delta, B, C, gate = (m[:, None] for m in (x_BI, delta_BI, B_BN, C_BN, gate_BI))
-        y, state_BIN = selective_scan_reference(x, delta, A_IN, B, C, self.skip, gate, self.dt_proj.bias, state_BIN)
-        return self.out_proj(y[:, 0]), (state_BIN, window_BKI)
+        y_BI = selective_scan_step(x_BI, delta_BI, A_IN, B_BN, C_BN, self.skip, gate_BI, self.dt_proj.bias, state_BIN)
+        return self.out_proj(y_BI), (state_BIN, window_BKI)
 
     def num_params(self) -> int:
         d, i, n, r, k = self.d_model, self.d_inner, self.d_state, self.dt_rank, self.d_conv

@@ -7,16 +7,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from lolm.config import ConfigError
-from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
+from lolm.mixers.base import Resumable, check_counts, fills, keep_init, no_decay
 from lolm.mixers.mamba1 import initial_step_bias
-from lolm.ops.causal_conv import causal_conv, causal_conv_step
+from lolm.ops.causal_conv import causal_conv, causal_conv_step, last_inputs
 from lolm.ops.rms_norm import rms_norm
-from lolm.ops.ssd import ssd, ssd_reference
+from lolm.ops.ssd import last_ssd_state, ssd, ssd_step
 
 EPSILON = 1e-5  # of the gated norm
 
 
-class Mamba2(Mixer):
+class Mamba2(Resumable):
     """in_proj → (z, xBC, Δ); xBC: causal conv, SiLU; state space dual scan with skip; RMSNorm(y · SiLU(z)); out_proj.
 
     Initialisation is upstream's: A uniform in [1, 16], skip 1, step sizes log-uniform in [0.001, 0.1]; the maps keep the
@@ -109,13 +109,16 @@ class Mamba2(Mixer):
         """out_proj(RMSNorm(y · SiLU(z))), the mean square taken over each group of channels; y (…, H, P), z (…, I)."""
         return self.out_proj(rms_norm(y.flatten(-2), self.norm_weight, EPSILON, z, self.groups, self.kernels))
 
-    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+    def _parallel(self, x_BTD: torch.Tensor, keep: bool):
         z_BTI, xBC, delta_BTH = self._project(x_BTD)
         convolved = causal_conv(xBC, self.conv_weight, self.conv_bias, silu=True, backend=self.kernels)
         x_BTHP, B_BTGN, C_BTGN = self._scan_inputs(convolved.to(xBC.dtype))  # half under autocast, for the kernels
         A_H = -self.A_log.exp()
         y_BTHP = ssd(x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, self.skip, self.chunk, self.kernels)
-        return self._gated_output(y_BTHP, z_BTI)
+        state = None
+        if keep:
+            state = last_ssd_state(x_BTHP, delta_BTH, A_H, B_BTGN), last_inputs(xBC, self.d_conv)
+        return self._gated_output(y_BTHP, z_BTI), state
 
     def initial_state(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """State (B, H, N, P) and the last K - 1 inputs of the convolution (B, K - 1, I + 2GN)."""
@@ -127,9 +130,9 @@ class Mamba2(Mixer):
         state_BHNP, window = state
         z_BI, xBC, delta_BH = self._project(x_BD)
         xBC, window = causal_conv_step(xBC, window, self.conv_weight, self.conv_bias)
-        x, B, C = (m[:, None] for m in self._scan_inputs(F.silu(xBC)))
-        y, state_BHNP = ssd_reference(x, delta_BH[:, None], -self.A_log.exp(), B, C, self.skip, state_BHNP)
-        return self._gated_output(y[:, 0], z_BI), (state_BHNP, window)
+        x_BHP, B_BGN, C_BGN = self._scan_inputs(F.silu(xBC))
+        y_BHP = ssd_step(x_BHP, delta_BH, -self.A_log.exp(), B_BGN, C_BGN, self.skip, state_BHNP)
+        return self._gated_output(y_BHP, z_BI), (state_BHNP, window)
 
     def num_params(self) -> int:
         d, i, c, h, k = self.d_model, self.d_inner, self.conv_width, self.heads, self.d_conv

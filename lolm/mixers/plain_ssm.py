@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lolm.mixers.base import Mixer, fills, keep_init, no_decay
+from lolm.mixers.base import Resumable, fills, keep_init, no_decay
 from lolm.mixers.mamba1 import log_arange
-from lolm.ops.scan import selective_scan, selective_scan_reference
+from lolm.ops.scan import last_state, selective_scan, selective_scan_step
 
 
-class PlainSSM(Mixer):
+class PlainSSM(Resumable):
     """[u; s] = W_in x; Δ = softplus(W_Δ u + b_Δ); y = scan(u) · SiLU(s) + D ⊙ u; out = W_out y.
 
     The skip comes after the gate, so it is not gated (Mamba adds it before). b_Δ and W_Δ keep the framework's default, so Δ
@@ -39,22 +39,23 @@ class PlainSSM(Mixer):
         self.A_log.copy_(log_arange(self.d_inner, self.d_state))
         self.skip.fill_(1.0)
 
-    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+    def _parallel(self, x_BTD: torch.Tensor, keep: bool):
         u_BTI, gate_BTI = self.in_proj(x_BTD).chunk(2, dim=-1)
         A_IN = -self.A_log.float().exp()
         inputs = (u_BTI, F.linear(u_BTI, self.dt_proj.weight), A_IN, self.B_proj(u_BTI), self.C_proj(u_BTI))
         y_BTI = selective_scan(*inputs, gate_BTI=gate_BTI, delta_bias_I=self.dt_proj.bias, backend=self.kernels)
-        return self.out_proj(y_BTI + self.skip * u_BTI)
+        state = last_state(*inputs[:4], self.dt_proj.bias) if keep else None
+        return self.out_proj(y_BTI + self.skip * u_BTI), state
 
     def initial_state(self, batch: int) -> torch.Tensor:
         return self.A_log.new_zeros(batch, self.d_inner, self.d_state)
 
     def step(self, x_BD: torch.Tensor, state):
         u_BI, gate_BI = self.in_proj(x_BD).chunk(2, dim=-1)
-        inputs = (u_BI, F.linear(u_BI, self.dt_proj.weight), self.B_proj(u_BI), self.C_proj(u_BI), gate_BI)
-        u, delta, B, C, gate = (x[:, None] for x in inputs)
-        y, state = selective_scan_reference(u, delta, -self.A_log.float().exp(), B, C, None, gate, self.dt_proj.bias, state)
-        return self.out_proj(y[:, 0] + self.skip * u_BI), state
+        A_IN = -self.A_log.float().exp()
+        inputs = (u_BI, F.linear(u_BI, self.dt_proj.weight), A_IN, self.B_proj(u_BI), self.C_proj(u_BI))
+        y_BI = selective_scan_step(*inputs, None, gate_BI, self.dt_proj.bias, state)
+        return self.out_proj(y_BI + self.skip * u_BI), state
 
     def num_params(self) -> int:
         d, i, n = self.d_model, self.d_inner, self.d_state

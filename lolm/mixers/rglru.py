@@ -10,8 +10,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from lolm.config import ConfigError
-from lolm.mixers.base import Mixer, check_counts, fills, keep_init, no_decay
-from lolm.ops.causal_conv import causal_conv, causal_conv_step
+from lolm.mixers.base import Resumable, check_counts, fills, keep_init, no_decay
+from lolm.ops.causal_conv import causal_conv, causal_conv_step, last_inputs
 from lolm.ops.linear_scan import linear_scan
 
 MAX_SQRT_GRADIENT = 1000.0
@@ -34,7 +34,7 @@ class BoundedSqrt(torch.autograd.Function):
         return gradient / (2 * root).clamp(min=1 / MAX_SQRT_GRADIENT)
 
 
-class RGLRU(Mixer):
+class RGLRU(Resumable):
     """out = linear_out(h ⊙ GELU(linear_y x)), h the RG-LRU of u = conv(linear_x x) without an activation.
 
     RG-LRU: gates r, i = σ(block-diagonal map of u), a_t = exp(−c · r_t ⊙ softplus(Λ)),
@@ -124,13 +124,14 @@ class RGLRU(Mixer):
         multiplier = BoundedSqrt.apply(-torch.expm1(2 * log_a))
         return log_a.exp(), multiplier, i * u
 
-    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        y_BTW = F.gelu(self.linear_y(x_BTD), approximate="tanh")
-        u_BTW = causal_conv(self.linear_x(x_BTD), self.conv_weight, self.conv_bias, backend=self.kernels)
+    def _parallel(self, x_BTD: torch.Tensor, keep: bool):
+        y_BTW, inputs_BTW = F.gelu(self.linear_y(x_BTD), approximate="tanh"), self.linear_x(x_BTD)
+        u_BTW = causal_conv(inputs_BTW, self.conv_weight, self.conv_bias, backend=self.kernels)
         a_BTW, multiplier_BTW, gated_BTW = self._gated(u_BTW)
         multiplier_BTW = F.pad(multiplier_BTW[:, 1:], (0, 0, 1, 0), value=1.0)  # the first token starts a document
         h_BTW = linear_scan(a_BTW, multiplier_BTW * gated_BTW, self.kernels)
-        return self.linear_out(h_BTW.to(y_BTW.dtype) * y_BTW)
+        state = (h_BTW[:, -1].clone(), last_inputs(inputs_BTW, self.d_conv)) if keep else None
+        return self.linear_out(h_BTW.to(y_BTW.dtype) * y_BTW), state
 
     def initial_state(self, batch: int) -> tuple[torch.Tensor | None, torch.Tensor]:
         """h (B, W), and the last K - 1 inputs of the convolution (B, K - 1, W).

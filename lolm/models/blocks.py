@@ -58,9 +58,16 @@ class Block(Component):
 
     def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing | None]:
         """Returns x_BTD, and how a mixture spread its tokens."""
-        routing = None
         # Pre-norm: the residual stream itself is never normalised, so a write stays in it as it was written.
-        x_BTD = x_BTD + self.mixer_site(self.mixer(self.mixer_norm(x_BTD)))
+        return self._behind_mixer(x_BTD + self.mixer_site(self.mixer(self.mixer_norm(x_BTD))))
+
+    def advance(self, x_BTD: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        """x_BTD, and the mixer's state; see :meth:`lolm.mixers.base.Mixer.advance`."""
+        y_BTD, state = self.mixer.advance(self.mixer_norm(x_BTD), state)
+        return self._behind_mixer(x_BTD + self.mixer_site(y_BTD))[0], state
+
+    def _behind_mixer(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing | None]:
+        routing = None
         if isinstance(self.mlp, Experts):
             y_BTD, routing = self.mlp(self.mlp_norm(x_BTD))
             x_BTD = x_BTD + self.mlp_site(y_BTD)
@@ -132,6 +139,13 @@ class Stack(Component):
         losses, loads = [routing.loss for routing in routings], [routing.load for routing in routings]
         spread = Routing(torch.stack(losses).mean(), torch.stack(loads)) if routings else None
         return self.final_norm(x_BTD), spread
+
+    def advance(self, x_BTD: torch.Tensor, states: list[Any] | None) -> tuple[torch.Tensor, list[Any]]:
+        """The normalised stream and each block's state; see :meth:`lolm.mixers.base.Mixer.advance`."""
+        states = [None] * len(self.layers) if states is None else states
+        for i, block in enumerate(self.blocks):
+            x_BTD, states[i] = block.advance(x_BTD, states[i])
+        return self.final_norm(x_BTD), states
 
     @property
     def sites(self) -> dict[str, Site]:

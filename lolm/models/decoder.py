@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -39,6 +41,10 @@ class Decoder(LanguageModel):
     def streams(self, tokens_BT: torch.Tensor, noise_BTR: torch.Tensor | None = None, skip_last: int = 0) -> Streams:
         h, routing = self.stack(self._embed(tokens_BT), skip_last)
         return Streams(h, routing=routing)
+
+    def advance(self, tokens_BT: torch.Tensor, parts: dict[str, Any]) -> Streams:
+        h, parts["stack"] = self.stack.advance(self._embed(tokens_BT), parts.get("stack"))
+        return Streams(h)
 
     def fuse(self, streams: Streams) -> torch.Tensor:
         return streams.h if self.projection is None else self.projection(streams.h)

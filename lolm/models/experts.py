@@ -10,7 +10,6 @@ from torch import nn
 
 from lolm.models.component import Component
 from lolm.models.mlp import MLP
-from lolm.records import names
 
 
 class Routing(NamedTuple):
@@ -33,15 +32,6 @@ def router_loss(p_NE: torch.Tensor, load_E: torch.Tensor) -> torch.Tensor:
     return p_NE.shape[-1] * (load_E * p_NE.mean(dim=0)).sum()
 
 
-@torch.no_grad()
-def load_metrics(load_LE: torch.Tensor) -> dict[str, float]:
-    """``moe/load_max``, the largest share that an expert of any mixture has (1/E at best), and ``moe/load_entropy`` in nats,
-    averaged over mixtures (ln E at best)."""
-    load = load_LE.double()
-    entropy = float(torch.special.entr(load).sum(dim=-1).mean())
-    return {names.EXPERT_LOAD_MAX: float(load.max()), names.EXPERT_LOAD_ENTROPY: entropy}
-
-
 class Experts(Component):
     """y = Σ over the k likeliest experts e of p_e · MLP_e(x), p = softmax(W x) over all E experts.
 
@@ -58,7 +48,8 @@ class Experts(Component):
     def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
         x_ND = x_BTD.flatten(0, 1)
         with torch.autocast(x_ND.device.type, enabled=False):
-            p_NE = F.softmax(F.linear(x_ND.float(), self.router.weight.float()), dim=-1)
+            exact = torch.promote_types(x_ND.dtype, torch.float32)
+            p_NE = F.softmax(F.linear(x_ND.to(exact), self.router.weight.to(exact)), dim=-1)
         # The choice itself has no gradient; the router learns through the weights p_e, and through its loss.
         weight_NK, chosen_NK = p_NE.topk(self.per_token, dim=-1)
         order = chosen_NK.flatten().argsort(stable=True)  # assignments grouped by expert

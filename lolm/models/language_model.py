@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,11 +62,34 @@ class Streams:
         """Share of the assignments that each expert got, (mixtures, experts), without gradient."""
         return None if self.routing is None else self.routing.load
 
+    def last(self) -> Streams:
+        """Of the last position alone, T = 1; the routing, which is over tokens, is left out."""
+        own = {name: part[:, -1:] for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
+        return replace(self, routing=None, **own)
+
     def detached(self) -> Streams:
         """The same values without the graph that made them."""
         routing = None if self.routing is None else Routing(*(part.detach() for part in self.routing))
         own = {name: part.detach() for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
         return replace(self, routing=routing, **own)
+
+
+@dataclass
+class State:
+    """What generation carries from one token to the next; from :meth:`LanguageModel.prefill` and :meth:`LanguageModel.step`.
+
+    A step writes into the state that it is given: go on from the one that it returns, and to continue one text in several ways
+    ``copy.deepcopy`` the state before. Rows of the batch never meet.
+
+    Attributes:
+        length: tokens so far.
+        parts: by component; what a recurrence has has a constant size, the cache of attention without a window grows.
+        streams: of the newest token, T = 1: its gate, its regime.
+    """
+
+    length: int
+    parts: dict[str, Any]
+    streams: Streams
 
 
 def half_precision(device_type: str, precision: str, rounded: bool = False) -> torch.autocast:
@@ -146,6 +170,33 @@ class LanguageModel(nn.Module, ABC):
     def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         """Logits_BTV."""
         return self.logits(self.fuse(self.streams(tokens_BT)))
+
+    @torch.no_grad()
+    def prefill(self, tokens_BT: torch.Tensor) -> tuple[torch.Tensor, State]:
+        """Scores of the token after a prompt, (B, V), and the state behind it, in one pass over all positions.
+
+        In evaluation mode. Scores are those of :meth:`forward` at the last position, here and after any number of steps, up to
+        rounding; where memory has a fixed number of chunks, which makes the output at a position depend on the length of the
+        text (see :class:`lolm.models.memory.Memory`), those of :meth:`forward` over exactly the tokens so far.
+
+        Raises:
+            ConfigError: a prompt of fewer tokens than such a memory has chunks.
+        """
+        return self._next(tokens_BT, 0, {})
+
+    @torch.no_grad()
+    def step(self, tokens_B: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        """Scores of the token after one more, (B, V), and the state behind it; see :meth:`prefill`."""
+        return self._next(tokens_B[:, None], state.length, state.parts)
+
+    def _next(self, tokens_BT: torch.Tensor, length: int, parts: dict[str, Any]) -> tuple[torch.Tensor, State]:
+        streams = self.advance(tokens_BT, parts).last()
+        return self.logits(self.fuse(streams))[:, 0], State(length + tokens_BT.shape[1], parts, streams)
+
+    @abstractmethod
+    def advance(self, tokens_BT: torch.Tensor, parts: dict[str, Any]) -> Streams:
+        """The streams of a prompt where ``parts`` is empty, of one more token, T = 1, where it holds the components' states,
+        which are put in place of the old ones; see :meth:`lolm.mixers.base.Mixer.advance`."""
 
     def set_step(self, step: int) -> None:
         """Tell schedules inside the model how far training is; nothing to do by default."""

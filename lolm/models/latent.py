@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -60,22 +63,36 @@ class Latent(Component):
         self.norms = nn.ModuleList(build_norm("layernorm", d_model) for _ in range(norms))
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        x, again = self.in_proj(x_BTD), self.activation_checkpointing and self.training
-        if self.wiring == "chain":
-            for layer, site in zip(self.layers, self.layer_sites, strict=True):
-                x = site(run(layer, x, again))
-        elif self.wiring == "postnorm":
-            for layer, site, norm in zip(self.layers, self.layer_sites, self.norms, strict=True):
-                x = norm(site(run(layer, x, again)) + x)
-        elif self.form == "transformer":
-            for block in self.layers:
-                x, _ = run(block, x, again)
-            x = self.norms[-1](x)
-        else:
-            for layer, site, norm in zip(self.layers, self.layer_sites, self.norms[:-1], strict=True):
-                x = x + site(run(layer, norm(x), again))
-            x = self.norms[-1](x)
-        return x
+        again = self.activation_checkpointing and self.training
+
+        def layer(i: int, x: torch.Tensor) -> torch.Tensor:
+            y = run(self.layers[i], x, again)
+            return y if torch.is_tensor(y) else y[0]  # a block's routing is nobody's here
+
+        return self._wired(x_BTD, layer)
+
+    def advance(self, x_BTD: torch.Tensor, states: list[Any] | None) -> tuple[torch.Tensor, list[Any]]:
+        """z_BTD and each layer's state; see :meth:`lolm.mixers.base.Mixer.advance`."""
+        kept = [None] * len(self.layers) if states is None else states
+
+        def layer(i: int, x: torch.Tensor) -> torch.Tensor:
+            y, kept[i] = self.parts[i].advance(x, kept[i])
+            return y
+
+        return self._wired(x_BTD, layer), kept
+
+    def _wired(self, x_BTD: torch.Tensor, layer: Callable[[int, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        x = self.in_proj(x_BTD)
+        for i, site in enumerate(self.layer_sites):
+            if self.wiring == "chain":
+                x = site(layer(i, x))
+            elif self.wiring == "postnorm":
+                x = self.norms[i](site(layer(i, x)) + x)
+            elif self.form == "transformer":
+                x = layer(i, x)
+            else:
+                x = x + site(layer(i, self.norms[i](x)))
+        return self.norms[-1](x) if self.wiring == "prenorm" else x
 
     @property
     def sites(self) -> dict[str, Site]:

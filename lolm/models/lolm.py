@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -79,6 +81,31 @@ class LOLM(LanguageModel):
     def follow(self, tokens_BT: torch.Tensor, known: Streams, changes: Mapping[str, Change]) -> Streams:
         return self._behind(self._embed(tokens_BT), known.h, known.routing, None, changes)
 
+    def advance(self, tokens_BT: torch.Tensor, parts: dict[str, Any]) -> Streams:
+        x, known = self._embed(tokens_BT), bool(parts)
+        h, parts["surface"] = self.surface.advance(x, parts.get("surface"))
+        z = m = attention = None
+        if self.latent is not None:
+            z, parts["latent"] = self.latent.advance(h if self.latent_input == "surface" else x, parts.get("latent"))
+        # With a fixed number of chunks the tokens before the new one read something else now. The regime's convolution looks back
+        # at what they read, so as many of them as it sees run again.
+        again = 0
+        if self.memory is not None:
+            if self.memory.chunking == "count" and self.regime is not None:
+                again = max(0, self.regime.config.neighbour_conv - 1)
+            (m, attention), parts["memory"] = self.memory.advance(h, parts.get("memory"), again)
+        if again:
+            hz = torch.stack((h, torch.zeros_like(h) if z is None else z))
+            hz = torch.cat((parts["again"], hz), dim=2) if known else hz
+            parts["again"] = hz[:, :, -again:].clone()
+            h, z = hz[0], None if z is None else hz[1]
+
+        def regime(z: torch.Tensor, h: torch.Tensor, m: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            found, parts["regime"] = self.regime.advance(z, h, m, parts.get("regime"))  # type: ignore[union-attr]
+            return found
+
+        return self._joined(h, z, m, attention, None, self.regime if again or self.regime is None else regime, NOTHING)
+
     def _behind(
         self,
         x: torch.Tensor,
@@ -88,21 +115,34 @@ class LOLM(LanguageModel):
         changes: Mapping[str, Change] = NOTHING,
     ) -> Streams:
         """All streams, from the embeddings and the surface's output."""
-
-        def along(edge: str, sent: torch.Tensor) -> torch.Tensor:
-            """What arrives at the end of an edge: what was sent, without its gradient where the edge is cut."""
-            sent = sent.detach() if edge in self.detached else sent
-            return changes[edge](sent) if edge in changes else sent
-
+        along = partial(self._along, changes)
         z = None if self.latent is None else self.latent(along("surface_latent", h) if self.latent_input == "surface" else x)
         m, attention = (None, None) if self.memory is None else self.memory(along("surface_memory", h))
+        regime = None if self.regime is None else partial(self.regime, noise_BTR=noise_BTR)
+        return self._joined(h, z, m, attention, routing, regime, changes)
+
+    def _along(self, changes: Mapping[str, Change], edge: str, sent: torch.Tensor) -> torch.Tensor:
+        """What arrives at the end of an edge: what was sent, without its gradient where the edge is cut."""
+        sent = sent.detach() if edge in self.detached else sent
+        return changes[edge](sent) if edge in changes else sent
+
+    def _joined(
+        self,
+        h: torch.Tensor,
+        z: torch.Tensor | None,
+        m: torch.Tensor | None,
+        attention: torch.Tensor | None,
+        routing: Routing | None,
+        regime: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None,
+        changes: Mapping[str, Change],
+    ) -> Streams:
+        """All streams, from those that are not read off others by a regime or a gate."""
+        along = partial(self._along, changes)
         # Regime and gate keep their width without a stream, so that arms with and without it differ in nothing else.
         zeros = torch.zeros_like(h)
         z_in, m_in = (zeros if s is None else s for s in (z, m))
         logits, p, r = (
-            (None, None, None)
-            if self.regime is None
-            else self.regime(along("latent_regime", z_in), along("surface_regime", h), m_in, noise_BTR)
+            (None, None, None) if regime is None else regime(along("latent_regime", z_in), along("surface_regime", h), m_in)
         )
         r_in = h.new_zeros(*h.shape[:2], self.regime_width) if r is None else r
         g = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import nn
 
 from lolm.config import ConfigError, MemoryConfig, MemorySize
 from lolm.mixers.base import fills, keep_init, no_decay
+from lolm.mixers.cache import Cache
 from lolm.models.component import Component
 
 
@@ -65,10 +67,10 @@ class Memory(Component):
 
     def forward(self, h_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns m_BTD and the attention over slots averaged over banks, (B, T, S)."""
-        batch, length, d = h_BTD.shape
+        length = h_BTD.shape[1]
         bounds = self.bounds(length)
         states_BCMSD = self._states(h_BTD, bounds).to(h_BTD.dtype)
-        query_BTMD = self.query(h_BTD).view(batch, length, self.size.banks, d)
+        query_BTMD = self._queries(h_BTD)
         cut = bounds[-1][0]
         if length - cut == bounds[0][1]:  # all chunks have one length and are read together
             read_BTE, attention_BTS = self._read(query_BTMD, states_BCMSD)
@@ -79,6 +81,50 @@ class Memory(Component):
             read_BTE, attention_BTS = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
         return self.combine(read_BTE), attention_BTS
 
+    def advance(self, h_BTD: torch.Tensor, state: Any, again: int = 0) -> tuple[tuple[torch.Tensor, torch.Tensor], Any]:
+        """What :meth:`forward` returns, and the state; see :meth:`lolm.mixers.base.Mixer.advance`.
+
+        Chunks of fixed length have slots, the sum over the chunk that is being read and how many tokens it has. With a fixed
+        number of chunks every token moves their borders: all of h is kept, and the ``again`` tokens before the new one, which
+        now read something else, are read again with it.
+        """
+        if self.chunking == "count":
+            if state is None:
+                return self(h_BTD), Cache(h_BTD)
+            state.append(h_BTD[:, 0])
+            return self._read_last(state.entries, 1 + again), state
+        if state is None:
+            start = self.bounds(h_BTD.shape[1])[-1][0]
+            slots_BMSD = self._states(h_BTD, self.bounds(h_BTD.shape[1]))[:, -1]
+            read = self(h_BTD)
+            sum_BD, tokens = h_BTD[:, start:].sum(dim=1), h_BTD.shape[1] - start
+        else:
+            slots_BMSD, sum_BD, tokens = state
+            read_BTE, attention_BTS = self._read(self._queries(h_BTD), slots_BMSD[:, None])
+            read, sum_BD, tokens = (self.combine(read_BTE), attention_BTS), sum_BD + h_BTD[:, 0], tokens + 1
+        if tokens == self.size.chunk_tokens:
+            keep_B1MS1, written_B1MSD = self._writes((sum_BD / tokens)[:, None])
+            slots_BMSD, sum_BD, tokens = keep_B1MS1[:, 0] * slots_BMSD + written_B1MSD[:, 0], torch.zeros_like(sum_BD), 0
+        return read, (slots_BMSD, sum_BD, tokens)
+
+    def _read_last(self, h_BTD: torch.Tensor, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What :meth:`forward` returns of the last tokens alone."""
+        length = h_BTD.shape[1]
+        bounds = self.bounds(length)
+        first = max(0, length - tokens)
+        chunk_t = [min(t // bounds[0][1], len(bounds) - 1) for t in range(first, length)]
+        read_BtE, attention_BtS = self._read(self._queries(h_BTD[:, first:]), self._states(h_BTD, bounds)[:, chunk_t])
+        return self.combine(read_BtE), attention_BtS
+
+    def _queries(self, h_BTD: torch.Tensor) -> torch.Tensor:
+        return self.query(h_BTD).unflatten(-1, (self.size.banks, -1))
+
+    def _writes(self, mean_BCD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """α, (B, C, banks, S, 1), and β ⊗ W_c h̄, (B, C, banks, S, D), of chunks with these means."""
+        shape = *mean_BCD.shape[:2], self.size.banks
+        keep_BCMS1, write_BCMS1 = (torch.sigmoid(layer(mean_BCD)).view(*shape, -1, 1) for layer in (self.keep, self.write))
+        return keep_BCMS1, write_BCMS1 * self.content(mean_BCD).view(*shape, 1, self.d_model)
+
     def _states(self, h_BTD: torch.Tensor, bounds: list[tuple[int, int]]) -> torch.Tensor:
         """The state that each of the C chunks reads, (B, C, banks, S, D)."""
         batch, banks, slots, writers = len(h_BTD), self.size.banks, self.size.slots, len(bounds) - 1
@@ -86,10 +132,7 @@ class Memory(Component):
         if not writers:
             return state_BMSD[:, None]
         mean_BCD = h_BTD[:, : bounds[-1][0]].unflatten(1, (writers, -1)).mean(dim=2)
-        keep_BCMS1, write_BCMS1 = (
-            torch.sigmoid(layer(mean_BCD)).view(batch, writers, banks, slots, 1) for layer in (self.keep, self.write)
-        )
-        written_BCMSD = write_BCMS1 * self.content(mean_BCD).view(batch, writers, banks, 1, self.d_model)
+        keep_BCMS1, written_BCMSD = self._writes(mean_BCD)
         # Causal by a shift: a chunk reads what earlier chunks wrote, never its own mean, which knows tokens still to come.
         states = [state_BMSD]
         for keep_BMS1, written_BMSD in zip(keep_BCMS1.unbind(1), written_BCMSD.unbind(1), strict=True):
@@ -100,7 +143,7 @@ class Memory(Component):
         """Reads of c chunks of one length, the banks side by side, (B, t, banks · D), and the mean attention, (B, t, S)."""
         query_BcMqD = query_BtMD.unflatten(1, (state_BcMSD.shape[1], -1)).transpose(2, 3)
         scores = query_BcMqD @ state_BcMSD.transpose(-1, -2) / math.sqrt(self.d_model)
-        attention_BcMqS = F.softmax(scores, dim=-1, dtype=torch.float32)
+        attention_BcMqS = F.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
         read_BcMqD = attention_BcMqS.to(state_BcMSD.dtype) @ state_BcMSD
         return read_BcMqD.transpose(2, 3).flatten(3).flatten(1, 2), attention_BcMqS.mean(dim=2).flatten(1, 2)
 

@@ -12,6 +12,7 @@ from torch import nn
 from lolm.config import RegimeConfig, RegimeSize
 from lolm.mixers.base import fills, keep_init, no_decay
 from lolm.models.component import Component
+from lolm.ops.causal_conv import last_inputs
 
 
 def exponential_noise(shape: Sequence[int], device: torch.device, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -81,6 +82,24 @@ class Regime(Component):
         logits_BTR = self.logits(torch.cat((z_BTD, h_BTD, m_BTD), dim=-1))
         if self.conv is not None:
             logits_BTR = logits_BTR + self.conv_weight * causal_product(logits_BTR, self.conv)
+        return self._choose(logits_BTR, noise_BTR)
+
+    def advance(
+        self, z_BTD: torch.Tensor, h_BTD: torch.Tensor, m_BTD: torch.Tensor, window_BKR: torch.Tensor | None
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor | None]:
+        """What :meth:`forward` returns, and the last logits before the convolution, (B, its width − 1, R), None without one; see
+        :meth:`lolm.mixers.base.Mixer.advance`."""
+        logits_BTR = self.logits(torch.cat((z_BTD, h_BTD, m_BTD), dim=-1))
+        if self.conv is None:
+            return self._choose(logits_BTR, None), None
+        length, kernel = logits_BTR.shape[1], self.config.neighbour_conv
+        known_BTR = logits_BTR if window_BKR is None else torch.cat((window_BKR, logits_BTR), dim=1)
+        mixed_BTR = logits_BTR + self.conv_weight * causal_product(known_BTR, self.conv)[:, -length:]
+        return self._choose(mixed_BTR, None), last_inputs(known_BTR, kernel)
+
+    def _choose(
+        self, logits_BTR: torch.Tensor, noise_BTR: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         if self.config.clamp is not None:
             logits_BTR = logits_BTR.clamp(-self.config.clamp, self.config.clamp)
         if self.training:

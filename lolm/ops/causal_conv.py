@@ -45,10 +45,16 @@ def causal_conv_reference(x_BTI: torch.Tensor, weight_IK: torch.Tensor, bias_I: 
     return y
 
 
+def last_inputs(x_BTI: torch.Tensor, kernel: int) -> torch.Tensor:
+    """The last K − 1 inputs of a series, (B, K − 1, I), zeros where there were none: for :func:`causal_conv_step`."""
+    kept = x_BTI[:, max(0, x_BTI.shape[1] - kernel + 1) :]
+    return F.pad(kept, (0, 0, kernel - 1 - kept.shape[1], 0))
+
+
 def causal_conv_step(
     x_BI: torch.Tensor, window_BKI: torch.Tensor, weight_IK: torch.Tensor, bias_I: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One more token: y_t (B, I) before any activation, and the last K − 1 inputs (B, K − 1, I), of which ``window_BKI`` holds
     those before it."""
     window_BKI = torch.cat((window_BKI, x_BI[:, None]), dim=1)
-    return bias_I + torch.einsum("bki,ik->bi", window_BKI, weight_IK), window_BKI[:, 1:]
+    return bias_I + (window_BKI * weight_IK.t()).sum(dim=1), window_BKI[:, 1:]

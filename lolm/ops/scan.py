@@ -13,6 +13,8 @@ import torch.nn.functional as F
 
 from lolm.ops.backends import kernel_of, refuse_loop
 
+STATE_BLOCK = 64  # steps
+
 
 def selective_scan(
     u_BTI: torch.Tensor,
@@ -66,6 +68,49 @@ def selective_scan_example(batch: int, length: int, width: int) -> list[torch.Te
     A_IN = -torch.arange(1.0, 17).repeat(width, 1)
     vectors = torch.ones(width), torch.randn(series), torch.full((width,), -2.0)
     return [torch.randn(series), torch.randn(series), A_IN, torch.randn(maps), torch.randn(maps), *vectors]
+
+
+@torch.no_grad()
+def last_state(
+    u_BTI: torch.Tensor, delta_BTI: torch.Tensor, A_IN: torch.Tensor, B_BTN: torch.Tensor, delta_bias_I: torch.Tensor
+) -> torch.Tensor:
+    """The state behind the last step, S_T = Σ_t exp(A Σ_{r>t} Δ_r) ⊙ (Δ_t u_t) ⊗ B_t, (B, I, N), for generation to go on from.
+
+    In blocks of :data:`STATE_BLOCK` steps, so that memory does not grow with T; no exponent is positive. Arguments and dtype as
+    in :func:`selective_scan_reference`.
+    """
+    dtype = torch.promote_types(u_BTI.dtype, torch.float32)
+    A_IN, state = A_IN.to(dtype), u_BTI.new_zeros(len(u_BTI), *A_IN.shape, dtype=dtype)
+    with torch.autocast(u_BTI.device.type, enabled=False):
+        for u, delta, B in zip(*(x.to(dtype).split(STATE_BLOCK, dim=1) for x in (u_BTI, delta_BTI, B_BTN)), strict=True):
+            delta = F.softplus(delta + delta_bias_I.to(dtype))
+            to_end = delta.flip(1).cumsum(1).flip(1)  # Δ_t and all behind it
+            decay = torch.exp((to_end - delta)[..., None] * A_IN)
+            written = ((delta * u)[..., None] * B[:, :, None]).mul_(decay).sum(dim=1)
+            state = torch.exp(to_end[:, 0, :, None] * A_IN) * state + written
+    return state
+
+
+def selective_scan_step(
+    u_BI: torch.Tensor,
+    delta_BI: torch.Tensor,
+    A_IN: torch.Tensor,
+    B_BN: torch.Tensor,
+    C_BN: torch.Tensor,
+    skip_I: torch.Tensor | None,
+    gate_BI: torch.Tensor,
+    delta_bias_I: torch.Tensor,
+    state_BIN: torch.Tensor,
+) -> torch.Tensor:
+    """One more step, y_BI in the dtype of ``u_BI``; the state is changed in place. Arguments as in :func:`selective_scan`."""
+    dtype = state_BIN.dtype
+    u, delta, C, gate = (x.to(dtype) for x in (u_BI, delta_BI, C_BN, gate_BI))
+    delta = F.softplus(delta + delta_bias_I)
+    decay = torch.exp(delta[..., None] * A_IN)
+    state_BIN.mul_(decay).addcmul_((delta * u)[..., None], B_BN.to(dtype)[:, None])
+    y = (state_BIN * C[:, None]).sum(dim=-1)  # no product of matrices, which autocast would round
+    y = y if skip_I is None else torch.addcmul(y, skip_I.to(dtype), u)
+    return (y * F.silu(gate)).to(u_BI.dtype)
 
 
 def selective_scan_reference(

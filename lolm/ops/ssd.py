@@ -103,6 +103,37 @@ def ssd_reference(
     return y.to(x_BTHP.dtype), state
 
 
+@torch.no_grad()
+def last_ssd_state(x_BTHP: torch.Tensor, delta_BTH: torch.Tensor, A_H: torch.Tensor, B_BTGN: torch.Tensor) -> torch.Tensor:
+    """The state behind the last step, S_T = Σ_t exp(A Σ_{r>t} Δ_r) B_t ⊗ (Δ_t x_t), (B, H, N, P)."""
+    dtype = torch.promote_types(x_BTHP.dtype, torch.float32)
+    x, delta, A, B = (m.to(dtype) for m in (x_BTHP, delta_BTH, A_H, B_BTGN))
+    with torch.autocast(x.device.type, enabled=False):
+        behind = delta.flip(1).cumsum(1).flip(1) - delta
+        written = (x * ((behind * A).exp() * delta)[..., None]).unflatten(2, (B.shape[2], -1))  # heads by group
+        return torch.einsum("btgn,btgrp->bgrnp", B, written).flatten(1, 2)
+
+
+def ssd_step(
+    x_BHP: torch.Tensor,
+    delta_BH: torch.Tensor,
+    A_H: torch.Tensor,
+    B_BGN: torch.Tensor,
+    C_BGN: torch.Tensor,
+    skip_H: torch.Tensor,
+    state_BHNP: torch.Tensor,
+) -> torch.Tensor:
+    """One more step, y_BHP in the dtype of ``x_BHP``; the state is changed in place. Arguments as in :func:`ssd`."""
+    dtype, groups = state_BHNP.dtype, B_BGN.shape[1]
+    x, delta, B, C = (m.to(dtype) for m in (x_BHP, delta_BH, B_BGN, C_BGN))
+    state = state_BHNP.unflatten(1, (groups, -1))  # heads by group, each with its group's maps
+    written = (delta[..., None] * x).unflatten(1, (groups, -1))
+    state.mul_((delta * A_H).exp().unflatten(1, (groups, -1))[..., None, None])
+    state.addcmul_(B[:, :, None, :, None], written[..., None, :])
+    y = (C[:, :, None, :, None] * state).sum(dim=-2).flatten(1, 2)
+    return torch.addcmul(y, skip_H.to(dtype)[:, None], x).to(x_BHP.dtype)
+
+
 def ssd_chunked(
     x_BTHP: torch.Tensor,
     delta_BTH: torch.Tensor,

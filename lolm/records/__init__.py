@@ -1,8 +1,8 @@
 """What a run leaves behind: the schema of every record, where it lies, the one loader and the one writer."""
 
-from lolm.records.files import RecordError, atomic_folder
+from lolm.records.files import RecordError, atomic_folder, link, publish_folder
 from lolm.records.identity import essence, fingerprint_of, sha256_of
-from lolm.records.layout import Layout, RunKey, budgets_record, recorded_scales
+from lolm.records.layout import Layout, RunKey, budgets_record, recorded_scales, run_of
 from lolm.records.series import AXES, SeriesWriter, points, read_rows, read_series, write_rows
 from lolm.records.store import from_record, read, read_json, read_text, to_record, write, write_json, write_text
 
@@ -17,13 +17,16 @@ __all__ = [
     "essence",
     "fingerprint_of",
     "from_record",
+    "link",
     "points",
+    "publish_folder",
     "read",
     "read_json",
     "read_rows",
     "read_series",
     "read_text",
     "recorded_scales",
+    "run_of",
     "sha256_of",
     "to_record",
     "write",

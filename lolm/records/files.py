@@ -45,3 +45,22 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_folder(finished: Path, path: Path) -> None:
+    """Give ``path`` the files of a finished folder, whole or not at all; ``finished`` stays as it is.
+
+    Files get a second name, or a copy where the file system has none: killed at any moment, this can be done again.
+    """
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed while it published
+        shutil.rmtree(leftover, ignore_errors=True)
+    with atomic_folder(path) as whole:
+        shutil.copytree(finished, whole, copy_function=link, dirs_exist_ok=True)
+
+
+def link(source: str | Path, target: str | Path) -> None:
+    """A second name for a file, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

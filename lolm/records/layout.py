@@ -67,6 +67,9 @@ class Layout:
     def recall(self, arm: str, seed: int) -> Path:
         return self.reports / "recall" / f"{RunKey(arm, seed)}.json"
 
+    def downstream(self, arm: str, seed: int) -> Path:
+        return self.reports / "downstream" / f"{RunKey(arm, seed)}.json"
+
     def sweep(self, arm: str) -> Path:
         return self.reports / "sweep" / f"{arm}.json"
 
@@ -77,6 +80,10 @@ class Layout:
     @property
     def corpus_record(self) -> Path:
         return self.reports / "corpus.json"
+
+    @property
+    def tokenizer_record(self) -> Path:
+        return self.reports / "tokenizer.json"
 
     @property
     def shards_record(self) -> Path:
@@ -115,6 +122,15 @@ class Layout:
     def weights(self, arm: str, seed: int) -> Path:
         """Folder of a run's weights: at its end, at its snapshots, at the ends of its annealed copies."""
         return self.artifacts / "runs" / str(RunKey(arm, seed))
+
+
+def run_of(weights: str | Path) -> tuple[Layout, RunKey] | None:
+    """The run that a folder of weights belongs to, by its place in a project; None where that is no place of weights."""
+    folder = Path(weights).absolute()
+    arm, dash, seed = folder.name.rpartition("-")
+    if not (dash and seed.isdecimal()) or len(folder.parts) < 5 or (folder.parts[-2], folder.parts[-4]) != ("runs", "artifacts"):
+        return None
+    return Layout(folder.parts[-3], folder.parents[3]), RunKey(arm, int(seed))
 
 
 def budgets_record(root: str | Path = ".") -> Path:

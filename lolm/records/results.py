@@ -21,6 +21,7 @@ from lolm.records.schema import (
     Condition,
     Contribution,
     Divergence,
+    Downstream,
     Evaluation,
     External,
     LayerRemovals,
@@ -50,6 +51,7 @@ class RunRecord:
         ablation: losses under interventions at several checkpoints, or None.
         recall: accuracy on synthetic tasks that the same arm was trained on from scratch, or None.
         layers: losses without layers and types of layer at several checkpoints, or None.
+        downstream: scores on downstream tasks, or None.
         text: losses of the evaluation by piece of text; None where it is older than they.
     """
 
@@ -63,6 +65,7 @@ class RunRecord:
     recall: Recall | None = field(default=None, repr=False)
     layers: Layers | None = field(default=None, repr=False)
     text: TextLosses | None = field(default=None, repr=False)
+    downstream: Downstream | None = field(default=None, repr=False)
 
     @property
     def key(self) -> RunKey:
@@ -315,12 +318,14 @@ def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = 
     ablation = measured(layout.ablation(*key), Ablation, lambda found: found.fingerprint == header.fingerprint)
     layers = measured(layout.layers(*key), Layers, lambda found: found.fingerprint == header.fingerprint)
     recall = measured(layout.recall(*key), Recall, lambda found: found.model == model_of(header.run))
+    tasks = measured(layout.downstream(*key), Downstream, lambda found: found.fingerprint == header.fingerprint)
     text = measured(layout.text_losses(*key), TextLosses, lambda found: found.fingerprint == header.fingerprint)
     if text is not None and (evaluation is None or text.inputs != evaluation.inputs):
         text = None  # of another evaluation
     if ablation is not None:
         _check_names(layout.ablation(*key), ablation)
-    return RunRecord(*key, header, rows, read(layout.summary(*key), Summary), evaluation, ablation, recall, layers, text)
+    summary = read(layout.summary(*key), Summary)
+    return RunRecord(*key, header, rows, summary, evaluation, ablation, recall, layers, text, tasks)
 
 
 def _check_names(path: Path, ablation: Ablation) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from lolm.analysis import dependency as dep
@@ -15,6 +16,7 @@ from lolm.analysis.statistics import Estimate, t_interval
 from lolm.analysis.uncertainty import final_bits, final_loss
 from lolm.claims.numbers import show, show_estimate
 from lolm.records.results import ScaleResults
+from lolm.records.schema import Downstream, TaskMetric
 from lolm.report.render import estimate, si
 from lolm.report.tables import references as trivial
 
@@ -123,6 +125,43 @@ def _cells(entry: board.Entry, role: str) -> tuple[str, ...]:
         *(counted(entry.solved[task]) for task in board.TASKS),
         "—" if entry.distinct_2 is None else f"{entry.distinct_2.value:.3f}{real}",
     )
+
+
+def downstream(results: ScaleResults) -> tuple[tuple[str, ...], list[Row]]:
+    """Tasks with their metric, and a line an arm: mean over its runs ± the standard error over items; chance and a bigram first.
+
+    Scores stand in one column where the same items were asked; where runs differ in that, those of the first run count.
+    """
+    scored = {arm: [run.downstream for run in results.of(arm) if run.downstream] for arm in results.arms}
+    every = [found for runs in scored.values() for found in runs]
+    if not every:
+        return (), []
+    first = every[0].tasks
+
+    def asked(found: Downstream, task: str) -> TaskMetric | None:
+        same = task in found.tasks and found.tasks[task].items == first[task].items
+        return found.tasks[task].metrics.get(first[task].main) if same else None
+
+    def cells(runs: Sequence[Downstream], read: Callable[[TaskMetric], float | None], errors: bool) -> tuple[str, ...]:
+        row = []
+        for task in first:
+            known = [metric for run in runs if (metric := asked(run, task)) is not None and read(metric) is not None]
+            percent = first[task].main.startswith("acc")
+            factor, unit = (100, " %") if percent else (1, "")
+            text = "—" if not known else f"{factor * fmean(read(metric) for metric in known):,.1f}{unit}"  # type: ignore[misc]
+            error = fmean(metric.error or 0.0 for metric in known) if known and errors else 0.0
+            row.append(f"{text} ± {factor * error:.1f}" if error else text)
+        return tuple(row)
+
+    titles = tuple(f"{task}, {scores.main} ({scores.items:,})" for task, scores in first.items())
+    trivial = [
+        Row("chance", cells(every, lambda metric: metric.chance, False)),
+        Row("bigram, tokens the run trained on", cells(every, lambda metric: metric.bigram, False)),
+    ]
+    arms = [
+        Row(results.label(arm), cells(runs, lambda metric: metric.value, True), "arm") for arm, runs in scored.items() if runs
+    ]
+    return titles, trivial + arms
 
 
 def counted(found: Estimate | None) -> str:

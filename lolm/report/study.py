@@ -91,6 +91,7 @@ def study_page(
         dependency=rows.dependency(results),
         dependency_columns=rows.DEPENDENCY,
         samples=rows.samples(results),
+        downstream=rows.downstream(results),
         runs=rows.runs(results),
         corpus=[(key, cell(value)) for key, value in flatten(results.corpus).items() if not isinstance(value, list | dict)],
         machine=None if benchmark is None else benchmark["machine"],

@@ -28,6 +28,7 @@ from lolm.tracking.series import (
     Point,
     ablation_points,
     as_written,
+    downstream_points,
     evaluation_points,
     layer_points,
     recall_points,
@@ -103,6 +104,8 @@ def finished_view(layout: Layout, key: RunKey) -> View:
         measured["layers"] = Measured(sha256_of(layout.layers(*key)), layer_points(run.layers, seconds))
     if run.recall is not None:
         measured["recall"] = Measured(sha256_of(layout.recall(*key)), recall_points(run.recall, step, seconds))
+    if run.downstream is not None:
+        measured["downstream"] = Measured(sha256_of(layout.downstream(*key)), downstream_points(run.downstream, step, seconds))
     files = (layout.header(*key), layout.summary(*key))
     return View(run.header, rows, measured, records_digest(layout, key), files, layout.weights(*key))
 
@@ -111,7 +114,7 @@ def records_digest(layout: Layout, key: RunKey) -> str:
     """Hash of all records of a run, from their bytes: to tell that nothing is new takes no parsing."""
     paths = (
         layout.divergence(*key), layout.header(*key), layout.series(*key), layout.summary(*key), layout.evaluation(*key),
-        layout.ablation(*key), layout.layers(*key), layout.recall(*key),
+        layout.ablation(*key), layout.layers(*key), layout.recall(*key), layout.downstream(*key),
     )  # fmt: skip
     return fingerprint_of(str(key), [sha256_of(path) if path.exists() else None for path in paths])
 

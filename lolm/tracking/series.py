@@ -7,7 +7,7 @@ training: ``ablate/gate_0/*``, ``ablate/gate_0.5/*``, ``ablate/gate_1/*``; so is
 branch, ``ablate/inversion_<way>``, beside the latent branch's share of the gated signal, ``ablate/latent_share``. The controls
 stay in the record: there are some hundred.
 ``annealed/*`` at the steps where a learning-rate schedule ended; ``position/*`` over the position in the window, ``length/*``
-over the window's length in tokens; ``recall/<task>_*``; ``layers/<type>_<replacement>`` over training.
+over the window's length in tokens; ``recall/<task>_*``; ``downstream/<task>_*``; ``layers/<type>_<replacement>`` over training.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from lolm.analysis.dependency import statistics
 from lolm.config import flatten
 from lolm.records import AXES, names
-from lolm.records.schema import Ablation, Condition, Evaluation, Layers, Recall
+from lolm.records.schema import Ablation, Condition, Downstream, Evaluation, Layers, Recall
 from lolm.records.series import Row
 
 SWEPT_OVER_TRAINING = (0.0, 0.5, 1.0)
@@ -72,6 +72,17 @@ def recall_points(recall: Recall, step: int, seconds: float) -> list[Point]:
     for name, task in recall.tasks.items():
         values = {"accuracy": task.accuracy, "nats": task.nats, "chance": task.chance, "diverged": 1.0 if task.diverged else None}
         points += [(f"recall/{name}_{key}", value, step, seconds) for key, value in values.items() if value is not None]
+    return points
+
+
+def downstream_points(downstream: Downstream, step: int, seconds: float) -> list[Point]:
+    """``downstream/<task>_<metric>`` of each task, with ``_bigram`` and ``_chance`` beside its main one, at a run's last step."""
+    points: list[Point] = []
+    for name, task in downstream.tasks.items():
+        points += [(f"downstream/{name}_{metric}", found.value, step, seconds) for metric, found in task.metrics.items()]
+        main = task.metrics[task.main]
+        beside = {"bigram": main.bigram, "chance": main.chance}
+        points += [(f"downstream/{name}_{key}", value, step, seconds) for key, value in beside.items() if value is not None]
     return points
 
 

@@ -1,7 +1,8 @@
 """Checkpoints of unfinished runs, and weights as safetensors.
 
 A checkpoint is a file; of several processes it is a folder beside it, to which each writes its own shards (PyTorch's distributed
-checkpoint). Any number of processes reads either.
+checkpoint). Any number of processes reads either. The one before is kept: where the bytes of the newer are not those that were
+written, the run goes on from there.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import warnings
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +28,14 @@ from lolm.config import RunConfig
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
 from lolm.objectives import FutureHeads, build_heads
-from lolm.records import read
-from lolm.records.schema import RunHeader
+from lolm.records import read, sha256_of
+from lolm.records.schema import RunHeader, Summary
 from lolm.training import ranks
 from lolm.training.scratch import BRANCHES
 
 HEADS = "objective_heads."
 PROGRESS, WHOLE = "progress.json", ".metadata"  # beside the shards of a checkpoint; the second is written last
+DIGESTS = "sha256.json"  # of the shards
 
 
 class CheckpointError(LolmError):
@@ -48,24 +53,46 @@ def cooldown_path(folder: Path, step: int) -> Path:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all; the previous one stays until the rename."""
+    """Write a checkpoint whole or not at all; the previous one is kept beside it, see :func:`before`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
+    if path.exists():
+        os.replace(path, before(path))
     os.replace(temporary, path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint, of a run or of where a cooldown leaves it; raises CheckpointError naming a missing or broken file."""
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file; {_start_again(path)}")
+    _verify(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise _broken(path, error) from None
+
+
+def _verify(path: Path) -> None:
+    """Raises CheckpointError where a checkpoint's bytes are not those that were written.
+
+    PyTorch writes a ZIP archive, which has a CRC-32 of each of its parts, but does not compare them when it reads; shards have a
+    list of digests.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file; {_start_again(path)}")
+    try:
+        if path.is_dir():
+            digests = json.loads((path / DIGESTS).read_text(encoding="utf-8")) if (path / DIGESTS).exists() else {}
+            wrong = next((name for name, digest in digests.items() if sha256_of(path / name) != digest), None)
+        else:
+            with zipfile.ZipFile(path) as archive:
+                wrong = archive.testzip()
+    except Exception as error:
+        raise _broken(path, error) from None
+    if wrong is not None:
+        raise CheckpointError(f"{path}: the bytes of {wrong} are not those that were written; {_start_again(path)}")
 
 
 def _start_again(path: Path) -> str:
@@ -83,7 +110,8 @@ def save(path: Path, model: nn.Module, heads: FutureHeads | None, optimizer: tor
     if ranks.count() == 1:
         parts = {"model": model.state_dict(), "heads": heads.state_dict() if heads is not None else {}}
         save_checkpoint(path, parts | {"optimizer": optimizer.state_dict(), "progress": progress})
-        shutil.rmtree(folder, ignore_errors=True)
+        for other in (folder, _folder(before(path))):
+            shutil.rmtree(other, ignore_errors=True)
         return
     import torch.distributed.checkpoint as distributed
 
@@ -94,8 +122,11 @@ def save(path: Path, model: nn.Module, heads: FutureHeads | None, optimizer: tor
     ranks.barrier()
     distributed.save(_tensors(model, heads, optimizer), checkpoint_id=new)
     if ranks.is_lead():
-        _take(new, folder)
-        path.unlink(missing_ok=True)
+        digests = {shard.name: sha256_of(shard) for shard in sorted(new.glob("*.distcp"))}
+        (new / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
+        _take(new, path)
+        for other in (path, before(path)):
+            other.unlink(missing_ok=True)
     ranks.barrier()
 
 
@@ -103,12 +134,18 @@ def restore(path: Path, model: nn.Module, heads: FutureHeads | None, optimizer: 
     """Fill model, heads and optimiser from a checkpoint of either form, and return the progress; all processes must call.
 
     Raises:
-        CheckpointError: it is missing or broken.
+        CheckpointError: it is missing or broken, and so is the one before, or there is none.
     """
-    folder = _folder(path)
     if ranks.is_lead() and (new := path.with_suffix(".new")).joinpath(WHOLE).exists():
-        _take(new, folder)  # the kill came between the last byte and the new name
+        _take(new, path)  # the kill came between the last byte and the new name
     ranks.barrier()
+    if (error := _found_broken(path)) is not None:
+        if not ranks.agreed(_newest(before(path)) is not None):
+            raise error
+        if ranks.is_lead():
+            print(f"warning: {str(error).partition('; ')[0]}; the checkpoint before it is taken", file=sys.stderr, flush=True)
+        path = before(path)
+    folder = _folder(path)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if folder.exists():
         import torch.distributed.checkpoint as distributed
@@ -138,23 +175,50 @@ def restore(path: Path, model: nn.Module, heads: FutureHeads | None, optimizer: 
 
 
 def checkpointed(path: Path) -> Path | None:
-    """The checkpoint in whichever form it is there; None where there is none."""
-    forms = (_folder(path), path.with_suffix(".new") / WHOLE, path)
-    return next((form for form in forms if form.exists()), None)
+    """The newest checkpoint in whichever form it is there; None where there is none."""
+    waiting = path.with_suffix(".new") / WHOLE
+    return waiting if waiting.exists() else _newest(path) or _newest(before(path))
 
 
 def remove_checkpoint(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    for folder in (_folder(path), path.with_suffix(".new")):
+    for file in (path, before(path)):
+        file.unlink(missing_ok=True)
+    for folder in (_folder(path), _folder(before(path)), path.with_suffix(".new")):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def before(path: Path) -> Path:
+    """Where the checkpoint before this one is."""
+    return path.with_name(f"{path.stem}.before{path.suffix}")
+
+
+def _newest(path: Path) -> Path | None:
+    return next((form for form in (_folder(path), path) if form.exists()), None)
+
+
+def _found_broken(path: Path) -> CheckpointError | None:
+    """What is wrong with a checkpoint, the same in all processes; the lead reads it."""
+    found = None
+    if ranks.is_lead():
+        try:
+            _verify(_newest(path) or path)
+        except CheckpointError as error:
+            found = error
+    if ranks.agreed(found is not None):
+        return found or CheckpointError(f"{path}: the lead found it broken")
+    return None
 
 
 def _folder(path: Path) -> Path:
     return path.with_suffix("")
 
 
-def _take(new: Path, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+def _take(new: Path, path: Path) -> None:
+    """Give a whole checkpoint of several processes its name; the one that had it is kept as the one before."""
+    folder, older = _folder(path), _folder(before(path))
+    if folder.exists():
+        shutil.rmtree(older, ignore_errors=True)
+        os.replace(folder, older)
     os.replace(new, folder)
 
 
@@ -206,12 +270,14 @@ class TrainedRun:
 
     Attributes:
         weights: folder of its weights.
+        digests: of the files there, as the record has them.
     """
 
     header: RunHeader
     weights: Path
     model: LanguageModel
     heads: FutureHeads | None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def run(self) -> RunConfig:
@@ -236,8 +302,13 @@ class TrainedRun:
         return self._filled(cooldown_path(self.weights, step), step)
 
     def _filled(self, path: Path, step: int) -> LanguageModel:
-        final = step == self.run.training.steps
-        load_weights(self.weights / "model.safetensors" if final else path, self.model, self.heads)
+        path = self.weights / "model.safetensors" if step == self.run.training.steps else path
+        digest = self.digests.get(path.relative_to(self.weights).as_posix())
+        if digest is not None and path.exists() and sha256_of(path) != digest:
+            raise CheckpointError(
+                f"{path}: its bytes are not those that were trained; `dvc checkout` or `dvc repro` brings them back"
+            )
+        load_weights(path, self.model, self.heads)
         return self.model.eval()
 
 
@@ -246,11 +317,12 @@ def load_run(records: str | Path, weights: str | Path) -> TrainedRun:
 
     Raises:
         RecordError: ``config.json`` is missing or broken.
-        CheckpointError: the weights are missing or do not fit.
+        CheckpointError: the weights are missing, are not those that were trained, or do not fit.
     """
-    header = read(Path(records) / "config.json", RunHeader)
+    header, summary = read(Path(records) / "config.json", RunHeader), Path(records) / "summary.json"
+    digests = read(summary, Summary).weights if summary.exists() else {}
     run = header.run
     heads = build_heads(run.architecture, run.size, run.training.kernels)
-    trained = TrainedRun(header, Path(weights), build_model(run), heads)
+    trained = TrainedRun(header, Path(weights), build_model(run), heads, digests)
     trained.at(run.training.steps)
     return trained

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from lolm.models.experts import load_metrics
 from lolm.models.language_model import LanguageModel, Streams
 from lolm.objectives import COMPETITIVE_HORIZON, competitive_target, entropy
 from lolm.records import names
@@ -30,3 +29,12 @@ def stream_metrics(streams: Streams, model: LanguageModel) -> dict[str, float]:
     if streams.load is not None:
         row |= load_metrics(streams.load)
     return row
+
+
+@torch.no_grad()
+def load_metrics(load_LE: torch.Tensor) -> dict[str, float]:
+    """``moe/load_max``, the largest share that an expert of any mixture has (1/E at best), and ``moe/load_entropy`` in nats,
+    averaged over mixtures (ln E at best)."""
+    load = load_LE.double()
+    entropy = float(torch.special.entr(load).sum(dim=-1).mean())
+    return {names.EXPERT_LOAD_MAX: float(load.max()), names.EXPERT_LOAD_ENTROPY: entropy}

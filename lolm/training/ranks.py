@@ -60,6 +60,15 @@ def sum_over(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def agreed(lead_says: bool) -> bool:
+    """What the lead says, in every process; the others' own word does not count."""
+    if not dist.is_initialized():
+        return lead_says
+    said = torch.tensor(int(lead_says), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.broadcast(said, src=0)
+    return bool(said.item())
+
+
 def whole(x: torch.Tensor) -> torch.Tensor:
     """All of a tensor that may be sharded; every process must ask."""
     return x.full_tensor() if hasattr(x, "full_tensor") else x

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from lolm.records import atomic_folder, read, read_rows, write, write_rows
+from lolm.records import atomic_folder, link, read, read_rows, sha256_of, write, write_rows
 from lolm.records.schema import RunHeader, Summary
 
 FINISHED = "finished"  # marks the scratch folder of a run that has ended
@@ -28,24 +28,19 @@ def publish(scratch: Path, records: Path, weights: Path) -> Summary:
     for output in (records, weights):
         for leftover in output.parent.glob(f".{output.name}.*.tmp"):  # of a process that was killed while it published
             shutil.rmtree(leftover, ignore_errors=True)
+    digests = {}
     with atomic_folder(weights) as whole:
-        for path in scratch.rglob("*.safetensors"):
+        for path in sorted(scratch.rglob("*.safetensors")):
             target = whole / path.relative_to(scratch)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link(path, target)
+            link(path, target)
+            digests[path.relative_to(scratch).as_posix()] = sha256_of(path)
+    summary = replace(summary, weights=digests)
     with atomic_folder(records) as whole:
         write(whole / "config.json", header)
         write_rows(whole / "metrics.jsonl.xz", series)
         write(whole / "summary.json", summary)
     return summary
-
-
-def _link(source: Path, target: Path) -> None:
-    """A second name for a file, or a copy where the file system has none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def remove(scratch: Path) -> None:

@@ -48,7 +48,7 @@ def test_the_table_is_found_by_its_own_names():
 def test_hours_and_disk():
     assert gpu_hours(989e12 * 0.5 * 7200, "H100", "bf16", 0.5) == pytest.approx(2.0)
     run = change(make_run(), training={"schedule": "wsd", "cooldowns": (0.5,), "snapshots": (0.25, 0.5), "steps": 40})
-    assert disk(run, 100) == {"weights": 4 * 100 * (1 + 2 + 1), "checkpoints": 12 * 100 * 2}
+    assert disk(run, 100) == {"weights": 4 * 100 * (1 + 2 + 1), "checkpoints": 12 * 100 * 3}
     corpus = PARAMS.scales["149m"].corpus
     assert shard_bytes(corpus, 50_257) == pytest.approx(corpus.max_bytes * 2 / 4.3)
     assert shard_bytes(PARAMS.scales["tiny"].corpus, 512) is None

@@ -6,9 +6,11 @@ from contextlib import ExitStack, suppress
 
 import pytest
 import torch
-from builders import PARAMS
+from builders import PARAMS, make_model
+from rules import RuleModel, certain
 
 from benchmarks import PARTS, BenchmarkError, Settings, benchmark
+from benchmarks.generation import PEERS, peer_of, steps_from, whole_pass
 from benchmarks.machine import bandwidth
 from benchmarks.peers import llama_of, mamba2_pair, mamba_pair
 from benchmarks.processes import side
@@ -225,6 +227,32 @@ def test_peers_have_our_sizes():
     ours = sum(p.numel() for p in build_model(run).stack.parameters())
     theirs = llama_of(run, run.size.n_layers)
     assert ours == sum(p.numel() for p in theirs.parameters()) - theirs.embed_tokens.weight.numel()
+
+
+def test_what_writes_beside_ours_has_our_sizes():
+    for name, arm in PEERS.items():
+        run = QUICK.run(arm)
+        own = build_model(run).eval()
+        theirs = peer_of(name, run, own)
+        assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in own.parameters())
+        assert theirs.generate(torch.zeros(1, 3, dtype=torch.long), min_new_tokens=4, max_new_tokens=4, pad_token_id=0).shape == (
+            1,
+            7,
+        )
+
+
+def test_a_token_is_measured_behind_the_same_text_every_time():
+    lengths = []
+
+    class Model(RuleModel):
+        def step(self, tokens, state):
+            lengths.append(state.length)
+            return super().step(tokens, state)
+
+    measure = steps_from(Model(61, lambda x: certain(x, 61)), 12, 2, 1)
+    assert measure() > 0
+    assert lengths == [12, 13] * 2  # once to warm up
+    assert whole_pass(make_model("mamba"), 12, 1)() > 0
 
 
 def test_both_text_jobs_write_every_document(tmp_path):

@@ -117,6 +117,25 @@ def test_flipped_byte_is_found_by_verify(copy):
         stream.verify()
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"), [("index.json", '"n_bytes": ', '"n_bytes": 1'), ("index.json", '"eos_id": 1', '"eos_id": 3')]
+)
+def test_an_index_that_says_other_things_than_the_tokens_is_found_by_verify(copy, name, old, new):
+    text = (copy / name).read_text(encoding="utf-8")
+    assert old in text
+    (copy / name).write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(DataError, match=r"index\.json: the train split has \d+ bytes|documents\.npy: not where"):
+        TokenStream.open(copy, "train").verify()
+
+
+def test_documents_that_begin_elsewhere_are_found_by_verify(copy):
+    starts = np.load(copy / "train" / "documents.npy")
+    starts[-1] += 1
+    np.save(copy / "train" / "documents.npy", starts)
+    with pytest.raises(DataError, match=r"train/documents\.npy: not where documents begin; "):
+        TokenStream.open(copy, "train").verify()
+
+
 @pytest.mark.parametrize("name", ["train/00000.bin", "train/documents.npy", "index.json", "token_bytes.npy"])
 def test_missing_file_is_named(copy, name):
     (copy / name).unlink()

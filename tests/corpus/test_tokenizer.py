@@ -139,3 +139,19 @@ def test_missing_and_exchanged_files_are_named(tmp_path, data):
 
 def test_token_bytes_file(data, tokenizer):
     assert np.array_equal(np.load(data / "tokenizer" / "token_bytes.npy"), tokenizer.token_bytes)
+
+
+def test_what_the_trainer_saw_is_stated_beside_the_artifacts(data, tmp_path):
+    """The record has the sample; ``tokenizer.json`` is what it was before samples were stated."""
+    texts = [document.text for document in iterate_split(data / "corpus", "train")]
+    total = sum(len(text.encode()) for text in texts)
+    lines = [line for text in texts for line in text.split("\n") if line]
+    whole = build_tokenizer(TokenizerConfig(vocab_size=400), data / "corpus", tmp_path)
+    shown = sum(len(line.encode()) for line in lines)
+    assert whole.pop("sample") == {
+        "documents": len(texts), "lines": len(lines), "bytes": shown, "share": round(shown / total, 6)
+    }  # fmt: skip
+    assert whole == json.loads((tmp_path / "tokenizer.json").read_text())
+    half = build_tokenizer(TokenizerConfig(vocab_size=400, train_bytes=total // 2), data / "corpus", tmp_path)["sample"]
+    assert 0.4 * total < half["bytes"] <= total // 2
+    assert half["lines"] < len(lines)

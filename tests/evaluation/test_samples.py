@@ -7,7 +7,7 @@ from builders import ArrayStream, make_model
 from rules import RuleModel, certain, uniform
 
 from lolm.data.errors import DataError
-from lolm.evaluation.samples import TOP_K, diversity, generate, sample_texts
+from lolm.evaluation.samples import TOP_K, diversity, sample_texts, written_ids
 from lolm.records.schema import Diversity
 
 
@@ -29,20 +29,20 @@ def test_diversity_by_hand():
 
 def test_a_certain_model_writes_what_it_is_certain_of():
     model = RuleModel(61, lambda x: certain((x + 2) % 61, 61))
-    written = generate(model, torch.tensor([[5, 7], [0, 60]]), 3, window=8, seed=0)
+    written = written_ids(model, torch.tensor([[5, 7], [0, 60]]), 3, window=8, seed=0)
     assert written.tolist() == [[9, 11, 13], [1, 3, 5]]
 
 
-def test_every_token_is_a_pass_over_the_last_window():
+def test_past_the_window_every_token_is_a_pass_over_its_last_tokens():
     model = uniform(61)
-    generate(model, torch.zeros(2, 3, dtype=torch.long), 4, window=5, seed=0)
-    assert model.lengths == [3, 4, 5, 5]
+    written_ids(model, torch.zeros(2, 3, dtype=torch.long), 4, window=5, seed=0)
+    assert model.lengths == [3, 5]  # steps to the tokens 4 and 5 between the passes
 
 
 def test_sampling_has_the_published_temperature_and_cut():
     logits = torch.linspace(0, 3, 61)
     model = RuleModel(61, lambda x: logits.expand(*x.shape, 61))
-    drawn = generate(model, torch.zeros(20_000, 1, dtype=torch.long), 1, window=1, seed=3).flatten()
+    drawn = written_ids(model, torch.zeros(20_000, 1, dtype=torch.long), 1, window=1, seed=3).flatten()
     counts = np.bincount(drawn.numpy(), minlength=61)
     assert not counts[: 61 - TOP_K].any()
     wanted = (logits[-TOP_K:].double() / 0.8).softmax(dim=0).numpy()
@@ -55,7 +55,7 @@ def test_samples_are_a_function_of_the_seed_and_leave_the_mode():
 
     def written(seed):
         torch.rand(1)  # the global state is no matter
-        return generate(model, prompts, 8, window=16, seed=seed)
+        return written_ids(model, prompts, 8, window=16, seed=seed)
 
     assert written(1).equal(written(1))
     assert not written(1).equal(written(2))

@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lolm.config import ConfigError, MixerConfig
+from lolm.mixers.cache import Cache
 from lolm.mixers.registry import MIXERS, build_mixer
 
 # Every registered mixer at least once, and every option that changes what is computed: label -> (name, options).
@@ -46,8 +47,8 @@ def build(variant: str, d_model: int = 8, n_heads: int = 2):
 
 def tensors_of(state) -> list[torch.Tensor]:
     """The tensors of a state, which may be nested and may hold counters."""
-    if torch.is_tensor(state):
-        return [state]
+    if torch.is_tensor(state) or isinstance(state, Cache):
+        return [state if torch.is_tensor(state) else state.entries]
     return [t for part in state for t in tensors_of(part)] if isinstance(state, tuple | list) else []
 
 
@@ -95,6 +96,25 @@ def test_step_by_step_equals_all_at_once(variant, length):
             y, state = mixer.step(x[:, t], state)
             steps.append(y)
         torch.testing.assert_close(torch.stack(steps, dim=1), mixer(x), rtol=1e-5, atol=1e-6)
+
+
+@every_mixer
+@pytest.mark.parametrize("length", [1, 3, 66])  # 66 is beyond a block of the scans' last states
+def test_a_prefill_leaves_the_state_that_steps_leave(variant, length):
+    mixer = build(variant).double()
+    x = torch.randn(2, length + 5, 8, dtype=torch.float64)
+    with torch.no_grad():
+        prompt, state = mixer.prefill(x[:, :length])
+        torch.testing.assert_close(prompt, mixer(x[:, :length]), rtol=0, atol=0)
+        stepped, own = mixer.initial_state(2), 0
+        for x_BD in x[:, :length].unbind(1):
+            own, stepped = mixer.step(x_BD, stepped)
+        torch.testing.assert_close(own, prompt[:, -1], rtol=0, atol=1e-12)
+        for a, b in zip(tensors_of(state), tensors_of(stepped), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+        for x_BD in x[:, length:].unbind(1):
+            (y, state), (own, stepped) = mixer.step(x_BD, state), mixer.step(x_BD, stepped)
+            torch.testing.assert_close(y, own, rtol=0, atol=1e-12)
 
 
 @every_mixer

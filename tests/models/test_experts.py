@@ -8,8 +8,9 @@ from builders import make_model, make_run, random_tokens
 
 from lolm.config import BlockConfig, ConfigError, MixerConfig, StackConfig
 from lolm.models.build import build_model
-from lolm.models.experts import Experts, load_metrics, router_loss
+from lolm.models.experts import Experts, router_loss
 from lolm.objectives import auxiliary_losses, token_loss, total_loss
+from lolm.training.metrics import load_metrics
 
 D, F, E, K = 12, 20, 6, 2
 

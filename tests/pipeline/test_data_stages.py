@@ -64,12 +64,14 @@ def test_stages_make_their_files_and_the_same_ones_twice(project):
         "smoke/corpus.json",
         "smoke/tokenizer/tokenizer.model",
         "smoke/tokenizer/token_bytes.npy",
+        "smoke/tokenizer.json",
         "smoke/shards/index.json",
         "smoke/shards/train/00000.bin",
         "smoke/shards/train/00001.bin",
         "smoke/shards.json",
     }
-    assert not [name for name in made[0] if "tmp" in name]
+    assert not [name for name in made[0] if "tmp" in name or "unfinished" in name]
+    assert not files_of(project / ".scratch")
     corpus, shards = (json.loads((project / "reports/smoke" / f"{name}.json").read_text()) for name in ("corpus", "shards"))
     assert corpus["documents"] == 40
     for split in ("train", "validation", "test"):

@@ -145,3 +145,30 @@ def test_help_names_every_target():
     wanted = "help repro smoke budgets plan report accept bench check test golden lint format ui track environment clean"
     for target in wanted.split():
         assert any(line.startswith(f"{target}:") and " ## " in line for line in text.splitlines()), target
+
+
+@pytest.mark.slow
+def test_a_lock_that_was_cut_is_brought_back(project):
+    """At any byte: either it is read as whole, and then DVC reads it, or the last whole one comes back."""
+    call(project)
+    lock = Path("dvc.lock").read_bytes()
+    kept = [size for size in range(len(lock)) if cut_lock(lock, size)]
+    assert len(kept) <= 2, "behind a command, behind a digest"
+    for size in (0, len(lock) // 2, len(lock) - 1):
+        Path("dvc.lock").write_bytes(lock[:size])
+        said = call(project)
+        assert "dvc.lock was cut short or broken, as a kill leaves it; the last whole one is back" in said
+        assert Path("dvc.lock").read_bytes() == lock
+    assert len(events()) == 1, "nothing is made again"
+    for size in kept:
+        Path("dvc.lock").write_bytes(lock[:size])
+        assert "cut short" not in call(project), "DVC itself goes on from there"
+    Path("dvc.lock").write_bytes(lock[:40])
+    shutil.rmtree(".scratch")
+    assert "error: dvc.lock is cut short or broken: bring it back with `git checkout dvc.lock`" in call(project, status=2)
+    assert Path("dvc.lock").read_bytes() == lock[:40]
+
+
+def cut_lock(lock, size):
+    Path("cut.lock").write_bytes(lock[:size])
+    return run.whole(Path("cut.lock"))

@@ -55,7 +55,7 @@ def test_a_study_on_slurm_is_the_study(made, layout, tmp_path):
             runner = subprocess.Popen(words, cwd=copy, env=environment(copy, **slurm), stdout=file, stderr=subprocess.STDOUT)
         for seed, number in ((1, signal.SIGKILL), (2, signal.SIGSTOP)):
             checkpoint = copy / ".scratch" / read(layout.header("lolm", seed), RunHeader).fingerprint / "checkpoint.pt"
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while not checkpoint.exists():
                 assert runner.poll() is None, output.read_text(encoding="utf-8")
                 assert time.monotonic() < deadline, output.read_text(encoding="utf-8")
@@ -63,7 +63,7 @@ def test_a_study_on_slurm_is_the_study(made, layout, tmp_path):
             process, task = process_of(copy, "train", "lolm", seed)
             os.kill(process, number)
         os.kill(task, signal.SIGUSR2)  # as Slurm does before a task's time is over; its training, which stands still, cannot end
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while "BeginTime" not in (waiting := slurm_node.said(slurm, "squeue", "--noheader", "--array", "--format=%i %r")):
             assert runner.poll() is None, output.read_text(encoding="utf-8")
             assert time.monotonic() < deadline, waiting

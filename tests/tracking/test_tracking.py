@@ -16,7 +16,18 @@ from synthetic import Truth, write_results
 
 from lolm import tracking
 from lolm.records import Layout, RecordError, RunKey, read, to_record, write, write_json, write_rows, write_text
-from lolm.records.schema import Ablation, Condition, Divergence, Evaluation, Recall, RunHeader, Summary
+from lolm.records.schema import (
+    Ablation,
+    Condition,
+    Divergence,
+    Downstream,
+    Evaluation,
+    Recall,
+    RunHeader,
+    Summary,
+    TaskMetric,
+    TaskScores,
+)
 from lolm.tracking import stages
 from lolm.tracking.runs import finished_view
 from lolm.tracking.series import ablation_points, claim_points, evaluation_points, mean_points, recall_points
@@ -409,6 +420,18 @@ def test_recall_reaches_mlflow(project):
     assert [p for p in points(run) if p[0] == "recall/mqar_accuracy"] == [("recall/mqar_accuracy", 40, 0.8)]
     write_json(path, to_record(record) | {"model": "of another size"})
     assert "recall" not in finished_view(LAYOUT, KEY).measured
+
+
+def test_downstream_scores_reach_mlflow(project):
+    finished_run()
+    tasks = {"piqa": TaskScores(100, "1", {"acc": TaskMetric(0.6, 0.1, 0.5, 0.4), "acc_norm": TaskMetric(0.7, 0.1, 0.5, None)})}
+    header = read(LAYOUT.header(*KEY), RunHeader)
+    write(LAYOUT.downstream(*KEY), Downstream(*KEY, header.name, header.fingerprint, "0.4.13", 64, None, tasks))
+    assert tracking.sync_scale("smoke") == 1
+    (run,) = runs()
+    found = {name: value for name, value in run.data.metrics.items() if name.startswith("downstream/")}
+    assert found == {"downstream/piqa_acc": 0.6, "downstream/piqa_acc_norm": 0.7, "downstream/piqa_chance": 0.5}
+    assert tracking.sync_scale("smoke") == 0
 
 
 def test_ends_of_annealed_copies_are_added_to_what_was_sent(project):

@@ -1,5 +1,6 @@
 """Annealed copies: each equals a shorter run of its own, and a kill anywhere changes nothing."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,47 @@ def test_cut_off_at_every_checkpoint(straight, tmp_path):
     assert places == [(0, 4), (0, 8), (0, 12), (0, 16), (0, 20), (1, 6), (1, 8), (1, 10), (2, 9), (2, 12), (2, 15)]
     assert files(tmp_path) == files(straight)
     assert records(tmp_path) == records(straight)
+
+
+def test_where_the_newest_checkpoint_is_broken_the_one_before_is_taken(straight, tmp_path, capsys):
+    """In the trunk, and where the newest is a cooldown's: the same bits in the end."""
+    saved = []
+
+    def cut(folder):
+        path = folder / "checkpoint.pt"
+        saved.append(load_checkpoint(path)["progress"]["schedule"])
+        if len(saved) % 3 == 2:
+            raw = bytearray(path.read_bytes())
+            raw[len(raw) // 2] ^= 1
+            path.write_bytes(raw)
+        raise Killed
+
+    for _ in range(40):
+        try:
+            fit(make_trainer(branched(), tmp_path, cut), tmp_path)
+        except Killed:
+            continue
+        break
+    broken = [schedule for i, schedule in enumerate(saved, 1) if i % 3 == 2]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(said) == len(broken)
+    assert set(broken) == {0, 1, 2}
+    assert all("scratch/checkpoint.pt: the bytes of " in line and "; the checkpoint before it is taken" in line for line in said)
+    assert files(tmp_path) == files(straight)
+    assert records(tmp_path) == records(straight)
+
+
+def test_weights_that_were_changed_are_refused(straight, tmp_path):
+    """Whole and of the right shapes, but for one bit of a number."""
+    copy = shutil.copytree(straight, tmp_path / "run")
+    assert load_run(copy / "run", copy / "weights").at_end(20)
+    for name, ask in (("cooldowns/step-000010.safetensors", lambda: load_run(copy / "run", copy / "weights").at_end(10)),
+                      ("model.safetensors", lambda: load_run(copy / "run", copy / "weights"))):  # fmt: skip
+        raw = bytearray((copy / "weights" / name).read_bytes())
+        raw[-1] ^= 1
+        (copy / "weights" / name).write_bytes(raw)
+        with pytest.raises(CheckpointError, match=rf"{name}: its bytes are not those that were trained; `dvc checkout`"):
+            ask()
 
 
 def test_a_finished_run_that_was_lost_is_given_again(straight, tmp_path, capsys):

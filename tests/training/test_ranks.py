@@ -101,25 +101,32 @@ def test_two_processes_make_what_one_makes(alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_two_goes_on_on_one_and_of_one_on_four(tmp_path):
+def test_a_checkpoint_of_two_goes_on_on_one_and_of_one_on_four(tmp_path, capsys):
     """The next losses are the same; four have fewer rows of some weights than processes."""
     (tmp_path / "alone").mkdir()
     trained(str(tmp_path / "alone"), ["mixers"], **SHARED)
     scratch = tmp_path / "mixers" / "scratch"
-    together(2, tmp_path / "group", up_to, str(tmp_path), 5)
+    together(2, tmp_path / "group", up_to, str(tmp_path), 9)
     assert (scratch / "checkpoint" / ".metadata").exists()
     assert not (scratch / "checkpoint.pt").exists()
     os.replace(scratch / "checkpoint", scratch / "checkpoint.new")  # as a kill between the last byte and the name leaves it
-    up_to(str(tmp_path), 9)  # one process goes on
+    shard = bytearray((scratch / "checkpoint.new" / "__1_0.distcp").read_bytes())
+    shard[len(shard) // 2] ^= 1
+    (scratch / "checkpoint.new" / "__1_0.distcp").write_bytes(shard)
+    capsys.readouterr()
+    up_to(str(tmp_path), 9)  # one process goes on, from the checkpoint before
+    said = capsys.readouterr().err
+    assert "scratch/checkpoint: the bytes of __1_0.distcp are not those that were written; the checkpoint before it" in said
+    assert "going on from step 4" in said
     assert (scratch / "checkpoint.pt").exists()
-    assert not (scratch / "checkpoint").exists()
+    assert not list(scratch.glob("checkpoint*/"))
     together(4, tmp_path / "group", up_to, str(tmp_path), 12)  # right behind a checkpoint, so that every row is on the disk
     rows = [row for row in read_rows(scratch / "metrics.jsonl") if "train/loss" in row]
     wanted = [row["train/loss"] for row in records(tmp_path / "alone" / "mixers") if "train/loss" in row]
     assert [row["step"] for row in rows] == list(range(1, 13))
     assert [row["train/loss"] for row in rows] == pytest.approx(wanted[:12], rel=1e-5)
     (scratch / "checkpoint" / "__0_0.distcp").write_bytes(b"garbage")
-    with pytest.raises(CheckpointError, match=r"scratch/checkpoint: cannot be read .*delete the folder .*scratch to start"):
+    with pytest.raises(CheckpointError, match=r"scratch/checkpoint: the bytes of __0_0.distcp .*delete .*scratch to start"):
         up_to(str(tmp_path), 14)
 
 

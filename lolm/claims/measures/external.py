@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from lolm.analysis.statistics import paired_difference, t_interval
 from lolm.claims.entry import Context, NotRun, NotTestable, Reading
 from lolm.claims.ledger import Control, Quantity
 from lolm.claims.measures.common import Read, difference, values
 from lolm.records.results import RunRecord
+from lolm.records.schema import TaskScores
+
+ERRORS_BEYOND_CHANCE = 2  # standard errors over items, from which on a score has left chance
 
 
 def never(why: str) -> Callable[[Context], Reading]:
@@ -20,11 +24,42 @@ def never(why: str) -> Callable[[Context], Reading]:
     return measure
 
 
-def not_scored(context: Context) -> Reading:
-    """Tasks that were announced and that no stage of this project scores."""
-    raise NotRun(
-        "no stage scores downstream tasks yet; at a scale whose models leave chance, the command beside trains what would be "
-        "scored"
+def on_tasks(context: Context) -> Reading:
+    """Accuracy of LOLM minus its matched Transformer's, the mean over tasks on which either leaves chance, paired by seed."""
+    pairs = [pair for pair in context.pairs() if all(run.downstream for run in pair)]
+    if not pairs:
+        results = context.results
+        command = f"`make downstream SCALE={results.scale} STUDY={results.study}`"
+        raise NotRun(f"no pair of these runs was scored on downstream tasks; once they are trained, {command} does that")
+    scored = [[run.downstream.tasks for run in pair if run.downstream] for pair in pairs]
+    every = [tasks for pair in scored for tasks in pair]
+    alike = [
+        name
+        for name, first in every[0].items()
+        if all(name in tasks and (tasks[name].items, tasks[name].version) == (first.items, first.version) for tasks in every)
+        and first.main.startswith("acc")
+    ]
+    asked = [name for name in alike if any(_leaves_chance([pair[i][name] for pair in scored]) for i in (0, 1))]
+    if not asked:
+        raise NotTestable(f"neither arm scores beyond chance on any task that both were asked ({', '.join(alike) or 'none'})")
+
+    def gains(names: Sequence[str]) -> list[float]:
+        scores = [[fmean(tasks[name].metrics[tasks[name].main].value for name in names) for tasks in pair] for pair in scored]
+        return [mine - theirs for mine, theirs in scores]
+
+    return Reading(
+        sound=t_interval(gains(asked), context.confidence),
+        runs=[run for pair in pairs for run in pair],
+        values={"tasks": ", ".join(asked), "errors": ERRORS_BEYOND_CHANCE},
+        details={name: Quantity.of(t_interval(gains([name]), context.confidence), "share", f"on {name} alone") for name in alike},
+    )
+
+
+def _leaves_chance(runs: Sequence[TaskScores]) -> bool:
+    """Whether an arm's mean lies above chance; the errors are of the same items in all runs, so no mean makes them smaller."""
+    found = [scores.metrics[scores.main] for scores in runs]
+    return fmean(one.value - (one.chance or 0.0) for one in found) > ERRORS_BEYOND_CHANCE * fmean(
+        one.error or 0.0 for one in found
     )
 
 

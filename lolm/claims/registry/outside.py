@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lolm.claims.entry import Entry
-from lolm.claims.measures.external import against_baseline, late_bits, late_change, never, not_scored, real_repetition, repetition
+from lolm.claims.measures.external import against_baseline, late_bits, late_change, never, on_tasks, real_repetition, repetition
 from lolm.claims.measures.training import BeatsAll, Emergent, RecallContrast
 from lolm.claims.published import NUMBERS
 from lolm.claims.registry.training import WORSE, contrast
@@ -88,7 +88,7 @@ ENTRIES = (
         "downstream_wikitext",
         "At step 20,000 the 317M baseline has the lower perplexity on WikiText-103 (1,837 against 2,046).",
         ("downstream_wikitext", "downstream_baseline"),
-        "No run here is scored on WikiText-103; the held-out loss at matched budget is the like. A loss of about 7.6 nats is "
+        "No run here is trained on WikiText-103; the held-out loss at matched budget is the like. A loss of about 7.6 nats is "
         "that of a model that has hardly begun.",
         "304m",
         against=True,
@@ -97,9 +97,9 @@ ENTRIES = (
         "downstream_tasks",
         "At step 20,000 the baseline is ahead on HellaSwag (25.5 against 22.5 %) and LAMBADA (0.6 against 0.4 %).",
         ("hellaswag", "hellaswag_baseline", "lambada"),
-        f"No run here is scored on these tasks. The printed difference on HellaSwag, {100 * HELLASWAG_GAP:.1f} points, is one "
-        f"standard error: with about {HELLASWAG_ITEMS} items, as the printed digits suggest, it is {100 * HELLASWAG_ERROR:.1f} "
-        "points for each model at chance.",
+        "A level of two models at one step; `make downstream` scores others. The printed difference on HellaSwag, "
+        f"{100 * HELLASWAG_GAP:.1f} points, is one standard error: with about {HELLASWAG_ITEMS} items, as the "
+        f"printed digits suggest, it is {100 * HELLASWAG_ERROR:.1f} points for each model at chance.",
         "304m",
         against=True,
     ),
@@ -107,9 +107,16 @@ ENTRIES = (
         "downstream_announced",
         GROUP,
         "What LOLM gains in loss it gains in downstream tasks (MMLU, HellaSwag, ARC and others, announced).",
-        not_scored,
+        on_tasks,
+        rule=Above(),
+        unit="share",
+        definition="accuracy, LOLM minus the matched Transformer, paired by seed, the mean over tasks on which either arm lies "
+        "more than {errors} standard errors above chance: {tasks}",
+        lead="Accuracy on tasks, LOLM minus Transformer",
         stated=("seed",),
+        caveats=("Tasks on which both arms guess are left out: of small models most that were announced.",),
         further_scale="304m",
+        pair=True,
     ),
     _never(
         "pile",

@@ -19,6 +19,7 @@ from lolm.records.schema.budgets import (
     Trend,
     Value,
 )
+from lolm.records.schema.downstream import Downstream, TaskMetric, TaskScores
 from lolm.records.schema.evaluation import (
     Beyond,
     ContrastiveSummary,
@@ -85,6 +86,7 @@ __all__ = [
     "DependencyPoint",
     "Divergence",
     "Diversity",
+    "Downstream",
     "Evaluation",
     "Example",
     "External",
@@ -121,6 +123,8 @@ __all__ = [
     "Score",
     "Summary",
     "Sweep",
+    "TaskMetric",
+    "TaskScores",
     "TextLosses",
     "TokenClass",
     "Trend",

@@ -106,6 +106,7 @@ class Summary:
     Attributes:
         seconds: of training steps; ``annealing_seconds`` of annealed copies.
         backends: what computed each op: ``cpu``, ``reference``, ``torch``, ``triton``, or the library whose kernel it was.
+        weights: SHA-256 of each file of weights; empty in records from before they were taken.
     """
 
     arm: str
@@ -125,6 +126,7 @@ class Summary:
     val_accuracy: float
     val_gate_mean: float | None = None
     backends: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

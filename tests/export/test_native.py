@@ -9,8 +9,8 @@ from builders import VOCAB, make_model, random_tokens  # noqa: E402
 
 from lolm.analysis.layers import damage, share, statistic  # noqa: E402
 from lolm.config import ExternalConfig, LayersConfig, StackConfig, from_mapping  # noqa: E402
-from lolm.external import ExternalError, ExternalModel, TextWindows, load_model  # noqa: E402
-from lolm.external.convert import to_native  # noqa: E402
+from lolm.export.native import NotNativeError, from_native, to_native  # noqa: E402
+from lolm.external import ExternalModel, TextWindows, load_model  # noqa: E402
 from lolm.laboratory.layers import measure_layers  # noqa: E402
 
 TEXT, OTHERS = (TextWindows(random_tokens(4, 25, seed=seed).numpy(), 150, VOCAB) for seed in (1, 2))
@@ -38,8 +38,32 @@ def scrambled(model):
 MODELS = {
     "llama": lambda: make_model("transformer_modern"),
     "mamba": lambda: make_model("mamba"),
+    "mamba2": lambda: make_model("mamba2"),
+    "jamba": lambda: make_model("jamba_moe", size={"n_layers": 6}),
     "bamba": hybrid,
 }
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [*MODELS, "nemotronh"])
+def test_weights_come_back(name):
+    def make():
+        return make_model("mamba2", scale="nano", size={"n_layers": 2}) if name == "nemotronh" else MODELS[name]()
+
+    ours, back = scrambled(make()), make()
+    native = to_native(ours)
+    assert type(native).__name__.lower().startswith(name)
+    tokens = random_tokens(2, 70)
+    torch.testing.assert_close(native(tokens, use_cache=False).logits, ours(tokens), rtol=1e-5, atol=1e-5)
+    tensors = native.state_dict()
+    if name == "nemotronh":  # its head is not tied, so it could have been trained apart
+        with pytest.raises(NotNativeError, match="a head that is no longer its embedding"):
+            from_native(back, tensors | {"lm_head.weight": tensors["lm_head.weight"] + 1})
+    else:
+        tensors.pop("lm_head.weight")  # a file has tied weights once
+    from_native(back, tensors)
+    for (key, mine), theirs in zip(ours.named_parameters(), back.parameters(), strict=True):
+        torch.testing.assert_close(theirs, mine, rtol=2**-23 if name == "jamba" and "x_proj" in key else 0, atol=0)
 
 
 @torch.no_grad()
@@ -66,14 +90,15 @@ def test_logits_and_damages_are_the_same(name, tmp_path):
 @pytest.mark.parametrize(
     ("arm", "has"),
     [
-        ("samba", "blocks of Attention and Mamba1 with its MLPs"),
+        ("samba", "attention in windows"),
         ("griffin", "blocks of Attention and RGLRU with its MLPs"),
         ("transformer", "an output projection"),
-        ("jamba", "blocks of Attention and Mamba1"),
+        ("transformer_conv", "attention with a convolution"),
+        ("lolm", "the streams of LOLM"),
     ],
 )
 def test_what_no_class_computes_is_refused(arm, has):
-    with pytest.raises(ExternalError, match=f"no class of the transformers library computes this model: it has .*{has}"):
+    with pytest.raises(NotNativeError, match=f"no class of the transformers library computes this model: it has .*{has}"):
         to_native(make_model(arm))
 
 
@@ -81,7 +106,7 @@ def test_a_window_is_refused():
     model = hybrid()
     for block in model.stack.blocks[1::2]:
         block.mixer.window = 8
-    with pytest.raises(ExternalError, match="attention in windows"):
+    with pytest.raises(NotNativeError, match="attention in windows"):
         to_native(model)
 
 

@@ -1,0 +1,300 @@
+"""A trained model in one line: prompt it, score a text, ask what it would say without a part of itself.
+
+>>> run = lolm.load("artifacts/tiny/runs/lolm-1")
+>>> run.generate("The rain", seed=1) == "".join(piece.text for piece in run.generate("The rain", seed=1, stream=True))
+True
+>>> scored = run.score("The rain stopped.")
+>>> scored.tokens == len(scored.table), scored.bytes
+(True, 17)
+>>> run.intervene("The rain stopped.", "gate=1").learned == scored
+True
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lolm import LolmError
+from lolm.config import RunConfig
+from lolm.config.strict import nearest
+from lolm.corpus.tokenizer import Tokenizer
+from lolm.data.batches import EvaluationSet
+from lolm.data.stream import TokenStream
+from lolm.export import from_hub, is_export, open_export
+from lolm.generation import generate
+from lolm.generation.generate import ENDED
+from lolm.interventions import EMPTY, Context, Intervention, StreamMeans, full_set, fusion_of, measure, standard_set
+from lolm.laboratory.token_losses import TokenLosses, losses_by_token
+from lolm.models.language_model import LanguageModel
+from lolm.records import names, run_of
+from lolm.records.results import RunRecord
+from lolm.records.results import load_run as load_records
+from lolm.training.checkpoint import load_run
+
+MEASURED = 16_384  # tokens of validation text from which means for interventions are taken
+RUNS = "artifacts/<scale>/runs/<arm>-<seed>"
+
+
+class LoadError(LolmError):
+    """A folder that no model can be loaded from, or a question that it cannot answer."""
+
+
+class Piece(NamedTuple):
+    """A part of a text that is being written: a token's text, empty inside a character of several tokens; its id; and the mean
+    gate where it was predicted, None without a gate."""
+
+    text: str
+    id: int
+    gate: float | None
+
+
+class ScoredToken(NamedTuple):
+    """A token of a text: what it stands for, its id, its loss in nats given those before it, and the mean gate where it is read,
+    None without a gate."""
+
+    text: str
+    id: int
+    nats: float
+    gate: float | None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How well a model predicts a text.
+
+    Attributes:
+        table: a row for each token; ``pandas.DataFrame(scored.table)`` is a table of them.
+        nats: the whole text's, a sum.
+    """
+
+    table: tuple[ScoredToken, ...]
+    nats: float
+    bytes: int
+
+    @property
+    def tokens(self) -> int:
+        return len(self.table)
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / (self.bytes * math.log(2))
+
+
+@dataclass(frozen=True)
+class Intervened:
+    """A text as the learned model predicts it, and the model under an intervention."""
+
+    learned: Scored
+    changed: Scored
+
+    @property
+    def effect(self) -> float:
+        """What the intervention costs, nats a token; below 0 it helps."""
+        return self.changed.nats_per_token - self.learned.nats_per_token
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model with what belongs to it.
+
+    Attributes:
+        source: what it was loaded from.
+        model: in evaluation mode.
+        config: of the run that trained it.
+        records: what was measured of it, as the project's reports have it; None where they do not.
+        held_out: its validation text; None where that does not lie with it.
+    """
+
+    source: str
+    model: LanguageModel
+    tokenizer: Tokenizer
+    config: RunConfig
+    records: RunRecord | None = None
+    held_out: TokenStream | None = None
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.8,
+        top_k: int = 50,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        window: int | None = None,
+        stream: bool = False,
+    ) -> Any:
+        """Continue a text as if it began a document; returns what is written, a ``str`` without the prompt.
+
+        Args:
+            max_tokens, temperature, top_k, top_p, repetition_penalty, seed, window: see :func:`lolm.generation.generate`.
+            stop: texts before which writing ends; the end of a document always ends it.
+            stream: return an iterator of :class:`Piece` in its place, each as soon as it is certain.
+
+        Raises:
+            GenerationError: a setting out of range.
+            ConfigError: the prompt is too short for a memory with a fixed number of chunks.
+        """
+        ids = torch.from_numpy(np.concatenate(([self.tokenizer.eos_id], self.tokenizer.encode(prompt))))[None]
+        eos = self.tokenizer.eos_id
+        settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty}
+        tokens = generate(self.model, ids, max_tokens, **settings, seed=seed, stop=(eos,), window=window)  # type: ignore[arg-type]
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+        def pieces() -> Iterator[Piece]:
+            for ids_B, gate_B in tokens:
+                if (token := int(ids_B)) not in (eos, ENDED):
+                    gate = None if gate_B is None else float(gate_B)
+                    yield Piece(decoder.decode(self.tokenizer.texts[token]), token, gate)
+            if rest := decoder.decode(b"", final=True):  # the last character was cut
+                yield Piece(rest, token, None)
+
+        written = _until(pieces(), (stop,) if isinstance(stop, str) else tuple(stop))
+        return written if stream else "".join(piece.text for piece in written)
+
+    def score(self, text: str, *, window: int | None = None) -> Scored:
+        """How well the model predicts a text, read as if it began a document.
+
+        Args:
+            window: tokens that are read together; by default as many as in training. A longer text is cut, as in an evaluation,
+                and the first tokens of each window know little of what was before.
+
+        Raises:
+            DataError: the text is empty.
+        """
+        return self._losses(text, Intervention(names.NONE), window, EMPTY).learned
+
+    def intervene(self, text: str, intervention: str | Intervention, *, window: int | None = None) -> Intervened:
+        """Score a text in the learned model and under an intervention; see :meth:`score`.
+
+        Args:
+            intervention: a label of :attr:`interventions`, such as ``gate=0.5``; or one of your own, which can change any site of
+                the model, see :mod:`lolm.interventions`.
+
+        Raises:
+            LoadError: no intervention of this model has that label; names the nearest.
+            InterventionError: the model has no place for it, or it needs held-out text and there is none.
+        """
+        if isinstance(intervention, str):
+            if intervention not in self.interventions:
+                raise LoadError(f"no intervention {intervention!r} of this model{nearest(intervention, self.interventions)}")
+            intervention = self.interventions[intervention]
+        return self._losses(text, intervention, window, self._context)
+
+    @cached_property
+    def interventions(self) -> dict[str, Intervention]:
+        """What :mod:`lolm.interventions.catalogue` has for this model, by label; without held-out text the published ones."""
+        if self._context is EMPTY and fusion_of(self.model) is not None:
+            found = standard_set(self.model, (0.0, 0.25, 0.5, 0.75, 1.0), StreamMeans(None, None))
+        else:
+            found = full_set(self.model, self._context)
+        return {intervention.label: intervention for intervention in found}
+
+    @cached_property
+    def _context(self) -> Context:
+        """Means of what a model's parts write in held-out text."""
+        if self.held_out is None or fusion_of(self.model) is None:
+            return EMPTY
+        held_out = EvaluationSet(self.held_out, MEASURED, self.config.training.seq_len)
+        return Context(measure(self.model, (x_BT for x_BT, _ in held_out.batches(8))), seed=self.config.seed)
+
+    def _losses(self, text: str, intervention: Intervention, window: int | None, context: Context) -> Intervened:
+        ids, before = self.tokenizer.encode(text), self.tokenizer.eos_id
+        size = window or self.config.training.seq_len
+        found = []
+        for start in range(0, max(1, len(ids)), size):
+            part = ids[start : start + size]
+            found.append(losses_by_token(self.model, part, before, intervention, context.statistics, self.held_out, context.seed))
+            before = int(part[-1])
+        learned, changed = (self._scored(text, parts) for parts in zip(*found, strict=True))
+        return Intervened(learned, changed)
+
+    def _scored(self, text: str, parts: Sequence[TokenLosses]) -> Scored:
+        rows = [
+            ScoredToken(
+                self.tokenizer.texts[i].decode("utf-8", "replace"), int(i), float(nats), None if gate is None else float(gate)
+            )
+            for part in parts
+            for i, nats, gate in zip(part.ids, part.nats, [None] * len(part.ids) if part.gate is None else part.gate, strict=True)
+        ]
+        return Scored(tuple(rows), sum(row.nats for row in rows), len(text.encode()))
+
+
+def load(source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
+    """Load a trained model.
+
+    Args:
+        source: folder of a run's weights, ``artifacts/<scale>/runs/<arm>-<seed>`` of a project; or one that ``lolm export``
+            wrote, or its name on the Hugging Face hub, ``owner/name``; those have no records and no held-out text beside them.
+        device, dtype: of the weights; float32 by default.
+
+    Raises:
+        LoadError: that is no run's folder.
+        LolmError: its records, weights or tokenizer are missing or broken; names the file.
+    """
+    folder = Path(source)
+    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        folder = from_hub(str(source))
+    found = _exported(folder) if is_export(folder) else _run(folder)
+    found.model.to(device=device, dtype=dtype).eval()
+    return found
+
+
+def _exported(folder: Path) -> LoadedModel:
+    """A run that went out as a folder of the transformers library."""
+    model, tokenizer, header = open_export(folder)
+    return LoadedModel(str(folder), model, tokenizer, header.run)
+
+
+def _run(folder: Path) -> LoadedModel:
+    """A run of this or of another project."""
+    place = run_of(folder)
+    if not folder.is_dir():
+        raise LoadError(f"{folder}: no such folder; a run's weights lie in {RUNS}, and `dvc repro` or `dvc pull` brings them")
+    if place is None:
+        raise LoadError(f"{folder}: not the folder of a run, nor an export of one; give {RUNS}")
+    layout, key = place
+    trained = load_run(layout.train(*key), folder)
+    tokenizer = Tokenizer.load(layout.tokenizer)
+    if tokenizer.vocab_size != trained.run.vocab_size:
+        raise LoadError(
+            f"{layout.tokenizer}: has {tokenizer.vocab_size} ids, the model {trained.run.vocab_size}; made after this training"
+        )
+    held_out = TokenStream.open(layout.shards, "validation") if layout.shards.is_dir() else None
+    return LoadedModel(str(folder), trained.model, tokenizer, trained.run, load_records(layout, key, "left out"), held_out)
+
+
+def _until(pieces: Iterator[Piece], stops: tuple[str, ...]) -> Iterator[Piece]:
+    """Pieces up to the first of some texts; one that may be the beginning of such a text waits for what follows."""
+    longest, kept, waiting = max(map(len, stops), default=0), "", []
+    for piece in pieces:
+        waiting.append(piece)
+        kept += piece.text
+        ends = [place for stop in stops if stop and (place := kept.find(stop)) >= 0]
+        if ends:
+            left = min(ends)
+            for piece in waiting:
+                if left > 0:
+                    yield piece._replace(text=piece.text[:left])
+                left -= len(piece.text)
+            return
+        while waiting and len(kept) - len(waiting[0].text) >= longest - 1:
+            kept = kept[len(waiting[0].text) :]
+            yield waiting.pop(0)
+    yield from waiting

@@ -1,0 +1,156 @@
+"""A run as a folder of the ``transformers`` library, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from lolm import LolmError
+from lolm.config import RunConfig, load_params, to_mapping
+from lolm.corpus.tokenizer import EOS, Tokenizer
+from lolm.export.code import flat_modules
+from lolm.export.native import NotNativeError, from_native, to_native
+from lolm.export.tokenizer import to_fast
+from lolm.external.load import transformers
+from lolm.models.build import build_model
+from lolm.models.language_model import LanguageModel
+from lolm.records import atomic_folder, read, read_json, run_of, write, write_text
+from lolm.records.results import load_run as load_records
+from lolm.records.schema import RunHeader
+from lolm.training.checkpoint import load_run
+
+HEADER, PIECES = "lolm.json", "sentencepiece.model"  # beside the library's files: the run's header, and its tokenizer's own file
+PREFIX = "model."  # of our weights' names in the library's file
+
+
+class ExportError(LolmError):
+    """A run that cannot be exported, or a folder that is no export; says what to do."""
+
+
+def export(run: str | Path, to: str | Path | None = None) -> Path:
+    """Write a trained run as a folder that ``from_pretrained`` of the library's Auto classes reads, whole or not at all.
+
+    It is a class of the library where one has the same arithmetic (:mod:`lolm.export.native`), else ``LolmForCausalLM`` with its
+    code in the folder, which needs ``trust_remote_code=True`` and not this project. With it come the tokenizer and a model card.
+
+    Args:
+        run: folder of its weights, ``artifacts/<scale>/runs/<arm>-<seed>``; its records are found from there.
+        to: a new or empty folder, or an earlier export; default ``artifacts/<scale>/exports/<arm>-<seed>``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ExportError: ``run`` is no folder of weights, or ``to`` has something else in it.
+        RecordError, CheckpointError, DataError: records, weights or tokenizer are missing or broken.
+        ConfigError: the project's ``params.yaml`` is, whose ``analysis`` says how the interval on the card is made.
+        ExternalError: the library is not installed.
+    """
+    from lolm.report.card import model_card  # which brings libraries for figures and tables that reading an export does without
+
+    place = run_of(run)
+    if place is None or not Path(run).is_dir():
+        raise ExportError(f"{run}: no folder of a run's weights; these are artifacts/<scale>/runs/<arm>-<seed>")
+    layout, key = place
+    folder = layout.artifacts / "exports" / str(key) if to is None else Path(to)
+    if folder.exists() and not is_export(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"{folder}: is there and is no export; give another folder, or delete it")
+    trained, tokenizer = load_run(layout.train(*key), layout.weights(*key)), Tokenizer.load(layout.tokenizer)
+    records, params = load_records(layout, key, "left out"), load_params(layout.root / "params.yaml")
+    assert records is not None
+    if tokenizer.vocab_size != trained.run.vocab_size:
+        raise ExportError(f"{layout.tokenizer}: has {tokenizer.vocab_size} pieces, the run {trained.run.vocab_size}: made later")
+    with atomic_folder(folder) as new:
+        native, differs = write_model(new, trained.model, trained.run)
+        to_fast(tokenizer).save_pretrained(new)
+        (new / PIECES).write_bytes((layout.tokenizer / "tokenizer.model").read_bytes())
+        write_text(new / "README.md", model_card(records, layout, native, differs, params.analysis))
+        write(new / HEADER, trained.header)
+    return folder
+
+
+def write_model(folder: Path, model: LanguageModel, run: RunConfig) -> tuple[str, str]:
+    """Weights, configuration and, where no class of the library computes the model, code.
+
+    Returns:
+        Name of the library's class, empty for ours; and what the model has that none has.
+    """
+    differs = ""
+    try:
+        exported = to_native(model)
+    except NotNativeError as error:
+        exported, differs = _own(model, run), error.has
+        for name, source in flat_modules("lolm.export.modeling_lolm").items():
+            write_text(folder / name, source)
+    exported.generation_config = transformers().GenerationConfig(bos_token_id=EOS, eos_token_id=EOS, pad_token_id=EOS)
+    exported.save_pretrained(folder)
+    return "" if differs else type(exported).__name__, differs
+
+
+def _own(model: LanguageModel, run: RunConfig) -> Any:
+    transformers()
+    from lolm.export.configuration_lolm import LolmConfig
+    from lolm.export.modeling_lolm import LolmForCausalLM
+
+    what = (to_mapping(run.architecture), to_mapping(run.size), run.vocab_size, run.training.seq_len)
+    config = LolmConfig(*what, bos_token_id=EOS, eos_token_id=EOS)
+    config.auto_map = {
+        "AutoConfig": "configuration_lolm.LolmConfig",
+        "AutoModelForCausalLM": "modeling_lolm.LolmForCausalLM",
+    }
+    with torch.random.fork_rng(devices=[]):  # what is drawn for initial values is lost
+        exported = LolmForCausalLM(config).eval()
+    exported.model.load_state_dict(model.state_dict())
+    return exported
+
+
+def is_export(folder: str | Path) -> bool:
+    """Whether :func:`export` wrote a folder."""
+    return (Path(folder) / HEADER).is_file()
+
+
+def from_hub(name: str) -> Path:
+    """The local copy of an export on the Hugging Face hub, ``owner/name``, downloaded where there is none yet.
+
+    Raises:
+        ExportError: the hub or the local cache does not give it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        line = " ".join(str(error).split())[:120]
+        raise ExportError(f"{name}: no such folder, and no such model on the hub or in its local cache ({line})") from None
+
+
+def open_export(folder: str | Path) -> tuple[LanguageModel, Tokenizer, RunHeader]:
+    """The model in evaluation mode, its tokenizer and its run's header, from an exported folder.
+
+    Weights are those of the run bit for bit, but to one unit in the last place what Jamba's inner norms read.
+
+    Raises:
+        ExportError: it is no export, or its weights do not fit.
+        RecordError: its header is broken.
+    """
+    folder = Path(folder)
+    if not is_export(folder):
+        raise ExportError(f"{folder}: has no {HEADER}, so it is no export of this project; make one with `lolm export`")
+    header = read(folder / HEADER, RunHeader)
+    try:
+        tensors = load_file(folder / "model.safetensors")
+        tokenizer = Tokenizer((folder / PIECES).read_bytes())
+        with torch.random.fork_rng(devices=[]):  # what is drawn for initial values is lost
+            model = build_model(header.run)
+        if read_json(folder / "config.json")["model_type"] == "lolm":
+            model.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()})
+        else:
+            from_native(model, tensors)
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ExportError(f"{folder}: cannot be read as a whole export ({error}); export the run again") from None
+    return model.eval(), tokenizer, header

@@ -1,0 +1,67 @@
+"""The card of an exported model: what it is, what it was trained on, how well it predicts, what was found, what it is not for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lolm.analysis.uncertainty import TextSample
+from lolm.claims.ledger import DECIDED
+from lolm.claims.numbers import show_interval
+from lolm.config import AnalysisConfig
+from lolm.records import Layout, read_json
+from lolm.records.results import RunRecord
+from lolm.report.render import render, si
+
+OURS = "this project"  # source of a claim that the authors did not make
+BESIDE = ("arithmetic", "sanity")  # groups of the ledger that say nothing of a model
+
+
+def model_card(run: RunRecord, layout: Layout, native: str, differs: str, analysis: AnalysisConfig) -> str:
+    """Markdown with the front matter that the Hugging Face hub reads, all of it from the run's records.
+
+    Args:
+        native: class of the ``transformers`` library that computes the model; empty where it is this project's own.
+        differs: where none does, what the model has that none has.
+        analysis: confidence, and how text is resampled for the interval of the test loss.
+    """
+    config = run.header.run
+    training = config.training
+    corpus = read_json(layout.corpus_record) if layout.corpus_record.exists() else None
+    shards = read_json(layout.shards_record) if layout.shards_record.exists() else None
+    return render(
+        "card.md",
+        run=run,
+        config=config,
+        native=native,
+        differs=differs,
+        tokens=training.steps * training.accumulation * training.batch_size * training.seq_len,
+        corpus=corpus,
+        shards=shards,
+        interval=_over_text(run, analysis),
+        level=f"{100 * analysis.confidence:g} %",
+        claims=_verdicts(run, layout),
+        si=si,
+    )
+
+
+def _over_text(run: RunRecord, analysis: AnalysisConfig) -> str | None:
+    """Interval of the test loss over passages of the text that was scored; None where losses by piece were not kept."""
+    sample = TextSample.of([run], analysis)
+    if sample is None:
+        return None
+    tail = 50 * (1 - analysis.confidence)
+    low, high = np.percentile(sample.final(run), (tail, 100 - tail))
+    return f"{show_interval(float(low), float(high), 'nats')}, over {sample.unit} of the text"
+
+
+def _verdicts(run: RunRecord, layout: Layout) -> list[dict[str, Any]]:
+    """Decided entries of the ledger that this run took part in: the authors' claims with numbers, or if none those in words."""
+    path, this = layout.reports / "claims.json", {"name": run.name, "fingerprint": run.fingerprint}
+    decided = [
+        claim
+        for claim in (read_json(path) if path.exists() else [])
+        if claim["verdict"] in DECIDED and claim["group"] not in BESIDE and this in claim["runs"]
+    ]
+    return [claim for claim in decided if claim["published"]] or [claim for claim in decided if claim["source"] != OURS]

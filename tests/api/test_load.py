@@ -1,0 +1,210 @@
+"""A model loaded from a run's folder: what it writes and scores is what its parts say."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from rules import RuleModel, certain
+from synthetic import write_results, write_weights
+
+import lolm
+from lolm.api import LoadedModel, LoadError
+from lolm.data.errors import DataError
+from lolm.generation import GenerationError
+from lolm.interventions import InterventionError, force_gate
+from lolm.records import Layout, RecordError, read
+from lolm.records.schema import RunHeader
+from lolm.training.checkpoint import CheckpointError
+from pipeline import cli
+
+TEXT = "A fox ran. Ω was its name,\nand 42 its age. " * 3
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    root = tmp_path_factory.mktemp("project")
+    write_results(root, arms=("lolm", "transformer"), seeds=(1,))
+    write_weights(root, "lolm", 1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(project):
+    return lolm.load(project / "artifacts/smoke/runs/lolm-1")
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = (
+        "import lolm, sys; assert not {'torch', 'numpy', 'lolm.api'} & set(sys.modules); lolm.load; assert 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'laod'"):
+        _ = lolm.laod
+
+
+def test_a_run_comes_with_its_configuration_and_records(project, run):
+    header = read(Layout("smoke", project).header("lolm", 1), RunHeader)
+    assert run.config == header.run
+    assert run.records.header == header
+    assert run.records.evaluation.arm == "lolm"
+    assert not run.model.training
+    assert lolm.load(run.source, dtype=torch.float64).model.embedding.weight.dtype == torch.float64
+
+
+def test_a_score_is_the_loss_of_a_whole_pass(run):
+    scored = run.score(TEXT, window=1000)
+    ids = torch.from_numpy(np.concatenate(([run.tokenizer.eos_id], run.tokenizer.encode(TEXT))))
+    with torch.no_grad():
+        nats = -run.model(ids[None, :-1])[0].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+    assert [row.id for row in scored.table] == ids[1:].tolist()
+    np.testing.assert_allclose([row.nats for row in scored.table], nats.numpy(), atol=1e-5)
+    assert scored.nats_per_token == pytest.approx(float(nats.mean()), abs=1e-5)
+    assert scored.bits_per_byte == pytest.approx(float(nats.sum()) / (len(TEXT.encode()) * math.log(2)), rel=1e-5)
+    assert all(0 < row.gate < 1 for row in scored.table)
+
+
+def test_a_long_text_is_read_in_windows_each_behind_the_token_before_it(run):
+    size = run.config.training.seq_len
+    ids = run.tokenizer.encode(TEXT * 3)
+    assert len(ids) > 2 * size
+    found = [row.nats for row in run.score(TEXT * 3).table]
+    with torch.no_grad():
+        x = torch.from_numpy(np.concatenate(([run.tokenizer.eos_id], ids)))
+        second = torch.nn.functional.cross_entropy(
+            run.model(x[None, size : 2 * size])[0], x[size + 1 : 2 * size + 1], reduction="none"
+        )
+    np.testing.assert_allclose(found[size : 2 * size], second.numpy(), atol=1e-5)
+
+
+def test_interventions_by_label_and_of_ones_own(run):
+    by_label, own = run.intervene(TEXT, "gate=0"), run.intervene(TEXT, force_gate(0.0))
+    assert by_label == own
+    assert by_label.learned == run.score(TEXT)
+    assert by_label.effect == pytest.approx(by_label.changed.nats_per_token - run.score(TEXT).nats_per_token)
+    assert by_label.effect != 0
+    assert run.intervene(TEXT, "none").effect == 0
+    assert run.intervene(TEXT, "latent_resample").effect != run.intervene(TEXT, "latent_mean").effect
+    with pytest.raises(LoadError, match=r"no intervention 'latent_men' of this model; .*'latent_mean'"):
+        run.intervene(TEXT, "latent_men")
+
+
+def test_without_held_out_text_what_needs_none_is_there(run):
+    alone = LoadedModel("", run.model, run.tokenizer, run.config)
+    assert alone.intervene(TEXT, "gate=0").effect == pytest.approx(run.intervene(TEXT, "gate=0").effect)
+    assert "latent_mean" not in alone.interventions
+    with pytest.raises(InterventionError, match="needs statistics"):
+        alone.intervene(TEXT, run.interventions["latent_mean"])
+
+
+def writer(run, ids):
+    """A model that writes these ids whatever it is asked, then the first again."""
+    follower = dict(zip([run.tokenizer.eos_id, *ids], [*ids, ids[0]], strict=True))
+    model = RuleModel(
+        run.tokenizer.vocab_size, lambda x: certain(x.clone().apply_(lambda i: follower.get(i, 0)), run.tokenizer.vocab_size)
+    )
+    return LoadedModel("", model, run.tokenizer, run.config)
+
+
+def test_characters_of_several_tokens_come_whole_and_stops_end_before_themselves(run):
+    ids = run.tokenizer.encode("ab Ω<c")
+    assert len(set(ids.tolist())) == len(ids)
+    model = writer(run, ids.tolist())
+    pieces = list(model.generate("", max_tokens=len(ids), stream=True))
+    assert [piece.id for piece in pieces] == ids.tolist()
+    assert "".join(piece.text for piece in pieces) == "ab Ω<c"
+    assert model.generate("", max_tokens=50, stop="Ω<") == "ab "
+    assert model.generate("", max_tokens=50, stop=["<", "b"]) == "a"
+    assert model.generate("", max_tokens=50, stop="") == model.generate("", max_tokens=50)
+    cut = [i for i, text in enumerate(map(run.tokenizer.texts.__getitem__, ids.tolist())) if text == "Ω".encode()[:1]]
+    assert cut, "Ω is no character of the corpus, so it is two bytes"
+    assert model.generate("", max_tokens=cut[0] + 1) == "ab \ufffd"
+
+
+def test_the_end_of_a_document_ends_a_text(run):
+    a, eos = run.tokenizer.encode("a").tolist(), run.tokenizer.eos_id
+    model = RuleModel(run.tokenizer.vocab_size, lambda x: certain(torch.where(x == eos, a[0], eos), run.tokenizer.vocab_size))
+    assert LoadedModel("", model, run.tokenizer, run.config).generate("", max_tokens=9) == "a"
+
+
+def test_what_is_written_depends_on_the_seed_alone(run):
+    text = run.generate("A fox", max_tokens=20, seed=4)
+    assert (
+        text
+        == run.generate("A fox", max_tokens=20, seed=4)
+        == "".join(piece.text for piece in run.generate("A fox", max_tokens=20, seed=4, stream=True))
+    )
+    assert text != run.generate("A fox", max_tokens=20, seed=5)
+    with pytest.raises(GenerationError, match="top_p 2"):
+        run.generate("A fox", top_p=2, stream=True)
+    with pytest.raises(DataError, match="no token"):
+        run.score("")
+
+
+def test_a_folder_that_is_no_run_is_named(project, tmp_path):
+    with pytest.raises(LoadError, match=r"nowhere-1: no such folder; a run's weights lie in artifacts/<scale>"):
+        lolm.load(tmp_path / "nowhere-1")
+    with pytest.raises(LoadError, match="not the folder of a run"):
+        lolm.load(project / "reports")
+    (project / "artifacts/smoke/runs/transformer-1").mkdir()
+    with pytest.raises(CheckpointError, match=r"transformer-1/model\.safetensors: no such file"):
+        lolm.load(project / "artifacts/smoke/runs/transformer-1")
+    (project / "artifacts/smoke/runs/other-1").mkdir()
+    with pytest.raises(RecordError, match=r"train/other-1/config\.json: no such record"):
+        lolm.load(project / "artifacts/smoke/runs/other-1")
+
+
+def command(capsys, monkeypatch, *words, status=0, stdin=None):
+    """What the command printed, on both outputs."""
+    monkeypatch.setattr(sys, "argv", ["lolm", *map(str, words)])
+    if status:
+        with pytest.raises(SystemExit) as ended:
+            cli.lolm()
+        assert ended.value.code == status
+    else:
+        cli.lolm()
+    return capsys.readouterr()
+
+
+def test_commands_print_what_the_library_says(run, tmp_path, capsys, monkeypatch):
+    words = ("generate", run.source, "A fox", "--tokens", 12, "--seed", 2)
+    written = command(capsys, monkeypatch, *words).out
+    assert written == "A fox" + run.generate("A fox", max_tokens=12, seed=2) + "\n"
+    assert command(capsys, monkeypatch, *words, "--gate").out == written  # no terminal
+    coloured = command(capsys, monkeypatch, *words, "--gate", "--color").out
+    assert coloured.count("\033[38;5;") == sum(1 for _ in run.generate("A fox", max_tokens=12, seed=2, stream=True))
+    (tmp_path / "text").write_text(TEXT, encoding="utf-8")
+    scored = run.score(TEXT)
+    out = command(capsys, monkeypatch, "score", run.source, tmp_path / "text", "--table").out.splitlines()
+    assert out[-1] == f"{scored.tokens} tokens, {scored.nats_per_token:.4f} nats a token, {scored.bits_per_byte:.4f} bits a byte"
+    assert [line.split("\t")[0] for line in out[:-1]] == [f"{row.nats:.4f}" for row in scored.table]
+    out = command(capsys, monkeypatch, "score", run.source, tmp_path / "text", "--intervention", "gate=1").out
+    assert f"{run.intervene(TEXT, 'gate=1').effect:+.4f}" in out
+
+
+def test_a_mistake_is_one_line_and_a_status(run, tmp_path, capsys, monkeypatch):
+    (tmp_path / "bytes").write_bytes(b"a\xff")
+    for words, says in (
+        (("score", run.source, tmp_path / "bytes"), "no UTF-8 text"),
+        (("score", run.source, tmp_path / "none"), "No such file"),
+        (("generate", tmp_path, "x"), "not the folder of a run"),
+        (("generate", run.source, "x", "--top-p", 3), "top_p 3"),
+    ):
+        found = command(capsys, monkeypatch, *words, status=2)
+        assert found.err.startswith("error: ")
+        assert found.err.count("\n") == 1
+        assert says in found.err
+        assert found.out == ""
+    assert "invalid choice: 'wirte'" in command(capsys, monkeypatch, "wirte", status=2).err
+
+
+def test_doctor_names_what_is_missing(project, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "missing: no params.yaml here" in command(capsys, monkeypatch, "doctor", status=1).out
+    monkeypatch.chdir(project)
+    (project / "params.yaml").touch()
+    out = command(capsys, monkeypatch, "doctor").out
+    assert "selective_scan: cpu" in out
+    assert "weights: smoke has 1 of the 2 runs" in out
