@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke budgets external downstream plan report power accept bench check test golden lint format ui track environment clean lock FORCE
+.PHONY: help repro smoke budgets external downstream plan gpu gpu-shards report power accept bench check test golden lint format ui track environment clean lock FORCE
 
 PORT ?= 5000
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -26,7 +26,7 @@ ready := .venv/ready
 endif
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Variables: SCALE= STUDY=<of params.yaml> JOBS=<runs at a time> LAUNCHER=slurm <runs on a cluster> FORCE=1 <all again>"
 	@echo "           WHY=<what make accept accepts> PORT=<of the UI> ARGS=<for pytest or the benchmark>"
 	@echo "           PYTHON=<interpreter to build .venv with> TORCH_INDEX=<extra package index, for example of PyTorch's CPU builds>"
@@ -55,6 +55,12 @@ downstream: $(ready) ## scores on downstream tasks, `downstream` in params.yaml,
 
 plan: $(ready) ## sizes, memory, hours and disk of a study, before anything runs; GPU=H100 refuses what does not fit there
 	@"$(python)" -m pipeline.plan $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY)) $(if $(GPU),--gpu "$(GPU)") $(ARGS)
+
+gpu: ## the published comparisons on one GPU, in steps that fit ten minutes; needs PyTorch and Triton alone; ARGS=<of pipeline.gpu>
+	@"$(or $(wildcard $(python)),$(PYTHON),python3)" -m pipeline.gpu $(ARGS)
+
+gpu-shards: $(ready) ## what `make gpu` reads, from the text in the folder texts into the folder carried
+	@"$(python)" -m pipeline.gpu --prepare $(ARGS)
 
 report: $(ready) ## every committed page again from the records in reports/, without training
 	@"$(python)" -m pipeline.report $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))

@@ -12,7 +12,7 @@ import torch
 from benchmarks.machine import bandwidth
 from benchmarks.settings import Settings
 from benchmarks.timing import Part, Samples, Unavailable, ratios, summary
-from lolm.ops.backends import KERNELS, TIMED, example, failure, seconds
+from lolm.ops.backends import KERNELS, TIMED, example, failure, halved, seconds
 
 COPIED = 1_000_000_000  # bytes
 
@@ -50,8 +50,7 @@ def kernels(settings: Settings, stack: ExitStack) -> Part:
 def moved_bytes(op: str) -> int:
     """Bytes of a forward and a backward pass that reads every input twice and the output's gradient once, and writes the output
     and every gradient once; series in bfloat16. The output is as large as the first input."""
-    inputs = [x for x in example(op, TIMED, "cpu") if torch.is_tensor(x)]
-    sizes = [x.numel() * (2 if x.dim() > 2 else x.element_size()) for x in inputs]
+    sizes = [x.numel() * x.element_size() for x in halved(example(op, TIMED, "cpu"), torch.bfloat16) if torch.is_tensor(x)]
     return 3 * sum(sizes) + 2 * sizes[0]
 
 

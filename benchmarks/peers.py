@@ -79,6 +79,20 @@ def llama_of(run: RunConfig, layers: int) -> nn.Module:
     return LlamaModel(config)
 
 
+def mamba_of(run: RunConfig) -> Any:
+    """The configuration of their Mamba with the sizes of a run."""
+    from transformers import MambaConfig
+
+    size, options = run.size, run.size.mixers.get("mamba1", {})
+    inner = options.get("d_inner") or 2 * size.d_model
+    config: Any = MambaConfig(
+        vocab_size=run.vocab_size, hidden_size=size.d_model, state_size=options.get("d_state", 16),
+        num_hidden_layers=size.n_layers, use_cache=False,
+    )  # fmt: skip
+    config.intermediate_size = inner  # `expand` of the constructor is whole
+    return config
+
+
 def peers(settings: Settings, stack: ExitStack) -> Part:
     """Time of their layers over ours, with the threads of one run."""
     if importlib.util.find_spec("transformers") is None:

@@ -45,10 +45,10 @@ class Stepper:
         parameters: of the model.
     """
 
-    def __init__(self, run: RunConfig) -> None:
+    def __init__(self, run: RunConfig, device: str = "cpu") -> None:
         training = run.training
         sampler = RandomTokens(run.vocab_size, training.batch_size, training.seq_len)
-        self.trainer = Trainer(run, sampler, lambda model: {})  # type: ignore[arg-type]
+        self.trainer = Trainer(run, sampler, lambda model: {}, device=device)  # type: ignore[arg-type]
         self.trainer.scratch = Path()  # where an error would look for a checkpoint
         facts = account(self.trainer.model, self.trainer.heads, training.seq_len, training.precision)
         self.tokens = training.tokens_per_step

@@ -9,7 +9,7 @@ from lolm.data.batches import EvaluationSet
 from lolm.interventions import EMPTY, Context, Intervention, force_gate, full_set, fusion_of, measure, replace_branch
 from lolm.laboratory.boundaries import score_boundaries
 from lolm.laboratory.contributions import contributions
-from lolm.laboratory.readouts import Effort, refit_readouts
+from lolm.laboratory.readouts import Effort, readouts_of, refit_readouts
 from lolm.laboratory.scoring import score_interventions
 from lolm.laboratory.token_classes import gate_by_class
 from lolm.models.language_model import LanguageModel
@@ -87,7 +87,8 @@ def _refits(context: RunContext, model: LanguageModel, statistics: Context, step
     test = context.held_out("test", min(config.tokens, config.refit_tokens))
     validation = context.held_out("validation", config.refit_validation_tokens)
     train = context.training_batches(config.refit_tokens)
-    return refit_readouts(model, interventions, train, validation, test, config.batch_size, effort, statistics, step=step)
+    texts = train, validation, test
+    return refit_readouts(model, interventions, *texts, config.batch_size, effort, statistics, readouts_of(model), step=step)
 
 
 def _token_classes(

@@ -104,18 +104,20 @@ def source_of(module: str, root: Path) -> Path | None:
 
 @cache
 def imports_of(path: Path, module: str) -> tuple[str, ...]:
-    """Dotted names of ours that a file may import; of ``from a import b`` both ``a`` and ``a.b``, as b may be a module."""
+    """Dotted names of ours that a file may import; of ``from a import b`` both ``a`` and ``a.b``, as b may be a module, and every
+    string of a file that imports modules by name."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names: list[str] = []
-    for node in _executed(ast.parse(path.read_text(encoding="utf-8"))):
+    text = path.read_text(encoding="utf-8")
+    for node in _executed(ast.parse(text)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
-            names += [str(node.args[0].value)] if isinstance(node.args[0], ast.Constant) else []
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "import_module" in text:
+            names.append(node.value)  # of a table of modules, such as that of kernels; what names no module is left out later
     return tuple(name for name in names if name.split(".")[0] in PACKAGES)
 
 

@@ -59,6 +59,7 @@ def task_run(run: RunConfig, config: RecallConfig) -> RunConfig:
         devices=1,
         nodes=1,
         schedule="cosine",
+        schedule_steps=None,
         warmup_steps=int(WARM_UP * config.steps),
         cooldowns=(),
         snapshots=(),

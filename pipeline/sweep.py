@@ -47,6 +47,7 @@ def _swept(stage: Stage, run: RunConfig, config: SweepConfig, notes: Path) -> Sw
     training = replace(
         run.training,
         steps=config.steps,
+        schedule_steps=None,
         warmup_steps=min(run.training.warmup_steps, max(1, config.steps // 10)),
         cooldowns=(),
         snapshots=(),

@@ -13,7 +13,7 @@ from lolm.records import essence
 from lolm.records.schema import PlanRow
 
 ON_TEXT = {"steps", "seq_len", "batch_size", "accumulation", "schedule", "warmup_steps", "decay_fraction", "cooldowns"} | {
-    "snapshots", "log_every", "eval_every", "eval_tokens", "eval_batch_size", "checkpoint_every"
+    "schedule_steps", "snapshots", "log_every", "eval_every", "eval_tokens", "eval_batch_size", "checkpoint_every"
 }  # fmt: skip
 
 

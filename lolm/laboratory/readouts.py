@@ -184,12 +184,22 @@ class _Bench:
         return _Refit(_nats(self.test, test_logits), kept=kept)
 
 
+def readouts_of(model: LanguageModel) -> tuple[str, ...]:
+    """The readouts that a model has: ``affine`` if its branches or head have norms, which v0's do not, and all others."""
+    return tuple(readout for readout in READOUTS if readout != AFFINE or _of_norms(model))
+
+
+def _of_norms(model: LanguageModel) -> list[nn.Parameter]:
+    """Gains and biases of the branches and the head."""
+    fusion = fusion_of(model)
+    norms = [model.head_norm, *([] if fusion is None else [fusion.surface_norm, fusion.latent_norm])]
+    return [parameter for norm in norms for parameter in norm.parameters()]
+
+
 def _affine(model: LanguageModel, intervention: Intervention, texts, scratch: bool):
     """A copy of the model of which the norms alone learn: streams are kept, the fusion is run with every step."""
     copy = deepcopy(model).requires_grad_(False)
-    fusion = fusion_of(copy)
-    norms = [copy.head_norm, *([] if fusion is None else [fusion.surface_norm, fusion.latent_norm])]
-    parameters = [parameter.requires_grad_() for norm in norms for parameter in norm.parameters()]
+    parameters = [parameter.requires_grad_() for parameter in _of_norms(copy)]
     if not parameters:
         raise InterventionError("readout 'affine': this model's branches and head have no norm; refit another readout")
 

@@ -221,7 +221,7 @@ class Trainer(Steps):
         progress = self.progress
         row: dict[str, Any] = {name: value / progress.window_steps for name, value in progress.window.items()}
         progress.last_window_loss = row[names.TRAIN_LOSS]
-        row[names.TRAIN_LEARNING_RATE] = self.optimizer.param_groups[0]["lr"]
+        row[names.TRAIN_LEARNING_RATE] = float(self.optimizer.param_groups[0]["lr"])
         speed = progress.window_steps * self.training.tokens_per_step / progress.window_seconds
         row[names.TOKENS_PER_SECOND] = speed
         if self.peak:
@@ -273,6 +273,7 @@ class Trainer(Steps):
 
     def _restore(self, path: Path, quiet: bool = False) -> None:
         self.progress = Progress(**restore(path, self.model, self.heads, self.optimizer))
+        self.forget_recorded()
         if not quiet and ranks.is_lead():
             copy = f" of the copy annealed to step {self.ends[self.progress.schedule]}" if self.progress.schedule else ""
             print(f"{self.run.name}: going on from step {self.progress.step}{copy}", file=sys.stderr, flush=True)

@@ -50,13 +50,14 @@ def build_optimizer(modules: Sequence[nn.Module], rule: str, training: TrainingC
 
 
 def learning_rate_at(step: int, training: TrainingConfig, peak: float, end: int | None = None) -> float:
-    """Learning rate of optimiser step ``step`` (0, 1, …) of a schedule that ends at step ``end`` (default: the run's).
+    """Learning rate of optimiser step ``step`` (0, 1, …) of a schedule that ends at step ``end`` (default: the run's)
+    or at ``training.schedule_steps``.
 
     Linear warm-up, then ``cosine``: peak · max(floor, ½ (1 + cos π x)), the published form, with x the share of the rest done;
     or ``wsd`` (warm-up, stable, decay; Hägele et al. 2024, arXiv 2405.18392): constant, then linear to floor · peak over the last
     ``decay_fraction``. Schedules that end at different steps are the same until the shortest decays: one trunk serves all.
     """
-    end = training.steps if end is None else end
+    end = training.schedule_steps or (training.steps if end is None else end)
     if step < training.warmup_steps:
         return peak * (step + 1) / training.warmup_steps
     if training.schedule == "cosine":

@@ -25,6 +25,7 @@ from lolm.training import ranks
 from lolm.training.checkpoint import checkpointed
 from lolm.training.optimizer import build_optimizer, learning_rate_at
 from lolm.training.progress import DivergenceError, Progress, TrainingError
+from lolm.training.recorded import WARM_UP, Recorded, refuse_recording
 
 Part = tuple[str, torch.Tensor, torch.Tensor]  # of a step: its name, inputs and targets
 
@@ -76,6 +77,10 @@ class Steps:
         self.noise = torch.Generator(device=self.device)
         self.progress = Progress()
         self.pieces = 1
+        self.recording = self.training.cuda_graph and self.device.type == "cuda"
+        if self.recording:
+            refuse_recording(run, self.model)
+        self.forget_recorded()
         self._sums: dict[str, torch.Tensor | float] = {}  # terms of the step under way
         self._pending: list[torch.Tensor] = []  # what each step since the last transfer measured, by self._names
         self._names: list[str] = []
@@ -117,6 +122,12 @@ class Steps:
             self.optimizer.zero_grad(set_to_none=True)
         return True
 
+    def forget_recorded(self) -> None:
+        """Record anew: the optimiser's state lies elsewhere."""
+        self._recorded: Recorded[tuple[torch.Tensor, Streams]] | None = None
+        self._inputs: tuple[torch.Tensor, ...] = ()
+        self._warm = 0  # steps since then
+
     def _parts(self, step: int, micros: range) -> list[Part]:
         """The micro-batches of a step, or the pieces that they are cut into."""
         parts: list[Part] = []
@@ -146,14 +157,18 @@ class Steps:
         every = ranks.sum_over(scored.sum())
         return (scored * (self.training.accumulation * self.pieces) / every.clamp(min=1)).float()
 
-    def _backward(self, name: str, x_BT: torch.Tensor, y_BT: torch.Tensor, share: torch.Tensor | float, parts: int) -> Streams:
-        """Add one part of the step's gradient, of so many, and of its terms; returns its streams.
-
-        Noise is a function of (seed, ``name``), not of what came before, so a resumed run draws what it would have drawn.
-        """
+    def _seed(self, name: str) -> None:
+        """Noise is a function of (seed, ``name``), not of what came before, so a resumed run draws what it would have drawn."""
         torch.manual_seed(stream_seed(self.run.seed, f"dropout/{name}") % 2**63)
         self.noise.manual_seed(stream_seed(self.run.seed, f"gumbel/{name}") % 2**63)
-        total, terms, streams = self._losses(self._to_device(x_BT), self._to_device(y_BT), share)
+
+    def _backward(self, name: str, x_BT: torch.Tensor, y_BT: torch.Tensor, share: torch.Tensor | float, parts: int) -> Streams:
+        """Add one part of the step's gradient, of so many, and of its terms; returns its streams."""
+        self._seed(name)
+        return self._accumulate(self._to_device(x_BT), self._to_device(y_BT), share, parts)
+
+    def _accumulate(self, x_BT: torch.Tensor, y_BT: torch.Tensor, share: torch.Tensor | float, parts: int) -> Streams:
+        total, terms, streams = self._losses(x_BT, y_BT, share)
         (total / parts).backward()
         for key, term in terms.items():
             self._sums[key] = self._sums.get(key, 0.0) + term.detach().float() / parts
@@ -169,25 +184,67 @@ class Steps:
         step, accumulation = self.progress.step, self.training.accumulation
         self.model.train()
         self.model.set_step(step)
-        lr = learning_rate_at(step, self.training, self.run.size.learning_rate, end)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self._set_rate(learning_rate_at(step, self.training, self.run.size.learning_rate, end))
         # In turn from the end, so that the last micro-batch is the lead's, which writes what its streams were.
         parts = self._parts(step, range(accumulation)[ranks.count() - 1 - ranks.rank() :: ranks.count()])
-        self._sums, self._last_streams = {}, None
-        for number, (part, share) in enumerate(zip(parts, self._shares(parts), strict=True), 1):
-            streams = self._backward(*part, share, len(parts))
-            if number == len(parts) and self.logged(step + 1):
+        shares, self._last_streams = self._shares(parts), None
+        if self.recording and len(parts) == 1:
+            row, streams = self._step_recorded(*parts[0], shares)
+            if self.logged(step + 1):
                 self._last_streams = streams.detached()
-            del streams  # with what the next part needs the room of
-        norms = [ranks.whole(torch.nn.utils.clip_grad_norm_(group, self.training.clip)) for group in self.clip_groups]
-        self._names = [*map(names.train_term, self._sums), *(f"gradient norm of group {i}" for i in range(len(norms)))]
-        self._pending.append(torch.stack([*self._sums.values(), *norms]))  # type: ignore[list-item]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        else:
+            self._sums = {}
+            for number, (part, share) in enumerate(zip(parts, shares, strict=True), 1):
+                streams = self._backward(*part, share, len(parts))
+                if number == len(parts) and self.logged(step + 1):
+                    self._last_streams = streams.detached()
+                del streams  # with what the next part needs the room of
+            row = self._update()
+        self._pending.append(row)
         self.progress.step += 1
         self.progress.window_steps += 1
         self._spend(start)
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            if not self.recording:
+                group["lr"] = rate
+            elif self._warm:
+                group["lr"].fill_(rate)
+            else:  # in memory that a recording reads
+                group["lr"], group["capturable"] = torch.tensor(rate, device=self.device), True
+
+    def _update(self) -> torch.Tensor:
+        """Clip, and let the optimiser step; returns what was measured of the whole step, by ``_names``."""
+        norms = [ranks.whole(torch.nn.utils.clip_grad_norm_(group, self.training.clip)) for group in self.clip_groups]
+        self._names = [*map(names.train_term, self._sums), *(f"gradient norm of group {i}" for i in range(len(norms)))]
+        row = torch.stack([*self._sums.values(), *norms])  # type: ignore[list-item]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return row
+
+    def _step_recorded(
+        self, name: str, x_BT: torch.Tensor, y_BT: torch.Tensor, shares: torch.Tensor
+    ) -> tuple[torch.Tensor, Streams]:
+        """The step of one part, recorded once the first ones are done; what it returns is overwritten by the next."""
+
+        def step() -> tuple[torch.Tensor, Streams]:
+            self._sums = {}
+            x, y, share = self._inputs
+            streams = self._accumulate(x, y, share[0], 1)
+            return self._update(), streams.detached()
+
+        new = (self._to_device(x_BT), self._to_device(y_BT), shares)
+        if not self._inputs:
+            self._inputs = tuple(map(torch.clone, new))
+        for kept, given in zip(self._inputs, new, strict=True):
+            kept.copy_(given)
+        if self._recorded is None and self._warm == WARM_UP:
+            self._recorded = Recorded(step, [self.noise])
+        self._warm += self._recorded is None
+        self._seed(name)
+        row, streams = step() if self._recorded is None else self._recorded()
+        return row.clone(), streams
 
     def _spend(self, start: float) -> None:
         seconds = time.perf_counter() - start

@@ -125,6 +125,10 @@ def test_a_fusion_without_a_latent_branch_has_nothing_to_choose_between(ablate):
     assert set(record.contributions[0].addends) == {"surface", "memory", "regime"}
 
 
+def test_v0_has_no_norm_to_refit(ablate):
+    assert {readout.readout for readout in ablate("lolm_v0").readouts} == {"temperature", "head", "head_scratch", "fine_tune"}
+
+
 def test_a_plain_stack_has_its_blocks_skipped(ablate):
     record = ablate("transformer")
     assert record.contributions == record.readouts == record.token_classes == ()

@@ -75,7 +75,8 @@ def test_closure_follows_every_kind_of_import(tmp_path):
         "lolm/b/two.py": "def f():\n    import lolm.c\n",  # a folder without __init__.py
         "lolm/c.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import lolm.d\nelse:\n    import lolm.e\n",
         "lolm/d.py": "",
-        "lolm/e.py": "import importlib\nimportlib.import_module('lolm.f')\n",
+        "lolm/e.py": "import importlib\nKERNELS = {'op': 'lolm.h'}\ndef f(op):\n    importlib.import_module(KERNELS[op])\n",
+        "lolm/h.py": "import importlib\nimportlib.import_module('lolm.f')\n",
         "lolm/f.py": "import numpy, lolm.tracking.store",
         "lolm/g.py": "",
         "pipeline/stage.py": "from lolm.a import missing_name\n",
@@ -90,6 +91,14 @@ def test_closure_follows_every_kind_of_import(tmp_path):
     assert code.code_hash("pipeline.stage", tmp_path) == before
     (tmp_path / "lolm/c.py").write_text(files["lolm/c.py"] + "# a comment")
     assert code.code_hash("pipeline.stage", tmp_path) != before
+
+
+@pytest.mark.parametrize("stage", ["sweep", "train", "evaluate", "ablate", "layers", "recall"])
+def test_kernels_belong_to_the_code_of_what_runs_models(stage):
+    """Also those that are chosen by name when a model runs: editing one makes anew what it may have computed."""
+    folders = [ROOT / "lolm" / "ops", ROOT / "lolm" / "ops" / "triton", ROOT / "lolm" / "ops" / "cpu"]
+    kernels = {path.relative_to(ROOT).as_posix() for folder in folders for path in folder.glob("*.py")}
+    assert kernels <= code.closure(f"pipeline.{stage}", ROOT)
 
 
 def git(*words, cwd=ROOT):

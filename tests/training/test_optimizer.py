@@ -10,7 +10,7 @@ import pytest
 import torch
 from builders import make_model, make_run
 
-from lolm.config import TrainingConfig
+from lolm.config import ConfigError, TrainingConfig
 from lolm.objectives import build_heads
 from lolm.training.optimizer import AdamW, build_optimizer, decay_groups, learning_rate_at
 
@@ -102,6 +102,13 @@ def schedule(**changes) -> TrainingConfig:
 )  # fmt: skip
 def test_cosine(step, share):
     assert learning_rate_at(step, schedule(), 2e-3) == pytest.approx(2e-3 * share)
+
+
+def test_a_run_that_stops_before_the_end_of_its_schedule_has_the_rates_of_the_whole():
+    part = TrainingConfig(steps=30, schedule_steps=110, seq_len=4, batch_size=1, warmup_steps=10)
+    assert [learning_rate_at(i, part, 1.0, 30) for i in range(30)] == [learning_rate_at(i, schedule(), 1.0) for i in range(30)]
+    with pytest.raises(ConfigError, match="schedule_steps"):
+        TrainingConfig(steps=30, schedule_steps=20, seq_len=4, batch_size=1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,439 @@
+"""The published comparisons on a GPU that is at hand for minutes: `make gpu`, on a machine with PyTorch and Triton alone.
+
+Steps, in the order of what is known least: (a) every kernel against its reference, and its speed; (b) training steps of the
+arms at 149M and 304M; (c) the 20.5M experiment, 20,000 steps an arm, trained, evaluated and ablated by the code of the stages;
+(d) the 149M pair to step 2,000; (e) the 304M pair for 200 steps. A step is made of pieces, each in a process of its own, and each
+leaves its record with a note at once: what is made is not made again, and a piece that was cut short goes on from its checkpoint
+where the folder is still there.
+
+`--prepare` packs tokenizer and shards on a machine with the environment; `--import FOLDER` takes over what came back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import lzma
+import os
+import platform
+import shutil
+import signal
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lolm import LolmError
+from lolm.config import load_params, tuned_arm
+from lolm.ops.backends import OPS
+from lolm.records import Layout, RecordError, RunKey, atomic_folder, essence, read, read_json, sha256_of, write, write_json
+from lolm.records.files import write_bytes
+from lolm.records.results import load_run
+from lolm.records.schema import Sweep
+from pipeline.code import accepted_versions, code_of
+from pipeline.headline import write_headline
+from pipeline.jobs import Job, end_with_parent, foreground, side_by_side
+from pipeline.runs import THREAD_VARIABLES, available_cores
+from pipeline.stage import Stage, main, training_device
+
+PAIR = ("ladder_6_full", "transformer_published")
+ARMS = (  # of step c; ladder_6_full is v0
+    *PAIR, "lolm_published", "lolm", "transformer",
+    "transformer_modern", "mamba", "samba", "ladder_1_decoder", "ladder_5_regime",
+    "ladder_4_ssm_memory", "ladder_3_ssm", "ladder_2_memory",
+)  # fmt: skip
+RUNS = {
+    "c": ("20m_gpu", ARMS),
+    "d": ("149m_gpu", ("lolm_v0", "transformer_published")),
+    "e": ("304m_gpu", ("lolm_published", "transformer_published")),
+}
+REHEARSED = {"c": ("smoke", PAIR), "d": ("smoke", ("lolm_published",)), "e": ("smoke", PAIR)}  # e made by c
+TIMED = ("lolm", "transformer_published", "transformer_modern", "mamba", "samba", "transformers_llama", "transformers_mamba")
+PART = 5  # runs of step c that fit ten minutes together
+STAGES = ("sweep", "train", "evaluate", "ablate")
+NOTES = Path("reports/gpu")
+CARRIED = Path("carried")
+HUB = ("name", "subset", "split", "id_field", "max_bytes")  # settings of a corpus that say nothing of the text that is carried
+ARCHIVE, DIGESTS = "shards.tar.xz", "carried.json"
+MOST = 60 * 2**20  # bytes carried
+# Two bytes a token: the coder's contexts follow the parity of the position.
+FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 3, "lp": 1, "pb": 1}]
+
+
+class GPUError(LolmError):
+    """A step that cannot be made here, was not made whole, or whose records are refused."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one piece has left, ``reports/gpu/<piece>.json``.
+
+    Attributes:
+        device: its name; "cpu" of a rehearsal.
+        software: versions.
+        code: of each stage, see :func:`pipeline.code.code_of`.
+        data: SHA-256 of the index of the shards; empty where text is no input.
+        whole: whether nothing of the piece is left to do.
+        files: its records below the project's folder, with the SHA-256 of each.
+        values: what it measured besides.
+    """
+
+    piece: str
+    device: str
+    software: dict[str, str]
+    code: dict[str, str]
+    data: str
+    whole: bool
+    files: dict[str, str] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def pieces_of(step: str, seeds: Sequence[int], rehearse: bool) -> list[str]:
+    """Names of a step's pieces: ``kernel/<op>``, ``step/<scale>/<arm>`` or ``run/<scale>/<arm>-<seed>``; of a part of it alone
+    where ``step`` has a number.
+
+    Raises:
+        GPUError: there is no such step or part.
+    """
+    runs, (letter, part) = REHEARSED if rehearse else RUNS, (step[:1], step[1:])
+    if letter == "a":
+        parts = [[f"kernel/{op}"] for op in OPS]
+    elif letter == "b":
+        timed = {"c": ("lolm", "transformers_llama")} if rehearse else {"c": ("lolm", "ladder_6_full"), "d": TIMED, "e": TIMED}
+        parts = [[f"step/{runs[of][0]}/{arm}" for arm in arms] for of, arms in timed.items()]
+    elif letter in runs:
+        scale, arms = runs[letter]
+        every = [f"run/{scale}/{RunKey(arm, seed)}" for seed in seeds for arm in arms]
+        parts = [every[i : i + PART] for i in range(0, len(every), PART)]
+    else:
+        raise GPUError(f"no step {step!r}; there are a, b, c, d, e, and parts of them such as c1, c2")
+    if not part:
+        return sum(parts, [])
+    if not part.isdecimal() or not 1 <= int(part) <= len(parts):
+        raise GPUError(f"step {letter} has parts {letter}1 to {letter}{len(parts)}; got {step!r}")
+    return parts[int(part) - 1]
+
+
+# ---------------------------------------------------------------------------------------------- notes
+
+
+def note_of(root: Path, piece: str) -> Path:
+    return root / NOTES / f"{piece}.json"
+
+
+def write_note(out: Path, piece: str, whole: bool, files: Sequence[Path] = (), **values: Any) -> None:
+    """Copy a piece's records, paths below the project's folder, to ``out``, and then the note that vouches for them."""
+    import torch
+
+    device = torch.cuda.get_device_name() if training_device() == "cuda" else "cpu"
+    scale = piece.split("/")[1] if piece.startswith("run/") else ""
+    for path in files:
+        if out.resolve() != Path().resolve():
+            write_bytes(out / path, path.read_bytes())
+    hashes = {path.as_posix(): sha256_of(path) for path in files}
+    code = {stage: code_of(stage) for stage in STAGES}
+    write(note_of(out, piece), Made(piece, device, software(), code, _index_hash(scale), whole, hashes, values))
+
+
+def software() -> dict[str, str]:
+    """Versions of what computes."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "triton", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def is_made(piece: str, roots: Sequence[Path]) -> bool:
+    """Whether a folder has the whole piece, made by code that gives the present results."""
+    notes = [read(note_of(root, piece), Made) for root in roots if note_of(root, piece).exists()]
+    return any(note.whole and not _other_code(note) for note in notes)
+
+
+def _other_code(note: Made) -> list[str]:
+    return [stage for stage, code in note.code.items() if code not in (code_of(stage), *accepted_versions(stage))]
+
+
+def _index_hash(scale: str) -> str:
+    return sha256_of(Layout(scale).shards / "index.json") if scale else ""
+
+
+# ---------------------------------------------------------------------------------------------- one piece
+
+
+def records_steps(scale: str, roots: Sequence[Path]) -> bool:
+    """Whether step b found that CUDA graphs work at a scale and take less time."""
+    for note in (note_of(root, f"step/{scale}/lolm") for root in roots):
+        ways = read(note, Made).values if note.exists() else {}
+        if "seconds" in ways.get("graph", {}) and "seconds" in ways["eager"]:
+            return ways["graph"]["seconds"]["median"] < ways["eager"]["seconds"]["median"]
+    return False
+
+
+def stage_of(scale: str, out: Path) -> Stage:
+    """Of a scale, with CUDA graphs where they pay."""
+    params = load_params().select(scale)
+    preset = params.scales[scale]
+    training = replace(preset.training, cuda_graph=records_steps(scale, (out, Path())))
+    return Stage(replace(params, scales=params.scales | {scale: replace(preset, training=training)}))
+
+
+def make_run(stage: Stage, key: RunKey, out: Path) -> None:
+    """Train, evaluate and ablate a run by the stages' own functions, with a note after each."""
+    import torch
+
+    from pipeline import ablate, evaluate, sweep, train
+
+    layout, piece, seconds = stage.layout, f"run/{stage.scale}/{key}", {}
+    tuned = tuned_arm(stage.params, stage.scale, key.arm)
+    if sweep.why(stage, tuned):
+        sweep.sweep(stage, tuned)
+    for name, module in {"train": train, "evaluate": evaluate, "ablate": ablate}.items():
+        start = time.perf_counter()
+        if module.why(stage, key):
+            getattr(module, name)(stage, key)
+            write_headline(layout, key, stage.params.analysis)
+        seconds[name] = round(time.perf_counter() - start, 1)
+        paths = (layout.header, layout.series, layout.summary, layout.divergence, layout.evaluation, layout.text_losses)
+        every = [path(*key) for path in (*paths, layout.ablation, layout.metrics)]
+        every += [layout.corpus_record, layout.shards_record, layout.sweep(tuned)]
+        peak = torch.cuda.max_memory_allocated() if training_device() == "cuda" else None
+        whole = name == "ablate" or layout.divergence(*key).exists()
+        write_note(out, piece, whole, [path for path in every if path.exists()], seconds=seconds, peak_memory_bytes=peak)
+
+
+# ---------------------------------------------------------------------------------------------- all pieces
+
+
+def run_steps(steps: Sequence[str], seeds: Sequence[int], out: Path, jobs: int, rehearse: bool) -> None:
+    """Make the pieces that are missing, step by step.
+
+    Raises:
+        GPUError: some failed; all others were made.
+    """
+    failed = []
+    for step in steps:
+        pieces = pieces_of(step, seeds, rehearse)
+        missing = [piece for piece in pieces if not is_made(piece, (out, Path()))]
+        print(f"step {step}: {len(missing)} of {len(pieces)} pieces to make", flush=True)
+        at_once = min(jobs, len(missing)) if step.startswith("c") else 1
+        threads = dict.fromkeys(THREAD_VARIABLES, str(max(1, available_cores() // max(1, at_once))))
+        environment = os.environ | threads | {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+        if step.startswith("a") and training_device() == "cpu":
+            environment["TRITON_INTERPRET"] = "1"
+        commands = [Job(piece, _command(piece, out, rehearse), _log(piece)) for piece in missing]
+        failed += [f"{f.job.name}: {f.reason}" for f in side_by_side(commands, at_once, environment)]
+    if failed:
+        raise GPUError("\nerror: ".join([*failed, f"{len(failed)} piece(s) were not made; the same command goes on"]))
+
+
+def _command(piece: str, out: Path, rehearse: bool) -> list[str]:
+    module = "pipeline.gpu" if piece.startswith("run/") else "benchmarks.gpu"
+    return [sys.executable, "-m", module, "--piece", piece, "--out", str(out), *(["--rehearse"] if rehearse else [])]
+
+
+def _log(piece: str) -> Path:
+    return Path(".scratch/logs") / f"gpu-{piece.replace('/', '-')}.log"
+
+
+def limited(seconds: float) -> None:
+    """End this process and those it started after so many seconds, as a signal would."""
+
+    def end(*_: object) -> None:
+        raise GPUError(f"{seconds:g} seconds are over; what is made is kept, and the same command goes on")
+
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+# ---------------------------------------------------------------------------------------------- what is carried
+
+
+def prepare(folder: Path, scales: Sequence[str]) -> None:
+    """Make corpus, tokenizer and shards of the first scale, and pack what a run reads of them for all.
+
+    Raises:
+        GPUError: the scales read other text, a stage failed, or the archive is too large to carry.
+    """
+    params = load_params()
+    same = {scale: [_read_of(params.scales[scale].corpus), *map(essence, _rest(params.scales[scale]))] for scale in scales}
+    other = [scale for scale in scales if same[scale] != same[scales[0]]]
+    if other:
+        raise GPUError(f"scales.{other[0]}: corpus, tokenizer and shards must be those of {scales[0]}, which are carried for it")
+    for name in ("corpus", "tokenizer", "shards"):
+        if foreground([sys.executable, "-m", f"pipeline.{name}", "--scale", scales[0]], os.environ):
+            raise GPUError(f"{name} of {scales[0]} failed; the reason stands above")
+    layout = Layout(scales[0])
+    with atomic_folder(folder) as made:
+        with lzma.open(made / ARCHIVE, "wb", filters=FILTERS) as packed, tarfile.open(fileobj=packed, mode="w|") as archive:
+            for path in (layout.tokenizer, layout.shards, layout.corpus_record, layout.shards_record):
+                archive.add(path, path.name)
+        size = (made / ARCHIVE).stat().st_size
+        if size > MOST:
+            raise GPUError(
+                f"{size / 2**20:.0f} MiB to carry, {MOST / 2**20:.0f} are allowed; take less text into "
+                f"scales.{scales[0]}.corpus.path, or set its max_bytes"
+            )
+        index = sha256_of(layout.shards / "index.json")
+        write_json(made / DIGESTS, {"scales": list(scales), "archive": sha256_of(made / ARCHIVE), "index": index})
+    print(f"{folder / ARCHIVE}: {size / 2**20:.1f} MiB, SHA-256 {sha256_of(folder / ARCHIVE)}")
+
+
+def _read_of(corpus: Any) -> dict[str, Any]:
+    return {key: value for key, value in essence(corpus).items() if key not in HUB}
+
+
+def _rest(preset: Any) -> tuple[Any, Any]:
+    return preset.tokenizer, preset.shards
+
+
+def unpack(folder: Path) -> None:
+    """Lay tokenizer and shards where the runs look for them.
+
+    Raises:
+        GPUError: nothing was carried, it has another digest, or a scale has other shards already.
+    """
+    if not (folder / DIGESTS).exists():
+        raise GPUError(f"{folder / DIGESTS}: no such file; `make gpu-shards` makes the folder where the text is")
+    told, place = read_json(folder / DIGESTS), Path(".scratch/carried")
+    layouts = [Layout(scale) for scale in told["scales"]]
+    there = {layout.scale: _index_hash(layout.scale) for layout in layouts if (layout.shards / "index.json").exists()}
+    for scale, index in there.items():
+        if index != told["index"]:
+            raise GPUError(f"{Layout(scale).shards}: other shards than those that were carried; remove the folder to take these")
+    if len(there) == len(layouts):
+        return
+    if sha256_of(folder / ARCHIVE) != told["archive"]:
+        raise GPUError(f"{folder / ARCHIVE}: not the file that {DIGESTS} was written for; carry both again")
+    with atomic_folder(place) as made, tarfile.open(folder / ARCHIVE, "r:xz") as archive:
+        archive.extractall(made, filter="data")
+    for layout in (layout for layout in layouts if layout.scale not in there):
+        for target in (layout.corpus_record, layout.shards_record):
+            write_bytes(target, (place / target.name).read_bytes())
+        for target in (layout.tokenizer, layout.shards):  # the shards last: with them the scale counts as unpacked
+            with atomic_folder(target) as made:
+                shutil.copytree(place / target.name, made, dirs_exist_ok=True)
+    shutil.rmtree(place)
+
+
+# ---------------------------------------------------------------------------------------------- what comes back
+
+
+def import_records(folder: Path, rehearsed: bool) -> list[Path]:
+    """Check all that came back, and take it over only if all of it is sound; returns the records.
+
+    Raises:
+        GPUError: nothing came back; a file that is missing or changed, or lies outside the reports; other code; a rehearsal; or
+            records of two devices, versions or texts in one scale.
+        RecordError: a record that does not fit its schema.
+    """
+    paths = sorted((folder / NOTES).rglob("*.json"))
+    notes = [read(path, Made) for path in paths]
+    if not notes:
+        raise GPUError(f"{folder / NOTES}: no notes of `make gpu`; give the folder that --out named")
+    for note, path in zip(notes, paths, strict=True):
+        if note_of(folder, note.piece) != path:
+            raise GPUError(f"{path}: is the note of {note.piece}")
+        if note.device == "cpu" and not rehearsed:
+            raise GPUError(f"{path}: of a rehearsal, made on the CPU; --rehearse takes it over nevertheless")
+        if other := _other_code(note):
+            raise GPUError(f"{path}: made by other code of {', '.join(other)}; check out what it was made with, or make it again")
+        for name, digest in note.files.items():
+            if Path(name).parts[0] != "reports" or ".." in Path(name).parts or not (folder / name).is_file():
+                raise GPUError(f"{path}: {name} is no record that came with it")
+            if sha256_of(folder / name) != digest:
+                raise GPUError(f"{folder / name}: changed since its note was written; fetch it again")
+        _check_schema(folder, note)
+    _refuse_mixtures(notes)
+    names = [*sorted({name for note in notes for name in note.files}), *(str(path.relative_to(folder)) for path in paths)]
+    for name in names:  # the notes last: what has one counts as made
+        write_bytes(name, (folder / name).read_bytes())
+    return list(map(Path, names))
+
+
+def _check_schema(folder: Path, note: Made) -> None:
+    if not note.piece.startswith("run/"):
+        return
+    _, scale, name = note.piece.split("/")
+    arm, _, seed = name.rpartition("-")
+    key, layout = RunKey(arm, int(seed)), Layout(scale, folder)
+    run = load_run(layout, key)
+    if run is None and not layout.divergence(*key).exists():
+        raise RecordError(f"{layout.train(*key)}: no record of {note.piece}")
+    if run is not None and (run.header.run.scale, run.header.run.arm, run.header.run.seed) != (scale, *key):
+        raise RecordError(f"{layout.header(*key)}: of {run.header.name}, in the place of {note.piece}")
+    for path in (layout.reports / "sweep").glob("*.json"):
+        read(path, Sweep)
+
+
+def _refuse_mixtures(notes: Sequence[Made]) -> None:
+    """Records of one scale are compared: whatever else differed between them would be taken for an effect."""
+    new = {note.piece for note in notes}
+    old = [note for note in _present() if note.piece not in new]
+    for scale in {note.piece.split("/")[1] for note in notes if note.piece.startswith("run/")}:
+        made = [note for note in (*notes, *old) if note.piece.startswith(f"run/{scale}/")]
+        for what in ("device", "software", "data"):
+            found = list(dict.fromkeys(str(getattr(note, what)) for note in made))
+            if len(found) > 1:
+                raise GPUError(f"{scale}: runs of more than one {what}: {'; '.join(found)}; make all of the scale on one")
+        noted = {note.piece for note in made}
+        strangers = [key for key in Layout(scale).recorded_runs() if f"run/{scale}/{key}" not in noted]
+        if strangers:
+            raise GPUError(f"{Layout(scale).train(*strangers[0])}: made elsewhere, not by `make gpu`; move it away first")
+
+
+def _present() -> Iterator[Made]:
+    return (read(path, Made) for path in sorted(NOTES.rglob("*.json")))
+
+
+# ---------------------------------------------------------------------------------------------- command
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--step", nargs="+", default=list("abcde"), help="a, b, c, d, e or a part such as c2 (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the runs (default: 1)")
+    parser.add_argument("--jobs", type=int, default=PART, help=f"runs of step c at a time (default: {PART})")
+    parser.add_argument(
+        "--seconds", type=float, default=0, help="end after so many; the same command goes on (default: no limit)"
+    )
+    parser.add_argument("--out", type=Path, default=Path(), help="folder that receives the records (default: the project's)")
+    parser.add_argument("--carried", type=Path, default=CARRIED, help=f"folder with the packed shards (default: {CARRIED})")
+    parser.add_argument("--rehearse", action="store_true", help="all steps at scale smoke, also without a GPU")
+    parser.add_argument("--prepare", action="store_true", help="make and pack the shards, where the text is")
+    parser.add_argument("--import", dest="source", type=Path, help="take over the records of a folder that --out named")
+    parser.add_argument("--piece", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def run() -> None:
+    args = arguments()
+    if args.prepare:
+        scales = {scale: None for scale, _ in (REHEARSED if args.rehearse else RUNS).values()}
+        prepare(args.carried, list(scales))
+    elif args.source:
+        taken = import_records(args.source, args.rehearse)
+        print(f"{len(taken)} records taken over; `make report` with SCALE= and STUDY= tests the claims on them")
+    elif args.piece:
+        end_with_parent()
+        _, scale, name = args.piece.split("/")
+        arm, _, seed = name.rpartition("-")
+        make_run(stage_of(scale, args.out), RunKey(arm, int(seed)), args.out)
+    else:
+        if training_device() == "cpu" and not args.rehearse:
+            raise GPUError("PyTorch sees no CUDA device here; --rehearse goes through all steps at scale smoke on the CPU")
+        if args.seconds:
+            limited(args.seconds)
+        every = [step for step in args.step if pieces_of(step, args.seeds, args.rehearse)]
+        if any(step[0] in RUNS for step in every):
+            unpack(args.carried)
+        run_steps(every, args.seeds, args.out, args.jobs, args.rehearse)
+
+
+if __name__ == "__main__":
+    main(run)

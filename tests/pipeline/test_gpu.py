@@ -1,0 +1,139 @@
+"""`make gpu` rehearsed on a CPU: all steps without DVC, MLflow and datasets, a kill, and the way back into the project."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import yaml
+from minicorpus import make_texts, write_jsonl
+from projects import copy_of_project, environment, python
+
+from lolm.records import Layout, RunKey, read, read_json, write
+from lolm.records.results import load_run
+from pipeline import gpu
+from pipeline.gpu import GPUError, Made, note_of, pieces_of
+
+NO_NAMES: dict[str, list[str]] = {"validation": [], "test": []}
+KEY = RunKey("ladder_6_full", 1)
+BLOCKER = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("dvc", "mlflow", "datasets", "submitit"):
+            raise ImportError(f"{name} is not on this machine")
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def test_steps_are_made_of_pieces_that_parts_share_out():
+    every = pieces_of("c", [1], rehearse=False)
+    assert sum((pieces_of(f"c{i}", [1], rehearse=False) for i in (1, 2, 3)), []) == every
+    assert every[0] == "run/20m_gpu/ladder_6_full-1"
+    assert len(every) == len(set(every)) == 13
+    with pytest.raises(GPUError, match="c1 to c3"):
+        pieces_of("c4", [1], rehearse=False)
+    with pytest.raises(GPUError, match="no step 'f'"):
+        pieces_of("f", [1], rehearse=False)
+
+
+def test_graphs_are_used_where_they_were_found_to_pay(tmp_path):
+    note = Made("step/20m_gpu/lolm", "GPU", {}, {}, "", True)
+    times = {"eager": {"seconds": {"median": 2.0}}, "graph": {"seconds": {"median": 1.0}}}
+    for values, wanted in ((times, True), (times | {"graph": {"skipped": "why"}}, False), ({"eager": times["graph"]}, False)):
+        write(note_of(tmp_path, note.piece), replace(note, values=values))
+        assert gpu.records_steps("20m_gpu", [tmp_path]) == wanted
+    write(note_of(tmp_path, note.piece), replace(note, values=times))
+    assert gpu.stage_of("20m_gpu", tmp_path).preset.training.cuda_graph
+    assert not gpu.stage_of("149m_gpu", tmp_path).preset.training.cuda_graph
+
+
+def test_one_text_and_tokenizer_are_carried_for_all_scales():
+    scales = [gpu.load_params().scales[scale] for scale, _ in gpu.RUNS.values()]
+    assert len({str((gpu._read_of(s.corpus), s.tokenizer, s.shards)) for s in scales}) == 1
+
+
+def shortened(root):
+    """A scale smoke of a few steps on a small text."""
+    path = root / "params.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    smoke = params["scales"]["smoke"]
+    source = write_jsonl(root / "texts.jsonl", make_texts())
+    smoke["corpus"] = {"source": "local", "path": str(source), "validation_fraction": 0.2, "test_fraction": 0.2} | NO_NAMES
+    smoke["tokenizer"] |= {"vocab_size": 400}
+    smoke["training"] |= {"steps": 6, "eval_every": 6, "checkpoint_every": 2, "cooldowns": [], "snapshots": [], "warmup_steps": 1}
+    smoke["training"] |= {"eval_tokens": 256, "kernels": "reference"}  # in a fresh copy Numba would compile everything anew
+    smoke["sweep"] |= {"factors": []}
+    smoke["evaluation"] |= {"tokens": 256, "subset_tokens": 256, "samples": 1, "sample_tokens": 4, "prompt_tokens": 8}
+    smoke["ablation"] |= {"tokens": 256, "calibration_tokens": 128, "gate_values": [0.0, 1.0], "refit_tokens": 128}
+    smoke["ablation"] |= {"refit_validation_tokens": 128, "refit_steps": 1, "fine_tune_steps": 1, "refit_checks": 1}
+    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_rehearsal_is_killed_goes_on_comes_back_and_loads(tmp_path, monkeypatch):
+    home, away, back = tmp_path / "home", tmp_path / "away", tmp_path / "back"
+    shortened(copy_of_project(home, "docs/", "lolm/corpus/embedded/"))
+    said = python(home, "-m", "pipeline.gpu", "--prepare", "--rehearse")
+    assert "SHA-256" in said
+    shutil.copytree(home, away, ignore=shutil.ignore_patterns("artifacts", "reports", ".scratch"))
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked" / "sitecustomize.py").write_text(BLOCKER, encoding="utf-8")
+    bare = {"PYTHONPATH": str(tmp_path / "blocked"), "CUDA_VISIBLE_DEVICES": ""}
+    assert "no CUDA device" in python(away, "-m", "pipeline.gpu", status=2, **bare)
+
+    words = ("-m", "pipeline.gpu", "--rehearse", "--out", str(back), "--jobs", "2")
+    first = subprocess.Popen(
+        [sys.executable, *words, "--step", "c"], cwd=away, env=environment(away, **bare), start_new_session=True
+    )
+    until = time.monotonic() + 60
+    while not list((back / "reports").rglob("*-1.json")) and time.monotonic() < until and first.poll() is None:
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not read(note_of(back, f"run/smoke/{KEY}"), Made).whole if note_of(back, f"run/smoke/{KEY}").exists() else True
+    assert "seconds are over" in python(away, *words, "--step", "c", "--seconds", "0.2", status=2, **bare)
+    words += ("--step", "a3", "b", "c", "d", "e")  # of the kernels one: the others are interpreted in tests of their own
+    python(away, *words, **bare)
+    again = python(away, *words, **bare)
+    assert again.count("step ") == again.count(": 0 of ") == 5, again
+    kernels = [read(path, Made) for path in (back / "reports/gpu/kernel").glob("*.json")]
+    assert len(kernels) == 1
+    assert all(note.values["triton"]["exact"] for note in kernels)
+    steps = read(note_of(back, "step/smoke/lolm"), Made)
+    assert steps.values["eager"]["seconds"]["n"] == 1
+
+    monkeypatch.chdir(home)
+    with pytest.raises(GPUError, match="of a rehearsal"):
+        gpu.import_records(back, rehearsed=False)
+    assert not Layout("smoke", home).train(*KEY).exists()
+    assert "records taken over" in python(home, "-m", "pipeline.gpu", "--import", str(back), "--rehearse")
+    layout = Layout("smoke", home)
+    runs = [load_run(layout, key) for key in layout.recorded_runs()]
+    assert {str(run.key) for run in runs} == {f"{arm}-1" for _, arms in gpu.REHEARSED.values() for arm in arms}
+    assert all(run.evaluation and run.ablation for run in runs)
+
+    note = read(note_of(back, f"run/smoke/{KEY}"), Made)
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "code_of", lambda stage: "other")
+        with pytest.raises(GPUError, match="made by other code of sweep"):
+            gpu.import_records(back, rehearsed=True)
+    write(note_of(back, note.piece), replace(note, software={"torch": "another"}))
+    with pytest.raises(GPUError, match="smoke: runs of more than one software"):
+        gpu.import_records(back, rehearsed=True)
+    write(note_of(back, note.piece), replace(note, files={"../outside": "0"}))
+    with pytest.raises(GPUError, match="is no record that came with it"):
+        gpu.import_records(back, rehearsed=True)
+    write(note_of(back, note.piece), note)
+    record = back / Layout("smoke").evaluation(*KEY)
+    record.write_text(record.read_text(encoding="utf-8").replace("1", "2", 1), encoding="utf-8")
+    with pytest.raises(GPUError, match="changed since its note was written"):
+        gpu.import_records(back, rehearsed=True)
+    told = read_json(away / "carried" / gpu.DIGESTS)
+    assert told["scales"] == ["smoke"]
