@@ -1,0 +1,28 @@
+# lolm of this project, with its imports made flat.
+"""LOLM, the Latent Order Language Model, and the systems it is compared with.
+
+One idea per module, imports only from left to right::
+
+    config -> data -> mixers -> models -> objectives -> training -> interventions -> evaluation -> analysis -> tracking
+
+``lolm.load(folder)`` opens a trained model, see :mod:`lolm.api`. Importing this package loads nothing heavy; import the module
+you need.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+
+class LolmError(ValueError):
+    """An error the user can mend: its message names the file, key or value and what to do. Base of all ours."""
+
+
+def __getattr__(name: str) -> Any:
+    """What :mod:`lolm.api` offers, loaded when it is first asked for."""
+    if name in ("load", "LoadedModel"):
+        return getattr(import_module("lolm.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,24 @@
+# lolm.config.ranges of this project, with its imports made flat.
+"""The kinds of values that settings have, each with its range."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from .lolm_config_strict import Pattern
+from .lolm_config_strict import Range
+
+LARGEST = 2**53  # the whole numbers that every reader of JSON and YAML keeps exactly
+
+Count = Annotated[int, Range(least=1, most=LARGEST)]
+Natural = Annotated[int, Range(least=0, most=LARGEST)]
+Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(least=0)]
+Share = Annotated[float, Range(least=0, most=1)]
+PositiveShare = Annotated[float, Range(above=0, most=1)]
+InnerShare = Annotated[float, Range(above=0, below=1)]
+ShareBelowOne = Annotated[float, Range(least=0, below=1)]
+
+Text = Annotated[str, Pattern(r"(?s).*\S.*", "a text; it is empty")]
+Name = Annotated[str, Pattern(r"[A-Za-z0-9_-]+", "made of letters, digits, _ and - alone, and DVC hands names to a shell")]

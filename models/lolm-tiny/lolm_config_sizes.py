@@ -1,0 +1,108 @@
+# lolm.config.sizes of this project, with its imports made flat.
+"""How large an arm is at one scale, and how that follows from another arm's size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from .lolm_config_architecture import Option
+from .lolm_config_ranges import Count
+from .lolm_config_ranges import Name
+from .lolm_config_ranges import Natural
+from .lolm_config_ranges import Positive
+from .lolm_config_ranges import ShareBelowOne
+from .lolm_config_ranges import Text
+from .lolm_config_strict import PartOf
+from .lolm_config_strict import refuse
+
+
+@dataclass(frozen=True)
+class LatentSize:
+    layers: Count
+    d_state: Count = 16
+    expand: Count = 2
+    d_ff: Count | None = None  # form: transformer, width of its MLP
+
+
+@dataclass(frozen=True)
+class MemorySize:
+    slots: Count
+    banks: Count = 3
+    chunks: Count = 4  # chunking: count
+    chunk_tokens: Count = 64  # chunking: tokens
+
+
+@dataclass(frozen=True)
+class RegimeSize:
+    codes: Count
+    width: Count
+    tau_start: Positive = 1.0
+    tau_end: Positive = 0.5
+    tau_steps: Count = 1000
+
+
+@dataclass(frozen=True)
+class FutureSize:
+    horizon: Count = 8  # k, tokens ahead
+    hidden: Count = 512  # width of the CPC heads' hidden layer
+    width: Count = 128  # width of the CPC embedding
+    temperature: Positive = 0.07
+    positions: Count = 256  # candidates are subsampled to at most about this many
+
+
+@dataclass(frozen=True)
+class SizeConfig:
+    """How large an arm is at one scale, and the learning rate from which its sweep starts there."""
+
+    d_model: Count
+    n_layers: Count
+    n_heads: Count
+    learning_rate: Positive
+    d_ff: Natural = 0  # 0: no block of the arm has an MLP
+    dropout: ShareBelowOne = 0.0
+    mixers: dict[Name, dict[str, Option]] = field(default_factory=dict)  # options by mixer, beside those of the architecture
+    latent: LatentSize | None = None
+    memory: MemorySize | None = None
+    regime: RegimeSize | None = None
+    future: FutureSize | None = None
+
+    def __post_init__(self) -> None:
+        width, rest = divmod(self.d_model, self.n_heads)
+        wrong = bool(rest or width % 2)
+        heads = f"{self.d_model} must be a multiple of n_heads {self.n_heads} with an even head width: RoPE rotates pairs"
+        refuse([(wrong, "d_model", heads)])
+
+
+@dataclass(frozen=True)
+class SizeRule:
+    """How large an arm is, as far as it is said: sizes of its own, and the arm that it has the others from.
+
+    An arm says so for every scale in its block's ``size``; ``sizes`` of a scale says more, or otherwise, for that scale.
+
+    Attributes:
+        like: the arm whose sizes it has where nothing else is said; for an arm that ``extends`` another, that one.
+        rate_of: the arm whose sweep chooses its learning rate, so that what the two differ in is not their rates; for an arm that
+            ``extends`` another, that one. The arm itself: it has a sweep of its own, as where it gives a ``learning_rate``.
+        match: a size (see :func:`lolm.accounting.matching.turn`) that is derived so that the arm has as many parameters as
+            ``like``. Where it is given as well it stays as given, and is *pinned*.
+        of: what is made equal: all parameters, or the active ones, which a token meets.
+        multiple_of: a derived size is rounded to the nearest multiple, the larger of two equally near ones.
+    """
+
+    like: str | None = None
+    rate_of: str | None = None
+    match: Text | None = None
+    of: Literal["parameters", "active"] | None = None
+    multiple_of: Count | None = None
+    d_model: Count | None = None
+    n_layers: Count | None = None
+    n_heads: Count | None = None
+    learning_rate: Positive | None = None
+    d_ff: Count | None = None
+    dropout: ShareBelowOne | None = None
+    mixers: dict[Name, dict[str, Option]] | None = None
+    latent: Annotated[dict[str, Any], PartOf(LatentSize)] | None = None
+    memory: Annotated[dict[str, Any], PartOf(MemorySize)] | None = None
+    regime: Annotated[dict[str, Any], PartOf(RegimeSize)] | None = None
+    future: Annotated[dict[str, Any], PartOf(FutureSize)] | None = None
