@@ -1,0 +1,32 @@
+"""The models that come with the project: a minute after cloning they write, score and answer."""
+
+import json
+import lzma
+
+import pytest
+from builders import ROOT
+
+import lolm
+
+MODELS = sorted(path for path in (ROOT / "models").iterdir() if path.is_dir())
+TEXT = next(
+    row["text"]
+    for row in map(json.loads, lzma.open(ROOT / "lolm/corpus/embedded/embedded.jsonl.xz", "rt", encoding="utf-8"))
+    if row["id"] == "books/carroll-alice"  # held out by name
+)
+BIGRAM = 2.72  # bits a byte, of the test split
+
+
+def test_there_are_three_and_none_is_large():
+    assert [path.name for path in MODELS] == ["lolm-tiny", "mamba-tiny", "transformer-modern-tiny"]
+    for path in MODELS:
+        assert sum(file.stat().st_size for file in path.iterdir()) < 5e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
+def test_they_are_trained_models(path):
+    run = lolm.load(path)
+    assert run.score(TEXT[:3000]).bits_per_byte < BIGRAM
+    assert run.generate("The King said", max_tokens=12, seed=1) == run.generate("The King said", max_tokens=12, seed=1) != ""
+    assert (path / "README.md").read_text(encoding="utf-8").startswith("---\nlicense: mit")
