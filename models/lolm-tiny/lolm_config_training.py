@@ -26,6 +26,7 @@ class TrainingConfig:
     batch_size: Count  # sequences per micro-batch
     accumulation: Count = 1  # micro-batches per optimiser step
     schedule: Literal["cosine", "wsd"] = "cosine"
+    schedule_steps: Count | None = None  # cosine: what the schedule is laid out for, where a run stops before its end
     warmup_steps: Natural = 0
     lr_floor: Share = 0.1  # final learning rate as a share of the peak
     decay_fraction: PositiveShare = 0.2  # wsd: share of the steps spent decaying
@@ -44,6 +45,8 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast over fp32 master weights
     kernels: Literal["auto", "reference", "cpu", "triton", "cuda"] = "auto"  # backend of scans, convolutions, attention, norm
     compile: bool = False  # each block by torch.compile
+    # On CUDA each step as one launch, for models whose kernels are shorter than their launches: `20m`, not `149m`.
+    cuda_graph: bool = field(default=False, metadata={"identity": False})
     activation_checkpointing: bool = False
     threads: Natural = 1  # CPU threads of one run; 0 = all
     # Processes of one run on each node, each with a GPU where there are such, and nodes; they share the micro-batches of a step,
@@ -52,13 +55,13 @@ class TrainingConfig:
     nodes: Count = field(default=1, metadata={"identity": False})
 
     def __post_init__(self) -> None:
-        ends = self.cooldown_steps
+        ends, whole = self.cooldown_steps, self.schedule_steps or self.steps
         sequences = self.batch_size * self.accumulation
         fitting = [size for size in range(self.batch_size, 0, -1) if sequences % (size * self.processes) == 0][:1]
         early = any(end >= self.steps or self.decay_starts(end) < max(1, self.warmup_steps) for end in ends)
         refuse(
             [
-                (self.warmup_steps >= self.steps, "warmup_steps", f"{self.warmup_steps} leaves nothing of steps {self.steps}"),
+                (self.warmup_steps >= whole, "warmup_steps", f"{self.warmup_steps} leaves nothing of steps {whole}"),
                 (
                     self.accumulation % self.processes != 0,
                     "devices",
@@ -73,6 +76,12 @@ class TrainingConfig:
                     bool(ends) and self.schedule != "wsd",
                     "cooldowns",
                     "need schedule: wsd; a point inside a cosine run is not the end of one",
+                ),
+                (
+                    self.schedule_steps is not None and (self.schedule != "cosine" or self.schedule_steps < self.steps),
+                    "schedule_steps",
+                    f"{self.schedule_steps} is for schedule: cosine and a run that stops before its end; got {self.schedule} and "
+                    f"steps {self.steps}",
                 ),
                 (
                     early or len(set(ends)) != len(ends),

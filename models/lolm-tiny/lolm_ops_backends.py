@@ -8,6 +8,7 @@ where the kernel cannot run, as that of a mamba-ssm without its extension. Of th
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -143,14 +144,33 @@ def _load(op: str, name: str) -> Kernel:
 @cache
 def failure(op: str, name: str, device_type: str) -> str | None:
     """Why a kernel is not used; None where it computes what the reference does, forward and backward."""
-    inputs = example(op, PROBED, device_type)
-    exact = _forward_and_gradients(partial(getattr(import_module(OPS[op]), op), backend="reference"), inputs)
     try:
-        found = _forward_and_gradients(_load(op, name), inputs)
-        errors = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, exact, strict=True)]
+        found = errors(op, name, device_type)
     except Exception as error:  # an extension that was built for something else fails in any way
         return f"{type(error).__name__}: {error}"
-    return None if all(error <= TOLERANCE for error in errors) else f"it is off by {', '.join(f'{e:.0e}' for e in errors)}"
+    return None if all(error <= TOLERANCE for error in found) else f"it is off by {', '.join(f'{e:.0e}' for e in found)}"
+
+
+def errors(
+    op: str, name: str, device_type: str, sizes: tuple[int, int, int] = PROBED, dtype: torch.dtype = torch.float32
+) -> list[float]:
+    """Largest error of a kernel over the largest value, of the output and of every gradient, against the reference in float32 on
+    the same values; in a ``dtype`` of the series that is coarser, the norm of the error over the norm."""
+    inputs = halved(example(op, sizes, device_type), dtype)
+    exact = _forward_and_gradients(
+        partial(getattr(import_module(OPS[op]), op), backend="reference"),
+        [x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs],
+    )
+    found = _forward_and_gradients(_load(op, name), inputs)
+    order = math.inf if dtype == torch.float32 else 2
+    return [float((a.float() - b).flatten().norm(order) / b.flatten().norm(order)) for a, b in zip(found, exact, strict=True)]
+
+
+def halved(inputs: Sequence[Any], dtype: torch.dtype) -> list[Any]:
+    """An op's arguments with its series, which have more than two dimensions, in ``dtype``; of the head all but the targets."""
+    series = max(x.dim() for x in inputs if torch.is_tensor(x))
+    least = 3 if series > 2 else 2
+    return [x.to(dtype) if torch.is_tensor(x) and x.is_floating_point() and x.dim() >= least else x for x in inputs]
 
 
 def _tried(reasons: dict[str, str | None]) -> str:
@@ -159,7 +179,7 @@ def _tried(reasons: dict[str, str | None]) -> str:
 
 def seconds(op: str, device_type: str, name: str) -> float:
     """Median seconds of a forward and a backward pass of bfloat16 series at a size that fills a GPU."""
-    inputs = [x.bfloat16() if torch.is_tensor(x) and x.dim() > 2 else x for x in example(op, TIMED, device_type)]
+    inputs = halved(example(op, TIMED, device_type), torch.bfloat16)
     found, kernel = [], _load(op, name)
     for _ in range(8):
         torch.cuda.synchronize()
