@@ -21,6 +21,7 @@ from pipeline.report import load_study, present_scales, reported_studies
 from pipeline.stage import main
 
 README, LABORATORY = Path("README.md"), Path("docs/laboratory.md")
+TRIAL = "smoke"  # the scale that tries the pipeline and no claim: git leaves its reports out, and no page leads there
 BEGIN, END = "<!-- findings:begin -->\n", "<!-- findings:end -->"
 
 
@@ -58,8 +59,9 @@ def scale_results(params: Params, scale: str) -> dict[str, ScaleResults]:
 def write(places: dict[Path, str], params: Params, scale: str, results: dict[str, ScaleResults], claims: list[Claim]) -> None:
     """The three files of a front page in each folder; its value is the path from there to the studies' folders."""
     pages, figures = reported_studies(params, scale), front_figures(results, claims)
+    others = [other for other in present_scales(params) if other not in (scale, TRIAL)]
     for folder, here in places.items():
-        scales = {other: f"{'' if here else '../'}{other}/index.html" for other in present_scales(params) if other != scale}
+        scales = {other: f"{'' if here else '../'}{other}/index.html" for other in others}
         write_text(folder / "index.html", front_page(scale, params, results, claims, pages, figures, here, scales))
         write_text(folder / "claims.md", front_markdown(scale, params, results, claims, pages, here))
         write_json(folder / "claims.json", to_records(claims))

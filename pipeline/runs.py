@@ -23,6 +23,7 @@ from pipeline.jobs import PARENT, Failure, Job, available_cores, end_with_parent
 from pipeline.stage import DEVICE, Stage, arguments, opened
 
 LOGS = Path(".scratch/logs")
+ALONE = "LOLM_ALONE"  # in the environment of a piece: no other is made beside it
 JOBS = "LOLM_JOBS"  # in the environment: pieces at a time
 FORCE = "LOLM_FORCE"  # in the environment: make also what is made already
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -150,7 +151,7 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inpu
         tasks = [Task(job, settings | {IDENTITY: inputs(piece)}) for job, piece in zip(jobs, pieces, strict=True)]
         lines = _told(array(name, tasks, workers, stage.params.cluster, _share(name, stage)))
     elif workers == 1:
-        environment = os.environ | settings | {PARENT: str(os.getpid())}
+        environment = os.environ | settings | {PARENT: str(os.getpid())} | ({ALONE: "1"} if os.environ.get(JOBS) == "1" else {})
         statuses = {job: foreground(job.command, environment) for job in jobs}
         lines = [f"{job.name} failed with status {status}; the reason stands above" for job, status in statuses.items() if status]
     else:

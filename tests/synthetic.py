@@ -417,6 +417,7 @@ class _Run:
             val_bits_per_byte=final / 3,
             val_accuracy=0.3,
             val_gate_mean=_gate(1.0, self.truth, None) if self.lolm else None,
+            alone=True,
         )
 
     # evaluation

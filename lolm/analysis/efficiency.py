@@ -186,6 +186,14 @@ def _minus(a: Sequence[float], b: Sequence[float]) -> list[float]:
     return [x - y for x, y in zip(a, b, strict=True)]
 
 
+UNTIMED = "runs were made side by side, so their seconds do not compare"
+
+
+def timed(runs: Iterable[RunRecord]) -> bool:
+    """Whether seconds of these runs compare: each was made alone. Whether on one machine, the records do not say."""
+    return all(run.summary.alone for run in runs)
+
+
 def at_budgets(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleResults | None = None) -> Budgets:
     """The sound multiplier at every end of schedule that paired runs share; the top of this module defines it.
 
@@ -194,6 +202,7 @@ def at_budgets(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleRe
             may lend it their variance. None: an interval over these seeds alone.
     """
     steps, curves, split = annealed_curves(pairs, axis)
+    untimed = UNTIMED if axis == "seconds" and not timed(run for pair in pairs for run in pair) else None
     sample = None if among is None or split != "test" else TextSample.of([run for pair in pairs for run in pair], among.analysis)
     # (baseline, subject) of each pair in draws of text, (D, ends) each
     drawn = [] if sample is None else [(sample.ends(base, steps), sample.ends(subject, steps)) for subject, base in pairs]
@@ -202,8 +211,8 @@ def at_budgets(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleRe
         cut = [(base.until(count), subject.until(count)) for base, subject in curves]
         position = math.fsum(base.positions[-1] for base, _ in cut) / len(cut)
         own, failed = _logs(cut, axis)
-        if failed:
-            points.append(Budget(step, position, None, f"in {len(failed)} of {len(cut)} pairs {failed[0]}"))
+        if untimed or failed:
+            points.append(Budget(step, position, None, untimed or f"in {len(failed)} of {len(cut)} pairs {failed[0]}"))
             continue
         pool: dict[str, list[float]] = {}
         for arm, rivals in _rivals(pairs, among).items():
@@ -280,6 +289,8 @@ def gap_at(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleResult
     steps, curves, split = annealed_curves(pairs, axis)
     if not curves:
         return Gap(axis, split, None, "there are no common ends of schedule")
+    if axis == "seconds" and not timed(run for pair in pairs for run in pair):
+        return Gap(axis, split, None, UNTIMED)
     own, missing = _gaps(curves)
     if missing:
         why = f"at its first end of schedule the {missing[0]} had spent more than the other in its whole run"

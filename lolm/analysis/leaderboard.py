@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lolm.analysis.efficiency import at_budgets
+from lolm.analysis.efficiency import at_budgets, timed
 from lolm.analysis.statistics import Estimate, complete_interval, holm, p_value, solved
 from lolm.analysis.uncertainty import final_bits, final_loss, loss_difference
 from lolm.records.names import TASKS
@@ -45,7 +45,8 @@ class Entry:
         rate_inside: whether the sweep's best rate lies inside its grid; None where no sweep was made.
         multiplier: baseline's FLOPs over the arm's at the largest budget that can be measured, that of ``multiplier_steps``; None
             for the baseline itself, and where it would have to be extrapolated; ``multiplier_seconds`` the same in seconds.
-        seconds: of training a run, and ``tokens_per_second`` of it, on whatever machine ran, with ``kernels``.
+        seconds: of training a run, and ``tokens_per_second`` of it, on whatever machine ran, with ``kernels``; None where runs
+            were made side by side.
         context: bits a byte in the last quarter of the window minus those in the first; below 0, context helps.
         lengths: by multiple of the training window, loss of the targets beyond the training length in windows that long, minus
             the loss of the same targets in windows of the training length; above 0, the model does not carry over.
@@ -70,7 +71,7 @@ class Entry:
     multiplier: Estimate | None
     multiplier_steps: int | None
     multiplier_seconds: Estimate | None
-    seconds: float
+    seconds: float | None
     kernels: tuple[str, ...]
     tokens_per_second: float | None
     context: Estimate | None
@@ -136,9 +137,9 @@ def _entry(results: ScaleResults, arm: str, comparison: Comparison | None) -> En
         multiplier=None if largest is None else largest.estimate,
         multiplier_steps=None if largest is None else largest.steps,
         multiplier_seconds=None if in_seconds is None else in_seconds.estimate,
-        seconds=math.fsum(run.summary.seconds for run in runs) / len(runs),
+        seconds=math.fsum(run.summary.seconds for run in runs) / len(runs) if timed(runs) else None,
         kernels=tuple(sorted({run.header.kernels for run in runs})),
-        tokens_per_second=None if speed is None else speed.value,
+        tokens_per_second=None if speed is None or not timed(runs) else speed.value,
         context=evaluated(_context),
         lengths={length: evaluated(partial(_extrapolated, length=length)) for length in LENGTHS},
         accuracy={task: _share(over_seeds(lambda run, t=task: run.accuracy(t))) for task in TASKS},  # type: ignore[misc]

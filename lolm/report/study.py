@@ -28,7 +28,10 @@ from lolm.report.figures.picture import Picture
 from lolm.report.render import between, cell, figure, render, slug
 
 UNCOUNTED = ("arithmetic", "sanity")  # groups that say nothing of what these runs decide for
-SECONDS = "Seconds compare only between runs of one machine with the same kernels, made one at a time (`make repro JOBS=1`)."
+SECONDS = (
+    "Seconds compare only between runs of one machine with the same kernels, made one at a time (`make repro JOBS=1`); of runs "
+    "that were made side by side they are left out."
+)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class Trainer(Steps):
         evaluate: scores the model on the fixed held-out set, see :func:`lolm.evaluation.held_out.validation_metrics`.
         on_checkpoint: called with the scratch folder after each checkpoint.
         device: where to train, see :class:`~lolm.training.steps.Steps`.
+        alone: whether no other run is being made beside this one.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class Trainer(Steps):
         evaluate: Evaluate,
         on_checkpoint: Callable[[Path], None] = lambda folder: None,
         device: str = "cpu",
+        alone: bool = False,
     ) -> None:
         super().__init__(run, sampler, device)
+        self.alone = alone
         self.evaluate, self.on_checkpoint = evaluate, on_checkpoint
         self.ends = (self.training.steps, *self.training.cooldown_steps)  # of the schedules: the trunk's, then the cooldowns'
         self.header: RunHeader | None = None
@@ -299,4 +302,5 @@ class Trainer(Steps):
             val_accuracy=last[names.VAL_ACCURACY],
             val_gate_mean=last.get(names.VAL_GATE_MEAN),
             backends=chosen_kernels(self.device.type, self.training.kernels),
+            alone=self.alone,
         )

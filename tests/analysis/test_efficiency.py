@@ -3,6 +3,7 @@ import random
 from types import SimpleNamespace
 
 import pytest
+from synthetic import write_results
 
 from lolm.analysis.efficiency import (
     AXES,
@@ -20,8 +21,11 @@ from lolm.analysis.efficiency import (
     training_curve,
     window_rows,
 )
-from lolm.records.results import RunRecord
+from lolm.analysis.leaderboard import leaderboard
+from lolm.records.results import RunRecord, load_results
 from lolm.records.schema import ScheduleEnd, Score
+
+ALONE = SimpleNamespace(alone=True)  # of a record's summary what these tests read
 
 
 def law(position):
@@ -119,7 +123,7 @@ def run_of(log_every, losses):
     rows = [{"step": 0, "tokens": 0, "flops": 0, "seconds": 0, "val/nats": 9.0}]
     for i, loss in enumerate(losses, 1):
         rows.append({"step": i * log_every, "tokens": 1, "flops": 1, "seconds": 1, "train/loss": loss})
-    return RunRecord("a", 1, None, rows, None)
+    return RunRecord("a", 1, None, rows, ALONE)
 
 
 def test_published_window_is_made_of_log_windows():
@@ -140,7 +144,7 @@ def test_published_window_never_swallows_a_short_run():
 
 def test_heldout_curve_reads_each_axis():
     rows = [{"step": s, "tokens": 10 * s, "flops": 100 * s, "seconds": s / 2, "val/nats": 5 - s} for s in (0, 1, 2)]
-    run = RunRecord("a", 1, None, rows, None)
+    run = RunRecord("a", 1, None, rows, ALONE)
     assert [heldout_curve(run, axis).positions[-1] for axis in AXES] == [2, 20, 200, 1]
 
 
@@ -156,7 +160,7 @@ def annealed(arm, seed, losses, cost=1.0, split="test"):
     rows = [end | {"annealed/nats": score.nats - 0.5} for end, score in zip(ends, scores, strict=True)]
     reached = tuple(ScheduleEnd(**end, validation=score, test=score) for end, score in zip(ends, scores, strict=True))
     evaluation = SimpleNamespace(schedule_ends=reached, test=scores[-1])  # what is read of an Evaluation here
-    return RunRecord(arm, seed, None, rows, None, evaluation if split == "test" else None)
+    return RunRecord(arm, seed, None, rows, ALONE, evaluation if split == "test" else None)
 
 
 def scaled(speed=1.0, noise=lambda step: 0.0, steps=HORIZONS, exponent=0.15):
@@ -281,3 +285,20 @@ def test_coverage(speed):
             inside += found.interval[0] <= speed <= found.interval[1]
     assert measured > 0.95 * trials
     assert inside / measured == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / measured))
+
+
+def test_seconds_of_runs_that_were_made_side_by_side_compare_nothing(tmp_path):
+    folder = write_results(tmp_path)
+    results = load_results(folder)
+    pairs = results.pairs("lolm", "transformer")
+    assert at_budgets(pairs, "seconds", 0.95, results).largest is not None
+    for path in (folder / "reports/smoke/train").glob("*/summary.json"):
+        path.write_text(path.read_text(encoding="utf-8").replace('"alone": true', '"alone": false'), encoding="utf-8")
+    results = load_results(folder)
+    pairs = results.pairs("lolm", "transformer")
+    found = at_budgets(pairs, "seconds", 0.95, results)
+    assert found.largest is None
+    assert {point.reason for point in found.points} == {"runs were made side by side, so their seconds do not compare"}
+    assert gap_at(pairs, "seconds", 0.95, results).difference is None
+    assert at_budgets(pairs, "flops", 0.95, results).largest is not None
+    assert {entry.seconds for entry in leaderboard(results)} == {None}

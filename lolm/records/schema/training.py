@@ -106,6 +106,7 @@ class Summary:
     Attributes:
         seconds: of training steps; ``annealing_seconds`` of annealed copies.
         backends: what computed each op: ``cpu``, ``reference``, ``torch``, ``triton``, or the library whose kernel it was.
+        alone: whether this run alone was being made, so that its seconds compare with those of others that were.
         weights: SHA-256 of each file of weights; empty in records from before they were taken.
     """
 
@@ -127,6 +128,7 @@ class Summary:
     val_gate_mean: float | None = None
     backends: dict[str, str] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
+    alone: bool = False
 
 
 @dataclass(frozen=True)

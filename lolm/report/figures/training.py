@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from lolm.analysis.efficiency import timed
 from lolm.records import AXES
 from lolm.records.results import ScaleResults
 from lolm.report.figures.style import (
@@ -37,9 +38,9 @@ def learning_curves(table: pd.DataFrame, results: ScaleResults) -> Any:
 
     levels = {REFERENCES[name]: nats for name, nats in references(results, "validation").items() if name in LADDER}
     tall = label_room(len(results.arms), 3.2)
-    small: list[Any] = [axis for axis in AXES if axis != "tokens"]
+    small: list[Any] = [axis for axis in AXES if axis != "tokens" and (axis != "seconds" or timed(results.runs))]
     figure, _ = new_figure(0, 0, tall + 2.3)
-    panels = figure.subplot_mosaic([["tokens"] * 3, small], height_ratios=(tall, 2.3))
+    panels = figure.subplot_mosaic([["tokens"] * len(small), small], height_ratios=(tall, 2.3))
     lowest = min([table["val_nats"].min(), *levels.values()])
     top = max([*levels.values(), table.loc[table["step"] > 0, "val_nats"].max()])
     late = max(table.loc[table["step"] >= 0.08 * table["step"].max(), "val_nats"].max(), levels.get("bigram", lowest))
