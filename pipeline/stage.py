@@ -64,9 +64,6 @@ def arguments(
     args = parser.parse_args()
     if seed and (args.arm is None) != (args.seed is None):
         parser.error("--arm and --seed go together")
-    stages, name = os.environ.get(STAGES, "").split(), Path(sys.argv[0]).stem
-    if name in stages and getattr(args, "arm", None) is None:  # DVC says which stage it runs, but not how many are left
-        print(f"stage {stages.index(name) + 1} of {len(stages)}: {name}", flush=True)
     return args
 
 
@@ -85,6 +82,9 @@ def main(stage: Callable[[], None]) -> None:
     Expected errors are LolmError and OSError; anything else is a bug and keeps its traceback.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    stages, name = os.environ.get(STAGES, "").split(), Path(sys.argv[0]).stem
+    if name in stages and "--arm" not in sys.argv:  # DVC says which stage it runs, but not how many are left
+        print(f"stage {stages.index(name) + 1} of {len(stages)}: {name}", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as on Ctrl-C: processes that were started are ended too
     try:
         stage()

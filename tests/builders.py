@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARAMS = load_params(ROOT / "params.yaml")
 VOCAB = 61
 ARMS = arms_of(PARAMS, "smoke")
-SIZES = [scale for scale in PARAMS.scales if not scale.endswith("_local")]  # the others have the sizes of the scale they extend
+SIZES = [scale for scale in PARAMS.scales if not scale.endswith(("_local", "_gpu"))]  # those have the extended scale's
 
 
 def make_run(
