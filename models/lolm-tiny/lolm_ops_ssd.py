@@ -71,7 +71,7 @@ def ssd(
 
 def ssd_example(batch: int, length: int, width: int) -> list[torch.Tensor]:
     """Inputs as a Mamba-2 block gives them, for heads 16 wide in two groups and N = 16."""
-    heads, maps = max(2, width // 16), (batch, length, 2, 16)
+    heads, maps = 2 * max(1, width // 32), (batch, length, 2, 16)
     series = torch.randn(batch, length, heads, 16), torch.rand(batch, length, heads) + 0.01
     return [*series, -torch.linspace(0.1, 16, heads), torch.randn(maps), torch.randn(maps), torch.ones(heads)]
 
