@@ -12,13 +12,10 @@ where the folder is still there.
 from __future__ import annotations
 
 import argparse
-import lzma
 import os
 import platform
-import shutil
 import signal
 import sys
-import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,16 +23,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lolm import LolmError
 from lolm.config import load_params, tuned_arm
 from lolm.ops.backends import OPS
-from lolm.records import Layout, RecordError, RunKey, atomic_folder, essence, read, read_json, sha256_of, write, write_json
+from lolm.records import Layout, RecordError, RunKey, read, sha256_of, write
 from lolm.records.files import write_bytes
 from lolm.records.results import load_run
 from lolm.records.schema import Sweep
+from pipeline.carried import GPUError, index_hash, prepare, unpack
 from pipeline.code import accepted_versions, code_of
 from pipeline.headline import write_headline
-from pipeline.jobs import Job, end_with_parent, foreground, side_by_side
+from pipeline.jobs import Job, end_with_parent, side_by_side
 from pipeline.runs import THREAD_VARIABLES, available_cores
 from pipeline.stage import Stage, main, training_device
 
@@ -56,15 +53,6 @@ PART = 5  # runs of step c that fit ten minutes together
 STAGES = ("sweep", "train", "evaluate", "ablate")
 NOTES = Path("reports/gpu")
 CARRIED = Path("carried")
-HUB = ("name", "subset", "split", "id_field", "max_bytes")  # settings of a corpus that say nothing of the text that is carried
-ARCHIVE, DIGESTS = "shards.tar.xz", "carried.json"
-MOST = 60 * 2**20  # bytes carried
-# Two bytes a token: the coder's contexts follow the parity of the position.
-FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 3, "lp": 1, "pb": 1}]
-
-
-class GPUError(LolmError):
-    """A step that cannot be made here, was not made whole, or whose records are refused."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +123,7 @@ def write_note(out: Path, piece: str, whole: bool, files: Sequence[Path] = (), *
             write_bytes(out / path, path.read_bytes())
     hashes = {path.as_posix(): sha256_of(path) for path in files}
     code = {stage: code_of(stage) for stage in STAGES}
-    write(note_of(out, piece), Made(piece, device, software(), code, _index_hash(scale), whole, hashes, values))
+    write(note_of(out, piece), Made(piece, device, software(), code, index_hash(scale), whole, hashes, values))
 
 
 def software() -> dict[str, str]:
@@ -157,10 +145,6 @@ def is_made(piece: str, roots: Sequence[Path]) -> bool:
 
 def _other_code(note: Made) -> list[str]:
     return [stage for stage, code in note.code.items() if code not in (code_of(stage), *accepted_versions(stage))]
-
-
-def _index_hash(scale: str) -> str:
-    return sha256_of(Layout(scale).shards / "index.json") if scale else ""
 
 
 # ---------------------------------------------------------------------------------------------- one piece
@@ -249,76 +233,6 @@ def limited(seconds: float) -> None:
 
     signal.signal(signal.SIGALRM, end)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-# ---------------------------------------------------------------------------------------------- what is carried
-
-
-def prepare(folder: Path, scales: Sequence[str]) -> None:
-    """Make corpus, tokenizer and shards of the first scale, and pack what a run reads of them for all.
-
-    Raises:
-        GPUError: the scales read other text, a stage failed, or the archive is too large to carry.
-    """
-    params = load_params()
-    same = {scale: [_read_of(params.scales[scale].corpus), *map(essence, _rest(params.scales[scale]))] for scale in scales}
-    other = [scale for scale in scales if same[scale] != same[scales[0]]]
-    if other:
-        raise GPUError(f"scales.{other[0]}: corpus, tokenizer and shards must be those of {scales[0]}, which are carried for it")
-    for name in ("corpus", "tokenizer", "shards"):
-        if foreground([sys.executable, "-m", f"pipeline.{name}", "--scale", scales[0]], os.environ):
-            raise GPUError(f"{name} of {scales[0]} failed; the reason stands above")
-    layout = Layout(scales[0])
-    with atomic_folder(folder) as made:
-        with lzma.open(made / ARCHIVE, "wb", filters=FILTERS) as packed, tarfile.open(fileobj=packed, mode="w|") as archive:
-            for path in (layout.tokenizer, layout.shards, layout.corpus_record, layout.shards_record):
-                archive.add(path, path.name)
-        size = (made / ARCHIVE).stat().st_size
-        if size > MOST:
-            raise GPUError(
-                f"{size / 2**20:.0f} MiB to carry, {MOST / 2**20:.0f} are allowed; take less text into "
-                f"scales.{scales[0]}.corpus.path, or set its max_bytes"
-            )
-        index = sha256_of(layout.shards / "index.json")
-        write_json(made / DIGESTS, {"scales": list(scales), "archive": sha256_of(made / ARCHIVE), "index": index})
-    print(f"{folder / ARCHIVE}: {size / 2**20:.1f} MiB, SHA-256 {sha256_of(folder / ARCHIVE)}")
-
-
-def _read_of(corpus: Any) -> dict[str, Any]:
-    return {key: value for key, value in essence(corpus).items() if key not in HUB}
-
-
-def _rest(preset: Any) -> tuple[Any, Any]:
-    return preset.tokenizer, preset.shards
-
-
-def unpack(folder: Path) -> None:
-    """Lay tokenizer and shards where the runs look for them.
-
-    Raises:
-        GPUError: nothing was carried, it has another digest, or a scale has other shards already.
-    """
-    if not (folder / DIGESTS).exists():
-        raise GPUError(f"{folder / DIGESTS}: no such file; `make gpu-shards` makes the folder where the text is")
-    told, place = read_json(folder / DIGESTS), Path(".scratch/carried")
-    layouts = [Layout(scale) for scale in told["scales"]]
-    there = {layout.scale: _index_hash(layout.scale) for layout in layouts if (layout.shards / "index.json").exists()}
-    for scale, index in there.items():
-        if index != told["index"]:
-            raise GPUError(f"{Layout(scale).shards}: other shards than those that were carried; remove the folder to take these")
-    if len(there) == len(layouts):
-        return
-    if sha256_of(folder / ARCHIVE) != told["archive"]:
-        raise GPUError(f"{folder / ARCHIVE}: not the file that {DIGESTS} was written for; carry both again")
-    with atomic_folder(place) as made, tarfile.open(folder / ARCHIVE, "r:xz") as archive:
-        archive.extractall(made, filter="data")
-    for layout in (layout for layout in layouts if layout.scale not in there):
-        for target in (layout.corpus_record, layout.shards_record):
-            write_bytes(target, (place / target.name).read_bytes())
-        for target in (layout.tokenizer, layout.shards):  # the shards last: with them the scale counts as unpacked
-            with atomic_folder(target) as made:
-                shutil.copytree(place / target.name, made, dirs_exist_ok=True)
-    shutil.rmtree(place)
 
 
 # ---------------------------------------------------------------------------------------------- what comes back

@@ -15,9 +15,10 @@ import yaml
 from minicorpus import make_texts, write_jsonl
 from projects import copy_of_project, environment, python
 
+from lolm.config import load_params
 from lolm.records import Layout, RunKey, read, read_json, write
 from lolm.records.results import load_run
-from pipeline import gpu
+from pipeline import carried, gpu
 from pipeline.gpu import GPUError, Made, note_of, pieces_of
 
 NO_NAMES: dict[str, list[str]] = {"validation": [], "test": []}
@@ -55,8 +56,8 @@ def test_graphs_are_used_where_they_were_found_to_pay(tmp_path):
 
 
 def test_one_text_and_tokenizer_are_carried_for_all_scales():
-    scales = [gpu.load_params().scales[scale] for scale, _ in gpu.RUNS.values()]
-    assert len({str((gpu._read_of(s.corpus), s.tokenizer, s.shards)) for s in scales}) == 1
+    scales = [load_params().scales[scale] for scale, _ in gpu.RUNS.values()]
+    assert len({str((carried.read_of(s.corpus), s.tokenizer, s.shards)) for s in scales}) == 1
 
 
 def shortened(root):
@@ -135,5 +136,5 @@ def test_a_rehearsal_is_killed_goes_on_comes_back_and_loads(tmp_path, monkeypatc
     record.write_text(record.read_text(encoding="utf-8").replace("1", "2", 1), encoding="utf-8")
     with pytest.raises(GPUError, match="changed since its note was written"):
         gpu.import_records(back, rehearsed=True)
-    told = read_json(away / "carried" / gpu.DIGESTS)
+    told = read_json(away / "carried" / carried.DIGESTS)
     assert told["scales"] == ["smoke"]
