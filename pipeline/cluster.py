@@ -35,7 +35,8 @@ FOLDER = SCRATCH / "cluster"
 LAUNCHER = "LOLM_LAUNCHER"  # in the environment: `slurm`, or how it is without: `local`
 IDENTITY = "LOLM_IDENTITY"  # in the environment of a task: what its piece is to be made from
 SETTLING = 3.0  # seconds that a failed task waits, since Slurm may have ended its command first and comes to the task next
-GONE = 2  # looks at the queue that miss a task before it counts as ended: a requeued one may be missing for a moment
+# A task counts as ended when so many looks at the queue have missed it, over so many seconds: a requeued one is missing a while.
+GONE, GONE_SECONDS = 2, 10.0
 
 # Where the processes of a run on several nodes find one another.
 MEETING_POINT = (
@@ -239,6 +240,7 @@ def _wait(stage: str, running: dict[str, Task], config: ClusterConfig) -> list[F
     failures: list[Failure] = []
     logs = {ident: Log(task.job) for ident, task in running.items()}
     missed: Counter[str] = Counter()
+    seen = dict.fromkeys(running, time.monotonic())
     synced: dict[Path, float] = {}
     looked, said = -math.inf, ""
     while running:
@@ -257,8 +259,9 @@ def _wait(stage: str, running: dict[str, Task], config: ClusterConfig) -> list[F
         for ident, task in list(running.items()):
             ended = _result(ident).exists()
             missed[ident] = 0 if ident in queue else missed[ident] + due
+            seen[ident] = seen[ident] if missed[ident] else time.monotonic()
             logs[ident].show()
-            if ended or missed[ident] >= GONE:
+            if ended or missed[ident] >= GONE and time.monotonic() - seen[ident] >= GONE_SECONDS:
                 status = _status(ident, task.job)
                 if status:
                     failures.append(Failure(task.job, status))
