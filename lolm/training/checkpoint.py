@@ -68,6 +68,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint, of a run or of where a cooldown leaves it; raises CheckpointError naming a missing or broken file."""
     _verify(path)
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -139,12 +143,14 @@ def restore(path: Path, model: nn.Module, heads: FutureHeads | None, optimizer: 
     if ranks.is_lead() and (new := path.with_suffix(".new")).joinpath(WHOLE).exists():
         _take(new, path)  # the kill came between the last byte and the new name
     ranks.barrier()
-    if (error := _found_broken(path)) is not None:
+    if (broken := _found_broken(path)) is not None:
         if not ranks.agreed(_newest(before(path)) is not None):
-            raise error
+            raise broken
         if ranks.is_lead():
-            print(f"warning: {str(error).partition('; ')[0]}; the checkpoint before it is taken", file=sys.stderr, flush=True)
+            print(f"warning: {str(broken).partition('; ')[0]}; the checkpoint before it is taken", file=sys.stderr, flush=True)
         path = before(path)
+        if (broken := _found_broken(path)) is not None:
+            raise broken
     folder = _folder(path)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if folder.exists():
@@ -163,7 +169,7 @@ def restore(path: Path, model: nn.Module, heads: FutureHeads | None, optimizer: 
             return json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
         except (Exception, distributed.CheckpointException) as error:
             raise _broken(folder, error) from None
-    state = load_checkpoint(path)
+    state = _read(path)
     for module, part in ((model, "model"), (heads, "heads")):
         if module is not None:
             own = module.state_dict()
