@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke budgets external downstream plan gpu gpu-shards report power accept bench check test golden lint format ui track environment clean lock FORCE
+.PHONY: help repro smoke budgets external downstream plan gpu gpu-shards report power accept bench check test golden lint format notebooks ui track environment clean lock FORCE
 
 PORT ?= 5000
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -90,6 +90,9 @@ lint: $(ready) tools ## style and types
 
 format: $(ready) tools ## rewrite the source in the project's style
 	@"$(python)" -m ruff check --fix . && "$(python)" -m ruff format .
+
+notebooks: $(ready) tools ## execute the notebooks again, in their places
+	@PYTHONPATH="$(CURDIR)" "$(python)" -m jupyter execute --inplace --NotebookClient.record_timing=False notebooks/*.ipynb
 
 ui: $(ready) ## the MLflow UI on the local store; prints its address
 	@"$(python)" -m pipeline.ui --port $(PORT) || [ $$? -eq 130 ]
