@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke budgets external downstream plan gpu gpu-shards report power accept bench check test golden lint format notebooks ui track environment clean lock FORCE
+.PHONY: help repro smoke budgets external downstream plan status gpu gpu-shards report power accept bench check test golden lint format notebooks ui track environment clean lock FORCE
 
 PORT ?= 5000
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -55,6 +55,9 @@ downstream: $(ready) ## scores on downstream tasks, `downstream` in params.yaml,
 
 plan: $(ready) ## sizes, memory, hours and disk of a study, before anything runs; GPU=H100 refuses what does not fit there
 	@"$(python)" -m pipeline.plan $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY)) $(if $(GPU),--gpu "$(GPU)") $(ARGS)
+
+status: $(ready) ## what of a study is made, what is being made, what is left and how long that takes
+	@"$(python)" -m pipeline.status $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
 
 gpu: ## the published comparisons on one GPU, in steps that fit ten minutes; needs PyTorch and Triton alone; ARGS=<of pipeline.gpu>
 	@"$(or $(wildcard $(python)),$(PYTHON),python3)" -m pipeline.gpu $(ARGS)
