@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke budgets external downstream plan status gpu gpu-shards report power accept bench check test golden lint format notebooks ui track environment clean lock FORCE
+.PHONY: help repro smoke budgets external downstream export plan status gpu gpu-shards report power accept bench check test golden lint format notebooks ui track environment clean lock FORCE
 
 PORT ?= 5000
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -52,6 +52,9 @@ downstream: $(ready) ## scores on downstream tasks, `downstream` in params.yaml,
 	@LOLM_JOBS=$(JOBS) LOLM_FORCE=$(FORCE) LOLM_LAUNCHER=$(or $(LAUNCHER),local) "$(python)" -m pipeline.downstream \
 	  $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
 	@"$(python)" -m pipeline.track
+
+export: $(ready) ## every run of a study for the transformers library, into artifacts/<scale>/exports; takes the extra `external`
+	@LOLM_JOBS=$(JOBS) LOLM_FORCE=$(FORCE) "$(python)" -m pipeline.export $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
 
 plan: $(ready) ## sizes, memory, hours and disk of a study, before anything runs; GPU=H100 refuses what does not fit there
 	@"$(python)" -m pipeline.plan $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY)) $(if $(GPU),--gpu "$(GPU)") $(ARGS)

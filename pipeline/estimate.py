@@ -118,8 +118,8 @@ def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True, test_to
     if stage == "train":
         evaluations = training.steps / training.eval_every + 1 + len(training.cooldowns)
         return training.all_tokens + FORWARD_SHARE * evaluations * training.eval_tokens
-    if stage == "downstream":
-        return math.nan  # tasks are read where they are scored
+    if stage in ("downstream", "export"):
+        return math.nan  # tasks are read where they are scored; an export is files
     if stage == "recall":
         return len(recall.tasks) * recall.steps * recall.batch_size * recall.seq_len
     if stage == "evaluate":
