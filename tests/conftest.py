@@ -23,6 +23,19 @@ import torch  # noqa: E402
 torch.set_num_threads(1)  # fixtures of a module come before those of a test
 
 
+# Modules that take longest come first, so that no process is left with one at the end; what copies the study that the first of
+# them makes comes when it is there.
+LONGEST = (
+    "test_end_to_end", "test_ranks", "test_report", "test_gpu", "test_dvc_overrides", "test_broken_study", "test_slurm_study",
+    "test_triton", "test_cluster", "test_overrides", "test_run", "test_plan", "test_tracking", "test_scaling", "test_loop",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     yield
