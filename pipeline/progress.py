@@ -50,7 +50,7 @@ class Progress:
         more = estimate(self.stage.params, rest)
         texts = [f"about {duration(here)} left"] if self.ended < len(self.arms) else []
         if rest and self.estimate.known and more.known:
-            texts.append(f"{duration(here + pace * more.seconds / self.jobs)} with what is measured of these runs after it")
+            texts.append(f"{duration(here + pace * more.seconds / self.jobs)} with their measurements")
         return f"; {', '.join(texts)}" if texts else ""
 
     def _pair(self) -> bool:

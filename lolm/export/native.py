@@ -79,7 +79,7 @@ def from_native(model: LanguageModel, tensors: Mapping[str, torch.Tensor]) -> No
         p.copy_(values.view_as(p))
 
 
-def _mapped(model: LanguageModel) -> tuple[Callable[[Decoder], Any], Weights]:
+def _mapped(model: LanguageModel) -> tuple[Callable[[Any], Any], Weights]:
     """What makes the configuration of the native class, by the library, and its weights by name, which need none."""
     _demand(isinstance(model, Decoder), "the streams of LOLM")
     assert isinstance(model, Decoder)
