@@ -1,5 +1,7 @@
 """Every test runs on one torch thread, as a training run does; processes share the bytecode of what they import."""
 
+import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,10 @@ from pipeline.jobs import keep_bytecode
 keep_bytecode(
     Path(__file__).resolve().parents[1] / ".scratch" / "bytecode"
 )  # before PyTorch, and for every process that is started
+
+# Code of exported folders is copied to where transformers keeps such: each process has a place of its own.
+_modules = tempfile.TemporaryDirectory(prefix="modules-")
+os.environ["HF_MODULES_CACHE"] = _modules.name
 
 import torch  # noqa: E402
 
