@@ -62,7 +62,7 @@ class Progress:
         for setting in ("locking_mode = exclusive", "journal_mode = wal", f"cache_size = -{CACHE_KB}"):  # in this order: no mmap
             self._db.execute(f"pragma {setting}")
         if not self._db.execute("select * from sqlite_master").fetchone():
-            self._db.executescript(_TABLES)
+            self._db.executescript(f"begin; {_TABLES} commit;")  # all or none, if a kill comes between
         row = self._db.execute("select value from state").fetchone()
         self.committed = row is not None
         self.state = json.loads(row[0]) if row else state

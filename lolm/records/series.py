@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lolm.records.files import RecordError
+from lolm.records.files import RecordError, named
 from lolm.records.store import read_text, write_text
 
 AXES = ("step", "tokens", "flops", "seconds")
@@ -77,12 +77,14 @@ class SeriesWriter:
         for key, value in row.items():
             if not math.isfinite(value):
                 raise RecordError(f"{self.path}: {key} is {value} at step {row.get('step')}")
-        self._file.write(json.dumps(row).encode() + b"\n")
+        with named(self.path):
+            self._file.write(json.dumps(row).encode() + b"\n")
 
     def flush(self) -> int:
         """Make what was written durable; returns the file's length for the checkpoint."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with named(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self) -> None:
