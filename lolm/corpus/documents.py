@@ -26,8 +26,16 @@ class Document:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The report that lies with a corpus; raises RecordError when the corpus was not made."""
-    return read_json(Path(folder) / "manifest.json")
+    """The report that lies with a corpus; raises RecordError when the corpus was not made, DataError when it lacks numbers."""
+    path = Path(folder) / "manifest.json"
+    manifest = read_json(path)
+    try:
+        sound = all(type(manifest["splits"][split][key]) is int for split in SPLITS for key in ("documents", "bytes"))
+    except (KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise DataError(f"{path}: lacks the splits' numbers; delete its folder and run `dvc repro corpus`")
+    return manifest
 
 
 def part_of(folder: str | Path, split: str, number: int) -> Path:

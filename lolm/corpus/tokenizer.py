@@ -184,7 +184,7 @@ class Tokenizer:
             model = path.read_bytes()
         except FileNotFoundError:
             raise DataError(f"{path}: no such file; run `dvc repro tokenizer` to make it") from None
-        if sha256_of(path) != facts["model_sha256"]:
+        if not isinstance(facts, dict) or sha256_of(path) != facts.get("model_sha256"):
             raise DataError(f"{path}: not the model that tokenizer.json describes; delete its folder and run `dvc repro`")
         return cls(model)
 

@@ -4,7 +4,7 @@ from lolm.records.files import RecordError, atomic_file, atomic_folder, link, na
 from lolm.records.identity import essence, fingerprint_of, sha256_of
 from lolm.records.layout import Layout, RunKey, budgets_record, recorded_scales, run_of
 from lolm.records.series import AXES, SeriesWriter, points, read_rows, read_series, write_rows
-from lolm.records.store import from_record, read, read_json, read_text, to_record, write, write_json, write_text
+from lolm.records.store import from_record, parse_json, read, read_json, read_text, to_record, write, write_json, write_text
 
 __all__ = [
     "AXES",
@@ -20,6 +20,7 @@ __all__ = [
     "from_record",
     "link",
     "named",
+    "parse_json",
     "points",
     "publish_folder",
     "read",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ KILL, TORN, FULL, BROKEN, SHORT, SIGNAL = 1, 2, 3, 4, 5, 100  # see shim.c
 STAGES = ("plan", "corpus", "tokenizer", "shards", "sweep", "train", "evaluate", "ablate", "layers", "recall", "report", "front")
 HEAVY = (
     *("pyarrow.parquet", "sentencepiece", "scipy.stats", "matplotlib.backends.backend_svg", "pandas.core.api", "cffi"),
-    *("torch.utils.flop_counter", "torch._dynamo.convert_frame", "torch.profiler"),
+    *("torch.utils.flop_counter", "torch.profiler"),
     *(f"lolm.ops.cpu.{path.stem}" for path in sorted((ROOT / "lolm/ops/cpu").glob("[a-z]*.py"))),
 )
 
@@ -58,12 +59,14 @@ class Forge:
         assert self._answer() == "ready"
 
     def run(
-        self, root: Path, module: str, *arguments: str, at: int = 0, kind: int = 0, limits: dict[str, int] | None = None, **env: str
-    ) -> Ended:
-        """`python -m module` in a project, struck at its ``at``-th writing call there (0: never)."""
+        self, root: Path, module: str, *arguments: str, at: int = 0, kind: int = 0, limits: dict[str, int] | None = None,
+        user: int = 0, **env: str,
+    ) -> Ended:  # fmt: skip
+        """`python -m module` in a project, struck at its ``at``-th writing call there (0: never), under limits, as another user;
+        an empty variable is taken out of the environment."""
         said, calls = self._folder / "said.txt", self._folder / "calls.txt"
         asked = {"root": str(root), "module": module, "arguments": arguments, "at": at, "kind": kind, "env": env}
-        asked |= {"said": str(said), "calls": str(calls), "limits": limits or {}}
+        asked |= {"said": str(said), "calls": str(calls), "limits": limits or {}, "user": user}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
@@ -91,6 +94,7 @@ def _serve() -> None:
 
     for stage in STAGES:
         code_hash(f"pipeline.{stage}")  # which files import which is kept
+    gc.freeze()  # what is shared stays shared
     print("ready", flush=True)
     for line in sys.stdin:
         tracking._last_try = time.monotonic()  # as in a process that has just begun
@@ -120,6 +124,12 @@ def _become(asked: dict[str, Any]) -> None:
     os.dup2(null, 0)
     os.chdir(asked["root"])
     os.environ |= asked["env"]
+    for name in [name for name, value in asked["env"].items() if not value]:
+        del os.environ[name]
+    if asked["user"]:
+        os.setgroups([])
+        os.setgid(asked["user"])
+        os.setuid(asked["user"])
     for name, value in asked["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
     sys.argv = [asked["module"], *asked["arguments"]]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import lzma
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from minicorpus import make_texts, write_jsonl
 from processes import KILL, SHORT, SIGNAL, STAGES, TORN, Ended, Forge
@@ -37,16 +39,50 @@ CHANGES = {
 }  # fmt: skip
 
 
-def make(root: Path, forge: Forge) -> dict[str, int]:
-    """A project with this code, one run of a tiny model on sixty documents, and all its results, in ``root/made``; how it was
-    before each stage, in ``root/<stage>``. Returns how often each stage wrote."""
-    before, root = root, root / "made"
-    root.mkdir(parents=True)
-    for name in ("lolm", "pipeline", "dvc.yaml"):
-        (root / name).symlink_to(ROOT / name)
-    (root / ".dvc").mkdir()
-    (root / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n", encoding="utf-8")
-    write_jsonl(root / "text.jsonl", make_texts())
+def sized(sample: Iterable[Any], whole: Iterable[Any]) -> list[Any]:
+    """Parameters of a test: those of `make test`, and those of `make faults` alone."""
+    values = lambda value: value if isinstance(value, tuple) else (value,)  # noqa: E731
+    marks = [pytest.mark.faults, pytest.mark.slow]
+    return [
+        *(pytest.param(*values(value), marks=pytest.mark.slow) for value in sample),
+        *(pytest.param(*values(value), marks=marks) for value in whole),
+    ]
+
+
+class Study:
+    """A project with this code and one run of a tiny model on sixty documents; a stage is made when it is first asked for.
+
+    ``written`` says how often each stage wrote.
+    """
+
+    def __init__(self, root: Path, forge: Forge) -> None:
+        self.root, self.forge = root, forge
+        self.written: dict[str, int] = {}
+        now = root / STAGES[0]
+        now.mkdir(parents=True)
+        for name in ("lolm", "pipeline", "dvc.yaml"):
+            (now / name).symlink_to(ROOT / name)
+        (now / ".dvc").mkdir()
+        (now / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n", encoding="utf-8")
+        write_jsonl(now / "text.jsonl", make_texts())
+        (now / "params.yaml").write_text(yaml.safe_dump(parameters(), sort_keys=False), encoding="utf-8")
+
+    def before(self, stage: str) -> Path:
+        """The project as that stage finds it."""
+        for number, name in enumerate(STAGES[: (*STAGES, "made").index(stage)], 1):
+            if name not in self.written:
+                after = copied(self.root / name, self.root / (*STAGES, "made")[number])
+                ended = run(self.forge, after, name)
+                assert ended.status == 0, f"{name}: {ended.said}"
+                self.written[name] = len(ended.calls)
+        return self.root / stage
+
+    def after(self, stage: str) -> Path:
+        return self.before((*STAGES, "made")[STAGES.index(stage) + 1])
+
+
+def parameters() -> dict[str, Any]:
+    """Of the project, with one arm, one study and a scale for seconds."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")) | {"scale": "smoke", "study": "one"}
     params["studies"] = {"one": {"arms": [ARM], "seeds": [SEED], "subject": ARM, "baseline": ARM, "matched": False}}
     params |= {"architectures": {ARM: params["architectures"][ARM]}, "budgets": {}, "external": {}}
@@ -56,14 +92,7 @@ def make(root: Path, forge: Forge) -> dict[str, int]:
     for section, changes in CHANGES.items():
         scale[section] = scale.get(section, {}) | changes
     scale["sizes"][ARM] |= {"d_model": 16, "d_ff": 32}
-    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    written = {}
-    for stage in STAGES:
-        copied(root, before / stage)
-        ended = run(forge, root, stage)
-        assert ended.status == 0, f"{stage}: {ended.said}"
-        written[stage] = len(ended.calls)
-    return written
+    return params
 
 
 def copied(project: Path, folder: Path) -> Path:
@@ -71,10 +100,11 @@ def copied(project: Path, folder: Path) -> Path:
 
 
 def run(forge: Forge, root: Path, stage: str, **how: Any) -> Ended:
+    how = {"LOLM_LAUNCHER": "slurm"} | how if stage == "plan" else how  # then no memory is counted, which takes seconds
     return forge.run(root, f"pipeline.{stage}", *PIECES.get(stage, ()), **how)
 
 
-def outputs(root: Path, *tops: str) -> dict[str, Any]:
+def outputs(root: Path, *tops: str) -> dict[str, Path]:
     """Everything that stages have left, by path: bytes, or records without what a clock has written into them."""
     files = (path for top in tops or ("artifacts", "reports", ".scratch") for path in (root / top).rglob("*") if path.is_file())
     return {path.relative_to(root).as_posix(): path for path in sorted(files)}
@@ -101,10 +131,11 @@ def _without_times(value: Any) -> Any:
     return [_without_times(inner) for inner in value] if isinstance(value, list) else value
 
 
-def half(root: Path, made: Path) -> list[str]:
-    """What a struck stage has left under a final name that is not what an undisturbed one leaves."""
-    found, whole = (outputs(where, "artifacts", "reports") for where in (root, made))
-    return [name for name, path in found.items() if "/." not in name and not (name in whole and same(path, whole[name]))]
+def half(root: Path, before: Path, after: Path) -> list[str]:
+    """What a struck stage has left under a final name that is neither what was there nor what an undisturbed one leaves."""
+    found, old, new = (outputs(where, "artifacts", "reports") for where in (root, before, after))
+    known = lambda name, path: any(name in there and same(path, there[name]) for there in (old, new))  # noqa: E731
+    return [f"half-made {name}" for name, path in found.items() if "/." not in name and not known(name, path)]
 
 
 def different(root: Path, made: Path) -> list[str]:
