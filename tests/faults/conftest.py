@@ -14,9 +14,9 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "pipeline"))  # for projects.py
 
-from processes import HEAVY, Forge, compiled_shim  # noqa: E402
-from projects import ROOT  # noqa: E402
-from study import Study  # noqa: E402
+from processes import HEAVY, Forge, compiled_shim
+from projects import ROOT
+from study import Study
 
 ROWS = ROOT / ".scratch/faults"  # of `make faults`, from where table.py takes them
 
@@ -76,4 +76,3 @@ def folder(tmp_path) -> Iterator[Path]:
     """Where a try's project goes; emptied after each test, as there are hundreds."""
     yield tmp_path / "try"
     shutil.rmtree(tmp_path / "try", ignore_errors=True)
-

@@ -42,7 +42,9 @@ def compiled_shim(folder: Path) -> Path | None:
     if compiler is None or sys.platform != "linux":
         return None
     library = folder / "shim.so"
-    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).with_name("shim.c")), "-ldl"], check=True)
+    subprocess.run(
+        [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).with_name("shim.c")), "-ldl"], check=True
+    )
     return library
 
 
@@ -51,10 +53,21 @@ class Forge:
 
     def __init__(self, shim: Path, folder: Path, *modules: str) -> None:
         paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/faults"), str(ROOT / "tests/pipeline")])
-        own = {"LD_PRELOAD": str(shim), "PYTHONPATH": paths, "LOLM_RUNNER": "1", "DVC_STAGE": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+        own = {
+            "LD_PRELOAD": str(shim),
+            "PYTHONPATH": paths,
+            "LOLM_RUNNER": "1",
+            "DVC_STAGE": "1",
+            "MKL_NUM_THREADS": "1",
+            "MPLBACKEND": "agg",
+        }
         self._folder = folder
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *modules], env=environment(folder, **own), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, *modules],
+            env=environment(folder, **own),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._answer() == "ready"
 

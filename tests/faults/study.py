@@ -17,7 +17,7 @@ from projects import ROOT
 
 ARM, SEED = "lolm", 1
 RUN = ("--arm", ARM, "--seed", str(SEED))
-PIECES = {stage: RUN for stage in ("train", "evaluate", "ablate", "layers", "recall")} | {
+PIECES = dict.fromkeys(("train", "evaluate", "ablate", "layers", "recall"), RUN) | {
     "sweep": ("--arm", ARM),
     "report": ("--scale", "smoke", "--study", "one"),
     "front": ("--scale", "smoke"),
@@ -25,7 +25,8 @@ PIECES = {stage: RUN for stage in ("train", "evaluate", "ablate", "layers", "rec
 TIMES = {"seconds", "annealing_seconds", "tokens_per_second", "speed/tokens_per_second", "mfu", "speed/mfu"}
 MEASURED = ("seconds", "hours", "efficiency", "speed")  # files of a report that show times
 CHANGES = {
-    "corpus": {"source": "local", "path": "text.jsonl", "validation": [], "test": [], "validation_fraction": 0.1, "test_fraction": 0.1},
+    "corpus": {"source": "local", "path": "text.jsonl", "validation": [], "test": [],
+               "validation_fraction": 0.1, "test_fraction": 0.1},
     "tokenizer": {"vocab_size": 400},
     "shards": {"shard_tokens": 2000},
     "training": {"steps": 8, "seq_len": 16, "batch_size": 2, "cooldowns": [0.5], "snapshots": [0.5], "warmup_steps": 2,

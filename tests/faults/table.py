@@ -50,7 +50,8 @@ def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     PAGE.write_text(before + BEGIN + table(rows) + END + rest.partition(END)[2], encoding="utf-8")
-    print(f"{sum(row[2] for row in rows):,} tries of {len({row[0] for row in rows})} kinds of fault; the table: {PAGE.relative_to(ROOT)}")
+    tried, kinds = sum(row[2] for row in rows), len({row[0] for row in rows})
+    print(f"{tried:,} tries of {kinds} kinds of fault, into {PAGE.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -141,5 +141,3 @@ def stored(path: Path) -> int:
 
     with sqlite3.connect(path) as database:
         return database.execute("select count(*) from metrics").fetchone()[0]
-
-

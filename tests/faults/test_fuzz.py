@@ -28,19 +28,38 @@ MESS = st.one_of(
     st.sampled_from([0, -1, 1, 2, 10**9, 10**5000, -0.0, 1e-300, 1e300, math.inf, -math.inf, math.nan, True, False, None]),
     st.floats(),
     st.text(max_size=8),
-    st.sampled_from(["", "lolm", "010", "1:30", "yes", "1e5", "a;touch INJ", "$(touch INJ)", "../../x", "a b", "é", "\x00", "{{x}}"]),
+    st.sampled_from(
+        ["", "lolm", "010", "1:30", "yes", "1e5", "a;touch INJ", "$(touch INJ)", "../../x", "a b", "é", "\x00", "{{x}}"]
+    ),
     st.lists(st.integers(-3, 3), max_size=4),
     st.dictionaries(st.text(max_size=4), st.integers(-3, 3), max_size=3),
 )
 # Keys that take what is below zero; all other numbers of a file that is accepted are finite and not negative.
 SIGNED = ("regime_entropy_weight", "bias", "logit", "offset", "gate_values", "calibration", "init")
-SPLICES = [b"\x00", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 2000, b"9" * 5000, b"NaN", b"-Infinity", b"\\ud800", b'"', b"}", b"\n", b",", b"5", b"null"]
+SPLICES = [
+    b"\x00",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"a":' * 2000,
+    b"9" * 5000,
+    b"NaN",
+    b"-Infinity",
+    b"\\ud800",
+    b'"',
+    b"}",
+    b"\n",
+    b",",
+    b"5",
+    b"null",
+]
 
 
 def tried(sample: int, whole: int):
     """Run a property on so many examples, the same ones each time."""
     common = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
-    return lambda count: settings(max_examples={"sample": sample, "all": int(os.environ.get("LOLM_FUZZ", whole))}[count], **common)
+    return lambda count: settings(
+        max_examples={"sample": sample, "all": int(os.environ.get("LOLM_FUZZ", whole))}[count], **common
+    )
 
 
 def leaves(tree: Any, where: tuple = ()) -> list[tuple]:
@@ -201,7 +220,10 @@ def readable(tmp_path, data) -> Callable[[str], tuple[Path, bytes, Callable[[Pat
             (tmp_path / "reports").mkdir()
             return tmp_path / "reports" / Path(name).name, (MADE / name).read_bytes(), reader
         if kind.startswith("series"):
-            raw = b"".join(json.dumps({"step": i, "tokens": i, "flops": i, "seconds": 0.5, "val/nats": 2.5}).encode() + b"\n" for i in range(9))
+            raw = b"".join(
+                json.dumps({"step": i, "tokens": i, "flops": i, "seconds": 0.5, "val/nats": 2.5}).encode() + b"\n"
+                for i in range(9)
+            )
             path = tmp_path / ("metrics.jsonl" + kind.removeprefix("series"))
             return path, lzma.compress(raw) if path.suffix == ".xz" else raw, _series
         if kind == "checkpoint.pt":
@@ -222,7 +244,9 @@ def readable(tmp_path, data) -> Callable[[str], tuple[Path, bytes, Callable[[Pat
 
 @st.composite
 def damages(draw) -> list[tuple]:
-    one = st.tuples(st.sampled_from(["flip", "cut", "splice", "drop", "repeat"]), st.floats(0, 1, exclude_max=True), st.integers(0, 255))
+    one = st.tuples(
+        st.sampled_from(["flip", "cut", "splice", "drop", "repeat"]), st.floats(0, 1, exclude_max=True), st.integers(0, 255)
+    )
     return draw(st.lists(one, min_size=1, max_size=3))
 
 

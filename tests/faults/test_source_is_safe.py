@@ -39,7 +39,9 @@ def test_nothing_in_the_source_runs_what_data_says(package):
     files = [path for path in FILES if path.relative_to(ROOT).parts[0] == package]
     assert files
     found = [f"{path.relative_to(ROOT)}:{line}" for path in files for line in unsafe(path.read_text(encoding="utf-8"))]
-    found = [line for line in found if not (line.startswith("pipeline/cluster.py") and line.endswith("imports pickle"))]  # of submitit
+    found = [
+        line for line in found if not (line.startswith("pipeline/cluster.py") and line.endswith("imports pickle"))
+    ]  # of submitit
     assert not found, "\n".join(found)
 
 
@@ -48,7 +50,11 @@ def test_nothing_in_the_source_runs_what_data_says(package):
     [
         *("import pickle", "from pickle import loads", "torch.load(path)", "torch.load(path, weights_only=False)", "eval(text)"),
         *("yaml.load(text, Loader=yaml.Loader)", "yaml.load(text)", "subprocess.run(words, shell=True)", "os.system(text)"),
-        *("np.load(path, allow_pickle=True)", "archive.extractall(folder)", "AutoModel.from_pretrained(n, trust_remote_code=True)"),
+        *(
+            "np.load(path, allow_pickle=True)",
+            "archive.extractall(folder)",
+            "AutoModel.from_pretrained(n, trust_remote_code=True)",
+        ),
     ],
 )
 def test_what_would_run_it_is_found(line):

@@ -1,4 +1,4 @@
-"""What a stage finds around it: users, folders, limits, clocks, other processes; and kills of whole process trees, DVC and MLflow."""
+"""What a stage finds around it: users, folders, limits, clocks, other processes; kills of process trees, of DVC and of MLflow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -59,6 +60,14 @@ def refused(study, table):
     return check
 
 
+@pytest.fixture
+def shared():
+    """A folder that other users reach, as pytest's own are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("name", ["with space", "a#b", "50%25", "ünï-東京", "it's [final]; {x}"])
 @pytest.mark.parametrize("stage", ["corpus", "shards", "train"])
 def test_odd_paths(study, works, folder, name, stage):
@@ -68,19 +77,17 @@ def test_odd_paths(study, works, folder, name, stage):
 
 @pytest.mark.parametrize("stage", ["tokenizer", "train"])
 @ROOT_ALONE
-def test_a_checkout_that_cannot_be_written(study, refused, folder, stage):
-    refused("read-only checkout", copied(study.before(stage), folder), stage, "Permission denied", user=STRANGER)
+def test_a_checkout_that_cannot_be_written(study, refused, shared, stage):
+    refused("read-only checkout", copied(study.before(stage), shared / "project"), stage, "Permission denied", user=STRANGER)
 
 
 @pytest.mark.parametrize("stage", ["corpus", "shards", "train", "evaluate"])
 @ROOT_ALONE
-def test_a_user_without_name_and_home(study, works, folder, stage):
+def test_a_user_without_name_and_home(study, works, shared, stage):
+    folder = shared / "project"
     copied(study.before(stage), folder)
     for path in (folder, *folder.rglob("*")):
         os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
-    for path in folder.parents:
-        if os.stat(path).st_mode & 0o005 != 0o005:
-            path.chmod(path.stat().st_mode | 0o005)
     works("unknown user, no HOME", folder, stage, user=STRANGER, HOME="", USER="", LOGNAME="")
 
 
