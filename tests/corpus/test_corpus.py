@@ -62,7 +62,9 @@ def test_duplicates_and_empty_documents_are_dropped_and_recorded(tmp_path, texts
     assert report["dropped"] == {"duplicate": 2, "empty": 2}
     assert report["duplicates"] == [{"id": "copy/1", "same_as": "set/003"}, {"id": "copy/2", "same_as": "set/003"}]
     assert report["empty"] == ["blank/1", "blank/2"]
-    assert report == read_manifest(tmp_path / "corpus")
+    manifest = read_manifest(tmp_path / "corpus")
+    assert list(manifest.pop("sha256")) == sorted(f"{split}.parquet" for split in SPLITS)
+    assert report == manifest
     assert report["bytes"] == sum(len(t.encode()) for t in texts.values()) == sum(s["bytes"] for s in report["splits"].values())
     assert report["sources"]["set"]["documents"] == len(texts)
     assert report["licences"] == [{"licence": "CC0", "documents": len(texts)}]

@@ -47,7 +47,7 @@ def table(worker_id) -> Iterator[Table]:
     yield rows
     if "LOLM_FAULTS" in os.environ:
         ROWS.mkdir(parents=True, exist_ok=True)
-        (ROWS / f"{worker_id}.json").write_text(json.dumps(rows.rows()), encoding="utf-8")
+        (ROWS / f"{worker_id}-{os.getpid()}.json").write_text(json.dumps(rows.rows()), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,7 @@ def at(tree: Any, path: tuple) -> Any:
     return tree
 
 
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 BASE = parameters()
 PATHS = leaves(BASE)
 
@@ -96,7 +97,7 @@ def files(draw) -> tuple[str, list[tuple]]:
                 parent[draw(st.text(max_size=6))] = parent.pop(path[-1])
         except (KeyError, IndexError, TypeError):  # changed away before
             continue
-    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(tree, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
     if draw(st.integers(0, 9)) == 0:
         place = draw(st.integers(0, len(text)))
         text = text[:place] + draw(st.text(max_size=5)) + text[place + draw(st.integers(0, 3)) :]
