@@ -90,7 +90,7 @@ faults: $(ready) tools ## kills, failing writes, damaged and invented files, som
 audit: $(ready) ## whether a fault is known of a package that requirements.lock pins; asks a public list, takes the extra `audit`
 	@"$(python)" -m pip_audit --version >/dev/null 2>&1 || \
 	  { echo "error: pip-audit is missing; pip install -c constraints.txt -e '.[audit]'" >&2; exit 2; }
-	@"$(python)" -m pip_audit --requirement requirements.lock --require-hashes --disable-pip --progress-spinner off $(ARGS) || \
+	@"$(python)" -m pip_audit --requirement requirements.lock --require-hashes --disable-pip --strict --progress-spinner off $(ARGS) || \
 	  { echo "error: the audit failed: either a package above has a known fault, or its list was out of reach (no network?)" >&2; exit 2; }
 
 golden: $(ready) tools ## whether the code computes what it computed: losses, gradients and measures of every family
