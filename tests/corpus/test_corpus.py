@@ -1,6 +1,7 @@
 """Splits leak nothing, duplicates go, and every bad input is told apart."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -191,6 +192,10 @@ def test_broken_or_missing_parquet_is_named(tmp_path, data):
     raw = (data / "corpus" / "train.parquet").read_bytes()
     (tmp_path / "train.parquet").write_bytes(raw[: len(raw) // 2])
     with pytest.raises(DataError, match="train.parquet: not a whole Parquet file"):
+        list(iterate_split(tmp_path, "train"))
+    (tmp_path / "train.parquet").write_bytes(raw[:100] + bytes([raw[100] ^ 1]) + raw[101:])
+    shutil.copy(data / "corpus" / "manifest.json", tmp_path)
+    with pytest.raises(DataError, match="train.parquet: its bytes are not those that were written"):
         list(iterate_split(tmp_path, "train"))
 
 

@@ -25,7 +25,7 @@ from lolm.corpus.sources import read_documents
 
 MESS = st.one_of(
     st.integers(-(2**70), 2**70),
-    st.sampled_from([0, -1, 1, 2, 10**9, 10**5000, -0.0, 1e-300, 1e300, math.inf, -math.inf, math.nan, True, False, None]),
+    st.sampled_from([0, -1, 1, 2, 10**9, 10**4000, -0.0, 1e-300, 1e300, math.inf, -math.inf, math.nan, True, False, None]),
     st.floats(),
     st.text(max_size=8),
     st.sampled_from(
@@ -142,7 +142,10 @@ def rows(texts: dict[str, str]) -> bytes:
 
 
 def documents(path: Path) -> int:
-    return sum(len(document.text.encode()) for document in read_documents(CorpusConfig(source="local", path=str(path))))
+    return sum(
+        len(document.text.encode(errors="surrogatepass"))
+        for document in read_documents(CorpusConfig(source="local", path=str(path)))
+    )
 
 
 def _records(name: str) -> Callable[[Path], Any]:
