@@ -30,8 +30,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "manifest.json"
     manifest = read_json(path)
     try:
-        sound = all(type(manifest["splits"][split][key]) is int for split in SPLITS for key in ("documents", "bytes"))
-    except (KeyError, TypeError):
+        sound = isinstance(manifest.get("sha256", {}), dict) and all(
+            type(manifest["splits"][split][key]) is int for split in SPLITS for key in ("documents", "bytes")
+        )
+    except (KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
         raise DataError(f"{path}: lacks the splits' numbers; delete its folder and run `dvc repro corpus`")
@@ -68,7 +70,7 @@ def iterate_split(folder: str | Path, split: str) -> Iterator[Document]:
                         yield Document(**row)
         except FileNotFoundError:
             raise DataError(f"{path}: no such file; run `dvc repro corpus` to make it") from None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not a whole Parquet file ({error}); delete its folder and run `dvc repro`") from None
 
 

@@ -166,7 +166,7 @@ def _read_parquet(path: Path, config: CorpusConfig, skip: int) -> Iterator[Mappi
                         skip = max(0, skip - len(batch))
                 else:
                     skip -= rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({type(error).__name__}: {error})") from error
 
 

@@ -68,6 +68,8 @@ def _written(path: Path) -> Iterator[Path]:
         with atomic_file(path) as temporary:
             yield temporary
     except (RuntimeError, SafetensorError) as error:  # what their writers make of what the disk says
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: cannot be written ({reason}); see to the disk, then the same command goes on") from None
 
