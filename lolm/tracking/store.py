@@ -71,7 +71,9 @@ def prepare_store() -> None:
             command = [sys.executable, "-m", "mlflow", "db", "upgrade", store_uri()]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise TrackingError(f"{path}: cannot bring the store up to date: {done.stderr.strip()[-500:]}") from None
+                raise TrackingError(
+                    f"{path}: cannot bring the store up to date: {done.stderr.strip().splitlines()[-1]}"
+                ) from None
 
 
 def _open(uri: str) -> Any:

@@ -18,7 +18,7 @@ def table(rows: list[list]) -> str:
     merged: dict[tuple[str, str], list] = defaultdict(lambda: [[], 0, 0])
     for fault, where, tried, survived, said in rows:
         entry = merged[fault, shown(said)]
-        entry[0] += [where]
+        entry[0] += [re.sub(r"<(\w+)>", r"‹\1›", re.sub(r"^(artifacts|reports)/<scale>/", "", where))]
         entry[1] += tried
         entry[2] += survived
     by_fault: dict[str, list] = {}
@@ -37,7 +37,7 @@ def table(rows: list[list]) -> str:
 
 def shown(said: str) -> str:
     """A message as a cell: without folders of the test and numbers that differ each time."""
-    said = re.sub(r"/\S*/try/", "", said)
+    said = re.sub(r"(^|[\s'\"(])/\S*/(?=[^/\s])", r"\1", said)
     said = re.sub(r"[0-9a-f]{16}", "<run>", said).replace("|", "\\|").replace("smoke", "<scale>")
     said = re.sub(r"<(\w+)>", r"‹\1›", said)
     return f"`{said[:157]}…`" if len(said) > 160 else f"`{said}`" if said else ""
