@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke budgets external downstream export plan status gpu gpu-shards report power accept bench check test golden lint format notebooks ui track environment clean lock FORCE
+.PHONY: help repro smoke budgets external downstream export plan status gpu gpu-shards report power accept bench check test faults audit golden lint format notebooks ui track environment clean lock FORCE
 
 PORT ?= 5000
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -85,8 +85,19 @@ bench: $(ready) ## speed on this machine, against its peak and other packages; A
 check: lint ## style, types, and the tests that take no time
 	@$(quiet) $(pytest) -m "not slow" $(ARGS)
 
-test: $(ready) tools ## all tests
-	@$(quiet) $(pytest) $(ARGS)
+test: $(ready) tools ## all tests but the whole fault suite, of which it has a sample
+	@$(quiet) $(pytest) -m "not faults" $(ARGS)
+
+faults: $(ready) tools ## kills, failing writes, damaged and invented files, some 15 minutes; its table goes into docs/reliability.md
+	@rm -rf .scratch/faults
+	@LOLM_FAULTS=1 $(quiet) $(pytest) -m faults $(ARGS) tests/faults
+	@"$(python)" tests/faults/table.py
+
+audit: $(ready) ## whether a fault is known of a package that requirements.lock pins; asks a public list, takes the extra `audit`
+	@"$(python)" -m pip_audit --version >/dev/null 2>&1 || \
+	  { echo "error: pip-audit is missing; pip install -c constraints.txt -e '.[audit]'" >&2; exit 2; }
+	@"$(python)" -m pip_audit --requirement requirements.lock --require-hashes --disable-pip --strict --progress-spinner off $(ARGS) || \
+	  { echo "error: the audit failed: either a package above has a known fault, or its list was out of reach (no network?)" >&2; exit 2; }
 
 golden: $(ready) tools ## whether the code computes what it computed: losses, gradients and measures of every family
 	@$(quiet) "$(python)" -m pytest tests/golden $(ARGS)

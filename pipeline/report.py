@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from lolm.accounting.resolve import resolve_run
 from lolm.analysis.leaderboard import leaderboard, metrics, table
 from lolm.claims import Claim, build_ledger, to_records
 from lolm.config import Params, load_params
-from lolm.records import Layout, RunKey, read_json, recorded_scales, write_json, write_text
+from lolm.records import Layout, RunKey, atomic_folder, read_json, recorded_scales, write_json, write_text
 from lolm.records.results import RunRecord, ScaleResults, load_results, load_run
 from lolm.report.figures import pictures
 from lolm.report.figures.benchmark import speed
@@ -62,14 +61,12 @@ def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run) -
     }
     for picture in drawn:
         texts[f"figures/{picture.name}.svg"], texts[f"tables/{picture.name}.csv"] = picture.svg, picture.csv()
-    # Everything is made before anything is written, so that an error leaves the last report as it was.
     folder = Layout(scale).study(study)
-    for part in ("figures", "tables"):
-        shutil.rmtree(folder / part, ignore_errors=True)
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    write_json(folder / "claims.json", to_records(own_claims(results, ledger)))
-    write_json(folder / "summary.json", headline(results, entries, ledger))
+    with atomic_folder(folder) as whole:  # all of a report or none of it
+        for name, text in texts.items():
+            write_text(whole / name, text)
+        write_json(whole / "claims.json", to_records(own_claims(results, ledger)))
+        write_json(whole / "summary.json", headline(results, entries, ledger))
     print(f"report: {folder / 'report.html'}")
     return ledger
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -89,7 +90,8 @@ def main(stage: Callable[[], None]) -> None:
     try:
         stage()
     except (LolmError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        print(f"error: {error}{'; see to the disk, then the same command goes on' if disk else ''}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

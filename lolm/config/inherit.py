@@ -86,7 +86,12 @@ def _with_names(arm: Any, tree: dict[str, Any], where: str, parents: dict[str, s
             continue
         entries = tree.get(section)
         if not isinstance(entries, dict) or name not in entries:
-            problems.append(Problem(join(where, key), f"no {name!r} under '{section}'{nearest(name, entries or ())}"))
+            problems.append(
+                Problem(
+                    join(where, key),
+                    f"no {name!r} under '{section}'{nearest(name, entries if isinstance(entries, dict) else ())}",
+                )
+            )
         elif isinstance(entries[name], dict):
             found[key] = _Entry(entries[name])
             parents[join(where, key)] = join(section, name)

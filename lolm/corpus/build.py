@@ -20,7 +20,7 @@ from lolm.corpus.overlap import NGRAM, OverlapIndex
 from lolm.corpus.progress import Progress, resumed, version_of
 from lolm.corpus.sources import Source
 from lolm.data.errors import DataError
-from lolm.records import publish_folder, write_json
+from lolm.records import publish_folder, sha256_of, write_json
 
 SALT = "lolm/split/1:"  # another salt is another split
 PART_BYTES = 256_000_000  # text between two commits, which is what a kill costs at most
@@ -85,7 +85,8 @@ def build_corpus(
                 shutil.rmtree(scratch)
     except sqlite3.Error as error:
         raise DataError(f"{scratch}: {error}; if nothing else is at work there, delete it: reading then starts anew") from None
-    write_json(content / "manifest.json", report)
+    digests = {path.name: sha256_of(path) for path in sorted(content.glob("*.parquet"))}
+    write_json(content / "manifest.json", report | {"sha256": digests})
     publish_folder(content, folder)
     shutil.rmtree(scratch)
     return report

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm.data.errors import DataError
-from lolm.records import read_json
+from lolm.records import read_json, sha256_of
 
 SPLITS = ("train", "validation", "test")
 ROW_GROUP_BYTES = 32_000_000  # text held in memory at a time
@@ -26,8 +26,18 @@ class Document:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The report that lies with a corpus; raises RecordError when the corpus was not made."""
-    return read_json(Path(folder) / "manifest.json")
+    """The report that lies with a corpus; raises RecordError when the corpus was not made, DataError when it lacks numbers."""
+    path = Path(folder) / "manifest.json"
+    manifest = read_json(path)
+    try:
+        sound = isinstance(manifest.get("sha256", {}), dict) and all(
+            type(manifest["splits"][split][key]) is int for split in SPLITS for key in ("documents", "bytes")
+        )
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise DataError(f"{path}: lacks the splits' numbers; delete its folder and run `dvc repro corpus`")
+    return manifest
 
 
 def part_of(folder: str | Path, split: str, number: int) -> Path:
@@ -39,22 +49,28 @@ def iterate_split(folder: str | Path, split: str) -> Iterator[Document]:
     """The documents of one split in order, a row group in memory at a time.
 
     Raises:
-        DataError: a file is missing or broken.
+        DataError: a file is missing or broken, or its bytes are not those whose SHA-256 the manifest has.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    finished = (Path(folder) / "manifest.json").exists()
+    digests = read_manifest(folder).get("sha256", {}) if finished else {}
     later = (int(path.stem.rpartition("-")[2]) for path in Path(folder).glob(f"{split}-*.parquet"))
     for number in range(max(later, default=0) + 1):
         path = part_of(folder, split, number)
         try:
+            if path.name in digests and sha256_of(path) != digests[path.name]:
+                raise DataError(
+                    f"{path}: its bytes are not those that were written; delete its folder and run `dvc repro corpus`"
+                )
             with pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
                     for row in file.read_row_group(group).to_pylist():
                         yield Document(**row)
         except FileNotFoundError:
             raise DataError(f"{path}: no such file; run `dvc repro corpus` to make it") from None
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not a whole Parquet file ({error}); delete its folder and run `dvc repro`") from None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm.corpus.documents import SPLITS, Document
-from lolm.records import fingerprint_of, sha256_of, write_text
+from lolm.records import fingerprint_of, parse_json, sha256_of, write_text
 
 CACHE_KB = 65_536
 _COUNTS = ("documents", "bytes", *(f"{split}_documents" for split in SPLITS))
@@ -62,10 +62,13 @@ class Progress:
         for setting in ("locking_mode = exclusive", "journal_mode = wal", f"cache_size = -{CACHE_KB}"):  # in this order: no mmap
             self._db.execute(f"pragma {setting}")
         if not self._db.execute("select * from sqlite_master").fetchone():
-            self._db.executescript(_TABLES)
+            self._db.executescript(f"begin; {_TABLES} commit;")  # all or none, if a kill comes between
         row = self._db.execute("select value from state").fetchone()
         self.committed = row is not None
-        self.state = json.loads(row[0]) if row else state
+        try:
+            self.state = parse_json(row[0]) if row else state
+        except ValueError as error:
+            raise sqlite3.DatabaseError(f"its state is broken: {error}") from None
         self._counted: dict[tuple[str, str], list[int]] = {}
 
     def is_new(self, identity: str) -> bool:

@@ -26,7 +26,7 @@ from lolm.config import ShardsConfig
 from lolm.corpus.documents import SPLITS, Document, iterate_split, read_manifest
 from lolm.data.errors import DataError
 from lolm.data.stream import checksum_of
-from lolm.records import read_json, sha256_of, write_json
+from lolm.records import named, read_json, sha256_of, write_json
 
 if TYPE_CHECKING:  # reading token files needs no tokenizer
     from lolm.corpus.tokenizer import Tokenizer
@@ -65,7 +65,8 @@ def write_shards(
                 f"{expected[split]['documents']}; delete the folder and run `dvc repro corpus`"
             )
         index["splits"][split] = entry
-    np.save(folder / "token_bytes.npy", tokenizer.token_bytes)
+    with named(folder / "token_bytes.npy"):
+        np.save(folder / "token_bytes.npy", tokenizer.token_bytes)
     write_json(folder / "index.json", index)
     for split in SPLITS:
         for name in (UNFINISHED, STARTS):
@@ -82,13 +83,14 @@ def write_split(
     workers: int = 1,
 ) -> dict[str, Any]:
     """Write one split's shards of ``shard_tokens`` tokens each (the last one shorter); returns its entry of the index."""
-    split = _SplitWriter(folder, shard_tokens, dtype)
-    rest = islice(documents, split.state["n_documents"], None)
-    for number, encoded in enumerate(_encoded(_batches(rest), tokenizer, dtype, workers), 1):
-        split.append(*encoded)
-        if number % COMMIT_BATCHES == 0:
-            split.commit()
-    return split.close()
+    with named(folder):
+        split = _SplitWriter(folder, shard_tokens, dtype)
+        rest = islice(documents, split.state["n_documents"], None)
+        for number, encoded in enumerate(_encoded(_batches(rest), tokenizer, dtype, workers), 1):
+            split.append(*encoded)
+            if number % COMMIT_BATCHES == 0:
+                split.commit()
+        return split.close()
 
 
 Encoded = tuple[list[str], list[int], np.ndarray, int]  # of some documents: ids, tokens of each, all tokens, bytes of text

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import glob
 import gzip
-import json
 import lzma
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,7 @@ from lolm.config import CorpusConfig
 from lolm.corpus.documents import Document
 from lolm.corpus.progress import stamps
 from lolm.data.errors import DataError
+from lolm.records import parse_json
 
 JSONL = (".jsonl", ".jsonl.xz", ".jsonl.gz")
 SUFFIXES = (".txt", ".parquet", *JSONL)
@@ -131,19 +132,21 @@ def _read_jsonl(path: Path, skip: int) -> Iterator[Mapping[str, Any]]:
     opener = lzma.open if path.suffix == ".xz" else gzip.open if path.suffix == ".gz" else open
     number = 0
     try:
-        with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+        with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, 1):
                 if line.strip() and (skip := skip - 1) < 0:
-                    row = json.loads(line)
+                    row = parse_json(line)
                     if not isinstance(row, dict):
                         raise DataError(f"{path}: line {number} is not a JSON object")
                     yield row
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {number} is not valid JSON ({error.msg})") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 after line {number}") from None
-    except (lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
+    except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path}: the compressed file is broken after line {number} ({error})") from None
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"{path}: line {number} is not valid JSON ({getattr(error, 'msg', error)})") from None
 
 
 def _read_parquet(path: Path, config: CorpusConfig, skip: int) -> Iterator[Mapping[str, Any]]:
@@ -163,7 +166,7 @@ def _read_parquet(path: Path, config: CorpusConfig, skip: int) -> Iterator[Mappi
                         skip = max(0, skip - len(batch))
                 else:
                     skip -= rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({type(error).__name__}: {error})") from error
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from lolm.config import TokenizerConfig
 from lolm.corpus.documents import iterate_split, read_manifest
 from lolm.data.errors import DataError
-from lolm.records import read_json, sha256_of, write_json
+from lolm.records import named, read_json, sha256_of, write_bytes, write_json
 
 MAX_LINE = 65_536  # bytes; longer lines are cut for the trainer, which would drop them
 META = "\u2581"  # SentencePiece's mark for a space
@@ -134,9 +134,10 @@ def build_tokenizer(config: TokenizerConfig, corpus: str | Path, folder: Path) -
     texts = (document.text for document in iterate_split(corpus, "train"))
     sample: Counter[str] = Counter()
     model = train_tokenizer(sample_lines(texts, total, config.train_bytes, sample), config.vocab_size)
-    (folder / "tokenizer.model").write_bytes(model)
+    write_bytes(folder / "tokenizer.model", model)
     tokenizer = Tokenizer(model)
-    np.save(folder / "token_bytes.npy", tokenizer.token_bytes)
+    with named(folder / "token_bytes.npy"):
+        np.save(folder / "token_bytes.npy", tokenizer.token_bytes)
     n_bytes = n_tokens = 0
     for document in iterate_split(corpus, "validation"):
         n_bytes += len(document.text.encode())
@@ -183,7 +184,7 @@ class Tokenizer:
             model = path.read_bytes()
         except FileNotFoundError:
             raise DataError(f"{path}: no such file; run `dvc repro tokenizer` to make it") from None
-        if sha256_of(path) != facts["model_sha256"]:
+        if not isinstance(facts, dict) or sha256_of(path) != facts.get("model_sha256"):
             raise DataError(f"{path}: not the model that tokenizer.json describes; delete its folder and run `dvc repro`")
         return cls(model)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,16 @@ class TokenStream:
             index = read_json(folder / "index.json")
         except RecordError as error:
             raise DataError(str(error)) from None
-        if split not in index.get("splits", {}):
-            raise DataError(f"{folder / 'index.json'}: no split {split!r}; it has {', '.join(index.get('splits', {}))}")
-        return cls(folder, split, index)
+        splits = index.get("splits") if isinstance(index, dict) else None
+        if not isinstance(splits, dict) or split not in splits:
+            raise DataError(f"{folder / 'index.json'}: no split {split!r}; it has {', '.join(splits or ['none'])}")
+        try:
+            for shard in index["splits"][split]["shards"]:
+                if not re.fullmatch(rf"{re.escape(split)}/[0-9]+\.bin", shard["file"]):
+                    raise DataError(f"{folder / 'index.json'}: {shard['file']!r} is no shard of this folder; {REMAKE}")
+            return cls(folder, split, index)
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise DataError(f"{folder / 'index.json'}: no index ({type(error).__name__}: {error}); {REMAKE}") from None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -120,8 +128,8 @@ def _load_array(path: Path, length: int) -> np.ndarray:
         array = np.load(path)
     except FileNotFoundError:
         raise DataError(f"{path}: missing; {REMAKE}") from None
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{path}: broken ({error}); {REMAKE}") from None
+    except Exception as error:  # NumPy reads a header as Python, which may fail in any way
+        raise DataError(f"{path}: broken ({type(error).__name__}: {error}); {REMAKE}") from None
     if len(array) != length:
         raise DataError(f"{path}: {len(array)} entries, but the index says {length}; {REMAKE}")
     return array

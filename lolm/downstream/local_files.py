@@ -12,7 +12,6 @@ A file is called by its task, ``arc_easy.jsonl``, or as its publisher calls it; 
 from __future__ import annotations
 
 import bz2
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm.data.errors import DataError
-from lolm.records import sha256_of
+from lolm.records import parse_json, sha256_of
 
 PUBLISHED = {"lambada_openai": "lambada_test_openai", "piqa": "piqa_valid", "hellaswag": "hellaswag_val_full"}
 ENDINGS = (".jsonl", ".parquet", ".txt", ".txt.bz2")
@@ -63,7 +62,7 @@ def read_rows(path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            rows.append(_as_on_the_hub(json.loads(line)))
+            rows.append(_as_on_the_hub(parse_json(line)))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}, line {number}: not a row of a task ({error!r})") from None
     labels = path.with_name(f"{path.stem}-labels.lst")

@@ -1,10 +1,10 @@
 """What a run leaves behind: the schema of every record, where it lies, the one loader and the one writer."""
 
-from lolm.records.files import RecordError, atomic_folder, link, publish_folder
+from lolm.records.files import RecordError, atomic_file, atomic_folder, link, named, publish_folder, write_bytes
 from lolm.records.identity import essence, fingerprint_of, sha256_of
 from lolm.records.layout import Layout, RunKey, budgets_record, recorded_scales, run_of
 from lolm.records.series import AXES, SeriesWriter, points, read_rows, read_series, write_rows
-from lolm.records.store import from_record, read, read_json, read_text, to_record, write, write_json, write_text
+from lolm.records.store import from_record, parse_json, read, read_json, read_text, to_record, write, write_json, write_text
 
 __all__ = [
     "AXES",
@@ -12,12 +12,15 @@ __all__ = [
     "RecordError",
     "RunKey",
     "SeriesWriter",
+    "atomic_file",
     "atomic_folder",
     "budgets_record",
     "essence",
     "fingerprint_of",
     "from_record",
     "link",
+    "named",
+    "parse_json",
     "points",
     "publish_folder",
     "read",
@@ -30,6 +33,7 @@ __all__ = [
     "sha256_of",
     "to_record",
     "write",
+    "write_bytes",
     "write_json",
     "write_rows",
     "write_text",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,36 +17,73 @@ class RecordError(LolmError):
     """A record file that is missing, cut short or not what it should be."""
 
 
+@contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """Let an OSError of a write name the file: what a full disk raises has no name, and NumPy's not even a number."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from None
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name beside a path, where what killed processes have left of it is cleared away; each path has one writer."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.tmp"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Give a temporary name to write a file to, which takes the place of ``path`` when the block ends well.
+
+    When the block raises, nothing is left behind and an older ``path`` stays as it was; an OSError names ``path``.
+    """
+    path = Path(path)
+    temporary = _beside(path)
+    try:
+        with named(path):
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file whole or not at all: to a temporary name, flushed, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Give an empty folder beside ``path`` to write into; it takes the place of ``path`` when the block ends well.
 
-    When the block raises, nothing is left behind and an older ``path`` stays as it was.
+    When the block raises, nothing is left behind and an older ``path`` stays as it was. Killed at any moment, ``path`` is the
+    older folder, the new one, or, between two renames, not there: never a part of one.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _beside(path)
+    older = temporary.with_suffix(".0.tmp")
     temporary.mkdir()
     try:
         yield temporary
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, older)
         os.replace(temporary, path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if older.exists() and not path.exists():
+            os.replace(older, path)
+        for folder in (temporary, older):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish_folder(finished: Path, path: Path) -> None:
@@ -52,8 +91,6 @@ def publish_folder(finished: Path, path: Path) -> None:
 
     Files get a second name, or a copy where the file system has none: killed at any moment, this can be done again.
     """
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed while it published
-        shutil.rmtree(leftover, ignore_errors=True)
     with atomic_folder(path) as whole:
         shutil.copytree(finished, whole, copy_function=link, dirs_exist_ok=True)
 

@@ -14,8 +14,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lolm.records.files import RecordError
-from lolm.records.store import read_text, write_text
+from lolm.records.files import RecordError, named
+from lolm.records.store import parse_json, read_text, write_text
 
 AXES = ("step", "tokens", "flops", "seconds")
 
@@ -35,9 +35,11 @@ def read_rows(path: str | Path) -> list[Row]:
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = parse_json(line)
+        except ValueError:
             raise RecordError(f"{path}: line {number} is not valid JSON; the file was cut short") from None
+        if not isinstance(row, dict) or not all(type(value) in (int, float) for value in row.values()):
+            raise RecordError(f"{path}: line {number} is no mapping of names to numbers")
         missing = [axis for axis in AXES if axis not in row]
         if missing:
             raise RecordError(f"{path}: line {number} has no {', '.join(missing)}")
@@ -77,12 +79,14 @@ class SeriesWriter:
         for key, value in row.items():
             if not math.isfinite(value):
                 raise RecordError(f"{self.path}: {key} is {value} at step {row.get('step')}")
-        self._file.write(json.dumps(row).encode() + b"\n")
+        with named(self.path):
+            self._file.write(json.dumps(row).encode() + b"\n")
 
     def flush(self) -> int:
         """Make what was written durable; returns the file's length for the checkpoint."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with named(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self) -> None:

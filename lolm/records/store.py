@@ -74,10 +74,18 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, lzma.compress(content, preset=6) if Path(path).suffix == ".xz" else content)
 
 
-def _parsed(text: str, path: str | Path) -> Any:
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError, also where nesting is too deep or a number has thousands of digits."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _parsed(text: str, path: str | Path) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
         raise RecordError(f"{path}: not valid JSON ({error}); delete it and run `dvc repro`") from None
 
 

@@ -71,7 +71,9 @@ def prepare_store() -> None:
             command = [sys.executable, "-m", "mlflow", "db", "upgrade", store_uri()]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise TrackingError(f"{path}: cannot bring the store up to date: {done.stderr.strip()[-500:]}") from None
+                raise TrackingError(
+                    f"{path}: cannot bring the store up to date: {done.stderr.strip().splitlines()[-1]}"
+                ) from None
 
 
 def _open(uri: str) -> Any:
@@ -87,11 +89,26 @@ def sqlite_path(uri: str) -> Path | None:
 
 @contextmanager
 def store_lock() -> Iterator[None]:
-    """Held while the store is read and written; a process may take it again inside."""
+    """Held while the store is read and written; a process may take it again inside.
+
+    Raises:
+        TrackingError: for what MLflow and the libraries below it raise, which have no common class; names the store.
+    """
     from filelock import FileLock
 
     with FileLock(project_root() / "mlflow.db.lock", timeout=600, is_singleton=True):  # re-entrant
-        yield
+        try:
+            yield
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in ("alembic", "mlflow", "requests", "sqlalchemy", "sqlite3"):
+                raise
+            reason, path = str(error).partition("\n")[0][:300], sqlite_path(store_uri())
+            advice = (
+                "start its server, or unset MLFLOW_TRACKING_URI"
+                if path is None
+                else ("wait for what holds it, or move it away: `python -m pipeline.track` fills another")
+            )
+            raise TrackingError(f"{path or store_uri()}: cannot be used ({reason}); {advice}") from error
 
 
 def _mlflow() -> Any:

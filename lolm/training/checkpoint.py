@@ -13,7 +13,8 @@ import shutil
 import sys
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from lolm.config import RunConfig
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
 from lolm.objectives import FutureHeads, build_heads
-from lolm.records import read, sha256_of
+from lolm.records import atomic_file, read, sha256_of
 from lolm.records.schema import RunHeader, Summary
 from lolm.training import ranks
 from lolm.training.scratch import BRANCHES
@@ -54,15 +55,23 @@ def cooldown_path(folder: Path, step: int) -> Path:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all; the previous one is kept beside it, see :func:`before`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    if path.exists():
-        os.replace(path, before(path))
-    os.replace(temporary, path)
+    with _written(path) as temporary:
+        with open(temporary, "wb") as file:  # a file, not its name, which would be part of the bytes
+            torch.save(state, file)
+        if path.exists():
+            os.replace(path, before(path))
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    try:
+        with atomic_file(path) as temporary:
+            yield temporary
+    except (RuntimeError, SafetensorError) as error:  # what their writers make of what the disk says
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path}: cannot be written ({reason}); see to the disk, then the same command goes on") from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -245,10 +254,8 @@ def save_weights(path: Path, model: nn.Module, heads: FutureHeads | None) -> Non
             tensors[name] = gathered.cpu().contiguous()
     if not ranks.is_lead():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
+    with _written(path) as temporary:
+        save_file(tensors, temporary)
 
 
 def load_weights(path: Path, model: nn.Module, heads: FutureHeads | None) -> None:

@@ -25,9 +25,6 @@ def publish(scratch: Path, records: Path, weights: Path) -> Summary:
     """
     header, summary = read(scratch / "config.json", RunHeader), read(scratch / "summary.json", Summary)
     series = read_rows(scratch / "metrics.jsonl")
-    for output in (records, weights):
-        for leftover in output.parent.glob(f".{output.name}.*.tmp"):  # of a process that was killed while it published
-            shutil.rmtree(leftover, ignore_errors=True)
     digests = {}
     with atomic_folder(weights) as whole:
         for path in sorted(scratch.rglob("*.safetensors")):

@@ -1,6 +1,7 @@
 """Splits leak nothing, duplicates go, and every bad input is told apart."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -62,7 +63,9 @@ def test_duplicates_and_empty_documents_are_dropped_and_recorded(tmp_path, texts
     assert report["dropped"] == {"duplicate": 2, "empty": 2}
     assert report["duplicates"] == [{"id": "copy/1", "same_as": "set/003"}, {"id": "copy/2", "same_as": "set/003"}]
     assert report["empty"] == ["blank/1", "blank/2"]
-    assert report == read_manifest(tmp_path / "corpus")
+    manifest = read_manifest(tmp_path / "corpus")
+    assert list(manifest.pop("sha256")) == sorted(f"{split}.parquet" for split in SPLITS)
+    assert report == manifest
     assert report["bytes"] == sum(len(t.encode()) for t in texts.values()) == sum(s["bytes"] for s in report["splits"].values())
     assert report["sources"]["set"]["documents"] == len(texts)
     assert report["licences"] == [{"licence": "CC0", "documents": len(texts)}]
@@ -189,6 +192,10 @@ def test_broken_or_missing_parquet_is_named(tmp_path, data):
     raw = (data / "corpus" / "train.parquet").read_bytes()
     (tmp_path / "train.parquet").write_bytes(raw[: len(raw) // 2])
     with pytest.raises(DataError, match="train.parquet: not a whole Parquet file"):
+        list(iterate_split(tmp_path, "train"))
+    (tmp_path / "train.parquet").write_bytes(raw[:100] + bytes([raw[100] ^ 1]) + raw[101:])
+    shutil.copy(data / "corpus" / "manifest.json", tmp_path)
+    with pytest.raises(DataError, match="train.parquet: its bytes are not those that were written"):
         list(iterate_split(tmp_path, "train"))
 
 

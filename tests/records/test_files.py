@@ -1,12 +1,15 @@
 """Record files: written whole, truncated on resume, and clear about what is wrong with them."""
 
+import errno
 import json
+import os
 
 import pytest
 
 from lolm.records import (
     RecordError,
     SeriesWriter,
+    atomic_folder,
     fingerprint_of,
     points,
     read_json,
@@ -100,3 +103,40 @@ def test_a_finished_series_is_compressed_and_keeps_the_order_of_its_rows(tmp_pat
     path.write_bytes(first[:-20])
     with pytest.raises(RecordError, match=r"metrics\.jsonl\.xz: broken"):
         read_series(path)
+
+
+def test_what_killed_processes_left_beside_a_path_is_cleared_away(tmp_path):
+    """And nothing else: neither another file's, nor what is no temporary name."""
+    (tmp_path / ".x.json.123.tmp").write_text("half")
+    for kept in (".y.json.123.tmp", ".x.json.mine.tmp", "x.json.1.tmp"):
+        (tmp_path / kept).write_text("kept")
+    write_json(tmp_path / "x.json", 1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".x.json.mine.tmp", ".y.json.123.tmp", "x.json", "x.json.1.tmp"]
+    for old in (".made.123.tmp", ".made.123.0.tmp"):
+        (tmp_path / old).mkdir()
+    with atomic_folder(tmp_path / "made") as folder:
+        (folder / "a").write_text("a")
+    assert [p.name for p in tmp_path.glob("*made*")] == ["made"]
+
+
+def test_a_folder_that_cannot_take_its_name_leaves_the_older_one(tmp_path, monkeypatch):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "old").touch()
+    replace = os.replace
+
+    def fails(source, target):
+        if str(target).endswith("made") and ".0." not in str(source):
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="Input"), atomic_folder(tmp_path / "made") as folder:
+        (folder / "new").touch()
+    assert [p.name for p in tmp_path.rglob("*")] == ["made", "old"]
+
+
+@pytest.mark.parametrize("row", ["5", "[]", '{"step": "a", "tokens": 1, "flops": 1, "seconds": 1}', "[" * 100_000, "9" * 5000])
+def test_a_line_of_a_series_that_holds_no_numbers_is_named(tmp_path, row):
+    (tmp_path / "m.jsonl").write_text(json.dumps(ROW) + "\n" + row + "\n")
+    with pytest.raises(RecordError, match=r"m\.jsonl: line 2"):
+        read_series(tmp_path / "m.jsonl")

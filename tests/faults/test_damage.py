@@ -1,0 +1,143 @@
+"""Files that are cut short or have a flipped bit: whoever reads one says which it is, or ends as with a whole one."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from processes import KILL
+from study import copied, different, run, sized
+
+SHARDS, WEIGHTS, TRAIN = "artifacts/smoke/shards", "artifacts/smoke/runs/lolm-1", "reports/smoke/train/lolm-1"
+READ = [  # stage that reads, file
+    ("tokenizer", "artifacts/smoke/corpus/train.parquet"),
+    ("tokenizer", "artifacts/smoke/corpus/manifest.json"),
+    ("shards", "artifacts/smoke/corpus/validation.parquet"),
+    ("shards", "artifacts/smoke/tokenizer/tokenizer.model"),
+    ("shards", "artifacts/smoke/tokenizer/tokenizer.json"),
+    ("train", f"{SHARDS}/index.json"),
+    ("train", f"{SHARDS}/train/00000.bin"),
+    ("train", f"{SHARDS}/validation/00000.bin"),
+    ("train", f"{SHARDS}/train/documents.npy"),
+    ("train", f"{SHARDS}/token_bytes.npy"),
+    ("train", "reports/smoke/sweep/lolm.json"),
+    ("evaluate", f"{WEIGHTS}/model.safetensors"),
+    ("evaluate", f"{WEIGHTS}/cooldowns/step-000004.safetensors"),
+    ("evaluate", f"{TRAIN}/config.json"),
+    ("evaluate", f"{TRAIN}/summary.json"),
+    ("evaluate", f"{TRAIN}/metrics.jsonl.xz"),
+    ("ablate", f"{WEIGHTS}/snapshots/step-000004.safetensors"),
+    ("front", "reports/smoke/evaluate/lolm-1.json"),
+    ("front", "reports/smoke/ablate/lolm-1.json.xz"),
+    ("front", "reports/smoke/layers/lolm-1.json.xz"),
+    ("front", "reports/smoke/recall/lolm-1.json"),
+]
+CHECKPOINTS = ["checkpoint.pt", "checkpoint.before.pt", "metrics.jsonl", "branches/step-000004.pt"]
+
+
+def damaged(raw: bytes, seed: int) -> list[tuple[str, bytes]]:
+    """Cut to nothing, in the middle and by a byte; and a bit flipped at two places."""
+    rng, found = random.Random(seed), [("cut short", raw[:size]) for size in (0, len(raw) // 2, len(raw) - 1)]
+    for place in rng.sample(range(len(raw)), 2):
+        found.append(("a flipped bit", raw[:place] + bytes([raw[place] ^ 1 << rng.randrange(8)]) + raw[place + 1 :]))
+    return found
+
+
+def told(said: str, status: int, file: str) -> list[str]:
+    """What is wrong with how a reader ended that could not go on."""
+    lines = [line for line in said.splitlines() if line.startswith("error:")]
+    found = [f"ended with {status}"] if status != 2 else []
+    found += ["a traceback"] if "Traceback" in said else []
+    parts = Path(file)
+    near = (parts.name, parts.parent.name + "/") if parts.suffix != ".parquet" else (parts.name, "corpus")
+    return found + ([] if len(lines) == 1 and any(name in lines[0] for name in near) else [f"names no file: {said[-300:]!r}"])
+
+
+def is_record(file: str) -> bool:
+    return file.endswith(".json") and file.startswith("reports/")
+
+
+@pytest.mark.parametrize(("stage", "file"), sized(READ[5:7], READ))
+def test_a_damaged_file_is_named_or_does_no_harm(study, folder, table, stage, file):
+    before, after, found = study.before(stage), study.after(stage), []
+    for fault, content in damaged((before / file).read_bytes(), seed=len(file)):
+        shutil.rmtree(folder, ignore_errors=True)
+        copied(before, folder)
+        (folder / file).write_bytes(content)
+        ended = run(study.forge, folder, stage)
+        if ended.status:
+            wrong = told(ended.said, ended.status, file)
+        else:
+            (folder / file).write_bytes((before / file).read_bytes())
+            wrong = [f"silently {text}" for text in different(folder, after)]
+            # A digit of a record in JSON: nothing but git and `dvc status` know what it was; the tables are made of it.
+            if fault == "a flipped bit" and is_record(file):
+                wrong = []
+        table.add(fault, file.replace("smoke", "<scale>").replace("lolm-1", "<run>"), ended.said, wrong)
+        found += [f"{fault}: {text}" for text in wrong]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("file", sized(CHECKPOINTS[:1], CHECKPOINTS))
+def test_a_damaged_checkpoint_is_named_or_gone_around(study, folder, table, file):
+    """Where there is an older checkpoint, it is taken and that is said: the same weights in the end."""
+    before, after, found = study.before("train"), study.after("train"), []
+    killed = folder.with_name("killed")
+    copied(before, killed)
+    run(study.forge, killed, "train", at=study.written["train"] * 3 // 4, kind=KILL)
+    (whole,) = killed.glob(f".scratch/*/{file}")
+    for fault, content in damaged(whole.read_bytes(), seed=3):
+        shutil.rmtree(folder, ignore_errors=True)
+        copied(killed, folder)
+        (folder / whole.relative_to(killed)).write_bytes(content)
+        ended = run(study.forge, folder, "train")
+        wrong = told(ended.said, ended.status, str(whole)) if ended.status else different(folder, after)
+        table.add(fault, f".scratch/<run>/{file}", ended.said, wrong)
+        found += [f"{fault}: {text}" for text in wrong]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("fault", sized([], ["locked", "cut short", "a flipped bit", "garbage", "newer", "no server"]))
+def test_a_store_that_cannot_be_used_is_named(study, folder, table, fault, tmp_path):
+    import sqlite3
+
+    copied(study.after("report"), folder)
+    store = folder / "mlflow.db"
+    where = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"} if fault == "no server" else {}
+    held = None
+    if fault != "no server":
+        assert study.forge.run(folder, "pipeline.track").status == 0
+        known = stored(store)
+        raw = store.read_bytes()
+        (folder / "reports/smoke/one/leaderboard.csv").write_text("changed", encoding="utf-8")  # there is something to write
+        if fault == "cut short":
+            store.write_bytes(raw[: len(raw) // 2])
+        elif fault == "a flipped bit":
+            store.write_bytes(raw[:40] + bytes([raw[40] ^ 1]) + raw[41:])
+        elif fault == "garbage":
+            store.write_bytes(b"no database" * 1000)
+        elif fault == "newer":
+            with sqlite3.connect(store) as database:
+                database.execute("update alembic_version set version_num = 'ffffffffffff'")
+        else:
+            held = sqlite3.connect(store, isolation_level=None)
+            held.execute("begin exclusive")
+    ended = study.forge.run(folder, "pipeline.track", **where)
+    wrong = [] if ended.status == 0 and fault == "a flipped bit" else told(ended.said, ended.status, "mlflow.db")
+    if held is not None:
+        held.close()
+        again = study.forge.run(folder, "pipeline.track")
+        wrong += [] if again.status == 0 and stored(store) >= known else ["does not go on"]
+    if fault == "no server":
+        wrong = [] if ended.status == 2 and "Traceback" not in ended.said and "127.0.0.1" in ended.said else [ended.said[-400:]]
+    table.add(f"store: {fault}", "track", ended.said, wrong)
+    assert not wrong, "\n".join(wrong)
+
+
+def stored(path: Path) -> int:
+    import sqlite3
+
+    with sqlite3.connect(path) as database:
+        return database.execute("select count(*) from metrics").fetchone()[0]

@@ -1,0 +1,219 @@
+"""What a stage finds around it: users, folders, limits, clocks, other processes; kills of process trees, of DVC and of MLflow."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from processes import KILL, TORN
+from projects import ROOT, environment
+from study import copied, different, run, sized
+
+
+def unshared(*flags: str) -> bool:
+    return shutil.which("unshare") is not None and subprocess.run(["unshare", *flags, "true"], check=False).returncode == 0
+
+
+OTHER_USER = pytest.mark.skipif(not unshared("-U"), reason="no namespaces of users here")
+STRANGER = 54321  # a user id without a name
+FAKE = "import sys; open('events.txt', 'a').write(sys.argv[1] + '\\n'); open(sys.argv[1] + '.txt', 'w').write('made')\n"
+DVC_YAML = """
+stages:
+  train:
+    matrix: {scale: ["${scale}"], study: ["${study}"]}
+    cmd: python fake.py ${item.scale}-${item.study}
+    outs: ["${item.scale}-${item.study}.txt": {cache: false}]
+"""
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+
+@pytest.fixture
+def works(study, table):
+    """Checks that a stage ends in a folder as it does undisturbed."""
+
+    def check(fault: str, folder: Path, stage: str, **how) -> None:
+        ended = run(study.forge, folder, stage, **how)
+        wrong = [ended.said[-400:]] if ended.status else different(folder, study.after(stage))
+        table.add(fault, stage, ended.said, wrong)
+        assert not wrong, "\n".join(wrong)
+
+    return check
+
+
+@pytest.fixture
+def refused(study, table):
+    """Checks that a stage ends with one line that has these words, and afterwards, without the fault, as it does undisturbed."""
+
+    def check(fault: str, folder: Path, stage: str, *words: str, **how) -> None:
+        ended = run(study.forge, folder, stage, **how)
+        lines = [line for line in ended.said.splitlines() if line.startswith("error:")]
+        sound = ended.status == 2 and len(lines) == 1 and "Traceback" not in ended.said and all(w in lines[0] for w in words)
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o200) if not path.is_symlink() else None
+        again = run(study.forge, folder, stage)
+        wrong = [] if sound else [f"{ended.status}: {ended.said[-400:]}"]
+        wrong += [again.said[-400:]] if again.status else different(folder, study.after(stage))
+        table.add(fault, stage, ended.said, wrong)
+        assert not wrong, "\n".join(wrong)
+
+    return check
+
+
+@pytest.mark.parametrize("name", ["with space", "a#b", "50%25", "ünï-東京", "it's [final]; {x}"])
+@pytest.mark.parametrize("stage", ["corpus", "shards", "train"])
+def test_odd_paths(study, works, folder, name, stage):
+    folder.mkdir(parents=True)
+    works("odd path", copied(study.before(stage), folder / name), stage)
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "train"])
+@OTHER_USER
+def test_a_checkout_that_cannot_be_written(study, refused, folder, stage):
+    copied(study.before(stage), folder)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o222) if not path.is_symlink() else None
+    refused("read-only checkout", folder, stage, "Permission denied", user=STRANGER)
+
+
+@pytest.mark.parametrize("stage", ["corpus", "shards", "train", "evaluate"])
+@OTHER_USER
+def test_a_user_without_name_and_home(study, works, folder, stage):
+    copied(study.before(stage), folder)
+    works("unknown user, no HOME", folder, stage, user=STRANGER, HOME="", USER="", LOGNAME="")
+
+
+@pytest.mark.parametrize("stage", ["corpus", "shards", "train", "evaluate", "front"])
+def test_few_open_files(study, works, folder, stage):
+    works("at most 80 open files", copied(study.before(stage), folder), stage, limits={"RLIMIT_NOFILE": 80})
+
+
+@pytest.mark.parametrize(("stage", "most"), [("corpus", 4000), ("shards", 3000), ("train", 20_000)])
+def test_a_limit_of_file_sizes(study, refused, folder, stage, most):
+    refused("a limit of file sizes", copied(study.before(stage), folder), stage, limits={"RLIMIT_FSIZE": most})
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "shards", "train", "evaluate"])
+def test_a_clock_set_back(study, works, folder, stage):
+    copied(study.before(stage), folder)
+    for path in folder.rglob("*"):
+        if not path.is_symlink() and "lolm" not in path.parts:
+            os.utime(path, (time.time() + 3e7,) * 2)
+    works("clock set back by a year", folder, stage)
+
+
+@pytest.mark.parametrize("stage", ["train", "front"])
+def test_no_git_and_no_path(study, works, folder, stage):
+    works("no git", copied(study.before(stage), folder), stage, PATH="/nowhere")
+
+
+@pytest.mark.parametrize("stage", ["corpus", "tokenizer"])
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_the_c_locale(study, table, folder, stage, locale):
+    copied(study.before(stage), folder)
+    own = environment(folder, LC_ALL=locale, PYTHONCOERCECLOCALE="0", PYTHONUTF8="0", PYTHONPATH=str(ROOT))
+    words = [sys.executable, "-m", f"pipeline.{stage}"]
+    done = subprocess.run(words, cwd=folder, env=own, capture_output=True, text=True, errors="replace", check=False)
+    wrong = [done.stderr[-400:]] if done.returncode else different(folder, study.after(stage))
+    table.add("C locale", stage, done.stderr, wrong)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_two_of_one_run(study, refused, folder, table):
+    copied(study.before("train"), folder)
+    run(study.forge, folder, "train", at=study.written["train"] // 2, kind=KILL)
+    (lock,) = folder.glob(".scratch/*.lock")
+    with FileLock(lock):
+        ended = run(study.forge, folder, "train")
+    wrong = [] if ended.status == 2 and "another process is training this run" in ended.said else [ended.said[-400:]]
+    again = run(study.forge, folder, "train")
+    wrong += [again.said[-400:]] if again.status else different(folder, study.after("train"))
+    table.add("two processes, one run", "train", ended.said, wrong)
+    assert not wrong
+
+
+@pytest.mark.skipif(not unshared("-p", "-f"), reason="no namespaces of processes here")
+def test_a_killed_process_tree_goes_on_and_ends_alike(study, folder, table):
+    """The stage, with the process of its run below it, in a namespace that ends with its first process."""
+    copied(study.before("train"), folder)
+    words = ["unshare", "-p", "-f", "--kill-child", sys.executable, "-m", "pipeline.train"]
+    tree = subprocess.Popen(words, cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 200
+    while not list(folder.glob(".scratch/*/checkpoint.pt")):
+        assert tree.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    tree.kill()
+    tree.wait()
+    time.sleep(0.3)
+    shutil.rmtree(folder / ".scratch/logs", ignore_errors=True)
+    ended = run(study.forge, folder, "train")
+    wrong = [ended.said[-400:]] if ended.status else different(folder, study.after("train"))
+    wrong += [] if "going on from step" in ended.said else ["did not go on"]
+    table.add("kill -9 of the whole tree", "train", ended.said, wrong)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_dvc_killed_while_it_writes_its_lock(forge, folder, table):
+    """The runner brings the lock back, and makes again only what it lacked."""
+    whole = folder.with_name("whole")
+    whole.mkdir()
+    shutil.copy(ROOT / "params.yaml", whole)
+    (whole / "dvc.yaml").write_text(DVC_YAML, encoding="utf-8")
+    (whole / "fake.py").write_text(FAKE, encoding="utf-8")
+    for package in ("lolm", "pipeline"):
+        (whole / package).symlink_to(ROOT / package)
+    (whole / ".dvc").mkdir()
+    (whole / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n", encoding="utf-8")
+    store = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "PYTHONPATH": ""}
+    first = forge.run(whole, "pipeline.run", "--scale", "smoke", "--study", "smoke", **store)
+    assert first.status == 0, first.said
+    shutil.rmtree(folder, ignore_errors=True)
+    copied(whole, folder)
+    done = forge.run(folder, "pipeline.dvc", "--scale", "smoke", "--study", "main", "repro")
+    lock = (folder / "dvc.lock").read_bytes()
+    places = [number for number, path in enumerate(done.calls, 1) if path.endswith("dvc.lock")]
+    assert places
+    found = []
+    for at, kind in [(at, kind) for at in places[:: max(1, len(places) // 3)] for kind in (KILL, TORN)]:
+        shutil.rmtree(folder)
+        copied(whole, folder)
+        forge.run(folder, "pipeline.dvc", "--scale", "smoke", "--study", "main", "repro", at=at, kind=kind)
+        again = forge.run(folder, "pipeline.run", "--scale", "smoke", "--study", "main", **store)
+        wrong = [again.said[-400:]] if again.status else [] if (folder / "dvc.lock").read_bytes() == lock else ["another lock"]
+        events = (folder / "events.txt").read_text(encoding="utf-8").split()
+        wrong += [] if events.count("smoke-smoke") == 1 else ["made twice what the lock had"]
+        table.add("kill -9 of DVC at its lock", "dvc.lock", again.said, wrong)
+        found += wrong
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("points", sized([], [4]))
+def test_a_killed_sync_goes_on_and_holds_each_run_once(study, folder, table, points):
+    from test_damage import stored
+
+    base, full = folder.with_name("base"), folder.with_name("full")
+    copied(study.after("report"), base)
+    shutil.move(base / "reports/smoke/one", base / "kept")
+    assert study.forge.run(base, "pipeline.track").status == 0
+    shutil.move(base / "kept", base / "reports/smoke/one")
+    copied(base, full)
+    done = study.forge.run(full, "pipeline.track")
+    found = []
+    for point in range(points):
+        at = 1 + (2 * point + 1) * len(done.calls) // (2 * points)
+        shutil.rmtree(folder, ignore_errors=True)
+        copied(base, folder)
+        study.forge.run(folder, "pipeline.track", at=at, kind=TORN if point % 2 else KILL)
+        again = study.forge.run(folder, "pipeline.track")
+        wrong = [again.said[-400:]] if again.status else []
+        wrong += [] if stored(folder / "mlflow.db") == stored(full / "mlflow.db") else ["other numbers in the store"]
+        table.add("kill -9 before a write", "MLflow", again.said, wrong)
+        found += wrong
+    assert not found, "\n".join(found)
