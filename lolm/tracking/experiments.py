@@ -1,0 +1,89 @@
+"""How an experiment opens in MLflow's pages: as one of model training, with what it is, and a chart view that compares arms.
+
+A chart view is a tag of the experiment in the form of MLflow's own shared links, and its address names the tag; so it needs no
+set-up, and nothing of it is kept in a browser.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lolm.tracking.series import VAL_TOKENS
+
+VIEW = "arms"  # the view's name in an address
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # no traces and prompts; an address says it too
+NOTE_TAG = "mlflow.note.content"
+LONGEST_TAG = 5000  # characters, MLflow's limit for a tag of an experiment
+
+# Sections and their charts: a metric by training step, by tokens, or as it is in the end.
+BY_STEP, BY_TOKENS, AT_END = "step", "tokens", "end"
+SECTIONS: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "Loss": (  # of which a model that knows nothing is left out
+        ("val/nats", BY_TOKENS, "Validation loss by tokens, nats"),
+        ("eval/test_nats", AT_END, "Test loss, nats"),
+        ("eval/annealed_test_nats", BY_STEP, "Test loss at ends of schedules, nats"),
+        ("train/loss", BY_STEP, "Training loss, nats"),
+    ),
+    "What is used": (
+        ("gate/mean", BY_STEP, "Mean gate"),
+        ("intervention/inversion", BY_STEP, "Inversion statistic, nats"),
+        ("position/nats", BY_STEP, "Test loss by position in the window, nats"),
+        ("recall/induction_accuracy", AT_END, "Induction, accuracy"),
+    ),
+    "Cost": (("speed/tokens_per_second", BY_STEP, "Tokens per second"),),
+}
+
+
+def arrange(client: Any, experiment: Any, scale: str) -> None:
+    """Give an experiment of training runs its kind, description and chart view; ``experiment`` is MLflow's entity."""
+    wanted = {KIND_TAG: KIND, VIEW_TAG: _chart_view(), NOTE_TAG: _note(experiment.experiment_id, scale)}
+    for key, value in wanted.items():
+        if experiment.tags.get(key) != value:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+
+
+def chart_page(experiment_id: str) -> str:
+    """Fragment of the address of an experiment's chart view."""
+    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={VIEW}"
+
+
+def _note(experiment_id: str, scale: str) -> str:
+    return (
+        f"[Arms compared]({chart_page(experiment_id)}), means over seeds. These are the training runs of scale `{scale}`, one for an "
+        "arm and a seed; reports of studies are runs of the experiment `lolm-reports`."
+    )
+
+
+def _chart_view() -> str:
+    """State of the page of runs: grouped by arm, charts in the order of :data:`SECTIONS`; those of all other metrics follow."""
+    charts = []
+    for section, found in SECTIONS.items():
+        for metric, axis, title in found:
+            chart: dict[str, Any] = {"uuid": metric, "metricSectionId": section, "metricKey": metric}
+            chart |= {"displayName": title, "deleted": False, "isGenerated": False, "type": "BAR" if axis == AT_END else "LINE"}
+            if axis != AT_END:
+                by_tokens = {"xAxisKey": "metric", "selectedXAxisMetricKey": VAL_TOKENS, "useGlobalXaxisKey": False}
+                chart |= {"selectedMetricKeys": [metric], "scaleType": "linear", "xAxisScaleType": "linear", "range": {}}
+                chart |= {"lineSmoothness": 0, "ignoreOutliers": section == "Loss"} | (
+                    by_tokens if axis == BY_TOKENS else {"xAxisKey": "step"}
+                )
+            charts.append(chart)
+    state = {
+        "selectedColumns": ["metrics.`eval/test_nats`", "metrics.`eval/test_bits_per_byte`", "params.`parameters.total`"],
+        "runsHiddenMode": "SHOW_ALL",
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "arm"}]},
+        "groupsExpanded": {},
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "isAccordionReordered": True,
+        "compareRunSections": [
+            {"uuid": section, "name": section, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+            for section in SECTIONS
+        ],
+        "compareRunCharts": charts,
+    }
+    text = json.dumps(state, separators=(",", ":"))
+    assert len(text) <= LONGEST_TAG, len(text)
+    return text
