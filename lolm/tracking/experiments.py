@@ -51,8 +51,8 @@ def chart_page(experiment_id: str) -> str:
 
 def _note(experiment_id: str, scale: str) -> str:
     return (
-        f"[Arms compared]({chart_page(experiment_id)}), means over seeds. These are the training runs of scale `{scale}`, one for an "
-        "arm and a seed; reports of studies are runs of the experiment `lolm-reports`."
+        f"[Arms compared]({chart_page(experiment_id)}), means over seeds. These are the training runs of scale `{scale}`, one for "
+        "an arm and a seed; reports of studies are runs of the experiment `lolm-reports`."
     )
 
 
@@ -61,14 +61,13 @@ def _chart_view() -> str:
     charts = []
     for section, found in SECTIONS.items():
         for metric, axis, title in found:
-            chart: dict[str, Any] = {"uuid": metric, "metricSectionId": section, "metricKey": metric}
-            chart |= {"displayName": title, "deleted": False, "isGenerated": False, "type": "BAR" if axis == AT_END else "LINE"}
+            chart: dict[str, Any] = {"uuid": metric, "metricSectionId": section, "metricKey": metric, "displayName": title}
+            chart |= {"deleted": False, "isGenerated": False, "type": "BAR" if axis == AT_END else "LINE"}
             if axis != AT_END:
-                by_tokens = {"xAxisKey": "metric", "selectedXAxisMetricKey": VAL_TOKENS, "useGlobalXaxisKey": False}
                 chart |= {"selectedMetricKeys": [metric], "scaleType": "linear", "xAxisScaleType": "linear", "range": {}}
-                chart |= {"lineSmoothness": 0, "ignoreOutliers": section == "Loss"} | (
-                    by_tokens if axis == BY_TOKENS else {"xAxisKey": "step"}
-                )
+                chart |= {"lineSmoothness": 0, "ignoreOutliers": section == "Loss", "xAxisKey": "step"}
+            if axis == BY_TOKENS:
+                chart |= {"xAxisKey": "metric", "selectedXAxisMetricKey": VAL_TOKENS, "useGlobalXaxisKey": False}
             charts.append(chart)
     state = {
         "selectedColumns": ["metrics.`eval/test_nats`", "metrics.`eval/test_bits_per_byte`", "params.`parameters.total`"],

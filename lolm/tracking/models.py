@@ -97,7 +97,7 @@ def log_model(client: Any, experiment: str, run_id: str, record: RunRecord, layo
 
 
 def _write(folder: Path, header: RunHeader, files: dict[str, Any], run_id: str, model_id: str) -> None:
-    """The model's folder: ``MLmodel`` with its signature, an example of an input, what has to be installed, code, and the link."""
+    """The model's folder: ``MLmodel`` with its signature, an example of an input, what to install, code, and the link."""
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
