@@ -17,23 +17,16 @@ KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # no trace
 NOTE_TAG = "mlflow.note.content"
 LONGEST_TAG = 5000  # characters, MLflow's limit for a tag of an experiment
 
-# Sections and their charts: a metric by training step, by tokens, or as it is in the end.
-BY_STEP, BY_TOKENS, AT_END = "step", "tokens", "end"
-SECTIONS: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "Loss": (  # of which a model that knows nothing is left out
-        ("val/nats", BY_TOKENS, "Validation loss by tokens, nats"),
-        ("eval/test_nats", AT_END, "Test loss, nats"),
-        ("eval/annealed_test_nats", BY_STEP, "Test loss at ends of schedules, nats"),
-        ("train/loss", BY_STEP, "Training loss, nats"),
-    ),
-    "What is used": (
-        ("gate/mean", BY_STEP, "Mean gate"),
-        ("intervention/inversion", BY_STEP, "Inversion statistic, nats"),
-        ("position/nats", BY_STEP, "Test loss by position in the window, nats"),
-        ("recall/induction_accuracy", AT_END, "Induction, accuracy"),
-    ),
-    "Cost": (("speed/tokens_per_second", BY_STEP, "Tokens per second"),),
-}
+# Sections and their charts: a metric by tokens or by training step, or as it is in the end.
+BY_TOKENS, BY_STEP, AT_END = "tokens", "step", "end"
+SECTIONS: dict[str, dict[str, str]] = {
+    "Loss": {"val/nats": BY_TOKENS, "eval/test_nats": AT_END, "eval/annealed_test_nats": BY_STEP, "train/loss": BY_STEP},
+    "What is used": {
+        "gate/mean": BY_STEP, "intervention/inversion": BY_STEP, "position/nats": BY_STEP, "recall/induction_accuracy": AT_END,
+    },
+    "Cost": {"speed/tokens_per_second": BY_STEP},
+}  # fmt: skip
+FROM_UNTRAINED = ("val/nats", "train/loss")  # whose first values, of a model that knows nothing, would flatten the others
 
 
 def arrange(client: Any, experiment: Any, scale: str) -> None:
@@ -51,8 +44,8 @@ def chart_page(experiment_id: str) -> str:
 
 def _note(experiment_id: str, scale: str) -> str:
     return (
-        f"[Arms compared]({chart_page(experiment_id)}), means over seeds. These are the training runs of scale `{scale}`, one for "
-        "an arm and a seed; reports of studies are runs of the experiment `lolm-reports`."
+        f"[Arms compared]({chart_page(experiment_id)}), means over seeds. Here are the training runs of scale `{scale}`, one "
+        "for an arm and a seed; reports of studies are runs of the experiment `lolm-reports`."
     )
 
 
@@ -60,12 +53,12 @@ def _chart_view() -> str:
     """State of the page of runs: grouped by arm, charts in the order of :data:`SECTIONS`; those of all other metrics follow."""
     charts = []
     for section, found in SECTIONS.items():
-        for metric, axis, title in found:
-            chart: dict[str, Any] = {"uuid": metric, "metricSectionId": section, "metricKey": metric, "displayName": title}
+        for metric, axis in found.items():
+            chart: dict[str, Any] = {"uuid": metric, "metricSectionId": section, "metricKey": metric}
             chart |= {"deleted": False, "isGenerated": False, "type": "BAR" if axis == AT_END else "LINE"}
             if axis != AT_END:
                 chart |= {"selectedMetricKeys": [metric], "scaleType": "linear", "xAxisScaleType": "linear", "range": {}}
-                chart |= {"lineSmoothness": 0, "ignoreOutliers": section == "Loss", "xAxisKey": "step"}
+                chart |= {"lineSmoothness": 0, "ignoreOutliers": metric in FROM_UNTRAINED, "xAxisKey": "step"}
             if axis == BY_TOKENS:
                 chart |= {"xAxisKey": "metric", "selectedXAxisMetricKey": VAL_TOKENS, "useGlobalXaxisKey": False}
             charts.append(chart)

@@ -19,6 +19,8 @@ from lolm.records import Layout, fingerprint_of, read_json, sha256_of, write_jso
 from lolm.records.results import RunRecord
 from lolm.records.schema import RunHeader
 from lolm.source import flat_modules
+from lolm.tracking.experiments import NOTE_TAG
+from lolm.tracking.notes import first_note
 
 WEIGHTS = "model.safetensors"
 EXAMPLE = "The rain stopped. Nobody had seen the ship, and the old man went home."
@@ -82,7 +84,8 @@ def log_model(client: Any, experiment: str, run_id: str, record: RunRecord, layo
         model_id = found[0].model_id
     else:
         params = {"arm": record.arm, "seed": record.seed, "step": record.summary.step, "parameters": header.parameters.total}
-        tags = {"fingerprint": header.fingerprint, "weights": files["weights"]["path"], "weights.sha256": known or "unknown"}
+        tags = {NOTE_TAG: first_note(header), "fingerprint": header.fingerprint}
+        tags |= {"weights": files["weights"]["path"], "weights.sha256": known or "unknown"}
         params = {key: str(value) for key, value in params.items()}
         made = client.create_logged_model(experiment, str(record.key), run_id, tags, params, "language model")
         model_id = made.model_id

@@ -42,7 +42,7 @@ def note_of(run: RunRecord, layout: Layout) -> str:
     claims = decided_with(run, _ledger(path, path.stat().st_mtime_ns) if path.exists() else [])
     counts = Counter(claim["verdict"] for claim in claims)
     if claims:
-        said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+        said = ", ".join(f"{verdict} {n}" for verdict, n in counts.items())
         lines += [f"Claims that it helped to decide: {said}.", "", "| claim | published | here | verdict |", "|---|---|---|---|"]
         for claim in claims:
             published = " · ".join(show(number["value"], number["unit"]) for number in claim["published"][:1]) or "in words"

@@ -7,9 +7,9 @@ What arms are compared by, some forty names a run; the rest stays in the records
 window, ``length/nats`` over its length; ``recall/<task>_accuracy``; ``tasks/<task>_*`` of downstream tasks.
 ``intervention/<name>`` is the loss under it, where the step axis is the strength of a sweep at the final weights (per cent for
 the gate, blocks for skipped blocks), or the training step of the weights when there is nothing to sweep; the gate forced to 0,
-0.5 and 1 is also given over training. Beside it ``intervention/inversion`` (the statistic, by means) and the latent branch's share
-of the gated signal, ``intervention/latent_share``; and ``layers/<type>``, the damage without all layers of a type, replaced by
-their means. The order of names is that of sections in a chart view that nobody has arranged: ``eval`` comes first.
+0.5 and 1 is also given over training. Beside it ``intervention/inversion`` (the statistic, by means) and
+``intervention/latent_share`` of the gated signal; ``layers/<type>`` is the damage without all layers of a type, replaced by their
+means. The order of names is that of sections in a chart view that nobody has arranged: ``eval`` comes first.
 """
 
 from __future__ import annotations
