@@ -33,7 +33,7 @@ help: ## this list
 
 where = $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
 run = "$(python)" -m pipeline.run $(where) $(if $(FORCE),--force)
-pytest = "$(python)" -m pytest --numprocesses logical --maxprocesses 8 --dist loadscope
+pytest = "$(python)" -m pytest --numprocesses logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 quiet = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg
 
 repro: $(ready) ## everything at the scale and study of params.yaml, report included

@@ -109,24 +109,26 @@ def imports_of(path: Path, module: str) -> tuple[str, ...]:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names: list[str] = []
     text = path.read_text(encoding="utf-8")
-    for node in _executed(ast.parse(text)):
+    by_name = "import_module" in text
+    for node in _executed(ast.parse(text), by_name):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "import_module" in text:
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and by_name:
             names.append(node.value)  # of a table of modules, such as that of kernels; what names no module is left out later
     return tuple(name for name in names if name.split(".")[0] in PACKAGES)
 
 
-def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those under ``if TYPE_CHECKING:``."""
-    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-        children: list[ast.AST] = list(node.orelse)
-    else:
+def _executed(tree: ast.AST, expressions: bool) -> Iterator[ast.AST]:
+    """All nodes but those under ``if TYPE_CHECKING:``; expressions, most of a file and never an import, only if asked for."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            waiting += node.orelse
+            continue
         yield node
-        children = list(ast.iter_child_nodes(node))
-    for child in children:
-        yield from _executed(child)
+        waiting += (child for child in ast.iter_child_nodes(node) if expressions or not isinstance(child, ast.expr))

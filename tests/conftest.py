@@ -1,5 +1,7 @@
 """Every test runs on one torch thread, as a training run does; processes share the bytecode of what they import."""
 
+import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +20,26 @@ keep_bytecode(
     Path(__file__).resolve().parents[1] / ".scratch" / "bytecode"
 )  # before PyTorch, and for every process that is started
 
+# Code of exported folders is copied to where transformers keeps such: each process has a place of its own.
+_modules = tempfile.TemporaryDirectory(prefix="modules-")
+os.environ["HF_MODULES_CACHE"] = _modules.name
+
 import torch  # noqa: E402
 
 torch.set_num_threads(1)  # fixtures of a module come before those of a test
+
+
+# Modules that take longest come first, so that no process is left with one at the end; what copies the study that the first of
+# them makes comes when it is there.
+LONGEST = (
+    "test_end_to_end", "test_ranks", "test_report", "test_gpu", "test_dvc_overrides", "test_broken_study", "test_slurm_study",
+    "test_triton", "test_cluster", "test_overrides", "test_run", "test_plan", "test_tracking", "test_scaling", "test_loop",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(autouse=True)

@@ -204,7 +204,7 @@ GENERALITY = tuple(
 # What is said in one sentence each, by the claims that decide it.
 SUMMARY = {
     "Efficiency": ("efficiency_2x", "efficiency_direction_modern"),
-    "Inversion": ("inversion_preregistered",),
+    "Inversion": ("inversion_preregistered", "dependency_follows_share"),
     "Generality": tuple(finding.claim for finding in GENERALITY),
 }
 
@@ -220,7 +220,7 @@ def summary(claims: Sequence[Claim]) -> dict[str, str]:
 
 def _continued(part: str) -> str:
     """A sentence after a semicolon: it begins small where its first word is no name."""
-    return part[0].lower() + part[1:] if part.startswith(("To ", "Not ", "It ")) else part
+    return part[0].lower() + part[1:] if part.startswith(("To ", "Not ", "It ", "Over ")) else part
 
 
 def findings(claims: Sequence[Claim]) -> list[str]:

@@ -87,17 +87,11 @@ def test_inputs_may_be_views():
 
 
 def test_one_and_two_threads_give_the_same_bits():
-    import numba
-
-    if numba.config.NUMBA_NUM_THREADS < 2:
-        pytest.skip("one core")
     inputs = make_inputs(3, 50, 70, 8)
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
         y, gradients = forward_and_gradients(inputs, "cpu")
-        if threads > 1:  # one thread needs none of Numba's
-            assert numba.get_num_threads() == threads
         results.append((y, *gradients))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 from torch.autograd.function import once_differentiable
 
-from lolm.ops.cpu.compiled import Kernel, as_numpy, flat
+from lolm.ops.cpu.compiled import Kernel, as_numpy, cells_of, flat
 from lolm.ops.cpu.vectors import (
     LANES,
     LOG2_E,
@@ -179,7 +179,7 @@ def _places(cell, length, hop, group, query_heads, kv_heads, width):
 
 
 @Kernel
-def _forward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser):
+def _forward(part, parts, heads, batch, kv_heads, width, cos, sin, window, y, normaliser):
     length = len(cos)
     hop = heads.size // (batch * length)  # floats of all heads of a token
     query_heads = hop // width - 2 * kv_heads
@@ -187,7 +187,7 @@ def _forward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser):
     keys, stride = padded(length), padded(width)
     own, other = _tables(cos, sin, stride)
     scale = np.float32(width**-0.5) * LOG2_E
-    for cell in prange(batch * kv_heads):
+    for cell in cells_of(part, parts, batch * kv_heads):
         i, shared = cell // kv_heads, cell % kv_heads
         query_place, key_place, value_place = _places(cell, length, hop, group, query_heads, kv_heads, width)
         next_query, next_key, next_value = _places(cell + 1, length, hop, group, query_heads, kv_heads, width)
@@ -237,7 +237,7 @@ def _forward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser):
 
 
 @Kernel
-def _backward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser, g_y, g_heads):
+def _backward(part, parts, heads, batch, kv_heads, width, cos, sin, window, y, normaliser, g_y, g_heads):
     length = len(cos)
     hop = heads.size // (batch * length)
     query_heads = hop // width - 2 * kv_heads
@@ -245,7 +245,7 @@ def _backward(heads, batch, kv_heads, width, cos, sin, window, y, normaliser, g_
     keys, stride = padded(length), padded(width)
     own, other = _tables(cos, sin, stride)
     scale = np.float32(width**-0.5)
-    for cell in prange(batch * kv_heads):
+    for cell in cells_of(part, parts, batch * kv_heads):
         i, shared = cell // kv_heads, cell % kv_heads
         query_place, key_place, value_place = _places(cell, length, hop, group, query_heads, kv_heads, width)
         next_query, next_key, next_value = _places(cell + 1, length, hop, group, query_heads, kv_heads, width)

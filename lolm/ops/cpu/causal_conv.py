@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 from torch.autograd.function import once_differentiable
 
-from lolm.ops.cpu.compiled import Kernel, as_numpy, flat, rows
+from lolm.ops.cpu.compiled import Kernel, as_numpy, cells_of, flat, rows
 from lolm.ops.cpu.vectors import LANES, broadcast, copy, fma, load, prefetch, prefetch_for_write, sigmoid, store, zeros
 
 CHUNK = 32  # steps at a time
@@ -48,10 +48,10 @@ def _convolved(near, weights, kernel, row, d):
 
 
 @Kernel
-def _forward(x, hop, batch, length, weight, bias, silu, y):
+def _forward(part, parts, x, hop, batch, length, weight, bias, silu, y):
     channels, kernel = weight.shape
     blocks = (channels + BLOCK - 1) // BLOCK
-    for cell in prange(batch * blocks):
+    for cell in cells_of(part, parts, batch * blocks):
         i, lo = cell // blocks, cell % blocks * BLOCK
         base, count = i * length * channels + lo, min(BLOCK, channels - lo)
         weights = _weights(weight, bias, lo, count)
@@ -70,11 +70,11 @@ def _forward(x, hop, batch, length, weight, bias, silu, y):
 
 
 @Kernel
-def _backward(x, hop, batch, length, weight, bias, silu, g, g_x, g_weight, g_bias):
+def _backward(part, parts, x, hop, batch, length, weight, bias, silu, g, g_x, g_weight, g_bias):
     channels, kernel = weight.shape
     blocks = (channels + BLOCK - 1) // BLOCK
     reach = kernel - 1  # steps after its own that an input acts on
-    for cell in prange(batch * blocks):
+    for cell in cells_of(part, parts, batch * blocks):
         i, lo = cell // blocks, cell % blocks * BLOCK
         base, count = i * length * channels + lo, min(BLOCK, channels - lo)
         weights = _weights(weight, bias, lo, count)

@@ -3,59 +3,58 @@
 from __future__ import annotations
 
 import hashlib
-import threading
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FunctionType
 
 import numba
 import numpy as np
 import torch
-from numba import get_num_threads, set_num_threads
+from numba import njit
 
-# Numba's OpenMP layer would raise the thread count of torch's OpenMP runtime behind its back; its own work queue does not, but
-# takes one caller at a time.
-numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
-_one_caller = threading.Lock()
 copied = False  # whether kernels get copies of weights, see lolm.ops.backends.copy_parameters
 
-# Numba knows a kernel by the file it stands in and would not see a change of the vectors it is made of.
+# Numba knows a kernel by the file it stands in and would not see a change of what it is made of.
 if not numba.config.CACHE_DIR:  # type: ignore[attr-defined]
     _here = Path(__file__).parent
-    _vectors = hashlib.sha256((_here / "vectors.py").read_bytes()).hexdigest()[:16]
-    numba.config.CACHE_DIR = str(_here / "__pycache__" / f"kernels-{_vectors}")  # type: ignore[attr-defined]
+    _made_of = b"".join((_here / name).read_bytes() for name in ("compiled.py", "vectors.py"))
+    _version = hashlib.sha256(_made_of).hexdigest()[:16]
+    numba.config.CACHE_DIR = str(_here / "__pycache__" / f"kernels-{_version}")  # type: ignore[attr-defined]
 
 
 class Kernel:
-    """A Numba function whose outer loop is a ``prange``: with one thread it runs where it is called, with more in Numba's pool.
+    """A Numba function that takes part ``part`` of ``parts`` of its cells, see :func:`cells_of`, and its arguments behind these.
 
-    The pool's threads are others than the caller's, so for one thread it would cost a change of core at every call. Both forms
-    do the same sums in the same order.
+    As many parts as torch has threads run side by side, one of them where it is called: one process of a pair must not take both
+    cores. Numba's own ``prange`` would be compiled a second time, and its pool takes one caller at a time.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
-        def build(name: str, parallel: bool) -> Callable[..., None]:
-            return numba.njit(parallel=parallel, cache=True, nogil=True, error_model="numpy")(_renamed(function, name))
-
-        self._serial, self._parallel = build("_serial", False), build("_parallel", True)
+        self._compiled = njit(cache=True, nogil=True, error_model="numpy")(function)
 
     def __call__(self, *arguments) -> None:
-        # As many threads as torch uses: one process of a pair must not take both cores.
-        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-        if threads == 1:
-            self._serial(*arguments)
-            return
-        with _one_caller:
-            if get_num_threads() != threads:
-                set_num_threads(threads)
-            self._parallel(*arguments)
+        parts = torch.get_num_threads()
+        others = [_pool().submit(self._compiled, part, parts, *arguments) for part in range(1, parts)]
+        self._compiled(0, parts, *arguments)
+        for other in others:
+            other.result()
 
 
-def _renamed(function: Callable[..., None], suffix: str) -> Callable[..., None]:
-    """A copy under another name: Numba's cache tells two forms of one function apart by nothing else."""
-    copy = FunctionType(function.__code__, function.__globals__, function.__name__ + suffix)
-    copy.__qualname__, copy.__module__ = function.__qualname__ + suffix, function.__module__
-    return copy
+@njit
+def cells_of(part, parts, cells):
+    """The cells of one part. No sum of a kernel crosses a cell, so the number of parts changes no bit."""
+    return range(part * cells // parts, (part + 1) * cells // parts)
+
+
+_pools: list[ThreadPoolExecutor] = []
+os.register_at_fork(after_in_child=_pools.clear)  # no thread of the parent's lives there
+
+
+def _pool() -> ThreadPoolExecutor:
+    if not _pools:
+        _pools.append(ThreadPoolExecutor(os.cpu_count(), "kernel"))
+    return _pools[0]
 
 
 def as_numpy(x: torch.Tensor) -> np.ndarray:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import prange
 from torch.autograd.function import once_differentiable
 
-from lolm.ops.cpu.compiled import Kernel, as_numpy, flat
+from lolm.ops.cpu.compiled import Kernel, as_numpy, cells_of, flat
 from lolm.ops.cpu.vectors import (
     LANES,
     LOG2_E,
@@ -36,10 +35,10 @@ ZERO = np.float32(0.0)
 
 
 @Kernel
-def _forward(logits, targets, ignored, nats, normaliser):
+def _forward(part, parts, logits, targets, ignored, nats, normaliser):
     rows = targets.size
     width = logits.size // max(rows, 1)
-    for block in prange((rows + ROWS - 1) // ROWS):
+    for block in cells_of(part, parts, (rows + ROWS - 1) // ROWS):
         line = zeros(padded(width))
         line[width:] = NEVER
         for n in range(block * ROWS, min((block + 1) * ROWS, rows)):
@@ -60,10 +59,10 @@ def _forward(logits, targets, ignored, nats, normaliser):
 
 
 @Kernel
-def _backward(logits, targets, ignored, normaliser, scale, g):
+def _backward(part, parts, logits, targets, ignored, normaliser, scale, g):
     rows = targets.size
     width = logits.size // max(rows, 1)
-    for block in prange((rows + ROWS - 1) // ROWS):
+    for block in cells_of(part, parts, (rows + ROWS - 1) // ROWS):
         line = zeros(padded(width))
         for n in range(block * ROWS, min((block + 1) * ROWS, rows)):
             counts = scale[0] if targets[n] != ignored else ZERO

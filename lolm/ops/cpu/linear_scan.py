@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import torch
-from numba import prange
 
-from lolm.ops.cpu.compiled import Kernel, as_numpy
+from lolm.ops.cpu.compiled import Kernel, as_numpy, cells_of
 
 BLOCK = 64  # channels of a block: a few cache lines of each tensor per step
 
 
 @Kernel
-def _forward(a, b, h):
+def _forward(part, parts, a, b, h):
     batch, length, channels = a.shape
     blocks = (channels + BLOCK - 1) // BLOCK
-    for cell in prange(batch * blocks):
+    for cell in cells_of(part, parts, batch * blocks):
         i = cell // blocks
         lo = (cell % blocks) * BLOCK
         hi = min(lo + BLOCK, channels)
@@ -25,10 +24,10 @@ def _forward(a, b, h):
 
 
 @Kernel
-def _backward(a, h, g, g_a, g_b):
+def _backward(part, parts, a, h, g, g_a, g_b):
     batch, length, channels = a.shape
     blocks = (channels + BLOCK - 1) // BLOCK
-    for cell in prange(batch * blocks):
+    for cell in cells_of(part, parts, batch * blocks):
         i = cell // blocks
         lo = (cell % blocks) * BLOCK
         hi = min(lo + BLOCK, channels)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 from torch.autograd.function import once_differentiable
 
-from lolm.ops.cpu.compiled import Kernel, as_numpy, flat, rows
+from lolm.ops.cpu.compiled import Kernel, as_numpy, cells_of, flat, rows
 from lolm.ops.cpu.vectors import (
     LANES,
     broadcast,
@@ -42,11 +42,11 @@ def _lines(source, groups, width, stride):
 
 
 @Kernel
-def _forward(x, x_hop, gate, gate_hop, gated, weight, groups, epsilon, y, scales):
+def _forward(part, parts, x, x_hop, gate, gate_hop, gated, weight, groups, epsilon, y, scales):
     tokens, channels = scales.size // groups, weight.size
     width = channels // groups
     stride = padded(width)
-    for block in prange((tokens + ROWS - 1) // ROWS):
+    for block in cells_of(part, parts, (tokens + ROWS - 1) // ROWS):
         weights, line, gate_line = _lines(weight, groups, width, stride), zeros(stride), zeros(stride)
         for row in range(block * ROWS * groups, min((block + 1) * ROWS, tokens) * groups):
             token, group = row // groups, row % groups
@@ -72,11 +72,11 @@ def _forward(x, x_hop, gate, gate_hop, gated, weight, groups, epsilon, y, scales
 
 
 @Kernel
-def _backward(x, x_hop, gate, gate_hop, gated, weight, groups, g, scales, g_x, g_gate, g_weight):
+def _backward(part, parts, x, x_hop, gate, gate_hop, gated, weight, groups, g, scales, g_x, g_gate, g_weight):
     tokens, channels = scales.size // groups, weight.size
     width = channels // groups
     stride = padded(width)
-    for block in prange((tokens + ROWS - 1) // ROWS):
+    for block in cells_of(part, parts, (tokens + ROWS - 1) // ROWS):
         weights, sums = _lines(weight, groups, width, stride), zeros(groups * stride)
         line, gate_line, value_line, g_line = zeros(stride), zeros(stride), zeros(stride), zeros(stride)
         for row in range(block * ROWS * groups, min((block + 1) * ROWS, tokens) * groups):

@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit, prange
+from numba import njit
 from torch.autograd.function import once_differentiable
 
-from lolm.ops.cpu.compiled import Kernel, as_numpy, flat, rows
+from lolm.ops.cpu.compiled import Kernel, as_numpy, cells_of, flat, rows
 from lolm.ops.cpu.vectors import (
     LANES,
     LOG2_E,
@@ -56,11 +56,11 @@ def _rates(a, lo, count):
 
 
 @Kernel
-def _forward(u, u_hop, raw, a, b, b_hop, c, c_hop, skip, bias, gate, gate_hop, gated, batch, y, out, saved):
+def _forward(part, parts, u, u_hop, raw, a, b, b_hop, c, c_hop, skip, bias, gate, gate_hop, gated, batch, y, out, saved):
     channels, states = a.shape
     length = raw.size // (batch * channels)
     blocks = (channels + BLOCK - 1) // BLOCK
-    for cell in prange(batch * blocks):
+    for cell in cells_of(part, parts, batch * blocks):
         i = cell // blocks
         lo = (cell % blocks) * BLOCK
         count = min(BLOCK, channels - lo)
@@ -140,14 +140,14 @@ def _back(k, at, now, b_t, c_t, sums, for_b, for_c, history, decays, rates, g_st
 
 @Kernel
 def _backward(
-    u, u_hop, raw, a, b, b_hop, c, c_hop, skip, bias, gate, gate_hop, gated, batch,
+    part, parts, u, u_hop, raw, a, b, b_hop, c, c_hop, skip, bias, gate, gate_hop, gated, batch,
     y, g_out, saved, g_u, g_raw, g_a, g_maps, g_vectors, g_gate,
 ):  # fmt: skip
     channels, states = a.shape
     length = raw.size // (batch * channels)
     blocks = (channels + BLOCK - 1) // BLOCK
     chunks = (length + CHUNK - 1) // CHUNK
-    for cell in prange(batch * blocks):
+    for cell in cells_of(part, parts, batch * blocks):
         i = cell // blocks
         block = cell % blocks
         lo = block * BLOCK

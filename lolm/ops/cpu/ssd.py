@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 from torch.autograd.function import once_differentiable
 
-from lolm.ops.cpu.compiled import Kernel, as_numpy, flat, rows
+from lolm.ops.cpu.compiled import Kernel, as_numpy, cells_of, flat, rows
 from lolm.ops.cpu.vectors import (
     LANES,
     broadcast,
@@ -53,11 +53,11 @@ def _will_keep(kept, count, t):
 
 
 @Kernel
-def _forward(x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states, y, saved):
+def _forward(part, parts, x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states, y, saved):
     batch, length, heads = step.shape
     width, stride = y.size // (batch * length * heads), padded(states)
     wide = padded(width, GROUP)
-    for cell in prange(batch * heads):
+    for cell in cells_of(part, parts, batch * heads):
         i, h = cell // heads, cell % heads
         maps = h // (heads // groups) * states
         state, b_tile, c_tile = zeros(wide * stride), zeros(CHUNK * stride), zeros(CHUNK * stride)
@@ -123,12 +123,13 @@ def _back(g_state, k, history, at, after, a, g_y, dx, b_t, c_t, g_b, g_c, for_dx
 
 @Kernel
 def _backward(
-    x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states, g_y, saved, g_x, g_step, g_decay, g_b, g_c, g_skip
-):
+    part, parts, x, x_hop, step, decay, b, b_hop, c, c_hop, skip, groups, states,
+    g_y, saved, g_x, g_step, g_decay, g_b, g_c, g_skip,
+):  # fmt: skip
     batch, length, heads = step.shape
     width, stride = g_y.size // (batch * length * heads), padded(states)
     wide = padded(width, GROUP)
-    for cell in prange(batch * heads):
+    for cell in cells_of(part, parts, batch * heads):
         i, h = cell // heads, cell % heads
         maps = h // (heads // groups) * states
         b_tile, c_tile, g_b_tile, g_c_tile = (
