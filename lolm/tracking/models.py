@@ -73,7 +73,7 @@ def log_model(client: Any, experiment: str, run_id: str, record: RunRecord, layo
         return found[0].model_id
     header, weights = record.header, layout.weights(*record.key) / WEIGHTS
     known = record.summary.weights.get(WEIGHTS) or (sha256_of(weights) if weights.exists() else None)
-    files = {
+    files: dict[str, dict[str, Any]] = {
         "weights": {"path": weights.relative_to(layout.root).as_posix(), "sha256": known},
         "tokenizer": {
             "path": (layout.tokenizer / "tokenizer.model").relative_to(layout.root).as_posix(),
