@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke budgets external downstream plan gpu gpu-shards report power accept bench check test golden lint format ui track environment clean lock FORCE
+.PHONY: help repro smoke budgets external downstream export plan status gpu gpu-shards report power accept bench check test golden lint format notebooks ui track environment clean lock FORCE
 
 PORT ?= 5000
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -53,8 +53,14 @@ downstream: $(ready) ## scores on downstream tasks, `downstream` in params.yaml,
 	  $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
 	@"$(python)" -m pipeline.track
 
+export: $(ready) ## every run of a study for the transformers library, into artifacts/<scale>/exports; takes the extra `external`
+	@LOLM_JOBS=$(JOBS) LOLM_FORCE=$(FORCE) "$(python)" -m pipeline.export $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
+
 plan: $(ready) ## sizes, memory, hours and disk of a study, before anything runs; GPU=H100 refuses what does not fit there
 	@"$(python)" -m pipeline.plan $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY)) $(if $(GPU),--gpu "$(GPU)") $(ARGS)
+
+status: $(ready) ## what of a study is made, what is being made, what is left and how long that takes
+	@"$(python)" -m pipeline.status $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
 
 gpu: ## the published comparisons on one GPU, in steps that fit ten minutes; needs PyTorch and Triton alone; ARGS=<of pipeline.gpu>
 	@"$(or $(wildcard $(python)),$(PYTHON),python3)" -m pipeline.gpu $(ARGS)
@@ -90,6 +96,9 @@ lint: $(ready) tools ## style and types
 
 format: $(ready) tools ## rewrite the source in the project's style
 	@"$(python)" -m ruff check --fix . && "$(python)" -m ruff format .
+
+notebooks: $(ready) tools ## execute the notebooks again, in their places
+	@PYTHONPATH="$(CURDIR)" "$(python)" -m jupyter execute --inplace --NotebookClient.record_timing=False notebooks/*.ipynb
 
 ui: $(ready) ## the MLflow UI on the local store; prints its address
 	@"$(python)" -m pipeline.ui --port $(PORT) || [ $$? -eq 130 ]

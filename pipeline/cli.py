@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lolm import LolmError, __version__
 from pipeline import report
@@ -42,9 +43,7 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(args: argparse.Namespace) -> None:
-    from lolm.api import load
-
-    run = load(args.model, device=training_device())
+    run = _loaded(args.model)
     colour = _colours(run) if args.gate and (args.color or sys.stdout.isatty()) else None
     pieces = run.generate(
         args.prompt,
@@ -64,6 +63,19 @@ def generate(args: argparse.Namespace) -> None:
     print()
 
 
+def _loaded(model: str) -> Any:
+    from lolm.api import load
+    from lolm.ops.backends import choose_backend
+
+    device = training_device()
+    if choose_backend(device) == "cpu":
+        from lolm.ops.cpu.compiled import are_compiled
+
+        if not are_compiled():
+            print("first use here: compiling kernels for this processor, up to half a minute", file=sys.stderr)
+    return load(model, device=device)
+
+
 def _colours(run) -> Callable[[float], int]:
     """The colour of a gate, the middle one being this model's mean on held-out text."""
     gate = run.records.evaluation.gate if run.records is not None and run.records.evaluation is not None else None
@@ -79,13 +91,11 @@ def _score_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def score(args: argparse.Namespace) -> None:
-    from lolm.api import load
-
     try:
         text = (sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()).decode("utf-8")
     except UnicodeDecodeError as error:
         raise LolmError(f"{args.file}: no UTF-8 text ({error.reason} at byte {error.start})") from None
-    run = load(args.model, device=training_device())
+    run = _loaded(args.model)
     changed = None
     if args.intervention:
         found = run.intervene(text, args.intervention)

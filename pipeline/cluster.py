@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +133,9 @@ def check() -> None:
     _queue()
 
 
-def array(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig, share: Share) -> list[Failure]:
+def array(
+    stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig, share: Share, ended: Callable[[], None]
+) -> list[Failure]:
     """Have tasks run as a job array and wait for them; one that fails stops no other. Returns the failures.
 
     Tasks that an earlier driver submitted and that are in the queue still are followed; those of them that were to be made from
@@ -143,6 +145,7 @@ def array(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig
         stage: name for people.
         at_once: tasks that may run at a time.
         share: what a task gets.
+        ended: called as each has ended.
     """
     running: dict[str, Task] = {}
     try:
@@ -156,7 +159,7 @@ def array(stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig
                 submitted = _submit(stage, new, at_once, config, share)
                 running |= submitted
             print(f"{stage}: submitted as {_names(submitted)}", flush=True)
-        return _wait(stage, running, config)
+        return _wait(stage, running, config, ended)
     except BaseException:
         if running:
             with _undisturbed():
@@ -235,7 +238,7 @@ def _left_by_an_earlier_driver(tasks: Sequence[Task]) -> dict[str, Task]:
     return found
 
 
-def _wait(stage: str, running: dict[str, Task], config: ClusterConfig) -> list[Failure]:
+def _wait(stage: str, running: dict[str, Task], config: ClusterConfig, told: Callable[[], None]) -> list[Failure]:
     """Show what tasks write until all have ended."""
     failures: list[Failure] = []
     logs = {ident: Log(task.job) for ident, task in running.items()}
@@ -267,6 +270,7 @@ def _wait(stage: str, running: dict[str, Task], config: ClusterConfig) -> list[F
                     failures.append(Failure(task.job, status))
                 _forget(ident)
                 del running[ident]
+                told()
         time.sleep(0.5 if running else 0.0)
     return failures
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,20 +18,38 @@ from lolm.records.schema import Summary
 PER_ARM, PER_RUN = ("sweep",), ("train", "evaluate", "ablate", "layers", "recall")
 FRACTION_OF_PEAK = 0.35  # of one matrix product's speed that a small model reaches in training
 FORWARD_SHARE = 1 / 3  # of a training token's cost
+START = 4.0  # seconds of a piece's process before it computes: its imports
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one process, and whether every arm was measured before."""
+    """Seconds of each piece, and whether every arm was measured before."""
 
-    seconds: float
+    pieces: tuple[float, ...]
     measured: bool
 
+    @property
+    def seconds(self) -> float:
+        return sum(self.pieces)
+
+    @property
+    def known(self) -> bool:
+        return not math.isnan(self.seconds)
+
     def text(self, jobs: int) -> str:
-        if math.isnan(self.seconds):
+        if not self.known:
             return "how long it takes is unknown before the first run on this device"
         basis = "from the speed of earlier runs" if self.measured else "roughly, from FLOPs and this machine's matrix product"
-        return f"about {duration(self.seconds / jobs)} ({basis})"
+        return f"about {duration(max(ends(self.pieces, jobs), default=0.0))} ({basis})"
+
+
+def ends(seconds: Sequence[float], jobs: int) -> list[float]:
+    """When each of some pieces will have ended, ascending, begun in order as one of ``jobs`` places is free."""
+    places, found = [0.0] * jobs, []
+    for one in seconds:
+        found.append(heapq.heappop(places) + one)
+        heapq.heappush(places, found[-1])
+    return sorted(found)
 
 
 def duration(seconds: float) -> str:
@@ -50,13 +69,18 @@ def pieces_of(params: Params) -> list[tuple[str, str]]:
     study = params.selected
     swept = dict.fromkeys(tuned_arm(params, params.scale, arm) for arm in study.arms)
     pieces = [(stage, arm) for stage in PER_ARM for arm in swept]
-    arms = dict.fromkeys(PER_RUN, study.arms) | {"layers": params.layers_arms, "recall": study.recall_arms}
-    return pieces + [(stage, arm) for stage in PER_RUN for arm in arms[stage] for _ in study.seeds]
+    return pieces + [(stage, arm) for stage in PER_RUN for arm in arms_of(params, stage) for _ in study.seeds]
+
+
+def arms_of(params: Params, stage: str) -> Sequence[str]:
+    """Arms of the selected study that a stage of runs is for."""
+    study = params.selected
+    return {"layers": params.layers_arms, "recall": study.recall_arms}.get(stage, study.arms)
 
 
 def estimate(params: Params, pieces: Iterable[tuple[str, str]]) -> Estimate:
     """Time for pieces (stage, arm) at the selected scale."""
-    preset, seconds, measured = scale_of(params, params.scale), 0.0, True
+    preset, found, measured = scale_of(params, params.scale), [], True
     speeds: dict[str, tuple[float, bool]] = {}
     test_tokens = _test_tokens(Layout(params.scale).shards_record) if preset.evaluation.tokens == "all" else 0
     for stage, arm in pieces:
@@ -66,9 +90,9 @@ def estimate(params: Params, pieces: Iterable[tuple[str, str]]) -> Estimate:
             speeds[arm] = (rough, False) if seen is None else (seen, True)
         per_token, known = speeds[arm]
         fused = params.architectures[arm].family == "lolm"
-        seconds += per_token * training_tokens(preset, stage, fused, test_tokens)
+        found.append(START + per_token * training_tokens(preset, stage, fused, test_tokens))
         measured = measured and known
-    return Estimate(seconds, measured)
+    return Estimate(tuple(found), measured)
 
 
 def _test_tokens(path: Path) -> int:
@@ -94,8 +118,8 @@ def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True, test_to
     if stage == "train":
         evaluations = training.steps / training.eval_every + 1 + len(training.cooldowns)
         return training.all_tokens + FORWARD_SHARE * evaluations * training.eval_tokens
-    if stage == "downstream":
-        return math.nan  # tasks are read where they are scored
+    if stage in ("downstream", "export"):
+        return math.nan  # tasks are read where they are scored; an export is files
     if stage == "recall":
         return len(recall.tasks) * recall.steps * recall.batch_size * recall.seq_len
     if stage == "evaluate":

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +47,14 @@ def foreground(command: Sequence[str], environment: Mapping[str, str]) -> int:
         return child.wait()
 
 
-def side_by_side(jobs: Sequence[Job], workers: int, environment: Mapping[str, str]) -> list[Failure]:
-    """Run jobs in order, at most ``workers`` at once; one that fails stops no other. Returns the failures."""
+def side_by_side(
+    jobs: Sequence[Job], workers: int, environment: Mapping[str, str], ended: Callable[[], None] = lambda: None
+) -> list[Failure]:
+    """Run jobs in order, at most ``workers`` at once; one that fails stops no other. ``ended`` is called as each has ended.
+
+    Returns:
+        The failures.
+    """
     waiting, failures = list(jobs), []
     running: dict[subprocess.Popen[bytes], tuple[Job, threading.Thread]] = {}
     active: list[subprocess.Popen[bytes]] = []
@@ -74,6 +80,7 @@ def side_by_side(jobs: Sequence[Job], workers: int, environment: Mapping[str, st
                 reader.join(timeout=5)
                 if child.returncode:
                     failures.append(Failure(job, child.returncode))
+                ended()
             time.sleep(0.05)
     return failures
 

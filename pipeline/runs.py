@@ -17,9 +17,9 @@ from lolm import LolmError
 from lolm.records import RunKey
 from lolm.tracking import HAND_OVER, RUNNER
 from pipeline.cluster import IDENTITY, LAUNCHER, Share, Task, array
-from pipeline.estimate import estimate
 from pipeline.headline import write_headline
 from pipeline.jobs import PARENT, Failure, Job, available_cores, end_with_parent, foreground, keep_bytecode, side_by_side
+from pipeline.progress import Progress
 from pipeline.stage import DEVICE, Stage, arguments, opened
 
 LOGS = Path(".scratch/logs")
@@ -139,8 +139,8 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inpu
     slurm = os.environ.get(LAUNCHER) == "slurm"
     most = len(pieces) if slurm else default_jobs(threads * devices)
     workers = min(int(os.environ.get(JOBS) or most), len(pieces))
-    expected = estimate(stage.params, [(name, piece.arm) for piece in pieces])
-    print(f"{name}: {len(pieces)} of {len(reasons)} to make, {workers} at a time; {expected.text(workers)}")
+    progress = Progress(name, stage, [piece.arm for piece in pieces], workers)
+    print(f"{name}: {len(pieces)} of {len(reasons)} to make, {workers} at a time; {progress.estimate.text(workers)}")
     for piece, why in pieces.items():
         print(f"  {piece}: {why}")
     sys.stdout.flush()
@@ -149,13 +149,16 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inpu
     if slurm:
         settings |= {RUNNER: "1", HAND_OVER: "1"} | ({} if stage.params.cluster.gpus else {"CUDA_VISIBLE_DEVICES": ""})
         tasks = [Task(job, settings | {IDENTITY: inputs(piece)}) for job, piece in zip(jobs, pieces, strict=True)]
-        lines = _told(array(name, tasks, workers, stage.params.cluster, _share(name, stage)))
+        lines = _told(array(name, tasks, workers, stage.params.cluster, _share(name, stage), progress.piece_ended))
     elif workers == 1:
         environment = os.environ | settings | {PARENT: str(os.getpid())} | ({ALONE: "1"} if os.environ.get(JOBS) == "1" else {})
-        statuses = {job: foreground(job.command, environment) for job in jobs}
+        statuses = {}
+        for job in jobs:
+            statuses[job] = foreground(job.command, environment)
+            progress.piece_ended()
         lines = [f"{job.name} failed with status {status}; the reason stands above" for job, status in statuses.items() if status]
     else:
-        lines = _told(side_by_side(jobs, workers, os.environ | settings))
+        lines = _told(side_by_side(jobs, workers, os.environ | settings, progress.piece_ended))
     if lines:
         made = len(pieces) - len(lines)
         raise StageError("\nerror: ".join([*lines, f"{name}: {made} of {len(pieces)} were made; the same command goes on"]))

@@ -1,50 +1,94 @@
-"""The notebooks are committed without outputs and run on a results folder from top to bottom."""
+"""The notebooks are committed with their outputs, which running them again gives; and they take what a reader chooses."""
 
+import ast
+import contextlib
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
-from synthetic import write_results, write_weights
+from IPython.display import HTML
+from synthetic import write_results
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+AGAIN = "`make notebooks` executes them again"
+
+
+def code_cells(path):
+    return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+
+
+def kinds(cells):
+    """What each cell leaves: for each output its kind, or the kinds of content it comes in."""
+    return [[sorted(output["data"]) if "data" in output else output["name"] for output in cell["outputs"]] for cell in cells]
+
+
+def texts(cells):
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    return ["".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", "")) for output in outputs]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_committed_without_outputs(path):
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    assert cells
-    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells if cell["cell_type"] == "code")
+def test_committed_whole_with_outputs(path):
+    cells = code_cells(path)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1)), AGAIN
+    assert {output["output_type"] for cell in cells for output in cell["outputs"]} <= {"stream", "display_data", "execute_result"}
+    assert "stderr" not in sum(kinds(cells), []), "a warning"
+    assert sum("image/png" in kind for kind in sum(kinds(cells), [])), "a figure"
+    assert not re.search(r"(?<![\w.])/(home|root|tmp|usr|work|Users)/", "".join(texts(cells))), "a path of a machine"
+    assert path.stat().st_size < 500_000
 
 
-def execute(name, root, monkeypatch, **edits):
-    """Outputs of a notebook on a results folder, as (all that is printed, all HTML); ``edits`` set variables of its cells."""
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_executed_again_they_give_what_is_committed(path, monkeypatch):
+    """The same kinds of output in each cell, and the same text where nothing is computed but from records."""
     import nbformat
     from nbclient import NotebookClient
 
-    settings = {"LOLM_ROOT": str(root), "LOLM_SCALE": "smoke", "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)}
-    for key, value in settings.items():
-        monkeypatch.setenv(key, value)
-    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    for key, value in edits.items():
-        edited = [
-            re.subn(rf"(?m)^{key} = .*$", lambda _, key=key, value=value: f"{key} = {value}", c.source) for c in notebook.cells
-        ]
-        assert sum(count for _, count in edited) == 1, key
-        for cell, (source, _) in zip(notebook.cells, edited, strict=True):
-            cell.source = source
-    NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    printed = "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs)
-    return printed, "".join(output.get("data", {}).get("text/html", "") for output in outputs)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell.source = re.sub(r"(?m)^steps = \d+", "steps = 24", cell.source)
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
+    executed = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert kinds(executed) == kinds(code_cells(path)), AGAIN
+    if path.stem.startswith("01"):
+        assert texts(executed) == texts(code_cells(path)), AGAIN
+
+
+def execute(name, monkeypatch, **edits):
+    """What a notebook prints and shows, and its HTML, executed in this process; ``edits`` set variables of its first cells."""
+    import matplotlib.pyplot as plt
+
+    monkeypatch.chdir(ROOT / "notebooks")
+    shown, printed = [], io.StringIO()
+    known = {"display": lambda *values: shown.extend(values)}
+    for cell in code_cells(next(path for path in NOTEBOOKS if path.stem == name)):
+        source = "".join(cell["source"])
+        for key in [key for key in edits if re.search(rf"(?m)^{key} = ", source)]:
+            source = re.sub(rf"(?ms)^{key} = (\(\n.*?^\)|.*?$)", lambda _, key=key: f"{key} = {edits.pop(key)!r}", source)
+        tree = ast.parse(source)
+        if isinstance(last := tree.body[-1], ast.Expr) and not source.endswith(";"):
+            last.value = ast.Call(ast.Name("display", ast.Load()), [last.value], [])
+        with contextlib.redirect_stdout(printed):
+            exec(compile(ast.fix_missing_locations(tree), name, "exec"), known)
+    assert not edits
+    plt.close("all")
+    page = "".join(value.data for value in shown if isinstance(value, HTML))
+    return printed.getvalue() + "\n".join(str(value) for value in shown), page
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arms", [("lolm", "transformer"), ("transformer",)], ids="+".join)
-def test_runs_on_results(tmp_path, monkeypatch, arms):
+def test_walk_through_other_results(tmp_path, monkeypatch, arms):
     write_results(tmp_path, arms=arms, seeds=(1, 2))
-    printed, _ = execute("01_walk_through_a_run", tmp_path, monkeypatch)
+    monkeypatch.setenv("LOLM_ROOT", str(tmp_path))
+    monkeypatch.setenv("LOLM_SCALE", "smoke")
+    printed, _ = execute("01_walk_through_a_run", monkeypatch)
     assert f"study main, scale smoke: arms {', '.join(arms)}; seeds 1, 2" in printed
     assert "transformer · smoke · seed 2" in printed
     assert ("lies above" in printed) == ("LOLM reaches" in printed) == ("lolm" in arms)  # without LOLM no claim about it
@@ -52,26 +96,14 @@ def test_runs_on_results(tmp_path, monkeypatch, arms):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arm", "intervention"), [("lolm", "latent_mean"), ("transformer", "skip_last_blocks=1")])
-def test_laboratory_runs_on_weights(tmp_path, monkeypatch, arm, intervention):
-    write_results(tmp_path, arms=(arm,), seeds=(1,))
-    write_weights(tmp_path, arm, 1)
-    printed, page = execute("02_open_the_laboratory", tmp_path, monkeypatch)
-    assert f"{arm} · smoke · seed 1, step" in printed
-    assert re.search(rf"{intervention} on \d+ tokens of set/", printed)
-    assert page.count("<h4>") == (4 if arm == "lolm" else 3)
-    assert ("mean, norm matched" in printed) == (arm == "lolm")
-    assert bool(re.search(r"largest of \d+ random halves", printed)) == (arm == "lolm")
-    assert ("function_word_start" in printed) == (arm == "lolm")
-
-
-@pytest.mark.slow
-def test_laboratory_takes_what_the_reader_chooses(tmp_path, monkeypatch):
-    write_results(tmp_path, arms=("lolm",), seeds=(1,))
-    write_weights(tmp_path, "lolm", 1)
-    chosen = {"intervention": 'swap_gate() | replace_branch("surface", "resample") | match_norm()', "text": '"a < b"'}
-    printed, page = execute("02_open_the_laboratory", tmp_path, monkeypatch, **chosen)
-    assert "gate_swapped+surface_resample+match_norm on" in printed
-    assert "of your text" in printed
-    assert page.count("<h4>") == 6  # the gate, too, is another
+@pytest.mark.parametrize("model", ["lolm-tiny", "transformer-modern-tiny"])
+def test_laboratory_takes_another_model_text_and_intervention(monkeypatch, model):
+    gated = model.startswith("lolm")
+    chosen = {"model": f"models/{model}", "text": "a < b", "prompt": "<i>", "intervention": "gate=0"}
+    printed, page = execute("02_open_the_laboratory", monkeypatch, **chosen)
+    assert re.search(r"\d tokens, \d\.\d{3} nats a token", printed)
+    assert page.count("<h4>Gate</h4>") == (4 if gated else 0)
+    assert ("under gate=0" in page) == gated
+    assert ("removed by" in printed) == gated
     assert "&lt;" in page
+    assert "<i>" not in page

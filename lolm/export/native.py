@@ -17,7 +17,7 @@ the Transformer (none has a map between the final norm and the head), convolved 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -44,8 +44,8 @@ def to_native(model: LanguageModel) -> Any:
     Raises:
         NotNativeError: no native class computes what this model does; the message says what it has that none has.
     """
-    config, weights = _mapped(model)
-    native = transformers().AutoModelForCausalLM.from_config(config).float()
+    configuration, weights = _mapped(model)
+    native = transformers().AutoModelForCausalLM.from_config(configuration(model)).float()
     native.load_state_dict({name: tensor.detach().clone() for name, tensor in weights}, strict=True)
     return native.eval()
 
@@ -79,8 +79,8 @@ def from_native(model: LanguageModel, tensors: Mapping[str, torch.Tensor]) -> No
         p.copy_(values.view_as(p))
 
 
-def _mapped(model: LanguageModel) -> tuple[Any, Weights]:
-    """Configuration of the native class, and its weights by name."""
+def _mapped(model: LanguageModel) -> tuple[Callable[[Any], Any], Weights]:
+    """What makes the configuration of the native class, by the library, and its weights by name, which need none."""
     _demand(isinstance(model, Decoder), "the streams of LOLM")
     assert isinstance(model, Decoder)
     blocks = model.stack.blocks
@@ -93,17 +93,15 @@ def _mapped(model: LanguageModel) -> tuple[Any, Weights]:
     mixers = {type(block.mixer) for block in blocks}
     if mixers <= {Mamba1, Mamba2} and len(mixers) == 1 and all(block.mlp is None for block in blocks):
         if mixers == {Mamba1}:
-            return _mamba(model), _stack(model, "backbone", "norm_f", _mamba_block)
-        config = _mamba2(model)
-        core = "backbone" if config.model_type == "mamba2" else "model"
-        return config, _stack(model, core, "norm_f", _mamba2_block)
+            return _mamba, _stack(model, "backbone", "norm_f", _mamba_block)
+        return _mamba2, _stack(model, "backbone" if _whole_expansion(model) else "model", "norm_f", _mamba2_block)
     gated = all(mlp.kind == "swiglu" and not mlp.bias for block in blocks for mlp in _mlps(block))
     if gated and mixers <= {Attention, Mamba1} and Mamba1 in mixers and all(block.mlp is not None for block in blocks):
-        return _jamba(model), _stack(model, "model", "final_layernorm", _jamba_block)
+        return _jamba, _stack(model, "model", "final_layernorm", _jamba_block)
     if gated and mixers <= {Attention, Mamba2} and all(isinstance(block.mlp, MLP) for block in blocks):
         if mixers == {Attention}:
-            return _llama(model), _stack(model, "model", "norm", _llama_block)
-        return _bamba(model), _stack(model, "model", "final_layernorm", _bamba_block)
+            return _llama, _stack(model, "model", "norm", _llama_block)
+        return _bamba, _stack(model, "model", "final_layernorm", _bamba_block)
     _demand(False, f"blocks of {' and '.join(sorted(kind.__name__ for kind in mixers))} with its MLPs")
     raise AssertionError
 
@@ -151,6 +149,11 @@ def _one(blocks: list[Block], kind: type, *names: str) -> tuple[Any, ...]:
     found = {tuple(getattr(block.mixer, name) for name in names) for block in blocks if isinstance(block.mixer, kind)}
     _demand(len(found) == 1, f"{kind.__name__} layers that differ in {', '.join(names)}")
     return found.pop()
+
+
+def _whole_expansion(model: Decoder) -> bool:
+    """Whether the inner width of its Mamba-2 mixers is a multiple of the model's."""
+    return bool(_one(model.stack.blocks, Mamba2, "d_inner")[0] % model.d_model == 0)
 
 
 def _attention(model: Decoder, partial: bool) -> dict[str, Any]:
@@ -208,7 +211,7 @@ def _mamba2(model: Decoder) -> Any:
     inner, heads, states, kernel, groups, chunk = _one(model.stack.blocks, Mamba2, *names)
     shared = {"conv_kernel": kernel, "n_groups": groups, "chunk_size": chunk, "layer_norm_epsilon": EPSILON}
     library, common = transformers(), _common(model)
-    if inner % model.d_model == 0:
+    if _whole_expansion(model):
         widths = {"state_size": states, "num_heads": heads, "head_dim": inner // heads, "expand": inner // model.d_model}
         return library.Mamba2Config(**common, **shared, **widths)
     widths = {"ssm_state_size": states, "mamba_num_heads": heads, "mamba_head_dim": inner // heads}

@@ -184,6 +184,13 @@ def test_commands_print_what_the_library_says(run, tmp_path, capsys, monkeypatch
     assert f"{run.intervene(TEXT, 'gate=1').effect:+.4f}" in out
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_the_first_use_says_that_kernels_are_compiled(run, capsys, monkeypatch, there):
+    monkeypatch.setattr("lolm.ops.cpu.compiled.are_compiled", lambda: there)
+    said = command(capsys, monkeypatch, "generate", run.source, "a", "--tokens", "1").err
+    assert said.count("compiling kernels") == (not there)
+
+
 def test_a_mistake_is_one_line_and_a_status(run, tmp_path, capsys, monkeypatch):
     (tmp_path / "bytes").write_bytes(b"a\xff")
     for words, says in (

@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import sys
 
 import pytest
 from builders import ROOT
@@ -18,6 +19,12 @@ def test_there_are_three_and_none_is_large():
     assert [path.name for path in MODELS] == ["lolm-tiny", "mamba-tiny", "transformer-modern-tiny"]
     for path in MODELS:
         assert sum(file.stat().st_size for file in path.iterdir()) < 5e6
+
+
+def test_they_load_without_the_library_that_they_are_written_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)  # an import of it fails
+    for path in MODELS:
+        assert lolm.load(path).config.arm == path.name.removesuffix("-tiny").replace("-", "_")
 
 
 @pytest.mark.slow

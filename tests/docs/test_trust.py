@@ -60,6 +60,19 @@ def test_metadata_of_the_corpus_is_of_the_corpus():
     assert len({row["id"] for row in rows}) == len(rows)
 
 
+def test_the_data_card_has_the_splits_of_the_records():
+    card = (EMBEDDED / "README.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "reports/tiny/corpus.json").read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| (train|validation|test) \| (\d+) \| ([\d,]+) \| (\d+) books.*?(\d+) messages \|$", card, flags=re.M)
+    found = {split: {"documents": int(count), "bytes": int(size.replace(",", ""))} for split, count, size, _, _ in rows}
+    assert found == record["splits"]
+    sources = record["sources"]
+    for split, _, _, books, messages in rows:
+        counts = {name: part.get(f"{split}_documents", 0) for name, part in sources.items()}
+        assert (counts["books"] + counts["books_austen"], counts["sotu"]) == (int(books), int(messages))
+    assert f"{record['documents']} English documents, {record['bytes']:,} bytes" in card
+
+
 def test_metadata_of_the_corpus_is_croissant(monkeypatch):
     mlcroissant = pytest.importorskip("mlcroissant", reason="pip install mlcroissant")
     monkeypatch.chdir(EMBEDDED)

@@ -48,13 +48,16 @@ import os, sys
 from pathlib import Path
 from types import SimpleNamespace
 from lolm.config import ClusterConfig
-from pipeline import runs, stage
+from lolm.records import Layout
+from pipeline import progress, runs, stage
 from pipeline.estimate import Estimate
 runs.command = lambda name, stage, piece: (sys.executable, "piece.py", str(piece))
-runs.estimate = lambda params, pieces: Estimate(60.0 * len(pieces), True)
+progress.estimate = lambda params, pieces: Estimate((60.0,) * len(pieces), True)
+progress.arms_of = lambda params, stage: ()
+study = SimpleNamespace(name="main", subject="lolm", baseline="transformer", seeds=(1, 2))
 cluster = ClusterConfig(partition="both", minutes=5, memory_gb=0.5, poll_seconds=1, setup=("export SET=UP",), options={"nice": 1})
 chosen = SimpleNamespace(
-    scale="smoke", params=SimpleNamespace(cluster=cluster),
+    scale="smoke", params=SimpleNamespace(cluster=cluster), study=study, layout=Layout("smoke"),
     preset=SimpleNamespace(training=SimpleNamespace(threads=1, devices=1, nodes=1)))
 pieces = [runs.Piece(arm, seed) for arm in ("lolm", "transformer") for seed in (1, 2)]
 why = lambda piece: None if Path(f"made-{piece}").exists() else "no record"

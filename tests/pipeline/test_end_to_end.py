@@ -54,6 +54,13 @@ def test_the_runner_says_where_it_is_and_ends_with_what_was_found(project):
     told = [line for line in lines if re.match(r"stage \d+ of \d+: ", line)]
     assert sorted(told, key=lambda line: int(line.split()[1])) == [f"stage {i} of 12: {name}" for i, name in enumerate(stages, 1)]
     assert told.index("stage 6 of 12: train") < told.index("stage 11 of 12: report")
+    early = lines.index("the page so far: reports/smoke/main/report.html")
+    assert lines.index("stage 6 of 12: train") < early < lines.index("stage 7 of 12: evaluate"), "once there was a pair"
+    ended = [line for line in lines if re.match(r"train: \d of 4 ended; .* with their measurements$", line)]
+    assert len(ended) == 4
+    looked = python(project, "-m", "pipeline.status")
+    assert re.findall(r"(\d+) of (\d+) made", looked) == [("2", "2"), ("4", "4"), ("4", "4"), ("4", "4"), ("2", "2"), ("4", "4")]
+    assert "all of it is made" in looked
     found = [line.split(".")[0] for line in lines[-8:]]
     assert [topic for topic in found if topic in ("Efficiency", "Inversion", "Generality")] == [
         "Efficiency",

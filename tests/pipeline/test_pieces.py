@@ -6,6 +6,7 @@ The pieces are stand-ins that write a file each.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from lolm.accounting.resolve import resolve_run
 from lolm.config import load_params
 from lolm.records import Layout, write
 from lolm.records.schema import Summary
-from pipeline import jobs, runs
-from pipeline.estimate import Estimate, estimate, pieces_of, training_tokens
+from pipeline import jobs, progress, runs
+from pipeline.estimate import START, Estimate, estimate, pieces_of, training_tokens
+from pipeline.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,11 +47,16 @@ DRIVER = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from pipeline import runs, stage
+from lolm.records import Layout
+from pipeline import progress, runs, stage
 from pipeline.estimate import Estimate
 runs.command = lambda name, stage, piece: (sys.executable, "piece.py", str(piece))
-runs.estimate = lambda params, pieces: Estimate(60.0 * len(pieces), True)
-chosen = SimpleNamespace(scale="smoke", params=None, preset=SimpleNamespace(training=SimpleNamespace(threads=1, devices=1)))
+progress.estimate = lambda params, pieces: Estimate((60.0,) * len(pieces), True)
+progress.arms_of = lambda params, stage: ()
+study = SimpleNamespace(name="main", subject="lolm", baseline="transformer", seeds=(1, 2))
+training = SimpleNamespace(threads=1, devices=1)
+chosen = SimpleNamespace(
+    scale="smoke", params=None, study=study, layout=Layout("smoke"), preset=SimpleNamespace(training=training))
 pieces = [runs.Piece(arm, seed) for arm in ("lolm", "transformer") for seed in (1, 2)]
 why = lambda piece: None if Path(f"made-{piece}").exists() else "no record"
 stage.main(lambda: runs._make_all("train", chosen, {piece: why(piece) for piece in pieces}, str))
@@ -115,6 +122,8 @@ def test_pieces_are_made_side_by_side_and_nothing_twice(folder):
     assert lines[:2] == ["start", "start"], "the second begins before the first ends"
     assert {event[3] for event in events()} == {"1"}, "one thread a process"
     assert "train: 4 of 4 to make, 2 at a time; about 2 minutes" in done.stdout
+    assert "train: 2 of 4 ended; about a minute or two left\n" in done.stdout, "by what these took"
+    assert "train: 4 of 4 ended\n" in done.stdout
     (folder / "made-lolm-2").unlink()
     (folder / "events.txt").unlink()
     assert "1 of 4 to make" in drive().stdout
@@ -182,28 +191,92 @@ def test_a_piece_is_a_command_line_of_its_own():
     assert runs.command("sweep", stage, runs.Piece("lolm"))[-2:] == ("--arm", "lolm")
 
 
+def summary_of(arm, seed, seconds):
+    return Summary(arm, seed, 4, 1000, 1.0, seconds, 0.0, 1, 1.0, 1e-3, 1.0, 1.0, 1.0, 1.0, 0.1)
+
+
 def test_the_estimate_is_the_speed_seen_times_the_tokens_to_train(tmp_path, monkeypatch):
     params = load_params(ROOT / "params.yaml").select("smoke", "main")
     monkeypatch.chdir(tmp_path)
     assert not estimate(params, [("train", "lolm")]).measured
     for arm, seconds in (("lolm", 90.0), ("transformer", 30.0)):
         for seed in (1, 2):
-            summary = Summary(arm, seed, 4, 1000, 1.0, seconds, 0.0, 1, 1.0, 1e-3, 1.0, 1.0, 1.0, 1.0, 0.1)
-            write(Layout("smoke").summary(arm, seed), summary)
+            write(Layout("smoke").summary(arm, seed), summary_of(arm, seed, seconds))
     found = estimate(params, [("train", "lolm"), ("recall", "transformer")])
     preset = params.scales["smoke"]
     assert found.measured
-    wanted = 0.09 * training_tokens(preset, "train") + 0.03 * training_tokens(preset, "recall", fused=False)
-    assert found.seconds == pytest.approx(wanted)
+    wanted = [0.09 * training_tokens(preset, "train"), 0.03 * training_tokens(preset, "recall", fused=False)]
+    assert found.pieces == pytest.approx([START + seconds for seconds in wanted])
     assert training_tokens(preset, "train") >= preset.training.steps * preset.training.tokens_per_step
 
 
 def test_a_span_of_time_is_said_in_units_a_person_thinks_in():
-    assert Estimate(3 * 3600.0, True).text(1) == "about 3.0 hours (from the speed of earlier runs)"
-    assert "about 20 minutes" in Estimate(2400.0, True).text(2)
-    assert "roughly, from FLOPs" in Estimate(10 * 86400.0, False).text(1)
-    assert "10 days" in Estimate(10 * 86400.0, False).text(1)
-    assert "267 years" in Estimate(2337362.8 * 3600, False).text(1)
+    assert Estimate((3600.0,) * 3, True).text(1) == "about 3.0 hours (from the speed of earlier runs)"
+    assert "about 20 minutes" in Estimate((1200.0, 1200.0), True).text(2)
+    assert "about 40 minutes" in Estimate((1200.0,) * 3, True).text(2), "the third waits for a place"
+    assert "roughly, from FLOPs" in Estimate((10 * 86400.0,), False).text(1)
+    assert "10 days" in Estimate((10 * 86400.0,), False).text(1)
+    assert "267 years" in Estimate((2337362.8 * 3600,), False).text(1)
+
+
+@pytest.fixture
+def under_way(tmp_path, monkeypatch):
+    """Six runs of a study, two at a time, on a clock of the test's own; the page is a stand-in that appends to a file."""
+    params = load_params(ROOT / "params.yaml").select("smoke", "main")
+    monkeypatch.chdir(tmp_path)
+    clock = SimpleNamespace(now=1000.0, error="")
+    for name in ("monotonic", "time"):
+        monkeypatch.setattr(progress.time, name, lambda: clock.now)
+    page = Layout("smoke").study("main") / "report.html"
+    page.parent.mkdir(parents=True)
+    code = "import os, sys; _, page, now, error = sys.argv; open(page, 'a').write('+'); os.utime(page, (float(now),) * 2)"
+    code += "; sys.exit(error or 0)"
+    command = lambda scale, study: [sys.executable, "-c", code, str(page), str(clock.now), clock.error]  # noqa: E731
+    monkeypatch.setattr(progress, "page_command", command)
+    arms = ["lolm"] * 3 + ["transformer"] * 3
+    monkeypatch.setattr(progress, "estimate", lambda params, pieces: Estimate(tuple(100.0 for _ in pieces), True))
+    return progress.Progress("train", Stage(params), arms, 2), clock
+
+
+def test_time_left_is_corrected_by_what_the_pieces_took(under_way, capsys):
+    """Expected are 100 s a piece, so 300 s for three pairs; here they take 150 s, and what follows will too."""
+    course, clock = under_way
+    rest = sum(stage not in ("sweep", "train") for stage, _ in pieces_of(course.stage.params))
+    said = []
+    for now in (150, 152, 300, 302, 450, 452):
+        clock.now = 1000.0 + now
+        course.piece_ended()
+        said.append(capsys.readouterr().out)
+    whole = 450 + 150 * rest / 2
+    for now, line in zip((150, 152, 300, 302, 450), said, strict=False):
+        here, more = (float(n) for n in re.findall(r"(\d+)(?: minutes)? (?:left|with)", line.replace("a minute or two", "1")))
+        assert 60 * more == pytest.approx(whole - now, rel=0.05)
+        assert 60 * here == pytest.approx(450 - now, abs=60)
+    assert said[-1].startswith("train: 6 of 6 ended; ")
+
+
+def test_the_page_is_made_from_the_first_pair_on_and_as_runs_come_in(under_way, capsys):
+    course, clock = under_way
+    page = Layout("smoke").study("main") / "report.html"
+    for (arm, seed), seconds, wanted in [
+        (("lolm", 1), 150, 0),
+        (("transformer", 2), 0, 0),
+        (("transformer", 1), 150, 1),
+        (("lolm", 2), 10, 1),
+        (("lolm", 3), 150, 2),
+    ]:
+        clock.now += seconds
+        write(Layout("smoke").summary(arm, seed), summary_of(arm, seed, 30.0))
+        clock.error = "records are broken" if arm == "lolm" and seed == 3 else ""
+        course.piece_ended()
+        made = len(page.read_text(encoding="utf-8")) if page.exists() else 0
+        assert made == wanted, "none without a pair, none soon after another"
+    said = capsys.readouterr()
+    assert said.out.count(f"the page so far: {page}") == 1
+    assert said.err == f"warning: {page} could not be made yet, and the runs go on: records are broken\n"
+    clock.now += 150
+    course.piece_ended()
+    assert len(page.read_text(encoding="utf-8")) == 2, "the stage of that name makes the last one"
 
 
 def test_the_pieces_of_a_study_are_its_runs_and_its_recall_arms():

@@ -23,6 +23,11 @@ if not numba.config.CACHE_DIR:  # type: ignore[attr-defined]
     numba.config.CACHE_DIR = str(_here / "__pycache__" / f"kernels-{_version}")  # type: ignore[attr-defined]
 
 
+def are_compiled() -> bool:
+    """Whether some kernel was used here before; the first use of each takes some seconds more."""
+    return Path(numba.config.CACHE_DIR).exists()  # type: ignore[attr-defined]
+
+
 class Kernel:
     """A Numba function that takes part ``part`` of ``parts`` of its cells, see :func:`cells_of`, and its arguments behind these.
 

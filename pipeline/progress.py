@@ -1,0 +1,80 @@
+"""What is said of a stage of many pieces while it runs: how many are made and how long the rest will take; and the study's page,
+made from the first pair of runs on and again as runs come in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lolm.tracking import RUNNER
+from pipeline.estimate import PER_RUN, arms_of, duration, ends, estimate
+from pipeline.stage import Stage
+
+PAGE_EVERY = 120.0  # seconds between two pages, which take some six each
+
+
+class Progress:
+    """A stage under way.
+
+    Estimates come from other runs, or another machine: after the first piece they are corrected by what the pieces took here.
+
+    Args:
+        arms: of the pieces, in the order in which they are begun.
+        jobs: pieces at a time.
+    """
+
+    def __init__(self, name: str, stage: Stage, arms: Sequence[str], jobs: int) -> None:
+        self.name, self.stage, self.arms, self.jobs = name, stage, arms, jobs
+        self.estimate = estimate(stage.params, [(name, arm) for arm in arms])
+        self.ends = ends(self.estimate.pieces if self.estimate.known else (1.0,) * len(arms), jobs)
+        self.began, self.ended = time.monotonic(), 0
+        self.page: Path | None = stage.layout.study(stage.study.name) / "report.html"  # None once it could not be made
+
+    def piece_ended(self) -> None:
+        """Say how far the stage is, and make the page if it is due; the place of the piece that ended is free for that."""
+        self.ended += 1
+        print(f"{self.name}: {self.ended} of {len(self.arms)} ended{self._left()}", flush=True)
+        if self.name in PER_RUN and self.ended < len(self.arms) and self._page_due():
+            self._make_page()
+
+    def _left(self) -> str:
+        passed = time.monotonic() - self.began
+        pace = passed / self.ends[self.ended - 1]
+        here = pace * self.ends[-1] - passed
+        after = PER_RUN[PER_RUN.index(self.name) + 1 :] if self.name in PER_RUN else ()
+        rest = [(later, arm) for later in after for arm in self.arms if arm in arms_of(self.stage.params, later)]
+        more = estimate(self.stage.params, rest)
+        texts = [f"about {duration(here)} left"] if self.ended < len(self.arms) else []
+        if rest and self.estimate.known and more.known:
+            texts.append(f"{duration(here + pace * more.seconds / self.jobs)} with their measurements")
+        return f"; {', '.join(texts)}" if texts else ""
+
+    def _pair(self) -> bool:
+        """Whether there are runs of one seed of the two arms that the study compares."""
+        study, layout = self.stage.study, self.stage.layout
+        pair = [arm for arm in (study.subject, study.baseline) if arm]
+        return any(all(layout.summary(arm, seed).exists() for arm in pair) for seed in study.seeds)
+
+    def _page_due(self) -> bool:
+        if self.page is None or not self._pair():
+            return False
+        return not self.page.exists() or time.time() - self.page.stat().st_mtime >= PAGE_EVERY
+
+    def _make_page(self) -> None:
+        words = page_command(self.stage.scale, self.stage.study.name)
+        done = subprocess.run(words, env=os.environ | {RUNNER: "1"}, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            print(f"warning: {self.page} could not be made yet, and the runs go on: {reason}", file=sys.stderr, flush=True)
+            self.page = None
+        else:
+            print(f"the page so far: {self.page}", flush=True)
+
+
+def page_command(scale: str, study: str) -> list[str]:
+    """Makes the page of a study; with :data:`RUNNER` in the environment it leaves MLflow to others."""
+    return [sys.executable, "-m", "pipeline.report", "--scale", scale, "--study", study]
