@@ -24,7 +24,7 @@ def track() -> None:
         raise LolmError(f"reports/{args.scale} holds no record of a run; recorded scales: {', '.join(recorded) or 'none'}")
     for scale in [args.scale] if args.scale else recorded:
         written = tracking.sync_scale(scale)
-        print(f"{tracking.experiment_name(scale)}: " + (f"{written} runs written" if written else "nothing new"))
+        print(f"{tracking.experiment_name(scale)}: " + (f"{written} runs and reports written" if written else "nothing new"))
     if not recorded:
         print("no records yet; `make repro` or `dvc repro` makes them")
 

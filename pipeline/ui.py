@@ -35,7 +35,7 @@ def ui() -> None:
     for scale in recorded_scales():
         tracking.sync_scale(scale)
     experiment = tracking.experiment_id(args.scale or load_params().scale)
-    page = f"#/experiments/{experiment}/runs?compareRunsMode=CHART" if experiment else ""
+    page = tracking.chart_page(experiment) if experiment else ""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Without job execution the server is two processes instead of ten.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

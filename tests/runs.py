@@ -78,7 +78,7 @@ def train(run: RunConfig, folder: Path, stop_before: int | None = None) -> Summa
 def records(folder: Path) -> list[dict[str, float]]:
     """Rows of the finished run without what depends on the clock."""
     rows = read_series(folder / "run" / "metrics.jsonl.xz")
-    return [{k: v for k, v in row.items() if k not in ("seconds", "speed/tokens_per_second")} for row in rows]
+    return [{k: v for k, v in row.items() if k != "seconds" and not k.startswith(("speed/", "system/"))} for row in rows]
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     ("lolm",),
     ("lolm.config",),
+    ("lolm.source",),
     ("lolm.records",),
     ("lolm.ops",),
     ("lolm.data", "lolm.corpus"),

@@ -25,6 +25,8 @@ NOT_RUN, UNTESTABLE = "not run", "not testable at this scale"
 VERDICTS = (HOLDS, FAILS, INCONCLUSIVE, NOT_RUN, UNTESTABLE)
 DECIDED = (HOLDS, FAILS, INCONCLUSIVE)
 
+OURS = "this project"  # source of a claim that the authors did not make
+
 HYBRIDS = "hybrids"  # of models that are no LOLM
 GROUPS = {
     "efficiency": "Efficiency and loss at a matched budget",
@@ -176,7 +178,7 @@ class Claim:
     @property
     def source(self) -> str:
         keys = dict.fromkeys([*(key for name in self.published for key in NUMBERS[name].source), *self.stated])
-        return "; ".join(SOURCES[key] for key in keys) or "this project"
+        return "; ".join(SOURCES[key] for key in keys) or OURS
 
     @property
     def authors(self) -> bool:
@@ -224,3 +226,11 @@ def decisive(ledger: Sequence[Claim]) -> list[Claim]:
     """LOLM's authors' measured claims with published numbers, one entry a fact: the one that decides for it."""
     measured = [claim for claim in ledger if claim.published and claim.group not in ("arithmetic", "sanity", HYBRIDS)]
     return [claim for claim in measured if claim.fact in (None, claim.id) and not claim.trained_for]
+
+
+def decided_with(run: RunRecord, ledger: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Decided entries of ``claims.json`` that a run took part in: the authors' claims with numbers, or if none those in words."""
+    this = {"name": run.name, "fingerprint": run.fingerprint}
+    said = [claim for claim in ledger if claim["verdict"] in DECIDED and claim["group"] not in ("arithmetic", "sanity")]
+    decided = [claim for claim in said if this in claim["runs"]]
+    return [claim for claim in decided if claim["published"]] or [claim for claim in decided if claim["source"] != OURS]

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from lolm import LolmError
 from lolm.config import RunConfig, load_params, to_mapping
 from lolm.corpus.tokenizer import EOS, Tokenizer
-from lolm.export.code import flat_modules
 from lolm.export.native import NotNativeError, from_native, to_native
 from lolm.export.tokenizer import to_fast
 from lolm.external.load import transformers
@@ -21,6 +20,7 @@ from lolm.models.language_model import LanguageModel
 from lolm.records import atomic_folder, read, read_json, run_of, write, write_text
 from lolm.records.results import load_run as load_records
 from lolm.records.schema import RunHeader
+from lolm.source import flat_modules
 from lolm.training.checkpoint import load_run
 
 HEADER, PIECES = "lolm.json", "sentencepiece.model"  # beside the library's files: the run's header, and its tokenizer's own file

@@ -131,6 +131,8 @@ TRAIN_LOSS, TRAIN_TOTAL = "train/loss", "train/total"  # of the tokens, and with
 TRAIN_GRAD_NORM, TRAIN_LEARNING_RATE = "train/grad_norm", "train/lr"
 TOKENS_PER_SECOND = "speed/tokens_per_second"
 MFU = "speed/mfu"  # share of the devices' peak that the exact training FLOPs are, where the peak is known
+# Of the process that trains: processor time over the clock's since the last line, and the most memory so far, in MiB.
+CPU_PERCENT, PEAK_MEMORY, PEAK_GPU_MEMORY = "system/cpu_percent", "system/peak_memory_mib", "system/peak_gpu_memory_mib"
 VAL_NATS, VAL_BITS_PER_BYTE, VAL_ACCURACY = "val/nats", "val/bits_per_byte", "val/accuracy"
 VAL_GATE_MEAN = "val/gate_mean"
 ANNEALED_NATS = "annealed/nats"  # what VAL_NATS was where a schedule ended
@@ -183,6 +185,7 @@ INTERVENTIONS = frozenset(
 METRICS = frozenset(
     (
         TRAIN_LOSS, TRAIN_TOTAL, TRAIN_GRAD_NORM, TRAIN_LEARNING_RATE, TOKENS_PER_SECOND, MFU,
+        CPU_PERCENT, PEAK_MEMORY, PEAK_GPU_MEMORY,
         VAL_NATS, VAL_BITS_PER_BYTE, VAL_ACCURACY, VAL_GATE_MEAN,
         GATE_LEVEL, GATE_TARGET, REGIME_ALIVE, REGIME_USAGE_ENTROPY, REGIME_TAU, EXPERT_LOAD_MAX, EXPERT_LOAD_ENTROPY,
         RECALL_ACCURACY, RECALL_NATS, *(train_term(term) for term in TERMS),

@@ -1,9 +1,9 @@
 """The metric series of a run: one JSON object a line.
 
 Each line has ``step``, ``tokens``, ``flops`` and ``seconds`` of training so far, and any number of values under ``prefix/name``
-keys (``train/``, ``val/``, ``gate/``, ``regime/``, ``speed/``; ``annealed/`` where a learning-rate schedule ended: at the run's
-own end, and at those of its annealed copies). While a run trains it is ``metrics.jsonl``, to which lines are appended; a finished
-run's is ``metrics.jsonl.xz``.
+keys: ``train/``, ``val/``, ``gate/``, ``regime/``, ``speed/``, ``system/``; ``annealed/`` where a learning-rate schedule ended,
+at the run's own end and at those of annealed copies. While a run trains it is ``metrics.jsonl``, to which lines are appended;
+that of a finished run is ``metrics.jsonl.xz``.
 """
 
 from __future__ import annotations

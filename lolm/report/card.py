@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from lolm.analysis.uncertainty import TextSample
-from lolm.claims.ledger import DECIDED
+from lolm.claims.ledger import decided_with
 from lolm.claims.numbers import show_interval
 from lolm.config import AnalysisConfig
 from lolm.records import Layout, read_json
 from lolm.records.results import RunRecord
 from lolm.report.render import render, si
-
-OURS = "this project"  # source of a claim that the authors did not make
-BESIDE = ("arithmetic", "sanity")  # groups of the ledger that say nothing of a model
 
 
 def model_card(run: RunRecord, layout: Layout, native: str, differs: str, analysis: AnalysisConfig) -> str:
@@ -41,7 +36,7 @@ def model_card(run: RunRecord, layout: Layout, native: str, differs: str, analys
         shards=shards,
         interval=_over_text(run, analysis),
         level=f"{100 * analysis.confidence:g} %",
-        claims=_verdicts(run, layout),
+        claims=decided_with(run, read_json(ledger) if (ledger := layout.reports / "claims.json").exists() else []),
         si=si,
     )
 
@@ -54,14 +49,3 @@ def _over_text(run: RunRecord, analysis: AnalysisConfig) -> str | None:
     tail = 50 * (1 - analysis.confidence)
     low, high = np.percentile(sample.final(run), (tail, 100 - tail))
     return f"{show_interval(float(low), float(high), 'nats')}, over {sample.unit} of the text"
-
-
-def _verdicts(run: RunRecord, layout: Layout) -> list[dict[str, Any]]:
-    """Decided entries of the ledger that this run took part in: the authors' claims with numbers, or if none those in words."""
-    path, this = layout.reports / "claims.json", {"name": run.name, "fingerprint": run.fingerprint}
-    decided = [
-        claim
-        for claim in (read_json(path) if path.exists() else [])
-        if claim["verdict"] in DECIDED and claim["group"] not in BESIDE and this in claim["runs"]
-    ]
-    return [claim for claim in decided if claim["published"]] or [claim for claim in decided if claim["source"] != OURS]

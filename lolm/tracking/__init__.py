@@ -1,9 +1,11 @@
 """MLflow, filled from the records.
 
-Points in :mod:`lolm.tracking.series`, runs in :mod:`lolm.tracking.runs`, reports in :mod:`lolm.tracking.scales`,
-the store in :mod:`lolm.tracking.store`, what stages call in :mod:`lolm.tracking.stages`.
+Points in :mod:`lolm.tracking.series`, runs in :mod:`lolm.tracking.runs`, their descriptions in :mod:`lolm.tracking.notes`, models
+and data sets in :mod:`lolm.tracking.models`, what pages show first in :mod:`lolm.tracking.experiments`, reports in
+:mod:`lolm.tracking.scales`, the store in :mod:`lolm.tracking.store`, what stages call in :mod:`lolm.tracking.stages`.
 """
 
+from lolm.tracking.experiments import chart_page
 from lolm.tracking.runs import sync_live, sync_run
 from lolm.tracking.scales import sync_benchmark, sync_scale
 from lolm.tracking.stages import (
@@ -23,6 +25,7 @@ __all__ = [
     "HAND_OVER",
     "RUNNER",
     "TrackingError",
+    "chart_page",
     "experiment_id",
     "experiment_name",
     "prepare_store",

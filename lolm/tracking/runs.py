@@ -11,7 +11,6 @@ How a point is sent exactly once, though the process may die between any two cal
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -21,9 +20,12 @@ from typing import Any
 
 from lolm.config import flatten
 from lolm.records import Layout, RecordError, RunKey, fingerprint_of, read, read_rows, sha256_of, to_record
-from lolm.records.results import load_run
+from lolm.records.results import RunRecord, load_run
 from lolm.records.schema import Divergence, Identity, RunHeader
 from lolm.records.series import Row
+from lolm.tracking.experiments import NOTE_TAG
+from lolm.tracking.models import TEST, TRAIN, VALIDATION, data_of, data_set, log_data, log_model
+from lolm.tracking.notes import LEDGER, first_note, note_of
 from lolm.tracking.series import (
     Point,
     ablation_points,
@@ -35,17 +37,20 @@ from lolm.tracking.series import (
     training_points,
 )
 from lolm.tracking.store import (
-    experiment_called,
-    experiment_name,
+    RECORDS,
+    SENT,
     find_run,
     open_client,
     provenance,
     send_params,
     send_points,
     store_lock,
+    training_experiment,
 )
 
-WEIGHTS = "model.safetensors"
+FORM = 2  # of what is said of a run; with another one a store that has all records is filled anew
+FORM_TAG = "mlflow.lolm.form"
+LINES = "lines"  # beside the stages, in the tag of what was sent
 
 
 @dataclass(frozen=True)
@@ -61,17 +66,20 @@ class View:
     """What MLflow is to say of one run.
 
     Attributes:
+        layout: of the scale.
         rows: in the order they were written.
         digest: of all records; None while the run goes on.
+        record: of a finished run.
         files: that are shown whole.
     """
 
+    layout: Layout
     header: RunHeader
     rows: list[Row]
     measured: dict[str, Measured]
     digest: str | None = None
+    record: RunRecord | None = None
     files: tuple[Path, ...] = ()
-    weights: Path | None = None
 
     @property
     def seconds(self) -> float:
@@ -80,7 +88,8 @@ class View:
 
 def live_view(folder: Path) -> View:
     """A run that goes on, from the folder it writes to: ``config.json``, ``metrics.jsonl``."""
-    return View(read(folder / "config.json", RunHeader), as_written(read_rows(folder / "metrics.jsonl")), {})
+    header = read(folder / "config.json", RunHeader)
+    return View(Layout(header.run.scale), header, as_written(read_rows(folder / "metrics.jsonl")), {})
 
 
 def finished_view(layout: Layout, key: RunKey) -> View:
@@ -107,16 +116,17 @@ def finished_view(layout: Layout, key: RunKey) -> View:
     if run.downstream is not None:
         measured["downstream"] = Measured(sha256_of(layout.downstream(*key)), downstream_points(run.downstream, step, seconds))
     files = (layout.header(*key), layout.summary(*key))
-    return View(run.header, rows, measured, records_digest(layout, key), files, layout.weights(*key))
+    return View(layout, run.header, rows, measured, records_digest(layout, key), run, files)
 
 
 def records_digest(layout: Layout, key: RunKey) -> str:
-    """Hash of all records of a run, from their bytes: to tell that nothing is new takes no parsing."""
+    """Hash of all that is said of a run, from the records' bytes: to tell that nothing is new takes no parsing."""
     paths = (
+        layout.reports / LEDGER,
         layout.divergence(*key), layout.header(*key), layout.series(*key), layout.summary(*key), layout.evaluation(*key),
         layout.ablation(*key), layout.layers(*key), layout.recall(*key), layout.downstream(*key),
     )  # fmt: skip
-    return fingerprint_of(str(key), [sha256_of(path) if path.exists() else None for path in paths])
+    return fingerprint_of(FORM, str(key), [sha256_of(path) if path.exists() else None for path in paths])
 
 
 # ---------------------------------------------------------------------------------------------- filling
@@ -135,14 +145,14 @@ def sync_live(folder: str | Path) -> str:
     view = live_view(Path(folder))
     with store_lock():
         client = open_client()
-        return fill(client, experiment_called(client, experiment_name(view.header.run.scale)), view)
+        return fill(client, training_experiment(client, view.header.run.scale), view)
 
 
 def sync_run(layout: Layout, key: RunKey) -> str:
     """Make MLflow say of a run that has ended, well or not, what its records say; errors as of :func:`sync_live`."""
     with store_lock():
         client = open_client()
-        return fill_recorded(client, experiment_called(client, experiment_name(layout.scale)), layout, key)
+        return fill_recorded(client, training_experiment(client, layout.scale), layout, key)
 
 
 def fill_recorded(client: Any, experiment: str, layout: Layout, key: RunKey) -> str:
@@ -155,41 +165,51 @@ def fill_recorded(client: Any, experiment: str, layout: Layout, key: RunKey) -> 
 
 def fill(client: Any, experiment: str, view: View) -> str:
     """Make the one MLflow run of a fingerprint say what a view says; returns its id."""
-    header, rows = view.header, view.rows
+    header, rows, record = view.header, view.rows, view.record
     run = find_run(client, experiment, header.fingerprint)
     if run is not None and not _continues(run.data.tags, view):
+        for model in client.search_logged_models([experiment], filter_string=f"source_run_id = '{run.info.run_id}'"):
+            client.delete_logged_model(model.model_id)
         client.delete_run(run.info.run_id)
         run = None
     if run is None:
         start = int(1000 * (time.time() - view.seconds))
         run = client.create_run(experiment, start_time=start, tags=_tags(header), run_name=header.name)
-    run_id, start, tags = run.info.run_id, run.info.start_time, run.data.tags
+    run_id, start, sent = run.info.run_id, run.info.start_time, _sent(run.data.tags)
+
+    def say(what: str, value: str) -> None:
+        sent[what] = value
+        client.set_tag(run_id, SENT, json.dumps(sent))
 
     send_params(client, run_id, _parameters(header), run.data.params)
-    done, planned, _ = _sent(tags)
+    done, planned, _ = _lines(sent)
     if done < len(rows) or planned != len(rows):
         whole = f"{len(rows)} {fingerprint_of(rows)}"
-        client.set_tag(run_id, "sent.metrics", f"{done} of {whole}")
+        say(LINES, f"{done} of {whole}")
         send_points(client, run_id, start, training_points(rows[done:]))
-        client.set_tag(run_id, "sent.metrics", f"{len(rows)} of {whole}")
-    for stage, measured in view.measured.items():
-        if tags.get(f"sent.{stage}") != f"all {measured.digest}":
-            client.set_tag(run_id, f"sent.{stage}", f"none {measured.digest}")
-            send_points(client, run_id, start, measured.points)
-            client.set_tag(run_id, f"sent.{stage}", f"all {measured.digest}")
+        say(LINES, f"{len(rows)} of {whole}")
+    if record is not None and run.data.tags.get(RECORDS) != view.digest:
+        sets = {split: data_set(header, view.layout, split) for split in (TRAIN, VALIDATION, TEST)}
+        log_data(client, run_id, sets)
+        model = log_model(client, experiment, run_id, record, view.layout)
 
-    if view.digest is None:
-        if run.info.status != "RUNNING":
-            client.update_run(run_id, status="RUNNING")
-    elif tags.get("records") != view.digest:
+        def of(key: str) -> dict[str, str]:
+            split = data_of(key)
+            data = {"dataset_name": sets[split].name, "dataset_digest": sets[split].digest} if split else {}
+            return {} if split is None else {"model_id": model, "run_id": run_id} | data
+
+        for stage, measured in view.measured.items():
+            if sent.get(stage) != f"all {measured.digest}":
+                say(stage, f"none {measured.digest}")
+                send_points(client, run_id, start, measured.points, of)
+                say(stage, f"all {measured.digest}")
         for path in view.files:
             client.log_artifact(run_id, str(path))
-        if view.weights is not None:
-            client.set_tag(run_id, "dvc.path", view.weights.as_posix())
-            if (view.weights / WEIGHTS).exists():
-                client.set_tag(run_id, "model.md5", md5(view.weights / WEIGHTS))
+        client.set_tag(run_id, NOTE_TAG, note_of(record, view.layout))
         client.set_terminated(run_id, "FINISHED", end_time=start + int(1000 * view.seconds))
-        client.set_tag(run_id, "records", view.digest)  # last: it says that nothing is left to do
+        client.set_tag(run_id, RECORDS, view.digest)  # last: it says that nothing is left to do
+    elif record is None and run.info.status != "RUNNING":
+        client.update_run(run_id, status="RUNNING")
     return run_id
 
 
@@ -200,30 +220,35 @@ def _fill_divergence(client: Any, experiment: str, layout: Layout, found: Diverg
         tags = identity_tags(found, layout.scale) | provenance()
         run = client.create_run(experiment, tags=tags, run_name=found.name)
     run_id, start = run.info.run_id, run.info.start_time
-    if run.data.tags.get("records") != digest:
+    if run.data.tags.get(RECORDS) != digest:
         client.set_tag(run_id, "diverged", found.reason or "the loss was not finite")
         send_points(client, run_id, start, [("train/diverged_at", float(found.step), found.step, 0.0)])
         client.log_artifact(run_id, str(layout.divergence(found.arm, found.seed)))
         client.set_terminated(run_id, "FAILED")
-        client.set_tag(run_id, "records", digest)
+        client.set_tag(run_id, RECORDS, digest)
     return run_id
 
 
-def _sent(tags: dict[str, str]) -> tuple[int, int, str]:
+def _sent(tags: dict[str, str]) -> dict[str, str]:
+    """What was sent to a run, and what was about to be: of its series (see :func:`_lines`), and of each stage's measurements."""
+    return dict(json.loads(tags.get(SENT, "{}")))
+
+
+def _lines(sent: dict[str, str]) -> tuple[int, int, str]:
     """Lines that were sent, lines that were about to be, and the hash of the latter."""
-    done, _, planned, digest = tags.get("sent.metrics", f"0 of 0 {fingerprint_of([])}").split()
+    done, _, planned, digest = sent.get(LINES, f"0 of 0 {fingerprint_of([])}").split()
     return int(done), int(planned), digest
 
 
 def _continues(tags: dict[str, str], view: View) -> bool:
     """Whether all that was sent to this MLflow run, or was about to be, is part of this view."""
-    if "diverged" in tags:
+    if "diverged" in tags or tags.get(FORM_TAG) != str(FORM):
         return False
-    _, planned, digest = _sent(tags)
+    sent = _sent(tags)
+    _, planned, digest = _lines(sent)
     if planned > len(view.rows) or fingerprint_of(view.rows[:planned]) != digest:
         return False
-    sent = {stage: tags[f"sent.{stage}"].split()[1] for stage in view.measured if f"sent.{stage}" in tags}
-    return all(view.measured[stage].digest == digest for stage, digest in sent.items())
+    return all(sent[stage].split()[1] == measured.digest for stage, measured in view.measured.items() if stage in sent)
 
 
 # ---------------------------------------------------------------------------------------------- what is said of a run
@@ -237,21 +262,13 @@ def _parameters(header: RunHeader) -> dict[str, str]:
 
 def _tags(header: RunHeader) -> dict[str, str]:
     run = header.run
-    note = f"{header.label}: {header.parameters.total:,} parameters, scale {run.scale}, seed {run.seed}."
     tags = identity_tags(Identity(run.arm, run.seed, header.name, header.fingerprint), run.scale)
-    tags |= {"kernels": header.kernels, "mlflow.note.content": note}
-    return tags | {f"data.{key}": value for key, value in to_record(header.data).items()} | provenance()
+    return tags | {"kernels": header.kernels, NOTE_TAG: first_note(header), FORM_TAG: str(FORM)} | provenance()
 
 
 def identity_tags(found: Identity, scale: str) -> dict[str, str]:
     """Tags by which a run is found."""
     return {"stage": "train", "arm": found.arm, "seed": str(found.seed), "scale": scale, "fingerprint": found.fingerprint}
-
-
-def md5(path: Path) -> str:
-    """Hex MD5 of a file, which is how DVC names it."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def unknown(layout: Layout, known: Sequence[str] | set[str]) -> list[RunKey]:

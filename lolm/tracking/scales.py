@@ -1,4 +1,4 @@
-"""A scale in MLflow: its runs and the reports of its studies, each as one flat run; and the benchmark."""
+"""A scale in MLflow: its runs; the reports of its studies, each a run of an experiment of their own; and the benchmark."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lolm.config import flatten
-from lolm.records import Layout, fingerprint_of, read, read_json
+from lolm.records import Layout, fingerprint_of, read, read_json, sha256_of
 from lolm.records.schema import Evaluation
-from lolm.tracking.runs import fill_recorded, md5, unknown
+from lolm.tracking.runs import fill_recorded, unknown
 from lolm.tracking.series import claim_points, mean_points
 from lolm.tracking.store import (
+    RECORDS,
+    REPORTS,
     experiment_called,
-    experiment_name,
     find_run,
     known_digests,
     open_client,
@@ -22,9 +23,10 @@ from lolm.tracking.store import (
     send_params,
     send_points,
     store_lock,
+    training_experiment,
 )
 
-REPORT_FILES = ("claims.json", "claims.md", "report.html", "leaderboard.csv")
+REPORT_FILES, FIGURES = ("claims.json", "claims.md", "report.html", "leaderboard.csv"), "figures"
 BENCHMARK = "benchmark"  # the experiment's name, and that of its runs
 
 
@@ -45,18 +47,22 @@ def sync_scale(scale: str, root: str | Path = ".") -> int:
         return 0
     with store_lock():
         client = open_client()
-        experiment = experiment_called(client, experiment_name(scale))
+        experiment = training_experiment(client, scale)
+        for run in client.search_runs([experiment], "tags.stage = 'report'"):  # an older form had them here
+            client.delete_run(run.info.run_id)
         for key in missing:
             fill_recorded(client, experiment, layout, key)
-        for folder, digest in reports.items():
-            _fill_report(client, experiment, layout, folder, digest)
+        if reports:
+            experiment = experiment_called(client, REPORTS)
+            for folder, digest in reports.items():
+                _fill_report(client, experiment, layout, folder, digest)
     return len(missing) + len(reports)
 
 
 def _report_digest(folder: Path, lock: Path, scale: str) -> str:
     """Hash of what a report's MLflow run shows, and of the scale's entries in ``dvc.lock``."""
-    files = [folder / name for name in REPORT_FILES]
-    return fingerprint_of(folder.name, [md5(f) if f.exists() else None for f in files], _lock_entries(lock, scale))
+    files = [*(folder / name for name in REPORT_FILES), *sorted((folder / FIGURES).glob("*.svg"))]
+    return fingerprint_of(folder.name, [sha256_of(f) if f.exists() else None for f in files], _lock_entries(lock, scale))
 
 
 def _lock_entries(path: Path, scale: str) -> list[str]:
@@ -86,8 +92,10 @@ def _fill_report(client: Any, experiment: str, layout: Layout, folder: Path, dig
     for path in (*(folder / name for name in REPORT_FILES), layout.root / "params.yaml", layout.root / "dvc.lock"):
         if path.exists():
             client.log_artifact(run_id, str(path))
+    for path in sorted((folder / FIGURES).glob("*.svg")):
+        client.log_artifact(run_id, str(path), FIGURES)
     client.set_terminated(run_id, "FINISHED", end_time=start)
-    client.set_tag(run_id, "records", digest)
+    client.set_tag(run_id, RECORDS, digest)
 
 
 def sync_benchmark(path: str | Path) -> str:
@@ -112,13 +120,13 @@ def sync_benchmark(path: str | Path) -> str:
             tags = {"stage": BENCHMARK, "fingerprint": fingerprint} | provenance()
             run = client.create_run(experiment, tags=tags, run_name=BENCHMARK)
         run_id, start = run.info.run_id, run.info.start_time
-        if run.data.tags.get("records") == fingerprint:
+        if run.data.tags.get(RECORDS) == fingerprint:
             return run_id
         send_params(client, run_id, texts, run.data.params)
         send_points(client, run_id, start, [(key, value, 0, 0.0) for key, value in numbers.items()])
         client.log_artifact(run_id, str(path))
         client.set_terminated(run_id, "FINISHED", end_time=start)
-        client.set_tag(run_id, "records", fingerprint)
+        client.set_tag(run_id, RECORDS, fingerprint)
     return run_id
 
 

@@ -1,13 +1,15 @@
 """Records as flat series of points: what a tracker is filled with. Knows the records' schema and no tracker.
 
-Names: ``train/ val/ gate/ regime/ speed/`` over the training step; ``eval/*`` at the last step; ``ablate/<intervention>/*``,
-where the step axis is the intervention's strength for a sweep at the final weights (per cent for the gate, blocks for skipped
-blocks), or the training step of the weights when there is nothing to sweep. The gate forced to 0, 0.5 and 1 is also given over
-training: ``ablate/gate_0/*``, ``ablate/gate_0.5/*``, ``ablate/gate_1/*``; so is the inversion statistic of each way of removing a
-branch, ``ablate/inversion_<way>``, beside the latent branch's share of the gated signal, ``ablate/latent_share``. The controls
-stay in the record: there are some hundred.
-``annealed/*`` at the steps where a learning-rate schedule ended; ``position/*`` over the position in the window, ``length/*``
-over the window's length in tokens; ``recall/<task>_*``; ``downstream/<task>_*``; ``layers/<type>_<replacement>`` over training.
+What arms are compared by, some forty names a run; the rest stays in the records, where it is some hundreds. Losses are in nats.
+
+``train/ val/ gate/ regime/ moe/ speed/ system/`` over the training step, with ``val/tokens`` for an axis of tokens, and
+``annealed/nats`` where a learning-rate schedule ended; ``eval/*`` at the last step; ``position/nats`` over the position in the
+window, ``length/nats`` over its length; ``recall/<task>_accuracy``; ``tasks/<task>_*`` of downstream tasks.
+``intervention/<name>`` is the loss under it, where the step axis is the strength of a sweep at the final weights (per cent for
+the gate, blocks for skipped blocks), or the training step of the weights when there is nothing to sweep; the gate forced to 0,
+0.5 and 1 is also given over training. Beside it ``intervention/inversion`` (the statistic, by means) and
+``intervention/latent_share`` of the gated signal; ``layers/<type>`` is the damage without all layers of a type, replaced by their
+means. The order of names is that of sections in a chart view that nobody has arranged: ``eval`` comes first.
 """
 
 from __future__ import annotations
@@ -17,20 +19,25 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lolm.analysis.dependency import statistics
-from lolm.config import flatten
 from lolm.records import AXES, names
-from lolm.records.schema import Ablation, Condition, Downstream, Evaluation, Layers, Recall
+from lolm.records.schema import Ablation, Downstream, Evaluation, Layers, Recall
 from lolm.records.series import Row
 
 SWEPT_OVER_TRAINING = (0.0, 0.5, 1.0)
 ABLATIONS_SHOWN = frozenset(
     (
-        names.NONE, names.GATE, names.BLEND_TO_ONE, names.BLEND_TO_ZERO, names.SKIP_LAST_BLOCKS,
-        *(names.replaced(stream, by) for stream in (names.MEMORY, names.REGIME) for by in (names.ZERO, names.MEAN)),
-        *(names.replaced(branch, names.MEAN) for branch in names.BRANCHES),
+        names.NONE, names.GATE, names.SKIP_LAST_BLOCKS,
+        *(names.replaced(stream, names.MEAN) for stream in (names.MEMORY, names.REGIME, *names.BRANCHES)),
     )
 )  # fmt: skip
-ABLATION_METRICS = ("nats", "bits_per_byte", "accuracy", "kl_to_full")
+# Of a run's series: the same loss in other units, and what a setting says already.
+LEFT_OUT = frozenset(
+    (
+        *AXES, names.VAL_BITS_PER_BYTE, names.GATE_TARGET, names.REGIME_TAU,
+        *(f"{names.ANNEALED}/{value}" for value in ("bits_per_byte", "accuracy", "gate_mean")),
+    )
+)  # fmt: skip
+VAL_TOKENS = "val/tokens"
 
 Point = tuple[str, float, int, float]  # key, value, step, seconds since the run's start
 
@@ -42,91 +49,84 @@ def as_written(rows: Sequence[Row]) -> list[Row]:
 
 
 def training_points(rows: Iterable[Row]) -> list[Point]:
-    """Every value of the series except the axes, at its step."""
-    return [(key, value, int(row["step"]), row["seconds"]) for row in rows for key, value in row.items() if key not in AXES]
-
-
-def evaluation_points(evaluation: Evaluation, step: int, seconds: float) -> list[Point]:
-    """Scalars of an evaluation as ``eval/<section>_<name>``, and three of its tables as series over an axis of their own.
-
-    ``eval/annealed_<split>_<metric>`` over the step at which a schedule ended; ``position/<metric>`` over the first position of
-    each bin; ``length/<metric>`` over the window's tokens. Other lists (histograms), texts and the scores of single lengths stay
-    in the record.
-    """
-    identity = {"arm", "seed", "fingerprint", "name", "step", "split"}
-    points = [(f"eval/{key}", n, step, seconds) for key, n in _numbers(evaluation, {*identity, "schedule_ends", "lengths"})]
-    for end in evaluation.schedule_ends:
-        points += [(f"eval/annealed_{key}", value, end.step, end.seconds) for key, value in _numbers(end, set(AXES))]
-    for part in evaluation.positions.bins:
-        points += [(f"position/{key}", value, part.start, seconds) for key, value in _numbers(part, {"start", "stop"})]
-    for window in evaluation.lengths.windows.values():
-        scores = [score for score in _numbers(window, {"seq_len", "tokens"}) if score[0] != "beyond_tokens"]
-        points += [(f"length/{key}", value, window.seq_len, seconds) for key, value in scores]
+    """Values of the series at their steps, and the tokens until then where a model was scored."""
+    points: list[Point] = []
+    for row in rows:
+        values = row | ({VAL_TOKENS: row["tokens"]} if names.VAL_NATS in row else {})
+        points += [(key, value, int(row["step"]), row["seconds"]) for key, value in values.items() if key not in LEFT_OUT]
     return points
 
 
+def evaluation_points(evaluation: Evaluation, step: int, seconds: float) -> list[Point]:
+    """Losses on the splits beside a bigram's; that of annealed copies over the step at which a schedule ended; by the first
+    position of each bin; by the window's tokens."""
+    test = evaluation.test
+    values = {
+        "test_nats": test.nats, "test_bits_per_byte": test.bits_per_byte, "test_accuracy": test.accuracy,
+        "validation_nats": evaluation.validation.nats, "bigram_nats": evaluation.references.bigram,
+    }  # fmt: skip
+    if evaluation.gate is not None:
+        values["gate_mean"] = evaluation.gate.mean
+    points: list[Point] = [(f"eval/{key}", value, step, seconds) for key, value in values.items()]
+    points += [("eval/annealed_test_nats", end.test.nats, end.step, end.seconds) for end in evaluation.schedule_ends]
+    points += [("position/nats", part.nats, part.start, seconds) for part in evaluation.positions.bins]
+    return points + [("length/nats", window.nats, window.seq_len, seconds) for window in evaluation.lengths.windows.values()]
+
+
 def recall_points(recall: Recall, step: int, seconds: float) -> list[Point]:
-    """``recall/<task>_accuracy``, ``_nats`` and ``_chance`` of each task, at a run's last step; of a run that diverged, the
-    chance level and ``_diverged``."""
+    """``recall/<task>_accuracy`` at a run's last step; of a run that diverged ``_diverged``."""
     points: list[Point] = []
     for name, task in recall.tasks.items():
-        values = {"accuracy": task.accuracy, "nats": task.nats, "chance": task.chance, "diverged": 1.0 if task.diverged else None}
+        values = {"accuracy": task.accuracy, "diverged": 1.0 if task.diverged else None}
         points += [(f"recall/{name}_{key}", value, step, seconds) for key, value in values.items() if value is not None]
     return points
 
 
 def downstream_points(downstream: Downstream, step: int, seconds: float) -> list[Point]:
-    """``downstream/<task>_<metric>`` of each task, with ``_bigram`` and ``_chance`` beside its main one, at a run's last step."""
+    """``tasks/<task>_<metric>`` of each task, and ``_error``, ``_bigram``, ``_chance`` of its main one, at a run's last step."""
     points: list[Point] = []
     for name, task in downstream.tasks.items():
-        points += [(f"downstream/{name}_{metric}", found.value, step, seconds) for metric, found in task.metrics.items()]
+        points += [(f"tasks/{name}_{metric}", found.value, step, seconds) for metric, found in task.metrics.items()]
         main = task.metrics[task.main]
-        beside = {"bigram": main.bigram, "chance": main.chance}
-        points += [(f"downstream/{name}_{key}", value, step, seconds) for key, value in beside.items() if value is not None]
+        beside = {"error": main.error, "bigram": main.bigram, "chance": main.chance}
+        points += [(f"tasks/{name}_{key}", value, step, seconds) for key, value in beside.items() if value is not None]
     return points
-
-
-def _numbers(record: Any, skip: set[str]) -> list[tuple[str, float]]:
-    """Numbers of a record by their path, ``a_b``; lists, texts and what is skipped at the top left out."""
-    flat = flatten({key: value for key, value in dataclasses.asdict(record).items() if key not in skip})
-    numbers = {key: value for key, value in flat.items() if isinstance(value, int | float) and not isinstance(value, bool)}
-    return [(key.replace(".", "_"), float(value)) for key, value in numbers.items()]
 
 
 def ablation_points(ablation: Ablation, seconds: float) -> list[Point]:
     """Conditions of an ablation record; the top of this module says which step axis each gets."""
     points: list[Point] = []
 
-    def add(name: str, step: int, condition: Condition) -> None:
-        points.extend((f"ablate/{name}/{metric}", getattr(condition, metric), step, seconds) for metric in ABLATION_METRICS)
+    def add(name: str, step: int, nats: float) -> None:
+        points.append((f"intervention/{name}", nats, step, seconds))
 
     for condition in ablation.conditions:
         name, value = condition.intervention, condition.value
         if name not in ABLATIONS_SHOWN:
             continue
         if value is None:
-            add(name, condition.step, condition)
+            add(name, condition.step, condition.nats)
             continue
         if condition.step == ablation.steps[-1]:
-            add(name, round(value) if name == names.SKIP_LAST_BLOCKS else round(100 * value), condition)
+            add(name, round(value) if name == names.SKIP_LAST_BLOCKS else round(100 * value), condition.nats)
         if name == names.GATE and value in SWEPT_OVER_TRAINING:
-            add(f"{names.GATE}_{value:g}", condition.step, condition)
+            add(f"{names.GATE}_{value:g}", condition.step, condition.nats)
     for step in ablation.steps:
-        points += [(f"ablate/inversion_{way}", nats, step, seconds) for way, nats in statistics(ablation, step).items()]
+        if (nats := statistics(ablation, step).get(names.MEAN)) is not None:
+            add("inversion", step, nats)
     for row in ablation.contributions:
         latent = row.addends.get(names.LATENT)
         if latent is not None and latent.share is not None:
-            points.append(("ablate/latent_share", latent.share, row.step, seconds))
+            add("latent_share", row.step, latent.share)
     return points
 
 
 def layer_points(layers: Layers, seconds: float) -> list[Point]:
-    """``layers/<type>_<replacement>``: damage without all layers of a type at every checkpoint, nats."""
+    """``layers/<type>``: damage without all layers of a type, replaced by their means, at every checkpoint, nats."""
     found = layers.measured
     values = (
-        (f"layers/{kind}_{by}", found.damage(sites, by, step), step)
+        (f"layers/{kind}", found.damage(sites, names.MEAN, step), step)
         for kind, sites in found.of_type.items()
-        for by in names.REPLACEMENTS
         for step in found.steps
     )
     return [(name, value, step, seconds) for name, value, step in values if value is not None]

@@ -7,16 +7,19 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from lolm import LolmError
+from lolm.tracking.experiments import KIND, KIND_TAG, arrange
 from lolm.tracking.series import Point
 
 METRICS_PER_CALL = 1000  # MLflow's limits
 PARAMS_PER_CALL = 100
+REPORTS = "lolm-reports"  # the experiment of studies' reports, of all scales
+RECORDS, SENT = "mlflow.lolm.records", "mlflow.lolm.sent"  # tags of a run that say what it holds; pages hide those of this prefix
 
 
 class TrackingError(LolmError):
@@ -54,6 +57,8 @@ def prepare_store() -> None:
     with store_lock():
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(f"{path.name}.*.new*"):  # by a process that was killed
+                left.unlink()
             temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
             try:
                 _open(f"sqlite:///{temporary}")
@@ -112,7 +117,9 @@ def store_lock() -> Iterator[None]:
 
 
 def _mlflow() -> Any:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # A server that does not answer is given up after some 20 s, not after minutes.
+    for name, value in (("DISABLE_TELEMETRY", "true"), ("HTTP_REQUEST_MAX_RETRIES", "1"), ("HTTP_REQUEST_TIMEOUT", "10")):
+        os.environ.setdefault(f"MLFLOW_{name}", value)
     import mlflow
 
     for chatter in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
@@ -132,10 +139,17 @@ def experiment_called(client: Any, name: str) -> str:
     if found is None:
         local = sqlite_path(store_uri()) is not None  # else the server decides where artifacts lie
         folder = (project_root() / "mlartifacts" / name).as_uri() if local else None
-        return client.create_experiment(name, artifact_location=folder)
+        return client.create_experiment(name, artifact_location=folder, tags={KIND_TAG: KIND})
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
+
+
+def training_experiment(client: Any, scale: str) -> str:
+    """Id of the experiment of a scale's training runs, made and arranged where it is not."""
+    experiment = experiment_called(client, experiment_name(scale))
+    arrange(client, client.get_experiment(experiment), scale)
+    return experiment
 
 
 def experiment_id(scale: str) -> str | None:
@@ -145,16 +159,16 @@ def experiment_id(scale: str) -> str | None:
 
 
 def known_digests(scale: str) -> set[str]:
-    """Digests of the records that the local store holds whole; empty when that cannot be said cheaply."""
+    """Digests of a scale's records and reports that the local store holds whole; empty when that cannot be said cheaply."""
     path = sqlite_path(store_uri())
     if path is None or not path.exists():
         return set()
     query = """SELECT tags.value FROM tags JOIN runs USING (run_uuid) JOIN experiments USING (experiment_id)
-               WHERE tags.key = 'records' AND runs.lifecycle_stage = 'active'
-               AND experiments.lifecycle_stage = 'active' AND experiments.name = ?"""
+               WHERE tags.key = ? AND runs.lifecycle_stage = 'active'
+               AND experiments.lifecycle_stage = 'active' AND experiments.name IN (?, ?)"""
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as database:
-            return {row[0] for row in database.execute(query, (experiment_name(scale),))}
+            return {row[0] for row in database.execute(query, (RECORDS, experiment_name(scale), REPORTS))}
     except sqlite3.Error:  # another schema: take the slow way, which says what is wrong
         return set()
 
@@ -168,12 +182,16 @@ def find_run(client: Any, experiment: str, fingerprint: str) -> Any:
     return found[0] if found else None
 
 
-def send_points(client: Any, run_id: str, start: int, points: list[Point]) -> None:
-    """Send points in batches; the store drops an exact duplicate."""
+def send_points(client: Any, run_id: str, start: int, points: list[Point], of: Callable[[str], Any] = lambda key: {}) -> None:
+    """Send points in batches; the store drops an exact duplicate.
+
+    Args:
+        of: by a metric's key, what it is of: fields of MLflow's ``Metric`` that name a model and a data set.
+    """
     from mlflow.entities import Metric
 
     for i in range(0, len(points), METRICS_PER_CALL):
-        batch = [Metric(key, value, start + int(1000 * s), step) for key, value, step, s in points[i : i + METRICS_PER_CALL]]
+        batch = [Metric(key, n, start + int(1000 * s), step, **of(key)) for key, n, step, s in points[i : i + METRICS_PER_CALL]]
         client.log_batch(run_id, metrics=batch)
 
 
@@ -195,6 +213,7 @@ def provenance() -> dict[str, str]:
     except OSError:  # no git here
         git = ""
     if git:
-        tags |= {"git.commit": git, "mlflow.source.git.commit": git.removesuffix("-dirty")}
+        dirty = str(git.endswith("-dirty")).lower()
+        tags |= {"mlflow.source.git.commit": git.removesuffix("-dirty"), "mlflow.source.git.dirty": dirty}
     names = {"pipeline": "LOLM_PIPELINE", "dvc.exp_name": "DVC_EXP_NAME", "dvc.exp_baseline": "DVC_EXP_BASELINE_REV"}
     return tags | {tag: os.environ[variable] for tag, variable in names.items() if os.environ.get(variable)}

@@ -33,7 +33,7 @@ from lolm.records import SeriesWriter, names, read, write
 from lolm.records.schema import RunHeader, Summary
 from lolm.training import ranks
 from lolm.training.checkpoint import checkpointed, cooldown_path, remove_checkpoint, restore, save, save_weights, snapshot_path
-from lolm.training.metrics import stream_metrics
+from lolm.training.metrics import Usage, stream_metrics
 from lolm.training.progress import Progress, TrainingError
 from lolm.training.scratch import BRANCHES, FINISHED, publish
 from lolm.training.steps import Steps
@@ -68,6 +68,7 @@ class Trainer(Steps):
         self.ends = (self.training.steps, *self.training.cooldown_steps)  # of the schedules: the trunk's, then the cooldowns'
         self.header: RunHeader | None = None
         self.records: SeriesWriter | None = None  # the lead's
+        self.usage = Usage(self.device)
         self.peak = 0.0  # FLOP/s of all devices together, where known
         if self.device.type == "cuda":
             self.peak = ranks.count() * (peak_flops(torch.cuda.get_device_name(), self.training.precision) or 0.0)
@@ -229,6 +230,7 @@ class Trainer(Steps):
         row[names.TOKENS_PER_SECOND] = speed
         if self.peak:
             row[names.MFU] = speed * self.flops_per_token / self.peak
+        row |= self.usage.since_last()
         if self._last_streams is not None and ranks.is_lead():
             row |= stream_metrics(self._last_streams, self.model)
         self._write(row)

@@ -1,6 +1,10 @@
-"""What a run writes about its streams while it trains."""
+"""What a run writes about its streams and its process while it trains."""
 
 from __future__ import annotations
+
+import resource
+import sys
+import time
 
 import torch
 
@@ -38,3 +42,23 @@ def load_metrics(load_LE: torch.Tensor) -> dict[str, float]:
     load = load_LE.double()
     entropy = float(torch.special.entr(load).sum(dim=-1).mean())
     return {names.EXPERT_LOAD_MAX: float(load.max()), names.EXPERT_LOAD_ENTROPY: entropy}
+
+
+class Usage:
+    """What this process uses, itself and its threads; two system calls a line of the series."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._clock, self._busy = time.perf_counter(), time.process_time()
+
+    def since_last(self) -> dict[str, float]:
+        """``system/cpu_percent`` (100: one processor) since the last call, and the peaks of memory so far, in MiB."""
+        clock, busy = time.perf_counter(), time.process_time()
+        percent = 100 * (busy - self._busy) / max(clock - self._clock, 1e-9)
+        self._clock, self._busy = clock, busy
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes of what the system counts in
+        peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        row = {names.CPU_PERCENT: round(percent, 1), names.PEAK_MEMORY: peak // 2**20}
+        if self.device.type == "cuda":
+            row[names.PEAK_GPU_MEMORY] = torch.cuda.max_memory_allocated(self.device) // 2**20
+        return row

@@ -19,12 +19,12 @@ from synthetic import write_results  # noqa: E402
 import lolm  # noqa: E402
 from lolm.corpus.tokenizer import Tokenizer, train_tokenizer  # noqa: E402
 from lolm.export import ExportError, export, is_export, open_export  # noqa: E402
-from lolm.export.code import flat_modules  # noqa: E402
 from lolm.export.folder import write_model  # noqa: E402
 from lolm.models.build import build_model  # noqa: E402
 from lolm.objectives import build_heads  # noqa: E402
 from lolm.records import Layout, RecordError, read, sha256_of, write_json  # noqa: E402
 from lolm.records.schema import RunHeader  # noqa: E402
+from lolm.source import flat_modules  # noqa: E402
 from lolm.training.checkpoint import save_weights  # noqa: E402
 
 # What a stranger runs: the library, and none of this project or of what it alone needs.

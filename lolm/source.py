@@ -1,16 +1,16 @@
-"""A model's own source as flat modules, which the ``transformers`` library copies and imports without this project.
+"""A model's own source as flat modules of one folder, which import each other as ``from .module import …`` and not this project.
 
-It takes along what a file names as ``from .module import …``, from one folder: packages and absolute names do not reach it.
+The ``transformers`` library takes along no more than that with a model, packages and absolute names do not reach it; MLflow
+takes it as a package.
 """
 
 from __future__ import annotations
 
 import ast
-import importlib.util
 from functools import cache
 from pathlib import Path
 
-PACKAGE, HERE = "lolm", "lolm.export."  # modules of this package keep their bare name
+PACKAGE, EXPORT = "lolm", "lolm.export."  # modules of that package keep their bare name
 
 
 @cache
@@ -64,11 +64,9 @@ def _origin(module: str, name: str) -> str:
 
 
 def _flat(module: str) -> str:
-    return module.removeprefix(HERE).replace(".", "_")
+    return module.removeprefix(EXPORT).replace(".", "_")
 
 
 def _path(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
-    assert spec is not None, module
-    assert spec.origin is not None, module
-    return Path(spec.origin)
+    path = Path(__file__).parent.joinpath(*module.split(".")[1:])  # found without an import, which would load torch
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

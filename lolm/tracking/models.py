@@ -1,0 +1,137 @@
+"""What a run made and read, as MLflow knows it: the model of its final weights, and the data sets it was trained and scored on.
+
+The model is a link. Its folder has the code that computes it, in one file that Python imports from, and says where in the project
+weights and tokenizer lie and which bytes they are: some 90 kB, whatever the model's size.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lolm.config import to_mapping
+from lolm.records import Layout, fingerprint_of, read_json, sha256_of, write_json, write_text
+from lolm.records.results import RunRecord
+from lolm.records.schema import RunHeader
+from lolm.source import flat_modules
+from lolm.tracking.experiments import NOTE_TAG
+from lolm.tracking.notes import first_note
+
+WEIGHTS = "model.safetensors"
+EXAMPLE = "The rain stopped. Nobody had seen the ship, and the old man went home."
+READ_BY_IT = ("numpy", "pandas", "safetensors", "sentencepiece", "torch")  # distributions that the loader imports
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+
+def data_set(header: RunHeader, layout: Layout, split: str) -> Any:
+    """A split as MLflow's entity: a digest of its bytes, where it lies, how much it is."""
+    from mlflow.entities import Dataset
+
+    path = layout.shards_record
+    counts = read_json(path) if path.exists() else {}
+    digests = {TRAIN: header.data.train, VALIDATION: header.data.validation}
+    digest = digests.get(split) or fingerprint_of(header.data.train, split, counts.get(split))  # held out of the same corpus
+    return Dataset(
+        name=f"{layout.scale}-{split}",
+        digest=digest[:32],
+        source_type="local",
+        source=json.dumps({"uri": f"artifacts/{layout.scale}/shards"}),
+        schema=json.dumps({"mlflow_colspec": [{"name": "token", "type": "integer", "required": True}]}),
+        profile=json.dumps({key: n for key, n in counts.get(split, {}).items() if key != "shards"}),
+    )
+
+
+def log_data(client: Any, run_id: str, sets: dict[str, Any]) -> None:
+    """Say what a run was trained on (context ``training``) and scored on; the store keeps each once."""
+    from mlflow.entities import DatasetInput, InputTag
+
+    context = {TRAIN: "training", VALIDATION: "validation", TEST: "testing"}
+    inputs = [DatasetInput(data, [InputTag("mlflow.data.context", context[split])]) for split, data in sets.items()]
+    client.log_inputs(run_id, inputs)
+
+
+def data_of(key: str) -> str | None:
+    """The split that a metric of the final model is of, empty for another text; None for a metric of something else."""
+    if key.startswith("tasks/"):
+        return ""
+    if not key.startswith("eval/") or "annealed" in key:
+        return None
+    return VALIDATION if "validation" in key else TEST
+
+
+def log_model(client: Any, experiment: str, run_id: str, record: RunRecord, layout: Layout) -> str:
+    """The one model of a run, made where there is none yet; returns its id."""
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    found = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")
+    if found and found[0].status == LoggedModelStatus.READY:
+        return found[0].model_id
+    header, weights = record.header, layout.weights(*record.key) / WEIGHTS
+    known = record.summary.weights.get(WEIGHTS) or (sha256_of(weights) if weights.exists() else None)
+    files: dict[str, dict[str, Any]] = {
+        "weights": {"path": weights.relative_to(layout.root).as_posix(), "sha256": known},
+        "tokenizer": {
+            "path": (layout.tokenizer / "tokenizer.model").relative_to(layout.root).as_posix(),
+            "sha256": read_json(layout.tokenizer_record)["model_sha256"] if layout.tokenizer_record.exists() else None,
+        },
+    }
+    if found:
+        model_id = found[0].model_id
+    else:
+        params = {"arm": record.arm, "seed": record.seed, "step": record.summary.step, "parameters": header.parameters.total}
+        tags = {NOTE_TAG: first_note(header), "fingerprint": header.fingerprint}
+        tags |= {"weights": files["weights"]["path"], "weights.sha256": known or "unknown"}
+        params = {key: str(value) for key, value in params.items()}
+        made = client.create_logged_model(experiment, str(record.key), run_id, tags, params, "language model")
+        model_id = made.model_id
+    with tempfile.TemporaryDirectory() as folder:
+        _write(Path(folder), header, files, run_id, model_id)
+        client.log_model_artifacts(model_id, folder)
+    outputs = client.get_run(run_id).outputs
+    if outputs is None or not outputs.model_outputs:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, record.summary.step)])
+    client.finalize_logged_model(model_id, "READY")
+    return model_id
+
+
+def _write(folder: Path, header: RunHeader, files: dict[str, Any], run_id: str, model_id: str) -> None:
+    """The model's folder: ``MLmodel`` with its signature, an example of an input, what to install, code, and the link."""
+    from mlflow import pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    package, code = _code()
+    columns = {"continuation": "string", "tokens": "long", "nats_per_token": "double", "bits_per_byte": "double"}
+    params = {"max_tokens": ("long", 32), "temperature": ("double", 0.8), "top_k": ("long", 50), "seed": ("long", 0)}
+    signature = ModelSignature(
+        Schema([ColSpec("string", "text")]),
+        Schema([ColSpec(kind, name) for name, kind in columns.items()]),
+        ParamSchema([ParamSpec(name, kind, default) for name, (kind, default) in params.items()]),
+    )
+    example = {"artifact_path": "input_example.json", "type": "dataframe", "pandas_orient": "split"}
+    model = Model(run_id=run_id, model_id=model_id, signature=signature, saved_input_example_info=example)
+    pyfunc.add_to_model(model, f"{package}.pyfunc", data="data", code="code.zip", python_env="python_env.yaml")
+    model.save(str(folder / "MLmodel"))
+    write_json(folder / "input_example.json", {"columns": ["text"], "data": [[EXAMPLE]]})
+    write_text(folder / "requirements.txt", "".join(f"{name}=={version(name).partition('+')[0]}\n" for name in READ_BY_IT))
+    write_text(folder / "python_env.yaml", "dependencies: [-r requirements.txt]\n")
+    write_json(folder / "data" / "run.json", {"run": to_mapping(header.run), "files": files})
+    (folder / "code.zip").write_bytes(code)
+
+
+@cache
+def _code() -> tuple[str, bytes]:
+    """Name of a package and its files in a zip archive. The name is of its bytes, so that models of other code load beside it."""
+    modules = flat_modules("lolm.export.pyfunc") | {"__init__.py": ""}
+    package = f"lolm_{fingerprint_of(modules)}"
+    with tempfile.TemporaryFile() as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, source in modules.items():
+                archive.writestr(zipfile.ZipInfo(f"{package}/{name}"), source, zipfile.ZIP_DEFLATED)
+        file.seek(0)
+        return package, file.read()

@@ -1,0 +1,144 @@
+"""What MLflow shows of a run: its model, which loads without this project, its data, its verdicts, and charts without set-up."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from minicorpus import make_texts
+from synthetic import write_results
+
+import lolm
+from lolm import tracking
+from lolm.corpus.tokenizer import train_tokenizer
+from lolm.export.pyfunc import _load_pyfunc
+from lolm.models.build import build_model
+from lolm.objectives import build_heads
+from lolm.records import Layout, RunKey, read, sha256_of, write, write_json
+from lolm.records.schema import RunHeader, Summary
+from lolm.tracking.experiments import LONGEST_TAG, SECTIONS, VIEW_TAG
+from lolm.tracking.models import EXAMPLE
+from lolm.tracking.notes import LONGEST
+from lolm.tracking.runs import finished_view
+from lolm.tracking.store import open_client
+from lolm.training.checkpoint import save_weights
+
+KEY = RunKey("lolm", 1)
+STRANGER = """
+import json, sys
+sys.modules.update(dict.fromkeys(("lolm", "pipeline", "numba", "triton")))
+import mlflow
+model = mlflow.pyfunc.load_model(sys.argv[1])
+print(json.dumps(model.predict(model.input_example, params={"max_tokens": 8, "seed": 1}).to_dict("records")))
+"""
+
+
+@pytest.fixture(scope="module")
+def synced(tmp_path_factory, migrated):
+    """A project whose records MLflow holds, with the weights of its one run; the layout, a client, the run and its model."""
+    root = tmp_path_factory.mktemp("tracked")
+    shutil.copy(migrated, root / "mlflow.db")
+    write_results(root, arms=("lolm",), seeds=(1,))
+    layout = Layout("smoke", root)
+    run = read(layout.header(*KEY), RunHeader).run
+    lines = [line for text in make_texts(300).values() for line in text.split("\n")]
+    layout.tokenizer.mkdir(parents=True)
+    (layout.tokenizer / "tokenizer.model").write_bytes(train_tokenizer(lines, run.vocab_size))
+    write_json(layout.tokenizer / "tokenizer.json", {"model_sha256": sha256_of(layout.tokenizer / "tokenizer.model")})
+    torch.manual_seed(0)
+    weights = layout.weights(*KEY) / "model.safetensors"
+    save_weights(weights, build_model(run), build_heads(run.architecture, run.size))
+    write(layout.summary(*KEY), replace(read(layout.summary(*KEY), Summary), weights={weights.name: sha256_of(weights)}))
+    header = read(layout.header(*KEY), RunHeader)
+    said = {"group": "gate", "source": "a paper", "published": [{"value": 2.0, "unit": "x"}], "sound": {"shown": "1.5×"}}
+    this = [{"name": header.name, "fingerprint": header.fingerprint}]
+    claims = [said | {"statement": "Twice.", "runs": this, "verdict": "fails"}]
+    claims += [said | {"statement": "Of another.", "runs": [], "verdict": "holds"}]
+    write_json(layout.reports / "claims.json", claims)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("DVC_ROOT", str(root))
+        patch.chdir(root)
+        tracking.sync_scale("smoke", root)
+        client = open_client()
+        (experiment,) = [found for found in client.search_experiments() if found.name == "lolm-smoke"]
+        (run,) = client.search_runs([experiment.experiment_id])
+        (model,) = client.search_logged_models([experiment.experiment_id])
+        yield layout, client, experiment, run, model
+
+
+def test_the_model_loads_without_this_project_and_says_what_it_says(synced, tmp_path):
+    layout, _, _, run, model = synced
+    environment = os.environ | {"PYTHONPATH": "", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "-P", "-c", STRANGER, model.artifact_location]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout.splitlines()[-1])
+    ours = lolm.load(layout.weights(*KEY))
+    scored = ours.score(EXAMPLE)
+    assert found["tokens"] == scored.tokens
+    assert found["nats_per_token"] == pytest.approx(scored.nats_per_token, abs=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(scored.bits_per_byte, abs=1e-5)
+    assert found["continuation"] == ours.generate(EXAMPLE, max_tokens=8, seed=1)
+    assert [(output.model_id, output.step) for output in run.outputs.model_outputs] == [
+        (model.model_id, ours.records.summary.step)
+    ]
+    size = sum(path.stat().st_size for path in Path(model.artifact_location.removeprefix("file://")).rglob("*") if path.is_file())
+    assert size < 150_000, "weights are linked"
+
+
+def test_metrics_of_the_model_are_of_a_data_set(synced):
+    layout, _, _, run, model = synced
+    record = finished_view(layout, KEY).record
+    found = {metric.key: metric for metric in model.metrics}
+    assert found["eval/test_nats"].value == record.evaluation.test.nats
+    assert found["eval/validation_nats"].dataset_name == "smoke-validation"
+    digests = {made.dataset.name: made.dataset.digest for made in run.inputs.dataset_inputs}
+    assert found["eval/test_nats"].dataset_digest == digests["smoke-test"]
+    assert not [key for key in found if not key.startswith("eval/")]
+
+
+def test_other_weights_and_missing_ones_are_refused(synced, tmp_path, monkeypatch):
+    layout, _, _, _, model = synced
+    copy = tmp_path / "artifacts" / "model"
+    shutil.copytree(model.artifact_location.removeprefix("file://"), copy)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="not in this project; `dvc pull`"):
+        _load_pyfunc(str(copy / "data"))
+    shutil.copytree(layout.artifacts, tmp_path / "artifacts" / "smoke")
+    weights = Layout("smoke", tmp_path).weights(*KEY) / "model.safetensors"
+    *others, last = weights.read_bytes()
+    weights.write_bytes(bytes([*others, last ^ 1]))
+    with pytest.raises(ValueError, match="not the file of this model"):
+        _load_pyfunc(str(copy / "data"))
+
+
+def test_the_description_says_what_the_run_is_and_its_verdicts(synced):
+    layout, client, _, run, _ = synced
+    note = run.data.tags["mlflow.note.content"]
+    assert "(arm `lolm`), scale smoke, seed 1: 100,000 parameters" in note
+    assert "| Twice. | 2.00× | 1.5× | **fails** |" in note
+    assert "Of another" not in note
+    assert len(note) <= LONGEST
+    write_json(layout.reports / "claims.json", [])
+    assert tracking.sync_scale("smoke", layout.root) == 1, "another ledger, another description"
+    assert "No published claim" in client.get_run(run.info.run_id).data.tags["mlflow.note.content"]
+
+
+def test_the_chart_view_compares_arms_by_metrics_that_runs_have(synced):
+    _, _, experiment, run, _ = synced
+    view = experiment.tags[VIEW_TAG]
+    assert len(view) <= LONGEST_TAG
+    state = json.loads(view)
+    first, *_ = state["compareRunCharts"]
+    assert (first["metricKey"], first["selectedXAxisMetricKey"]) == ("val/nats", "val/tokens")
+    assert state["groupBy"]["groupByKeys"] == [{"mode": "param", "groupByData": "arm"}]
+    assert {metric for charts in SECTIONS.values() for metric in charts} <= set(run.data.metrics)
+    assert "arm" in run.data.params
+    assert f"({tracking.chart_page(experiment.experiment_id)})" in experiment.tags["mlflow.note.content"]
+    assert len(run.data.metrics) <= 45
