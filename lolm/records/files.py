@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import platform
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,15 +31,37 @@ def named(path: str | Path) -> Iterator[None]:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from None
 
 
+HOST = re.sub(r"[^A-Za-z0-9]", "-", platform.node())
+DAY = 86_400.0  # seconds
+
+
 def _beside(path: Path) -> Path:
-    """A temporary name beside a path, where what killed processes have left of it is cleared away; each path has one writer."""
+    """A temporary name beside a path, where what killed processes have left of it is cleared away."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.tmp"):
+        if _in_use(leftover):
+            continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}-{HOST}.tmp")
+
+
+def _in_use(temporary: Path) -> bool:
+    """Whether another process may be writing to it: one that lives on this machine, or wrote on another one within a day."""
+    pid, _, host = temporary.name.removesuffix(".tmp").removesuffix(".0").rpartition(".")[2].partition("-")
+    try:
+        if host not in ("", HOST):
+            return time.time() - temporary.stat().st_mtime < DAY
+        if int(pid) == os.getpid():
+            return False
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, FileNotFoundError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from minicorpus import make_texts, write_jsonl
 from processes import KILL, SHORT, SIGNAL, STAGES, TORN, Ended, Forge
 from projects import ROOT
 
+from lolm.records.names import CPU_PERCENT, MFU, PEAK_MEMORY, TOKENS_PER_SECOND
+
 ARM, SEED = "lolm", 1
 RUN = ("--arm", ARM, "--seed", str(SEED))
 PIECES = dict.fromkeys(("train", "evaluate", "ablate", "layers", "recall"), RUN) | {
@@ -22,7 +24,7 @@ PIECES = dict.fromkeys(("train", "evaluate", "ablate", "layers", "recall"), RUN)
     "report": ("--scale", "smoke", "--study", "one"),
     "front": ("--scale", "smoke"),
 }
-TIMES = {"seconds", "annealing_seconds", "tokens_per_second", "speed/tokens_per_second", "mfu", "speed/mfu"}
+TIMES = {"seconds", "annealing_seconds", "tokens_per_second", TOKENS_PER_SECOND, "mfu", MFU, CPU_PERCENT, PEAK_MEMORY}
 MEASURED = ("seconds", "hours", "efficiency", "speed")  # files of a report that show times
 CHANGES = {
     "corpus": {"source": "local", "path": "text.jsonl", "validation": [], "test": [],

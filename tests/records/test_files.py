@@ -18,6 +18,7 @@ from lolm.records import (
     write_json,
     write_rows,
 )
+from lolm.records.files import HOST
 
 ROW = {"step": 1, "tokens": 10, "flops": 2.0, "seconds": 0.5}
 
@@ -106,13 +107,15 @@ def test_a_finished_series_is_compressed_and_keeps_the_order_of_its_rows(tmp_pat
 
 
 def test_what_killed_processes_left_beside_a_path_is_cleared_away(tmp_path):
-    """And nothing else: neither another file's, nor what is no temporary name."""
-    (tmp_path / ".x.json.123.tmp").write_text("half")
-    for kept in (".y.json.123.tmp", ".x.json.mine.tmp", "x.json.1.tmp"):
-        (tmp_path / kept).write_text("kept")
+    """And nothing else: what a living process writes to, or may on another machine, another file's, what is no temporary name."""
+    ended = 99_999_999  # more than Linux gives
+    kept = {".y.json.1.tmp", ".x.json.mine.tmp", "x.json.1.tmp", f".x.json.{os.getppid()}-{HOST}.tmp", ".x.json.1-another.tmp"}
+    for name in (*kept, f".x.json.{ended}.tmp", f".x.json.{ended}-{HOST}.tmp", ".x.json.2-another.tmp"):
+        (tmp_path / name).write_text("half")
+    os.utime(tmp_path / ".x.json.2-another.tmp", (0, 0))
     write_json(tmp_path / "x.json", 1)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".x.json.mine.tmp", ".y.json.123.tmp", "x.json", "x.json.1.tmp"]
-    for old in (".made.123.tmp", ".made.123.0.tmp"):
+    assert {p.name for p in tmp_path.iterdir()} == {*kept, "x.json"}
+    for old in (f".made.{ended}.tmp", f".made.{ended}-{HOST}.0.tmp"):
         (tmp_path / old).mkdir()
     with atomic_folder(tmp_path / "made") as folder:
         (folder / "a").write_text("a")

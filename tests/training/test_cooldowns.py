@@ -200,7 +200,7 @@ def test_a_kill_at_the_very_end_loses_nothing(straight, tmp_path, monkeypatch):
         train(branched(), tmp_path)
     monkeypatch.undo()
     (tmp_path / "scratch" / "checkpoint.pt").write_bytes(b"left over")
-    leftover = tmp_path / ".run.4711.tmp"
+    leftover = tmp_path / ".run.99999999.tmp"
     leftover.mkdir()
     train(branched(), tmp_path, stop_before=0)
     assert files(tmp_path) == files(straight)

@@ -170,7 +170,7 @@ def test_cut_off_at_every_checkpoint(straight, tmp_path):
 def test_leftovers_of_a_kill_in_the_middle_of_a_write_do_not_stay(straight, tmp_path):
     with pytest.raises(Killed):
         train(short_run("transformer"), tmp_path, stop_before=9)
-    for name in ("checkpoint.tmp", ".config.json.4711.tmp"):
+    for name in ("checkpoint.tmp", ".config.json.99999999.tmp"):
         (tmp_path / "scratch" / name).write_bytes(b"half")
     with open(tmp_path / "scratch" / "metrics.jsonl", "a") as file:
         file.write('{"step": 9, "tok')
