@@ -26,7 +26,7 @@ LOGS = Path(".scratch/logs")
 ALONE = "LOLM_ALONE"  # in the environment of a piece: no other is made beside it
 JOBS = "LOLM_JOBS"  # in the environment: pieces at a time
 FORCE = "LOLM_FORCE"  # in the environment: make also what is made already
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class StageError(LolmError):

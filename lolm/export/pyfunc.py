@@ -6,7 +6,6 @@ installed. It reads PyTorch, NumPy, pandas, SentencePiece and safetensors.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import replace
@@ -22,9 +21,9 @@ from lolm.config import RunConfig, from_mapping
 from lolm.corpus.tokenizer import Tokenizer
 from lolm.generation.generate import ENDED, generate
 from lolm.models.build import build_model
+from lolm.records import sha256_of
 
 HEADS = "objective_heads."  # beside a model's own weights; training alone needs them
-DEFAULTS: dict[str, Any] = {"max_tokens": 32, "temperature": 0.8, "top_k": 50, "seed": 0}
 
 
 class Predictor:
@@ -36,17 +35,16 @@ class Predictor:
         self.model.load_state_dict({name: x for name, x in tensors.items() if not name.startswith(HEADS)})
         self.tokenizer, self.length = tokenizer, run.training.seq_len
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    def predict(self, model_input: Any, params: dict[str, Any]) -> Any:
         """One row a text, as if it began a document: loss in nats a token and bits per byte, tokens, and how it is continued.
 
         Args:
             model_input: table with a column ``text``.
-            params: of :data:`DEFAULTS`; ``max_tokens`` 0 continues nothing.
+            params: those of the model's signature, which MLflow completes by its defaults; ``max_tokens`` 0 continues nothing.
         """
         import pandas as pd
 
-        given = DEFAULTS | (params or {})
-        return pd.DataFrame([self._row(text, **given) for text in model_input["text"]])
+        return pd.DataFrame([self._row(text, **params) for text in model_input["text"]])
 
     def _row(self, text: str, max_tokens: int, **sampling: Any) -> dict[str, Any]:
         eos = self.tokenizer.eos_id
@@ -85,6 +83,6 @@ def _found(folder: Path, path: str, sha256: str | None) -> Path:
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise FileNotFoundError(f"{path}: not in this project; `dvc pull` or `dvc repro` brings it, or put it into {folder}")
-    if sha256 and hashlib.sha256(found.read_bytes()).hexdigest() != sha256:
+    if sha256 and sha256_of(found) != sha256:
         raise ValueError(f"{found}: not the file of this model; trained again since, so take the newer run's model")
     return found
