@@ -15,12 +15,47 @@ from numba.core.caching import _CacheLocator
 ROOT = Path(__file__).resolve().parents[2]
 DROPPED = ("DVC_ROOT", "MLFLOW_TRACKING_URI", "LOLM_PIPELINE", "LOLM_JOBS", "LOLM_FORCE", "LOLM_RUNNER", "PYTHONPATH")
 
+HALT = """
+import os, signal
+replace = os.replace
+def halt(source, target, **folders):
+    folder, name = os.path.split(os.fspath(target))
+    first = name == "checkpoint.pt" and os.path.basename(folder) in os.environ["HALTED"].split() and not os.path.exists(target)
+    first = first and not os.path.exists(os.path.join(folder, "checkpoint.before.pt"))
+    replace(source, target, **folders)
+    if first:
+        os.kill(os.getpid(), signal.SIGSTOP)
+os.replace = halt
+"""
+
 
 def environment(root: Path, **variables: str) -> dict[str, str]:
     """Of a user in that folder: its own code is imported, DVC and MLflow keep what they keep in it."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     own = {"PATH": path, "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(root / ".site"), "OMP_NUM_THREADS": "1"}
     return {key: value for key, value in os.environ.items() if key not in DROPPED} | own | variables
+
+
+def halting(folder: Path, *fingerprints: str) -> dict[str, str]:
+    """Environment in which the runs of these fingerprints stand still (SIGSTOP) as soon as their first checkpoint is written.
+
+    A test can then end them in the middle, however fast the machine and however late its own process gets a turn.
+    """
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(HALT, encoding="utf-8")
+    return {"PYTHONPATH": str(folder), "HALTED": " ".join(fingerprints)}
+
+
+def process_of(root: Path, stage: str, arm: str, seed: int) -> tuple[int, int] | None:
+    """The process that makes a piece of a project, and its parent; None while there is none."""
+    words = [f"pipeline.{stage}", "--arm", arm, "--seed", str(seed)]
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            command = (folder / "cmdline").read_text(encoding="utf-8").split("\0")
+            if all(word in command for word in words) and (folder / "cwd").resolve() == root.resolve():
+                status = (folder / "stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+                return int(folder.name), int(status[1])
+    return None
 
 
 def command(root: Path, *words: str, status: int | None = 0, **variables: str) -> str:

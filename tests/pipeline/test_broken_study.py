@@ -11,11 +11,11 @@ import sys
 import time
 
 import pytest
-from projects import environment, python
+from projects import environment, halting, process_of, python
 from smoke_study import SEEDS, copied
 
 from lolm.records import Layout, read, read_series
-from lolm.records.schema import Divergence
+from lolm.records.schema import Divergence, RunHeader
 
 pytestmark = pytest.mark.slow
 
@@ -23,18 +23,19 @@ pytestmark = pytest.mark.slow
 def test_killed_run_goes_on_and_ends_bit_identical(made, layout, tmp_path):
     """kill -9 in the middle of training, then the same stage again: the weights of the undisturbed run, and nothing else made."""
     copy = copied(made, tmp_path / "killed", "plots", ".scratch")
-    ours = Layout("smoke", copy)
+    ours, fingerprint = Layout("smoke", copy), read(layout.header("lolm", 1), RunHeader).fingerprint
     shutil.rmtree(ours.weights("lolm", 1))
-    words = [sys.executable, "-m", "pipeline.train"]
-    process = subprocess.Popen(words, cwd=copy, env=environment(copy), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    variables = environment(copy, **halting(tmp_path / "halting", fingerprint))
+    process = subprocess.Popen([sys.executable, "-m", "pipeline.train"], cwd=copy, env=variables)
     deadline = time.monotonic() + 300
-    while not list(copy.glob(".scratch/*/checkpoint.pt")):
+    while not (copy / ".scratch" / fingerprint / "checkpoint.pt").exists():
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    training, _ = process_of(copy, "train", "lolm", 1)
+    for number in (process.pid, training):
+        os.kill(number, signal.SIGKILL)
     process.wait()
-    time.sleep(1.5)  # what it started ends with it
     assert not ours.weights("lolm", 1).exists()
     said = python(copy, "-m", "pipeline.train")
     assert "1 of 4 to make" in said

@@ -8,31 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import slurm_node
 import yaml
-from projects import dvc, environment, python
+from projects import dvc, environment, halting, process_of, python
 from smoke_study import RUNS, copied, mlflow_rows
 
 from lolm.records import Layout, read
 from lolm.records.schema import Evaluation, RunHeader
 
 pytestmark = pytest.mark.slow
-
-
-def process_of(root, stage, arm, seed):
-    """The process that makes a piece of a project, and its parent; None while there is none."""
-    words = [f"pipeline.{stage}", "--arm", arm, "--seed", str(seed)]
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it ended meanwhile
-            command = (folder / "cmdline").read_text(encoding="utf-8").split("\0")
-            if all(word in command for word in words) and (folder / "cwd").resolve() == root.resolve():
-                status = (folder / "stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-                return int(folder.name), int(status[1])
-    return None
 
 
 @pytest.mark.skipif(not slurm_node.INSTALLED, reason="Slurm is not installed: apt-get install slurm-wlm munge")
@@ -48,20 +34,22 @@ def test_a_study_on_slurm_is_the_study(made, layout, tmp_path):
         shutil.rmtree(ours.weights(*key))
         shutil.rmtree(ours.train(*key))
     ours.evaluation("transformer", 1).unlink()
+    fingerprints = [read(layout.header("lolm", seed), RunHeader).fingerprint for seed in (1, 2)]
     words = [sys.executable, "-m", "pipeline.run", "--launcher", "slurm"]
     with slurm_node.started() as slurm:
         output = tmp_path / "first.out"
         with open(output, "wb") as file:
-            runner = subprocess.Popen(words, cwd=copy, env=environment(copy, **slurm), stdout=file, stderr=subprocess.STDOUT)
-        for seed, number in ((1, signal.SIGKILL), (2, signal.SIGSTOP)):
-            checkpoint = copy / ".scratch" / read(layout.header("lolm", seed), RunHeader).fingerprint / "checkpoint.pt"
+            variables = environment(copy, **slurm, **halting(tmp_path / "halting", *fingerprints))
+            runner = subprocess.Popen(words, cwd=copy, env=variables, stdout=file, stderr=subprocess.STDOUT)
+        for seed, fingerprint in zip((1, 2), fingerprints, strict=True):
             deadline = time.monotonic() + 300
-            while not checkpoint.exists():
+            while not (copy / ".scratch" / fingerprint / "checkpoint.pt").exists():
                 assert runner.poll() is None, output.read_text(encoding="utf-8")
                 assert time.monotonic() < deadline, output.read_text(encoding="utf-8")
                 time.sleep(0.01)
             process, task = process_of(copy, "train", "lolm", seed)
-            os.kill(process, number)
+            if seed == 1:
+                os.kill(process, signal.SIGKILL)
         os.kill(task, signal.SIGUSR2)  # as Slurm does before a task's time is over; its training, which stands still, cannot end
         deadline = time.monotonic() + 300
         while "BeginTime" not in (waiting := slurm_node.said(slurm, "squeue", "--noheader", "--array", "--format=%i %r")):
