@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from lolm.records.files import RecordError, named
 from lolm.records.store import parse_json, read_text, write_text
 
+START_AGAIN = "delete the scratch folder, and the run begins anew"
 AXES = ("step", "tokens", "flops", "seconds")
 
 Row = dict[str, float]
@@ -64,14 +66,26 @@ class SeriesWriter:
     A line that was written after the last checkpoint belongs to steps which a resumed run makes again, so it is dropped.
     """
 
-    def __init__(self, path: str | Path, length: int = 0) -> None:
+    def __init__(self, path: str | Path, length: int = 0, checksum: int | None = None) -> None:
+        """
+        Args:
+            length: bytes to keep.
+            checksum: CRC-32 of these bytes, by :meth:`flush`; None where it is not known.
+
+        Raises:
+            RecordError: the file is shorter, or its bytes are others.
+        """
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         mode = "r+b" if self.path.exists() else "w+b"
         self._file = open(self.path, mode)  # noqa: SIM115 - lives as long as the run
-        size = self._file.seek(0, os.SEEK_END)
-        if size < length:
-            raise RecordError(f"{self.path}: {size} bytes, but the checkpoint has seen {length}; delete the scratch folder")
+        with named(self.path):
+            kept = self._file.read(length)
+        if len(kept) < length:
+            raise RecordError(f"{self.path}: {len(kept)} bytes, but the checkpoint has seen {length}; {START_AGAIN}")
+        self._checksum = zlib.crc32(kept)
+        if checksum not in (None, self._checksum):
+            raise RecordError(f"{self.path}: its bytes are not those that the checkpoint has seen; {START_AGAIN}")
         self._file.truncate(length)
         self._file.seek(length)
 
@@ -79,15 +93,17 @@ class SeriesWriter:
         for key, value in row.items():
             if not math.isfinite(value):
                 raise RecordError(f"{self.path}: {key} is {value} at step {row.get('step')}")
+        line = json.dumps(row).encode() + b"\n"
         with named(self.path):
-            self._file.write(json.dumps(row).encode() + b"\n")
+            self._file.write(line)
+        self._checksum = zlib.crc32(line, self._checksum)
 
-    def flush(self) -> int:
-        """Make what was written durable; returns the file's length for the checkpoint."""
+    def flush(self) -> tuple[int, int]:
+        """Make what was written durable; returns the file's length and its CRC-32 for the checkpoint."""
         with named(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
-        return self._file.tell()
+        return self._file.tell(), self._checksum
 
     def close(self) -> None:
         self.flush()

@@ -127,7 +127,9 @@ class Trainer(Steps):
             if self.header is not None:
                 cut = self.training.batch_size // self.pieces if self.pieces > 1 else None
                 write(self.scratch / "config.json", replace(self.header, micro_batch=cut))
-            self.records = SeriesWriter(self.scratch / "metrics.jsonl", self.progress.records_length)
+            self.records = SeriesWriter(
+                self.scratch / "metrics.jsonl", self.progress.records_length, self.progress.records_checksum
+            )
         hidden = None if lead else True
         bar = tqdm(total=self.training.steps, desc=self.run.name, unit="step", disable=hidden, dynamic_ncols=True)
         if self.progress.step == 0:
@@ -271,7 +273,8 @@ class Trainer(Steps):
 
     def _save(self) -> None:
         # The series first: a checkpoint that knew of lines which are not on the disk could not be resumed from.
-        self.progress.records_length = 0 if self.records is None else self.records.flush()
+        if self.records is not None:
+            self.progress.records_length, self.progress.records_checksum = self.records.flush()
         save(self.checkpoint, self.model, self.heads, self.optimizer, vars(self.progress))
         if ranks.is_lead():
             self.on_checkpoint(self.scratch)

@@ -36,6 +36,7 @@ class Progress:
     window_steps: int = 0
     window_seconds: float = 0.0
     records_length: int = 0  # bytes of the series that are durable; what lies behind belongs to steps that are taken again
+    records_checksum: int | None = None  # of these bytes, see SeriesWriter; a checkpoint of an older version has none
     last_evaluation: dict[str, float] = field(default_factory=dict)
     last_loss: float = 0.0  # of the last step
     last_window_loss: float = 0.0  # mean over the last log window

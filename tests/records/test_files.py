@@ -26,17 +26,31 @@ ROW = {"step": 1, "tokens": 10, "flops": 2.0, "seconds": 0.5}
 def test_reopening_drops_what_the_checkpoint_has_not_seen(tmp_path):
     writer = SeriesWriter(tmp_path / "m.jsonl")
     writer.write(ROW | {"a": 1.0})
-    length = writer.flush()
+    length, checksum = writer.flush()
     assert length == (tmp_path / "m.jsonl").stat().st_size
     writer.write(ROW | {"step": 2, "a": 2.0})
     writer.close()
     with open(tmp_path / "m.jsonl", "a") as file:
         file.write('{"step": 3, "tok')  # a line that a kill cut short
-    again = SeriesWriter(tmp_path / "m.jsonl", length)
+    again = SeriesWriter(tmp_path / "m.jsonl", length, checksum)
     again.write(ROW | {"step": 2, "a": 5.0})
+    length, checksum = again.flush()
     again.close()
+    SeriesWriter(tmp_path / "m.jsonl", length, checksum).close()  # of all that is there, not of what this process wrote
     rows = read_series(tmp_path / "m.jsonl")
     assert points(rows, "a") == ([1, 2], [1.0, 5.0])
+
+
+def test_a_changed_byte_that_the_checkpoint_has_seen_is_an_error(tmp_path):
+    writer = SeriesWriter(tmp_path / "m.jsonl")
+    writer.write(ROW | {"a": 1.0})
+    length, checksum = writer.flush()
+    writer.close()
+    raw = (tmp_path / "m.jsonl").read_bytes()
+    (tmp_path / "m.jsonl").write_bytes(raw.replace(b"1.0", b"3.0"))
+    with pytest.raises(RecordError, match=r"m\.jsonl: its bytes are not those that the checkpoint has seen; delete"):
+        SeriesWriter(tmp_path / "m.jsonl", length, checksum)
+    SeriesWriter(tmp_path / "m.jsonl", length).close()  # a checkpoint of an older version knows no checksum
 
 
 def test_starting_over_empties_the_file(tmp_path):
