@@ -130,7 +130,7 @@ def doctor(args: argparse.Namespace) -> None:
     import torch
 
     from lolm.ops.backends import OPS, kernel_of
-    from lolm.records import Layout, recorded_scales
+    from lolm.records import FINAL_WEIGHTS, Layout, recorded_scales
 
     problems = []
     print(f"lolm {__version__}, Python {platform.python_version()}, {platform.platform()}")
@@ -156,7 +156,7 @@ def doctor(args: argparse.Namespace) -> None:
     for scale in recorded_scales():
         layout = Layout(scale)
         runs = list(layout.recorded_runs())
-        there = sum((layout.weights(*key) / "model.safetensors").exists() for key in runs)
+        there = sum((layout.weights(*key) / FINAL_WEIGHTS).exists() for key in runs)
         print(
             f"weights: {scale} has {there} of the {len(runs)} runs with records" + ("" if there else "; `dvc repro` makes them")
         )

@@ -15,12 +15,10 @@ from typing import Any
 from lolm.config import RunConfig, to_mapping
 from lolm.data.stream import TokenStream
 from lolm.ops.backends import choose_backend
-from lolm.records import Layout, RunKey, essence, fingerprint_of, read, sha256_of
+from lolm.records import FINAL_WEIGHTS, Layout, RunKey, essence, fingerprint_of, read, sha256_of
 from lolm.records.schema import DataChecksums, Divergence, Identity, RunHeader
 from pipeline.code import accepted_versions, code_of
 from pipeline.stage import DEVICE, training_device
-
-WEIGHTS = "model.safetensors"
 
 
 def data_of(layout: Layout) -> DataChecksums:
@@ -55,7 +53,7 @@ def why_train(layout: Layout, key: RunKey, run: RunConfig) -> str | None:
     kernels = header.kernels if os.environ.get(DEVICE) else choose_backend(device, run.training.kernels)
     if (header.device, header.kernels) != (device, kernels):
         return f"made on {header.device} with {header.kernels} kernels"
-    return None if (layout.weights(*key) / WEIGHTS).exists() else "no weights"
+    return None if (layout.weights(*key) / FINAL_WEIGHTS).exists() else "no weights"
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:

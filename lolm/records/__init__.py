@@ -2,12 +2,13 @@
 
 from lolm.records.files import RecordError, atomic_file, atomic_folder, link, named, publish_folder, write_bytes
 from lolm.records.identity import essence, fingerprint_of, sha256_of
-from lolm.records.layout import Layout, RunKey, budgets_record, recorded_scales, run_of
+from lolm.records.layout import FINAL_WEIGHTS, Layout, RunKey, budgets_record, recorded_scales, run_of
 from lolm.records.series import AXES, SeriesWriter, points, read_rows, read_series, write_rows
 from lolm.records.store import from_record, parse_json, read, read_json, read_text, to_record, write, write_json, write_text
 
 __all__ = [
     "AXES",
+    "FINAL_WEIGHTS",
     "Layout",
     "RecordError",
     "RunKey",

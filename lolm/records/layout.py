@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+FINAL_WEIGHTS = "model.safetensors"  # of a run, in its folder of weights and before that in its scratch folder
+
 
 class RunKey(NamedTuple):
     """One run of a scale; as text the name of its folders and files, ``<arm>-<seed>``."""

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from lolm.config import to_mapping
-from lolm.records import Layout, fingerprint_of, read_json, sha256_of, write_json, write_text
+from lolm.records import FINAL_WEIGHTS, Layout, fingerprint_of, read_json, sha256_of, write_json, write_text
 from lolm.records.results import RunRecord
 from lolm.records.schema import RunHeader
 from lolm.source import flat_modules
 from lolm.tracking.experiments import NOTE_TAG
 from lolm.tracking.notes import first_note
 
-WEIGHTS = "model.safetensors"
 EXAMPLE = "The rain stopped. Nobody had seen the ship, and the old man went home."
 READ_BY_IT = ("numpy", "pandas", "safetensors", "sentencepiece", "torch")  # distributions that the loader imports
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -71,8 +70,8 @@ def log_model(client: Any, experiment: str, run_id: str, record: RunRecord, layo
     found = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")
     if found and found[0].status == LoggedModelStatus.READY:
         return found[0].model_id
-    header, weights = record.header, layout.weights(*record.key) / WEIGHTS
-    known = record.summary.weights.get(WEIGHTS) or (sha256_of(weights) if weights.exists() else None)
+    header, weights = record.header, layout.weights(*record.key) / FINAL_WEIGHTS
+    known = record.summary.weights.get(FINAL_WEIGHTS) or (sha256_of(weights) if weights.exists() else None)
     files: dict[str, dict[str, Any]] = {
         "weights": {"path": weights.relative_to(layout.root).as_posix(), "sha256": known},
         "tokenizer": {

@@ -29,7 +29,7 @@ from lolm.config import RunConfig
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
 from lolm.objectives import FutureHeads, build_heads
-from lolm.records import atomic_file, read, sha256_of
+from lolm.records import FINAL_WEIGHTS, atomic_file, read, sha256_of
 from lolm.records.schema import RunHeader, Summary
 from lolm.training import ranks
 from lolm.training.scratch import BRANCHES
@@ -315,7 +315,7 @@ class TrainedRun:
         return self._filled(cooldown_path(self.weights, step), step)
 
     def _filled(self, path: Path, step: int) -> LanguageModel:
-        path = self.weights / "model.safetensors" if step == self.run.training.steps else path
+        path = self.weights / FINAL_WEIGHTS if step == self.run.training.steps else path
         digest = self.digests.get(path.relative_to(self.weights).as_posix())
         if digest is not None and path.exists() and sha256_of(path) != digest:
             raise CheckpointError(

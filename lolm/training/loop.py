@@ -29,7 +29,7 @@ from lolm.config import RunConfig
 from lolm.data.batches import Sampler
 from lolm.models.language_model import LanguageModel, half_precision
 from lolm.ops.backends import chosen_kernels
-from lolm.records import SeriesWriter, names, read, write
+from lolm.records import FINAL_WEIGHTS, SeriesWriter, names, read, write
 from lolm.records.schema import RunHeader, Summary
 from lolm.training import ranks
 from lolm.training.checkpoint import checkpointed, cooldown_path, remove_checkpoint, restore, save, save_weights, snapshot_path
@@ -183,7 +183,7 @@ class Trainer(Steps):
             save_weights(cooldown_path(self.scratch, end), self.model, self.heads)
         else:
             values = progress.last_evaluation
-            save_weights(self.scratch / "model.safetensors", self.model, self.heads)
+            save_weights(self.scratch / FINAL_WEIGHTS, self.model, self.heads)
         if self.header is not None and ranks.is_lead():
             path = self.scratch / "summary.json"
             spent = progress.annealing_seconds + progress.seconds - progress.seconds_at_branch

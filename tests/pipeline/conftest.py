@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import smoke_study
 from filelock import FileLock
+from projects import keep_kernels
 
 from lolm.records import Layout
 
@@ -23,7 +24,8 @@ def made(tmp_path_factory, worker_id) -> Path:
         if not made.exists():
             shutil.rmtree(root, ignore_errors=True)
             smoke_study.make(root / "walked")
-            smoke_study.copied(root / "walked", root / "copying").rename(made)
+            copy = smoke_study.copied(root / "walked", root / "copying")
+            keep_kernels(copy, copy.rename(made))
     return made
 
 
