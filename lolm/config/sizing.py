@@ -105,6 +105,7 @@ def clashes_of_sizes(
     architectures: Mapping[str, ArchitectureConfig], rules: Mapping[str, SizeRule], scales: Mapping[str, ScaleConfig]
 ) -> Iterator[Problem]:
     """What is wrong with sizes as far as they stand in the file; derived ones are taken as fitting."""
+    sizes: dict[str, SizeConfig] = {}
     for scale, preset in scales.items():
         done: dict[str, dict[str, Any] | None] = {}
         found: set[str] = set()
@@ -112,7 +113,7 @@ def clashes_of_sizes(
             chain = _rates(arm, rules, preset)
             if chain[-1] == arm and len(chain) > 1:
                 yield Problem(f"architectures.{arm}.size.rate_of", f"goes in a circle: {' → '.join(chain)}")
-            for problem in _check(arm, scale, preset, architectures, rules, done, ()):
+            for problem in _check(arm, scale, preset, architectures, rules, done, sizes, ()):
                 if problem.text not in found:  # arms that are like others have their faults
                     found.add(problem.text)
                     yield problem
@@ -125,9 +126,13 @@ def _check(
     architectures: Mapping[str, ArchitectureConfig],
     rules: Mapping[str, SizeRule],
     done: dict[str, dict[str, Any] | None],
+    sizes: dict[str, SizeConfig],
     above: tuple[str, ...],
 ) -> Iterator[Problem]:
-    """Fill ``done`` with the values of the arm's size; None where the scale has none, or a faulty one."""
+    """Fill ``done`` with the values of the arm's size; None where the scale has none, or a faulty one.
+
+    Most arms are as large as others: ``sizes`` holds those that were built, by their values.
+    """
     if arm in done or arm not in architectures:
         return
     if arm in above:
@@ -137,7 +142,7 @@ def _check(
     rule, where = rule_of(arm, rules, preset), f"scales.{scale}.sizes.{arm}"
     like = None
     if rule.like is not None:
-        yield from _check(rule.like, scale, preset, architectures, rules, done, (*above, arm))
+        yield from _check(rule.like, scale, preset, architectures, rules, done, sizes, (*above, arm))
         like = done.get(rule.like)
     done.setdefault(arm, None)
     if like is None and (rule.like is not None or arm not in preset.sizes):
@@ -148,10 +153,12 @@ def _check(
     values = size_values(rule, architectures[arm], like)
     if rule.match == "d_ff" and not is_pinned(rule):
         values["d_ff"] = 1
+    key = repr(values)
     try:
-        size = from_mapping(SizeConfig, values, where)
+        size = sizes[key] if key in sizes else from_mapping(SizeConfig, values, where)
         RunConfig(scale, arm, 0, preset.tokenizer.vocab_size, architectures[arm], size, preset.training)
     except ConfigError as error:
         yield from error.problems
         return
+    sizes[key] = size
     done[arm] = to_mapping(size) if like is None else values
