@@ -10,7 +10,7 @@ import pytest
 from builders import make_run
 
 from lolm.config import to_mapping
-from lolm.records import Layout, RunKey, read, write, write_text
+from lolm.records import FINAL_WEIGHTS, Layout, RunKey, read, write, write_text
 from lolm.records.schema import DataChecksums, Divergence, Flops, Parameters, RunHeader, Summary
 from pipeline import accept, code, identity
 
@@ -28,7 +28,7 @@ def layout(tmp_path, monkeypatch):
     monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "old")
     layout, run = Layout("smoke"), make_run("lolm")
     layout.weights(*KEY).mkdir(parents=True)
-    (layout.weights(*KEY) / identity.WEIGHTS).write_bytes(b"weights")
+    (layout.weights(*KEY) / FINAL_WEIGHTS).write_bytes(b"weights")
     header = RunHeader(
         run.name, "LOLM", identity.fingerprint_of_run(run, DATA), run, Parameters(1, 1, {}), Flops(1.0, 3.0, 1.0, {}), 1, 4,
         "cpu", "cpu", DATA, "old",
@@ -61,7 +61,7 @@ def test_it_says_why_a_run_is_trained_again(layout, monkeypatch):
     monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "new")
     assert "other code" in why(layout)
     monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "old")
-    (layout.weights(*KEY) / identity.WEIGHTS).unlink()
+    (layout.weights(*KEY) / FINAL_WEIGHTS).unlink()
     assert why(layout) == "no weights"
     layout.summary(*KEY).unlink()
     assert why(layout) == "no record"
@@ -129,7 +129,7 @@ def test_inputs_follow_settings_weights_and_code(layout, monkeypatch):
     assert len(known) == 4
     before = identity.weights_hash(layout, KEY)
     identity._file_hash.cache_clear()
-    (layout.weights(*KEY) / identity.WEIGHTS).write_bytes(b"others")
+    (layout.weights(*KEY) / FINAL_WEIGHTS).write_bytes(b"others")
     assert identity.weights_hash(layout, KEY) != before
 
 
