@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import slow
 from minicorpus import make_texts, write_jsonl
 from synthetic import write_results
 
@@ -40,6 +41,10 @@ LONGEST = (
 def pytest_collection_modifyitems(items):
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    took_long = set(slow.LIST.read_text(encoding="utf-8").split())
+    for item in items:
+        if slow.function_of(item.nodeid) in took_long:
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)
