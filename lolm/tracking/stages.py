@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lolm.records import Layout, RunKey, write_text
 from lolm.tracking.runs import sync_live, sync_run
 from lolm.tracking.scales import sync_benchmark, sync_scale
-from lolm.tracking.store import prepare_store
+from lolm.tracking.store import BusyError, prepare_store, store_lock
 
 RUNNER = "LOLM_RUNNER"  # set in the environment of the stages that the runner starts
 HAND_OVER = "LOLM_HAND_OVER"  # set in a job on another machine: MLflow is filled by the process alone that follows it
@@ -25,16 +26,23 @@ def try_sync(folder: str | Path, min_interval: float = 20.0) -> None:
     """:func:`sync_live` at a checkpoint of training, with the folder that it writes to.
 
     It does nothing within ``min_interval`` seconds of the process's start or of the last call: runs that short are not worth the
-    import of MLflow (4 s) before they end. Where MLflow is filled from another machine, a copy is left for that.
+    import of MLflow (4 s) before they end. Training waits for no other process that fills the store, and for a store that failed
+    once in this process not again: what the records hold is sent when they are whole. Where MLflow is filled from another
+    machine, a copy is left for that.
     """
     global _last_try
     if HAND_OVER in os.environ:
         _guarded(_hand_over, Path(folder))
         return
-    if time.monotonic() - _last_try < min_interval:
+    if _warned or time.monotonic() - _last_try < min_interval:
         return
-    _guarded(sync_live, folder)
+    _guarded(_sync_now, folder)
     _last_try = time.monotonic()
+
+
+def _sync_now(folder: str | Path) -> None:
+    with suppress(BusyError), store_lock(patience=1.0):
+        sync_live(folder)
 
 
 def _hand_over(folder: Path) -> None:

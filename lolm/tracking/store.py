@@ -18,12 +18,21 @@ from lolm.tracking.series import Point
 
 METRICS_PER_CALL = 1000  # MLflow's limits
 PARAMS_PER_CALL = 100
+ARTIFACTS = "mlartifacts"  # folder beside a local store
+ADDRESSES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
 REPORTS = "lolm-reports"  # the experiment of studies' reports, of all scales
 RECORDS, SENT = "mlflow.lolm.records", "mlflow.lolm.sent"  # tags of a run that say what it holds; pages hide those of this prefix
 
 
+PATIENCE, SAID_AFTER = 600.0, 5.0  # seconds for which another process that fills the store is waited for, and until that is said
+
+
 class TrackingError(LolmError):
     """The MLflow store cannot be used."""
+
+
+class BusyError(TrackingError):
+    """Another process fills the store."""
 
 
 def project_root() -> Path:
@@ -79,6 +88,27 @@ def prepare_store() -> None:
                 raise TrackingError(
                     f"{path}: cannot bring the store up to date: {done.stderr.strip().splitlines()[-1]}"
                 ) from None
+        _move_in(path)
+
+
+def _move_in(path: Path) -> None:
+    """Where a project's folder was copied or moved with its store, let artifacts be looked for and written in this one.
+
+    MLflow keeps absolute addresses: the copy of a project would write into the folders of the first.
+    """
+    root = project_root()
+    if path != root / path.name:  # a store of several projects
+        return
+    home = (root / ARTIFACTS).as_uri() + "/"
+    with closing(sqlite3.connect(path, timeout=30)) as database, database:
+        rows = database.execute("SELECT name, artifact_location FROM experiments WHERE name LIKE 'lolm-%'")
+        ends = [(location, f"/{ARTIFACTS}/{name}") for name, location in rows]
+        for old in {location.removesuffix(end) + f"/{ARTIFACTS}/" for location, end in ends if location.endswith(end)} - {home}:
+            for table, column in ADDRESSES:
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (home, len(old) + 1, len(old), old),
+                )
 
 
 def _open(uri: str) -> Any:
@@ -93,15 +123,14 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 @contextmanager
-def store_lock() -> Iterator[None]:
+def store_lock(patience: float = PATIENCE) -> Iterator[None]:
     """Held while the store is read and written; a process may take it again inside.
 
     Raises:
+        BusyError: another process has held it for ``patience`` seconds.
         TrackingError: for what MLflow and the libraries below it raise, which have no common class; names the store.
     """
-    from filelock import FileLock
-
-    with FileLock(project_root() / "mlflow.db.lock", timeout=600, is_singleton=True):  # re-entrant
+    with _locked(patience):
         try:
             yield
         except Exception as error:
@@ -114,6 +143,29 @@ def store_lock() -> Iterator[None]:
                 else ("wait for what holds it, or move it away: `python -m pipeline.track` fills another")
             )
             raise TrackingError(f"{path or store_uri()}: cannot be used ({reason}); {advice}") from error
+
+
+@contextmanager
+def _locked(patience: float) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(project_root() / "mlflow.db.lock", is_singleton=True)  # re-entrant
+    try:
+        try:
+            lock.acquire(timeout=min(patience, SAID_AFTER))
+        except Timeout:
+            if patience <= SAID_AFTER:
+                raise
+            print(f"waiting for another process that fills MLflow (lock {lock.lock_file})", file=sys.stderr, flush=True)
+            lock.acquire(timeout=patience - SAID_AFTER)
+    except Timeout:
+        raise BusyError(
+            f"{lock.lock_file}: another process has filled MLflow for {patience:.0f} s; wait for it, or end it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _mlflow() -> Any:
@@ -138,7 +190,7 @@ def experiment_called(client: Any, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         local = sqlite_path(store_uri()) is not None  # else the server decides where artifacts lie
-        folder = (project_root() / "mlartifacts" / name).as_uri() if local else None
+        folder = (project_root() / ARTIFACTS / name).as_uri() if local else None
         return client.create_experiment(name, artifact_location=folder, tags={KIND_TAG: KIND})
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)

@@ -7,11 +7,13 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from synthetic import Truth, write_results
 
 from lolm import tracking
@@ -28,10 +30,10 @@ from lolm.records.schema import (
     TaskMetric,
     TaskScores,
 )
-from lolm.tracking import stages
+from lolm.tracking import stages, store
 from lolm.tracking.runs import finished_view
 from lolm.tracking.series import ablation_points, claim_points, evaluation_points, mean_points, recall_points
-from lolm.tracking.store import open_client
+from lolm.tracking.store import BusyError, open_client
 from lolm.training.scratch import FINISHED
 from pipeline import cluster
 
@@ -469,6 +471,55 @@ def test_failure_is_one_warning(project, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert error.count("warning: MLflow was not filled") == 1
     assert "python -m pipeline.track" in error
+
+
+def test_training_waits_for_no_other_process_and_tries_a_broken_store_once(project, monkeypatch, capsys):
+    monkeypatch.setattr(stages, "_warned", False)
+    scratch = live_run(rows(5))
+    with FileLock("mlflow.db.lock"):
+        began = time.monotonic()
+        tracking.try_sync(scratch, min_interval=0.0)
+        assert time.monotonic() - began < 3
+        said = r"mlflow\.db\.lock: another process has filled MLflow for 0 s; wait for it"
+        with pytest.raises(BusyError, match=said), store.store_lock(patience=0.0):
+            pass
+    assert capsys.readouterr().err == ""
+    tracking.try_sync(scratch, min_interval=0.0)
+    assert [run.info.status for run in runs()] == ["RUNNING"]
+    calls = []
+    monkeypatch.setattr(stages, "sync_live", lambda folder: calls.append(folder) or 1 / 0)
+    for _ in range(3):
+        tracking.try_sync(scratch, min_interval=0.0)
+    assert calls == [scratch]
+    assert capsys.readouterr().err.count("warning: MLflow was not filled") == 1
+
+
+def test_who_waits_for_another_process_says_so(project, monkeypatch, capsys):
+    monkeypatch.setattr(store, "SAID_AFTER", 0.1)
+    with FileLock("mlflow.db.lock"), pytest.raises(BusyError), store.store_lock(patience=0.3):
+        pass
+    assert "waiting for another process that fills MLflow (lock" in capsys.readouterr().err
+
+
+def test_a_copied_project_keeps_its_artifacts_to_itself(project, monkeypatch):
+    write_text("reports/smoke/main/report.html", "first")
+    write_json(Path("reports/smoke/main/claims.json"), [])
+    finished_run()
+    assert tracking.sync_scale("smoke") == 2
+    copy = project.with_name(f"{project.name} copy")
+    shutil.copytree(project, copy)
+    monkeypatch.chdir(copy)
+    write_text("reports/smoke/main/report.html", "second")
+    command = [sys.executable, "-c", "from lolm import tracking; tracking.sync_scale('smoke')"]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    (run,) = runs("lolm-reports")
+    (model,) = models()
+    assert run.info.artifact_uri.startswith((copy / "mlartifacts").as_uri() + "/lolm-reports/")
+    assert model.artifact_location.startswith((copy / "mlartifacts").as_uri() + "/lolm-smoke/")
+    for root, said in ((project, "first"), (copy, "second")):
+        assert [path.read_text(encoding="utf-8") for path in root.rglob("mlartifacts/**/report.html")] == [said]
+    with sqlite3.connect("mlflow.db") as database:
+        assert not [row for row in database.iterdump() if f"{project.as_uri()}/" in row]
 
 
 def test_broken_record_is_named(project):
