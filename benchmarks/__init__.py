@@ -22,6 +22,7 @@ from benchmarks.settings import ARMS, BASELINE, Settings
 from benchmarks.steps import growth, steps
 from benchmarks.text import text
 from benchmarks.timing import BenchmarkError, Part, Unavailable, interleave
+from benchmarks.verification import verification
 from lolm.config.strict import nearest
 
 __all__ = ["ARMS", "BASELINE", "PARTS", "BenchmarkError", "Settings", "benchmark"]
@@ -38,6 +39,7 @@ PARTS: dict[str, Callable[[Settings, ExitStack], Part]] = {
     "side": side,
     "compile": compiling,
     "startup": startup,
+    "verification": verification,
 }
 
 

@@ -310,3 +310,29 @@ def test_kernels_of_gpus_as_a_share_of_bandwidth(monkeypatch):
     entry = found["linear_scan/triton"]
     assert entry["bytes"] == 2 * 6 * (2 * 3 + 2)  # six bfloat16 a series: two inputs and an output
     assert entry["share_of_bandwidth"]["median"] == pytest.approx(96 / 2e9 / 2)
+
+
+# ---------------------------------------------------------------------------------------------- verification
+
+
+def test_the_share_of_verification_is_of_all_checks_and_of_all_steps(data, monkeypatch):
+    class Here:
+        def __init__(self, scale):
+            self.shards = data / "shards"
+
+    monkeypatch.setattr(importlib.import_module("benchmarks.verification"), "Layout", Here)
+    preset = PARAMS.scales["smoke"].training
+    with ExitStack() as stack:
+        part = PARTS["verification"](QUICK, stack)
+        for check in part.measures.values():
+            assert check() > 0
+        seconds = {"splits": [1.0], "lock": [2.0], "checkpoint": [3.0], "series": [4.0], "weights": [5.0], "step": [0.5]}
+        assert list(seconds) == list(part.measures)
+        steps_in_all = preset.all_tokens / preset.tokens_per_step
+        assert part.result(seconds)["share_of_training"]["median"] == pytest.approx(15.0 / (0.5 * steps_in_all))
+
+
+def test_verification_needs_shards(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack, pytest.raises(Unavailable, match="no shards of scale 'smoke' here"):
+        PARTS["verification"](QUICK, stack)
