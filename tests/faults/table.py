@@ -38,6 +38,7 @@ def table(rows: list[list]) -> str:
 def shown(said: str) -> str:
     """A message as a cell: without folders of the test and numbers that differ each time."""
     said = re.sub(r"(^|[\s'\"(])/\S*/(?=[^/\s])", r"\1", said)
+    said = re.sub(r"\.\d+-[^/'\s]+\.tmp", ".<process>.tmp", said)
     said = re.sub(r"[0-9a-f]{16}", "<run>", said).replace("|", "\\|").replace("smoke", "<scale>")
     said = re.sub(r"<(\w+)>", r"‹\1›", said)
     return f"`{said[:157]}…`" if len(said) > 160 else f"`{said}`" if said else ""
