@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections import defaultdict
@@ -10,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, ROWS = ROOT / "docs/reliability.md", ROOT / ".scratch/faults"
-BEGIN, END = "<!-- faults:begin -->\n", "<!-- faults:end -->"
+LOADS = ROWS / "load"
 
 
 def table(rows: list[list]) -> str:
@@ -44,13 +45,33 @@ def shown(said: str) -> str:
     return f"`{said[:157]}…`" if len(said) > 160 else f"`{said}`" if said else ""
 
 
+def load_table(loads: list[dict]) -> str:
+    """One line for what was loaded and how much of it; the slope is that of log seconds over log size from the size before."""
+    lines = ["| what | size | seconds | slope | peak memory, MiB | |", "|---|---|---|---|---|---|"]
+    before: dict[str, dict] = {}
+    for load in sorted(loads, key=lambda load: (load["what"], load["size"])):
+        last = before.get(load["what"])
+        steep = math.log(load["seconds"] / last["seconds"]) / math.log(load["size"] / last["size"]) if last else None
+        cells = (f"{load['size']:,} {load['unit']}", f"{load['seconds']:.1f}", "" if steep is None else f"{steep:.2f}")
+        lines.append(f"| {load['what']} | {' | '.join(cells)} | {load['mebibytes']:,.0f} | {load['note']} |")
+        before[load["what"]] = load
+    return "\n".join(lines) + "\n"
+
+
+def put(text: str, name: str, table: str) -> str:
+    """The page with a table between its two marks."""
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    before, _, rest = text.partition(begin)
+    return before + begin + table + end + rest.partition(end)[2]
+
+
 def main() -> None:
     rows = [row for path in sorted(ROWS.glob("*.json")) for row in json.loads(path.read_text(encoding="utf-8"))]
     if not rows:
         sys.exit(f"error: {ROWS} holds no rows; `make faults` runs the suite and then this")
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    PAGE.write_text(before + BEGIN + table(rows) + END + rest.partition(END)[2], encoding="utf-8")
+    text = put(PAGE.read_text(encoding="utf-8"), "faults", table(rows))
+    loads = [load for path in sorted(LOADS.glob("*.json")) for load in json.loads(path.read_text(encoding="utf-8"))]
+    PAGE.write_text(put(text, "loads", load_table(loads)) if loads else text, encoding="utf-8")
     tried, kinds = sum(row[2] for row in rows), len({row[0] for row in rows})
     print(f"{tried:,} tries of {kinds} kinds of fault, into {PAGE.relative_to(ROOT)}")
 
