@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from processes import KILL, TORN
-from projects import ROOT, environment
-from study import copied, different, run, sized
+from projects import ROOT, environment, halting
+from study import ARM, SEED, copied, different, run, sized
+
+from lolm.records import Layout, read
+from lolm.records.schema import RunHeader
 
 
 def unshared(*flags: str) -> bool:
@@ -22,7 +25,13 @@ def unshared(*flags: str) -> bool:
 
 OTHER_USER = pytest.mark.skipif(not unshared("-U"), reason="no namespaces of users here")
 STRANGER = 54321  # a user id without a name
-FAKE = "import sys; open('events.txt', 'a').write(sys.argv[1] + '\\n'); open(sys.argv[1] + '.txt', 'w').write('made')\n"
+FAKE = """
+import os, sys, time
+open("events.txt", "a").write(sys.argv[1] + "\\n")
+while os.path.exists("hold"):
+    time.sleep(0.02)
+open(sys.argv[1] + ".txt", "w").write("made")
+"""
 DVC_YAML = """
 stages:
   train:
@@ -30,6 +39,7 @@ stages:
     cmd: python fake.py ${item.scale}-${item.study}
     outs: ["${item.scale}-${item.study}.txt": {cache: false}]
 """
+AWAY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}  # no test here waits for a store to be made
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -142,8 +152,10 @@ def test_two_of_one_run(study, refused, folder, table):
 def test_a_killed_process_tree_goes_on_and_ends_alike(study, folder, table):
     """The stage, with the process of its run below it, in a namespace that ends with its first process."""
     copied(study.before("train"), folder)
+    fingerprint = read(Layout("smoke", study.after("train")).header(ARM, SEED), RunHeader).fingerprint
     words = ["unshare", "-p", "-f", "--kill-child", sys.executable, "-m", "pipeline.train"]
-    tree = subprocess.Popen(words, cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    variables = environment(folder, **halting(folder.with_name("halting"), fingerprint))
+    tree = subprocess.Popen(words, cwd=folder, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 200
     while not list(folder.glob(".scratch/*/checkpoint.pt")):
         assert tree.poll() is None, "ended before it could be killed"
@@ -160,18 +172,78 @@ def test_a_killed_process_tree_goes_on_and_ends_alike(study, folder, table):
     assert not wrong, "\n".join(wrong)
 
 
+def faked(folder: Path, cache: Path | None = None) -> Path:
+    """A project whose stage writes a word, and waits while there is a file ``hold``; kept in ``cache`` if there is one."""
+    folder.mkdir()
+    shutil.copy(ROOT / "params.yaml", folder)
+    kept = DVC_YAML if cache is None else DVC_YAML.replace('.txt": {cache: false}', '.txt"')
+    (folder / "dvc.yaml").write_text(kept, encoding="utf-8")
+    (folder / "fake.py").write_text(FAKE, encoding="utf-8")
+    for package in ("lolm", "pipeline"):
+        (folder / package).symlink_to(ROOT / package)
+    (folder / ".dvc").mkdir()
+    config = "[core]\n    no_scm = true\n    analytics = false\n" + (f"[cache]\n    dir = {cache}\n" if cache else "")
+    (folder / ".dvc/config").write_text(config, encoding="utf-8")
+    return folder
+
+
+def started(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """A command in a project, whose output is kept."""
+    command, how = [sys.executable, "-m", *words], {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment(folder, **AWAY), **how)
+
+
+RUNNER, DVC = (
+    ("pipeline.run", "--scale", "smoke", "--study", "smoke"),
+    ("pipeline.dvc", "--scale", "smoke", "--study", "smoke", "repro"),
+)
+
+
+@pytest.mark.parametrize(("first", "second"), [(RUNNER, RUNNER), (RUNNER, DVC), (DVC, RUNNER), (DVC, DVC)])
+def test_two_commands_in_one_folder(folder, table, first, second):
+    """The second says that another is at work and changes nothing; the first ends as if alone."""
+    faked(folder)
+    (folder / "hold").touch()
+    one = started(folder, *first)
+    until = time.monotonic() + 100
+    while not (folder / "events.txt").exists():
+        assert one.poll() is None, one.stdout.read()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    two = started(folder, *second)
+    said = two.communicate(timeout=100)[0]
+    (folder / "hold").unlink()
+    ended = one.communicate(timeout=100)[0]
+    wrong = [] if two.returncode and ("already" in said or "is being blocked by" in said) else [f"not refused: {said[-400:]}"]
+    wrong += ["a traceback"] if "Traceback" in said + ended else []
+    wrong += [] if one.returncode == 0 else [ended[-400:]]
+    wrong += [] if (folder / "events.txt").read_text(encoding="utf-8").split() == ["smoke-smoke"] else ["made twice"]
+    again = started(folder, *DVC)
+    wrong += [] if "up to date" in again.communicate(timeout=100)[0] else ["not recorded"]
+    names = {RUNNER: "the runner", DVC: "dvc repro"}
+    table.add("two commands, one folder", f"{names[second]} beside {names[first]}", said, wrong)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_two_folders_with_one_cache(folder, table, tmp_path):
+    folders = [faked(tmp_path / name, cache=tmp_path / "cache") for name in ("one", "two")]
+    both = [started(where, *RUNNER) for where in folders]
+    said = [process.communicate(timeout=100)[0] for process in both]
+    wrong = [text[-400:] for process, text in zip(both, said, strict=True) if process.returncode]
+    for where in folders:
+        (where / "smoke-smoke.txt").unlink()
+        back = started(where, "pipeline.dvc", "--scale", "smoke", "--study", "smoke", "checkout")
+        text = back.communicate(timeout=100)[0]
+        made = where / "smoke-smoke.txt"
+        wrong += [] if made.exists() and made.read_text(encoding="utf-8") == "made" else [f"not in the cache: {text[-400:]}"]
+    table.add("two folders, one cache", "the runner", "", wrong)
+    assert not wrong, "\n".join(wrong)
+
+
 def test_dvc_killed_while_it_writes_its_lock(forge, folder, table):
     """The runner brings the lock back, and makes again only what it lacked."""
-    whole = folder.with_name("whole")
-    whole.mkdir()
-    shutil.copy(ROOT / "params.yaml", whole)
-    (whole / "dvc.yaml").write_text(DVC_YAML, encoding="utf-8")
-    (whole / "fake.py").write_text(FAKE, encoding="utf-8")
-    for package in ("lolm", "pipeline"):
-        (whole / package).symlink_to(ROOT / package)
-    (whole / ".dvc").mkdir()
-    (whole / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n", encoding="utf-8")
-    store = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "PYTHONPATH": ""}
+    whole = faked(folder.with_name("whole"))
+    store = AWAY | {"PYTHONPATH": ""}
     first = forge.run(whole, "pipeline.run", "--scale", "smoke", "--study", "smoke", **store)
     assert first.status == 0, first.said
     shutil.rmtree(folder, ignore_errors=True)
