@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ from lolm.config import Params, ScaleConfig, StudyConfig, load_params, scale_of
 from lolm.records import Layout
 
 STAGES = "LOLM_STAGES"  # in the environment of the runner's stages: the names of all, in order
+# What PyTorch, its matrix library and Python say of it in a RuntimeError.
+NO_MEMORY = "can't allocate memory|out of memory|could not create a primitive|can't start new thread"
 DEVICE = "LOLM_DEVICE"  # in the environment of a stage whose pieces are made on other machines: what they train on
 
 
@@ -80,7 +83,7 @@ def training_device() -> str:
 def main(stage: Callable[[], None]) -> None:
     """Run a stage; an expected error becomes one line on stderr and exit status 2.
 
-    Expected errors are LolmError and OSError; anything else is a bug and keeps its traceback.
+    Expected errors are LolmError, OSError and a lack of memory; anything else is a bug and keeps its traceback.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     stages, name = os.environ.get(STAGES, "").split(), Path(sys.argv[0]).stem
@@ -92,6 +95,13 @@ def main(stage: Callable[[], None]) -> None:
     except (LolmError, OSError) as error:
         disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
         print(f"error: {error}{'; see to the disk, then the same command goes on' if disk else ''}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error))):
+            raise
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        advice = "JOBS=1 makes one run at a time, and `make plan` says what a step needs"
+        print(f"error: out of memory ({reason}); {advice}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

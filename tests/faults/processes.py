@@ -86,6 +86,12 @@ class Forge:
         status = int(self._answer())
         return Ended(status, said.read_text(encoding="utf-8", errors="replace"), calls.read_text(encoding="utf-8").splitlines())
 
+    @property
+    def address_space(self) -> int:
+        """Bytes that a process has before it does anything."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
+        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmSize")).split()[1])
+
     def _answer(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()

@@ -109,6 +109,22 @@ def test_a_limit_of_file_sizes(study, refused, folder, stage, most):
     refused("a limit of file sizes", copied(study.before(stage), folder), stage, limits={"RLIMIT_FSIZE": most})
 
 
+@pytest.mark.parametrize("mebibytes", [1, 8, 64])
+@pytest.mark.parametrize("stage", ["corpus", "tokenizer", "shards", "train", "evaluate", "front"])
+def test_little_memory(study, table, folder, stage, mebibytes):
+    """It is enough, or the stage says that it is not, or a library ends the process; it goes on where there is more."""
+    copied(study.before(stage), folder)
+    limit = study.forge.address_space + mebibytes * 2**20
+    ended = run(study.forge, folder, stage, limits={"RLIMIT_AS": limit})
+    lines = [line for line in ended.said.splitlines() if line.startswith("error:")]
+    told = ended.status == 2 and len(lines) == 1 and "Traceback" not in ended.said
+    wrong = [] if told or ended.status in (0, -6, -11) else [f"ended with {ended.status}: {ended.said[-400:]}"]
+    again = run(study.forge, folder, stage)
+    wrong += [again.said[-400:]] if again.status else different(folder, study.after(stage))
+    table.add("little memory", stage, ended.said, wrong)
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.parametrize("stage", ["tokenizer", "shards", "train", "evaluate"])
 def test_a_clock_set_back(study, works, folder, stage):
     copied(study.before(stage), folder)
