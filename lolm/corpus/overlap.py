@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from itertools import repeat
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 
 NGRAM = 8  # words
 LIMIT_BYTES = 25_000_000  # text of a held-out split that is indexed; more adds little to what the figures say
+PIECE = 1_000_000  # characters of a document that are compared at a time
+_SPACE = re.compile(r"\s")
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -51,18 +54,27 @@ class OverlapIndex:
         assert self._all is not None
         if not len(self._all):
             return
-        numbers = np.fromiter(map(self._words.get, _words(text), repeat(0)), dtype=np.int64)
-        grams = _hashes(self._codes[numbers])
-        if len(numbers) >= NGRAM:  # a sequence with an unknown word cannot match
-            grams = grams[np.lib.stride_tricks.sliding_window_view(numbers, NGRAM).all(axis=1)]
-        at = np.searchsorted(self._all, grams).clip(max=len(self._all) - 1)
-        matched = np.unique(at[self._all[at] == grams])
+        found, numbers = [], np.zeros(0, dtype=np.int64)
+        for piece in _pieces(text):
+            more = np.fromiter(map(self._words.get, _words(piece), repeat(0)), dtype=np.int64)
+            numbers = np.concatenate([numbers[1 - NGRAM :], more])  # with the sequences that begin in the piece before
+            found.append(self._places_of(numbers))
+        matched = np.unique(np.concatenate(found))
         self._found[matched] = True
         owners = [self._owners[self._bounds[place] : self._bounds[place + 1]] for place in matched]
         for document, shared in zip(*np.unique(np.concatenate(owners), return_counts=True), strict=True) if owners else ():
             share = float(shared) / len(self._places[document])
             if share > self._nearest[document][0]:
                 self._nearest[document] = (share, identity)
+
+    def _places_of(self, numbers: np.ndarray) -> np.ndarray:
+        """Distinct places in the index of the sequences in a training document's words, (words,) numbers of them."""
+        assert self._all is not None
+        grams = _hashes(self._codes[numbers])
+        if len(numbers) >= NGRAM:  # a sequence with an unknown word cannot match
+            grams = grams[np.lib.stride_tricks.sliding_window_view(numbers, NGRAM).all(axis=1)]
+        at = np.searchsorted(self._all, grams).clip(max=len(self._all) - 1)
+        return np.unique(at[self._all[at] == grams])
 
     def _prepare(self) -> None:
         self._all = np.unique(np.concatenate(self._grams)) if self._grams else np.zeros(0, dtype=np.uint64)
@@ -102,6 +114,16 @@ class OverlapIndex:
             result[f"{split}_mean"] = round(float(self._found[places].mean()), 6) if len(places) else 0.0
             result[f"{split}_max"] = max((row["overlap"] for row in rows if row["split"] == split), default=0.0)
         return result
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A text cut where there is space: the words of a long one would take ten times its memory."""
+    start = 0
+    while start < len(text) or not start:
+        space = _SPACE.search(text, start + PIECE)
+        end = space.end() if space else len(text)
+        yield text[start:end]
+        start = end or 1
 
 
 def _words(text: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Splits leak nothing, duplicates go, and every bad input is told apart."""
 
 import json
+import random
 import shutil
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 from minicorpus import make_texts, write_jsonl
 
 from lolm.config import ConfigError, CorpusConfig
+from lolm.corpus import overlap
 from lolm.corpus.build import build_corpus, hashed_split
 from lolm.corpus.documents import SPLITS, iterate_split, read_manifest
 from lolm.data.errors import DataError
@@ -207,3 +209,22 @@ def test_embedded_corpus_is_what_its_card_says():
     assert sum(len(d.text.encode()) for d in documents) == 19_969_508
     assert all(d.licence and d.source for d in documents)
     assert sum(d.source == "sotu" for d in documents) == 249
+
+
+@pytest.mark.parametrize("piece", [1, 7, 60])
+def test_a_long_document_is_compared_in_pieces_as_it_is_whole(monkeypatch, piece):
+    rng = random.Random(piece)
+    words = ["alpha", "Beta", "it's", "Straße", "ΣΑΣ", "x"]
+    texts = [" ".join(rng.choices(words, k=n)) for n in (0, 5, 40, 200)]
+
+    def rows():
+        index = overlap.OverlapIndex()
+        for number, text in enumerate(texts):
+            index.add(f"held-{number}", "test", text)
+        index.compare("training", f"{texts[2][7:]}\n{texts[3]}")
+        return index.rows()
+
+    whole = rows()
+    monkeypatch.setattr(overlap, "PIECE", piece)
+    assert rows() == whole
+    assert whole[0]["overlap"] == 1.0
