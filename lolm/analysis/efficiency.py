@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,7 @@ def at_budgets(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleRe
     sample = None if among is None or split != "test" else TextSample.of([run for pair in pairs for run in pair], among.analysis)
     # (baseline, subject) of each pair in draws of text, (D, ends) each
     drawn = [] if sample is None else [(sample.ends(base, steps), sample.ends(subject, steps)) for subject, base in pairs]
+    others = {arm: _logs_at_ends(_Paired.of(rivals), axis) for arm, rivals in _rivals(pairs, among).items()}
     points, logs = [], []
     for count, step in enumerate(steps, 1):
         cut = [(base.until(count), subject.until(count)) for base, subject in curves]
@@ -214,12 +216,7 @@ def at_budgets(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleRe
         if untimed or failed:
             points.append(Budget(step, position, None, untimed or f"in {len(failed)} of {len(cut)} pairs {failed[0]}"))
             continue
-        pool: dict[str, list[float]] = {}
-        for arm, rivals in _rivals(pairs, among).items():
-            its, theirs, its_split = annealed_curves(rivals, axis)
-            if step in its and its_split == split:
-                values, lacking = _logs([(a.until(its.index(step) + 1), b.until(its.index(step) + 1)) for a, b in theirs], axis)
-                pool |= {} if lacking else {arm: values}
+        pool = {arm: theirs[step] for arm, (theirs, its_split) in others.items() if step in theirs and its_split == split}
         draws = None
         if sample is not None:
             draws = np.stack([_drawn_log(*pair, *both) for pair, both in zip(cut, drawn, strict=True)], axis=1)
@@ -241,6 +238,30 @@ def _rivals(pairs: Pairs, among: ScaleResults | None) -> dict[str, Pairs]:
     others = [arm for arm in among.arms if arm not in taken]
     found = {arm: [(run, seeds[run.seed]) for run in among.of(arm) if run.seed in seeds] for arm in others}
     return {arm: rivals for arm, rivals in found.items() if len(rivals) == len(pairs)}
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """Pairs of runs, known by which runs they are: each arm's are asked for in the interval of every other arm."""
+
+    ids: tuple[int, ...]
+    pairs: Pairs = field(compare=False)
+
+    @classmethod
+    def of(cls, pairs: Pairs) -> _Paired:
+        return cls(tuple(id(run) for pair in pairs for run in pair), pairs)
+
+
+@lru_cache(maxsize=4096)
+def _logs_at_ends(paired: _Paired, axis: str) -> tuple[dict[int, list[float]], str]:
+    """ln of the multiplier of each pair by end of schedule, without ends at which one is missing; and the split."""
+    steps, curves, split = annealed_curves(paired.pairs, axis)
+    found = {}
+    for count, step in enumerate(steps, 1):
+        values, lacking = _logs([(base.until(count), subject.until(count)) for base, subject in curves], axis)
+        if not lacking:
+            found[step] = values
+    return found, split
 
 
 def _logs(curves: Sequence[tuple[Curve, Curve]], axis: str) -> tuple[list[float], list[str]]:
