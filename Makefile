@@ -90,7 +90,7 @@ test: $(ready) tools ## all tests but the whole fault suite, of which it has a s
 
 faults: $(ready) tools ## kills, failing writes, damaged and invented files, some 15 minutes; its table goes into docs/reliability.md
 	@rm -rf .scratch/faults
-	@LOLM_FAULTS=1 $(quiet) $(pytest) -m faults $(ARGS) tests/faults
+	@LOLM_FAULTS=$(or $(LOLM_FAULTS),1) $(quiet) $(pytest) -m faults $(ARGS) tests/faults
 	@"$(python)" tests/faults/table.py
 
 audit: $(ready) ## whether a fault is known of a package that requirements.lock pins; asks a public list, takes the extra `audit`
