@@ -25,7 +25,6 @@ from table import LOADS
 from lolm.config import load_params
 from lolm.corpus.sources import read_documents
 
-MEBIBYTE = 2**20
 DOCUMENT = 10_000  # characters
 WHOLE = os.environ.get("LOLM_FAULTS") == "whole"
 STEEPEST = 1.5  # slope of log processor seconds over log size from which on growth is nearer to quadratic than to linear
