@@ -20,8 +20,10 @@ passages of these documents; other documents differ by more in a loss, by little
 **Pooling.** Two or three seeds tell little of a variance. With fewer than ``analysis.pool_below`` it is estimated from all arms
 of the study that have the same seeds, in the two-way layout of arms and seeds: for differences the residual mean square, with
 (k − 1) (n − 1) degrees of freedom, for levels the mean variance of an arm. That is right where the arms have one variance. A test
-says whether these are shown to differ (Bartlett's statistic of the residuals, its distribution under normal errors of one
-variance by simulation, since the usual approximation fails at n = 2 and 3); then each arm keeps its own.
+says whether these are shown to differ; then each arm keeps its own. Its statistic is Bartlett's form, arithmetic over geometric
+mean, of the variances of the differences between each two arms, and its distribution under normal errors of one variance is
+simulated. Differences, since a wild arm's error stands in the residuals of all arms: of three arms it leaves squares of 4 : 1 : 1
+however wild it is, which Bartlett's own statistic calls more even than chance, while the difference of the two others shows it.
 """
 
 from __future__ import annotations
@@ -98,8 +100,8 @@ def _over_seeds(own: np.ndarray, others: np.ndarray, analysis: AnalysisConfig, p
 
 
 def equal_variances(rows_AS: np.ndarray) -> float:
-    """p value of the test that what is left of A arms' values without the means of arms and seeds has one variance."""
-    statistic = float(_bartlett(rows_AS[None])[0])
+    """p value of the test that A arms' values have one variance about the means of arms and seeds."""
+    statistic = float(_unevenness(rows_AS[None])[0])
     return float(np.mean(_null(*rows_AS.shape) >= statistic))
 
 
@@ -108,18 +110,18 @@ def _residuals(rows: np.ndarray) -> np.ndarray:
     return centred - centred.mean(axis=-2, keepdims=True)
 
 
-def _bartlett(rows_DAS: np.ndarray) -> np.ndarray:
-    """Arithmetic over geometric mean of the arms' residual sums of squares, as a logarithm: (D,)."""
-    squares = (_residuals(rows_DAS) ** 2).sum(axis=-1)
-    with np.errstate(
-        divide="ignore", invalid="ignore"
-    ):  # where nothing is left of an arm, its variance is not that of the others
-        return np.log(squares.mean(axis=-1)) - np.log(squares).mean(axis=-1)
+def _unevenness(rows_DAS: np.ndarray) -> np.ndarray:
+    """Arithmetic over geometric mean of the variances of the differences between each two arms, as a logarithm: (D,)."""
+    centred_DAS = rows_DAS - rows_DAS.mean(axis=-1, keepdims=True)
+    first, second = np.triu_indices(rows_DAS.shape[-2], 1)
+    squares_DP = ((centred_DAS[:, first] - centred_DAS[:, second]) ** 2).sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where two arms do not differ, their variance is not that of the others
+        return np.log(squares_DP.mean(axis=-1)) - np.log(squares_DP).mean(axis=-1)
 
 
 @lru_cache(maxsize=64)
 def _null(arms: int, seeds: int) -> np.ndarray:
-    return _bartlett(np.random.default_rng(0).standard_normal((NULL_DRAWS, arms, seeds)))
+    return _unevenness(np.random.default_rng(0).standard_normal((NULL_DRAWS, arms, seeds)))
 
 
 def _of_text(draws_DS: np.ndarray, units: float) -> tuple[float, float] | None:

@@ -79,9 +79,35 @@ def test_variances_that_differ_are_not_pooled():
     sds = np.array([1.0, 1.0, 1.0, 50.0])[:, None]
     own = [estimate(*_split(rng.normal(0, sds, (4, 4))), ANALYSIS, paired=False).arms for _ in range(200)]
     assert np.mean(np.array(own) == 1) > 0.9
-    p_values = [equal_variances(rng.normal(0, 1, (4, 3))) for _ in range(1000)]
-    assert np.mean(np.array(p_values) < 0.1) == pytest.approx(0.1, abs=0.03)
     assert equal_variances(np.zeros((3, 3))) == 0  # of nothing there is no common variance
+
+
+@pytest.mark.parametrize(("arms", "n"), [(3, 2), (3, 3), (4, 3), (8, 2), (8, 3)])
+def test_equal_variances_are_called_different_at_the_level_of_the_test(arms, n):
+    rng = np.random.default_rng([arms, n])
+    p_values = [equal_variances(rng.normal(0, 1, (arms, n)) + rng.normal(0, 2, (1, n))) for _ in range(1000)]
+    assert np.mean(np.array(p_values) < 0.1) == pytest.approx(0.1, abs=0.03)
+
+
+@pytest.mark.parametrize(("arms", "wild", "power"), [(3, [50], 0.9), (4, [10], 0.75), (5, [50, 50], 0.9), (8, [10], 0.85)])
+def test_a_wild_arm_is_seen_among_few(arms, wild, power):
+    """Among three arms its error is in the residuals of all, 4 : 1 : 1 in squares; the two others' difference is free of it."""
+    rng, sds = np.random.default_rng(arms), np.array([*wild, *[1] * (arms - len(wild))])[:, None]
+    assert np.mean([equal_variances(rng.normal(0, sds, (arms, 3))) < 0.1 for _ in range(300)]) > power
+
+
+@pytest.mark.parametrize("arms", [3, 4, 6])
+def test_a_wild_arm_leaves_the_intervals_of_the_others_alone(arms):
+    widths = []
+
+    def one(rng):
+        rows = rng.normal(0, 1, (arms, 3)) * np.array([1, 1, 50] + [1] * (arms - 3))[:, None]
+        found = estimate(rows[0] - rows[1], rows[2:] - rows[1], ANALYSIS, paired=True)
+        widths.append(found.interval[1] - found.interval[0])
+        return found
+
+    assert coverage(1000, one) == pytest.approx(0.95, abs=POINTS)
+    assert np.median(widths) < 2 * 4.303 * math.sqrt(2 / 3)  # of their own seeds; with the wild arm's in it about 110
 
 
 def _split(rows):

@@ -33,8 +33,8 @@ def left_over(rows):
 
 
 def uneven(rows):
-    squares = (left_over(rows) ** 2).sum(-1)
-    return np.log(squares.mean(-1)) - np.log(squares).mean(-1)
+    away = [np.var(rows[..., i, :] - rows[..., j, :], axis=-1) for i in range(rows.shape[-2]) for j in range(i)]
+    return np.log(np.mean(away, axis=0)) - np.mean(np.log(away), axis=0)
 
 
 def interval(own, others, paired, text=None):
