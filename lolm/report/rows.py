@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from lolm.analysis.effects import arm_effects
 from lolm.analysis.statistics import Estimate, t_interval
 from lolm.analysis.uncertainty import final_bits, final_loss
 from lolm.claims.numbers import show, show_estimate
+from lolm.config import flatten, to_mapping
 from lolm.records.results import ScaleResults
 from lolm.records.schema import Downstream, TaskMetric
 from lolm.report.render import estimate, si
@@ -32,6 +34,7 @@ ARMS = (
 DEPENDENCY = (
     "S, nats", "latent share", "share of variance", "mean gate", "call", "after Holm", "S minus subject's", "p, Holm",
 )  # fmt: skip
+MOST_CHANGES = 10  # settings: who differs in more is another architecture
 TRIVIAL = {
     "uniform": "uniform guess, ln V",
     "unigram": "unigram, tokens the run trained on",
@@ -71,6 +74,27 @@ def arms(results: ScaleResults) -> list[Row]:
         )
         rows.append(Row(results.label(arm), cells, arm))
     return rows
+
+
+def changes(results: ScaleResults) -> list[Row]:
+    """What arms of the subject's family change in its architecture; not those that change more than :data:`MOST_CHANGES`."""
+    if results.subject is None:
+        return []
+    subject = results.params.architectures[results.subject]
+    own, rows = flatten(to_mapping(subject)), []
+    for arm in results.arms:
+        architecture = results.params.architectures[arm]
+        its = flatten(to_mapping(architecture))
+        changed = [key for key in sorted(own | its) if key != "label" and own.get(key) != its.get(key)]
+        if architecture.family == subject.family and 0 < len(changed) <= MOST_CHANGES:
+            told = [f"{key} {_plain(own.get(key))} → {_plain(its.get(key))}" for key in changed]
+            rows.append(Row(results.label(arm), ("; ".join(told),), arm))
+    return rows
+
+
+def _plain(value: Any) -> str:
+    """A setting as in ``params.yaml``."""
+    return value if isinstance(value, str) else json.dumps(value).replace('"', "")
 
 
 def losses(results: ScaleResults) -> list[Row]:

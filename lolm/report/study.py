@@ -90,6 +90,7 @@ def study_page(
         left_out=left_out(results),
         drawn={picture.name: picture.title for picture in pictures},
         arms_columns=rows.ARMS,
+        changes=rows.changes(results),
         comparisons=rows.comparisons(results),
         dependency=rows.dependency(results),
         dependency_columns=rows.DEPENDENCY,

@@ -1,6 +1,7 @@
 """Figures, pages and the stages that make them."""
 
 import csv
+import html
 import io
 import json
 import os
@@ -22,7 +23,7 @@ from lolm.claims.ledger import VERDICTS
 from lolm.config import load_params
 from lolm.records import RunKey
 from lolm.records.results import load_results
-from lolm.report import ablations, figures, tables
+from lolm.report import ablations, figures, rows, tables
 from lolm.report.figures import FIGURES, FigureEntry, left_out, pictures
 from lolm.report.figures.style import label_ends, new_figure, reference_lines, spread
 from lolm.report.front import QUESTIONS, front_figures, front_markdown, front_page, readme_block
@@ -253,6 +254,20 @@ def test_any_arms_and_seeds(tmp_path, arms, seeds):
     assert {"learning_curves", "bits_per_byte"} <= {picture.name for picture in drawn}
     assert ("lead" in {picture.name for picture in drawn}) == ({"lolm", "transformer"} <= set(arms))
     assert study_markdown(results, ledger)
+
+
+def test_page_says_what_an_arm_changes(tmp_path):
+    arms = ("lolm", "lolm_sum", "lolm_reg_iecb", "transformer", "mamba")
+    results = load_results(write_results(tmp_path, arms=arms, seeds=(1,)))
+    changes = {row.note: row.cells[0] for row in rows.changes(results)}
+    assert changes["lolm_sum"] == "gate.form dimension → none"
+    assert changes["lolm_reg_iecb"] == (
+        "objectives.regime_balance_weight 0.5 → 0.0; objectives.regime_entropy_weight -1.0 → 1.0; regime.clamp 5.0 → null; "
+        "regime.isolate true → false"
+    )
+    assert "mamba" not in changes, "another family"
+    text = study_page(results, build_ledger(results), [])
+    assert all(html.escape(told) in text for told in changes.values())
 
 
 def test_page_without_lolm_does_not_speak_of_it(several):
