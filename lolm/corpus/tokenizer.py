@@ -7,6 +7,7 @@ iterator, because a model that is trained from files carries their paths.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from lolm.records import named, read_json, sha256_of, write_bytes, write_json
 MAX_LINE = 65_536  # bytes; longer lines are cut for the trainer, which would drop them
 META = "\u2581"  # SentencePiece's mark for a space
 UNK, EOS = 0, 1
+GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def train_tokenizer(lines: Iterable[str], vocab_size: int) -> bytes:
@@ -95,22 +97,28 @@ def sample_lines(
 ) -> Iterator[str]:
     """Lines of the documents, at most ``limit_bytes`` of them, spread evenly over all ``total_bytes`` of text.
 
+    Each line at the same rate, whatever its length: multiples of the golden ratio, modulo one, are spread evenly over every
+    regular part of the lines (Weyl), so over every second one too, where paragraphs alternate with empty lines.
+
     ``counts`` gets the lines that are not empty, their bytes without line ends, and the documents that have one.
     """
     counts = Counter() if counts is None else counts
     share = min(1.0, limit_bytes / max(1, total_bytes))
-    seen = given = 0
+    pieces = given = 0
     for text in documents:
         before = counts["lines"]
         for line in text.split("\n"):
             for piece in _cut(line):
+                pieces += 1
+                if pieces * GOLDEN % 1 >= share:
+                    continue
                 size = len(piece.encode()) + 1
-                seen += size
-                if given + size <= share * seen or share == 1.0:
-                    given += size
-                    counts["lines"] += bool(piece)
-                    counts["bytes"] += size - 1
-                    yield piece
+                given += size
+                if share < 1 and given > limit_bytes:
+                    return
+                counts["lines"] += bool(piece)
+                counts["bytes"] += size - 1
+                yield piece
         counts["documents"] += counts["lines"] > before
 
 
@@ -133,7 +141,13 @@ def build_tokenizer(config: TokenizerConfig, corpus: str | Path, folder: Path) -
     total = read_manifest(corpus)["splits"]["train"]["bytes"]
     texts = (document.text for document in iterate_split(corpus, "train"))
     sample: Counter[str] = Counter()
-    model = train_tokenizer(sample_lines(texts, total, config.train_bytes, sample), config.vocab_size)
+    try:
+        model = train_tokenizer(sample_lines(texts, total, config.train_bytes, sample), config.vocab_size)
+    except DataError as error:
+        if config.train_bytes >= total:
+            raise
+        seen = f"the trainer saw {config.train_bytes:,} of {total:,} bytes (tokenizer.train_bytes)"
+        raise DataError(f"{error}; {seen}") from None
     write_bytes(folder / "tokenizer.model", model)
     tokenizer = Tokenizer(model)
     with named(folder / "token_bytes.npy"):

@@ -1,6 +1,8 @@
 """The tokenizer loses nothing, counts bytes exactly, and has the same bytes wherever it is trained."""
 
 import json
+import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -117,8 +119,22 @@ def test_sample_is_within_the_limit_and_spread_evenly():
     lines = list(sample_lines(documents, total, total // 5))
     assert total // 5 - 50 < sum(len(line) + 1 for line in lines) <= total // 5
     counts = [sum(line.startswith(f"document {d} ") for line in lines) for d in range(10)]
-    assert max(counts) - min(counts) <= 1
+    assert max(counts) - min(counts) <= 2
     assert list(sample_lines(documents, total, total)) == "\n".join(documents).split("\n")
+
+
+@pytest.mark.parametrize("share", [0.5, 0.02, 0.002])
+def test_sample_has_long_lines_as_often_as_short_ones(share):
+    """Paragraphs of 100 to 2,000 bytes, an empty line after each, a title above: as the text of the web lies in files."""
+    rng = random.Random(1)
+    paragraphs = [["title", *("x" * n for _ in range(9) for n in (rng.randint(100, 2000), 0))] for _ in range(5000)]
+    total = sum(len(line) + 1 for lines in paragraphs for line in lines)
+    lines = list(sample_lines(("\n".join(lines) for lines in paragraphs), total, round(share * total)))
+    of = Counter("title" if line == "title" else "paragraph" if line else "empty" for line in lines)
+    assert of["paragraph"] == pytest.approx(45_000 * share, rel=0.12)
+    assert of["empty"] == pytest.approx(of["paragraph"], rel=0.12)
+    assert of["title"] == pytest.approx(of["paragraph"] / 9, rel=0.25, abs=5)
+    assert sum(map(len, lines)) == pytest.approx(share * total, rel=0.08)
 
 
 def test_long_lines_are_trained_on_too():
@@ -155,3 +171,5 @@ def test_what_the_trainer_saw_is_stated_beside_the_artifacts(data, tmp_path):
     half = build_tokenizer(TokenizerConfig(vocab_size=400, train_bytes=total // 2), data / "corpus", tmp_path)["sample"]
     assert 0.4 * total < half["bytes"] <= total // 2
     assert half["lines"] < len(lines)
+    with pytest.raises(DataError, match=r"the largest that works is \d+; the trainer saw 500 of .* \(tokenizer\.train_bytes\)"):
+        build_tokenizer(TokenizerConfig(vocab_size=4000, train_bytes=500), data / "corpus", tmp_path)
