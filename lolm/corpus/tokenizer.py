@@ -115,6 +115,7 @@ def sample_lines(
                 size = len(piece.encode()) + 1
                 given += size
                 if share < 1 and given > limit_bytes:
+                    counts["documents"] += counts["lines"] > before
                     return
                 counts["lines"] += bool(piece)
                 counts["bytes"] += size - 1

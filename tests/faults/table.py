@@ -47,12 +47,13 @@ def shown(said: str) -> str:
 
 def load_table(loads: list[dict]) -> str:
     """One line for what was loaded and how much of it; the slope is that of log seconds over log size from the size before."""
-    lines = ["| what | size | seconds | slope | peak memory, MiB | |", "|---|---|---|---|---|---|"]
+    lines = ["| what | size | processor seconds | slope | peak memory, MiB | |", "|---|---|---|---|---|---|"]
     before: dict[str, dict] = {}
     for load in sorted(loads, key=lambda load: (load["what"], load["size"])):
         last = before.get(load["what"])
-        steep = math.log(load["seconds"] / last["seconds"]) / math.log(load["size"] / last["size"]) if last else None
-        cells = (f"{load['size']:,} {load['unit']}", f"{load['seconds']:.1f}", "" if steep is None else f"{steep:.2f}")
+        seconds = load["processor_seconds"]
+        steep = math.log(seconds / last["processor_seconds"]) / math.log(load["size"] / last["size"]) if last else None
+        cells = (f"{load['size']:,} {load['unit']}", f"{seconds:.1f}", "" if steep is None else f"{steep:.2f}")
         lines.append(f"| {load['what']} | {' | '.join(cells)} | {load['mebibytes']:,.0f} | {load['note']} |")
         before[load["what"]] = load
     return "\n".join(lines) + "\n"
