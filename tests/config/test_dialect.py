@@ -96,7 +96,7 @@ def test_refused_values_and_other_mistakes_are_said_together_and_each_once(tmp_p
     lines = str(caught.value).splitlines()
     assert lines[0].endswith("params.yaml: 3 mistakes")
     assert len(lines) == 4
-    assert any("studies.field.seeds[0]: line" in line for line in lines)
+    assert any("studies.baselines.seeds[0]: line" in line for line in lines)
 
 
 def test_the_file_reads_alike_everywhere():
