@@ -41,6 +41,7 @@ from lolm.records.results import RunRecord, ScaleResults
 
 Read = Callable[[RunRecord], float | None]
 NULL_DRAWS = 4000  # of the test of equal variances
+AT_ONCE = 1_000_000  # differences of two arms that it holds
 MEASURABLE = 0.9  # share of the draws of text in which a number must exist
 
 
@@ -121,7 +122,9 @@ def _unevenness(rows_DAS: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _null(arms: int, seeds: int) -> np.ndarray:
-    return _unevenness(np.random.default_rng(0).standard_normal((NULL_DRAWS, arms, seeds)))
+    draws_DAS = np.random.default_rng(0).standard_normal((NULL_DRAWS, arms, seeds))
+    pieces = math.ceil(draws_DAS.size * (arms - 1) / 2 / AT_ONCE)  # of many arms there are very many pairs
+    return np.concatenate([_unevenness(piece) for piece in np.array_split(draws_DAS, min(pieces, NULL_DRAWS))])
 
 
 def _of_text(draws_DS: np.ndarray, units: float) -> tuple[float, float] | None:
