@@ -100,7 +100,7 @@ FINDINGS = (
     Finding(
         "dependency_follows_share",
         "whether over arms S follows the latent branch's share",
-        "Over arms the larger branch is the one that is missed more: S rises with the latent branch's share",
+        "Over the arms that share LOLM's wiring S rises with the latent branch's share",
         "Over arms S does not rise with the latent branch's share",
     ),
     Finding(

@@ -1,6 +1,7 @@
 """From a folder with a model and a tokenizer to a record, without a network."""
 
 import math
+import shutil
 import sys
 
 import pytest
@@ -186,3 +187,17 @@ def test_mistakes_are_named_all_at_once(section, mistakes):
     assert len(said) == len(mistakes), said
     for mistake in mistakes:
         assert any(line.startswith(mistake) for line in said), (mistake, said)
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path, monkeypatch):
+    """Not for a yes at the library's question either."""
+    folder, mark = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(ROOT / "models" / "lolm-tiny", folder)
+    for path in folder.glob("*.py"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"\nopen({str(mark)!r}, 'w').close()\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ExternalError, match="cannot build it"):
+        load_model("mine", ExternalConfig(str(folder)))
+    load_tokenizer("mine", ExternalConfig(str(folder)))
+    assert not mark.exists()

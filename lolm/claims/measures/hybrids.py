@@ -12,7 +12,7 @@ from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Quantity
 from lolm.claims.measures.common import again
 from lolm.claims.numbers import show, show_estimate
-from lolm.claims.rules import above, every
+from lolm.claims.rules import above, every, within
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 
@@ -287,7 +287,7 @@ class RecallByType(OfArms):
     """Accuracy lost without attention minus that lost without recurrence, of the runs that learned a recall task.
 
     Attributes:
-        dissociated: the claim is also that for text the recurrent mixers are missed more.
+        dissociated: the claim is also that for text the recurrent mixers are missed more; else, that recall does without these.
     """
 
     arm: str
@@ -322,5 +322,9 @@ class RecallByType(OfArms):
             verdicts.append(above(text, context.analysis.type_margin))
             details["S_type"] = Quantity.of(text, "nats", f"{S_TYPE}, text")
             why += f" For text, S_type is {show_estimate(text, 'nats')}."
+        else:
+            recurrent = t_interval([pair[0] for _, pair in solved], confidence)  # type: ignore[misc]
+            verdicts.append(within(recurrent, 0.0, context.analysis.gate_margin))
+            why += f" Lost without recurrence: {show_estimate(recurrent, 'share')}."
         ours = None if self.dissociated else t_interval(left, confidence)
         return Reading(found, ours, [run for run, _ in solved], verdict=every(verdicts), why=why, details=details)

@@ -191,7 +191,8 @@ ENTRIES = (
         "Recall depends on attention alone: without it nothing is retrieved.",
         RecallByType("samba", names.MQAR),
         STUDY,
-        rule_text="holds if the interval lies above 0, fails if none of it does; over the seeds that learned the task",
+        rule_text="holds if the interval lies above 0 and what is lost without the recurrent mixers within ±{gate_margin:g}, "
+        "fails if none of either does; over the seeds that learned the task",
         unit="share",
         definition="accuracy lost without the attention mixers minus that lost without the recurrent ones, associative recall",
         published=("recall_no_attention",),

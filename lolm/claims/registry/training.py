@@ -103,11 +103,12 @@ ENTRIES = (
     ),
     contrast(
         "ssm_special",
-        "It takes a state-space model: with Transformer blocks in its place LOLM is worse.",
+        "With Transformer blocks in place of the state-space model LOLM is worse.",
         "inversion",
         WORSE,
         "lolm_transformer_latent",
-        caveat="The blocks read the same h, in series; equal parameters. The SSM brings a short convolution that they lack.",
+        caveat="The blocks read the same h, in series; equal parameters. The SSM brings a short convolution that they lack, and "
+        "its block without the recurrence is not shown to be worse.",
         stated="seed",
     ),
     contrast(
@@ -154,12 +155,12 @@ ENTRIES = (
     contrast("gate_half", "The gate is better than a fixed half.", "gates", WORSE, "lolm_half", caveat=GATE, stated="seed paper"),
     contrast(
         "gate_free",
-        "The gate's level is discovered: without the losses that set it a target it ends where it does with them.",
+        "The gate's level needs no teacher: without both losses that set it a target it ends where it does with them.",
         "gate",
         Within("gate_margin"),
         "lolm_free_gate",
         "gate",
-        caveat="Both the competitive and the manifestation loss are off; two that pull in opposite directions can cancel.",
+        caveat="Both the competitive and the manifestation loss are off. Each alone moves the level, in opposite directions.",
         stated="paper scaling",
     ),
     contrast(
@@ -192,7 +193,7 @@ ENTRIES = (
     ),
     contrast(
         "cpc_position",
-        "The contrastive loss learns more than position: negatives at the same position of other texts serve no better.",
+        "To tell positions apart is no crutch: contrastive negatives at the same position of other texts serve no better.",
         "cpc",
         Above("-equivalence_margin"),
         "lolm_cpc_positions",

@@ -25,6 +25,7 @@ def test_a_study_of_hybrids_has_its_claims_and_none_on_lolm(hybrids_of):
     verdicts = {id: claim.verdict for id, claim in ledger.items() if claim.group == "hybrids"}
     assert {id: verdict for id, verdict in verdicts.items() if verdict != "holds"} == {
         "composition_decides": "fails",  # the same in every arm
+        "attention_recall": "fails",  # something is lost without recurrence too
         "branch_bypassed": "fails",
         "hybrid_resilience": "fails",  # a Transformer of fewer layers, and less to lose
     }
@@ -61,6 +62,14 @@ def test_equal_types_say_nothing(hybrids_of):
     assert "neither type is missed more" in ledger["recurrent_missed_samba"].why
     assert ledger["early_layers"].verdict != "holds"
     assert ledger["types_over_training"].verdict == "fails"
+
+
+def test_recall_that_is_lost_without_recurrence_too_does_not_depend_on_attention_alone(hybrids_of):
+    ledger = hybrids_of(Truth(recall_lost=(0.0, 0.5)))
+    assert ledger["attention_recall"].verdict == "inconclusive"  # none is lost, as far as three seeds of this noise tell
+    both = hybrids_of(Truth(recall_lost=(0.3, 0.9)))
+    assert (both["attention_recall"].verdict, both["recall_dissociation"].verdict) == ("fails", "holds")
+    assert "Lost without recurrence: " in both["attention_recall"].why
 
 
 def test_what_was_not_learned_cannot_be_lost(hybrids_of):
