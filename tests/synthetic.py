@@ -103,6 +103,7 @@ class Truth:
     gate_zero: float = 5.0  # ... and at g = 0
     skip_damage: float = 5.5
     alive_eval: int = 3
+    alive: dict[str, int] = field(default_factory=dict)  # of single arms
     codes: int = 8
     cpc: float = 3.0
     candidates: int = 56
@@ -515,7 +516,7 @@ class _Run:
             usage_entropy_sampled=2.0,
             alive_noise=codes,
             usage_entropy_noise=2.07,
-            alive_eval=self.truth.alive_eval,
+            alive_eval=self.truth.alive.get(self.run.arm, self.truth.alive_eval),
             usage_entropy_eval=0.9,
         )
 

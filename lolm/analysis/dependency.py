@@ -16,14 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, permutations
+
+import numpy as np
 
 from lolm.analysis.statistics import (
     Estimate,
     complete_interval,
     correlation,
     holm,
-    holm_of,
     p_value,
     paired_difference,
     t_interval,
@@ -35,6 +36,7 @@ from lolm.records.schema import Ablation
 
 INVERTED, MAJORITY, NO_INVERSION = "inverted", "latent majority", "no inversion"
 NOT_INVERTED, UNDECIDED = "not inverted", "inconclusive"
+SAMPLED_ORDERS = 19_999  # of more arms than have few enough orders
 HALF = 0.5  # of the gated signal: a branch below it is the smaller one
 
 
@@ -206,37 +208,78 @@ def _p_of(called: str, s: Estimate, share: Estimate | None, analysis: AnalysisCo
 
 @dataclass(frozen=True)
 class WayContrast:
-    """S by one way of removing a branch minus S by another, paired by seed; ``adjusted``: Holm's p over all that were asked."""
+    """S by one way of removing a branch minus S by another, paired by seed.
+
+    Attributes:
+        adjusted: Holm's p, over all that were asked, that they differ.
+        beyond: the same that they differ by more than a margin; 1 where the mean lies within it.
+    """
 
     first: RemovalMethod
     second: RemovalMethod
     difference: Estimate
     adjusted: float | None
+    beyond: float | None
 
 
-def way_contrasts(runs: Sequence[RunRecord], confidence: float) -> tuple[WayContrast, ...]:
+def way_contrasts(runs: Sequence[RunRecord], confidence: float, margin: float = 0.0) -> tuple[WayContrast, ...]:
     """All pairs of the plain ways of removing a branch that every run was measured with."""
     plain = [RemovalMethod(way) for way in names.REMOVALS]
     found = [(method, e) for method in plain if (e := over_seeds(runs, method, confidence)) is not None]
     pairs = [(a, b, paired_difference(x.per_seed, y.per_seed, confidence)) for (a, x), (b, y) in combinations(found, 2)]
-    adjusted = holm_of({f"{a.way} {b.way}": difference for a, b, difference in pairs})
-    return tuple(WayContrast(a, b, difference, adjusted.get(f"{a.way} {b.way}")) for a, b, difference in pairs)
+    adjusted, beyond = _corrected([one for _, _, one in pairs], 0.0), _corrected([one for _, _, one in pairs], margin)
+    return tuple(WayContrast(a, b, one, p, q) for (a, b, one), p, q in zip(pairs, adjusted, beyond, strict=True))
 
 
-def over_arms(results: ScaleResults, read: Callable[[RunRecord], float | None]) -> Estimate | None:
-    """Pearson's correlation of a number of a run and S over the arms of a study, in each seed, on Fisher's scale over seeds.
+def _corrected(found: Sequence[Estimate], margin: float) -> Sequence[float | None]:
+    """Holm's p values that means lie outside ±margin, two-sided at its nearer end; None with one seed."""
+    raw = [p_value(one, math.copysign(min(margin, abs(one.value)), one.value)) for one in found]
+    return raw if None in raw else holm(raw)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class OverArms:
+    """How a number goes with S over arms.
+
+    Attributes:
+        found: Pearson's correlation in each seed, on Fisher's scale over seeds.
+        p_value: two-sided, of the permutations of the number among the arms, the same in all seeds; exact up to eight arms. The
+            interval says how far other seeds move a correlation, this whether so few arms could have it by chance.
+    """
+
+    found: Estimate
+    p_value: float
+
+
+def over_arms(results: ScaleResults, read: Callable[[RunRecord], float | None]) -> OverArms | None:
+    """The correlation of a number of a run and S over the arms of a study.
 
     None where fewer than four arms have both, or one of them does not vary; seeds are those that these arms share.
     """
-    method, per_seed = primary(results), []
+    method = primary(results)
     found = {arm: {run.seed: (read(run), statistic(run, method)) for run in results.of(arm)} for arm in results.arms}
     found = {arm: pairs for arm, pairs in found.items() if pairs and not any(None in pair for pair in pairs.values())}
-    for seed in sorted(set.intersection(*map(set, found.values()))) if len(found) > 3 else ():
-        r = correlation(*zip(*(pairs[seed] for pairs in found.values()), strict=True))  # type: ignore[arg-type]
-        if r is None:
-            return None
-        per_seed.append(math.atanh(max(-1 + 1e-9, min(1 - 1e-9, r))))
-    return t_interval(per_seed, results.analysis.confidence).map(math.tanh) if per_seed else None
+    seeds = sorted(set.intersection(*map(set, found.values()))) if len(found) > 3 else []
+    if not seeds:
+        return None
+    pairs_2SA = np.array([[[found[arm][seed][i] for arm in found] for seed in seeds] for i in (0, 1)], dtype=float)
+    centred_2SA = pairs_2SA - pairs_2SA.mean(axis=-1, keepdims=True)
+    length_2S = np.sqrt((centred_2SA**2).sum(axis=-1, keepdims=True))
+    if length_2S.min() < 1e-12:
+        return None
+    number_SA, s_SA = centred_2SA / length_2S
+    orders = _orders(len(found))
+    fisher_OS = np.arctanh(np.einsum("soa,sa->os", number_SA[:, orders], s_SA).clip(-1 + 1e-9, 1 - 1e-9))
+    extreme = np.abs(fisher_OS.mean(axis=1)) >= abs(fisher_OS[0].mean()) - 1e-9
+    return OverArms(t_interval(fisher_OS[0], results.analysis.confidence).map(math.tanh), float(extreme.mean()))
+
+
+def _orders(arms: int) -> np.ndarray:
+    """(orders, arms), the first as they are: all orders of up to eight arms, else a fixed sample of them."""
+    if arms <= 8:
+        return np.array(list(permutations(range(arms))))
+    rng = np.random.default_rng(0)
+    return np.stack([np.arange(arms), *(rng.permutation(arms) for _ in range(SAMPLED_ORDERS))])
 
 
 def primary(results: ScaleResults) -> RemovalMethod:

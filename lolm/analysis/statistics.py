@@ -8,7 +8,7 @@ interval (``None``), never a made-up one. Student's t throughout; ratios are tre
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from lolm import LolmError
@@ -31,6 +31,7 @@ class Estimate:
         error, freedom: standard error and its degrees of freedom; None without an interval, or after :meth:`map`.
         arms: whose variance over seeds it rests on together; 1 where it is its own.
         text_error: standard error that the choice of text adds, part of ``error`` (before :meth:`map`); None: seeds alone.
+        own: the same by its own variance over seeds, where ``arms`` share theirs; else None.
     """
 
     value: float
@@ -42,6 +43,7 @@ class Estimate:
     freedom: float | None = None
     arms: int = 1
     text_error: float | None = None
+    own: Estimate | None = None
 
     @classmethod
     def of_error(
@@ -69,6 +71,7 @@ class Estimate:
             per_seed=tuple(map(function, self.per_seed)),
             error=None,
             freedom=None,
+            own=None if self.own is None else self.own.map(function),
         )
 
     def at(self, confidence: float) -> Estimate:
@@ -81,7 +84,8 @@ class Estimate:
             return replace(self, confidence=confidence)
         if self.error is None or self.freedom is None:
             raise StatisticsError("an estimate on another scale has no standard error; change its level before it is mapped")
-        return Estimate.of_error(self.per_seed, self.error**2, self.freedom, confidence, self.arms, self.text_error)
+        found = Estimate.of_error(self.per_seed, self.error**2, self.freedom, confidence, self.arms, self.text_error)
+        return replace(found, own=None if self.own is None else self.own.at(confidence))
 
     @property
     def covers(self) -> str:
@@ -171,12 +175,6 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = running
     return tuple(adjusted)
-
-
-def holm_of(found: Mapping[str, Estimate], at: float = 0.0) -> dict[str, float]:
-    """Adjusted two-sided p values that each mean is ``at``, all that have an interval corrected together by :func:`holm`."""
-    raw = {name: p for name, one in found.items() if (p := p_value(one, at)) is not None}
-    return dict(zip(raw, holm(list(raw.values())), strict=True))
 
 
 def equivalence(differences: Sequence[float] | Estimate, margin: float, confidence: float = 0.95) -> Equivalence:

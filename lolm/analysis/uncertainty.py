@@ -66,14 +66,19 @@ def estimate(
     n, confidence = len(own), analysis.confidence
     if n < 2:
         return t_interval(own, confidence)
-    variance, freedom, arms = _over_seeds(np.array(own), np.array([*others]).reshape(-1, n), analysis, paired)
-    alone = Estimate.of_error(own, variance, freedom, confidence, arms)
     found = _of_text(draws_DS, units) if draws_DS is not None and units > 1 else None
-    if found is None:
-        return alone
-    text, both = found
-    whole = Estimate.of_error(own, *_sum((variance, freedom), (max(text - both, 0.0), units - 1)), confidence, arms)
-    return replace(max(alone, whole, key=_width), text_error=math.sqrt(text))
+
+    def whole(variance: float, freedom: float, arms: int) -> Estimate:
+        alone = Estimate.of_error(own, variance, freedom, confidence, arms)
+        if found is None:
+            return alone
+        text, both = found
+        with_text = Estimate.of_error(own, *_sum((variance, freedom), (max(text - both, 0.0), units - 1)), confidence, arms)
+        return replace(max(alone, with_text, key=_width), text_error=math.sqrt(text))
+
+    unpooled = (float(np.var(own, ddof=1)) / n, n - 1)
+    pooled = _pooled(np.array(own), np.array([*others]).reshape(-1, n), analysis, paired)
+    return whole(*unpooled, 1) if pooled is None else replace(whole(*pooled), own=whole(*unpooled, 1))
 
 
 def _width(found: Estimate) -> float:
@@ -86,13 +91,14 @@ def _sum(*parts: tuple[float, float]) -> tuple[float, float]:
     return total, total / math.fsum(variance / freedom for variance, freedom in parts) if total else parts[0][1]
 
 
-def _over_seeds(own: np.ndarray, others: np.ndarray, analysis: AnalysisConfig, paired: bool) -> tuple[float, float, int]:
-    """Squared standard error of the mean over seeds, its degrees of freedom, and the number of arms it rests on."""
+def _pooled(own: np.ndarray, others: np.ndarray, analysis: AnalysisConfig, paired: bool) -> tuple[float, float, int] | None:
+    """Squared standard error of the mean over seeds, its degrees of freedom, and the number of arms it rests on; None where each
+    arm keeps its own variance."""
     n = len(own)
     rows = np.vstack([own, others, np.zeros((int(paired), n))])
     k = len(rows)
     if n >= analysis.pool_below or k < 3 or equal_variances(rows) < analysis.pooling_level:
-        return float(own.var(ddof=1)) / n, n - 1, 1
+        return None
     within = float((_residuals(rows) ** 2).sum()) / ((k - 1) * (n - 1))
     if paired:
         return 2 * within / n, (k - 1) * (n - 1), k

@@ -11,6 +11,7 @@ from lolm.claims.cost import Counting, Needs, needs
 from lolm.claims.entry import Context, Entry, NotRun, Reading, Undecided
 from lolm.claims.ledger import DECIDED, INCONCLUSIVE, NOT_RUN, UNTESTABLE, Claim, Control, Quantity, runs_of
 from lolm.claims.measures.common import against_decoder
+from lolm.claims.numbers import show_interval
 from lolm.claims.published import NUMBERS
 from lolm.records.results import ScaleResults
 
@@ -133,9 +134,22 @@ def _judged(entry: Entry, results: ScaleResults, reading: Reading) -> tuple[str,
         lead = entry.lead.format_map(reading.values)
         unit = str(reading.values.get("judged_unit", entry.unit))
         why = reading.why or f"{lead}: {entry.rule.why(judged, unit, results.analysis)}."
+        why += _unpooled(entry, results, judged, unit, verdict)
     else:
         raise ValueError(f"claim {entry.id}: neither a rule nor its measure decides")
     return verdict, f"{why}{' ' if reading.more else ''}{reading.more}{_diverged(entry, results)}"
+
+
+def _unpooled(entry: Entry, results: ScaleResults, judged: Estimate, unit: str, verdict: str) -> str:
+    """Says where a verdict rests on a variance that arms share."""
+    assert entry.rule is not None
+    alone = judged.own
+    if alone is None or alone.interval is None or (other := entry.rule.verdict(alone, results.analysis)) == verdict:
+        return ""
+    return (
+        f" The variance over seeds is pooled over {judged.arms} arms; by its own alone, over {alone.n} seeds, the interval is "
+        f"{show_interval(*alone.interval, unit)}, which is {other}."
+    )
 
 
 def _rule(entry: Entry, results: ScaleResults, reading: Reading) -> str:

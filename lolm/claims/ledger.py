@@ -73,7 +73,10 @@ class Quantity:
     @classmethod
     def of(cls, estimate: Estimate, unit: str, definition: str, note: str | None = None) -> Quantity:
         found = (estimate.value, unit, definition, estimate.interval, estimate.n, estimate.per_seed)
-        return cls(*found, note, covers=estimate.covers)
+        covers, own = estimate.covers, None if estimate.own is None else estimate.own.interval
+        if own is not None:
+            covers += f"; by its own variance alone {show_interval(*own, unit)}"
+        return cls(*found, note, covers=covers)
 
     @classmethod
     def missing(cls, unit: str, definition: str, note: str) -> Quantity:
@@ -87,7 +90,9 @@ class Quantity:
 
     @property
     def shown_interval(self) -> str:
-        """The interval as people read it; empty without one."""
+        """The interval as people read it; empty without one, and words where no seed differs, so that there is no spread."""
+        if self.interval is not None and self.interval[0] == self.interval[1]:
+            return "the same in each seed"
         return "" if self.interval is None else show_interval(*self.interval, self.unit)
 
     @property

@@ -9,7 +9,7 @@ from synthetic import Truth
 
 from lolm.analysis import dependency as dep
 from lolm.analysis.effects import arm_effect, arm_effects, main_effects
-from lolm.analysis.statistics import correlation, paired_p_value, t_interval
+from lolm.analysis.statistics import correlation, p_value, paired_p_value, t_interval
 from lolm.records import names
 
 MARGIN, BAND = 0.05, 0.1
@@ -122,6 +122,13 @@ def test_ways_of_removal_are_compared_in_pairs(results_of):
     one = found["zero", "mean"]
     assert one.difference.value == pytest.approx(0.2)
     assert one.adjusted < 0.05 < found["zero", "resample"].adjusted
+    assert one.beyond == one.adjusted  # of no margin
+    beyond = {(c.first.way, c.second.way): c for c in dep.way_contrasts(runs, 0.95, margin=0.1)}["zero", "mean"]
+    p_values = [p_value(c.difference, 0.1) for c in found.values() if c.difference.value > 0.1]
+    assert one.adjusted < beyond.beyond < 0.05
+    assert beyond.beyond == pytest.approx(10 * min(p_values))
+    assert dep.way_contrasts(runs, 0.95, margin=0.5)[0].beyond == 1  # within it
+    assert dep.way_contrasts(runs[:1], 0.95)[0].adjusted is None
 
 
 def test_keeping_the_norm_is_no_way_of_its_own_where_the_head_is_scale_free(results_of):
@@ -146,14 +153,16 @@ def test_s_over_arms_goes_with_what_it_was_made_from(results_of):
     latents = {"lolm": 0.6, "lolm_sum": 0.8, "lolm_half": 1.0, "lolm_concat": 1.2}
     shares = {arm: 1 - 0.5 * s for arm, s in latents.items()}
     results = results_of(Truth(latents=latents, shares=shares), arms=tuple(latents))
-    found = dep.over_arms(results, dep.latent_share)
+    over = dep.over_arms(results, dep.latent_share)
+    found = over.found
     assert found.n == 4
     assert 0.99 < found.interval[0] < found.value < found.interval[1] <= 1
+    assert over.p_value == pytest.approx(2 / 24)  # of 24 orders this one and its reverse
     assert dep.over_arms(results, lambda run: 1.0) is None  # it does not vary
     three = replace(results, runs=tuple(run for run in results.runs if run.arm != "lolm_sum"))
     assert dep.over_arms(three, dep.latent_share) is None
     lacking = replace(results, runs=tuple(run for run in results.runs if (run.arm, run.seed) != ("lolm_sum", 2)))
-    assert dep.over_arms(lacking, dep.latent_share).n == 3  # the seeds that all arms have
+    assert dep.over_arms(lacking, dep.latent_share).found.n == 3  # the seeds that all arms have
 
 
 @pytest.mark.parametrize("n", [3, 5])

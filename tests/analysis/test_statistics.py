@@ -1,15 +1,16 @@
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from lolm.analysis.statistics import (
+    Estimate,
     StatisticsError,
     correlation,
     equivalence,
     geometric_interval,
     holm,
-    holm_of,
     p_value,
     paired_difference,
     paired_p_value,
@@ -165,10 +166,12 @@ def test_an_estimate_at_another_level_and_its_p_value():
         t_interval(values).map(math.exp).at(0.9)
 
 
-def test_all_calls_of_a_study_are_corrected_together():
-    found = {"a": t_interval([1.0, 1.1, 0.9]), "b": t_interval([0.1, 0.3, -0.1]), "one seed": t_interval([1.0])}
-    raw = [p_value(found["a"], 0.05), p_value(found["b"], 0.05)]
-    assert holm_of(found, 0.05) == dict(zip(("a", "b"), holm(raw), strict=True))
+def test_an_estimate_keeps_what_its_own_variance_gives():
+    own = t_interval([1.0, 2.0, 3.5])
+    pooled = replace(Estimate.of_error(own.per_seed, 0.01, 10, 0.95, arms=5), own=own)
+    assert pooled.at(0.8).own.interval == own.at(0.8).interval
+    assert pooled.map(math.exp).own.interval == own.map(math.exp).interval
+    assert own.at(0.8).own is None
 
 
 @pytest.mark.parametrize(("k", "n", "low", "high"), [(0, 3, 0.0, 0.7076), (3, 3, 0.2924, 1.0), (2, 5, 0.0527, 0.8534)])

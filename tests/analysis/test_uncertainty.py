@@ -133,8 +133,9 @@ def test_pooled_by_hand():
     found = estimate(own, [other], replace(ANALYSIS, pooling_level=1e-6), paired=True)
     assert (found.arms, found.freedom) == (3, 2)
     assert found.error == pytest.approx(math.sqrt(2 * (left**2).sum() / 2 / 2))
+    assert found.own.interval == t_interval(own).interval
     five = estimate([1.0, 2.0, 3.0, 4.0, 5.0], [[1.0, 2.0, 3.0, 4.0, 5.5]] * 2, ANALYSIS, paired=True)
-    assert five.arms == 1  # enough seeds of its own
+    assert (five.arms, five.own) == (1, None)  # enough seeds of its own
     assert five.interval == t_interval([1.0, 2.0, 3.0, 4.0, 5.0]).interval
     alone = estimate(own, [], ANALYSIS, paired=True)
     assert alone.interval == t_interval(own).interval  # a study of two arms is the paired t test

@@ -50,15 +50,16 @@ def _addend(run: RunRecord, name: str):
 
 
 def same_in_every_way(context: Context) -> Reading:
-    """S by each way of removing a branch minus S by the declared one; the largest difference is shown."""
+    """S by one way of removing a branch minus S by another, of every two; shown is the pair that lies furthest beyond the margin,
+    by its p value."""
     runs, margin = context.subject(), context.analysis.inversion_margin
-    found = dep.way_contrasts(runs, context.confidence)
+    found = dep.way_contrasts(runs, context.confidence, margin)
     if not found:
         raise NotRun(f"the branches were removed in fewer than two ways; {again(context.results)}")
-    largest = max(found, key=lambda contrast: abs(contrast.difference.value))
+    decides = min(found, key=lambda c: (1.0 if c.beyond is None else c.beyond, -abs(c.difference.value)))
     level, verdict = 1 - context.confidence, INCONCLUSIVE
     shown = [c for c in found if c.adjusted is not None and c.adjusted < level]
-    beyond = [c for c in shown if within(c.difference, 0.0, margin) == FAILS]
+    beyond = [c for c in found if c.beyond is not None and c.beyond < level]
     if all(within(c.difference, 0.0, margin) == HOLDS for c in found):
         verdict = HOLDS
     elif beyond:
@@ -68,14 +69,18 @@ def same_in_every_way(context: Context) -> Reading:
         f"Of {len(found)} pairs of ways, {len(shown)} are shown to differ after Holm's correction{': ' if shown else ''}{named}."
     )
     if shown:
-        why += f" {len(beyond)} of them by more than {margin:g} nats, by the whole interval."
+        further = ", ".join(f"{c.first.way} − {c.second.way}, p {c.beyond:.2g}" for c in beyond)
+        why += f" By more than {margin:g} nats, corrected alike: {further or 'none'}."
     details = {
         f"{c.first.way} − {c.second.way}": Quantity.of(
             c.difference, "nats", "paired by seed", None if c.adjusted is None else f"Holm's p {c.adjusted:.2g}"
         )
         for c in found
     }
-    return Reading(largest.difference, runs=runs, verdict=verdict, why=why, values={"count": len(found)}, details=details)
+    pair = f"{decides.first.way} minus {decides.second.way}"
+    return Reading(
+        decides.difference, runs=runs, verdict=verdict, why=why, values={"count": len(found), "pair": pair}, details=details
+    )
 
 
 class OverArms:
@@ -89,8 +94,8 @@ class OverArms:
 
     def __call__(self, context: Context) -> Reading:
         results = context.results
-        found = dep.over_arms(results, self.read)
-        if found is None:
+        over = dep.over_arms(results, self.read)
+        if over is None:
             raise NotRun(f"it takes S and {self.what} of four arms or more, in every seed; {again(results)}")
         called = dep.calls(results)
         details = {}
@@ -104,7 +109,21 @@ class OverArms:
                     t_interval(read, context.confidence), "share", self.what
                 )
         runs = [run for one in called for run in results.of(one.arm)]
-        return Reading(found, runs=runs, values={"count": len(called), "what": self.what}, details=details)
+        rule, level = context.entry.rule, 1 - context.confidence
+        chance = f"p {over.p_value:.2g} by permutation of {len(called)} arms"
+        by_chance = rule is not None and rule.verdict(over.found, context.analysis) != INCONCLUSIVE and over.p_value >= level
+        return Reading(
+            over.found,
+            runs=runs,
+            verdict=INCONCLUSIVE if by_chance else None,
+            why=f"{show_estimate(over.found, 'r')} in each seed, but {chance}: so few arms may have it by chance."
+            if by_chance
+            else None,
+            more="" if by_chance else f"{chance}.".capitalize(),
+            values={"count": len(called), "what": self.what},
+            rule_note=f"; decided only where a permutation over arms gives p below {level:.2g}",
+            details=details,
+        )
 
 
 def mean_gate(run: RunRecord) -> float | None:

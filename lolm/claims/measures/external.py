@@ -26,11 +26,11 @@ def never(why: str) -> Callable[[Context], Reading]:
 
 def on_tasks(context: Context) -> Reading:
     """Accuracy of LOLM minus its matched Transformer's, the mean over tasks on which either leaves chance, paired by seed."""
-    pairs = [pair for pair in context.pairs() if all(run.downstream for run in pair)]
-    if not pairs:
-        results = context.results
+    pairs, results = context.pairs(), context.results
+    unscored = [str(run.key) for pair in pairs for run in pair if not run.downstream]
+    if unscored:  # which runs are scored must not depend on what they showed
         command = f"`make downstream SCALE={results.scale} STUDY={results.study}`"
-        raise NotRun(f"no pair of these runs was scored on downstream tasks; once they are trained, {command} does that")
+        raise NotRun(f"not scored on downstream tasks: {', '.join(unscored)}; once they are trained, {command} does that")
     scored = [[run.downstream.tasks for run in pair if run.downstream] for pair in pairs]
     every = [tasks for pair in scored for tasks in pair]
     alike = [

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from lolm.analysis.statistics import Estimate, paired_difference, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
-from lolm.claims.ledger import INCONCLUSIVE, Control, Quantity
+from lolm.claims.ledger import HOLDS, INCONCLUSIVE, Control, Quantity
 from lolm.claims.measures.common import again
 from lolm.claims.measures.inversion import DEFINITION
 from lolm.claims.numbers import show
-from lolm.claims.rules import why_of
+from lolm.claims.rules import above, why_of
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.schema import Readout
@@ -102,13 +102,16 @@ def information(context: Context) -> Reading:
     preset = context.results.params.scales.get(context.results.scale)
     steps = None if preset is None else preset.ablation.refit_steps
     last = 0 if steps is None else sum(row.kept == steps for row in head)
+    too_short = last > 0 and above(half, 0.0) == HOLDS  # what is left is then an upper bound, and can only refute
     return Reading(
         left,
         runs=runs,
         judged=half,
+        verdict=INCONCLUSIVE if too_short else None,
+        why=f"{lead}: {why_of(half, 0.0, 'nats')}." if too_short else None,
         values={"lead": lead},
         more=f"In {last} of {len(head)} runs the last of {steps} steps was the best on validation text, so a longer refit may "
-        "win back more."
+        "win back more, and what is left can only refute the claim."
         if last
         else "",
         details={

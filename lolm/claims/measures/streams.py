@@ -100,26 +100,23 @@ def isolated(results: ScaleResults, arm: str) -> bool | None:
 
 
 def collapse(context: Context) -> Reading:
-    """Codes alive in the arms without isolation."""
+    """Codes alive in the declared baseline, which is without isolation as v0 is; the other arms without it are controls."""
     results, confidence = context.results, context.confidence
     arms = [arm for arm in results.arms if isolated(results, arm) is False]
-    runs = [run for arm in arms for run in results.of(arm)]
-    if not runs or any(run.evaluation is None or run.evaluation.regime is None for run in runs):
-        raise NotRun("these runs hold no LOLM without isolation whose codes were measured")
-    alive = {run.key: summary for run, summary in zip(runs, _regimes(runs), strict=True)}
-
-    def mean(seed: int, kind: str) -> float:
-        found = [getattr(one, f"alive_{kind}") / one.codes for key, one in alive.items() if key.seed == seed]
-        return sum(found) / len(found)
-
-    sampled, used = (t_interval([mean(seed, kind) for seed in results.seeds], confidence) for kind in ("sampled", "eval"))
-    one = max(1 / summary.codes for summary in alive.values())
-    margin = context.analysis.gate_margin
+    judged = results.baseline
+    if judged is None or judged not in arms:
+        raise NotRun("the baseline of these runs is no LOLM without isolation")
+    alive = {arm: _regimes(results.of(arm)) for arm in arms}
+    sampled, used = (
+        t_interval([getattr(one, f"alive_{kind}") / one.codes for one in alive[judged]], confidence)
+        for kind in ("sampled", "eval")
+    )
+    one, margin = 1 / alive[judged][0].codes, context.analysis.gate_margin
     controls = tuple(
         Control(
             results.label(arm),
             quantity(
-                [alive[run.key].alive_eval / alive[run.key].codes for run in results.of(arm)],
+                [summary.alive_eval / summary.codes for summary in alive[arm]],
                 results,
                 "share",
                 "codes alive without noise",
@@ -127,14 +124,14 @@ def collapse(context: Context) -> Reading:
             "Clamp, entropy sign and balance were changed together with isolation; each arm has another mix of them.",
         )
         for arm in arms
+        if arm != judged
     )
     return Reading(
         used,
         sampled,
-        runs,
+        results.of(judged),
         verdict=below(used, one + margin),
-        why=f"Codes alive without isolation: {why_of(used, one + margin, 'share')}; one code is {100 * one:.1f} %.",
-        values={"count": len(arms)},
+        why=f"Codes alive in {results.label(judged)}: {why_of(used, one + margin, 'share')}; one code is {100 * one:.1f} %.",
         controls=controls,
     )
 

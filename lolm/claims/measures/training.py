@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from lolm.analysis.dependency import INVERTED, calls
 from lolm.analysis.effects import OUTCOMES, arm_effect, main_effects
+from lolm.analysis.effects import measure as outcome_of
 from lolm.analysis.statistics import Estimate, paired_difference, share_difference, solved, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
@@ -74,11 +75,24 @@ class Contrast:
             },
             rule_note="; the declared comparison, not corrected"
             if declared
-            else f"; its level is 1 − {alpha:.2g}/{family} (Bonferroni), for {family} "
-            f"{'contrast' if family == 1 else 'contrasts'} asked of these runs in {outcome.name}",
+            else f"; its level is 1 − {alpha:.2g}/{family} (Bonferroni), for "
+            + (f"the {family} factors of the design" if self.factor else f"{family} {'contrast' if family == 1 else 'contrasts'}")
+            + f" asked of these runs in {outcome.name}",
+            details=self._levels(results) if self.factor else {},
             controls=self._controls(results),
         )
         return self._explaining(context, reading, found)
+
+    def _levels(self, results: ScaleResults) -> dict[str, Quantity]:
+        """The outcome of each arm of a design: a main effect is an average over what else they differ in."""
+        study, outcome, found = results.params.selected, OUTCOMES[self.outcome], {}
+        for arm in study.arms:
+            own = values(results.of(arm), outcome_of(results, self.outcome))
+            high = [factor.replace("_", " ") for factor, arms in study.factors.items() if arm in arms]
+            if own is not None:
+                text = f"{outcome.definition}; high: {', '.join(high) or 'none'}"
+                found[results.label(arm)] = Quantity.of(t_interval(own, results.analysis.confidence), outcome.unit, text)
+        return found
 
     def _explaining(self, context: Context, reading: Reading, found: Estimate) -> Reading:
         """A difference in S explains an inversion only where there is one."""
@@ -92,7 +106,9 @@ class Contrast:
         return replace(reading, verdict=INCONCLUSIVE, why=why)
 
     def _family(self, context: Context) -> int:
-        """How many contrasts are asked of these runs in this outcome, without the declared pair."""
+        """How many contrasts are asked of these runs in this outcome, without the declared pair; of a design, all its factors."""
+        if self.factor is not None:
+            return len(context.results.params.selected.factors)
         same = [entry for entry in context.entries.values() if entry.group == context.entry.group]
         asked = [entry.measure for entry in same if isinstance(entry.measure, Contrast)]
         asked = [one for one in asked if one.outcome == self.outcome and one.difference(context.results) is not None]

@@ -87,9 +87,9 @@ ENTRIES = (
         GROUP,
         "S is the same whatever stands in the removed branch's place.",
         same_in_every_way,
-        rule_text="holds if S by every two ways differs by less than {inversion_margin:g} nats, paired by seed, fails if a "
-        "difference that Holm's correction leaves lies beyond that",
-        definition="S by one way of removal minus S by another, the largest in size of {count} pairs (selected)",
+        rule_text="holds if S by every two ways differs by less than {inversion_margin:g} nats, paired by seed, fails if one "
+        "differs by more than that, tested against it, all pairs corrected by Holm",
+        definition="S by {pair}: of {count} pairs the one furthest beyond the margin (selected)",
         figure="inversion_statistic",
     ),
     Entry(

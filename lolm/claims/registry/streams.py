@@ -88,14 +88,14 @@ ENTRIES = (
     Entry(
         "regime_collapse",
         GROUP,
-        "Without isolation the regime codes collapse to one.",
+        "Without isolation, with the regime layer as in v0, the codes collapse to one.",
         collapse,
         "regime",
         rule_text="holds if the interval lies below one code plus {gate_margin:g}, fails if none of it does",
         unit="share",
-        definition="the same without noise, test split",
+        definition="codes alive without noise, test split",
         published=("codes_20m", "codes_149m"),
-        published_definition="codes alive among Gumbel samples, mean over {count} arms without isolation",
+        published_definition="codes alive among Gumbel samples",
         figure="regimes",
     ),
     Entry(

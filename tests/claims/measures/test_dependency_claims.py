@@ -76,11 +76,14 @@ def test_effects_are_not_read_with_a_way_that_has_none(results_of):
 
 
 def test_what_s_follows_over_arms(results_of):
-    latents = {"lolm": 0.6, "lolm_sum": 0.8, "lolm_half": 1.0, "lolm_concat": 1.2}
+    latents = {"lolm": 0.6, "lolm_sum": 0.8, "lolm_half": 1.0, "lolm_concat": 1.2, "lolm_parallel": 1.4}
     truth = Truth(latents=latents, shares={arm: 1 - 0.5 * s for arm, s in latents.items()})
     ledger = ledger_of(results_of(truth, arms=("transformer", *latents)))
     assert ledger["dependency_follows_share"].verdict == "holds"
     assert ledger["dependency_follows_gate"].verdict == "not run"  # all gates are alike
+    by_chance = ledger_of(results_of(truth, arms=("transformer", *list(latents)[:4])))["dependency_follows_share"]
+    assert by_chance.verdict == "inconclusive"
+    assert "p 0.083 by permutation of 4 arms" in by_chance.why
     few = ledger_of(results_of(truth, arms=("transformer", "lolm", "lolm_sum")))
     assert few["dependency_follows_share"].verdict == "not run"
     assert "four arms" in few["dependency_follows_share"].why
@@ -91,6 +94,8 @@ def test_ways_that_agree_and_one_that_does_not(results_of):
     claim = ledger_of(results)["inversion_ways"]
     assert claim.verdict == "fails"  # forced gates say 4 nats, the others 0.6
     assert "gate − zero" in claim.why
+    assert claim.sound.value == pytest.approx(3.4, abs=0.1)
+    assert "gate minus" in claim.sound.definition
     alike = [replace(run, ablation=_without(run.ablation, "gate")) for run in results.runs]
     assert ledger_of(replace(results, runs=tuple(alike)))["inversion_ways"].verdict == "holds"
 
@@ -157,6 +162,16 @@ def test_readout(results_of, recovered, verdict):
     assert claim.details["damage at g = 1"].value == pytest.approx(2.0)
     assert claim.sound.value == pytest.approx(2.0 * (1 - recovered), abs=0.01)
     assert claim.verdict == verdict
+
+
+@pytest.mark.parametrize(("recovered", "verdict"), [(0.8, "fails"), (0.1, "inconclusive")])
+def test_a_refit_that_was_still_getting_better_can_only_refute(results_of, recovered, verdict):
+    results = results_of(Truth(recovered=recovered))
+    steps = results.params.scales[results.scale].ablation.refit_steps
+    short = _with_readouts(results, lambda row: replace(row, kept=steps if row.readout == "head" else row.kept))
+    claim = ledger_of(short)["damage_is_information"]
+    assert claim.verdict == verdict
+    assert f"the last of {steps} steps was the best" in claim.why
 
 
 def _with_readouts(results, change):
@@ -248,6 +263,34 @@ def test_the_declared_pair_is_not_corrected_and_leaves_the_family(results_of):
     assert "declared comparison, not corrected" in ledger["gate_sum"].rule
     assert ledger["gate_sum"].sound.interval == pytest.approx(arm_effect(results, "lolm_sum", "nats").interval)
     assert "for 1 contrast asked" in ledger["gate_half"].rule
+
+
+def test_factors_of_a_design_are_corrected_together_and_show_their_arms(results_of):
+    """Two of three factors are claimed; the page shows all."""
+    factors = {"isolation": ("lolm", "lolm_half"), "balance": ("lolm", "lolm_sum"), "clamp": ("lolm", "lolm_concat")}
+    arms = ("lolm", "lolm_sum", "lolm_half", "lolm_concat")
+    design = {"regime": {"arms": arms, "baseline": "lolm_sum", "factors": factors}}
+    results = results_of(arms=arms, studies=design, study="regime")
+    claim = ledger_of(results)["isolation_usage"]
+    assert "(Bonferroni), for the 3 factors of the design asked of these runs" in claim.rule
+    assert "98.33 % interval" in claim.sound.definition
+    assert set(claim.details) == {results.label(arm) for arm in arms}
+    assert claim.details[results.label("lolm_sum")].definition.endswith("high: balance")
+    assert claim.details[results.label("lolm")].definition.endswith("high: isolation, balance, clamp")
+
+
+def test_a_verdict_that_rests_on_pooling_says_so(results_of):
+    """Five arms share their variance; LOLM's gain of 0.2 is certain by it, and not by the spread of three seeds of its own."""
+    arms = ("lolm", "transformer", "lolm_sum", "lolm_half", "lolm_concat")
+    results = results_of(Truth(jitter=0.0), arms=arms, seeds=(1, 2, 3))
+    spread = {
+        "transformer": (0.03, -0.02, 0.01), "lolm_sum": (0.03, 0.1, 0.17), "lolm_half": (0.02, -0.05, 0.03),
+        "lolm_concat": (-0.04, 0.05, 0.0),
+    }  # fmt: skip
+    runs = [_shifted(run, 0.1 * (run.arm == "lolm_sum") + spread.get(run.arm, (0.0,) * 3)[run.seed - 1]) for run in results.runs]
+    claim = ledger_of(replace(results, runs=tuple(runs)))["gate_sum"]
+    assert "pooled over 5 arms; by its own variance alone" in claim.sound.covers
+    assert "by its own alone, over 3 seeds, the interval is" in claim.why
 
 
 def test_a_difference_that_only_the_uncorrected_interval_shows_is_not_settled(results_of):

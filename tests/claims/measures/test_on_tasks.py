@@ -53,6 +53,11 @@ def test_what_was_not_scored_is_not_run(results_of):
     found = claim(scored(results_of(Truth()), without=("transformer",)))
     assert found.verdict == "not run"
     assert "make downstream SCALE=smoke STUDY=main" in found.why
+    results = scored(results_of(Truth()))
+    one = [replace(r, downstream=None) if (r.arm, r.seed) == ("transformer", 2) else r for r in results.runs]
+    missing = claim(replace(results, runs=tuple(one)))
+    assert missing.verdict == "not run"
+    assert "Not scored on downstream tasks: transformer-2;" in missing.why
 
 
 def test_the_table_of_a_page(results_of):

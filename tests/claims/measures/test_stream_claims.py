@@ -3,6 +3,7 @@ from dataclasses import replace
 
 from synthetic import Truth
 
+from lolm.claims import build_ledger
 from lolm.claims.measures.streams import isolated
 
 
@@ -34,3 +35,14 @@ def test_arms_with_other_edges_cut_are_no_test_of_isolation(results_of):
     assert isolated(changed(regime=open_codes), "lolm") is False
     assert isolated(changed(regime=open_codes, detach=("latent_fusion",)), "lolm") is None
     assert isolated(results, "transformer") is None
+
+
+def test_the_collapse_is_judged_where_the_layer_is_that_of_v0(results_of):
+    """One of eight codes is alive, in the other arms without isolation all of them."""
+    arms = ("lolm", "lolm_reg_ie", "lolm_reg_iecb")
+    study = {"regime": {"arms": arms, "baseline": "lolm_reg_iecb"}}
+    results = results_of(Truth(alive_eval=8, alive={"lolm_reg_iecb": 1}), arms=arms, studies=study, study="regime")
+    claim = {one.id: one for one in build_ledger(results)}["regime_collapse"]
+    assert claim.verdict == "holds"
+    assert {run.split()[0] for run in claim.runs} == {"lolm_reg_iecb"}
+    assert [c.quantity.value for c in claim.controls if c.name.endswith("regime ie")] == [1.0]
