@@ -61,11 +61,13 @@ class OverlapIndex:
             found.append(self._places_of(numbers))
         matched = np.unique(np.concatenate(found))
         self._found[matched] = True
-        owners = [self._owners[self._bounds[place] : self._bounds[place + 1]] for place in matched]
-        for document, shared in zip(*np.unique(np.concatenate(owners), return_counts=True), strict=True) if owners else ():
-            share = float(shared) / len(self._places[document])
-            if share > self._nearest[document][0]:
-                self._nearest[document] = (share, identity)
+        starts, lengths = self._bounds[matched], self._bounds[matched + 1] - self._bounds[matched]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        owners = self._owners[np.repeat(starts, lengths) + within]
+        # A passage that many held-out documents have is counted in each, so this is what a large corpus waits for.
+        shares = np.bincount(owners, minlength=len(self._lengths)) / self._lengths
+        for document in np.flatnonzero(shares > self._share):
+            self._share[document], self._nearest[document] = shares[document], identity
 
     def _places_of(self, numbers: np.ndarray) -> np.ndarray:
         """Distinct places in the index of the sequences in a training document's words, (words,) numbers of them."""
@@ -84,7 +86,9 @@ class OverlapIndex:
         self._owners = owners[np.argsort(places, kind="stable")]  # held-out documents, grouped by sequence
         self._bounds = np.searchsorted(np.sort(places), np.arange(len(self._all) + 1))  # where each sequence's group starts
         self._found = np.zeros(len(self._all), dtype=bool)
-        self._nearest: list[tuple[float, str | None]] = [(0.0, None)] * len(self._grams)
+        self._lengths = np.array([max(1, len(places)) for places in self._places])
+        self._share = np.zeros(len(self._grams))  # largest that a training document has of each, and which one that is
+        self._nearest: list[str | None] = [None] * len(self._grams)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a held-out document, the largest overlap first: id, split, words, overlap, and the training document that
@@ -97,8 +101,8 @@ class OverlapIndex:
                 "split": split,
                 "words": words,
                 "overlap": round(float(self._found[places].mean()), 6) if len(places) else 0.0,
-                "nearest": self._nearest[i][1],
-                "nearest_overlap": round(self._nearest[i][0], 6),
+                "nearest": self._nearest[i],
+                "nearest_overlap": round(float(self._share[i]), 6),
             }
             for i, ((identity, split, words), places) in enumerate(zip(self._ids, self._places, strict=True))
         ]
