@@ -37,6 +37,7 @@ def report(asked: argparse.Namespace | None = None) -> None:
         arguments(parser := argparse.ArgumentParser(description=__doc__))
         asked = parser.parse_args()
     params, read_run = load_params(), cache(load_run)
+    params.select(asked.scale, asked.study)  # refuses what is not there
     for scale in [asked.scale] if asked.scale else present_scales(params):
         for study in [asked.study] if asked.study else reported_studies(params, scale):
             make(params, scale, study, read_run)

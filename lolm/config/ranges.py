@@ -10,6 +10,7 @@ LARGEST = 2**53  # the whole numbers that every reader of JSON and YAML keeps ex
 
 Count = Annotated[int, Range(least=1, most=LARGEST)]
 Natural = Annotated[int, Range(least=0, most=LARGEST)]
+Port = Annotated[int, Range(least=1, most=65_535)]
 Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]

@@ -13,6 +13,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -144,6 +145,23 @@ def from_mapping(cls: type[T], raw: Any, where: str = "") -> T:
     """
     problems: list[Problem] = []
     value = _build(cls, raw, where, problems)
+    if problems:
+        raise ConfigError(*problems)
+    return value
+
+
+def from_text(kind: Any, text: str, where: str = "") -> Any:
+    """The value of a kind (of :mod:`lolm.config.ranges`, or a Literal) that a word of a command or the environment stands for.
+
+    Raises:
+        ConfigError: it is of another type, or out of its range; names ``where`` it stands.
+    """
+    value: Any = text
+    with suppress(ValueError):
+        value = float(text)
+        value = int(text)
+    problems: list[Problem] = []
+    value = _convert(kind, value, where, problems)
     if problems:
         raise ConfigError(*problems)
     return value
