@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
-from lolm.config.architecture import Option
-from lolm.config.ranges import Count, Name, Natural, Positive, ShareBelowOne, Text
-from lolm.config.strict import PartOf, refuse
+from lolm.config.mixers import NAMES, Mixers
+from lolm.config.ranges import Count, Natural, Positive, ShareBelowOne, Text
+from lolm.config.strict import PartOf, nearest, refuse
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class SizeConfig:
     learning_rate: Positive
     d_ff: Natural = 0  # 0: no block of the arm has an MLP
     dropout: ShareBelowOne = 0.0
-    mixers: dict[Name, dict[str, Option]] = field(default_factory=dict)  # options by mixer, beside those of the architecture
+    mixers: Mixers = field(default_factory=dict)  # options by mixer, beside those of the architecture
     latent: LatentSize | None = None
     memory: MemorySize | None = None
     regime: RegimeSize | None = None
@@ -65,6 +65,15 @@ class SizeConfig:
         wrong = bool(rest or width % 2)
         heads = f"{self.d_model} must be a multiple of n_heads {self.n_heads} with an even head width: RoPE rotates pairs"
         refuse([(wrong, "d_model", heads)])
+
+
+PARTS = {"latent": LatentSize, "memory": MemorySize, "regime": RegimeSize, "future": FutureSize}  # of LOLM, not of a decoder
+DIALS = (
+    *(spec.name for spec in fields(SizeConfig) if spec.name not in (*PARTS, "mixers")),
+    *(f"{part}.{spec.name}" for part, size in PARTS.items() for spec in fields(size)),
+    *(f"mixers.{name}.{option}" for name, options in NAMES.items() for option in options),
+    *dict.fromkeys(option for options in NAMES.values() for option in options),
+)
 
 
 @dataclass(frozen=True)
@@ -94,8 +103,12 @@ class SizeRule:
     learning_rate: Positive | None = None
     d_ff: Count | None = None
     dropout: ShareBelowOne | None = None
-    mixers: dict[Name, dict[str, Option]] | None = None
+    mixers: Mixers | None = None
     latent: Annotated[dict[str, Any], PartOf(LatentSize)] | None = None
     memory: Annotated[dict[str, Any], PartOf(MemorySize)] | None = None
     regime: Annotated[dict[str, Any], PartOf(RegimeSize)] | None = None
     future: Annotated[dict[str, Any], PartOf(FutureSize)] | None = None
+
+    def __post_init__(self) -> None:
+        unknown = self.match is not None and self.match not in DIALS
+        refuse([(unknown, "match", f"there is no size {self.match!r}{nearest(self.match, DIALS)}")])

@@ -143,10 +143,7 @@ def from_mapping(cls: type[T], raw: Any, where: str = "") -> T:
         ConfigError: all that is wrong: unknown keys (names the nearest), missing keys, wrong types, values out of their range,
             and clashes found by ``__post_init__``.
     """
-    problems: list[Problem] = []
-    value = _build(cls, raw, where, problems)
-    if problems:
-        raise ConfigError(*problems)
+    value: T = checked(cls, raw, where)
     return value
 
 
@@ -160,6 +157,11 @@ def from_text(kind: Any, text: str, where: str = "") -> Any:
     with suppress(ValueError):
         value = float(text)
         value = int(text)
+    return checked(kind, value, where)
+
+
+def checked(kind: Any, value: Any, where: str = "") -> Any:
+    """A value of YAML or JSON as what an annotation says it is; raises ConfigError with all that is wrong."""
     problems: list[Problem] = []
     value = _convert(kind, value, where, problems)
     if problems:
