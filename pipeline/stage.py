@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import re
 import signal
@@ -104,6 +105,8 @@ def main(stage: Callable[[], None]) -> None:
     if name in stages and "--arm" not in sys.argv:  # DVC says which stage it runs, but not how many are left
         print(f"stage {stages.index(name) + 1} of {len(stages)}: {name}", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as on Ctrl-C: processes that were started are ended too
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of few characters shows the others by their codes
     try:
         environment.check()
         stage()

@@ -1,6 +1,7 @@
 """How errors of a stage reach its user: one line for what a user can mend, a traceback for a bug."""
 
 import argparse
+import io
 import sys
 
 import pytest
@@ -113,3 +114,10 @@ def test_an_option_in_its_range_is_taken(kind, text, value):
 def test_jobs_without_a_worker_do_not_wait_forever(tmp_path):
     with pytest.raises(ValueError, match="at least one worker"):
         side_by_side([Job("a", ("true",), tmp_path / "log")], 0, {})
+
+
+def test_a_terminal_of_few_characters_shows_the_others_by_their_codes(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    main(lambda: print("a Ω", end="", flush=True))
+    assert terminal.buffer.getvalue() == b"a \\u03a9"
