@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
+from builders import ROOT
 
 from lolm.config.ranges import Count, Port, PositiveShare
-from pipeline import environment, gpu, plan, run, ui
+from pipeline import accept, environment, gpu, plan, report, run, ui
 from pipeline.jobs import Job, side_by_side
 from pipeline.stage import arguments, main, option
 
@@ -121,3 +122,16 @@ def test_a_terminal_of_few_characters_shows_the_others_by_their_codes(monkeypatc
     monkeypatch.setattr(sys, "stdout", terminal)
     main(lambda: print("a Ω", end="", flush=True))
     assert terminal.buffer.getvalue() == b"a \\u03a9"
+
+
+def test_half_a_choice_is_refused_and_a_scale_without_pages_is_said(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["accept", "--scale", "tiny"])
+    with pytest.raises(SystemExit) as ended:
+        accept.accept()
+    assert ended.value.code == 2
+    assert "--scale and --study go together" in capsys.readouterr().err
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(report, "reported_studies", lambda params, scale: [])
+    monkeypatch.setattr(sys, "argv", ["report", "--scale", "1570m"])
+    report.report()
+    assert capsys.readouterr().out == "report: no study has a page at scale 1570m; --study makes one\n"
