@@ -31,36 +31,37 @@ help: ## this list
 	@echo "           WHY=<what make accept accepts> PORT=<of the UI> ARGS=<for pytest or the benchmark>"
 	@echo "           PYTHON=<interpreter to build .venv with> TORCH_INDEX=<extra package index, for example of PyTorch's CPU builds>"
 
-where = $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
-run = "$(python)" -m pipeline.run $(where) $(if $(FORCE),--force)
+chosen = $(if $(SCALE),--scale "$(SCALE)") $(if $(STUDY),--study "$(STUDY)")
+where = $(if $(JOBS),--jobs "$(JOBS)") $(if $(LAUNCHER),--launcher "$(LAUNCHER)")
+alone = LOLM_JOBS="$(JOBS)" LOLM_FORCE="$(FORCE)"  # of a stage that runs by itself
+run = "$(python)" -m pipeline.run $(where) $(if $(filter-out 0,$(FORCE)),--force)
 pytest = "$(python)" -m pytest --numprocesses logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 quiet = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg
 
 repro: $(ready) ## everything at the scale and study of params.yaml, report included
-	@$(run) $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
+	@$(run) $(chosen)
 
 smoke: $(ready) ## the whole pipeline at scale smoke; params.yaml stays as it is
-	@$(run) --scale smoke --study $(or $(STUDY),smoke)
+	@$(run) --scale smoke --study "$(or $(STUDY),smoke)"
 
 budgets: $(ready) ## the study over sizes and budgets, some 7 hours on two cores, and its laws; the same command goes on
 	@"$(python)" -m pipeline.budgets --run $(where)
 
 external: $(ready) ## a public model in the laboratory of layers: NAME=<under external in params.yaml>
-	@"$(python)" -m pipeline.external --name "$(NAME)" $(if $(SCALE),--scale $(SCALE))
+	@"$(python)" -m pipeline.external --name "$(NAME)" $(if $(SCALE),--scale "$(SCALE)")
 
 downstream: $(ready) ## scores on downstream tasks, `downstream` in params.yaml, of every run of a study; takes the extra `eval`
-	@LOLM_JOBS=$(JOBS) LOLM_FORCE=$(FORCE) LOLM_LAUNCHER=$(or $(LAUNCHER),local) "$(python)" -m pipeline.downstream \
-	  $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
+	@$(alone) LOLM_LAUNCHER="$(or $(LAUNCHER),local)" "$(python)" -m pipeline.downstream $(chosen)
 	@"$(python)" -m pipeline.track
 
 export: $(ready) ## every run of a study for the transformers library, into artifacts/<scale>/exports; takes the extra `external`
-	@LOLM_JOBS=$(JOBS) LOLM_FORCE=$(FORCE) "$(python)" -m pipeline.export $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
+	@$(alone) "$(python)" -m pipeline.export $(chosen)
 
 plan: $(ready) ## sizes, memory, hours and disk of a study, before anything runs; GPU=H100 refuses what does not fit there
-	@"$(python)" -m pipeline.plan $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY)) $(if $(GPU),--gpu "$(GPU)") $(ARGS)
+	@"$(python)" -m pipeline.plan $(chosen) $(if $(GPU),--gpu "$(GPU)") $(ARGS)
 
 status: $(ready) ## what of a study is made, what is being made, what is left and how long that takes
-	@"$(python)" -m pipeline.status $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
+	@"$(python)" -m pipeline.status $(chosen)
 
 gpu: ## the published comparisons on one GPU, in steps that fit ten minutes; needs PyTorch and Triton alone; ARGS=<of pipeline.gpu>
 	@"$(or $(wildcard $(python)),$(PYTHON),python3)" -m pipeline.gpu $(ARGS)
@@ -69,12 +70,12 @@ gpu-shards: $(ready) ## what `make gpu` reads, from the text in the folder texts
 	@"$(python)" -m pipeline.gpu --prepare $(ARGS)
 
 report: $(ready) ## every committed page again from the records in reports/, without training
-	@"$(python)" -m pipeline.report $(if $(SCALE),--scale $(SCALE)) $(if $(STUDY),--study $(STUDY))
+	@"$(python)" -m pipeline.report $(chosen)
 	@"$(python)" -m pipeline.budgets
-	@"$(python)" -m pipeline.front $(if $(SCALE),--scale $(SCALE)) --readme
+	@"$(python)" -m pipeline.front $(if $(SCALE),--scale "$(SCALE)") --readme
 
 power: $(ready) ## how many seeds each claim would need, by the variance of the committed runs
-	@"$(python)" -m pipeline.power $(if $(SCALE),--scale $(SCALE))
+	@"$(python)" -m pipeline.power $(if $(SCALE),--scale "$(SCALE)")
 
 accept: $(ready) tools ## after a refactor: if the goldens hold, results that exist count as made by the present code
 	@"$(python)" -m pipeline.accept $(if $(WHY),--why "$(WHY)")
@@ -112,7 +113,7 @@ notebooks: $(ready) tools ## execute the notebooks again, in their places
 	@PYTHONPATH="$(CURDIR)" "$(python)" -m jupyter execute --inplace --NotebookClient.record_timing=False notebooks/*.ipynb
 
 ui: $(ready) ## the MLflow UI on the local store; prints its address
-	@"$(python)" -m pipeline.ui --port $(PORT) || [ $$? -eq 130 ]
+	@"$(python)" -m pipeline.ui --port "$(PORT)" || [ $$? -eq 130 ]
 
 track: $(ready) ## fill MLflow from the records on disk
 	@"$(python)" -m pipeline.track

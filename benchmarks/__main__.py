@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lolm.config import load_params
+from lolm.config.ranges import Count
 from lolm.records import write_json, write_text
-from pipeline.stage import main
+from pipeline.stage import main, option
 
 FOLDER = Path("reports")
 
@@ -26,7 +27,7 @@ def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", default="tiny", help="preset under `scales` in params.yaml (default: tiny)")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), help=f"default: {' '.join(ARMS)}")
-    parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured (default: 5)")
+    parser.add_argument("--rounds", type=option(Count), default=5, help="how often everything is measured (default: 5)")
     parser.add_argument("--parts", type=lambda value: value.split(","), default=list(PARTS), help=f"of {','.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="smallest sizes, to see that it works; says nothing about speed")
     args = parser.parse_args()

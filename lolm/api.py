@@ -176,7 +176,8 @@ class LoadedModel:
                 and the first tokens of each window know little of what was before.
 
         Raises:
-            DataError: the text is empty.
+            DataError: the text is empty, or no Unicode.
+            LoadError: a window of no token.
         """
         return self._losses(text, Intervention(names.NONE), window, EMPTY).learned
 
@@ -215,6 +216,8 @@ class LoadedModel:
         return Context(measure(self.model, (x_BT for x_BT, _ in held_out.batches(8))), seed=self.config.seed)
 
     def _losses(self, text: str, intervention: Intervention, window: int | None, context: Context) -> Intervened:
+        if window is not None and window < 1:
+            raise LoadError(f"window {window} must be at least 1, or None: as in training")
         ids, before = self.tokenizer.encode(text), self.tokenizer.eos_id
         size = window or self.config.training.seq_len
         found = []
@@ -245,9 +248,14 @@ def load(source: str | Path, *, device: str | torch.device = "cpu", dtype: torch
         device, dtype: of the weights; float32 by default.
 
     Raises:
-        LoadError: that is no run's folder.
+        LoadError: that is no run's folder; or a device that PyTorch does not have here.
         LolmError: its records, weights or tokenizer are missing or broken; names the file.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch's, of a name that is none and of a device that is not there
+        reason = str(error).partition("\n")[0]
+        raise LoadError(f"device {str(device)!r} cannot be used here: {reason}") from None
     folder = Path(source)
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         folder = from_hub(str(source))

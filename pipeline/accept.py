@@ -39,6 +39,8 @@ def accept() -> None:
     parser.add_argument("--scale", help="with --study: only let dvc.lock record the code of the stages at this scale and study")
     parser.add_argument("--study")
     args = parser.parse_args()
+    if (args.scale is None) != (args.study is None):
+        parser.error("--scale and --study go together")
     if args.scale or args.study:
         override({"scale": args.scale, "study": args.study})
         print(f"{args.scale}, {args.study}: code recorded of {record_code()} stages")

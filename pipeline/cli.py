@@ -97,7 +97,7 @@ def score(args: argparse.Namespace) -> None:
         raise LolmError(f"{args.file}: no UTF-8 text ({error.reason} at byte {error.start})") from None
     run = _loaded(args.model)
     changed = None
-    if args.intervention:
+    if args.intervention is not None:
         found = run.intervene(text, args.intervention)
         scored, changed = found.learned, found.changed
     else:

@@ -27,13 +27,11 @@ from typing import Any
 from lolm import LolmError, tracking
 from lolm.config import ClusterConfig
 from lolm.training.scratch import FINISHED
-from pipeline.jobs import PARENT, Failure, Job, ended_with_us, show
-from pipeline.stage import DEVICE
+from pipeline.environment import DEVICE, IDENTITY, PARENT
+from pipeline.jobs import Failure, Job, ended_with_us, show
 
 SCRATCH = Path(".scratch")
 FOLDER = SCRATCH / "cluster"
-LAUNCHER = "LOLM_LAUNCHER"  # in the environment: `slurm`, or how it is without: `local`
-IDENTITY = "LOLM_IDENTITY"  # in the environment of a task: what its piece is to be made from
 SETTLING = 3.0  # seconds that a failed task waits, since Slurm may have ended its command first and comes to the task next
 # A task counts as ended when so many looks at the queue have missed it, over so many seconds: a requeued one is missing a while.
 GONE, GONE_SECONDS = 2, 10.0

@@ -20,7 +20,10 @@ PACKAGES = ("lolm", "pipeline")
 NOT_AN_INPUT = (
     "lolm.tracking",
     "lolm.api",
-    *(f"pipeline.{name}" for name in ("code", "estimate", "headline", "identity", "jobs", "progress", "runs", "torchrun")),
+    *(
+        f"pipeline.{name}"
+        for name in ("code", "environment", "estimate", "headline", "identity", "jobs", "progress", "runs", "torchrun")
+    ),
 )
 ACCEPTED = Path("reports/accepted.json")
 GOLDEN = Path("tests/golden/golden.json")

@@ -21,9 +21,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from lolm.config import load_params, tuned_arm
+from lolm.config.ranges import Count, Seed
+from lolm.config.strict import Range
 from lolm.ops.backends import OPS
 from lolm.records import Layout, RecordError, RunKey, read, sha256_of, write
 from lolm.records.files import write_bytes
@@ -34,7 +36,7 @@ from pipeline.code import accepted_versions, code_of
 from pipeline.headline import write_headline
 from pipeline.jobs import Job, end_with_parent, side_by_side
 from pipeline.runs import THREAD_VARIABLES, available_cores
-from pipeline.stage import Stage, main, training_device
+from pipeline.stage import Stage, main, option, training_device
 
 PAIR = ("ladder_6_full", "transformer_published")
 ARMS = (  # of step c; ladder_6_full is v0
@@ -53,6 +55,7 @@ PART = 5  # runs of step c that fit ten minutes together
 STAGES = ("sweep", "train", "evaluate", "ablate")
 NOTES = Path("reports/gpu")
 CARRIED = Path("carried")
+Seconds = Annotated[float, Range(least=0, most=10**7)]  # the system's timer has a largest one
 
 
 @dataclass(frozen=True)
@@ -311,10 +314,10 @@ def _present() -> Iterator[Made]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--step", nargs="+", default=list("abcde"), help="a, b, c, d, e or a part such as c2 (default: all)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the runs (default: 1)")
-    parser.add_argument("--jobs", type=int, default=PART, help=f"runs of step c at a time (default: {PART})")
+    parser.add_argument("--seeds", nargs="+", type=option(Seed), default=[1], help="of the runs (default: 1)")
+    parser.add_argument("--jobs", type=option(Count), default=PART, help=f"runs of step c at a time (default: {PART})")
     parser.add_argument(
-        "--seconds", type=float, default=0, help="end after so many; the same command goes on (default: no limit)"
+        "--seconds", type=option(Seconds), default=0, help="end after so many; the same command goes on (default: no limit)"
     )
     parser.add_argument("--out", type=Path, default=Path(), help="folder that receives the records (default: the project's)")
     parser.add_argument("--carried", type=Path, default=CARRIED, help=f"folder with the packed shards (default: {CARRIED})")
@@ -346,7 +349,7 @@ def run() -> None:
         every = [step for step in args.step if pieces_of(step, args.seeds, args.rehearse)]
         if any(step[0] in RUNS for step in every):
             unpack(args.carried)
-        run_steps(every, args.seeds, args.out, args.jobs, args.rehearse)
+        run_steps(every, list(dict.fromkeys(args.seeds)), args.out, args.jobs, args.rehearse)
 
 
 if __name__ == "__main__":

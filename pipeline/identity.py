@@ -6,7 +6,6 @@ holds one hash of what it was made from: settings, data, weights and code.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,8 @@ from lolm.ops.backends import choose_backend
 from lolm.records import FINAL_WEIGHTS, Layout, RunKey, essence, fingerprint_of, read, sha256_of
 from lolm.records.schema import DataChecksums, Divergence, Identity, RunHeader
 from pipeline.code import accepted_versions, code_of
-from pipeline.stage import DEVICE, training_device
+from pipeline.environment import DEVICE, said
+from pipeline.stage import training_device
 
 
 def data_of(layout: Layout) -> DataChecksums:
@@ -50,7 +50,7 @@ def why_train(layout: Layout, key: RunKey, run: RunConfig) -> str | None:
     if header.code not in (code_of("train"), *accepted_versions("train")):
         return "other code (`make accept` tells what changes no result)"
     # Which kernels work on another machine is known there.
-    kernels = header.kernels if os.environ.get(DEVICE) else choose_backend(device, run.training.kernels)
+    kernels = header.kernels if said(DEVICE) else choose_backend(device, run.training.kernels)
     if (header.device, header.kernels) != (device, kernels):
         return f"made on {header.device} with {header.kernels} kernels"
     return None if (layout.weights(*key) / FINAL_WEIGHTS).exists() else "no weights"

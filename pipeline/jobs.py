@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from pipeline.environment import PARENT, said
+
 GRACE = 15.0  # seconds between SIGTERM and SIGKILL
-PARENT = "LOLM_PARENT"  # in the environment of a job: the process that it must not outlive
 _printing = threading.Lock()
 
 
@@ -54,7 +55,12 @@ def side_by_side(
 
     Returns:
         The failures.
+
+    Raises:
+        ValueError: there are jobs, and no worker.
     """
+    if jobs and workers < 1:
+        raise ValueError(f"{len(jobs)} jobs need at least one worker, got {workers}")
     waiting, failures = list(jobs), []
     running: dict[subprocess.Popen[bytes], tuple[Job, threading.Thread]] = {}
     active: list[subprocess.Popen[bytes]] = []
@@ -97,7 +103,7 @@ def available_cores() -> int:
 
 def end_with_parent() -> None:
     """In a job: end soon after the process that started it, whatever ended that (nothing can be done at SIGKILL itself)."""
-    parent = int(os.environ.get(PARENT, "0"))
+    parent = said(PARENT)
     if not parent:
         return
 

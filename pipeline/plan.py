@@ -17,10 +17,12 @@ from lolm.accounting.plan import plan_notes, plan_rows, stage_inputs
 from lolm.accounting.price import GIB, UTILISATION, Target, disk, gpu_hours, memory_of, shard_bytes, what_fits
 from lolm.accounting.resolve import resolve_run, size_origin
 from lolm.config import ConfigError, Params, RunConfig, scale_of
+from lolm.config.ranges import Count, PositiveShare
 from lolm.records import Layout, write_text
 from lolm.records.schema import PlanRow
+from pipeline.environment import LAUNCHER, said
 from pipeline.estimate import estimate, pieces_of, study_flops
-from pipeline.stage import arguments, main, opened
+from pipeline.stage import arguments, main, opened, option
 
 HEADINGS = {
     "parameters": "parameters",
@@ -38,11 +40,11 @@ MEMORY = ("weights", "gradients", "optimiser", "activations", "checkpointed", "l
 OPTIONS: dict[str, dict[str, Any]] = {
     "--gpu": {"help": "what is to run it, such as H100: refuses what does not fit there (default: this machine)"},
     "--devices": {
-        "type": int,
+        "type": option(Count),
         "help": "so many for one run, weights and optimiser shared out (default: training.devices)",
     },
     "--utilisation": {
-        "type": float,
+        "type": option(PositiveShare),
         "default": UTILISATION,
         "help": "share of a GPU's peak that a run reaches (default: %(default)s)",
     },
@@ -66,7 +68,7 @@ def plan() -> None:
     if not stage:
         show_price(params, rows, runs, target, devices, args.utilisation)
     # Without a GPU and a stage to run, the price is asked for a machine elsewhere; so it is where Slurm has the machines.
-    here = target.gpu or (stage and os.environ.get("LOLM_LAUNCHER") != "slurm")
+    here = target.gpu or (stage and said(LAUNCHER) != "slurm")
     if problems := [text for run in runs.values() if (text := what_fits(run, target, devices))] if here else []:
         raise ConfigError("\n".join(problems))
     write_plan(params)

@@ -37,9 +37,13 @@ def report(asked: argparse.Namespace | None = None) -> None:
         arguments(parser := argparse.ArgumentParser(description=__doc__))
         asked = parser.parse_args()
     params, read_run = load_params(), cache(load_run)
+    params.select(asked.scale, asked.study)  # refuses what is not there
     for scale in [asked.scale] if asked.scale else present_scales(params):
-        for study in [asked.study] if asked.study else reported_studies(params, scale):
+        studies = [asked.study] if asked.study else reported_studies(params, scale)
+        for study in studies:
             make(params, scale, study, read_run)
+        if not studies:
+            print(f"report: no study has a page at scale {scale}; --study makes one")
         if asked.study:  # as a stage: runs that DVC took from its cache show up in MLflow too
             from lolm.tracking import try_sync_scale
 

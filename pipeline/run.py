@@ -13,16 +13,18 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import get_args
 
 import yaml
 from filelock import FileLock, Timeout
 
 from lolm import LolmError, tracking
 from lolm.config import load_params
+from lolm.config.ranges import Count
 from lolm.records import Layout, sha256_of, write_text
 from pipeline import cluster, stage
+from pipeline.environment import FORCE, JOBS, LAUNCHER, STAGES, Launcher
 from pipeline.jobs import foreground, keep_bytecode
-from pipeline.runs import FORCE, JOBS
 
 SCRATCH, LOCK = Path(".scratch"), Path("dvc.lock")
 KEPT = SCRATCH / "dvc.lock.kept"  # the last one that was whole
@@ -47,7 +49,7 @@ def run() -> None:
         if args.launcher == "slurm":
             cluster.check()
         stages = " ".join(yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"])
-        environment = child_environment(args.jobs, force=args.force) | {cluster.LAUNCHER: args.launcher, stage.STAGES: stages}
+        environment = child_environment(args.jobs, force=args.force) | {LAUNCHER: args.launcher, STAGES: stages}
         before = sha256_of(LOCK) if LOCK.exists() else ""
         status = foreground(command(args.scale, args.study, "repro", *(["--force"] if args.force else [])), environment)
         if status or args.force or not LOCK.exists() or sha256_of(LOCK) != before:  # else nothing was made
@@ -130,16 +132,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", help="run at this scale (default: that of params.yaml, which stays as it is)")
     parser.add_argument("--study", help="run this study of `studies` (default: that of params.yaml)")
-    parser.add_argument("--jobs", type=_positive, help="runs at a time (default: what the cores hold; on a cluster all)")
-    parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where runs are made (default: here)")
+    parser.add_argument("--jobs", type=stage.option(Count), help="runs at a time (default: what the cores hold; a cluster: all)")
+    parser.add_argument("--launcher", choices=get_args(Launcher), default="local", help="where runs are made (default: here)")
     parser.add_argument("--force", action="store_true", help="make everything again")
     return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

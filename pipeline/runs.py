@@ -16,16 +16,14 @@ from pathlib import Path
 from lolm import LolmError
 from lolm.records import RunKey
 from lolm.tracking import HAND_OVER, RUNNER
-from pipeline.cluster import IDENTITY, LAUNCHER, Share, Task, array
+from pipeline.cluster import Share, Task, array, check
+from pipeline.environment import ALONE, DEVICE, FORCE, IDENTITY, JOBS, LAUNCHER, PARENT, said
 from pipeline.headline import write_headline
-from pipeline.jobs import PARENT, Failure, Job, available_cores, end_with_parent, foreground, keep_bytecode, side_by_side
+from pipeline.jobs import Failure, Job, available_cores, end_with_parent, foreground, keep_bytecode, side_by_side
 from pipeline.progress import Progress
-from pipeline.stage import DEVICE, Stage, arguments, opened
+from pipeline.stage import Stage, arguments, opened
 
 LOGS = Path(".scratch/logs")
-ALONE = "LOLM_ALONE"  # in the environment of a piece: no other is made beside it
-JOBS = "LOLM_JOBS"  # in the environment: pieces at a time
-FORCE = "LOLM_FORCE"  # in the environment: make also what is made already
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -103,7 +101,7 @@ def _slow_first(stage: Stage, arms: Sequence[str]) -> list[str]:
 
 def _expect_device(stage: Stage) -> None:
     """Judge what is made by the device that the pieces will find, if they run on other machines."""
-    if os.environ.get(LAUNCHER) == "slurm":
+    if said(LAUNCHER) == "slurm":
         os.environ[DEVICE] = "cuda" if stage.params.cluster.gpus else "cpu"
 
 
@@ -129,16 +127,16 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inpu
     Raises:
         StageError: some failed; all others were made. Names each with the reason and its log.
     """
-    forced = "asked for" if os.environ.get(FORCE) else None
+    forced = "asked for" if said(FORCE) else None
     pieces = {piece: why or forced for piece, why in reasons.items() if why or forced}
     if not pieces:
         print(f"{name}: all {len(reasons)} are made")
         return
     keep_bytecode()
     threads, devices = stage.preset.training.threads, stage.preset.training.devices if name == "train" else 1
-    slurm = os.environ.get(LAUNCHER) == "slurm"
+    slurm = said(LAUNCHER) == "slurm"
     most = len(pieces) if slurm else default_jobs(threads * devices)
-    workers = min(int(os.environ.get(JOBS) or most), len(pieces))
+    workers = min(said(JOBS) or most, len(pieces))
     progress = Progress(name, stage, [piece.arm for piece in pieces], workers)
     print(f"{name}: {len(pieces)} of {len(reasons)} to make, {workers} at a time; {progress.estimate.text(workers)}")
     for piece, why in pieces.items():
@@ -147,11 +145,12 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inpu
     jobs = [Job(f"{name} {piece}", command(name, stage, piece), LOGS / f"{stage.scale}-{name}-{piece}.log") for piece in pieces]
     settings = {"PYTHONUNBUFFERED": "1"} | (dict.fromkeys(THREAD_VARIABLES, str(threads)) if threads else {})
     if slurm:
+        check()
         settings |= {RUNNER: "1", HAND_OVER: "1"} | ({} if stage.params.cluster.gpus else {"CUDA_VISIBLE_DEVICES": ""})
         tasks = [Task(job, settings | {IDENTITY: inputs(piece)}) for job, piece in zip(jobs, pieces, strict=True)]
         lines = _told(array(name, tasks, workers, stage.params.cluster, _share(name, stage), progress.piece_ended))
     elif workers == 1:
-        environment = os.environ | settings | {PARENT: str(os.getpid())} | ({ALONE: "1"} if os.environ.get(JOBS) == "1" else {})
+        environment = os.environ | settings | {PARENT: str(os.getpid())} | ({ALONE: "1"} if said(JOBS) == 1 else {})
         statuses = {}
         for job in jobs:
             statuses[job] = foreground(job.command, environment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import re
 import signal
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from lolm import LolmError
-from lolm.config import Params, ScaleConfig, StudyConfig, load_params, scale_of
+from lolm.config import ConfigError, Params, ScaleConfig, StudyConfig, load_params, scale_of
+from lolm.config.ranges import Seed
+from lolm.config.strict import from_text
 from lolm.records import Layout
+from pipeline import environment
+from pipeline.environment import DEVICE, STAGES, said
 
-STAGES = "LOLM_STAGES"  # in the environment of the runner's stages: the names of all, in order
 # What PyTorch, its matrix library and Python say of it in a RuntimeError.
 NO_MEMORY = "can't allocate memory|out of memory|could not create a primitive|can't start new thread"
-DEVICE = "LOLM_DEVICE"  # in the environment of a stage whose pieces are made on other machines: what they train on
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def arguments(
     if arm or seed:
         parser.add_argument("--arm", help="only this arm" if not seed else "only the run of this arm, with --seed")
     if seed:
-        parser.add_argument("--seed", type=int, help="only the run with this seed, with --arm")
+        parser.add_argument("--seed", type=option(Seed), help="only the run with this seed, with --arm")
     for flag, options in (more or {}).items():
         parser.add_argument(flag, **options)
     args = parser.parse_args()
@@ -71,10 +74,22 @@ def arguments(
     return args
 
 
+def option(kind: Any) -> Callable[[str], Any]:
+    """The ``type`` of an argument of the parser that is of a kind, see :func:`lolm.config.strict.from_text`."""
+
+    def value(text: str) -> Any:
+        try:
+            return from_text(kind, text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return value
+
+
 def training_device() -> str:
     """``cuda`` where PyTorch sees a device, else ``cpu``; of the machine that makes the pieces where that is another one."""
-    if os.environ.get(DEVICE):
-        return os.environ[DEVICE]
+    if device := said(DEVICE):
+        return str(device)
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -90,7 +105,10 @@ def main(stage: Callable[[], None]) -> None:
     if name in stages and "--arm" not in sys.argv:  # DVC says which stage it runs, but not how many are left
         print(f"stage {stages.index(name) + 1} of {len(stages)}: {name}", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as on Ctrl-C: processes that were started are ended too
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of few characters shows the others by their codes
     try:
+        environment.check()
         stage()
     except (LolmError, OSError) as error:
         disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from importlib import import_module
 from pathlib import Path
 
 from lolm import LolmError
+from pipeline.environment import JOBS, said
 from pipeline.estimate import PER_ARM, PER_RUN, duration, estimate, pieces_of
-from pipeline.runs import JOBS, LOGS, Piece, default_jobs
+from pipeline.runs import LOGS, Piece, default_jobs
 from pipeline.stage import Stage, arguments, main, opened
 
 
@@ -36,7 +36,7 @@ def status() -> None:
             print(f"            running {piece}{last_line(stage, name, piece)}")
         for reason, names in waiting.items():
             print(f"            left, {reason}: {', '.join(names)}")
-    jobs = int(os.environ.get(JOBS) or default_jobs(stage.preset.training.threads))
+    jobs = said(JOBS) or default_jobs(stage.preset.training.threads)
     print(f"left: {estimate(stage.params, left).text(jobs)}, {jobs} at a time" if left else "all of it is made")
     page = stage.layout.study(study.name) / "report.html"
     if page.exists():

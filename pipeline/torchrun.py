@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 
 from lolm import LolmError
-from pipeline.jobs import PARENT
+from pipeline.environment import PARENT, PORT, said
 
 
 class ProcessesError(LolmError):
@@ -37,7 +37,7 @@ def launch(name: str, command: Sequence[str], devices: int, nodes: int) -> None:
             f"{name}: training.nodes is {nodes}; start the stage on each of them with MASTER_ADDR naming the first, for example "
             f"MASTER_ADDR=… srun --nodes {nodes} --ntasks-per-node 1 {' '.join(command)}"
         )
-    place = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', 29500)}" if nodes > 1 else "localhost:0"
+    place = f"{os.environ['MASTER_ADDR']}:{said(PORT) or 29500}" if nodes > 1 else "localhost:0"
     run_id = name.replace(" ", "")
     config = LaunchConfig(nodes, nodes, devices, run_id=run_id, rdzv_backend="c10d", rdzv_endpoint=place, max_restarts=0)
     os.environ[PARENT] = str(os.getpid())

@@ -28,8 +28,9 @@ from lolm.training.progress import DivergenceError
 from lolm.training.scratch import clear_finished, remove
 from pipeline.code import code_of
 from pipeline.configured import run_of
+from pipeline.environment import ALONE
 from pipeline.identity import data_of, fingerprint_of_run, inputs_of, why_train
-from pipeline.runs import ALONE, Piece, command, per_run
+from pipeline.runs import Piece, command, per_run
 from pipeline.stage import Stage, main, training_device
 from pipeline.torchrun import launch
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lolm import LolmError, tracking
 from lolm.config import load_params
+from lolm.config.ranges import Port, Text
 from lolm.records import recorded_scales
 from pipeline import stage
 
@@ -22,19 +23,21 @@ LOG = Path(".scratch/logs/mlflow-ui.log")
 
 def ui() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--host", type=stage.option(Text), default="127.0.0.1")
+    parser.add_argument("--port", type=stage.option(Port), default=5000)
     parser.add_argument("--scale", help="whose experiment the printed address opens (default: that of params.yaml)")
     args = parser.parse_args()
+    scale = load_params().select(args.scale).scale
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((args.host, args.port))
-        except OSError as error:
-            raise LolmError(f"cannot listen on {args.host}:{args.port} ({error.strerror}); try `make ui PORT=5001`") from None
-    for scale in recorded_scales():
-        tracking.sync_scale(scale)
-    experiment = tracking.experiment_id(args.scale or load_params().scale)
+        except (OSError, UnicodeError) as error:  # a host may be no name at all
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise LolmError(f"cannot listen on {args.host}:{args.port} ({reason}); try `make ui PORT=5001`") from None
+    for recorded in recorded_scales():
+        tracking.sync_scale(recorded)
+    experiment = tracking.experiment_id(scale)
     page = tracking.chart_page(experiment) if experiment else ""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Without job execution the server is two processes instead of ten.

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from lolm.config.mixers import OPTIONS
 from lolm.config.ranges import Count, Name, Natural, NonNegative, Positive, Share, Text
-from lolm.config.strict import Items, Scalar, nearest, refuse
-
-Option = Annotated[Any, Scalar()]  # of a mixer; the mixer itself knows more about each
+from lolm.config.strict import ConfigError, Items, Problem, checked, nearest, refuse
 
 
 @dataclass(frozen=True)
@@ -16,7 +15,12 @@ class MixerConfig:
     """A sequence mixer by its registered name, with that mixer's own options."""
 
     name: Name
-    options: dict[str, Option] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIONS:
+            raise ConfigError(Problem("name", f"no mixer {self.name!r}{nearest(self.name, OPTIONS)}"))
+        checked(OPTIONS[self.name], self.options, "options")
 
 
 @dataclass(frozen=True)

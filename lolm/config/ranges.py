@@ -9,7 +9,10 @@ from lolm.config.strict import Pattern, Range
 LARGEST = 2**53  # the whole numbers that every reader of JSON and YAML keeps exactly
 
 Count = Annotated[int, Range(least=1, most=LARGEST)]
+Size = Annotated[int, Range(least=1, most=2**20)]  # of a model: products of several are still numbers of elements
+Depth = Annotated[int, Range(least=1, most=1000)]
 Natural = Annotated[int, Range(least=0, most=LARGEST)]
+Port = Annotated[int, Range(least=1, most=65_535)]
 Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]

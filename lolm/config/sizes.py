@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
-from lolm.config.architecture import Option
-from lolm.config.ranges import Count, Name, Natural, Positive, ShareBelowOne, Text
-from lolm.config.strict import PartOf, refuse
+from lolm.config.mixers import NAMES, Mixers
+from lolm.config.ranges import Count, Depth, Natural, Positive, ShareBelowOne, Size, Text
+from lolm.config.strict import PartOf, nearest, refuse
 
 
 @dataclass(frozen=True)
 class LatentSize:
-    layers: Count
-    d_state: Count = 16
-    expand: Count = 2
-    d_ff: Count | None = None  # form: transformer, width of its MLP
+    layers: Depth
+    d_state: Size = 16
+    expand: Size = 2
+    d_ff: Size | None = None  # form: transformer, width of its MLP
 
 
 @dataclass(frozen=True)
 class MemorySize:
-    slots: Count
-    banks: Count = 3
-    chunks: Count = 4  # chunking: count
+    slots: Size
+    banks: Size = 3
+    chunks: Size = 4  # chunking: count
     chunk_tokens: Count = 64  # chunking: tokens
 
 
 @dataclass(frozen=True)
 class RegimeSize:
-    codes: Count
-    width: Count
+    codes: Size
+    width: Size
     tau_start: Positive = 1.0
     tau_end: Positive = 0.5
     tau_steps: Count = 1000
@@ -37,9 +37,9 @@ class RegimeSize:
 
 @dataclass(frozen=True)
 class FutureSize:
-    horizon: Count = 8  # k, tokens ahead
-    hidden: Count = 512  # width of the CPC heads' hidden layer
-    width: Count = 128  # width of the CPC embedding
+    horizon: Size = 8  # k, tokens ahead
+    hidden: Size = 512  # width of the CPC heads' hidden layer
+    width: Size = 128  # width of the CPC embedding
     temperature: Positive = 0.07
     positions: Count = 256  # candidates are subsampled to at most about this many
 
@@ -48,13 +48,13 @@ class FutureSize:
 class SizeConfig:
     """How large an arm is at one scale, and the learning rate from which its sweep starts there."""
 
-    d_model: Count
-    n_layers: Count
-    n_heads: Count
+    d_model: Size
+    n_layers: Depth
+    n_heads: Size
     learning_rate: Positive
     d_ff: Natural = 0  # 0: no block of the arm has an MLP
     dropout: ShareBelowOne = 0.0
-    mixers: dict[Name, dict[str, Option]] = field(default_factory=dict)  # options by mixer, beside those of the architecture
+    mixers: Mixers = field(default_factory=dict)  # options by mixer, beside those of the architecture
     latent: LatentSize | None = None
     memory: MemorySize | None = None
     regime: RegimeSize | None = None
@@ -65,6 +65,15 @@ class SizeConfig:
         wrong = bool(rest or width % 2)
         heads = f"{self.d_model} must be a multiple of n_heads {self.n_heads} with an even head width: RoPE rotates pairs"
         refuse([(wrong, "d_model", heads)])
+
+
+PARTS = {"latent": LatentSize, "memory": MemorySize, "regime": RegimeSize, "future": FutureSize}  # of LOLM, not of a decoder
+DIALS = (
+    *(spec.name for spec in fields(SizeConfig) if spec.name not in (*PARTS, "mixers")),
+    *(f"{part}.{spec.name}" for part, size in PARTS.items() for spec in fields(size)),
+    *(f"mixers.{name}.{option}" for name, options in NAMES.items() for option in options),
+    *dict.fromkeys(option for options in NAMES.values() for option in options),
+)
 
 
 @dataclass(frozen=True)
@@ -88,14 +97,18 @@ class SizeRule:
     match: Text | None = None
     of: Literal["parameters", "active"] | None = None
     multiple_of: Count | None = None
-    d_model: Count | None = None
-    n_layers: Count | None = None
-    n_heads: Count | None = None
+    d_model: Size | None = None
+    n_layers: Depth | None = None
+    n_heads: Size | None = None
     learning_rate: Positive | None = None
-    d_ff: Count | None = None
+    d_ff: Size | None = None
     dropout: ShareBelowOne | None = None
-    mixers: dict[Name, dict[str, Option]] | None = None
+    mixers: Mixers | None = None
     latent: Annotated[dict[str, Any], PartOf(LatentSize)] | None = None
     memory: Annotated[dict[str, Any], PartOf(MemorySize)] | None = None
     regime: Annotated[dict[str, Any], PartOf(RegimeSize)] | None = None
     future: Annotated[dict[str, Any], PartOf(FutureSize)] | None = None
+
+    def __post_init__(self) -> None:
+        unknown = self.match is not None and self.match not in DIALS
+        refuse([(unknown, "match", f"there is no size {self.match!r}{nearest(self.match, DIALS)}")])

@@ -8,10 +8,9 @@ from typing import Any
 from lolm.config.architecture import ArchitectureConfig
 from lolm.config.inherit import merged
 from lolm.config.params import Params, RunConfig, ScaleConfig, scale_of
-from lolm.config.sizes import SizeConfig, SizeRule
+from lolm.config.sizes import PARTS, SizeConfig, SizeRule
 from lolm.config.strict import ConfigError, Problem, from_mapping, to_mapping
 
-PARTS = ("latent", "memory", "regime", "future")  # of LOLM, of which a decoder has none
 HOW = ("like", "rate_of", "match", "of", "multiple_of")  # of a rule: what says how, beside the sizes themselves
 
 

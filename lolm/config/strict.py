@@ -13,6 +13,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -142,8 +143,27 @@ def from_mapping(cls: type[T], raw: Any, where: str = "") -> T:
         ConfigError: all that is wrong: unknown keys (names the nearest), missing keys, wrong types, values out of their range,
             and clashes found by ``__post_init__``.
     """
+    value: T = checked(cls, raw, where)
+    return value
+
+
+def from_text(kind: Any, text: str, where: str = "") -> Any:
+    """The value of a kind (of :mod:`lolm.config.ranges`, or a Literal) that a word of a command or the environment stands for.
+
+    Raises:
+        ConfigError: it is of another type, or out of its range; names ``where`` it stands.
+    """
+    value: Any = text
+    with suppress(ValueError):
+        value = float(text)
+        value = int(text)
+    return checked(kind, value, where)
+
+
+def checked(kind: Any, value: Any, where: str = "") -> Any:
+    """A value of YAML or JSON as what an annotation says it is; raises ConfigError with all that is wrong."""
     problems: list[Problem] = []
-    value = _build(cls, raw, where, problems)
+    value = _convert(kind, value, where, problems)
     if problems:
         raise ConfigError(*problems)
     return value

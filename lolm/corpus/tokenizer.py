@@ -211,7 +211,13 @@ class Tokenizer:
         return self.pieces[index].replace(META, " ").encode()
 
     def encode(self, text: str) -> np.ndarray:
-        """Text -> (n,) int64 ids. Never adds a control id; a control id's name inside the text is ordinary text."""
+        """Text -> (n,) int64 ids. Never adds a control id; a control id's name inside the text is ordinary text.
+
+        Raises:
+            DataError: it has half a surrogate pair, as bytes that are no UTF-8 leave it.
+        """
+        if not text.isascii() and (half := re.search("[\ud800-\udfff]", text)):
+            raise DataError(f"the text is no Unicode at character {half.start()} ({half.group()!r}): give UTF-8")
         # SentencePiece takes its own space mark, and a NUL, for something else than text: both go as bytes.
         parts = re.split(f"([{META}\0])", text)
         if len(parts) == 1:

@@ -29,6 +29,8 @@ class Token(NamedTuple):
 
 
 ENDED = -1
+SMALLEST, LARGEST = 1e-6, 1e6  # what logits are divided by: beyond, float32 has no number for the quotient
+SEEDS = range(-(2**63), 2**64)  # what a generator of PyTorch takes
 
 
 def generate(
@@ -69,7 +71,7 @@ def generate(
         GenerationError: an empty prompt, ids outside the vocabulary, or a setting out of range; names it.
         ConfigError: from :meth:`lolm.models.language_model.LanguageModel.prefill`.
     """
-    _check(model, prompts_BT, max_tokens, temperature, top_k, top_p, repetition_penalty, window)
+    _check(model, prompts_BT, max_tokens, temperature, top_k, top_p, repetition_penalty, seed, window)
     own = [torch.Generator().manual_seed(seed) for _ in prompts_BT] if isinstance(seed, int) else [seed]
     draw = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generators=own)
     return _written(model, prompts_BT, max_tokens, draw, repetition_penalty, stop, window)
@@ -147,6 +149,7 @@ def _check(
     top_k: int,
     top_p: float,
     repetition_penalty: float,
+    seed: int | torch.Generator,
     window: int | None,
 ) -> None:
     if prompts_BT.ndim != 2 or not prompts_BT.numel():
@@ -155,10 +158,15 @@ def _check(
         raise GenerationError(f"prompts have ids outside 0 to {model.vocab_size - 1}, this model's vocabulary")
     wrong = {
         f"max_tokens {max_tokens} must be at least 0": max_tokens < 0,
-        f"temperature {temperature} must be at least 0; 0 takes the likeliest token": not temperature >= 0,
+        f"temperature {temperature} must lie in [{SMALLEST}, {LARGEST}], or be 0, which takes the likeliest token": not (
+            temperature == 0 or SMALLEST <= temperature <= LARGEST
+        ),
         f"top_k {top_k} must be at least 0; 0 keeps all tokens": top_k < 0,
         f"top_p {top_p} must lie in (0, 1]": not 0 < top_p <= 1,
-        f"repetition_penalty {repetition_penalty} must be above 0; 1 is none": not repetition_penalty > 0,
+        f"repetition_penalty {repetition_penalty} must lie in [{SMALLEST}, {LARGEST}]; 1 is none": not (
+            SMALLEST <= repetition_penalty <= LARGEST
+        ),
+        f"seed {seed} must be from -2**63 to 2**64 - 1": isinstance(seed, int) and seed not in SEEDS,
         f"window {window} must be at least 1, or None": window is not None and window < 1,
     }
     for message, applies in wrong.items():

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from builders import ROOT
 from rules import RuleModel, certain
 from synthetic import write_results, write_weights
 
@@ -198,6 +199,16 @@ def test_a_mistake_is_one_line_and_a_status(run, tmp_path, capsys, monkeypatch):
         (("score", run.source, tmp_path / "none"), "No such file"),
         (("generate", tmp_path, "x"), "not the folder of a run"),
         (("generate", run.source, "x", "--top-p", 3), "top_p 3"),
+        (("generate", run.source, "x", "--temperature", 1e-40), "temperature 1e-40"),
+        (("generate", run.source, "x", "--repetition", 1e308), "repetition_penalty 1e+308"),
+        (("generate", run.source, "x", "--seed", 10**20), "seed 100000000000000000000"),
+        (("generate", run.source, "x\udcff"), "no Unicode at character 1"),
+        (("generate", "", "x"), "not the folder of a run"),
+        (("score", run.source, tmp_path), "Is a directory"),
+        (("score", run.source, ""), "Is a directory"),
+        (("score", run.source, "/dev/null"), "at least one character"),
+        (("score", run.source, ROOT / "README.md", "--intervention", ""), "no intervention ''"),
+        (("export", tmp_path / "none"), "no folder of a run's weights"),
     ):
         found = command(capsys, monkeypatch, *words, status=2)
         assert found.err.startswith("error: ")
@@ -205,6 +216,21 @@ def test_a_mistake_is_one_line_and_a_status(run, tmp_path, capsys, monkeypatch):
         assert says in found.err
         assert found.out == ""
     assert "invalid choice: 'wirte'" in command(capsys, monkeypatch, "wirte", status=2).err
+    monkeypatch.chdir(ROOT)
+    for words, says in ((("--scale", "nope"), "no scale 'nope'"), (("--study", "nope"), "no study 'nope'")):
+        assert says in command(capsys, monkeypatch, "report", *words, status=2).err
+
+
+def test_a_device_that_is_not_there_and_a_window_of_nothing_are_refused(run, monkeypatch):
+    with pytest.raises(LoadError, match="device 'foo' cannot be used here"):
+        lolm.load(run.source, device="foo")
+    with pytest.raises(LoadError, match="device 'cuda:99' cannot be used here"):
+        lolm.load(run.source, device="cuda:99")
+    for window in (0, -1):
+        with pytest.raises(LoadError, match=f"window {window} must be at least 1"):
+            run.score(TEXT, window=window)
+    with pytest.raises(DataError, match="no Unicode at character 4"):
+        run.score("A fo\ud800")
 
 
 def test_doctor_names_what_is_missing(project, tmp_path, capsys, monkeypatch):

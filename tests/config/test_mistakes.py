@@ -34,6 +34,9 @@ def mistakes(changes: dict) -> list[str]:
     return str(caught.value).splitlines()
 
 
+LAYER = "surfaces.modern.blocks.layer"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -68,6 +71,10 @@ def mistakes(changes: dict) -> list[str]:
         ("scales.tiny.training.snapshots", [1.0], "scales.tiny.training.snapshots[0]: must be above 0 and below 1"),
         ("scales.tiny.training.eval_batch_size", 0, "scales.tiny.training.eval_batch_size: must be at least 1"),
         ("scales.tiny.sizes.lolm.n_layers", 0, "scales.tiny.sizes.lolm.n_layers: must be at least 1"),
+        ("scales.tiny.sizes.lolm.d_model", 2**40, "sizes.lolm.d_model: must be at least 1 and at most 1,048,576"),
+        ("scales.tiny.sizes.lolm.n_layers", 10**6, "sizes.lolm.n_layers: must be at least 1 and at most 1,000"),
+        ("scales.tiny.sizes.lolm.memory.banks", 2**53, "sizes.lolm.memory.banks: must be at least 1 and at most 1,048,576"),
+        ("scales.tiny.sizes.lolm.regime.codes", 2**53, "sizes.lolm.regime.codes: must be at least 1 and at most 1,048,576"),
         ("scales.tiny.sizes.lolm.n_heads", 0, "scales.tiny.sizes.lolm.n_heads: must be at least 1"),
         ("scales.tiny.sizes.lolm.learning_rate", 0, "scales.tiny.sizes.lolm.learning_rate: must be above 0"),
         ("scales.tiny.sizes.lolm.dropout", 1.0, "scales.tiny.sizes.lolm.dropout: must be at least 0 and below 1"),
@@ -78,9 +85,21 @@ def mistakes(changes: dict) -> list[str]:
         (
             "scales.tiny.sizes.mamba.mixers.mamba1.d_state",
             -1,
-            "scales.tiny.sizes.mamba.mixers.mamba1.d_state: must be at least 0",
+            "scales.tiny.sizes.mamba.mixers.mamba1.d_state: must be at least 1",
         ),
-        ("scales.tiny.sizes.mamba.mixers.mamba1.d_state", [1], "mamba1.d_state: expected a number, a text, true or false"),
+        ("scales.tiny.sizes.mamba.mixers.mamba1.d_state", [1], "mamba1.d_state: expected int, got list [1]"),
+        ("scales.tiny.sizes.mamba.mixers.mamba1.inner_norms", 3, "mamba1.inner_norms: expected bool, got int 3"),
+        ("scales.tiny.sizes.mamba.mixers.mamba1.dt_min", 0, "mamba1.dt_min: must be above 0"),
+        ("scales.tiny.sizes.mamba.mixers.mamba3", {}, "unknown key 'scales.tiny.sizes.mamba.mixers.mamba3'; did you mean 'mamba"),
+        ("scales.tiny.sizes.mamba.mixers.mamba1.d_sate", 8, "mixers.mamba1.d_sate'; did you mean 'd_state'?"),
+        (f"{LAYER}.mixer.name", "atention", f"{LAYER}.mixer.name: no mixer 'atention'; did you mean 'attention'?"),
+        (f"{LAYER}.mixer.options", {"out_bias": 3}, f"{LAYER}.mixer.options.out_bias: expected bool, got int 3"),
+        (f"{LAYER}.mixer.options", {"window": "x"}, f"{LAYER}.mixer.options.window: expected int, got str 'x'"),
+        (f"{LAYER}.mixer.options", {"rope": 1.5}, f"{LAYER}.mixer.options.rope: must be at least 0 and at most 1"),
+        (f"{LAYER}.mixer.options", {"output_map": False}, f"unknown key '{LAYER}.mixer.options.output_map'"),
+        ("architectures.lolm_sum.size.match", "d_model.x", "lolm_sum.size.match: there is no size 'd_model.x'; did you mean"),
+        ("architectures.lolm_sum.size.match", "latent", "lolm_sum.size.match: there is no size 'latent'"),
+        ("architectures.samba.size.match", "mixers.mamba9.d_inner", "samba.size.match: there is no size 'mixers.mamba9.d_inner'"),
         ("scales.tiny.evaluation.samples", -1, "scales.tiny.evaluation.samples: must be at least 0"),
         ("scales.tiny.evaluation.prompt_tokens", 0, "scales.tiny.evaluation.prompt_tokens: must be at least 1"),
         ("scales.tiny.evaluation.lengths", [0], "scales.tiny.evaluation.lengths[0]: must be at least 1"),

@@ -1,5 +1,7 @@
 """What is written: the likeliest token, known shares, rows that do not meet, and what ends a text."""
 
+import math
+
 import pytest
 import torch
 from builders import make_model, random_tokens
@@ -94,7 +96,9 @@ def test_a_row_ends_at_its_stop_and_all_do_at_the_last():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"temperature": -1}, "temperature -1 must be at least 0"),
+        *(({"temperature": wrong}, "temperature .* must lie in") for wrong in (-1, math.nan, math.inf, 1e-40, 1e308)),
+        *(({"repetition_penalty": wrong}, "repetition_penalty .* must lie in") for wrong in (0, -1, math.nan, math.inf, 1e-308)),
+        *(({"seed": wrong}, "seed .* must be from") for wrong in (10**20, 2**64, -(2**63) - 1)),
         ({"temperature": float("nan")}, "temperature nan"),
         ({"top_k": -2}, "top_k -2"),
         ({"top_p": 0}, "top_p 0 must lie in"),

@@ -79,7 +79,7 @@ def slurm():
 def folder(tmp_path, monkeypatch, slurm):
     (tmp_path / "piece.py").write_text(PIECE, encoding="utf-8")
     (tmp_path / "driver.py").write_text(DRIVER, encoding="utf-8")
-    for name, value in {**slurm, "PYTHONPATH": str(ROOT), cluster.LAUNCHER: "slurm"}.items():
+    for name, value in {**slurm, "PYTHONPATH": str(ROOT), "LOLM_LAUNCHER": "slurm"}.items():
         monkeypatch.setenv(name, value)
     for name in ("LOLM_FORCE", "LOLM_JOBS", "LOLM_PARENT"):
         monkeypatch.delenv(name, raising=False)
@@ -274,7 +274,7 @@ def test_settings_of_a_cluster_are_checked():
 
 def test_a_job_that_waited_makes_what_it_was_submitted_for(monkeypatch):
     runs._refuse_other_inputs(lambda: pytest.fail("nobody asked"))
-    monkeypatch.setenv(cluster.IDENTITY, "as it was")
+    monkeypatch.setenv("LOLM_IDENTITY", "as it was")
     runs._refuse_other_inputs(lambda: "as it was")
     with pytest.raises(runs.StageError, match="submitted to make something else"):
         runs._refuse_other_inputs(lambda: "edited")
@@ -282,5 +282,5 @@ def test_a_job_that_waited_makes_what_it_was_submitted_for(monkeypatch):
 
 def test_what_is_made_is_judged_by_the_nodes_device(monkeypatch):
     assert stage.training_device() in ("cpu", "cuda")
-    monkeypatch.setenv(stage.DEVICE, "cuda")
+    monkeypatch.setenv("LOLM_DEVICE", "cuda")
     assert stage.training_device() == "cuda"

@@ -71,7 +71,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("LOLM_JOBS", "2")
     monkeypatch.delenv("LOLM_FORCE", raising=False)
-    monkeypatch.delenv(jobs.PARENT, raising=False)
+    monkeypatch.delenv("LOLM_PARENT", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
