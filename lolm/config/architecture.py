@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from lolm.config.ranges import Count, Name, Natural, NonNegative, Positive, Share, Text
+from lolm.config.ranges import Count, Label, Name, Natural, NonNegative, Positive, Share
 from lolm.config.strict import Items, Scalar, nearest, refuse
 
 Option = Annotated[Any, Scalar()]  # of a mixer; the mixer itself knows more about each
@@ -145,7 +145,7 @@ class ArchitectureConfig:
     """
 
     family: Literal["lolm", "decoder"]
-    label: Text  # how people read it in tables and in MLflow
+    label: Label  # how people read it in tables and in MLflow
     recipe: RecipeConfig
     surface: StackConfig
     output_projection: bool = False  # decoder family: the d x d map W_h of the published baseline
