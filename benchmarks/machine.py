@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.settings import Settings, cores
+from benchmarks.settings import Settings
 from benchmarks.timing import Part, Samples, rates, summary, threads, timed
+from pipeline.jobs import available_cores
 
 
 def matmul_peak(size: int, count: int, repeats: int = 5) -> Callable[[], float]:
@@ -44,7 +45,7 @@ def bandwidth(size: int, seconds: list[float]) -> list[float]:
 def machine(settings: Settings, stack: ExitStack) -> Part:
     """Peak and bandwidth with one thread and with as many as there are cores."""
     size, copied = settings.matmul, settings.copy_bytes // 4 * 4
-    counts = sorted({1, cores()})
+    counts = sorted({1, available_cores()})
     measures: dict[str, Callable[[], float]] = {}
     for count in counts:
         measures[f"matmul/{count}"] = matmul_peak(size, count)
@@ -65,7 +66,7 @@ def described() -> dict[str, Any]:
     """Processor, cores and versions."""
     return {
         "processor": processor(),
-        "cores": cores(),
+        "cores": available_cores(),
         "threads": torch.get_num_threads(),
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,

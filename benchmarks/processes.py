@@ -13,10 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.settings import Settings, cores
+from benchmarks.settings import Settings
 from benchmarks.timing import Part, Samples, Unavailable, ratios, scaled, summary, timed
 from benchmarks.worker import Worker
 from lolm.records import read_json
+from pipeline.jobs import available_cores
 
 IMPORTS = {"interpreter": "pass", "lolm.config": "import lolm.config", "pipeline.train": "import pipeline.train"}
 DVC_STAGE = "corpus"
@@ -119,7 +120,7 @@ def mlflow_seconds(run: Path) -> list[float]:
 
 def side(settings: Settings, stack: ExitStack) -> Part:
     """Tokens a second of two runs with one thread each, against one run with two threads, and one with one."""
-    if cores() < 2:
+    if available_cores() < 2:
         raise Unavailable("one core has no room for two runs")
     arm, steps = settings.arms[0], settings.worker_steps
     pair = [Worker(stack, settings.scale, arm, 1) for _ in range(2)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.timing import BenchmarkError
 from lolm.accounting.resolve import resolve_run
 from lolm.config import Params, RunConfig, SizeConfig, arms_of, scale_of
+from pipeline.jobs import available_cores
 
 ARMS = ("lolm", "transformer", "transformer_modern", "mamba", "samba", "mamba2")
 BASELINE = "transformer"  # the other arms' shares of the peak are held against its share
@@ -71,7 +71,7 @@ class Settings:
     @property
     def threads(self) -> int:
         """Threads of one run, as the preset says."""
-        return scale_of(self.params, self.scale).training.threads or cores()
+        return scale_of(self.params, self.scale).training.threads or available_cores()
 
 
 def widened(size: SizeConfig, factor: int) -> SizeConfig:
@@ -94,8 +94,3 @@ def widened(size: SizeConfig, factor: int) -> SizeConfig:
         regime=times(size.regime, "width"),
         future=times(size.future, "hidden", "width"),
     )
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

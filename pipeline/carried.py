@@ -8,12 +8,14 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lolm import LolmError
 from lolm.config import load_params
-from lolm.records import Layout, atomic_folder, essence, read_json, sha256_of, write_json
+from lolm.config.ranges import Name
+from lolm.records import Layout, atomic_folder, essence, read, sha256_of, write
 from lolm.records.files import write_bytes
 from pipeline.jobs import foreground
 
@@ -22,6 +24,15 @@ ARCHIVE, DIGESTS = "shards.tar.xz", "carried.json"
 MOST = 60 * 2**20  # bytes carried
 # Two bytes a token: the coder's contexts follow the parity of the position.
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 3, "lp": 1, "pb": 1}]
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What lies beside the archive: the scales it is of, its SHA-256, and that of the shards' index."""
+
+    scales: tuple[Name, ...]
+    archive: str
+    index: str
 
 
 class GPUError(LolmError):
@@ -58,7 +69,7 @@ def prepare(folder: Path, scales: Sequence[str]) -> None:
                 f"scales.{scales[0]}.corpus.path, or set its max_bytes"
             )
         index = sha256_of(layout.shards / "index.json")
-        write_json(made / DIGESTS, {"scales": list(scales), "archive": sha256_of(made / ARCHIVE), "index": index})
+        write(made / DIGESTS, Carried(tuple(scales), sha256_of(made / ARCHIVE), index))
     print(f"{folder / ARCHIVE}: {size / 2**20:.1f} MiB, SHA-256 {sha256_of(folder / ARCHIVE)}")
 
 
@@ -75,21 +86,25 @@ def unpack(folder: Path) -> None:
 
     Raises:
         GPUError: nothing was carried, it has another digest, or a scale has other shards already.
+        RecordError: what is told of it is broken.
     """
     if not (folder / DIGESTS).exists():
         raise GPUError(f"{folder / DIGESTS}: no such file; `make gpu-shards` makes the folder where the text is")
-    told, place = read_json(folder / DIGESTS), Path(".scratch/carried")
-    layouts = [Layout(scale) for scale in told["scales"]]
+    told, place = read(folder / DIGESTS, Carried), Path(".scratch/carried")
+    layouts = [Layout(scale) for scale in told.scales]
     there = {layout.scale: index_hash(layout.scale) for layout in layouts if (layout.shards / "index.json").exists()}
     for scale, index in there.items():
-        if index != told["index"]:
+        if index != told.index:
             raise GPUError(f"{Layout(scale).shards}: other shards than those that were carried; remove the folder to take these")
     if len(there) == len(layouts):
         return
-    if sha256_of(folder / ARCHIVE) != told["archive"]:
+    if sha256_of(folder / ARCHIVE) != told.archive:
         raise GPUError(f"{folder / ARCHIVE}: not the file that {DIGESTS} was written for; carry both again")
-    with atomic_folder(place) as made, tarfile.open(folder / ARCHIVE, "r:xz") as archive:
-        archive.extractall(made, filter="data")
+    try:
+        with atomic_folder(place) as made, tarfile.open(folder / ARCHIVE, "r:xz") as archive:
+            archive.extractall(made, filter="data")
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        raise GPUError(f"{folder / ARCHIVE}: cannot be unpacked ({error}); `make gpu-shards` makes it again") from None
     for layout in (layout for layout in layouts if layout.scale not in there):
         for target in (layout.corpus_record, layout.shards_record):
             write_bytes(target, (place / target.name).read_bytes())

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import signal
 import sys
 import time
@@ -157,9 +158,19 @@ def records_steps(scale: str, roots: Sequence[Path]) -> bool:
     """Whether step b found that CUDA graphs work at a scale and take less time."""
     for note in (note_of(root, f"step/{scale}/lolm") for root in roots):
         ways = read(note, Made).values if note.exists() else {}
-        if "seconds" in ways.get("graph", {}) and "seconds" in ways["eager"]:
-            return ways["graph"]["seconds"]["median"] < ways["eager"]["seconds"]["median"]
+        graph, eager = (_median(note, ways.get(way, {})) for way in ("graph", "eager"))
+        if graph is not None and eager is not None:
+            return graph < eager
     return False
+
+
+def _median(note: Path, way: Any) -> float | None:
+    """Seconds of a way to make a step; None where it was skipped."""
+    seconds = way.get("seconds", {"median": None}) if isinstance(way, dict) else None
+    median = seconds.get("median") if isinstance(seconds, dict) else None
+    if seconds != {"median": None} and type(median) not in (int, float):
+        raise GPUError(f"{note}: values have no seconds.median of a step; delete the file, and the step is measured again")
+    return median
 
 
 def stage_of(scale: str, out: Path) -> Stage:
@@ -250,19 +261,17 @@ def import_records(folder: Path, rehearsed: bool) -> list[Path]:
         RecordError: a record that does not fit its schema.
     """
     paths = sorted((folder / NOTES).rglob("*.json"))
-    notes = [read(path, Made) for path in paths]
+    notes = [_checked(path, folder) for path in paths]
     if not notes:
         raise GPUError(f"{folder / NOTES}: no notes of `make gpu`; give the folder that --out named")
     for note, path in zip(notes, paths, strict=True):
-        if note_of(folder, note.piece) != path:
-            raise GPUError(f"{path}: is the note of {note.piece}")
         if note.device == "cpu" and not rehearsed:
             raise GPUError(f"{path}: of a rehearsal, made on the CPU; --rehearse takes it over nevertheless")
         if other := _other_code(note):
             raise GPUError(f"{path}: made by other code of {', '.join(other)}; check out what it was made with, or make it again")
         for name, digest in note.files.items():
-            if Path(name).parts[0] != "reports" or ".." in Path(name).parts or not (folder / name).is_file():
-                raise GPUError(f"{path}: {name} is no record that came with it")
+            if not _is_record(name, note, folder):
+                raise GPUError(f"{path}: {name!r} is no record that came with it")
             if sha256_of(folder / name) != digest:
                 raise GPUError(f"{folder / name}: changed since its note was written; fetch it again")
         _check_schema(folder, note)
@@ -273,12 +282,43 @@ def import_records(folder: Path, rehearsed: bool) -> list[Path]:
     return list(map(Path, names))
 
 
+def _checked(path: Path, folder: Path) -> Made:
+    """A note that came from elsewhere, whose piece is one and the file's own, made by code of every stage."""
+    note = read(path, Made)
+    if note_of(folder, note.piece) != path:
+        raise GPUError(f"{path}: is the note of {note.piece!r}")
+    if note.piece.startswith("run/"):
+        run_of_piece(note.piece)
+    if lacking := sorted({*STAGES} ^ {*note.code}):
+        raise GPUError(f"{path}: code has to name {', '.join(STAGES)}, each; see to {', '.join(lacking)}")
+    return note
+
+
+def _is_record(name: str, note: Made, folder: Path) -> bool:
+    """Whether a file's name leads to a record of the note's piece, which lies in the folder and not where a link leads."""
+    place = Layout(run_of_piece(note.piece)[0]).reports.parts if note.piece.startswith("run/") else ("reports",)
+    path = folder / name
+    inside = Path(name).parts[: len(place)] == place and ".." not in Path(name).parts
+    return inside and path.is_file() and path.resolve().is_relative_to(folder.resolve())
+
+
+def run_of_piece(piece: str) -> tuple[str, RunKey]:
+    """Scale and run of ``run/<scale>/<arm>-<seed>``.
+
+    Raises:
+        GPUError: it is no such piece.
+    """
+    found = re.fullmatch(r"run/([A-Za-z0-9_-]+)/([A-Za-z0-9_-]+)-([0-9]{1,10})", piece)
+    if found is None:
+        raise GPUError(f"no piece {piece!r}; those of runs are run/<scale>/<arm>-<seed>")
+    return found[1], RunKey(found[2], int(found[3]))
+
+
 def _check_schema(folder: Path, note: Made) -> None:
     if not note.piece.startswith("run/"):
         return
-    _, scale, name = note.piece.split("/")
-    arm, _, seed = name.rpartition("-")
-    key, layout = RunKey(arm, int(seed)), Layout(scale, folder)
+    scale, key = run_of_piece(note.piece)
+    layout = Layout(scale, folder)
     run = load_run(layout, key)
     if run is None and not layout.divergence(*key).exists():
         raise RecordError(f"{layout.train(*key)}: no record of {note.piece}")
@@ -338,9 +378,8 @@ def run() -> None:
         print(f"{len(taken)} records taken over; `make report` with SCALE= and STUDY= tests the claims on them")
     elif args.piece:
         end_with_parent()
-        _, scale, name = args.piece.split("/")
-        arm, _, seed = name.rpartition("-")
-        make_run(stage_of(scale, args.out), RunKey(arm, int(seed)), args.out)
+        scale, key = run_of_piece(args.piece)
+        make_run(stage_of(scale, args.out), key, args.out)
     else:
         if training_device() == "cpu" and not args.rehearse:
             raise GPUError("PyTorch sees no CUDA device here; --rehearse goes through all steps at scale smoke on the CPU")

@@ -17,6 +17,7 @@ from lolm.analysis.leaderboard import leaderboard, metrics, table
 from lolm.claims import Claim, build_ledger, to_records
 from lolm.config import Params, load_params
 from lolm.records import Layout, RunKey, atomic_folder, read_json, recorded_scales, write_json, write_text
+from lolm.records.escape import csv_text
 from lolm.records.results import RunRecord, ScaleResults, load_results, load_run
 from lolm.report.figures import pictures
 from lolm.report.figures.benchmark import speed
@@ -61,7 +62,7 @@ def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run) -
         "claims.md": study_markdown(results, ledger, stale),
         "leaderboard.csv": table(entries) if entries else "",
         "leaderboard.json": json.dumps(metrics(entries), indent=2, allow_nan=False) + "\n",  # in order, not sorted by key
-        "learning_curves.csv": curves(results).to_csv(index=False, lineterminator="\n"),
+        "learning_curves.csv": csv_text(curves(results)),
     }
     for picture in drawn:
         texts[f"figures/{picture.name}.svg"], texts[f"tables/{picture.name}.csv"] = picture.svg, picture.csv()

@@ -17,6 +17,7 @@ from typing import Any
 from lolm.analysis.efficiency import at_budgets, timed
 from lolm.analysis.statistics import Estimate, complete_interval, holm, p_value, solved
 from lolm.analysis.uncertainty import final_bits, final_loss, loss_difference
+from lolm.records.escape import csv_cell
 from lolm.records.names import TASKS
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.schema import Evaluation
@@ -218,7 +219,7 @@ def _spread(name: str, found: Estimate | None) -> dict[str, float | None]:
 
 def table(entries: Iterable[Entry]) -> str:
     """``leaderboard.csv``: one line an arm."""
-    rows = [{"arm": entry.arm, "label": entry.label} | flat(entry) for entry in entries]
+    rows = [{"arm": entry.arm, "label": csv_cell(entry.label)} | flat(entry) for entry in entries]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
     writer.writeheader()

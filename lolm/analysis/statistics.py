@@ -155,11 +155,6 @@ def p_value(found: Estimate, at: float = 0.0) -> float | None:
     return 2 * _t_tail(abs(found.value - at) / found.error, found.freedom)
 
 
-def paired_p_value(differences: Sequence[float]) -> float | None:
-    """:func:`p_value` of paired differences over seeds alone; None with fewer than two seeds."""
-    return p_value(t_interval(differences))
-
-
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """Holm's step-down adjustment (1979): the chance of any false rejection among all m tests stays below the level.
 

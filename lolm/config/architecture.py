@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from lolm.config.mixers import OPTIONS
-from lolm.config.ranges import Count, Name, Natural, NonNegative, Positive, Share, Text
+from lolm.config.ranges import Count, Label, Name, Natural, NonNegative, Positive, Share
 from lolm.config.strict import ConfigError, Items, Problem, checked, nearest, refuse
 
 
@@ -149,7 +149,7 @@ class ArchitectureConfig:
     """
 
     family: Literal["lolm", "decoder"]
-    label: Text  # how people read it in tables and in MLflow
+    label: Label  # how people read it in tables and in MLflow
     recipe: RecipeConfig
     surface: StackConfig
     output_projection: bool = False  # decoder family: the d x d map W_h of the published baseline

@@ -22,4 +22,11 @@ InnerShare = Annotated[float, Range(above=0, below=1)]
 ShareBelowOne = Annotated[float, Range(least=0, below=1)]
 
 Text = Annotated[str, Pattern(r"(?s).*\S.*", "a text; it is empty")]
+Label = Annotated[
+    str,
+    Pattern(
+        r"(?=.*\S)[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+",
+        "one line of text without control characters and marks of direction",
+    ),
+]
 Name = Annotated[str, Pattern(r"[A-Za-z0-9_-]+", "made of letters, digits, _ and - alone, and DVC hands names to a shell")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import re
 import types
@@ -181,6 +182,11 @@ def flatten(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         name = join(prefix, key)
         flat.update(flatten(value, name) if isinstance(value, dict) and value else {name: value})
     return flat
+
+
+def as_text(value: Any) -> str:
+    """A setting of a flat mapping as a text: a word as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def join(where: str, key: Any) -> str:

@@ -6,9 +6,6 @@ Every reader is a generator, so that a source need not fit into memory, and yiel
 from __future__ import annotations
 
 import glob
-import gzip
-import lzma
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +14,12 @@ from typing import Any
 from lolm.config import CorpusConfig
 from lolm.corpus.documents import Document
 from lolm.corpus.progress import stamps
+from lolm.corpus.rows import decode, read_jsonl, read_parquet
 from lolm.data.errors import DataError
-from lolm.records import parse_json
 
 JSONL = (".jsonl", ".jsonl.xz", ".jsonl.gz")
 SUFFIXES = (".txt", ".parquet", *JSONL)
 LABELS = ("source", "licence", "license")  # fields that are read beside text and id
-ROWS = 1024  # of a Parquet file, in memory at a time
 
 
 def read_documents(config: CorpusConfig) -> Iterator[Document]:
@@ -87,11 +83,16 @@ class Source:
         name = path.relative_to(self._root).as_posix()
         if not name.endswith(".txt"):
             parquet = name.endswith(".parquet")
-            rows = _read_parquet(path, self._config, skip) if parquet else _read_jsonl(path, skip)
+            rows = read_parquet(path, skip, self._columns) if parquet else (row for _, row in read_jsonl(path, skip))
             stem = name.removesuffix(".parquet") if parquet else name.partition(".jsonl")[0]
             yield from _rows_to_documents(rows, stem, self._config, str(path), skip)
         elif not skip:
-            yield Document(name.removesuffix(".txt"), self._root.name, "", _decode(path.read_bytes(), path))
+            yield Document(name.removesuffix(".txt"), self._root.name, "", decode(path.read_bytes(), str(path)))
+
+    def _columns(self, names: list[str]) -> list[str] | None:
+        """Of a Parquet file those that are read; where it has no text all of them, to be named in the error."""
+        used = [name for name in names if name in (self._config.text_field, self._config.id_field, *LABELS)]
+        return used if self._config.text_field in names else None
 
 
 def find_files(pattern: str) -> tuple[Path, list[Path]]:
@@ -119,55 +120,6 @@ def find_files(pattern: str) -> tuple[Path, list[Path]]:
             "scales.<scale>.corpus.path"
         )
     return root, usable
-
-
-def _decode(raw: bytes, path: Path) -> str:
-    try:
-        return raw.decode("utf-8-sig")  # a byte order mark is not text
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert it, for example with iconv") from None
-
-
-def _read_jsonl(path: Path, skip: int) -> Iterator[Mapping[str, Any]]:
-    opener = lzma.open if path.suffix == ".xz" else gzip.open if path.suffix == ".gz" else open
-    number = 0
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip() and (skip := skip - 1) < 0:
-                    row = parse_json(line)
-                    if not isinstance(row, dict):
-                        raise DataError(f"{path}: line {number} is not a JSON object")
-                    yield row
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 after line {number}") from None
-    except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path}: the compressed file is broken after line {number} ({error})") from None
-    except DataError:
-        raise
-    except ValueError as error:
-        raise DataError(f"{path}: line {number} is not valid JSON ({getattr(error, 'msg', error)})") from None
-
-
-def _read_parquet(path: Path, config: CorpusConfig, skip: int) -> Iterator[Mapping[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            used = [name for name in names if name in (config.text_field, config.id_field, *LABELS)]
-            columns = used if config.text_field in names else None  # all of them, to be named in the error
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if skip < rows:
-                    for batch in file.iter_batches(ROWS, row_groups=[group], columns=columns):
-                        yield from batch.slice(min(skip, len(batch))).to_pylist()
-                        skip = max(0, skip - len(batch))
-                else:
-                    skip -= rows
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({type(error).__name__}: {error})") from error
 
 
 @contextmanager

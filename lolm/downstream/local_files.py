@@ -11,15 +11,17 @@ A file is called by its task, ``arc_easy.jsonl``, or as its publisher calls it; 
 
 from __future__ import annotations
 
-import bz2
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lolm.config import ConfigError
+from lolm.corpus.rows import read_jsonl, read_lines, read_parquet
 from lolm.data.errors import DataError
-from lolm.records import parse_json, sha256_of
+from lolm.downstream.task_rows import check_row
+from lolm.records import sha256_of
 
 PUBLISHED = {"lambada_openai": "lambada_test_openai", "piqa": "piqa_valid", "hellaswag": "hellaswag_val_full"}
 ENDINGS = (".jsonl", ".parquet", ".txt", ".txt.bz2")
@@ -47,31 +49,45 @@ def file_of(folder: Path, task: str, subset: str | None) -> Path:
     return found
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, task: str) -> list[Row]:
     """Rows of a task's file, with the fields of the hub's data set.
 
     Raises:
-        DataError: the file is broken; names it and the line.
+        DataError: the file is broken, or a row lacks what the task reads; names it and the line.
     """
     if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return pq.read_table(path).to_pylist()
-    if path.suffix != ".jsonl":
-        return list(_hellaswag(path))
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            rows.append(_as_on_the_hub(parse_json(line)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}, line {number}: not a row of a task ({error!r})") from None
+        rows = [(f"row {number}", row) for number, row in enumerate(read_parquet(path), 1)]
+    elif path.suffix == ".jsonl":
+        rows = [(f"line {number}", row) for number, row in read_jsonl(path)]
+    else:
+        rows = list(_hellaswag(path))
+    if not rows:
+        raise DataError(f"{path}: has no row")
     labels = path.with_name(f"{path.stem}-labels.lst")
     if labels.exists():
-        gold = labels.read_text(encoding="utf-8").split()
+        gold = [_label(labels, number, line) for number, line in read_lines(labels)]
         if len(gold) != len(rows):
             raise DataError(f"{labels}: {len(gold)} labels for the {len(rows)} rows of {path.name}")
-        rows = [row | {"label": int(label)} for row, label in zip(rows, gold, strict=True)]
-    return rows
+        rows = [(place, row | {"label": label}) for (place, row), label in zip(rows, gold, strict=True)]
+    return [_checked(row, task, f"{path}: {place}") for place, row in rows]
+
+
+def _label(path: Path, number: int, line: str) -> int:
+    if line.strip() not in ("0", "1"):
+        raise DataError(f"{path}: line {number}: {line.strip()[:40]!r} is no label; 0 or 1")
+    return int(line)
+
+
+def _checked(row: Row, task: str, where: str) -> Row:
+    """A row as on the hub, which has all that the harness reads of it."""
+    try:
+        row = _as_on_the_hub(row)
+        check_row(row, task)
+    except ConfigError as error:
+        raise DataError(f"{where}: not a row of {task} ({error.problems[0]})") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{where}: not a row of {task} ({error!r})") from None
+    return row
 
 
 def folder_hash(folder: Path) -> list[tuple[str, str]]:
@@ -80,29 +96,40 @@ def folder_hash(folder: Path) -> list[tuple[str, str]]:
     return [(path.relative_to(folder).as_posix(), sha256_of(path)) for path in files]
 
 
-def _as_on_the_hub(row: Mapping[str, Any]) -> Row:
+def _as_on_the_hub(row: Row) -> Row:
     if "context_options" in row:
-        start = re.sub(r"\S*$", "", os.path.commonprefix(row["context_options"]))  # whole words
-        first, second = (option[len(start) :] for option in row["context_options"])
-        sentence = f"{start}_ {row['continuation']}"
-        return {"sentence": sentence, "option1": first, "option2": second, "answer": str(row["gold"] + 1)}
+        options, sentence = row["context_options"], row["continuation"]
+        gold = _place(row["gold"], options, 2)
+        start = re.sub(r"\S*$", "", os.path.commonprefix(options))  # whole words
+        first, second = (option[len(start) :] for option in options)
+        return {"sentence": f"{start}_ {sentence}", "option1": first, "option2": second, "answer": str(gold + 1)}
     if "query" in row:
         labels = "ABCDEFGH"[: len(row["choices"])]
         choices = {"text": row["choices"], "label": list(labels)}
-        return {"question": row["query"].removeprefix("Question: "), "choices": choices, "answerKey": labels[row["gold"]]}
-    return dict(row)
+        answer = labels[_place(row["gold"], row["choices"], len(labels))]
+        return {"question": row["query"].removeprefix("Question: "), "choices": choices, "answerKey": answer}
+    return row
 
 
-def _hellaswag(path: Path) -> Iterator[Row]:
-    opened = bz2.open if path.suffix == ".bz2" else open
-    with opened(path, "rt", encoding="utf-8") as file:
-        lines = [line.rstrip("\n") for line in file]
-    for first in range(0, len(lines) - len(lines) % 6, 6):
-        query, label, *endings = lines[first : first + 6]
+def _place(gold: Any, choices: list[str], count: int) -> int:
+    """The place of the right choice, checked: Python counts from the end where it is negative."""
+    if not isinstance(choices, list) or len(choices) != count or not all(isinstance(choice, str) for choice in choices):
+        raise ValueError(f"{count} choices, all of them texts, are needed")
+    if type(gold) is not int or not 0 <= gold < count:
+        raise ValueError(f"gold: {gold!r} is not one of 0 to {count - 1}")
+    return gold
+
+
+def _hellaswag(path: Path) -> Iterator[tuple[str, Row]]:
+    lines = list(read_lines(path))
+    for first in range(0, len(lines), 6):
+        number, query = lines[first]
+        label, *endings = (line for _, line in lines[first + 1 : first + 6]) if len(lines) - first >= 6 else [""]
         activity, colon, context = query.partition(": ")
-        if not colon or label not in "0123":
-            raise DataError(f"{path}, line {first + 1}: not 'activity: context', a label of 0 to 3 and four endings")
+        if not colon or label not in ("0", "1", "2", "3"):
+            raise DataError(f"{path}: line {number}: not 'activity: context', a label of 0 to 3 and four endings")
         whole, begun = re.fullmatch(r"(?s)(.*[.!?] )?(.*?)", context).groups()  # type: ignore[union-attr]
         if whole is None or begun.endswith((".", "!", "?")):
             whole, begun = context, ""
-        yield {"activity_label": activity, "ctx_a": whole.strip(), "ctx_b": begun, "endings": endings, "label": label}
+        row = {"activity_label": activity, "ctx_a": whole.strip(), "ctx_b": begun, "endings": endings, "label": label}
+        yield f"line {number}", row

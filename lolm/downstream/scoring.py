@@ -162,7 +162,7 @@ def _read_locally(manager: TaskManager, folder: Path) -> None:
 
 def _local(folder: Path, task: str, subset: str | None, splits: set[str], **_: Any) -> dict[str, datasets.Dataset]:
     # Tasks are asked without examples, so the one split that is scored stands for those that these would come from.
-    rows = datasets.Dataset.from_list(read_rows(file_of(folder, task, subset)))
+    rows = datasets.Dataset.from_list(read_rows(file_of(folder, task, subset), task))
     return dict.fromkeys(splits, rows)
 
 

@@ -6,9 +6,6 @@ import math
 
 import numpy as np
 
-from lolm.data.batches import EvaluationSet
-from lolm.evaluation.held_out import set_losses
-from lolm.models.language_model import LanguageModel
 from lolm.records.schema import PositionBin, PositionChange, Positions, PositionScore
 
 
@@ -43,8 +40,3 @@ def describe_positions(nats_NT: np.ndarray, correct_NT: np.ndarray, bytes_NT: np
 
 def _relative(late: float | None, early: float | None) -> float | None:
     return None if late is None or not early else late / early - 1
-
-
-def score_positions(model: LanguageModel, held_out: EvaluationSet, batch_size: int) -> Positions:
-    """:func:`describe_positions` of a model on a set."""
-    return describe_positions(*set_losses(model, held_out, batch_size), held_out.target_bytes())

@@ -14,10 +14,10 @@ from lolm.config import RunConfig, load_params, to_mapping
 from lolm.corpus.tokenizer import EOS, Tokenizer
 from lolm.export.native import NotNativeError, from_native, to_native
 from lolm.export.tokenizer import to_fast
-from lolm.external.load import transformers
+from lolm.external.load import one_line, transformers
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
-from lolm.records import atomic_folder, read, read_json, run_of, write, write_text
+from lolm.records import RecordError, atomic_folder, read, read_json, run_of, write, write_text
 from lolm.records.results import load_run as load_records
 from lolm.records.schema import RunHeader
 from lolm.source import flat_modules
@@ -125,8 +125,8 @@ def from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        line = " ".join(str(error).split())[:120]
-        raise ExportError(f"{name}: no such folder, and no such model on the hub or in its local cache ({line})") from None
+        said = one_line(error)
+        raise ExportError(f"{name}: no such folder, and no such model on the hub or in its local cache ({said})") from None
 
 
 def open_export(folder: str | Path) -> tuple[LanguageModel, Tokenizer, RunHeader]:
@@ -145,12 +145,14 @@ def open_export(folder: str | Path) -> tuple[LanguageModel, Tokenizer, RunHeader
     try:
         tensors = load_file(folder / "model.safetensors")
         tokenizer = Tokenizer((folder / PIECES).read_bytes())
+        if tokenizer.vocab_size != header.run.vocab_size:  # an empty file is one without pieces
+            raise ValueError(f"{PIECES} has {tokenizer.vocab_size} pieces, the model {header.run.vocab_size}")
         with torch.random.fork_rng(devices=[]):  # what is drawn for initial values is lost
             model = build_model(header.run)
         if read_json(folder / "config.json")["model_type"] == "lolm":
             model.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()})
         else:
             from_native(model, tensors)
-    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ExportError(f"{folder}: cannot be read as a whole export ({error}); export the run again") from None
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError, RecordError) as error:
+        raise ExportError(f"{folder}: cannot be read as a whole export ({one_line(error)}); export the run again") from None
     return model.eval(), tokenizer, header

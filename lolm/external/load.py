@@ -33,7 +33,10 @@ def load_model(name: str, config: ExternalConfig, device: str = "cpu") -> Extern
         ExternalError: the library, the model or its class is not there.
     """
     library = transformers()
-    found = _load(library.AutoModelForCausalLM, name, config, dtype=getattr(torch, config.dtype))
+    told = {"dtype": getattr(torch, config.dtype), "output_loading_info": True}
+    found, info = _load(library.AutoModelForCausalLM, name, config, **told)
+    if missing := sorted(info["missing_keys"]):  # the library draws them at random, and says so in passing
+        raise ExternalError(f"external.{name}.model {config.model!r}: {len(missing)} weights are missing, {missing[0]} first")
     return ExternalModel(found).to(device).eval()
 
 
@@ -74,7 +77,7 @@ def _load(kind: Any, name: str, config: ExternalConfig, **more: Any) -> Any:
         return kind.from_pretrained(config.model, **({} if is_folder else {"revision": config.revision}), **more)
     except OSError as error:
         if is_folder:
-            raise ExternalError(f"{where}: the folder has no model that can be read: {_line(error)}") from None
+            raise ExternalError(f"{where}: the folder has no model that can be read: {one_line(error)}") from None
         offline = (
             "HF_HUB_OFFLINE is set, so only the local cache was looked at"
             if constants.HF_HUB_OFFLINE
@@ -83,12 +86,15 @@ def _load(kind: Any, name: str, config: ExternalConfig, **more: Any) -> Any:
         raise ExternalError(
             f"{where}, revision {config.revision!r}: not in the local cache, and {offline}. With a network unset HF_HUB_OFFLINE; "
             f"without one run `hf download {config.model} --local-dir <folder>` elsewhere, bring the folder here and write its "
-            f"path in place of the id. ({_line(error)})"
+            f"path in place of the id. ({one_line(error)})"
         ) from None
-    except (ValueError, KeyError, ImportError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the library and those it reads files with raise no common class
         version = transformers().__version__
-        raise ExternalError(f"{where}: transformers {version} cannot build it: {_line(error)}") from None
+        raise ExternalError(f"{where}: transformers {version} cannot build it: {one_line(error)}") from None
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+def one_line(error: BaseException) -> str:
+    """What a library says, as the end of a message."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

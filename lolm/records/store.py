@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +34,8 @@ def from_record(kind: type[T], raw: Any, path: str | Path) -> T:
     try:
         return from_mapping(kind, _renamed(raw, {key: name for name, key in ALIASES.items()}))
     except ConfigError as error:
-        raise RecordError(f"{path}: {error}; the record is of another version of this project: make it again") from None
+        wrong = "; ".join(map(str, error.problems))
+        raise RecordError(f"{path}: {wrong}; the record is of another version of this project: make it again") from None
 
 
 def write(path: str | Path, record: Any) -> None:
@@ -74,17 +76,25 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, lzma.compress(content, preset=6) if Path(path).suffix == ".xz" else content)
 
 
-def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError, also where nesting is too deep or a number has thousands of digits."""
+def parse_json(text: str, constant: Callable[[str], Any] | None = None) -> Any:
+    """The value of a JSON text. Raises ValueError, also where nesting is too deep or a number has thousands of digits.
+
+    Args:
+        constant: is given ``NaN`` or ``Infinity``, which JSON does not have and some writers write; None: they are floats.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=constant)
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
 def _parsed(text: str, path: str | Path) -> Any:
     try:
-        return parse_json(text)
+        return parse_json(text, _refused)
     except ValueError as error:
         raise RecordError(f"{path}: not valid JSON ({error}); delete it and run `dvc repro`") from None
 

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from lolm.analysis.statistics import Estimate
 from lolm.claims.ledger import VERDICTS
+from lolm.records.escape import markdown, markdown_code
 from lolm.report.figures.picture import Picture
 
 TABLE_ROWS = 240  # a longer table is cut in the page; its link holds all rows
@@ -20,18 +21,20 @@ SIZES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k
 
 
 def render(template: str, **context: Any) -> str:
-    """A template of this package, filled; HTML is escaped, and a name that the context lacks is an error."""
-    return _environment(template.endswith(".html")).get_template(template).render(**context)
+    """A template of this package, filled; text is escaped for HTML or Markdown, and a name that the context lacks is an error."""
+    html = template.endswith(".html")
+    text = _environment(html).get_template(template).render(**context)
+    return text if html else re.sub(r"^(?!\|).*", lambda line: line[0].replace(r"\|", "|"), text, flags=re.M)  # no table's row
 
 
 @cache
 def _environment(html: bool) -> Environment:
     environment = Environment(
-        loader=PackageLoader("lolm.report"), autoescape=html, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True,
+        loader=PackageLoader("lolm.report"), autoescape=True, finalize=None if html else markdown, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.globals["slug"] = slug
-    environment.filters["code"] = code
+    environment.filters["code"] = code if html else markdown_code
     environment.globals["verdicts"] = VERDICTS
     for name, file in (("style", "style.css"), ("script_text", "page.js")):
         environment.globals[name] = files("lolm.report").joinpath("templates", file).read_text(encoding="utf-8")
@@ -69,7 +72,7 @@ def described(picture: Picture) -> str:
     """The SVG with a role and a name for screen readers, as wide as the page, in colours that the page can change."""
     svg = picture.svg
     end = svg.index(">")
-    opening = " ".join(part for part in svg[:end].split() if not part.startswith(("width=", "height=")))
+    opening = re.sub(r' (width|height)="[^"]*"', "", svg[:end])
     body = re.sub(r"(fill|stroke): #([0-9a-f]{6})", r"\1: var(--c-\2, #\2)", svg[end:])
     return f'{opening} role="img" aria-label="{escape(picture.alt)}"{body}'
 

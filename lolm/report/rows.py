@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from lolm.analysis.statistics import Estimate, t_interval
 from lolm.analysis.uncertainty import final_bits, final_loss
 from lolm.claims.numbers import show, show_estimate
 from lolm.config import flatten, to_mapping
+from lolm.config.strict import as_text
 from lolm.records.results import ScaleResults
 from lolm.records.schema import Downstream, TaskMetric
 from lolm.report.render import estimate, si
@@ -87,14 +87,9 @@ def changes(results: ScaleResults) -> list[Row]:
         its = flatten(to_mapping(architecture))
         changed = [key for key in sorted(own | its) if key != "label" and own.get(key) != its.get(key)]
         if architecture.family == subject.family and 0 < len(changed) <= MOST_CHANGES:
-            told = [f"{key} {_plain(own.get(key))} → {_plain(its.get(key))}" for key in changed]
+            told = [f"{key} {as_text(own.get(key))} → {as_text(its.get(key))}".replace('"', "") for key in changed]
             rows.append(Row(results.label(arm), ("; ".join(told),), arm))
     return rows
-
-
-def _plain(value: Any) -> str:
-    """A setting as in ``params.yaml``."""
-    return value if isinstance(value, str) else json.dumps(value).replace('"', "")
 
 
 def losses(results: ScaleResults) -> list[Row]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm.records import Layout, read_json
+from lolm.records.escape import markdown
 from lolm.records.results import RunRecord
 from lolm.records.schema import RunHeader
 
@@ -20,8 +21,8 @@ def first_note(header: RunHeader) -> str:
     run, training = header.run, header.run.training
     tokens = training.steps * training.accumulation * training.batch_size * training.seq_len
     return (
-        f"**{header.label}** (arm `{run.arm}`), scale {run.scale}, seed {run.seed}: {header.parameters.total:,} parameters, "
-        f"{tokens:,} tokens, {header.flops_per_token.training * tokens:.2g} FLOPs."
+        f"**{markdown(header.label)}** (arm `{run.arm}`), scale {run.scale}, seed {run.seed}: "
+        f"{header.parameters.total:,} parameters, {tokens:,} tokens, {header.flops_per_token.training * tokens:.2g} FLOPs."
     )
 
 
@@ -47,7 +48,7 @@ def note_of(run: RunRecord, layout: Layout) -> str:
         for claim in claims:
             published = " · ".join(show(number["value"], number["unit"]) for number in claim["published"][:1]) or "in words"
             ours = claim["sound"]["shown"] if claim["sound"] else "—"
-            lines.append(f"| {claim['statement']} | {published} | {ours} | **{claim['verdict']}** |")
+            lines.append(f"| {markdown(claim['statement'])} | {published} | {ours} | **{claim['verdict']}** |")
     else:
         lines.append("No published claim has been decided with it.")
     text = "\n".join(lines)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm.config import flatten
+from lolm.config.strict import as_text
 from lolm.records import Layout, RecordError, RunKey, fingerprint_of, read, read_rows, sha256_of, to_record
 from lolm.records.results import RunRecord, load_run
 from lolm.records.schema import Divergence, Identity, RunHeader
@@ -257,7 +258,7 @@ def _continues(tags: dict[str, str], view: View) -> bool:
 def _parameters(header: RunHeader) -> dict[str, str]:
     record = to_record(header)
     flat = flatten(record["run"]) | flatten({key: record[key] for key in ("parameters", "flops_per_token")})
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
+    return {key: as_text(value) for key, value in flat.items()}
 
 
 def _tags(header: RunHeader) -> dict[str, str]:

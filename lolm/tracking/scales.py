@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from lolm.config import flatten
+from lolm.config.strict import as_text
 from lolm.records import Layout, fingerprint_of, read, read_json, sha256_of
 from lolm.records.schema import Evaluation
 from lolm.tracking.runs import fill_recorded, unknown
@@ -110,7 +110,7 @@ def sync_benchmark(path: str | Path) -> str:
         if isinstance(value, int | float) and not isinstance(value, bool):
             numbers[_metric_key(key.removesuffix(".median").replace(".", "/"))] = float(value)
         elif value is not None:
-            texts[_metric_key(key)] = value if isinstance(value, str) else json.dumps(value)
+            texts[_metric_key(key)] = as_text(value)
     with store_lock():
         client = open_client()
         experiment = experiment_called(client, BENCHMARK)

@@ -9,7 +9,7 @@ from synthetic import Truth
 
 from lolm.analysis import dependency as dep
 from lolm.analysis.effects import arm_effect, arm_effects, main_effects
-from lolm.analysis.statistics import correlation, p_value, paired_p_value, t_interval
+from lolm.analysis.statistics import correlation, p_value, t_interval
 from lolm.records import names
 
 MARGIN, BAND = 0.05, 0.1
@@ -99,7 +99,7 @@ def test_calls_of_a_study_are_corrected_together(results_of):
     assert found["lolm"].corrected == dep.INVERTED
     assert {found[arm].corrected for arm in arms[1:]} == {dep.UNDECIDED}
     single = t_interval([value - MARGIN for value in found["lolm_sum"].found.per_seed])
-    assert 0.01 < paired_p_value(single.per_seed) < 0.05 < found["lolm_sum"].p_value
+    assert 0.01 < p_value(single) < 0.05 < found["lolm_sum"].p_value
 
 
 def barely(run):

@@ -13,7 +13,6 @@ from lolm.analysis.statistics import (
     holm,
     p_value,
     paired_difference,
-    paired_p_value,
     seeds_needed,
     share_difference,
     solved,
@@ -95,13 +94,13 @@ def test_tost_errs_at_most_at_its_level():
 def test_p_value_by_hand_and_by_its_interval():
     # mean 2, standard error 1/sqrt(3): t = 3.4641 at two degrees of freedom, p = 1 - t / sqrt(2 + t^2)
     t = 2 * math.sqrt(3)
-    assert paired_p_value([1.0, 2.0, 3.0]) == pytest.approx(1 - t / math.sqrt(2 + t * t))
-    assert paired_p_value([-1.0, -2.0, -3.0]) == paired_p_value([1.0, 2.0, 3.0])
+    assert p_value(t_interval([1.0, 2.0, 3.0])) == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    assert p_value(t_interval([-1.0, -2.0, -3.0])) == p_value(t_interval([1.0, 2.0, 3.0]))
     for values in ([1.0, 2.0, 3.0], [0.1, -0.2, 0.05, 0.3], [5.0, 5.1]):
-        level = 1 - paired_p_value(values)
+        level = 1 - p_value(t_interval(values))
         assert pytest.approx(min(t_interval(values, level).interval, key=abs), abs=1e-9) == 0  # the interval just touches 0
-    assert paired_p_value([1.0]) is None
-    assert (paired_p_value([0.0, 0.0]), paired_p_value([1.0, 1.0])) == (1.0, 0.0)
+    assert p_value(t_interval([1.0])) is None
+    assert (p_value(t_interval([0.0, 0.0])), p_value(t_interval([1.0, 1.0]))) == (1.0, 0.0)
 
 
 def test_holm_by_hand():
@@ -128,7 +127,7 @@ def test_holm_bounds_any_false_rejection():
     wrong = 0
     for _ in range(1000):
         shared = [draw.gauss(0, 1) for _ in range(3)]
-        raw = [paired_p_value([draw.gauss(0, 1) - s for s in shared]) for _ in range(10)]
+        raw = [p_value(t_interval([draw.gauss(0, 1) - s for s in shared])) for _ in range(10)]
         wrong += min(holm(raw)) < 0.05
     assert wrong / 1000 < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 1000)
 
@@ -159,8 +158,6 @@ def test_unequal_pairs_and_bad_ratios():
 def test_an_estimate_at_another_level_and_its_p_value():
     values = [1.0, 2.0, 3.5]
     assert t_interval(values).at(0.8).interval == pytest.approx(t_interval(values, 0.8).interval)
-    assert p_value(t_interval(values)) == paired_p_value(values)
-    assert p_value(t_interval([1.0])) is None
     assert equivalence(t_interval(values), 9.0) == equivalence(values, 9.0)
     with pytest.raises(StatisticsError, match="before it is mapped"):
         t_interval(values).map(math.exp).at(0.9)
@@ -199,5 +196,5 @@ def test_seeds_needed():
     assert [seeds_needed(1.0, d) for d in (0.5, 1.0)] == [34, 10]
     assert seeds_needed(1.0, 0.0) is None
     n, rng = seeds_needed(1.0, 1.5), random.Random(0)
-    found = sum(paired_p_value([rng.gauss(1.5, 1) for _ in range(n)]) < 0.05 for _ in range(2000)) / 2000
+    found = sum(p_value(t_interval([rng.gauss(1.5, 1) for _ in range(n)])) < 0.05 for _ in range(2000)) / 2000
     assert found >= 0.78

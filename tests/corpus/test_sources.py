@@ -83,7 +83,7 @@ def test_hub_needs_a_name():
         ("a.jsonl", b'{"id": "1", "text": "x"}\n{"id": ', r"a\.jsonl: line 2 is not valid JSON"),
         ("a.jsonl", b"[1]\n", r"a\.jsonl: line 1 is not a JSON object"),
         ("a.jsonl", b'{"text": 3}\n', "field 'text' of row 0 is int, not text"),
-        ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl: not UTF-8"),
+        ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl: line 1: not UTF-8 at byte 10"),
         ("a.jsonl.xz", lzma.compress(b'{"text": "x"}\n' * 1000)[:-20], r"a\.jsonl\.xz: the compressed file is broken"),
         ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz: the compressed file is broken"),
         ("a.txt", b"ab\xff", r"a\.txt: not UTF-8 at byte 2"),

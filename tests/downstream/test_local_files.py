@@ -78,11 +78,11 @@ def test_the_harness_asks_its_own_questions(folder):
 
 
 def test_labels_of_piqa_lie_beside(folder, tmp_path):
-    assert [row["label"] for row in read_rows(folder / "piqa_valid.jsonl")] == [0, 1]
+    assert [row["label"] for row in read_rows(folder / "piqa_valid.jsonl", "piqa")] == [0, 1]
     write_rows(tmp_path / "piqa.jsonl", *PIQA)
     (tmp_path / "piqa-labels.lst").write_text("0\n")
     with pytest.raises(DataError, match="piqa-labels.lst: 1 labels for the 2 rows"):
-        read_rows(tmp_path / "piqa.jsonl")
+        read_rows(tmp_path / "piqa.jsonl", "piqa")
 
 
 def test_what_is_missing_or_broken_is_named(folder, tmp_path):
@@ -92,12 +92,82 @@ def test_what_is_missing_or_broken_is_named(folder, tmp_path):
         Tasks(["piqa"], tmp_path, [])
     with pytest.raises(ConfigError, match=r"no task 'arc_eazy' that can be read from local files.*arc_easy"):
         Tasks(["arc_eazy"], folder, [])
-    (tmp_path / "arc_easy.jsonl").write_text(json.dumps(ARC) + "\n{\n")
-    with pytest.raises(DataError, match=r"arc_easy.jsonl, line 2: not a row"):
-        read_rows(tmp_path / "arc_easy.jsonl")
-    (tmp_path / "hellaswag.txt").write_text("no context\n" * 6)
-    with pytest.raises(DataError, match=r"hellaswag.txt, line 1: not 'activity"):
-        read_rows(tmp_path / "hellaswag.txt")
+
+
+def line(row, **changes):
+    """A row as a line, its text as it is, without the keys that are changed to None."""
+    kept = {key: value for key, value in (row | changes).items() if value is not None}
+    return json.dumps(kept, ensure_ascii=False).encode() + b"\n"
+
+
+HUB_PIQA = PIQA[0] | {"label": 0}
+HUB_ARC = {"question": "Hot?", "choices": {"text": ["ice", "fire"], "label": ["A", "B"]}, "answerKey": "B"}
+HUB_MMLU = {"question": "Where?", "choices": ["a", "b", "c", "d"], "answer": 3}
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "content", "said"),
+    [
+        ("arc_easy", "a.jsonl", line(ARC) + b"{\n", "line 2 is not valid JSON"),
+        ("arc_easy", "a.jsonl", line(ARC) + b"\n[1]\n", "line 3 is not a JSON object"),
+        ("arc_easy", "a.jsonl", line(ARC) + line(ARC, query="Voil\u00e0").decode().encode("latin-1"), "line 2: not UTF-8"),
+        ("arc_easy", "a.jsonl", b"\n" + line(ARC, gold=None), "line 2: not a row of arc_easy (KeyError('gold'))"),
+        ("arc_easy", "a.jsonl", line(ARC, gold=-1), "line 1: not a row of arc_easy (ValueError('gold: -1 is not"),
+        ("arc_easy", "a.jsonl", line(ARC, gold=""), "gold: '' is not one of 0 to 2"),
+        ("arc_easy", "a.jsonl", line(ARC, choices="abc"), "3 choices, all of them texts, are needed"),
+        ("arc_easy", "a.jsonl", line(HUB_ARC, answerKey=""), "(answerKey: '' is not a text; it is empty)"),
+        ("arc_easy", "a.jsonl", line(HUB_ARC, answerKey="C"), "(answerKey: 'C' is no label of a choice)"),
+        ("arc_easy", "a.jsonl", line(HUB_ARC, choices=None), "(missing key 'choices')"),
+        ("arc_easy", "a.jsonl", b"\n\n", "has no row"),
+        ("winogrande", "a.jsonl", line(WINOGRANDE, gold=True), "gold: True is not one of 0 to 1"),
+        ("winogrande", "a.jsonl", line(WINOGRANDE, context_options=["a"]), "2 choices, all of them texts, are needed"),
+        ("piqa", "a.jsonl", line(HUB_PIQA) + line(PIQA[0]), "line 2: not a row of piqa (missing key 'label')"),
+        ("piqa", "a.jsonl", line(HUB_PIQA, label=2), "(label: 2 is not one of 0, 1"),
+        ("mmlu_anatomy", "a.jsonl", line(HUB_MMLU, choices=["a"]), "(choices: expected 4 values, got 1)"),
+        ("blimp_x", "a.jsonl", line(BLIMP, sentence_bad=3), "(sentence_bad: expected str, got int 3)"),
+        ("lambada_openai", "a.jsonl", line({"text": " "}), "(text: ' ' is not a text; it is empty)"),
+        ("wikitext", "a.jsonl", line({"text": "x"}), "(missing key 'page')"),
+        ("piqa", "a.parquet", b"PAR1 and no more", "not a readable Parquet file"),
+        ("hellaswag", "a.txt", b"no context\n" * 6, "line 1: not 'activity"),
+        ("hellaswag", "a.txt", HELLASWAG.replace("\n1\n", "\n\n").encode(), "line 1: not 'activity"),
+        ("hellaswag", "a.txt", (HELLASWAG + "Fishing: A man\n1\n").encode(), "line 7: not 'activity"),
+        ("hellaswag", "a.txt.bz2", bz2.compress(HELLASWAG.encode())[:-8], "the compressed file is broken after line"),
+        ("hellaswag", "a.txt.bz2", b"no bzip2", "the compressed file is broken after line 0"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_one_line_that_names_file_and_line(tmp_path, task, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_rows(tmp_path / name, task)
+    assert str(caught.value).startswith(f"{tmp_path / name}: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_beside_are_checked(tmp_path):
+    write_rows(tmp_path / "piqa.jsonl", *PIQA)
+    for content, said in ((b"0\n\nx\n", "line 3: 'x' is no label; 0 or 1"), (b"0\n\xff\n", "line 2: not UTF-8")):
+        (tmp_path / "piqa-labels.lst").write_bytes(content)
+        with pytest.raises(DataError, match=f"piqa-labels.lst: {said}"):
+            read_rows(tmp_path / "piqa.jsonl", "piqa")
+
+
+def test_marks_blank_lines_and_separators_of_unicode_are_no_rows(tmp_path):
+    text = "a\u2028b\u0085c"
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + line({"text": text}) + b"\r\n\n" + line({"text": "d"})[:-1])
+    assert read_rows(tmp_path / "a.jsonl", "lambada_openai") == [{"text": text}, {"text": "d"}]
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + HELLASWAG.replace("man sits", "man\u2028sits").encode() + b"\n")
+    (row,) = read_rows(tmp_path / "a.txt", "hellaswag")
+    assert (row["activity_label"], row["ctx_a"], row["label"]) == ("Fishing", "A man\u2028sits.", "1")
+
+
+def test_a_parquet_file_has_the_rows_of_the_hub(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.Table.from_pylist([HUB_PIQA]), tmp_path / "a.parquet")
+    assert read_rows(tmp_path / "a.parquet", "piqa") == [HUB_PIQA]
+    pq.write_table(pa.Table.from_pylist([HUB_PIQA, HUB_PIQA | {"label": 7}]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: row 2: not a row of piqa \(label: 7"):
+        read_rows(tmp_path / "a.parquet", "piqa")
 
 
 def test_another_file_is_another_folder(folder, tmp_path):

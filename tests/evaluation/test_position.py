@@ -9,8 +9,8 @@ from builders import ArrayStream, make_model
 from rules import RuleModel, certain, uniform
 
 from lolm.data.batches import EvaluationSet
-from lolm.evaluation.held_out import score_model, token_losses
-from lolm.evaluation.position import bin_edges, describe_positions, score_positions
+from lolm.evaluation.held_out import score_model, set_losses, token_losses
+from lolm.evaluation.position import bin_edges, describe_positions
 from lolm.records.schema import PositionChange
 
 
@@ -46,7 +46,7 @@ def test_bins_add_up_to_the_whole_score():
     held_out = EvaluationSet(ArrayStream(1000), 320, 32)
     model = make_model("transformer")
     score, _ = score_model(model, held_out, 4)
-    bins = score_positions(model, held_out, 3).bins
+    bins = describe_positions(*set_losses(model, held_out, 3), held_out.target_bytes()).bins
     width = np.array([b.stop - b.start for b in bins])
     assert np.dot(width, [b.nats for b in bins]) / 32 == pytest.approx(score.nats, rel=1e-6)
     assert np.dot(width, [b.accuracy for b in bins]) / 32 == pytest.approx(score.accuracy)

@@ -231,9 +231,19 @@ def test_folders_that_are_refused(made, tmp_path):
     with pytest.raises(RecordError, match="no such record"):
         export(stray)
     assert not (tmp_path / "artifacts" / "smoke" / "exports").exists()
+
+
+@pytest.mark.parametrize("arm", ["lolm", "jamba"])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "sentencepiece.model"])
+@pytest.mark.parametrize("content", [None, b"", b"[1]", b"{}", 0.5])
+def test_a_damaged_export_is_named_in_one_line(made, tmp_path, arm, file, content):
+    """Missing, empty, of another kind, cut."""
     broken = tmp_path / "broken"
-    shutil.copytree(folders["jamba"], broken)
-    (broken / "model.safetensors").write_bytes(b"cut")
+    shutil.copytree(made[1][arm], broken)
+    whole = (broken / file).read_bytes()
+    (broken / file).unlink()
+    if content is not None:
+        (broken / file).write_bytes(content if isinstance(content, bytes) else whole[: len(whole) // 2])
     assert is_export(broken)
-    with pytest.raises(ExportError, match="cannot be read as a whole export"):
+    with pytest.raises(ExportError, match=r"^[^\n]*broken: cannot be read as a whole export [^\n]*; export the run again$"):
         open_export(broken)

@@ -1,5 +1,6 @@
 """From a folder with a model and a tokenizer to a record, without a network."""
 
+import json
 import math
 import shutil
 import sys
@@ -9,6 +10,7 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
+safetensors = pytest.importorskip("safetensors.torch")
 
 from builders import ROOT  # noqa: E402
 from tiny import CASES  # noqa: E402
@@ -118,6 +120,44 @@ def test_without_network_or_text_the_message_says_what_to_do(project, monkeypatc
     (project / "model" / "config.json").write_text('{"model_type": "no_such_architecture"}')
     with pytest.raises(ExternalError, match="cannot build it"):
         run(monkeypatch, "mine")
+
+
+def shortened(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def rewritten(change):
+    return lambda path: path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def without_a_weight(path):
+    weights = safetensors.load_file(path)
+    del weights["model.embed_tokens.weight"]
+    safetensors.save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("model.safetensors", shortened, "cannot build it: "),
+        ("model.safetensors", lambda path: path.write_bytes(b""), "cannot build it: "),
+        ("model.safetensors", lambda path: path.write_bytes(b"garbage" * 99), "cannot build it: "),
+        ("model.safetensors", without_a_weight, "1 weights are missing, model.embed_tokens.weight first"),
+        ("config.json", shortened, "the folder has no model that can be read: "),
+        ("config.json", lambda path: path.write_text("[1]"), "cannot build it: "),
+        ("config.json", rewritten(lambda config: config | {"hidden_size": "wide"}), "cannot build it: "),
+        ("tokenizer.json", shortened, "cannot build it: "),
+        ("tokenizer.json", lambda path: path.unlink(), ""),
+    ],
+)
+def test_a_damaged_model_is_named_in_one_line(project, file, damage, said):
+    damage(project / "model" / file)
+    load = load_tokenizer if file == "tokenizer.json" else load_model
+    with pytest.raises(ExternalError) as caught:
+        load("mine", ExternalConfig("model"))
+    assert str(caught.value).startswith("external.mine")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_library_is_optional(monkeypatch):

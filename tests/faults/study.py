@@ -13,7 +13,7 @@ import pytest
 import yaml
 from minicorpus import make_texts, write_jsonl
 from processes import KILL, SHORT, SIGNAL, STAGES, TORN, Ended, Forge
-from projects import ROOT
+from projects import DVC_CONFIG, ROOT
 
 from lolm.records.names import CPU_PERCENT, MFU, PEAK_MEMORY, TOKENS_PER_SECOND
 
@@ -66,7 +66,7 @@ class Study:
         for name in ("lolm", "pipeline", "dvc.yaml"):
             (now / name).symlink_to(ROOT / name)
         (now / ".dvc").mkdir()
-        (now / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n", encoding="utf-8")
+        (now / ".dvc/config").write_text(DVC_CONFIG, encoding="utf-8")
         write_jsonl(now / "text.jsonl", make_texts())
         (now / "params.yaml").write_text(yaml.safe_dump(parameters(), sort_keys=False), encoding="utf-8")
 

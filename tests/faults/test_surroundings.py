@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from processes import KILL, TORN
-from projects import ROOT, environment, halting
+from projects import DVC_CONFIG, ROOT, environment, halting
 from study import ARM, SEED, copied, different, run, sized
 
 from lolm.records import Layout, read
@@ -198,7 +198,7 @@ def faked(folder: Path, cache: Path | None = None) -> Path:
     for package in ("lolm", "pipeline"):
         (folder / package).symlink_to(ROOT / package)
     (folder / ".dvc").mkdir()
-    config = "[core]\n    no_scm = true\n    analytics = false\n" + (f"[cache]\n    dir = {cache}\n" if cache else "")
+    config = DVC_CONFIG + (f"[cache]\n    dir = {cache}\n" if cache else "")
     (folder / ".dvc/config").write_text(config, encoding="utf-8")
     return folder
 

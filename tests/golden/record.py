@@ -25,10 +25,10 @@ from runs import fit
 
 from lolm.config import RunConfig
 from lolm.data.batches import BatchSampler, EvaluationSet
-from lolm.evaluation.held_out import score_model, validation_metrics
+from lolm.evaluation.held_out import score_model, set_losses, validation_metrics
 from lolm.evaluation.lengths import score_lengths
 from lolm.evaluation.ngram import reference_losses
-from lolm.evaluation.position import score_positions
+from lolm.evaluation.position import describe_positions
 from lolm.evaluation.streams import describe_streams
 from lolm.interventions import EMPTY, Context, Intervention, force_gate, full_set, fusion_of, measure, replace_branch
 from lolm.laboratory.contributions import contributions
@@ -115,7 +115,7 @@ def measures(folder: Path) -> dict[str, Any]:
         "score": score_model(model, test, 4)[0].nats,
         "references": reference_losses(sampler, STEPS, {"test": test})["test"],
         "streams": describe_streams(model, run.heads, run.run.architecture.objectives, test, 4, SEED),
-        "positions": score_positions(model, test, 4),
+        "positions": describe_positions(*set_losses(model, test, 4), test.target_bytes()),
         "lengths": score_lengths(model, test.stream, 480, LENGTH, (1, 2), 4),
         "conditions": {
             f"{row.intervention} {row.value}": [row.nats, row.kl_to_full, row.temperature, row.nats_fitted]

@@ -13,6 +13,7 @@ from pathlib import Path
 from numba.core.caching import _CacheLocator
 
 ROOT = Path(__file__).resolve().parents[2]
+DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n"
 DROPPED = ("DVC_ROOT", "MLFLOW_TRACKING_URI", "LOLM_PIPELINE", "LOLM_JOBS", "LOLM_FORCE", "LOLM_RUNNER", "PYTHONPATH")
 
 HALT = """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import replace
 
@@ -16,7 +18,7 @@ from minicorpus import make_texts, write_jsonl
 from projects import copy_of_project, environment, python
 
 from lolm.config import load_params
-from lolm.records import Layout, RunKey, read, read_json, write
+from lolm.records import Layout, RecordError, RunKey, read, read_json, sha256_of, write
 from lolm.records.results import load_run
 from pipeline import carried, gpu
 from pipeline.gpu import GPUError, Made, note_of, pieces_of
@@ -138,3 +140,103 @@ def test_a_rehearsal_is_killed_goes_on_comes_back_and_loads(tmp_path, monkeypatc
         gpu.import_records(back, rehearsed=True)
     told = read_json(away / "carried" / carried.DIGESTS)
     assert told["scales"] == ["smoke"]
+
+
+NOTE = Made("run/smoke/lolm-1", "cpu", {}, dict.fromkeys(gpu.STAGES, "other"), "", True)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"piece": "run/smo', "not valid JSON"),
+        ("[1]", "expected a mapping, got list"),
+        ('{"piece": "run/smoke/lolm-1"}', "missing key 'device'"),
+        (replace(NOTE, whole="yes"), "whole: expected bool, got str 'yes'"),
+        (replace(NOTE, files={"reports/a": 1}), r"files\.reports/a: expected str, got int 1"),
+        (replace(NOTE, piece="run/smoke/lolm-2"), "is the note of 'run/smoke/lolm-2'"),
+        (replace(NOTE, code={}), "code has to name sweep, train, evaluate, ablate, each; see to ablate, evaluate, sweep, train"),
+        (replace(NOTE, code=NOTE.code | {"more": ""}), "see to more"),
+    ],
+)
+def test_a_note_from_elsewhere_is_checked(tmp_path, content, said):
+    path = note_of(tmp_path, NOTE.piece)
+    path.parent.mkdir(parents=True)
+    path.write_text(content, encoding="utf-8") if isinstance(content, str) else write(path, content)
+    with pytest.raises((GPUError, RecordError), match=said) as caught:
+        gpu.import_records(tmp_path, rehearsed=True)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_note_with_a_number_that_is_none_is_refused(tmp_path):
+    path = note_of(tmp_path, NOTE.piece)
+    write(path, replace(NOTE, values={"seconds": 1.5}))
+    path.write_text(path.read_text(encoding="utf-8").replace("1.5", "NaN"), encoding="utf-8")
+    with pytest.raises(RecordError, match="run/smoke/lolm-1.json: not valid JSON .NaN is no number of JSON"):
+        gpu.import_records(tmp_path, rehearsed=True)
+
+
+@pytest.mark.parametrize("piece", ["run/smoke", "run/smoke/lolm", "run/smoke/lolm-x", "run/a b/lolm-1", "run/smoke/x/lolm-1"])
+def test_a_piece_that_is_no_run_is_named(tmp_path, piece):
+    write(note_of(tmp_path, piece), replace(NOTE, piece=piece))
+    with pytest.raises(GPUError, match=f"no piece '{piece}'"):
+        gpu.import_records(tmp_path, rehearsed=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "/etc/passwd", "../outside", "reports/smoke/../../x", "reports/tiny/a.json", "params.yaml", "reports/smoke/link"],
+)
+def test_a_file_outside_the_reports_of_its_scale_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(gpu, "_other_code", lambda note: [])
+    folder, secret = tmp_path / "back", tmp_path / "secret"
+    for path in (secret, folder / "reports/tiny/a.json", folder / "params.yaml"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x", encoding="utf-8")
+    (folder / "reports/smoke").mkdir()
+    (folder / "reports/smoke/link").symlink_to(secret)
+    write(note_of(folder, NOTE.piece), replace(NOTE, files={name: sha256_of(secret)}))
+    with pytest.raises(GPUError, match=re.escape(f"{name!r} is no record that came with it")):
+        gpu.import_records(folder, rehearsed=True)
+
+
+@pytest.mark.parametrize("way", [3, {"seconds": 2.0}, {"seconds": {}}, {"seconds": {"median": "1"}}])
+def test_a_step_without_its_seconds_is_named(tmp_path, way):
+    note = Made("step/20m_gpu/lolm", "GPU", {}, {}, "", True, values={"graph": way, "eager": {"seconds": {"median": 1.0}}})
+    write(note_of(tmp_path, note.piece), note)
+    with pytest.raises(GPUError, match=r"step/20m_gpu/lolm\.json: values have no seconds\.median"):
+        gpu.records_steps("20m_gpu", [tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ('{"scales": ["smo', "not valid JSON"),
+        ('{"scales": ["smoke"], "archive": "0"}', "missing key 'index'"),
+        ('{"scales": "smoke", "archive": "0", "index": "0"}', "scales: expected a list, got str 'smoke'"),
+        ('{"scales": ["../x"], "archive": "0", "index": "0"}', r"scales\[0\]: '../x' is not made of letters"),
+        ('{"scales": ["smoke"], "archive": "0", "index": "0"}', "not the file that carried.json was written for"),
+    ],
+)
+def test_what_is_carried_is_checked(tmp_path, monkeypatch, told, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "carried").mkdir()
+    (tmp_path / "carried" / carried.DIGESTS).write_text(told, encoding="utf-8")
+    (tmp_path / "carried" / carried.ARCHIVE).write_bytes(b"no archive")
+    with pytest.raises((GPUError, RecordError), match=said) as caught:
+        carried.unpack(tmp_path / "carried")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_archive_that_leaves_its_folder_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "carried"
+    folder.mkdir()
+    with tarfile.open(folder / carried.ARCHIVE, "w:xz") as archive:
+        archive.addfile(tarfile.TarInfo("../../outside"))
+    for _ in range(2):
+        write(folder / carried.DIGESTS, carried.Carried(("smoke",), sha256_of(folder / carried.ARCHIVE), "0"))
+        with pytest.raises(GPUError, match=r"shards\.tar\.xz: cannot be unpacked"):
+            carried.unpack(folder)
+        (folder / carried.ARCHIVE).write_bytes((folder / carried.ARCHIVE).read_bytes()[:-20])
+    assert not list(tmp_path.rglob("outside"))

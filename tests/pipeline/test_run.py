@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from projects import ROOT, environment, python
+from projects import DVC_CONFIG, ROOT, environment, python
 from test_pieces import gone, wait_for
 
 from pipeline import run
@@ -45,7 +45,7 @@ def project(tmp_path, monkeypatch):
     for package in ("lolm", "pipeline"):
         (tmp_path / package).symlink_to(ROOT / package)
     (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n", encoding="utf-8")
+    (tmp_path / ".dvc/config").write_text(DVC_CONFIG, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

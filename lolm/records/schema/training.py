@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lolm.config import RunConfig
+from lolm.config.ranges import Label
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class RunHeader:
     """
 
     name: str
-    label: str
+    label: Label
     fingerprint: str
     run: RunConfig
     parameters: Parameters

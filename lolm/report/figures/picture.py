@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lolm.records.escape import csv_text
 from lolm.records.results import ScaleResults
 from lolm.report.figures.style import seeds_text, svg_of
 
@@ -40,7 +41,7 @@ class Picture:
 
     def csv(self) -> str:
         """The table, empty where nothing was measured."""
-        return self.table.to_csv(index=False, lineterminator="\n")
+        return csv_text(self.table)
 
 
 @dataclass(frozen=True)

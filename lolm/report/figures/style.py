@@ -45,6 +45,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "lines.solid_capstyle": "round",
+    "text.parse_math": False,  # a label may have dollar signs
     "svg.hashsalt": "lolm",
     "svg.fonttype": "none",
 }
