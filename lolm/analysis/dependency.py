@@ -14,11 +14,9 @@ only beside a share below one half (facts F5).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, permutations
-
-import numpy as np
+from itertools import combinations
 
 from lolm.analysis.statistics import (
     Estimate,
@@ -27,7 +25,6 @@ from lolm.analysis.statistics import (
     holm,
     p_value,
     paired_difference,
-    t_interval,
 )
 from lolm.config import AnalysisConfig
 from lolm.records import names
@@ -36,7 +33,6 @@ from lolm.records.schema import Ablation
 
 INVERTED, MAJORITY, NO_INVERSION = "inverted", "latent majority", "no inversion"
 NOT_INVERTED, UNDECIDED = "not inverted", "inconclusive"
-SAMPLED_ORDERS = 19_999  # of more arms than have few enough orders
 HALF = 0.5  # of the gated signal: a branch below it is the smaller one
 
 
@@ -235,51 +231,6 @@ def _corrected(found: Sequence[Estimate], margin: float) -> Sequence[float | Non
     """Holm's p values that means lie outside ±margin, two-sided at its nearer end; None with one seed."""
     raw = [p_value(one, math.copysign(min(margin, abs(one.value)), one.value)) for one in found]
     return raw if None in raw else holm(raw)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class OverArms:
-    """How a number goes with S over arms.
-
-    Attributes:
-        found: Pearson's correlation in each seed, on Fisher's scale over seeds.
-        p_value: two-sided, of the permutations of the number among the arms, the same in all seeds; exact up to eight arms. The
-            interval says how far other seeds move a correlation, this whether so few arms could have it by chance.
-    """
-
-    found: Estimate
-    p_value: float
-
-
-def over_arms(results: ScaleResults, read: Callable[[RunRecord], float | None]) -> OverArms | None:
-    """The correlation of a number of a run and S over the arms of a study.
-
-    None where fewer than four arms have both, or one of them does not vary; seeds are those that these arms share.
-    """
-    method = primary(results)
-    found = {arm: {run.seed: (read(run), statistic(run, method)) for run in results.of(arm)} for arm in results.arms}
-    found = {arm: pairs for arm, pairs in found.items() if pairs and not any(None in pair for pair in pairs.values())}
-    seeds = sorted(set.intersection(*map(set, found.values()))) if len(found) > 3 else []
-    if not seeds:
-        return None
-    pairs_2SA = np.array([[[found[arm][seed][i] for arm in found] for seed in seeds] for i in (0, 1)], dtype=float)
-    centred_2SA = pairs_2SA - pairs_2SA.mean(axis=-1, keepdims=True)
-    length_2S = np.sqrt((centred_2SA**2).sum(axis=-1, keepdims=True))
-    if length_2S.min() < 1e-12:
-        return None
-    number_SA, s_SA = centred_2SA / length_2S
-    orders = _orders(len(found))
-    fisher_OS = np.arctanh(np.einsum("soa,sa->os", number_SA[:, orders], s_SA).clip(-1 + 1e-9, 1 - 1e-9))
-    extreme = np.abs(fisher_OS.mean(axis=1)) >= abs(fisher_OS[0].mean()) - 1e-9
-    return OverArms(t_interval(fisher_OS[0], results.analysis.confidence).map(math.tanh), float(extreme.mean()))
-
-
-def _orders(arms: int) -> np.ndarray:
-    """(orders, arms), the first as they are: all orders of up to eight arms, else a fixed sample of them."""
-    if arms <= 8:
-        return np.array(list(permutations(range(arms))))
-    rng = np.random.default_rng(0)
-    return np.stack([np.arange(arms), *(rng.permutation(arms) for _ in range(SAMPLED_ORDERS))])
 
 
 def primary(results: ScaleResults) -> RemovalMethod:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from lolm.config.mixers import OPTIONS
+from lolm.config.mixers import check
 from lolm.config.ranges import Count, Label, Name, Natural, NonNegative, Positive, Share
-from lolm.config.strict import ConfigError, Items, Problem, checked, nearest, refuse
+from lolm.config.strict import Items, nearest, refuse
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,7 @@ class MixerConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.name not in OPTIONS:
-            raise ConfigError(Problem("name", f"no mixer {self.name!r}{nearest(self.name, OPTIONS)}"))
-        checked(OPTIONS[self.name], self.options, "options")
+        check(self.name, self.options)
 
 
 @dataclass(frozen=True)

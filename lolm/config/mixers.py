@@ -6,7 +6,7 @@ from dataclasses import make_dataclass
 from typing import Annotated, Any
 
 from lolm.config.ranges import Count, InnerShare, Natural, Positive, Share
-from lolm.config.strict import PartOf
+from lolm.config.strict import ConfigError, PartOf, Problem, checked, nearest
 
 _WIDTH: dict[str, Any] = {"expand": Count, "d_inner": Count | None}
 _SSM = _WIDTH | {"d_state": Count, "d_conv": Count}
@@ -27,10 +27,37 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # what each means stands at the mixer's
 }  # fmt: skip
 
 
-def _part(name: str, fields: dict[str, Any]) -> Any:
-    return Annotated[dict[str, Any], PartOf(make_dataclass(name, fields.items()))]
+OPTIONS: dict[str, Any] = {}  # by mixer: a mapping of some of its options
+NAMES: dict[str, tuple[str, ...]] = {}
 
 
-OPTIONS: dict[str, Any] = {name: _part(name, options) for name, options in _OPTIONS.items()}
-NAMES = {name: tuple(options) for name, options in _OPTIONS.items()}
-Mixers = _part("Mixers", OPTIONS)
+def declare(name: str, options: dict[str, Any]) -> None:
+    """Let ``params.yaml`` name a mixer.
+
+    Args:
+        options: annotations of :mod:`lolm.config.ranges`, of each argument that an arm or a size may give it.
+    """
+    OPTIONS[name] = Annotated[dict[str, Any], PartOf(make_dataclass(name, options.items()))]
+    NAMES[name] = tuple(options)
+
+
+for _name, _options in _OPTIONS.items():
+    declare(_name, _options)
+
+
+def check(name: str, options: dict[str, Any], name_at: str = "name", options_at: str = "options") -> None:
+    """Raises ConfigError for a mixer that was not declared, naming the nearest, and for options that are not its own."""
+    if name not in OPTIONS:
+        raise ConfigError(Problem(name_at, f"no mixer {name!r}{nearest(name, OPTIONS)}"))
+    checked(OPTIONS[name], options, options_at)
+
+
+def wrong_options(mixers: dict[str, dict[str, Any]] | None) -> list[tuple[bool, str, str]]:
+    """What is wrong with options by mixer, as sizes have them: rows of :func:`lolm.config.strict.refuse`."""
+    problems: list[Problem] = []
+    for name, options in (mixers or {}).items():
+        try:
+            check(name, options, f"mixers.{name}", f"mixers.{name}")
+        except ConfigError as error:
+            problems += error.problems
+    return [(True, problem.key, problem.text) for problem in problems]

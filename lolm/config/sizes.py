@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
-from lolm.config.mixers import NAMES, Mixers
-from lolm.config.ranges import Count, Depth, Natural, Positive, ShareBelowOne, Size, Text
+from lolm.config.mixers import NAMES, wrong_options
+from lolm.config.ranges import Count, Depth, Name, Natural, Positive, ShareBelowOne, Size, Text
 from lolm.config.strict import PartOf, nearest, refuse
 
 
@@ -54,7 +54,7 @@ class SizeConfig:
     learning_rate: Positive
     d_ff: Natural = 0  # 0: no block of the arm has an MLP
     dropout: ShareBelowOne = 0.0
-    mixers: Mixers = field(default_factory=dict)  # options by mixer, beside those of the architecture
+    mixers: dict[Name, dict[str, Any]] = field(default_factory=dict)  # options by mixer, beside those of the architecture
     latent: LatentSize | None = None
     memory: MemorySize | None = None
     regime: RegimeSize | None = None
@@ -64,16 +64,18 @@ class SizeConfig:
         width, rest = divmod(self.d_model, self.n_heads)
         wrong = bool(rest or width % 2)
         heads = f"{self.d_model} must be a multiple of n_heads {self.n_heads} with an even head width: RoPE rotates pairs"
-        refuse([(wrong, "d_model", heads)])
+        refuse([(wrong, "d_model", heads), *wrong_options(self.mixers)])
 
 
 PARTS = {"latent": LatentSize, "memory": MemorySize, "regime": RegimeSize, "future": FutureSize}  # of LOLM, not of a decoder
-DIALS = (
-    *(spec.name for spec in fields(SizeConfig) if spec.name not in (*PARTS, "mixers")),
-    *(f"{part}.{spec.name}" for part, size in PARTS.items() for spec in fields(size)),
-    *(f"mixers.{name}.{option}" for name, options in NAMES.items() for option in options),
-    *dict.fromkeys(option for options in NAMES.values() for option in options),
-)
+
+
+def dials() -> tuple[str, ...]:
+    """What a width may be matched by: sizes, those of LOLM's parts, options of mixers."""
+    mixers = [(name, option) for name, options in NAMES.items() for option in options]
+    own = (spec.name for spec in fields(SizeConfig) if spec.name not in (*PARTS, "mixers"))
+    parts = (f"{part}.{spec.name}" for part, size in PARTS.items() for spec in fields(size))
+    return (*own, *parts, *(f"mixers.{name}.{option}" for name, option in mixers), *dict.fromkeys(option for _, option in mixers))
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,13 @@ class SizeRule:
     learning_rate: Positive | None = None
     d_ff: Size | None = None
     dropout: ShareBelowOne | None = None
-    mixers: Mixers | None = None
+    mixers: dict[Name, dict[str, Any]] | None = None
     latent: Annotated[dict[str, Any], PartOf(LatentSize)] | None = None
     memory: Annotated[dict[str, Any], PartOf(MemorySize)] | None = None
     regime: Annotated[dict[str, Any], PartOf(RegimeSize)] | None = None
     future: Annotated[dict[str, Any], PartOf(FutureSize)] | None = None
 
     def __post_init__(self) -> None:
-        unknown = self.match is not None and self.match not in DIALS
-        refuse([(unknown, "match", f"there is no size {self.match!r}{nearest(self.match, DIALS)}")])
+        unknown = self.match is not None and self.match not in dials()
+        text = f"there is no size {self.match!r}{nearest(self.match, dials())}"
+        refuse([(unknown, "match", text), *wrong_options(self.mixers)])

@@ -9,6 +9,7 @@ from synthetic import Truth
 
 from lolm.analysis import dependency as dep
 from lolm.analysis.effects import arm_effect, arm_effects, main_effects
+from lolm.analysis.over_arms import over_arms
 from lolm.analysis.statistics import correlation, p_value, t_interval
 from lolm.records import names
 
@@ -153,16 +154,16 @@ def test_s_over_arms_goes_with_what_it_was_made_from(results_of):
     latents = {"lolm": 0.6, "lolm_sum": 0.8, "lolm_half": 1.0, "lolm_concat": 1.2}
     shares = {arm: 1 - 0.5 * s for arm, s in latents.items()}
     results = results_of(Truth(latents=latents, shares=shares), arms=tuple(latents))
-    over = dep.over_arms(results, dep.latent_share)
+    over = over_arms(results, dep.latent_share)
     found = over.found
     assert found.n == 4
     assert 0.99 < found.interval[0] < found.value < found.interval[1] <= 1
     assert over.p_value == pytest.approx(2 / 24)  # of 24 orders this one and its reverse
-    assert dep.over_arms(results, lambda run: 1.0) is None  # it does not vary
+    assert over_arms(results, lambda run: 1.0) is None  # it does not vary
     three = replace(results, runs=tuple(run for run in results.runs if run.arm != "lolm_sum"))
-    assert dep.over_arms(three, dep.latent_share) is None
+    assert over_arms(three, dep.latent_share) is None
     lacking = replace(results, runs=tuple(run for run in results.runs if (run.arm, run.seed) != ("lolm_sum", 2)))
-    assert dep.over_arms(lacking, dep.latent_share).found.n == 3  # the seeds that all arms have
+    assert over_arms(lacking, dep.latent_share).found.n == 3  # the seeds that all arms have
 
 
 @pytest.mark.parametrize("n", [3, 5])

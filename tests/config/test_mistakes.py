@@ -90,7 +90,7 @@ LAYER = "surfaces.modern.blocks.layer"
         ("scales.tiny.sizes.mamba.mixers.mamba1.d_state", [1], "mamba1.d_state: expected int, got list [1]"),
         ("scales.tiny.sizes.mamba.mixers.mamba1.inner_norms", 3, "mamba1.inner_norms: expected bool, got int 3"),
         ("scales.tiny.sizes.mamba.mixers.mamba1.dt_min", 0, "mamba1.dt_min: must be above 0"),
-        ("scales.tiny.sizes.mamba.mixers.mamba3", {}, "unknown key 'scales.tiny.sizes.mamba.mixers.mamba3'; did you mean 'mamba"),
+        ("scales.tiny.sizes.mamba.mixers.mamba3", {}, "no mixer 'mamba3'; did you mean 'mamba"),
         ("scales.tiny.sizes.mamba.mixers.mamba1.d_sate", 8, "mixers.mamba1.d_sate'; did you mean 'd_state'?"),
         (f"{LAYER}.mixer.name", "atention", f"{LAYER}.mixer.name: no mixer 'atention'; did you mean 'attention'?"),
         (f"{LAYER}.mixer.options", {"out_bias": 3}, f"{LAYER}.mixer.options.out_bias: expected bool, got int 3"),

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 import yaml
 
+import lolm.config.mixers as declared
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
 
@@ -48,7 +50,10 @@ def test_mixer(monkeypatch):
     contract = module_of(ROOT / "tests" / "mixers" / "test_contract.py")
     mixers, variants, by_hand = dict(contract.MIXERS), dict(contract.VARIANTS), dict(contract.FLOPS_BY_HAND)
     mixer = run("mixer")["MovingAverage"]
-    run("mixer-lines", MIXERS=mixers, VARIANTS=variants, FLOPS_BY_HAND=by_hand, MovingAverage=mixer)
+    monkeypatch.setattr(declared, "OPTIONS", dict(declared.OPTIONS))
+    monkeypatch.setattr(declared, "NAMES", dict(declared.NAMES))
+    lines = {"MIXERS": mixers, "VARIANTS": variants, "FLOPS_BY_HAND": by_hand, "declare": declared.declare}
+    run("mixer-lines", **lines, MovingAverage=mixer)
     (name,) = mixers.keys() - contract.MIXERS.keys()
     monkeypatch.setitem(contract.MIXERS, name, mixer)  # the registry itself
     monkeypatch.setitem(contract.VARIANTS, name, variants[name])

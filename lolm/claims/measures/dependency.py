@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lolm.analysis import dependency as dep
+from lolm.analysis.over_arms import over_arms
 from lolm.analysis.statistics import t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Quantity
@@ -94,7 +95,7 @@ class OverArms:
 
     def __call__(self, context: Context) -> Reading:
         results = context.results
-        over = dep.over_arms(results, self.read)
+        over = over_arms(results, self.read)
         if over is None:
             raise NotRun(f"it takes S and {self.what} of four arms or more, in every seed; {again(results)}")
         called = dep.calls(results)

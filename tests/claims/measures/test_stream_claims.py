@@ -44,5 +44,5 @@ def test_the_collapse_is_judged_where_the_layer_is_that_of_v0(results_of):
     results = results_of(Truth(alive_eval=8, alive={"lolm_reg_iecb": 1}), arms=arms, studies=study, study="regime")
     claim = {one.id: one for one in build_ledger(results)}["regime_collapse"]
     assert claim.verdict == "holds"
-    assert {run.split()[0] for run in claim.runs} == {"lolm_reg_iecb"}
+    assert {name.split()[0] for name, _ in claim.runs} == {"lolm_reg_iecb"}
     assert [c.quantity.value for c in claim.controls if c.name.endswith("regime ie")] == [1.0]
