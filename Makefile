@@ -110,7 +110,9 @@ format: $(ready) tools ## rewrite the source in the project's style
 	@"$(python)" -m ruff check --fix . && "$(python)" -m ruff format .
 
 notebooks: $(ready) tools ## execute the notebooks again, in their places
-	@PYTHONPATH="$(CURDIR)" "$(python)" -m jupyter execute --inplace --NotebookClient.record_timing=False notebooks/*.ipynb
+	@env -u MPLBACKEND PYTHONPATH="$(CURDIR)" "$(python)" -c 'import sys, nbclient, nbformat; [nbformat.write( \
+	  nbclient.execute(nbformat.read(path, 4), cwd="notebooks", timeout=None, record_timing=False), path) for path in sys.argv[1:]]' \
+	  notebooks/*.ipynb
 
 ui: $(ready) ## the MLflow UI on the local store; prints its address
 	@"$(python)" -m pipeline.ui --port "$(PORT)" || [ $$? -eq 130 ]
