@@ -278,7 +278,7 @@ def test_both_text_jobs_write_every_document(tmp_path):
 
 
 def test_one_core_has_no_runs_side_by_side(monkeypatch):
-    monkeypatch.setattr("benchmarks.processes.cores", lambda: 1)
+    monkeypatch.setattr("benchmarks.processes.available_cores", lambda: 1)
     with ExitStack() as stack, pytest.raises(Unavailable, match="one core"):
         side(QUICK, stack)
     assert PARTS["side"] is side

@@ -46,17 +46,6 @@ def greedy(model, tokens_BT, count):
     return torch.stack(found, dim=1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def modules_apart(tmp_path_factory):
-    """The library copies a folder's code into a cache of modules: not into the user's."""
-    import transformers.dynamic_module_utils as dynamic
-
-    folder, before = tmp_path_factory.mktemp("modules"), dynamic.HF_MODULES_CACHE
-    dynamic.HF_MODULES_CACHE = str(folder)
-    yield
-    dynamic.HF_MODULES_CACHE = before
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("arm", ARMS)
 def test_arm(arm, tmp_path):
