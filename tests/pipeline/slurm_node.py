@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 SEARCHED = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"])
 INSTALLED = all(shutil.which(name, path=SEARCHED) for name in ("munged", "slurmctld", "slurmd", "sbatch", "setpriv"))
 
@@ -49,6 +51,8 @@ PartitionName=both Nodes=ALL Default=YES MaxTime=60 State=UP
 def started() -> Iterator[dict[str, str]]:
     """Start the daemons; gives the environment in which Slurm's commands talk to them, and ends jobs and daemons at the end."""
     with ExitStack() as stack:
+        # One at a time: two would each give all cores away, and a requeued task has to begin within what a test waits for.
+        stack.enter_context(FileLock(Path(tempfile.gettempdir()) / f"lolm-slurm-{getpass.getuser()}.lock"))
         # Under the system's own folder: the path of a socket may not be long.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lolm-slurm-", ignore_cleanup_errors=True)))
         host, ports = socket.gethostname().split(".")[0], _free_ports(2)
