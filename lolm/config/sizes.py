@@ -112,6 +112,7 @@ class SizeRule:
     future: Annotated[dict[str, Any], PartOf(FutureSize)] | None = None
 
     def __post_init__(self) -> None:
-        unknown = self.match is not None and self.match not in dials()
-        text = f"there is no size {self.match!r}{nearest(self.match, dials())}"
-        refuse([(unknown, "match", text), *wrong_options(self.mixers)])
+        wrong = wrong_options(self.mixers)
+        if self.match is not None and self.match not in (known := dials()):
+            wrong.insert(0, (True, "match", f"there is no size {self.match!r}{nearest(self.match, known)}"))
+        refuse(wrong)

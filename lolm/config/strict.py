@@ -194,8 +194,10 @@ def join(where: str, key: Any) -> str:
 
 
 def nearest(word: Any, known: Iterable[Any]) -> str:
-    """``; did you mean …?``, or the known names where none is near."""
+    """``; did you mean …?``, or the known names where none is near; nothing for a known word, which rows of checks ask for too."""
     names = [str(k) for k in known]
+    if str(word) in names:
+        return ""
     close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
