@@ -194,7 +194,7 @@ def join(where: str, key: Any) -> str:
 
 
 def nearest(word: Any, known: Iterable[Any]) -> str:
-    """``; did you mean …?``, or the known names where none is near; nothing for a known word, which rows of checks ask for too."""
+    """``; did you mean …?``, or the known names where none is near; nothing for a known word: rows of checks ask always."""
     names = [str(k) for k in known]
     if str(word) in names:
         return ""

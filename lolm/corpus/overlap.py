@@ -61,11 +61,12 @@ class OverlapIndex:
             found.append(self._places_of(numbers))
         matched = np.unique(np.concatenate(found))
         self._found[matched] = True
-        starts, lengths = self._bounds[matched], self._bounds[matched + 1] - self._bounds[matched]
+        # A passage that many held-out documents have is counted in each: once for all its sequences, whose owners are the same.
+        passages, sizes = np.unique(self._passages[matched], return_counts=True)
+        starts, lengths = self._starts[passages], self._starts[passages + 1] - self._starts[passages]
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         owners = self._owners[np.repeat(starts, lengths) + within]
-        # A passage that many held-out documents have is counted in each, so this is what a large corpus waits for.
-        shares = np.bincount(owners, minlength=len(self._lengths)) / self._lengths
+        shares = np.bincount(owners, weights=np.repeat(sizes, lengths), minlength=len(self._lengths)) / self._lengths
         for document in np.flatnonzero(shares > self._share):
             self._share[document], self._nearest[document] = shares[document], identity
 
@@ -83,8 +84,14 @@ class OverlapIndex:
         self._places = [np.searchsorted(self._all, grams) for grams in self._grams]
         places = np.concatenate([*self._places, np.zeros(0, dtype=np.int64)]).astype(np.int64)
         owners = np.repeat(np.arange(len(self._places)), [len(p) for p in self._places])
-        self._owners = owners[np.argsort(places, kind="stable")]  # held-out documents, grouped by sequence
-        self._bounds = np.searchsorted(np.sort(places), np.arange(len(self._all) + 1))  # where each sequence's group starts
+        owners = owners[np.argsort(places, kind="stable")]  # held-out documents, grouped by sequence
+        bounds = np.searchsorted(np.sort(places), np.arange(len(self._all) + 1))  # where each sequence's group starts
+        marks = self._rng.integers(2**64, size=len(self._places), dtype=np.uint64)  # so that sums of them stand for sets
+        sets = np.add.reduceat(marks[owners], bounds[:-1]) if len(self._all) else marks[:0]
+        _, first, self._passages = np.unique(sets, return_index=True, return_inverse=True)  # the sequences of one set are one
+        lengths = np.diff(bounds)[first]
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._owners = owners[np.repeat(bounds[first] - self._starts[:-1], lengths) + np.arange(lengths.sum())]
         self._found = np.zeros(len(self._all), dtype=bool)
         self._lengths = np.array([max(1, len(places)) for places in self._places])
         self._share = np.zeros(len(self._grams))  # largest that a training document has of each, and which one that is
