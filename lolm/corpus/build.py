@@ -59,6 +59,8 @@ def build_corpus(
     scratch = scratch or folder.with_name(f".{folder.name}.unfinished")
     named = _named_splits(config)
     source = Source(config)
+    if source.left_out:
+        tell(f"not read: {len(source.left_out)} files or folders, such as {source.left_out[0]}; corpus.json lists them")
     state = {
         "place": None,
         "parts": 0,
@@ -79,6 +81,8 @@ def build_corpus(
             if not progress.state["finished"]:
                 _read(config, source, progress, named, content, tell)
             report = _report(progress, content)
+            if source.left_out:
+                report |= {"left_out": len(source.left_out), "files_left_out": list(source.left_out[:LISTED])}
         finally:
             progress.close()
             if not progress.committed:

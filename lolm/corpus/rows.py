@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lolm.data.errors import DataError
 from lolm.records import parse_json
 
-OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+
+def _open_zstd(path: Path, mode: str) -> IO[bytes]:
+    import pyarrow as pa  # which datasets are read with too
+
+    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path), mode), "zstd"))  # type: ignore[type-var, return-value]
+
+
+OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open, ".zst": _open_zstd}
 ROWS = 1024  # of a Parquet file, in memory at a time
 BOM = b"\xef\xbb\xbf"
 
@@ -34,16 +43,29 @@ def read_lines(path: Path, skip: int = 0) -> Iterator[tuple[int, str]]:
     Raises:
         DataError: bytes that are not UTF-8 (names the line), or a compressed file that is broken.
     """
-    number = 0
+    place = [0]
+    with _opened(path, place) as file:
+        for place[0], raw in enumerate(file, 1):
+            if raw.removeprefix(BOM).strip() and (skip := skip - 1) < 0:
+                yield place[0], decode(raw, f"{path}: line {place[0]}").rstrip("\r\n")
+
+
+def read_whole(path: Path) -> str:
+    """A file's text, compressed or not; raises DataError as :func:`read_lines`."""
+    with _opened(path, [0]) as file:
+        return decode(file.read(), str(path))
+
+
+@contextmanager
+def _opened(path: Path, line: list[int]) -> Iterator[IO[bytes]]:
+    """A file, unpacked by its suffix; where it is broken the error says after which line."""
     try:
-        with OPENERS.get(path.suffix, open)(path, "rb") as file:
-            for number, raw in enumerate(file, 1):
-                if raw.removeprefix(BOM).strip() and (skip := skip - 1) < 0:
-                    yield number, decode(raw, f"{path}: line {number}").rstrip("\r\n")
+        with OPENERS.get(path.suffix.lower(), open)(path, "rb") as file:
+            yield file
     except (lzma.LZMAError, zlib.error, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise DataError(f"{path}: the compressed file is broken after line {number} ({error})") from None
+        raise DataError(f"{path}: the compressed file is broken after line {line[0]} ({error})") from None
 
 
 def read_jsonl(path: Path, skip: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -5,7 +5,6 @@ Every reader is a generator, so that a source need not fit into memory, and yiel
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +12,11 @@ from typing import Any
 
 from lolm.config import CorpusConfig
 from lolm.corpus.documents import Document
+from lolm.corpus.files import find_files
 from lolm.corpus.progress import stamps
-from lolm.corpus.rows import decode, read_jsonl, read_parquet
+from lolm.corpus.rows import read_jsonl, read_parquet, read_whole
 from lolm.data.errors import DataError
 
-JSONL = (".jsonl", ".jsonl.xz", ".jsonl.gz")
-SUFFIXES = (".txt", ".parquet", *JSONL)
 LABELS = ("source", "licence", "license")  # fields that are read beside text and id
 
 
@@ -36,6 +34,7 @@ class Source:
 
     Attributes:
         version: of the files (names, sizes, times) or of the data set: a place is one in this version.
+        left_out: files and folders under ``corpus.path`` that are not read.
 
     Raises:
         DataError: as :func:`read_documents`.
@@ -45,6 +44,7 @@ class Source:
         self._config = config
         self._row = self._file = 0
         self._hub: Any = None
+        self.left_out: tuple[str, ...] = ()
         if config.source == "hub":
             from datasets import load_dataset_builder
 
@@ -53,7 +53,8 @@ class Source:
                 self._hub = builder.as_streaming_dataset(split=config.split)
             self.version: Any = builder.hash  # on the hub that of the commit
         else:
-            self._root, self._files = find_files(config.path)
+            self._found = find_files(config.path)
+            self._files, self.left_out = list(self._found.kinds), self._found.left_out
             self.version = stamps(self._files)
 
     def place(self) -> dict[str, Any]:
@@ -80,46 +81,18 @@ class Source:
             yield document
 
     def _read(self, path: Path, skip: int) -> Iterator[Document]:
-        name = path.relative_to(self._root).as_posix()
-        if not name.endswith(".txt"):
-            parquet = name.endswith(".parquet")
-            rows = read_parquet(path, skip, self._columns) if parquet else (row for _, row in read_jsonl(path, skip))
-            stem = name.removesuffix(".parquet") if parquet else name.partition(".jsonl")[0]
-            yield from _rows_to_documents(rows, stem, self._config, str(path), skip)
-        elif not skip:
-            yield Document(name.removesuffix(".txt"), self._root.name, "", decode(path.read_bytes(), str(path)))
+        name, kind = self._found.names[path], self._found.kinds[path]
+        if kind == "text":
+            if not skip:
+                yield Document(name, self._found.root.name, "", read_whole(path))
+            return
+        rows = read_parquet(path, skip, self._columns) if kind == "parquet" else (row for _, row in read_jsonl(path, skip))
+        yield from _rows_to_documents(rows, name, self._config, str(path), skip)
 
     def _columns(self, names: list[str]) -> list[str] | None:
         """Of a Parquet file those that are read; where it has no text all of them, to be named in the error."""
         used = [name for name in names if name in (self._config.text_field, self._config.id_field, *LABELS)]
         return used if self._config.text_field in names else None
-
-
-def find_files(pattern: str) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the files of a file, folder (searched below) or glob, sorted.
-
-    Raises:
-        DataError: nothing of a readable kind is there.
-    """
-    path = Path(pattern)
-    if path.is_file():
-        found, root = [path], path.parent
-    elif path.is_dir():
-        found, root = [p for p in path.rglob("*") if p.is_file()], path
-    else:
-        found = [Path(p) for p in glob.glob(pattern, recursive=True) if Path(p).is_file()]
-        fixed = list(Path(pattern).parts)
-        while fixed and (glob.has_magic("/".join(fixed)) or not Path(*fixed).is_dir()):
-            fixed.pop()
-        root = Path(*fixed)
-    usable = sorted((p for p in found if p.name.endswith(SUFFIXES)), key=lambda p: p.as_posix())
-    if not usable:
-        found_text = f"; it has {found[0].name}, which is none of them" if found else ""
-        raise DataError(
-            f"corpus.path {pattern!r}: no {', '.join(SUFFIXES)} file there{found_text}; put the text there, or set "
-            "scales.<scale>.corpus.path"
-        )
-    return root, usable
 
 
 @contextmanager

@@ -1,13 +1,18 @@
 """Every kind of source gives the same documents."""
 
+import bz2
 import gzip
+import json
 import lzma
 
+import pyarrow as pa
 import pytest
 from minicorpus import make_texts, write_jsonl
 
 from lolm.config import ConfigError, CorpusConfig
-from lolm.corpus.sources import find_files, read_documents
+from lolm.corpus.build import build_corpus
+from lolm.corpus.files import find_files
+from lolm.corpus.sources import read_documents
 from lolm.data.errors import DataError
 
 TEXTS = make_texts(12)
@@ -18,7 +23,6 @@ def read(path, **changes):
 
 
 def write_parquet(path, texts, **columns):
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"id": list(texts), "text": list(texts.values()), **columns}), path)
@@ -38,11 +42,71 @@ def test_text_folder_is_one_document_a_file_named_by_its_path(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "b.txt").write_bytes("second\r\nline \u00e9".encode())
     (tmp_path / "sub" / "a.txt").write_bytes(b"\xef\xbb\xbffirst")
-    (tmp_path / "notes.md").write_text("not read")
     assert [(d.id, d.text) for d in read(tmp_path)] == [("b", "second\r\nline \u00e9"), ("sub/a", "first")]
     assert [d.id for d in read(tmp_path / "b.txt")] == ["b"]
     assert [d.id for d in read(tmp_path / "**" / "*.txt")] == ["b", "sub/a"]
     assert [d.id for d in read(tmp_path / "sub" / "*.txt")] == ["a"]
+
+
+def zstd(raw: bytes) -> bytes:
+    return pa.Codec("zstd").compress(raw, asbytes=True)
+
+
+PACKED = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress, ".zst": zstd, ".GZ": gzip.compress}
+
+
+def test_every_kind_of_file_is_read_packed_or_not_whatever_its_letters(tmp_path):
+    for number, (suffix, packed) in enumerate(PACKED.items()):
+        for kind in (".txt", ".md", ".TXT"):
+            (tmp_path / f"{number}{kind[1:]}{kind}{suffix}").write_bytes(packed(f"text {number} {kind}\n".encode()))
+        for kind in (".jsonl", ".JSONL"):
+            line = json.dumps({"id": f"{number}{kind}", "text": f"line {number} {kind}"})
+            (tmp_path / f"{number}{kind[1:]}{kind}{suffix}").write_bytes(packed(line.encode() + b"\n"))
+    write_parquet(tmp_path / "p.Parquet", {"p": "row"})
+    texts = {d.id: d.text for d in read(tmp_path)}
+    assert len(texts) == 5 * len(PACKED) + 1
+    assert texts["4md"] == "text 4 .md\n"
+    assert texts["4.JSONL"] == "line 4 .JSONL"
+    assert texts["p"] == "row"
+
+
+def test_what_is_hidden_strange_or_met_before_is_left_out_and_said(tmp_path):
+    """What archivers, version control, editors and notebooks leave beside texts; links are followed, once."""
+    folder, other = tmp_path / "texts", tmp_path / "elsewhere"
+    for name in ("a.txt", "._a.txt", ".git/y.txt", ".ipynb_checkpoints/x.txt", "sub/b.txt", "dump.json", "p.parquet.gz", "c.pdf"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\xff\x00 not text" if name == "._a.txt" else name.encode())
+    (other / "deep").mkdir(parents=True)
+    (other / "deep" / "d.txt").write_text("linked")
+    (folder / "link").symlink_to(other)
+    (folder / "link_again").symlink_to(other)
+    (folder / "sub" / "up").symlink_to(folder)  # a circle
+    (folder / "z.txt").symlink_to(folder / "a.txt")
+    (folder / "nowhere.txt").symlink_to(folder / "gone")
+    assert [(d.id, d.text) for d in read(folder)] == [("a", "a.txt"), ("link/deep/d", "linked"), ("sub/b", "sub/b.txt")]
+    left_out = (".git/", ".ipynb_checkpoints/", "._a.txt", "c.pdf", "dump.json", "link_again/", "nowhere.txt", "p.parquet.gz")
+    assert find_files(str(folder)).left_out == tuple(sorted((*left_out, "sub/up/", "z.txt")))
+    assert [d.id for d in read(folder / ".git" / "y.txt")] == ["y"], "what is named is read"
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(f"one more, number {number}")
+    said: list[str] = []
+    config = CorpusConfig(source="local", path=str(folder), validation_fraction=0.2, test_fraction=0.2)
+    report = build_corpus(config, tmp_path / "corpus", tmp_path / "scratch", tell=said.append)
+    assert said[0] == "not read: 10 files or folders, such as ._a.txt; corpus.json lists them"
+    assert report["left_out"] == 10
+    assert "c.pdf" in report["files_left_out"]
+
+
+def test_a_name_is_literal_and_files_of_one_name_keep_apart(tmp_path):
+    write_parquet(tmp_path / "corpus [final].parquet", TEXTS)
+    assert len(read(tmp_path / "corpus [final].parquet")) == len(TEXTS)
+    (tmp_path / "texts*").mkdir()
+    raw = json.dumps({"text": "one"}).encode()
+    for name, content in {"a.jsonl": raw, "a.jsonl.gz": gzip.compress(raw), "a.md": b"two", "a.txt": b"three"}.items():
+        (tmp_path / "texts*" / name).write_bytes(content)
+    documents = read(tmp_path / "texts*")
+    assert [d.id for d in documents] == ["a/000000000", "a.jsonl.gz/000000000", "a.md", "a.txt"]
+    assert [d.text for d in documents] == ["one", "one", "two", "three"]
 
 
 def test_local_parquet_streams_through_datasets(tmp_path):
@@ -88,7 +152,8 @@ def test_hub_needs_a_name():
         ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz: the compressed file is broken"),
         ("a.txt", b"ab\xff", r"a\.txt: not UTF-8 at byte 2"),
         ("a.parquet", b"no parquet", r"a\.parquet: not a readable Parquet file"),
-        ("a.md", b"x", r"no \.txt, .* file there; it has a\.md"),
+        ("a.txt.zst", b"no zstd", r"a\.txt\.zst: the compressed file is broken"),
+        ("a.doc", b"x", r"no \.txt, .* file there, .*; it has a\.doc"),
     ],
 )
 def test_broken_files_are_named(tmp_path, name, raw, message):
