@@ -125,7 +125,11 @@ def by_position(table: pd.DataFrame, results: ScaleResults) -> Any:
 def rates(table: pd.DataFrame, results: ScaleResults) -> Any:
     """Validation loss against the peak learning rate in each arm's sweep, the chosen one marked."""
     reach = 0.3  # nats above an arm's best that are drawn
-    look = {arm: style for arm, style in looks(results).items() if arm in set(table["arm"])}
+    styles, swept = looks(results), set(table["arm"])
+    look = {arm: style for arm, style in styles.items() if arm in swept}
+    for arm, style in styles.items():  # whose rate may come from an arm that is none of the study
+        if arm in results.sweeps:
+            look.setdefault(results.sweeps[arm].arm, style)
     columns = min(3, len(look))
     lines = math.ceil(len(look) / columns)
     figure, panels = new_figure(lines, columns, 0.7 + 1.45 * lines, sharex=True, sharey=True, squeeze=False)
