@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lolm.accounting.gpus import SHOWN
@@ -62,7 +63,9 @@ def plan() -> None:
     for note in plan_notes(params, params.scale, params.study, rows):
         print(f"note: {note}")
     runs = {arm: resolve_run(params, params.scale, arm, params.selected.seeds[0]) for arm in rows}
-    devices = args.devices or scale_of(params, params.scale).training.processes
+    if args.devices:  # which training would refuse where they cannot share the batch
+        runs = {arm: replace(run, training=replace(run.training, devices=args.devices, nodes=1)) for arm, run in runs.items()}
+    devices = next(iter(runs.values())).training.processes
     stage = "DVC_STAGE" in os.environ  # else somebody asks for the price, of a scale that another machine may be meant for
     target = Target.of(args.gpu) if args.gpu else Target.here()
     if not stage:
@@ -101,9 +104,9 @@ def show_price(
         most = max(both[training.activation_checkpointing].peak for both in memories.values())
         short = ": too little" if most > target.usable else ""
         print(f"this machine has {target.usable / GIB:,.1f} GiB for it{short}; GPU=<name> asks for another")
-    precision = training.precision
+    precision, many = training.precision, f"{devices} GPU{'s' if devices > 1 else ''}"
     print(
-        f"\nhours of one run on one GPU at {utilisation:.0%} of its peak in {precision}, {training.all_tokens:,} tokens; with * "
+        f"\nhours of one run on {many} at {utilisation:.0%} of the peak in {precision}, {training.all_tokens:,} tokens; with * "
         "its micro-batch needs activation checkpointing, with ** it does not fit"
     )
     hours = {}
@@ -111,7 +114,7 @@ def show_price(
         flops = training.all_tokens * rows[arm].flops_per_token_training
         fits = [memory_of(run, True, devices, activation_checkpointing=kept).peak for kept in (False, True)]
         marks = {name: sum(peak > Target.of(name).usable for peak in fits) for name in SHOWN}
-        cells = [f"{gpu_hours(flops, name, precision, utilisation):,.1f}{'*' * marks[name]:2}" for name in SHOWN]
+        cells = [f"{gpu_hours(flops, name, precision, utilisation) / devices:,.1f}{'*' * marks[name]:2}" for name in SHOWN]
         hours[arm] = [f"{flops:.3g}", *cells]
     print(columns(("FLOPs", *SHOWN), hours))
     whole = study_flops(params)

@@ -122,10 +122,28 @@ def test_the_price_names_memory_hours_and_disk_of_every_arm(project, monkeypatch
     memory, hours = capsys.readouterr().out.split("\nmemory of a step, ")[1].split("\nhours of one run ")
     assert memory.startswith("GiB on each of 1 GPU: micro-batch 4 x 64 tokens, fp32, activation checkpointing off")
     assert [line.split()[0] for line in memory.splitlines()[2:]] == ["lolm", "transformer"]
-    assert hours.startswith("on one GPU at 50% of its peak in fp32")
+    assert hours.startswith("on 1 GPU at 50% of the peak in fp32")
     assert "RTX 4090" in hours.splitlines()[1]
     assert "GPU-hours of the study" in hours
     assert "disk: weights and snapshots" in hours
+
+
+def test_several_devices_share_weights_and_hours_or_are_refused_as_training_would(project, monkeypatch, capsys):
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    words = ["plan", "--scale", "149m", "--study", "main", "--devices"]
+    hours = {}
+    for devices in (1, 16):
+        monkeypatch.setattr("sys.argv", [*words, str(devices)])
+        plan.plan()
+        said = capsys.readouterr().out
+        assert f"hours of one run on {devices} GPU" in said
+        memory, cells = (said.split(part)[1].splitlines() for part in ("\nmemory of a step", "\nhours of one run"))
+        hours[devices] = float(cells[2].split()[2]), float(memory[2].split()[1])
+    assert hours[1][0] == pytest.approx(16 * hours[16][0], abs=0.05 * 16)
+    assert hours[1][1] == pytest.approx(16 * hours[16][1], abs=0.005 * 16)
+    monkeypatch.setattr("sys.argv", [*words, "3"])
+    with pytest.raises(ConfigError, match="devices: 3 on 1 node.s. cannot share 16 micro-batch"):
+        plan.plan()
 
 
 def test_a_step_that_does_not_fit_is_refused_by_the_stage_with_what_does(project, monkeypatch, capsys):
