@@ -7,6 +7,7 @@ Not a stage of `dvc repro`: it takes the extra `eval`, and data sets that this p
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lolm import LolmError
 from lolm.config import ConfigError
 from lolm.corpus.documents import iterate_split
 from lolm.corpus.tokenizer import Tokenizer
-from lolm.records import RunKey, write
+from lolm.records import RunKey, read, write
 from lolm.records.schema import Downstream
 from pipeline.context import open_run
 from pipeline.identity import inputs_of, measured_from, text_hashes, weights_hash
@@ -31,6 +32,7 @@ def downstream(stage: Stage, key: RunKey) -> None:
     from lolm.downstream.scoring import Tasks, harness_version
 
     config, layout = stage.params.downstream, stage.layout
+    refuse_to_drop(layout.downstream(*key), config.tasks)
     texts = [document.text for document in iterate_split(layout.corpus, "test")]
     tasks = Tasks(config.tasks, _folder(stage), texts)
     context = open_run(stage, key, inputs(stage, key))
@@ -40,6 +42,15 @@ def downstream(stage: Stage, key: RunKey) -> None:
     found = tasks.scores(model, BigramModel(context.bigram(), *settings), config.limit)
     asked: dict[str, Any] = {"harness": harness_version(), "max_length": training.seq_len, "limit": config.limit}
     write(layout.downstream(*key), Downstream(**context.identity, **asked, tasks=found))
+
+
+def refuse_to_drop(record: Path, tasks: Sequence[str]) -> None:
+    """Raises ConfigError where a record has scores of tasks that are not to be scored again: hours, and files that may be gone."""
+    if record.exists() and (lost := [name for name in read(record, Downstream).tasks if name not in tasks]):
+        raise ConfigError(
+            f"downstream.tasks does not name {', '.join(lost)}, of which {record} has scores that would be lost; name them too, "
+            "or delete the file"
+        )
 
 
 def inputs(stage: Stage, key: RunKey) -> str:

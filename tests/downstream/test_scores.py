@@ -130,7 +130,7 @@ def test_the_record_of_a_run(monkeypatch, data, folder, tmp_path):
     """The whole stage but for training: a model without training, the project's own tokenizer and test split, and a bigram."""
     from builders import make_model
 
-    from lolm.config import DownstreamConfig
+    from lolm.config import ConfigError, DownstreamConfig
     from lolm.corpus.tokenizer import Tokenizer
     from lolm.evaluation.ngram import Bigram
     from pipeline import downstream as stage
@@ -161,6 +161,13 @@ def test_the_record_of_a_run(monkeypatch, data, folder, tmp_path):
     assert (record.max_length, record.limit, asked) == (24, 3, [8])
     assert {name: scores.items for name, scores in record.tasks.items()} == {"minimal_pairs": 4, "blimp_wh_island": 3}
     assert all(scores.metrics["acc"].bigram is not None for scores in record.tasks.values())
+
+    made.params.downstream = DownstreamConfig(("minimal_pairs", "cloze"), str(folder), 3)
+    with pytest.raises(
+        ConfigError, match=r"does not name blimp_wh_island, of which .*record\.json has scores that would be lost"
+    ):
+        stage.downstream(made, ("lolm", 1))
+    assert read(tmp_path / "record.json", Downstream) == record
 
 
 def test_what_the_command_lacks_is_said(monkeypatch):
