@@ -45,7 +45,7 @@ def downstream(stage: Stage, key: RunKey) -> None:
 
 
 def refuse_to_drop(record: Path, tasks: Sequence[str]) -> None:
-    """Raises ConfigError where a record has scores of tasks that are not to be scored again: hours, and files that may be gone."""
+    """Raises ConfigError where a record has scores of tasks that are not named: they took hours, and files that may be gone."""
     if record.exists() and (lost := [name for name in read(record, Downstream).tasks if name not in tasks]):
         raise ConfigError(
             f"downstream.tasks does not name {', '.join(lost)}, of which {record} has scores that would be lost; name them too, "
