@@ -73,6 +73,7 @@ report: $(ready) ## every committed page again from the records in reports/, wit
 	@"$(python)" -m pipeline.report $(chosen)
 	@"$(python)" -m pipeline.budgets
 	@"$(python)" -m pipeline.front $(if $(SCALE),--scale "$(SCALE)") --readme
+	@"$(python)" -m pipeline.cards
 
 power: $(ready) ## how many seeds each claim would need, by the variance of the committed runs
 	@"$(python)" -m pipeline.power $(if $(SCALE),--scale "$(SCALE)")

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from lolm import LolmError
 from lolm.config import RunConfig, load_params, to_mapping
 from lolm.corpus.tokenizer import EOS, Tokenizer
-from lolm.export.native import NotNativeError, from_native, to_native
+from lolm.export.native import NotNativeError, from_native, lacking, to_native
 from lolm.export.tokenizer import to_fast
 from lolm.external.load import one_line, transformers
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
-from lolm.records import RecordError, atomic_folder, read, read_json, run_of, write, write_text
+from lolm.records import Layout, RecordError, RunKey, atomic_folder, read, read_json, run_of, write, write_text
 from lolm.records.results import load_run as load_records
 from lolm.records.schema import RunHeader
 from lolm.source import flat_modules
@@ -71,6 +71,25 @@ def export(run: str | Path, to: str | Path | None = None) -> Path:
         write_text(new / "README.md", model_card(records, layout, native, differs, params.analysis))
         write(new / HEADER, trained.header)
     return folder
+
+
+def card_of(folder: Path, root: Path = Path()) -> str:
+    """The card of an export by the records and verdicts that its project has by now.
+
+    Raises:
+        ExportError: the project has no such run.
+        RecordError: a record is broken.
+    """
+    from lolm.report.card import model_card
+
+    header = read(folder / HEADER, RunHeader)
+    layout, params = Layout(header.run.scale, root), load_params(root / "params.yaml")
+    records = load_records(layout, RunKey(header.run.arm, header.run.seed), "left out")
+    if records is None or records.fingerprint != header.fingerprint:
+        raise ExportError(f"{folder}: is of run {header.fingerprint}, {header.name}, of which {layout.reports} has no records")
+    architectures = read_json(folder / "config.json")["architectures"]
+    differs = lacking(build_model(header.run))
+    return model_card(records, layout, "" if differs else architectures[0], differs, params.analysis)
 
 
 def write_model(folder: Path, model: LanguageModel, run: RunConfig) -> tuple[str, str]:

@@ -50,6 +50,15 @@ def to_native(model: LanguageModel) -> Any:
     return native.eval()
 
 
+def lacking(model: LanguageModel) -> str:
+    """What the model has that no class of the library has; empty where one computes it."""
+    try:
+        _mapped(model)
+    except NotNativeError as error:
+        return error.has
+    return ""
+
+
 @torch.no_grad()
 def from_native(model: LanguageModel, tensors: Mapping[str, torch.Tensor]) -> None:
     """Fill a model with the weights of its native form, by name: the inverse of the maps.

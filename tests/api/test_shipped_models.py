@@ -8,6 +8,7 @@ import pytest
 from builders import ROOT
 
 import lolm
+from lolm.export.folder import card_of
 
 MODELS = sorted(path for path in (ROOT / "models").iterdir() if path.is_dir())
 ROWS = lzma.decompress((ROOT / "lolm/corpus/embedded/embedded.jsonl.xz").read_bytes()).decode("utf-8").splitlines()
@@ -25,6 +26,12 @@ def test_they_load_without_the_library_that_they_are_written_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)  # an import of it fails
     for path in MODELS:
         assert lolm.load(path).config.arm == path.name.removesuffix("-tiny").replace("-", "_")
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
+def test_their_cards_say_what_records_and_ledger_say(path):
+    """`make report` writes them again."""
+    assert (path / "README.md").read_text(encoding="utf-8") == card_of(path, ROOT)
 
 
 @pytest.mark.slow

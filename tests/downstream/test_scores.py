@@ -163,9 +163,7 @@ def test_the_record_of_a_run(monkeypatch, data, folder, tmp_path):
     assert all(scores.metrics["acc"].bigram is not None for scores in record.tasks.values())
 
     made.params.downstream = DownstreamConfig(("minimal_pairs", "cloze"), str(folder), 3)
-    with pytest.raises(
-        ConfigError, match=r"does not name blimp_wh_island, of which .*record\.json has scores"
-    ):
+    with pytest.raises(ConfigError, match=r"does not name blimp_wh_island, of which .*record\.json has scores"):
         stage.downstream(made, ("lolm", 1))
     assert read(tmp_path / "record.json", Downstream) == record
 
