@@ -107,9 +107,15 @@ def _pooled(own: np.ndarray, others: np.ndarray, analysis: AnalysisConfig, paire
 
 
 def equal_variances(rows_AS: np.ndarray) -> float:
-    """p value of the test that A arms' values have one variance about the means of arms and seeds."""
-    statistic = float(_unevenness(rows_AS[None])[0])
-    return float(np.mean(_null(*rows_AS.shape) >= statistic))
+    """p value of the test that A arms' values have one variance about the means of arms and seeds, in whatever order."""
+    rows = rows_AS[np.lexsort(rows_AS.T)]
+    return _p_of_equal_variances(rows.tobytes(), rows.shape)
+
+
+@lru_cache(maxsize=1024)  # every arm of a study asks for the same ones
+def _p_of_equal_variances(rows: bytes, shape: tuple[int, ...]) -> float:
+    statistic = float(_unevenness(np.frombuffer(rows).reshape(1, *shape))[0])
+    return float(np.mean(_null(*shape) >= statistic))
 
 
 def _residuals(rows: np.ndarray) -> np.ndarray:

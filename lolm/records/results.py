@@ -5,8 +5,10 @@ Reports and notebooks read results through :func:`load_results` and nothing else
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -211,7 +213,14 @@ class ScaleResults:
 
     def of(self, arm: str) -> tuple[RunRecord, ...]:
         """Runs of one arm in seed order; none if it was not run."""
-        return tuple(sorted((run for run in self.runs if run.arm == arm), key=lambda run: run.seed))
+        return self._by_arm.get(arm, ())
+
+    @cached_property
+    def _by_arm(self) -> dict[str, tuple[RunRecord, ...]]:
+        by_arm: dict[str, list[RunRecord]] = defaultdict(list)
+        for run in sorted(self.runs, key=lambda run: run.seed):
+            by_arm[run.arm].append(run)
+        return {arm: tuple(runs) for arm, runs in by_arm.items()}
 
     def family(self, arm: str) -> str:
         return self.params.architectures[arm].family
