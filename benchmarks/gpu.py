@@ -6,6 +6,7 @@ A kernel's speed is reported where its results are right alone.
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -65,7 +66,8 @@ def _errors(op: str, name: str, device: str) -> dict[str, Any]:
             found = errors(op, name, device, PROBED if device == "cuda" else SMALL, dtype)
         except Exception as error:  # a library that was built for something else fails in any way
             return {"skipped": f"{type(error).__name__}: {error}"}
-        entry[str(dtype).removeprefix("torch.")] = {"errors": found, "bound": bound}
+        shown = [value if math.isfinite(value) else None for value in found]  # JSON has no NaN
+        entry[str(dtype).removeprefix("torch.")] = {"errors": shown, "bound": bound}
         entry["exact"] &= all(value <= bound for value in found)  # a NaN is not
     return entry
 
@@ -149,6 +151,9 @@ def run() -> None:
         own = not arm.startswith("transformers_")
         values = step(settings, arm, device) if own else theirs(settings, arm.removeprefix("transformers_"), device)
     write_note(Path(args.out), args.piece, True, **values)
+    if kind == "kernel" and not values["triton"].get("exact"):
+        why = values["triton"].get("skipped") or "errors beyond the bound"
+        raise LolmError(f"{args.piece}: Triton's kernel is not the reference: {why}; the note has it, and training takes another")
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ def run_steps(steps: Sequence[str], seeds: Sequence[int], out: Path, jobs: int, 
         commands = [Job(piece, _command(piece, out, rehearse), _log(piece)) for piece in missing]
         failed += [f"{f.job.name}: {f.reason}" for f in side_by_side(commands, at_once, environment)]
     if failed:
-        raise GPUError("\nerror: ".join([*failed, f"{len(failed)} piece(s) were not made; the same command goes on"]))
+        raise GPUError("\nerror: ".join([*failed, f"{len(failed)} piece(s) failed; the same command makes what has no note yet"]))
 
 
 def _command(piece: str, out: Path, rehearse: bool) -> list[str]:
