@@ -1,7 +1,5 @@
 """What `make gpu` says of a kernel that is wrong: its numbers are kept, and the command fails."""
 
-import math
-
 import pytest
 
 from benchmarks import gpu
