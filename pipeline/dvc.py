@@ -1,7 +1,7 @@
 """DVC's own command line at another scale or study than ``params.yaml`` names: `python -m pipeline.dvc --scale smoke repro`.
 
 DVC takes both from ``params.yaml`` alone. Here the file is read with the two values replaced, in this process's memory; the file
-itself is never written. The commands of the stages are handed both as arguments.
+itself is never written. The commands of the stages are handed both as arguments. ``dvc.lock`` is written beside and renamed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm import LolmError
+from pipeline.dvc_state import write_beside
 
 PARAMS = Path("params.yaml")
 
@@ -61,6 +62,7 @@ def main(arguments: list[str]) -> int:
     values = {name: value for name, value in (("scale", args.scale), ("study", args.study)) if value}
     from dvc.cli import main as dvc
 
+    write_beside()
     if values:
         try:
             override(values)

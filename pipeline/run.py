@@ -21,13 +21,13 @@ from filelock import FileLock, Timeout
 from lolm import LolmError, tracking
 from lolm.config import load_params
 from lolm.config.ranges import Count
-from lolm.records import Layout, sha256_of, write_text
+from lolm.records import Layout, sha256_of
 from pipeline import cluster, stage
+from pipeline.dvc_state import LOCK, keep_lock, mend_lock, mend_rwlock
 from pipeline.environment import FORCE, JOBS, LAUNCHER, STAGES, Launcher
 from pipeline.jobs import foreground, keep_bytecode
 
-SCRATCH, LOCK = Path(".scratch"), Path("dvc.lock")
-KEPT = SCRATCH / "dvc.lock.kept"  # the last one that was whole
+SCRATCH = Path(".scratch")
 
 
 class PipelineError(LolmError):
@@ -46,6 +46,7 @@ def run() -> None:
         params = load_params().select(args.scale, args.study)
         check_dvc(Path())
         mend_lock()
+        mend_rwlock()
         if args.launcher == "slurm":
             cluster.check()
         stages = " ".join(yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"])
@@ -58,44 +59,11 @@ def run() -> None:
             tracking.try_sync_scale(params.scale)  # also what was made before a failure
             if not status:
                 clear_finished(SCRATCH)
-            if whole(LOCK):
-                write_text(KEPT, LOCK.read_text(encoding="utf-8"))
+            keep_lock()
         if status:
             raise PipelineError(f"`dvc repro` failed with status {status}; the reason stands above")
     folder = Layout(params.scale).study(params.study)
     print(f"the report: {folder}/report.html; all studies: reports/{params.scale}/index.html; the curves: make ui")
-
-
-def mend_lock() -> None:
-    """Put the last whole ``dvc.lock`` in the place of one that a kill has cut, and keep it where it is whole.
-
-    DVC writes the file in place. What it had recorded since is found again by the identity of finished runs.
-
-    Raises:
-        PipelineError: it is broken, and no whole one was kept.
-    """
-    if whole(LOCK):
-        write_text(KEPT, LOCK.read_text(encoding="utf-8"))
-    elif LOCK.exists():
-        if not whole(KEPT):
-            raise PipelineError("dvc.lock is cut short or broken: bring it back with `git checkout dvc.lock`, or delete it")
-        write_text(LOCK, KEPT.read_text(encoding="utf-8"))
-        print("dvc.lock was cut short or broken, as a kill leaves it; the last whole one is back, and finished runs are reused")
-
-
-def whole(lock: Path) -> bool:
-    """Whether a file is a lock file that DVC has written to its end."""
-    try:
-        text = lock.read_text(encoding="utf-8")
-        stages = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"].values()
-        files = [file for one in stages for file in (*one.get("deps", ()), *one.get("outs", ()))]
-        return (
-            text.endswith("\n")
-            and all("cmd" in stage for stage in stages)
-            and all({"path", "md5"} <= set(file) for file in files)
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        return False
 
 
 def command(scale: str | None, study: str | None, *words: str) -> list[str]:

@@ -157,9 +157,12 @@ def restore(path: Path, model: nn.Module, heads: FutureHeads | None, optimizer: 
             raise broken
         if ranks.is_lead():
             print(f"warning: {str(broken).partition('; ')[0]}; the checkpoint before it is taken", file=sys.stderr, flush=True)
-        path = before(path)
+        newest, path = path, before(path)
         if (broken := _found_broken(path)) is not None:
             raise broken
+        if ranks.is_lead():  # else the next checkpoint would move it into the place of the good one
+            newest.unlink(missing_ok=True)
+            shutil.rmtree(_folder(newest), ignore_errors=True)
     folder = _folder(path)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if folder.exists():
