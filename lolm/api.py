@@ -148,7 +148,7 @@ class LoadedModel:
             stream: return an iterator of :class:`Piece` in its place, each as soon as it is certain.
 
         Raises:
-            GenerationError: a setting out of range.
+            GenerationError: a setting out of range, or logits that are not finite.
             ConfigError: the prompt is too short for a memory with a fixed number of chunks.
         """
         ids = torch.from_numpy(np.concatenate(([self.tokenizer.eos_id], self.tokenizer.encode(prompt))))[None]
@@ -177,7 +177,7 @@ class LoadedModel:
 
         Raises:
             DataError: the text is empty, or no Unicode.
-            LoadError: a window of no token.
+            LoadError: a window of no token, or a loss that is not finite.
         """
         return self._losses(text, Intervention(names.NONE), window, EMPTY).learned
 
@@ -189,7 +189,7 @@ class LoadedModel:
                 the model, see :mod:`lolm.interventions`.
 
         Raises:
-            LoadError: no intervention of this model has that label; names the nearest.
+            LoadError: no intervention of this model has that label, names the nearest; or a loss is not finite.
             InterventionError: the model has no place for it, or it needs held-out text and there is none.
         """
         if isinstance(intervention, str):
@@ -226,6 +226,12 @@ class LoadedModel:
             found.append(losses_by_token(self.model, part, before, intervention, context.statistics, self.held_out, context.seed))
             before = int(part[-1])
         learned, changed = (self._scored(text, parts) for parts in zip(*found, strict=True))
+        for scored, under in ((learned, ""), (changed, f" under {intervention.label}")):
+            if wrong := [i for i, row in enumerate(scored.table) if not math.isfinite(row.nats)]:
+                raise LoadError(
+                    f"{self.source}: the loss of token {wrong[0]}{under} is {scored.table[wrong[0]].nats}: damaged weights, too "
+                    "narrow a dtype, or an intervention that leaves no finite logits"
+                )
         return Intervened(learned, changed)
 
     def _scored(self, text: str, parts: Sequence[TokenLosses]) -> Scored:

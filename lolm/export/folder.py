@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,44 @@ from lolm.export.tokenizer import to_fast
 from lolm.external.load import one_line, transformers
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
-from lolm.records import Layout, RecordError, RunKey, atomic_folder, read, read_json, run_of, write, write_text
+from lolm.records import (
+    Layout,
+    RecordError,
+    RunKey,
+    atomic_folder,
+    fingerprint_of,
+    read,
+    read_json,
+    run_of,
+    sha256_of,
+    write,
+    write_text,
+)
 from lolm.records.results import load_run as load_records
 from lolm.records.schema import RunHeader
 from lolm.source import flat_modules
 from lolm.training.checkpoint import load_run
 
 HEADER, PIECES = "lolm.json", "sentencepiece.model"  # beside the library's files: the run's header, and its tokenizer's own file
+DIGESTED = ("*.safetensors", "tokenizer*.json", PIECES)  # weights and tokenizer
 PREFIX = "model."  # of our weights' names in the library's file
 
 
 class ExportError(LolmError):
     """A run that cannot be exported, or a folder that is no export; says what to do."""
+
+
+@dataclass(frozen=True)
+class ExportHeader(RunHeader):
+    """``lolm.json``: the run's header, and what the folder is held against when it is opened.
+
+    Attributes:
+        sha256: of each file of weights and tokenizer; empty in exports from before they were taken.
+        settings: fingerprint of ``run``; empty as ``sha256``.
+    """
+
+    sha256: dict[str, str] = field(default_factory=dict)
+    settings: str = ""
 
 
 def export(run: str | Path, to: str | Path | None = None) -> Path:
@@ -69,7 +96,7 @@ def export(run: str | Path, to: str | Path | None = None) -> Path:
         to_fast(tokenizer).save_pretrained(new)
         (new / PIECES).write_bytes((layout.tokenizer / "tokenizer.model").read_bytes())
         write_text(new / "README.md", model_card(records, layout, native, differs, params.analysis))
-        write(new / HEADER, trained.header)
+        write_header(new, trained.header)
     return folder
 
 
@@ -82,7 +109,7 @@ def card_of(folder: Path, root: Path = Path()) -> str:
     """
     from lolm.report.card import model_card
 
-    header = read(folder / HEADER, RunHeader)
+    header = read(folder / HEADER, ExportHeader)
     layout, params = Layout(header.run.scale, root), load_params(root / "params.yaml")
     records = load_records(layout, RunKey(header.run.arm, header.run.seed), "left out")
     if records is None or records.fingerprint != header.fingerprint:
@@ -90,6 +117,13 @@ def card_of(folder: Path, root: Path = Path()) -> str:
     architectures = read_json(folder / "config.json")["architectures"]
     differs = lacking(build_model(header.run))
     return model_card(records, layout, "" if differs else architectures[0], differs, params.analysis)
+
+
+def write_header(folder: Path, header: RunHeader) -> None:
+    """Write ``lolm.json`` beside whole weights and tokenizer."""
+    digests = {path.name: sha256_of(path) for pattern in DIGESTED for path in folder.glob(pattern)}
+    run_header = {spec.name: getattr(header, spec.name) for spec in fields(RunHeader)}
+    write(folder / HEADER, ExportHeader(**run_header, sha256=digests, settings=fingerprint_of(header.run)))
 
 
 def write_model(folder: Path, model: LanguageModel, run: RunConfig) -> tuple[str, str]:
@@ -148,20 +182,25 @@ def from_hub(name: str) -> Path:
         raise ExportError(f"{name}: no such folder, and no such model on the hub or in its local cache ({said})") from None
 
 
-def open_export(folder: str | Path) -> tuple[LanguageModel, Tokenizer, RunHeader]:
+def open_export(folder: str | Path) -> tuple[LanguageModel, Tokenizer, ExportHeader]:
     """The model in evaluation mode, its tokenizer and its run's header, from an exported folder.
 
     Weights are those of the run bit for bit, but to one unit in the last place what Jamba's inner norms read.
 
     Raises:
-        ExportError: it is no export, or its weights do not fit.
+        ExportError: it is no export, its weights do not fit, or its bytes are not those that were written.
         RecordError: its header is broken.
     """
     folder = Path(folder)
     if not is_export(folder):
         raise ExportError(f"{folder}: has no {HEADER}, so it is no export of this project; make one with `lolm export`")
-    header = read(folder / HEADER, RunHeader)
+    header = read(folder / HEADER, ExportHeader)
     try:
+        changed = [name for name, digest in header.sha256.items() if sha256_of(folder / name) != digest]
+        if header.settings and header.settings != fingerprint_of(header.run):
+            changed.append(HEADER)
+        if changed:
+            raise ValueError(f"not the bytes that were written: {', '.join(changed)}")
         tensors = load_file(folder / "model.safetensors")
         tokenizer = Tokenizer((folder / PIECES).read_bytes())
         if tokenizer.vocab_size != header.run.vocab_size:  # an empty file is one without pieces
@@ -173,5 +212,7 @@ def open_export(folder: str | Path) -> tuple[LanguageModel, Tokenizer, RunHeader
         else:
             from_native(model, tensors)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError, RecordError) as error:
-        raise ExportError(f"{folder}: cannot be read as a whole export ({one_line(error)}); export the run again") from None
+        raise ExportError(
+            f"{folder}: cannot be read as a whole export ({one_line(error)}); export the run again, or copy the folder anew"
+        ) from None
     return model.eval(), tokenizer, header

@@ -69,6 +69,7 @@ def generate(
 
     Raises:
         GenerationError: an empty prompt, ids outside the vocabulary, or a setting out of range; names it.
+            As it writes: logits that are not finite.
         ConfigError: from :meth:`lolm.models.language_model.LanguageModel.prefill`.
     """
     _check(model, prompts_BT, max_tokens, temperature, top_k, top_p, repetition_penalty, seed, window)
@@ -99,6 +100,8 @@ def _written(
         logits_BV, state = model.prefill(ids_BT if window is None else ids_BT[:, -window:])
         for written in range(1, max_tokens + 1):
             scores_BV = logits_BV.float()
+            if not bool(scores_BV.amax(dim=-1).isfinite().all()):
+                raise GenerationError(f"the logits of token {written} are not finite: damaged weights, or too narrow a dtype")
             if seen_BV is not None:
                 penalised = torch.where(scores_BV > 0, scores_BV / repetition_penalty, scores_BV * repetition_penalty)
                 scores_BV = torch.where(seen_BV, penalised, scores_BV)

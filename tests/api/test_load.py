@@ -1,5 +1,6 @@
 """A model loaded from a run's folder: what it writes and scores is what its parts say."""
 
+import copy
 import math
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import lolm
 from lolm.api import LoadedModel, LoadError
 from lolm.data.errors import DataError
 from lolm.generation import GenerationError
-from lolm.interventions import InterventionError, force_gate
+from lolm.interventions import InterventionError, change_site, force_gate
 from lolm.records import Layout, RecordError, read
 from lolm.records.schema import RunHeader
 from lolm.training.checkpoint import CheckpointError
@@ -98,6 +99,21 @@ def test_without_held_out_text_what_needs_none_is_there(run):
     assert "latent_mean" not in alone.interventions
     with pytest.raises(InterventionError, match="needs statistics"):
         alone.intervene(TEXT, run.interventions["latent_mean"])
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_losses_and_logits_that_are_not_finite_are_refused(run, temperature):
+    broken = LoadedModel("here", copy.deepcopy(run.model), run.tokenizer, run.config)
+    with torch.no_grad():
+        broken.model.embedding.weight[run.tokenizer.eos_id] = math.nan
+    for asked in (broken.score, lambda text: broken.intervene(text, "none")):
+        with pytest.raises(LoadError, match=r"^here: the loss of token 0 is nan: damaged weights[^\n]*$"):
+            asked(TEXT)
+    with pytest.raises(GenerationError, match=r"^the logits of token 1 are not finite: damaged weights[^\n]*$"):
+        broken.generate("A fox", temperature=temperature)
+    lost = change_site("o", "lost", lambda x, context: x * math.nan)
+    with pytest.raises(LoadError, match="the loss of token 0 under lost is nan"):
+        run.intervene(TEXT, lost)
 
 
 def writer(run, ids):

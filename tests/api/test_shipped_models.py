@@ -8,7 +8,7 @@ import pytest
 from builders import ROOT
 
 import lolm
-from lolm.export.folder import card_of
+from lolm.export.folder import card_of, open_export
 
 MODELS = sorted(path for path in (ROOT / "models").iterdir() if path.is_dir())
 ROWS = lzma.decompress((ROOT / "lolm/corpus/embedded/embedded.jsonl.xz").read_bytes()).decode("utf-8").splitlines()
@@ -32,6 +32,15 @@ def test_they_load_without_the_library_that_they_are_written_for(monkeypatch):
 def test_their_cards_say_what_records_and_ledger_say(path):
     """`make report` writes them again."""
     assert (path / "README.md").read_text(encoding="utf-8") == card_of(path, ROOT)
+
+
+def test_their_weights_and_tokenizers_have_digests():
+    for path in MODELS:
+        header = open_export(path)[2]
+        assert header.settings
+        assert set(header.sha256) == {
+            file.name for file in path.iterdir() if file.name.startswith(("model.s", "tokenizer", "sentencepiece"))
+        }
 
 
 @pytest.mark.slow
