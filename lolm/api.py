@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import codecs
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import torch
 
 from lolm import LolmError
 from lolm.config import RunConfig
+from lolm.config.arguments import argument
 from lolm.config.strict import nearest
 from lolm.corpus.tokenizer import Tokenizer
 from lolm.data.batches import EvaluationSet
@@ -41,6 +43,7 @@ from lolm.records.results import RunRecord
 from lolm.records.results import load_run as load_records
 from lolm.training.checkpoint import load_run
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # of weights
 MEASURED = 16_384  # tokens of validation text from which means for interventions are taken
 RUNS = "artifacts/<scale>/runs/<arm>-<seed>"
 
@@ -148,9 +151,15 @@ class LoadedModel:
             stream: return an iterator of :class:`Piece` in its place, each as soon as it is certain.
 
         Raises:
-            GenerationError: a setting out of range, or logits that are not finite.
+            GenerationError: a setting out of range or of another type, or logits that are not finite.
+            LoadError: a prompt or a stop that is no text.
             ConfigError: the prompt is too short for a memory with a fixed number of chunks.
         """
+        argument(LoadError, "prompt", prompt, str)
+        argument(LoadError, "stream", stream, bool)
+        stops = (stop,) if isinstance(stop, str) else argument(LoadError, "stop", stop, str, Sequence)
+        for text in stops:
+            argument(LoadError, "a text of stop", text, str)
         ids = torch.from_numpy(np.concatenate(([self.tokenizer.eos_id], self.tokenizer.encode(prompt))))[None]
         eos = self.tokenizer.eos_id
         settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty}
@@ -165,7 +174,7 @@ class LoadedModel:
             if rest := decoder.decode(b"", final=True):  # the last character was cut
                 yield Piece(rest, token, None)
 
-        written = _until(pieces(), (stop,) if isinstance(stop, str) else tuple(stop))
+        written = _until(pieces(), tuple(stops))
         return written if stream else "".join(piece.text for piece in written)
 
     def score(self, text: str, *, window: int | None = None) -> Scored:
@@ -177,7 +186,7 @@ class LoadedModel:
 
         Raises:
             DataError: the text is empty, or no Unicode.
-            LoadError: a window of no token, or a loss that is not finite.
+            LoadError: something else than a text, a window of no token, or a loss that is not finite.
         """
         return self._losses(text, Intervention(names.NONE), window, EMPTY).learned
 
@@ -192,6 +201,7 @@ class LoadedModel:
             LoadError: no intervention of this model has that label, names the nearest; or a loss is not finite.
             InterventionError: the model has no place for it, or it needs held-out text and there is none.
         """
+        argument(LoadError, "intervention", intervention, str, Intervention)
         if isinstance(intervention, str):
             if intervention not in self.interventions:
                 raise LoadError(f"no intervention {intervention!r} of this model{nearest(intervention, self.interventions)}")
@@ -216,6 +226,8 @@ class LoadedModel:
         return Context(measure(self.model, (x_BT for x_BT, _ in held_out.batches(8))), seed=self.config.seed)
 
     def _losses(self, text: str, intervention: Intervention, window: int | None, context: Context) -> Intervened:
+        argument(LoadError, "text", text, str)
+        window = argument(LoadError, "window", window, int, type(None))
         if window is not None and window < 1:
             raise LoadError(f"window {window} must be at least 1, or None: as in training")
         ids, before = self.tokenizer.encode(text), self.tokenizer.eos_id
@@ -245,18 +257,22 @@ class LoadedModel:
         return Scored(tuple(rows), sum(row.nats for row in rows), len(text.encode()))
 
 
-def load(source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
+def load(source: str | Path, *, device: str | int | torch.device = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
     """Load a trained model.
 
     Args:
         source: folder of a run's weights, ``artifacts/<scale>/runs/<arm>-<seed>`` of a project; or one that ``lolm export``
             wrote, or its name on the Hugging Face hub, ``owner/name``; those have no records and no held-out text beside them.
-        device, dtype: of the weights; float32 by default.
+        device, dtype: of the weights; float32 by default, or another of :data:`DTYPES`.
 
     Raises:
-        LoadError: that is no run's folder; or a device that PyTorch does not have here.
+        LoadError: that is no run's folder; a device that PyTorch does not have here; or an argument of another type.
         LolmError: its records, weights or tokenizer are missing or broken; names the file.
     """
+    argument(LoadError, "source", source, str, os.PathLike)
+    argument(LoadError, "device", device, str, int, torch.device)
+    if argument(LoadError, "dtype", dtype, torch.dtype, type(None)) not in (None, *DTYPES):
+        raise LoadError(f"dtype {dtype}: weights are one of {', '.join(map(str, DTYPES))}")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # PyTorch's, of a name that is none and of a device that is not there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from lolm import LolmError
 from lolm.config import RunConfig, load_params, to_mapping
+from lolm.config.arguments import argument
 from lolm.corpus.tokenizer import EOS, Tokenizer
 from lolm.export.native import NotNativeError, from_native, lacking, to_native
 from lolm.export.tokenizer import to_fast
@@ -72,13 +74,15 @@ def export(run: str | Path, to: str | Path | None = None) -> Path:
         The folder.
 
     Raises:
-        ExportError: ``run`` is no folder of weights, or ``to`` has something else in it.
+        ExportError: ``run`` is no folder of weights or no path, or ``to`` has something else in it.
         RecordError, CheckpointError, DataError: records, weights or tokenizer are missing or broken.
         ConfigError: the project's ``params.yaml`` is, whose ``analysis`` says how the interval on the card is made.
         ExternalError: the library is not installed.
     """
     from lolm.report.card import model_card  # which brings libraries for figures and tables that reading an export does without
 
+    argument(ExportError, "run", run, str, os.PathLike)
+    argument(ExportError, "to", to, str, os.PathLike, type(None))
     place = run_of(run)
     if place is None or not Path(run).is_dir():
         raise ExportError(f"{run}: no folder of a run's weights; these are artifacts/<scale>/runs/<arm>-<seed>")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from lolm import LolmError
+from lolm.config.arguments import argument
 from lolm.models.language_model import LanguageModel
 
 
@@ -68,10 +69,21 @@ def generate(
         window: W, how many of the last tokens are read. Past it every token is a whole pass, as in the published evaluation.
 
     Raises:
-        GenerationError: an empty prompt, ids outside the vocabulary, or a setting out of range; names it.
+        GenerationError: an empty prompt, ids outside the vocabulary, or a setting out of range or of another type; names it.
             As it writes: logits that are not finite.
         ConfigError: from :meth:`lolm.models.language_model.LanguageModel.prefill`.
     """
+    max_tokens, top_k, window, seed = (
+        argument(GenerationError, name, value, int, *more)
+        for name, value, *more in (
+            ("max_tokens", max_tokens),
+            ("top_k", top_k),
+            ("window", window, type(None)),
+            ("seed", seed, torch.Generator),
+        )
+    )
+    settings = {"temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty}
+    temperature, top_p, repetition_penalty = (argument(GenerationError, *setting, int, float) for setting in settings.items())
     _check(model, prompts_BT, max_tokens, temperature, top_k, top_p, repetition_penalty, seed, window)
     own = [torch.Generator().manual_seed(seed) for _ in prompts_BT] if isinstance(seed, int) else [seed]
     draw = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generators=own)
@@ -155,8 +167,10 @@ def _check(
     seed: int | torch.Generator,
     window: int | None,
 ) -> None:
-    if prompts_BT.ndim != 2 or not prompts_BT.numel():
-        raise GenerationError(f"prompts are ids of shape (B, T), at least one token each; got {tuple(prompts_BT.shape)}")
+    argument(GenerationError, "prompts_BT", prompts_BT, torch.Tensor)
+    if prompts_BT.dtype not in (torch.int64, torch.int32) or prompts_BT.ndim != 2 or not prompts_BT.numel():
+        got = f"{tuple(prompts_BT.shape)}, {prompts_BT.dtype}"
+        raise GenerationError(f"prompts are ids of shape (B, T), at least one token each; got {got}")
     if int(prompts_BT.min()) < 0 or int(prompts_BT.max()) >= model.vocab_size:
         raise GenerationError(f"prompts have ids outside 0 to {model.vocab_size - 1}, this model's vocabulary")
     wrong = {

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import subprocess
 import sys
 
@@ -13,9 +14,10 @@ from rules import RuleModel, certain
 from synthetic import write_results, write_weights
 
 import lolm
-from lolm.api import LoadedModel, LoadError
+from lolm.api import DTYPES, LoadedModel, LoadError
 from lolm.data.errors import DataError
-from lolm.generation import GenerationError
+from lolm.export import export
+from lolm.generation import GenerationError, generate
 from lolm.interventions import InterventionError, change_site, force_gate
 from lolm.records import Layout, RecordError, read
 from lolm.records.schema import RunHeader
@@ -247,6 +249,54 @@ def test_a_device_that_is_not_there_and_a_window_of_nothing_are_refused(run, mon
             run.score(TEXT, window=window)
     with pytest.raises(DataError, match="no Unicode at character 4"):
         run.score("A fo\ud800")
+
+
+PATH, WINDOW = "expected str or os.PathLike, got ", "window: expected int or None, got "
+WRONG_TYPES = (
+    (lambda run: run.generate(None), "prompt: expected str, got nothing"),
+    (lambda run: run.generate(b"x"), "prompt: expected str, got bytes b'x'"),
+    (lambda run: run.generate("x", max_tokens="3"), "max_tokens: expected int, got str '3'"),
+    (lambda run: run.generate("x", max_tokens=True), "max_tokens: expected int, got bool True"),
+    (lambda run: run.generate("x", temperature="hot"), "temperature: expected int or float, got str 'hot'"),
+    (lambda run: run.generate("x", top_k=2.5), "top_k: expected int, got float 2.5"),
+    (lambda run: run.generate("x", top_p=None), "top_p: expected int or float, got nothing"),
+    (lambda run: run.generate("x", repetition_penalty=[1]), "repetition_penalty: expected int or float, got list [1]"),
+    (lambda run: run.generate("x", seed=1.0), "seed: expected int or torch.Generator, got float 1.0"),
+    (lambda run: run.generate("x", window=2.0), WINDOW + "float 2.0"),
+    (lambda run: run.generate("x", stop=3), "stop: expected str or collections.abc.Sequence, got int 3"),
+    (lambda run: run.generate("x", stop=["a", b"b"]), "a text of stop: expected str, got bytes b'b'"),
+    (lambda run: run.generate("x", stream="yes"), "stream: expected bool, got str 'yes'"),
+    (lambda run: run.score(b"x"), "text: expected str, got bytes b'x'"),
+    (lambda run: run.score("x", window="3"), WINDOW + "str '3'"),
+    (lambda run: run.intervene(None, "none"), "text: expected str, got nothing"),
+    (lambda run: run.intervene("x", "none", window=1.5), WINDOW + "float 1.5"),
+    (lambda run: run.intervene("x", 3), "intervention: expected str or lolm.interventions.core.Intervention, got int 3"),
+    (lambda run: lolm.load(3), "source: " + PATH + "int 3"),
+    (lambda run: lolm.load(None), "source: " + PATH + "nothing"),
+    (lambda run: lolm.load(run.source, device=1.5), "device: expected str or int or torch.device, got float 1.5"),
+    (lambda run: lolm.load(run.source, dtype="bfloat16"), "dtype: expected torch.dtype or None, got str 'bfloat16'"),
+    (lambda run: lolm.load(run.source, dtype=torch.int64), f"dtype torch.int64: weights are one of {DTYPES[0]}"),
+    (lambda run: export(3), "run: " + PATH + "int 3"),
+    (lambda run: export(run.source, to=b"x"), "to: expected str or os.PathLike or None, got bytes b'x'"),
+    (lambda run: generate(run.model, [[1]], 2), "prompts_BT: expected torch.Tensor, got list [[1]]"),
+    (
+        lambda run: generate(run.model, torch.ones(1, 2), 2),
+        "prompts are ids of shape (B, T), at least one token each; got",
+    ),
+)
+
+
+@pytest.mark.parametrize(("asked", "says"), WRONG_TYPES, ids=[says.partition(",")[0] for _, says in WRONG_TYPES])
+def test_an_argument_of_another_type_is_named_in_one_line(run, asked, says):
+    with pytest.raises(lolm.LolmError, match=rf"^{re.escape(says)}[^\n]*$"):
+        asked(run)
+
+
+def test_numbers_of_numpy_are_numbers(run):
+    given = {"max_tokens": 5, "top_k": 7, "seed": 3, "window": 4}
+    of_numpy = {name: np.int64(value) for name, value in given.items()}
+    assert run.generate("A fox", **of_numpy, temperature=np.float32(0.5)) == run.generate("A fox", **given, temperature=0.5)
+    assert run.score("A fox", window=np.int32(3)) == run.score("A fox", window=3)
 
 
 def test_doctor_names_what_is_missing(project, tmp_path, capsys, monkeypatch):
