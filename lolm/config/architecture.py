@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from lolm.config.mixers import check
-from lolm.config.ranges import Count, Label, Name, Natural, NonNegative, Positive, Share
+from lolm.config.ranges import Label, Name, NonNegative, Positive, Share, Size, SizeOrZero
 from lolm.config.strict import Items, nearest, refuse
 
 
@@ -29,8 +29,8 @@ class BlockConfig:
     mlp: Literal["gelu", "swiglu", "geglu", "none"] = "gelu"
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     mlp_bias: bool = False
-    experts: Natural = 0  # a sparse mixture of that many MLPs in place of one
-    experts_per_token: Count = 2
+    experts: SizeOrZero = 0  # a sparse mixture of that many MLPs in place of one
+    experts_per_token: Size = 2
 
     def __post_init__(self) -> None:
         refuse(
@@ -79,7 +79,7 @@ class LatentConfig:
     )
     wiring: Literal["chain", "postnorm", "prenorm"] = "chain"  # how layers are joined; as published: mamba chain, plain postnorm
     input: Literal["surface", "embedding"] = "surface"  # serial as published, or truly parallel
-    conv: Natural = 0  # form: transformer, width of a causal convolution of queries, keys and values; 0 = none
+    conv: SizeOrZero = 0  # form: transformer, width of a causal convolution of queries, keys and values; 0 = none
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class RegimeConfig:
     """The layer of regime codes (facts A5)."""
 
     enabled: bool = True
-    neighbour_conv: Natural = 7  # kernel of the causal convolution over time; 0 = none
+    neighbour_conv: SizeOrZero = 7  # kernel of the causal convolution over time; 0 = none
     clamp: Positive | None = 5.0  # logits clamped to [-clamp, clamp]
     isolate: bool = True  # r detached where it enters the fusion sum
     eval_temperature: Literal["one", "trained"] = "one"  # as published: 1.0, whatever the schedule reached

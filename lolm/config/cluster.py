@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from lolm.config.ranges import Count, Name, Natural, Positive
-from lolm.config.strict import Pattern, Scalar, refuse
+from lolm.config.ranges import Name, Positive, Size, SizeOrZero, WorkersOrZero
+from lolm.config.strict import Pattern, Range, Scalar, refuse
 
 ONE_LINE = r"[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*"
 Line = Annotated[str, Pattern(ONE_LINE, "one line of text")]
@@ -41,13 +41,13 @@ class ClusterConfig:
 
     partition: Line | None = None
     account: Line | None = None
-    minutes: Count = 1440
-    cpus: Natural = 0
-    gpus: Natural = 0
+    minutes: Size = 1440
+    cpus: WorkersOrZero = 0
+    gpus: WorkersOrZero = 0
     memory_gb: Positive | None = None
-    warning_seconds: Count = 90
-    requeues: Natural = 100
-    poll_seconds: Count = 10
+    warning_seconds: Annotated[int, Range(least=1, most=65_535)] = 90  # Slurm's own bound
+    requeues: SizeOrZero = 100
+    poll_seconds: Size = 10
     setup: tuple[Line, ...] = ()
     options: dict[Name, Annotated[Any, Scalar()]] = field(default_factory=dict)
 

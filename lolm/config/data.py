@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from lolm.config.ranges import LARGEST, Count, ShareBelowOne, Text
+from lolm.config.ranges import VOCABULARY, Count, ShareBelowOne, Text
 from lolm.config.strict import Range, refuse
 
 SMALLEST_VOCABULARY = 260  # 256 bytes, 3 control tokens and one piece
@@ -45,7 +45,7 @@ class CorpusConfig:
 class TokenizerConfig:
     """SentencePiece BPE with byte fallback, trained on the training split."""
 
-    vocab_size: Annotated[int, Range(least=SMALLEST_VOCABULARY, most=LARGEST)]
+    vocab_size: Annotated[int, Range(least=SMALLEST_VOCABULARY, most=VOCABULARY)]
     train_bytes: Count = 20_000_000  # text shown to the trainer, spread evenly over the training documents
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from lolm.config.data import CorpusConfig
 from lolm.config.measuring import LayersConfig
-from lolm.config.ranges import LARGEST, Count, Natural, Seed, Text
+from lolm.config.ranges import MANY, Count, Seed, Size, SizeOrZero, Text
 from lolm.config.strict import Range, refuse
 
 
@@ -56,10 +56,10 @@ class ExternalConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     text: ExternalText = ExternalText()
     tokens: Count = 32_768
-    seq_len: Annotated[int, Range(least=2, most=LARGEST)] = 1024
-    batch_size: Count = 4
-    draws: Natural = 8
-    labellings: Natural = 70
+    seq_len: Annotated[int, Range(least=2, most=MANY)] = 1024
+    batch_size: Size = 4
+    draws: SizeOrZero = 8
+    labellings: SizeOrZero = 70
     seed: Seed = 0
 
     def __post_init__(self) -> None:

@@ -5,7 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from lolm.config.ranges import LARGEST, Count, InnerShare, Name, Natural, NonNegative, Positive, PositiveShare, Seed, Share, Text
+from lolm.config.ranges import (
+    LARGEST,
+    MANY,
+    Count,
+    InnerShare,
+    Name,
+    Natural,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Seed,
+    Share,
+    Size,
+    SizeOrZero,
+    Text,
+)
 from lolm.config.strict import Items, Range, refuse
 
 
@@ -21,12 +36,12 @@ class EvaluationConfig:
 
     tokens: Count | Literal["all"] = 131_072
     subset_tokens: Count | None = None
-    batch_size: Count = 8
+    batch_size: Size = 8
     # Windows of the length extrapolation, as multiples of training.seq_len.
-    lengths: Annotated[tuple[Count, ...], Items(least=1, distinct=True)] = (1, 2, 4)
-    samples: Natural = 16  # texts that are generated, for their diversity
-    sample_tokens: Count = 96
-    prompt_tokens: Count = 32
+    lengths: Annotated[tuple[Size, ...], Items(least=1, distinct=True)] = (1, 2, 4)
+    samples: SizeOrZero = 16  # texts that are generated, for their diversity
+    sample_tokens: Size = 96
+    prompt_tokens: Size = 32
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,7 @@ class SweepConfig:
     factors: Annotated[tuple[Positive, ...], Items(ascending=True)] = ()  # none: the learning rate is taken as given
     steps: Annotated[int, Range(least=2, most=LARGEST)] = 500  # the first warms up
     seeds: Annotated[tuple[Seed, ...], Items(least=1, distinct=True)] = (0,)
-    extensions: Natural = 2
+    extensions: SizeOrZero = 2
     tie: NonNegative = 0.0
 
     def __post_init__(self) -> None:
@@ -55,12 +70,12 @@ class RecallConfig:
 
     tasks: Annotated[tuple[Literal["mqar", "induction"], ...], Items(distinct=True)] = ()
     steps: Count = 1000
-    batch_size: Count = 32
-    seq_len: Count = 64
-    vocab_size: Annotated[int, Range(least=4, most=LARGEST)] = 128
-    pairs: Count = 8  # mqar: key-value pairs to remember
+    batch_size: Size = 32
+    seq_len: Size = 64
+    vocab_size: Annotated[int, Range(least=4, most=MANY)] = 128
+    pairs: Size = 8  # mqar: key-value pairs to remember
     learning_rate: Positive = 1.0e-3  # the same for every arm
-    eval_sequences: Count = 512
+    eval_sequences: Size = 512
 
     def __post_init__(self) -> None:
         mqar, induction = "mqar" in self.tasks, "induction" in self.tasks
@@ -80,16 +95,16 @@ class AblationConfig:
     """The dependency laboratory: interventions with their controls, on the test split."""
 
     tokens: Count = 32_768  # scored, and of validation text for the statistics that removed branches are replaced by
-    batch_size: Count = 8
+    batch_size: Size = 8
     gate_values: Annotated[tuple[Share, ...], Items(distinct=True)] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     calibration_tokens: Count = 4096  # of validation text, on which each intervention's temperature is fitted
     # Of a branch's dimensions that are removed together.
     dimension_shares: Annotated[tuple[PositiveShare, ...], Items(distinct=True)] = (0.125, 0.5)
-    dimension_draws: Natural = 2  # random groups of dimensions beside each chosen one
-    split_draws: Natural = 19  # random halves of all dimensions, the null of the inversion: p can reach 1 / 20
+    dimension_draws: SizeOrZero = 2  # random groups of dimensions beside each chosen one
+    split_draws: SizeOrZero = 19  # random halves of all dimensions, the null of the inversion: p can reach 1 / 20
     refit_tokens: Count = 32_768  # of training text, from which readouts are refitted at the final weights
     refit_validation_tokens: Count = 16_384  # of validation text, whose loss says which step of a refit is kept
-    refit_checks: Count = 10  # evenly over the steps of a refit, beside its start
+    refit_checks: Size = 10  # evenly over the steps of a refit, beside its start
     refit_steps: Natural = 200
     refit_rate: Positive = 1.0e-2
     fine_tune_steps: Natural = 100  # of all weights, with the intervention in place
@@ -103,9 +118,9 @@ class LayersConfig:
     """Interventions by layer and by type of layer, on the test split."""
 
     tokens: Count = 32_768  # scored, and of validation text for the statistics that removed writes are replaced by
-    batch_size: Count = 8
-    draws: Natural = 8  # random sets of mixers beside each type, of equal number, of equal parameters, and of equal norm
-    labellings: Natural = 70  # at most so many ways to name the mixers' types are all tried: the exact permutation
+    batch_size: Size = 8
+    draws: SizeOrZero = 8  # random sets of mixers beside each type, of equal number, of equal parameters, and of equal norm
+    labellings: SizeOrZero = 70  # at most so many ways to name the mixers' types are all tried: the exact permutation
 
 
 @dataclass(frozen=True)
@@ -138,7 +153,7 @@ class AnalysisConfig:
     gate_margin: NonNegative = 0.05  # two gate levels, or shares, closer than this are called equal
     published_window: Count = 50  # steps averaged in the published training loss
     huber: Positive = 1.0e-3  # residual of ln L from which on the loss of a fit of L(N, D) is linear
-    replicates: Annotated[int, Range(least=100, most=LARGEST)] = 400  # bootstrap draws of such a fit
+    replicates: Annotated[int, Range(least=100, most=100_000)] = 400  # bootstrap draws of such a fit
     shared_floor: bool = False  # whether the laws of all arms share one irreducible loss
     boundary_tokens: Literal[1, 2, 4, 8, 16, 32] = 8  # predictions after a boundary in the text that count as made at it
     solved_accuracy: PositiveShare = 0.9  # of a recall task, from which on a run counts as having solved it

@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import make_dataclass
 from typing import Annotated, Any
 
-from lolm.config.ranges import Count, InnerShare, Natural, Positive, Share
+from lolm.config.ranges import InnerShare, Positive, Share, Size, SizeOrZero
 from lolm.config.strict import ConfigError, PartOf, Problem, checked, nearest
 
-_WIDTH: dict[str, Any] = {"expand": Count, "d_inner": Count | None}
-_SSM = _WIDTH | {"d_state": Count, "d_conv": Count}
+_WIDTH: dict[str, Any] = {"expand": Size, "d_inner": Size | None}
+_SSM = _WIDTH | {"d_state": Size, "d_conv": Size}
 _STEPS: dict[str, Any] = {"dt_min": Positive, "dt_max": Positive}
-_SHARED: dict[str, Any] = {"kv_heads": Count | None, "window": Count | None}
+_SHARED: dict[str, Any] = {"kv_heads": Size | None, "window": Size | None}
 _OPTIONS: dict[str, dict[str, Any]] = {  # what each means stands at the mixer's class in lolm/mixers
     "attention": _SHARED
-    | {"head_width": Count | None, "rope": Share, "rope_base": Positive, "out_bias": bool, "conv": Natural},
-    "gated_conv": _WIDTH | {"d_conv": Count},
-    "hymba": _SHARED | _SSM | {"dt_rank": Count | None},
-    "mamba1": _SSM | _STEPS | {"dt_rank": Count | None, "inner_norms": bool},
-    "mamba2": _SSM | _STEPS | {"head_width": Count, "groups": Count, "chunk": Count, "A_min": Positive, "A_max": Positive},
-    "plain_ssm": {"d_state": Count, "expand": Count},
+    | {"head_width": Size | None, "rope": Share, "rope_base": Positive, "out_bias": bool, "conv": SizeOrZero},
+    "gated_conv": _WIDTH | {"d_conv": Size},
+    "hymba": _SHARED | _SSM | {"dt_rank": Size | None},
+    "mamba1": _SSM | _STEPS | {"dt_rank": Size | None, "inner_norms": bool},
+    "mamba2": _SSM | _STEPS | {"head_width": Size, "groups": Size, "chunk": Size, "A_min": Positive, "A_max": Positive},
+    "plain_ssm": {"d_state": Size, "expand": Size},
     "rglru": {
-        "width": Count | None, "blocks": Count | None, "d_conv": Count, "min_radius": InnerShare, "max_radius": InnerShare,
+        "width": Size | None, "blocks": Size | None, "d_conv": Size, "min_radius": InnerShare, "max_radius": InnerShare,
         "c": Positive,
     },
 }  # fmt: skip

@@ -19,7 +19,7 @@ from lolm.config.measuring import (
     RecallConfig,
     SweepConfig,
 )
-from lolm.config.ranges import Count, Name
+from lolm.config.ranges import Name, Size
 from lolm.config.sizes import SizeConfig, SizeRule
 from lolm.config.strict import ConfigError, nearest, refuse
 from lolm.config.study import StudyConfig
@@ -42,7 +42,7 @@ class ScaleConfig:
     layers: LayersConfig = LayersConfig()
     sweep: SweepConfig = SweepConfig()
     recall: RecallConfig = RecallConfig()
-    width_multiple: Count = 1
+    width_multiple: Size = 1
 
     def __post_init__(self) -> None:
         length = self.training.seq_len

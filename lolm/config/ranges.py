@@ -8,10 +8,16 @@ from lolm.config.strict import Pattern, Range
 
 LARGEST = 2**53  # the whole numbers that every reader of JSON and YAML keeps exactly
 
-Count = Annotated[int, Range(least=1, most=LARGEST)]
-Size = Annotated[int, Range(least=1, most=2**20)]  # of a model: products of several are still numbers of elements
-Depth = Annotated[int, Range(least=1, most=1000)]
+MANY = 2**20  # what is held at once, or done one after another: products of several are still numbers of elements
+
+Count = Annotated[int, Range(least=1, most=LARGEST)]  # of steps, tokens, bytes: what passes by
 Natural = Annotated[int, Range(least=0, most=LARGEST)]
+Size = Annotated[int, Range(least=1, most=MANY)]  # of a model, a batch, a sequence, a set that is drawn
+SizeOrZero = Annotated[int, Range(least=0, most=MANY)]
+Depth = Annotated[int, Range(least=1, most=1000)]
+VOCABULARY = 2**31 - 1  # SentencePiece's ids have 32 bits
+Workers = Annotated[int, Range(least=1, most=1024)]  # threads, devices or processes on one machine
+WorkersOrZero = Annotated[int, Range(least=0, most=1024)]
 Port = Annotated[int, Range(least=1, most=65_535)]
 Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
 Positive = Annotated[float, Range(above=0)]

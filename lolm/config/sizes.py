@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from lolm.config.mixers import NAMES, wrong_options
-from lolm.config.ranges import Count, Depth, Name, Natural, Positive, ShareBelowOne, Size, Text
+from lolm.config.ranges import Count, Depth, Name, Positive, ShareBelowOne, Size, SizeOrZero, Text
 from lolm.config.strict import PartOf, nearest, refuse
 
 
@@ -23,7 +23,7 @@ class MemorySize:
     slots: Size
     banks: Size = 3
     chunks: Size = 4  # chunking: count
-    chunk_tokens: Count = 64  # chunking: tokens
+    chunk_tokens: Size = 64  # chunking: tokens
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class FutureSize:
     hidden: Size = 512  # width of the CPC heads' hidden layer
     width: Size = 128  # width of the CPC embedding
     temperature: Positive = 0.07
-    positions: Count = 256  # candidates are subsampled to at most about this many
+    positions: Size = 256  # candidates are subsampled to at most about this many
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SizeConfig:
     n_layers: Depth
     n_heads: Size
     learning_rate: Positive
-    d_ff: Natural = 0  # 0: no block of the arm has an MLP
+    d_ff: SizeOrZero = 0  # 0: no block of the arm has an MLP
     dropout: ShareBelowOne = 0.0
     mixers: dict[Name, dict[str, Any]] = field(default_factory=dict)  # options by mixer, beside those of the architecture
     latent: LatentSize | None = None
@@ -98,7 +98,7 @@ class SizeRule:
     rate_of: str | None = None
     match: Text | None = None
     of: Literal["parameters", "active"] | None = None
-    multiple_of: Count | None = None
+    multiple_of: Size | None = None
     d_model: Size | None = None
     n_layers: Depth | None = None
     n_heads: Size | None = None

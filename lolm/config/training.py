@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lolm.config.ranges import Count, InnerShare, Natural, NonNegative, Positive, PositiveShare, Share, ShareBelowOne
+from lolm.config.ranges import (
+    Count,
+    InnerShare,
+    Natural,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Share,
+    ShareBelowOne,
+    Size,
+    Workers,
+    WorkersOrZero,
+)
 from lolm.config.strict import refuse
 
 
@@ -14,9 +26,9 @@ class TrainingConfig:
     """The protocol every arm of a scale is trained under."""
 
     steps: Count
-    seq_len: Count
-    batch_size: Count  # sequences per micro-batch
-    accumulation: Count = 1  # micro-batches per optimiser step
+    seq_len: Size
+    batch_size: Size  # sequences per micro-batch
+    accumulation: Size = 1  # micro-batches per optimiser step
     schedule: Literal["cosine", "wsd"] = "cosine"
     schedule_steps: Count | None = None  # cosine: what the schedule is laid out for, where a run stops before its end
     warmup_steps: Natural = 0
@@ -31,7 +43,7 @@ class TrainingConfig:
     log_every: Count = 10
     eval_every: Count = 100
     eval_tokens: Count = 65_536  # size of the fixed validation set that is scored at each evaluation
-    eval_batch_size: Count = 8
+    eval_batch_size: Size = 8
     checkpoint_every: Count = 100
     snapshots: tuple[InnerShare, ...] = (0.1, 0.25, 0.5)  # shares of the run at which weights are kept for the ablations
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast over fp32 master weights
@@ -40,16 +52,16 @@ class TrainingConfig:
     # On CUDA each step as one launch, for models whose kernels are shorter than their launches: `20m`, not `149m`.
     cuda_graph: bool = field(default=False, metadata={"identity": False})
     activation_checkpointing: bool = False
-    threads: Natural = 1  # CPU threads of one run; 0 = all
+    threads: WorkersOrZero = 1  # CPU threads of one run; 0 = all
     # Processes of one run on each node, each with a GPU where there are such, and nodes; they share the micro-batches of a step,
     # so that a run on two devices goes on on one or on four.
-    devices: Count = field(default=1, metadata={"identity": False})
-    nodes: Count = field(default=1, metadata={"identity": False})
+    devices: Workers = field(default=1, metadata={"identity": False})
+    nodes: Size = field(default=1, metadata={"identity": False})
 
     def __post_init__(self) -> None:
         ends, whole = self.cooldown_steps, self.schedule_steps or self.steps
         sequences = self.batch_size * self.accumulation
-        fitting = [size for size in range(self.batch_size, 0, -1) if sequences % (size * self.processes) == 0][:1]
+        fitting = next((size for size in range(self.batch_size, 0, -1) if sequences % (size * self.processes) == 0), None)
         early = any(end >= self.steps or self.decay_starts(end) < max(1, self.warmup_steps) for end in ends)
         refuse(
             [
@@ -59,7 +71,7 @@ class TrainingConfig:
                     "devices",
                     f"{self.devices} on {self.nodes} node(s) cannot share {self.accumulation} micro-batch(es) a step evenly; "
                     + (
-                        f"the same {sequences} sequences: batch_size: {fitting[0]}, accumulation: {sequences // fitting[0]}"
+                        f"the same {sequences} sequences: batch_size: {fitting}, accumulation: {sequences // fitting}"
                         if fitting
                         else f"a step has {sequences} sequences, give every process as many"
                     ),

@@ -9,7 +9,9 @@ from builders import ROOT
 
 from lolm.config import ConfigError, Params, from_mapping, params_from
 from lolm.config.dialect import parse
-from lolm.config.strict import Range, _hints
+from lolm.config.mixers import OPTIONS
+from lolm.config.sizes import SizeConfig
+from lolm.config.strict import PartOf, Range, _hints
 
 RAW, _ = parse((ROOT / "params.yaml").read_text(encoding="utf-8"))
 
@@ -299,6 +301,75 @@ def test_every_number_of_the_file_has_a_range():
     numbers(Params, found)
     assert len(found) > 80
     assert {where for where, ranged in found.items() if not ranged} == FREE
+
+
+# Integers whose upper end is far above what a machine holds: steps, tokens, bytes, documents and thresholds, which pass by.
+PASSING = {
+    "TrainingConfig": "steps schedule_steps warmup_steps log_every eval_every eval_tokens checkpoint_every",
+    "CorpusConfig": "max_documents max_bytes",
+    "TokenizerConfig": "train_bytes",
+    "RegimeSize": "tau_steps",
+    "ShardsConfig": "shard_tokens",
+    "EvaluationConfig": "tokens subset_tokens",
+    "SweepConfig": "steps",
+    "RecallConfig": "steps",
+    "AblationConfig": "tokens calibration_tokens refit_tokens refit_validation_tokens refit_steps fine_tune_steps boundary_tokens",
+    "LayersConfig": "tokens",
+    "ExternalConfig": "tokens",
+    "DownstreamConfig": "limit",
+    "AnalysisConfig": "published_window pool_below least_documents block_tokens",
+}
+SEEDS = {"SweepConfig.seeds", "StudyConfig.seeds", "AnalysisConfig.bootstrap_seed", "ExternalConfig.seed"}
+
+
+def test_what_is_held_at_once_or_done_one_by_one_is_bounded():
+    found: dict[str, int] = {}
+    uppers((Params, SizeConfig, *OPTIONS.values()), found)
+    assert len(found) > 80
+    passing = {f"{name}.{key}" for name, keys in PASSING.items() for key in keys.split()}
+    assert {where for where, most in found.items() if most > 2**20} == passing | SEEDS | {"TokenizerConfig.vocab_size"}
+
+
+def uppers(hint, found: dict, where: str = "") -> None:
+    """The upper end of every integer below a type, by its path."""
+    if isinstance(hint, tuple):
+        for inner in hint:
+            uppers(inner, found, where)
+    elif get_origin(hint) is Annotated:
+        base, *demands = get_args(hint)
+        found |= {where: demand.most for demand in demands if isinstance(demand, Range) and base is int}
+        uppers((base, *(demand.cls for demand in demands if isinstance(demand, PartOf))), found, where)
+    elif hasattr(hint, "__dataclass_fields__"):
+        for name, inner in _hints(hint).items():
+            uppers(inner, found, f"{hint.__name__}.{name}")
+    else:
+        uppers(get_args(hint), found, where) if get_args(hint) else None
+
+
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [
+        ("scales.tiny.tokenizer.vocab_size", 2**31 - 1),
+        ("scales.tiny.training.threads", 1024),
+        ("scales.tiny.training.devices", 1024),
+        ("scales.tiny.training.batch_size", 2**20),
+        ("scales.tiny.evaluation.samples", 2**20),
+        ("scales.tiny.recall.batch_size", 2**20),
+        ("scales.tiny.recall.eval_sequences", 2**20),
+        ("scales.tiny.ablation.split_draws", 2**20),
+        ("scales.tiny.ablation.refit_checks", 2**20),
+        ("scales.tiny.layers.labellings", 2**20),
+        ("scales.tiny.sizes.mamba.mixers.mamba1.d_state", 2**20),
+        ("analysis.replicates", 100_000),
+        ("cluster.poll_seconds", 2**20),
+        ("cluster.warning_seconds", 65_535),
+    ],
+)
+def test_one_more_than_the_most_is_refused(path, most):
+    with_most = mistakes({path: most + 1})
+    assert any(f"{path}: must be at least" in line and f" and at most {most:,}, got {most + 1}" in line for line in with_most)
+    if path not in ("scales.tiny.training.devices", "cluster.warning_seconds"):  # which clash with others
+        params_from(with_changes({path: most}))
 
 
 @pytest.mark.parametrize("raw", [None, [], "x", 3, {"scales": 3, "studies": [], "architectures": None, "sizes": 4}])

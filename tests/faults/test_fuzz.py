@@ -27,6 +27,7 @@ MESS = st.one_of(
     st.integers(-(2**70), 2**70),
     st.sampled_from([0, -1, 1, 2, 10**9, 10**4000, -0.0, 1e-300, 1e300, math.inf, -math.inf, math.nan, True, False, None]),
     st.floats(),
+    st.sampled_from([end + more for end in (1024, 65_535, 2**20, 2**31 - 1, 2**53) for more in (0, 1)]),  # upper ends
     st.text(max_size=8),
     st.sampled_from(
         ["", "lolm", "010", "1:30", "yes", "1e5", "a;touch INJ", "$(touch INJ)", "../../x", "a b", "é", "\x00", "{{x}}"]
