@@ -17,6 +17,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,9 +39,10 @@ from lolm.generation.generate import ENDED
 from lolm.interventions import EMPTY, Context, Intervention, StreamMeans, full_set, fusion_of, measure, standard_set
 from lolm.laboratory.token_losses import TokenLosses, losses_by_token
 from lolm.models.language_model import LanguageModel
-from lolm.records import names, run_of
+from lolm.records import Layout, RecordError, RunKey, names, read, run_of
 from lolm.records.results import RunRecord
 from lolm.records.results import load_run as load_records
+from lolm.records.schema import RunHeader
 from lolm.training.checkpoint import load_run
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # of weights
@@ -198,13 +200,14 @@ class LoadedModel:
                 the model, see :mod:`lolm.interventions`.
 
         Raises:
-            LoadError: no intervention of this model has that label, names the nearest; or a loss is not finite.
+            LoadError: no intervention of this model has that label, names the nearest; it needs held-out text and there is none;
+                or a loss is not finite.
             InterventionError: the model has no place for it, or it needs held-out text and there is none.
         """
         argument(LoadError, "intervention", intervention, str, Intervention)
         if isinstance(intervention, str):
             if intervention not in self.interventions:
-                raise LoadError(f"no intervention {intervention!r} of this model{nearest(intervention, self.interventions)}")
+                raise LoadError(self._unknown(intervention))
             intervention = self.interventions[intervention]
         return self._losses(text, intervention, window, self._context)
 
@@ -216,6 +219,22 @@ class LoadedModel:
         else:
             found = full_set(self.model, self._context)
         return {intervention.label: intervention for intervention in found}
+
+    def _unknown(self, label: str) -> str:
+        """What is wrong with a label: the catalogue has it, with held-out text, or not at all."""
+        name = label.partition("=")[0]
+        if (
+            self._context is EMPTY
+            and fusion_of(self.model) is not None
+            and name not in {i.name for i in self.interventions.values()}
+        ):
+            with suppress(RecordError):
+                names.check_intervention(name)
+                return (
+                    f"intervention {label!r} needs held-out text, which is not beside {self.source}; load the run's own folder, "
+                    f"{RUNS}, in a project where `dvc repro` or `dvc pull` has brought it and its shards"
+                )
+        return f"no intervention {label!r} of this model{nearest(label, self.interventions)}"
 
     @cached_property
     def _context(self) -> Context:
@@ -262,7 +281,8 @@ def load(source: str | Path, *, device: str | int | torch.device = "cpu", dtype:
 
     Args:
         source: folder of a run's weights, ``artifacts/<scale>/runs/<arm>-<seed>`` of a project; or one that ``lolm export``
-            wrote, or its name on the Hugging Face hub, ``owner/name``; those have no records and no held-out text beside them.
+            wrote, or its name on the Hugging Face hub, ``owner/name``; those have no held-out text beside them, and records where
+            the current project, or the one that they lie in, has the run's.
         device, dtype: of the weights; float32 by default, or another of :data:`DTYPES`.
 
     Raises:
@@ -289,7 +309,20 @@ def load(source: str | Path, *, device: str | int | torch.device = "cpu", dtype:
 def _exported(folder: Path) -> LoadedModel:
     """A run that went out as a folder of the transformers library."""
     model, tokenizer, header = open_export(folder)
-    return LoadedModel(str(folder), model, tokenizer, header.run)
+    return LoadedModel(str(folder), model, tokenizer, header.run, _records_of(folder, header))
+
+
+def _records_of(folder: Path, header: RunHeader) -> RunRecord | None:
+    """The records of an exported run in the current project, or in one around the folder."""
+    key = RunKey(header.run.arm, header.run.seed)
+    for root in (Path(), *folder.resolve().parents):
+        layout = Layout(header.run.scale, root)
+        with suppress(RecordError):  # none there, or another version's
+            if read(layout.header(*key), RunHeader).fingerprint == header.fingerprint:
+                break
+    else:
+        return None
+    return load_records(layout, key, "left out")
 
 
 def _run(folder: Path) -> LoadedModel:

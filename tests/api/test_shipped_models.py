@@ -2,13 +2,17 @@
 
 import json
 import lzma
+import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 from builders import ROOT
 
 import lolm
+from lolm.api import LoadError
 from lolm.export.folder import card_of, open_export
+from lolm.records import Layout, write
 
 MODELS = sorted(path for path in (ROOT / "models").iterdir() if path.is_dir())
 ROWS = lzma.decompress((ROOT / "lolm/corpus/embedded/embedded.jsonl.xz").read_bytes()).decode("utf-8").splitlines()
@@ -41,6 +45,37 @@ def test_their_weights_and_tokenizers_have_digests():
         assert set(header.sha256) == {
             file.name for file in path.iterdir() if file.name.startswith(("model.s", "tokenizer", "sentencepiece"))
         }
+
+
+def test_records_are_those_of_the_same_run(tmp_path, monkeypatch):
+    """Of the project around the folder, of the current one, or none."""
+    monkeypatch.chdir(tmp_path)
+    for path in MODELS:
+        records = lolm.load(path).records
+        assert records.header.data == open_export(path)[2].data
+        assert records.evaluation is not None
+    shutil.copytree(path, tmp_path / "copy")
+    assert lolm.load("copy").records is None
+    monkeypatch.chdir(ROOT)
+    assert lolm.load(tmp_path / "copy").records.header == records.header
+    header = Layout("tiny", tmp_path).header(records.arm, records.seed)
+    write(header, replace(records.header, fingerprint="0" * 16))
+    monkeypatch.chdir(tmp_path)
+    assert lolm.load("copy").records is None, "another run's"
+
+
+def test_an_intervention_that_needs_held_out_text_says_where_it_is():
+    model = lolm.load(MODELS[0])
+    with pytest.raises(
+        LoadError, match=r"'latent_mean' needs held-out text, which is not beside .*lolm-tiny; load [^\n]*dvc pull"
+    ):
+        model.intervene("a", "latent_mean")
+    with pytest.raises(LoadError, match="no intervention 'gate=0.3' of this model; did you mean"):
+        model.intervene("a", "gate=0.3")
+    with pytest.raises(LoadError, match="no intervention 'latent_men' of this model"):
+        model.intervene("a", "latent_men")
+    with pytest.raises(LoadError, match="no intervention 'latent_mean' of this model"):
+        lolm.load(MODELS[1]).intervene("a", "latent_mean")
 
 
 @pytest.mark.slow
