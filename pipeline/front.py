@@ -60,10 +60,14 @@ def write(places: dict[Path, str], params: Params, scale: str, results: dict[str
     """The three files of a front page in each folder; its value is the path from there to the studies' folders."""
     pages, figures = reported_studies(params, scale), front_figures(results, claims)
     others = [other for other in present_scales(params) if other not in (scale, TRIAL)]
+    texts: dict[Path, str] = {}
     for folder, here in places.items():
         scales = {other: f"{'' if here else '../'}{other}/index.html" for other in others}
-        write_text(folder / "index.html", front_page(scale, params, results, claims, pages, figures, here, scales))
-        write_text(folder / "claims.md", front_markdown(scale, params, results, claims, pages, here))
+        texts[folder / "index.html"] = front_page(scale, params, results, claims, pages, figures, here, scales)
+        texts[folder / "claims.md"] = front_markdown(scale, params, results, claims, pages, here)
+    for path, text in texts.items():  # all are made before one is written
+        write_text(path, text)
+    for folder in places:
         write_json(folder / "claims.json", to_records(claims))
 
 

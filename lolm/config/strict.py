@@ -193,6 +193,9 @@ def join(where: str, key: Any) -> str:
     return f"{where}.{key}" if where else str(key)
 
 
+LISTED = 60  # known names in one message
+
+
 def nearest(word: Any, known: Iterable[Any]) -> str:
     """``; did you mean …?``, or the known names where none is near; nothing for a known word: rows of checks ask always."""
     names = [str(k) for k in known]
@@ -201,7 +204,8 @@ def nearest(word: Any, known: Iterable[Any]) -> str:
     close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(sorted(names))}" if names else ""
+    listed = sorted(names)[:LISTED] + [f"and {len(names) - LISTED} more"] * (len(names) > LISTED)
+    return f"; known: {', '.join(listed)}" if names else ""
 
 
 @cache

@@ -313,7 +313,8 @@ PASSING = {
     "EvaluationConfig": "tokens subset_tokens",
     "SweepConfig": "steps",
     "RecallConfig": "steps",
-    "AblationConfig": "tokens calibration_tokens refit_tokens refit_validation_tokens refit_steps fine_tune_steps boundary_tokens",
+    "AblationConfig": "tokens calibration_tokens refit_tokens refit_validation_tokens refit_steps fine_tune_steps "
+    "boundary_tokens",
     "LayersConfig": "tokens",
     "ExternalConfig": "tokens",
     "DownstreamConfig": "limit",
@@ -337,7 +338,8 @@ def uppers(hint, found: dict, where: str = "") -> None:
             uppers(inner, found, where)
     elif get_origin(hint) is Annotated:
         base, *demands = get_args(hint)
-        found |= {where: demand.most for demand in demands if isinstance(demand, Range) and base is int}
+        if bounds := [demand.most for demand in demands if isinstance(demand, Range) and base is int]:
+            found[where] = bounds[-1]
         uppers((base, *(demand.cls for demand in demands if isinstance(demand, PartOf))), found, where)
     elif hasattr(hint, "__dataclass_fields__"):
         for name, inner in _hints(hint).items():

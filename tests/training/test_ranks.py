@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_two_processes_make_what_one_makes(alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_two_goes_on_on_one_and_of_one_on_four(tmp_path, capsys):
+def test_a_checkpoint_of_two_goes_on_on_one_and_on_four_and_of_one_on_four(tmp_path, capsys):
     """The next losses are the same; four have fewer rows of some weights than processes."""
     (tmp_path / "alone").mkdir()
     trained(str(tmp_path / "alone"), ["mixers"], **SHARED)
@@ -109,6 +110,7 @@ def test_a_checkpoint_of_two_goes_on_on_one_and_of_one_on_four(tmp_path, capsys)
     together(2, tmp_path / "group", up_to, str(tmp_path), 9)
     assert (scratch / "checkpoint" / ".metadata").exists()
     assert not (scratch / "checkpoint.pt").exists()
+    shutil.copytree(tmp_path / "mixers", tmp_path / "direct" / "mixers")
     os.replace(scratch / "checkpoint", scratch / "checkpoint.new")  # as a kill between the last byte and the name leaves it
     shard = bytearray((scratch / "checkpoint.new" / "__1_0.distcp").read_bytes())
     shard[len(shard) // 2] ^= 1
@@ -121,10 +123,12 @@ def test_a_checkpoint_of_two_goes_on_on_one_and_of_one_on_four(tmp_path, capsys)
     assert (scratch / "checkpoint.pt").exists()
     assert not list(scratch.glob("checkpoint*/"))
     together(4, tmp_path / "group", up_to, str(tmp_path), 12)  # right behind a checkpoint, so that every row is on the disk
-    rows = [row for row in read_rows(scratch / "metrics.jsonl") if "train/loss" in row]
+    together(4, tmp_path / "group", up_to, str(tmp_path / "direct"), 12)  # from what two have written
     wanted = [row["train/loss"] for row in records(tmp_path / "alone" / "mixers") if "train/loss" in row]
-    assert [row["step"] for row in rows] == list(range(1, 13))
-    assert [row["train/loss"] for row in rows] == pytest.approx(wanted[:12], rel=1e-5)
+    for folder in (scratch, tmp_path / "direct" / "mixers" / "scratch"):
+        rows = [row for row in read_rows(folder / "metrics.jsonl") if "train/loss" in row]
+        assert [row["step"] for row in rows] == list(range(1, 13))
+        assert [row["train/loss"] for row in rows] == pytest.approx(wanted[:12], rel=1e-5)
     (scratch / "checkpoint" / "__0_0.distcp").write_bytes(b"garbage")
     with pytest.raises(CheckpointError, match=r"scratch/checkpoint: the bytes of __0_0.distcp .*delete .*scratch to start"):
         up_to(str(tmp_path), 14)
