@@ -276,7 +276,13 @@ class LoadedModel:
         return Scored(tuple(rows), sum(row.nats for row in rows), len(text.encode()))
 
 
-def load(source: str | Path, *, device: str | int | torch.device = "cpu", dtype: torch.dtype | None = None) -> LoadedModel:
+def load(
+    source: str | Path,
+    *,
+    device: str | int | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    step: int | None = None,
+) -> LoadedModel:
     """Load a trained model.
 
     Args:
@@ -284,13 +290,16 @@ def load(source: str | Path, *, device: str | int | torch.device = "cpu", dtype:
             wrote, or its name on the Hugging Face hub, ``owner/name``; those have no held-out text beside them, and records where
             the current project, or the one that they lie in, has the run's.
         device, dtype: of the weights; float32 by default, or another of :data:`DTYPES`.
+        step: whose weights a run kept, a snapshot; by default its last. An export has no other. Records are the whole run's.
 
     Raises:
-        LoadError: that is no run's folder; a device that PyTorch does not have here; or an argument of another type.
+        LoadError: that is no run's folder; a device that PyTorch does not have here; a step whose weights were not kept (names
+            those that were); or an argument of another type.
         LolmError: its records, weights or tokenizer are missing or broken; names the file.
     """
     argument(LoadError, "source", source, str, os.PathLike)
     argument(LoadError, "device", device, str, int, torch.device)
+    step = argument(LoadError, "step", step, int, type(None))
     if argument(LoadError, "dtype", dtype, torch.dtype, type(None)) not in (None, *DTYPES):
         raise LoadError(f"dtype {dtype}: weights are one of {', '.join(map(str, DTYPES))}")
     try:
@@ -301,14 +310,15 @@ def load(source: str | Path, *, device: str | int | torch.device = "cpu", dtype:
     folder = Path(source)
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         folder = from_hub(str(source))
-    found = _exported(folder) if is_export(folder) else _run(folder)
+    found = _exported(folder, step) if is_export(folder) else _run(folder, step)
     found.model.to(device=device, dtype=dtype).eval()
     return found
 
 
-def _exported(folder: Path) -> LoadedModel:
+def _exported(folder: Path, step: int | None) -> LoadedModel:
     """A run that went out as a folder of the transformers library."""
     model, tokenizer, header = open_export(folder)
+    _kept(folder, step, [header.run.training.steps])
     return LoadedModel(str(folder), model, tokenizer, header.run, _records_of(folder, header))
 
 
@@ -325,7 +335,12 @@ def _records_of(folder: Path, header: RunHeader) -> RunRecord | None:
     return load_records(layout, key, "left out")
 
 
-def _run(folder: Path) -> LoadedModel:
+def _kept(folder: Path, step: int | None, steps: Sequence[int]) -> None:
+    if step not in (None, *steps):
+        raise LoadError(f"{folder}: no weights of step {step}; kept are those of {', '.join(map(str, steps))}")
+
+
+def _run(folder: Path, step: int | None) -> LoadedModel:
     """A run of this or of another project."""
     place = run_of(folder)
     if not folder.is_dir():
@@ -334,6 +349,9 @@ def _run(folder: Path) -> LoadedModel:
         raise LoadError(f"{folder}: not the folder of a run, nor an export of one; give {RUNS}")
     layout, key = place
     trained = load_run(layout.train(*key), folder)
+    _kept(folder, step, trained.steps)
+    if step is not None:
+        trained.at(step)
     tokenizer = Tokenizer.load(layout.tokenizer)
     if tokenizer.vocab_size != trained.run.vocab_size:
         raise LoadError(

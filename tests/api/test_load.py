@@ -19,9 +19,10 @@ from lolm.data.errors import DataError
 from lolm.export import export
 from lolm.generation import GenerationError, generate
 from lolm.interventions import InterventionError, change_site, force_gate
+from lolm.objectives import build_heads
 from lolm.records import Layout, RecordError, read
 from lolm.records.schema import RunHeader
-from lolm.training.checkpoint import CheckpointError
+from lolm.training.checkpoint import CheckpointError, save_weights, snapshot_path
 from pipeline import cli
 
 TEXT = "A fox ran. Ω was its name,\nand 42 its age. " * 3
@@ -118,6 +119,25 @@ def test_losses_and_logits_that_are_not_finite_are_refused(run, temperature):
         run.intervene(TEXT, lost)
 
 
+def test_a_snapshot_is_loaded_by_its_step(project, run):
+    layout, (step, *_) = Layout("smoke", project), run.config.training.snapshot_steps
+    earlier, weights = copy.deepcopy(run.model), layout.weights("lolm", 1)
+    with torch.no_grad():
+        earlier.embedding.weight.mul_(2)
+    save_weights(snapshot_path(weights, step), earlier, build_heads(run.config.architecture, run.config.size))
+    found = lolm.load(run.source, step=step)
+    assert torch.equal(found.model.embedding.weight, earlier.embedding.weight)
+    assert not found.model.training
+    assert torch.equal(lolm.load(run.source, step=run.config.training.steps).model.embedding.weight, run.model.embedding.weight)
+    with pytest.raises(
+        LoadError, match=rf"lolm-1: no weights of step 7; kept are those of {step}, .*{run.config.training.steps}$"
+    ):
+        lolm.load(run.source, step=7)
+    snapshot_path(weights, step).unlink()
+    with pytest.raises(CheckpointError, match=rf"step-{step:06d}.safetensors: no such file"):
+        lolm.load(run.source, step=step)
+
+
 def writer(run, ids):
     """A model that writes these ids whatever it is asked, then the first again."""
     follower = dict(zip([run.tokenizer.eos_id, *ids], [*ids, ids[0]], strict=True))
@@ -193,7 +213,10 @@ def test_commands_print_what_the_library_says(run, tmp_path, capsys, monkeypatch
     assert written == "A fox" + run.generate("A fox", max_tokens=12, seed=2) + "\n"
     assert command(capsys, monkeypatch, *words, "--gate").out == written  # no terminal
     coloured = command(capsys, monkeypatch, *words, "--gate", "--color").out
-    assert coloured.count("\033[38;5;") == sum(1 for _ in run.generate("A fox", max_tokens=12, seed=2, stream=True))
+    assert coloured.count("\033[38;5;") == sum(
+        piece.gate is not None  # the end of a cut character has none
+        for piece in run.generate("A fox", max_tokens=12, seed=2, stream=True)
+    )
     (tmp_path / "text").write_text(TEXT, encoding="utf-8")
     scored = run.score(TEXT)
     out = command(capsys, monkeypatch, "score", run.source, tmp_path / "text", "--table").out.splitlines()
@@ -276,6 +299,7 @@ WRONG_TYPES = (
     (lambda run: lolm.load(run.source, device=1.5), "device: expected str or int or torch.device, got float 1.5"),
     (lambda run: lolm.load(run.source, dtype="bfloat16"), "dtype: expected torch.dtype or None, got str 'bfloat16'"),
     (lambda run: lolm.load(run.source, dtype=torch.int64), f"dtype torch.int64: weights are one of {DTYPES[0]}"),
+    (lambda run: lolm.load(run.source, step="last"), "step: expected int or None, got str 'last'"),
     (lambda run: export(3), "run: " + PATH + "int 3"),
     (lambda run: export(run.source, to=b"x"), "to: expected str or os.PathLike or None, got bytes b'x'"),
     (lambda run: generate(run.model, [[1]], 2), "prompts_BT: expected torch.Tensor, got list [[1]]"),

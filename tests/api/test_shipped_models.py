@@ -64,6 +64,11 @@ def test_records_are_those_of_the_same_run(tmp_path, monkeypatch):
     assert lolm.load("copy").records is None, "another run's"
 
 
+def test_an_export_has_the_last_weights_alone():
+    with pytest.raises(LoadError, match=r"lolm-tiny: no weights of step 7; kept are those of \d+$"):
+        lolm.load(MODELS[0], step=7)
+
+
 def test_an_intervention_that_needs_held_out_text_says_where_it_is():
     model = lolm.load(MODELS[0])
     with pytest.raises(
