@@ -2,11 +2,13 @@
 
 import json
 import lzma
+import re
 import shutil
 import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from builders import ROOT
 
 import lolm
@@ -90,3 +92,25 @@ def test_they_are_trained_models(path):
     assert run.score(TEXT[:3000]).bits_per_byte < BIGRAM
     assert run.generate("The King said", max_tokens=12, seed=1) == run.generate("The King said", max_tokens=12, seed=1) != ""
     assert (path / "README.md").read_text(encoding="utf-8").startswith("---\nlicense: mit")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
+def test_logits_differ_by_no_more_than_the_docs_say(path):
+    from transformers import AutoModelForCausalLM
+
+    page = re.sub(r"\s+", " ", (ROOT / "docs/export.md").read_text(encoding="utf-8"))
+    tokens, reach, most = re.search(r"over (\d+) tokens of .*? reach (\d+); .*? differ by at most (\S+) from this", page).groups()
+    run, library = lolm.load(path), AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)
+    ids = run.tokenizer.encode(TEXT[:4000])[: int(tokens)]
+    x_BT = torch.from_numpy(ids).view(-1, run.config.training.seq_len)
+    theirs, kernels = library(x_BT).logits, run.model(x_BT)
+    for module in run.model.modules():
+        if hasattr(module, "kernels"):
+            module.kernels = "reference"
+    reference = run.model(x_BT)
+    for one, other in ((theirs, kernels), (theirs, reference), (kernels, reference)):
+        assert float((one - other).abs().max()) <= float(most)
+    assert float(theirs.abs().max()) < float(reach) + 0.5
+    if type(library).__name__ == "LolmForCausalLM":
+        assert torch.equal(theirs, reference)
