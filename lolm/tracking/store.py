@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from lolm import LolmError
 from lolm.tracking.experiments import KIND, KIND_TAG, arrange
@@ -45,7 +47,7 @@ def project_root() -> Path:
 
 def store_uri() -> str:
     """``MLFLOW_TRACKING_URI`` if it is set, else ``mlflow.db`` (SQLite) in the project root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _sqlite_uri(project_root() / "mlflow.db")
 
 
 def experiment_name(scale: str) -> str:
@@ -70,7 +72,7 @@ def prepare_store() -> None:
                 left.unlink()
             temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
             try:
-                _open(f"sqlite:///{temporary}")
+                _open(_sqlite_uri(temporary))
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -119,7 +121,14 @@ def _open(uri: str) -> Any:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    """The file of a SQLite address; None of another."""
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])) if uri.startswith("sqlite:///") else None
+
+
+def _sqlite_uri(path: Path) -> str:
+    """The address of a SQLite file; a quoted one has no slash, as MLflow makes folders of what stands before the last."""
+    text = str(path)
+    return "sqlite:///" + (quote(text, safe="") if re.search("[?#%]", text) else text)
 
 
 @contextmanager
@@ -219,7 +228,7 @@ def known_digests(scale: str) -> set[str]:
                WHERE tags.key = ? AND runs.lifecycle_stage = 'active'
                AND experiments.lifecycle_stage = 'active' AND experiments.name IN (?, ?)"""
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as database:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as database:
             return {row[0] for row in database.execute(query, (RECORDS, experiment_name(scale), REPORTS))}
     except sqlite3.Error:  # another schema: take the slow way, which says what is wrong
         return set()

@@ -313,8 +313,8 @@ PASSING = {
     "EvaluationConfig": "tokens subset_tokens",
     "SweepConfig": "steps",
     "RecallConfig": "steps",
-    "AblationConfig": "tokens calibration_tokens refit_tokens refit_validation_tokens refit_steps fine_tune_steps "
-    "boundary_tokens",
+    "AblationConfig": "tokens calibration_tokens boundary_tokens refit_tokens refit_validation_tokens refit_steps "
+    "fine_tune_steps",
     "LayersConfig": "tokens",
     "ExternalConfig": "tokens",
     "DownstreamConfig": "limit",
@@ -338,8 +338,7 @@ def uppers(hint, found: dict, where: str = "") -> None:
             uppers(inner, found, where)
     elif get_origin(hint) is Annotated:
         base, *demands = get_args(hint)
-        if bounds := [demand.most for demand in demands if isinstance(demand, Range) and base is int]:
-            found[where] = bounds[-1]
+        found.update((where, demand.most) for demand in demands if isinstance(demand, Range) and base is int)
         uppers((base, *(demand.cls for demand in demands if isinstance(demand, PartOf))), found, where)
     elif hasattr(hint, "__dataclass_fields__"):
         for name, inner in _hints(hint).items():

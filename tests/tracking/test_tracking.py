@@ -522,6 +522,47 @@ def test_a_copied_project_keeps_its_artifacts_to_itself(project, monkeypatch):
         assert not [row for row in database.iterdump() if f"{project.as_uri()}/" in row]
 
 
+ODD = ["what?x=1", "a#b", "50%25 x", "ünï-東京", "it's [final]; {x}"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_store_in_an_odd_folder_lies_there_and_is_read_again(tmp_path, monkeypatch, project, name):
+    root = tmp_path / "odd" / name
+    (root / ".dvc").mkdir(parents=True)
+    shutil.copy("mlflow.db", root)
+    monkeypatch.chdir(root)
+    before = {path for path in tmp_path.rglob("*") if root not in (path, *path.parents)}
+    finished_run()
+    write_text("reports/smoke/main/report.html", "said")
+    write_json(Path("reports/smoke/main/claims.json"), [])
+    assert tracking.sync_scale("smoke") == 2
+    assert store.known_digests("smoke")
+    assert tracking.sync_scale("smoke") == 0
+    (run,) = runs("lolm-reports")
+    assert Path(open_client().download_artifacts(run.info.run_id, "report.html")).read_text(encoding="utf-8") == "said"
+    assert [path.read_text(encoding="utf-8") for path in root.rglob("mlartifacts/**/report.html")] == ["said"]
+    assert {path for path in tmp_path.rglob("*") if root not in (path, *path.parents)} == before
+    assert len(runs()) == 1
+    assert len(models()) == 1
+
+
+@pytest.mark.slow
+def test_a_store_is_made_and_migrated_in_an_odd_folder(tmp_path, monkeypatch):
+    root = tmp_path / "what?x=1#50%25"
+    (root / ".dvc").mkdir(parents=True)
+    monkeypatch.chdir(root)
+    for variable in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
+        monkeypatch.delenv(variable, raising=False)
+    tracking.prepare_store()
+    with sqlite3.connect("mlflow.db") as database:
+        assert database.execute("SELECT count(*) FROM experiments").fetchone() == (1,)
+    assert list(tmp_path.iterdir()) == [root]
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", tracking.store_uri()]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert list(tmp_path.iterdir()) == [root]
+    assert {path.name for path in root.iterdir()} <= {".dvc", "mlflow.db", "mlflow.db.lock"}
+
+
 def test_broken_record_is_named(project):
     folder = live_run(rows(3))
     (folder / "metrics.jsonl").write_text('{"step": 1', encoding="utf-8")
