@@ -87,9 +87,14 @@ def _explain(message: str, vocab_size: int, lines: int) -> str:
     limit = re.search(r"value <= (\d+)", message)
     if limit:
         return f"tokenizer.vocab_size is {vocab_size}, more than the training text supports; the largest that works is {limit[1]}"
-    if "required_chars" in message or "required chars" in message:
-        return f"tokenizer.vocab_size is {vocab_size}, too small for the characters of the training text: {message.strip()}"
-    return f"tokenizer.vocab_size {vocab_size}: SentencePiece could not be trained: {message.strip()}"
+    least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
+    if least:
+        return f"tokenizer.vocab_size is {vocab_size}, too small for the characters of the training text; the least is {least[1]}"
+    # Without the place in its source; what it advises besides are options that are not ours.
+    reason = re.sub(r"^\w+: \S+\(\d+\) (?:\[(.*)\])?", "", message.strip()).partition(" --")[0].strip()
+    return f"tokenizer.vocab_size {vocab_size}: SentencePiece cannot be trained on the {lines} line(s) of the training split" + (
+        f" ({reason})" if reason else "; they may have no character that it takes"
+    )
 
 
 def sample_lines(

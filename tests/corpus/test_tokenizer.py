@@ -95,6 +95,30 @@ def test_only_the_training_split_is_seen(build, tmp_path, texts):
     assert (tmp_path / "a/tokenizer/tokenizer.model").read_bytes() == (tmp_path / "b/tokenizer/tokenizer.model").read_bytes()
 
 
+CHINESE = """天地玄黃宇宙洪荒日月盈昃辰宿列張寒來暑往秋收冬藏閏餘成歲律呂調陽雲騰致雨露結為霜金生麗水玉出崑岡劍號巨闕珠稱夜光
+果珍李柰菜重芥薑海鹹河淡鱗潛羽翔龍師火帝鳥官人皇始制文字乃服衣裳推位讓國有虞陶唐弔民伐罪周發殷湯坐朝問道垂拱平章愛育黎首臣伏戎羌
+遐邇壹體率賓歸王鳴鳳在樹白駒食場化被草木賴及萬方"""  # of the Thousand Character Classic: no character twice
+
+
+def test_vocabulary_smaller_than_the_characters_of_a_chinese_text():
+    lines = CHINESE.split("\n")
+    with pytest.raises(DataError) as error:
+        train_tokenizer(lines, 300)
+    said = str(error.value)
+    least = int(said.rsplit(" ", 1)[1])
+    assert said == f"tokenizer.vocab_size is 300, too small for the characters of the training text; the least is {least}"
+    assert Tokenizer(train_tokenizer(lines, least)).vocab_size == least
+    with pytest.raises(DataError, match=f"the least is {least}$"):
+        train_tokenizer(lines, least - 1)
+
+
+def test_what_else_sentencepiece_says_has_no_place_in_its_source():
+    with pytest.raises(DataError) as error:
+        train_tokenizer(["\0"], 300)
+    assert "SentencePiece cannot be trained on the 1 line(s)" in str(error.value)
+    assert not any(word in str(error.value) for word in (".cc", "INTERNAL", "--"))
+
+
 def test_vocabulary_larger_than_the_text_supports(data, tmp_path):
     with pytest.raises(DataError, match=r"is 20000, more than the training text supports; .*largest .* is \d+") as error:
         build_tokenizer(TokenizerConfig(vocab_size=20_000), data / "corpus", tmp_path)
