@@ -10,6 +10,7 @@ you need.
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import Any
 
@@ -18,6 +19,14 @@ __version__ = "0.1.0"
 
 class LolmError(ValueError):
     """An error the user can mend: its message names the file, key or value and what to do. Base of all ours."""
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
+
+
+def redacted(text: str) -> str:
+    """A message without the names and passwords of the addresses in it."""
+    return re.sub(r"(?<=://)[^\s/?#]*@", "***@", text)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lolm import LolmError
+from lolm import LolmError, redacted
 from lolm.config import ConfigError, Params, ScaleConfig, StudyConfig, load_params, scale_of
 from lolm.config.ranges import Seed
 from lolm.config.strict import from_text
@@ -112,7 +112,8 @@ def main(stage: Callable[[], None]) -> None:
         stage()
     except (LolmError, OSError) as error:
         disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-        print(f"error: {error}{'; see to the disk, then the same command goes on' if disk else ''}", file=sys.stderr)
+        advice = "; see to the disk, then the same command goes on" if disk else ""
+        print(f"error: {redacted(str(error))}{advice}", file=sys.stderr)
         raise SystemExit(2) from None
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error))):

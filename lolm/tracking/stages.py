@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lolm import redacted
 from lolm.records import Layout, RunKey, write_text
 from lolm.tracking.runs import sync_live, sync_run
 from lolm.tracking.scales import sync_benchmark, sync_scale
@@ -85,6 +86,9 @@ def _guarded(call: Any, *args: Any) -> None:
         call(*args)
     except Exception as error:
         if not _warned:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            print(f"warning: MLflow was not filled ({reason}); fill it later with `python -m pipeline.track`", file=sys.stderr)
+            reason = redacted(str(error)).strip().partition("\n")[0] or type(error).__name__
+            print(
+                f"warning: MLflow was not filled ({reason}); fill it later with `python -m pipeline.track`",
+                file=sys.stderr,
+            )
         _warned = True

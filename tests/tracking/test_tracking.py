@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 from synthetic import Truth, write_results
 
-from lolm import tracking
+from lolm import LolmError, redacted, tracking
 from lolm.records import Layout, RecordError, RunKey, read, to_record, write, write_json, write_rows, write_text
 from lolm.records.schema import (
     Ablation,
@@ -561,6 +561,44 @@ def test_a_store_is_made_and_migrated_in_an_odd_folder(tmp_path, monkeypatch):
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     assert list(tmp_path.iterdir()) == [root]
     assert {path.name for path in root.iterdir()} <= {".dvc", "mlflow.db", "mlflow.db.lock"}
+
+
+SECRETS = {
+    "HF_TOKEN": "hf_planted1",
+    "AWS_SECRET_ACCESS_KEY": "planted2",
+    "MLFLOW_TRACKING_URI": "http://me:planted3@127.0.0.1:9",
+}
+
+
+def test_secrets_of_the_environment_stand_nowhere(project):
+    finished_run()
+    write_text("reports/smoke/main/report.html", "said")
+    write_json(Path("reports/smoke/main/claims.json"), [])
+    filling = "from lolm.tracking import stages; stages.try_prepare_store(); stages.try_sync_scale('smoke')"
+    said = []
+    for words in (["-m", "pipeline.track"], ["-c", filling]):
+        for secrets in (SECRETS, SECRETS | {"MLFLOW_TRACKING_URI": ""}):
+            environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"} | secrets
+            done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+            said.append(done.stdout + done.stderr)
+    assert "error: http://***@127.0.0.1:9: cannot be used" in said[0]
+    assert "runs and reports written" in said[1]
+    files = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    assert Path("mlflow.db").resolve() in files
+    assert "planted" not in "".join(said)
+    assert [path for path, content in files.items() if b"planted" in content] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:pw@host:5000/x: no", "http://***@host:5000/x: no"),
+        ("postgresql+psycopg://a:p@ss@h/db, s3://k@b", "postgresql+psycopg://***@h/db, s3://***@b"),
+        ("https://host/a@b?c=@d, me@host, sqlite:////tmp/a@b", "https://host/a@b?c=@d, me@host, sqlite:////tmp/a@b"),
+    ],
+)
+def test_addresses_are_shown_without_passwords(text, shown):
+    assert str(LolmError(text)) == redacted(text) == shown
 
 
 def test_broken_record_is_named(project):
