@@ -21,6 +21,7 @@ from lolm.records import Layout, RunKey, read, recorded_scales, write
 from lolm.records.schema import Ablation, Evaluation, Layers, Recall, RunHeader, Sweep
 from pipeline.code import ACCEPTED, PACKAGES, Accepted, AcceptedCode, code_hash, golden_hash
 from pipeline.dvc import override
+from pipeline.dvc_state import write_beside
 from pipeline.run import child_environment
 from pipeline.runs import THREAD_VARIABLES
 from pipeline.stage import Stage, main
@@ -41,6 +42,7 @@ def accept() -> None:
     args = parser.parse_args()
     if (args.scale is None) != (args.study is None):
         parser.error("--scale and --study go together")
+    write_beside()
     if args.scale or args.study:
         override({"scale": args.scale, "study": args.study})
         print(f"{args.scale}, {args.study}: code recorded of {record_code()} stages")

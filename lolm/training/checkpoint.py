@@ -2,7 +2,7 @@
 
 A checkpoint is a file; of several processes it is a folder beside it, to which each writes its own shards (PyTorch's distributed
 checkpoint). Any number of processes reads either. The one before is kept: where the bytes of the newer are not those that were
-written, the run goes on from there.
+written, that is removed, so that the next does not put it in the place of the good one, and the run goes on from there.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def save(path: Path, model: nn.Module, heads: FutureHeads | None, optimizer: tor
         parts = {"model": model.state_dict(), "heads": heads.state_dict() if heads is not None else {}}
         save_checkpoint(path, parts | {"optimizer": optimizer.state_dict(), "progress": progress})
         for other in (folder, _folder(before(path))):
-            shutil.rmtree(other, ignore_errors=True)
+            _remove(other)
         return
     import torch.distributed.checkpoint as distributed
 
@@ -139,7 +139,7 @@ def save(path: Path, model: nn.Module, heads: FutureHeads | None, optimizer: tor
         (new / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
         _take(new, path)
         for other in (path, before(path)):
-            other.unlink(missing_ok=True)
+            _remove(other)
     ranks.barrier()
 
 
@@ -157,12 +157,11 @@ def restore(path: Path, model: nn.Module, heads: FutureHeads | None, optimizer: 
             raise broken
         if ranks.is_lead():
             print(f"warning: {str(broken).partition('; ')[0]}; the checkpoint before it is taken", file=sys.stderr, flush=True)
-        newest, path = path, before(path)
+        newest, path = _newest(path), before(path)
         if (broken := _found_broken(path)) is not None:
             raise broken
-        if ranks.is_lead():  # else the next checkpoint would move it into the place of the good one
-            newest.unlink(missing_ok=True)
-            shutil.rmtree(_folder(newest), ignore_errors=True)
+        if ranks.is_lead() and newest is not None:
+            _remove(newest)
     folder = _folder(path)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if folder.exists():
@@ -199,10 +198,9 @@ def checkpointed(path: Path) -> Path | None:
 
 
 def remove_checkpoint(path: Path) -> None:
-    for file in (path, before(path)):
-        file.unlink(missing_ok=True)
-    for folder in (_folder(path), _folder(before(path)), path.with_suffix(".new")):
-        shutil.rmtree(folder, ignore_errors=True)
+    for form in (path, before(path), _folder(path), _folder(before(path)), path.with_suffix(".new")):
+        _remove(form)
+    shutil.rmtree(path.with_suffix(".gone"), ignore_errors=True)
 
 
 def before(path: Path) -> Path:
@@ -212,6 +210,17 @@ def before(path: Path) -> Path:
 
 def _newest(path: Path) -> Path | None:
     return next((form for form in (_folder(path), path) if form.exists()), None)
+
+
+def _remove(form: Path) -> None:
+    """Remove a checkpoint of either form, if it is there; a folder loses its name first, for half of one may look whole."""
+    if form.is_dir():
+        gone = form.with_suffix(".gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        os.replace(form, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    else:
+        form.unlink(missing_ok=True)
 
 
 def _found_broken(path: Path) -> CheckpointError | None:
@@ -235,7 +244,7 @@ def _take(new: Path, path: Path) -> None:
     """Give a whole checkpoint of several processes its name; the one that had it is kept as the one before."""
     folder, older = _folder(path), _folder(before(path))
     if folder.exists():
-        shutil.rmtree(older, ignore_errors=True)
+        _remove(older)
         os.replace(folder, older)
     os.replace(new, folder)
 
