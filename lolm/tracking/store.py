@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from lolm import LolmError
+from lolm import LolmError, redacted
 from lolm.tracking.experiments import KIND, KIND_TAG, arrange
 from lolm.tracking.series import Point
 
@@ -145,7 +145,7 @@ def store_lock(patience: float = PATIENCE) -> Iterator[None]:
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in ("alembic", "mlflow", "requests", "sqlalchemy", "sqlite3"):
                 raise
-            reason, path = str(error).partition("\n")[0][:300], sqlite_path(store_uri())
+            reason, path = redacted(str(error)).partition("\n")[0][:300], sqlite_path(store_uri())
             advice = (
                 "start its server, or unset MLFLOW_TRACKING_URI"
                 if path is None
