@@ -44,8 +44,10 @@ def mend_lock() -> None:
     Raises:
         LockError: it is broken, and no whole one was kept.
     """
-    if not LOCK.exists() or not _cut():
-        keep_lock()
+    if not LOCK.exists() or (KEPT.exists() and KEPT.read_bytes() == LOCK.read_bytes()):
+        return
+    if not _cut():
+        write_text(KEPT, LOCK.read_text(encoding="utf-8"))
         return
     if _stages(KEPT) is None:
         raise LockError("dvc.lock is cut short or broken: bring it back with `git checkout dvc.lock`, or delete it")
