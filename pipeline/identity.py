@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lolm import LolmError
 from lolm.config import RunConfig, to_mapping
 from lolm.data.stream import TokenStream
 from lolm.ops.backends import choose_backend
@@ -107,4 +108,7 @@ def _checksum(folder: Path, split: str) -> str:
 
 @cache
 def _file_hash(path: Path) -> str:
-    return sha256_of(path)
+    try:
+        return sha256_of(path)
+    except FileNotFoundError:
+        raise LolmError(f"{path}: is not there; run `dvc repro` to make it") from None

@@ -88,12 +88,12 @@ def main_effects(results: ScaleResults, outcome: str) -> list[Effect]:
 
     Within a seed all arms count once, so the interval over seeds is that of a paired difference. In a fractional design a main
     effect stands for its aliases too: of resolution III they are interactions of two factors. Empty where the study has no
-    design, an arm was not run, or a run lacks the outcome.
+    design, nothing or an arm was not run, or a run lacks the outcome.
     """
     design, arms = results.params.selected.factors, results.params.selected.arms
     read = measure(results, outcome)
     values = {(run.arm, run.seed): read(run) for run in results.runs}
-    if not design or any(values.get((arm, seed)) is None for arm in arms for seed in results.seeds):
+    if not design or not results.seeds or any(values.get((arm, seed)) is None for arm in arms for seed in results.seeds):
         return []
     found = []
     for factor, high in design.items():

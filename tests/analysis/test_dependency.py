@@ -272,3 +272,4 @@ def test_main_effects_need_every_run_of_the_design(results_of):
     factors = {"a": ("lolm_sum", "lolm_concat"), "b": ("lolm_half", "lolm_concat")}
     design = {"design": {"arms": arms, "baseline": "lolm_sum", "factors": factors}}
     assert main_effects(results_of(arms=arms, studies=design, study="design", not_run=("lolm_half",)), "nats") == []
+    assert main_effects(results_of(arms=arms, studies=design, study="design", not_run=arms), "nats") == []

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from builders import ROOT
 from synthetic import Truth, write_results
 
 from lolm.claims import build_ledger, decisive, merged_ledger
@@ -225,3 +226,9 @@ def test_a_fact_counts_once_and_what_speaks_against_apart(results_of):
     assert known["behind_at_end"].statement in against
     held = [c for c in counted if c.verdict == "holds" and not c.against]
     assert f"{len(held)} in LOLM's favour" in favour
+
+
+def test_a_scale_without_a_run_decides_nothing():
+    params = load_params(ROOT / "params.yaml").select("mini", "main")
+    verdicts = {claim.id: claim.verdict for claim in merged_ledger({}, params, "mini")}
+    assert {verdicts[entry.id] for entry in ENTRIES} == {"not run", UNTESTABLE}

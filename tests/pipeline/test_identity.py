@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from builders import make_run
 
+from lolm import LolmError
 from lolm.config import to_mapping
 from lolm.records import FINAL_WEIGHTS, Layout, RunKey, read, write, write_text
 from lolm.records.schema import DataChecksums, Divergence, Flops, Parameters, RunHeader, Summary
@@ -153,3 +154,8 @@ def test_studies_in_a_lock(tmp_path):
     lines += ["  report@nano-sizes:", "    cmd: python -m pipeline.report --scale nano --study sizes", ""]
     lock.write_text("\n".join(lines), encoding="utf-8")
     assert accept.studies_in(lock) == [("nano", "sizes"), ("tiny", "main")]
+
+
+def test_text_that_is_not_there_is_named(layout):
+    with pytest.raises(LolmError, match=r"tokenizer/tokenizer\.model: is not there; run `dvc repro`"):
+        identity.text_hashes(layout)
