@@ -20,6 +20,7 @@ PORT = "MASTER_PORT"  # where the processes of a run on several nodes meet
 STAGES = "LOLM_STAGES"  # of the runner's stages: the names of all, in order
 Launcher = Literal["local", "slurm"]
 KINDS: dict[str, Any] = {
+    ALONE: Literal[0, 1],
     DEVICE: Literal["cpu", "cuda"],
     FORCE: Literal[0, 1],
     JOBS: Count,

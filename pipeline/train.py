@@ -5,7 +5,6 @@ Checkpoints lie in ``.scratch/<fingerprint>``, a folder named by configuration, 
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from functools import partial
@@ -28,7 +27,7 @@ from lolm.training.progress import DivergenceError
 from lolm.training.scratch import clear_finished, remove
 from pipeline.code import code_of
 from pipeline.configured import run_of
-from pipeline.environment import ALONE
+from pipeline.environment import ALONE, said
 from pipeline.identity import data_of, fingerprint_of_run, inputs_of, why_train
 from pipeline.runs import Piece, command, per_run
 from pipeline.stage import Stage, main, training_device
@@ -62,7 +61,7 @@ def _train(layout: Layout, key: RunKey, run: RunConfig, device: str) -> bool:
     fingerprint = fingerprint_of_run(run, data)
     sampler = BatchSampler(stream, run.training.batch_size, run.training.seq_len, run.seed)
     evaluate = partial(validation_metrics, held_out=held_out, batch_size=run.training.eval_batch_size)
-    trainer = Trainer(run, sampler, evaluate, on_checkpoint=try_sync, device=device, alone=ALONE in os.environ)
+    trainer = Trainer(run, sampler, evaluate, on_checkpoint=try_sync, device=device, alone=bool(said(ALONE)))
     costs = account(trainer.model, trainer.heads, run.training.seq_len, run.training.precision, run.training.batch_size)
     header = RunHeader(
         name=run.name,

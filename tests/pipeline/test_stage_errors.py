@@ -73,7 +73,12 @@ def test_a_variable_that_cannot_be_used_is_one_line_before_anything_runs(capsys,
 
 
 def test_variables_say_what_they_are_set_to_and_nothing_where_they_are_empty(monkeypatch):
-    for variable, text, value in (("LOLM_JOBS", "3", 3), ("LOLM_LAUNCHER", "slurm", "slurm"), ("LOLM_FORCE", "0", 0)):
+    for variable, text, value in (
+        ("LOLM_ALONE", "0", 0),
+        ("LOLM_JOBS", "3", 3),
+        ("LOLM_LAUNCHER", "slurm", "slurm"),
+        ("LOLM_FORCE", "0", 0),
+    ):
         monkeypatch.setenv(variable, text)
         assert environment.said(variable) == value
         monkeypatch.setenv(variable, "")
