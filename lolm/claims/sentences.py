@@ -24,8 +24,6 @@ class Finding:
         subject: what is spoken of when nothing is decided.
         holds, fails: the outcomes; followed by value and interval.
         printed: key of the published number that has the same definition as ours, if there is one.
-        lead: what the number is, where the words do not say it.
-        beside: a detail of the claim that decides with it and is shown beside it.
     """
 
     claim: str
@@ -33,8 +31,23 @@ class Finding:
     holds: str
     fails: str
     printed: str | None = None
-    lead: str = ""
-    beside: str | None = None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Words for one claim about several arms, said once for all of one verdict; names and numbers of the arms follow.
+
+    Attributes:
+        claim: id of the claim, with the arm's name in the braces.
+        subject, holds, fails: as of a :class:`Finding`.
+        detail: the number to show, a detail of the claim (default: its own).
+    """
+
+    claim: str
+    subject: str
+    holds: str
+    fails: str
+    detail: str | None = None
 
 
 FINDINGS = (
@@ -85,7 +98,7 @@ FINDINGS = (
     ),
     Finding(
         "inversion_preregistered",
-        "whether LOLM is inverted: whether its latent branch is the smaller one by share and is missed more",
+        "whether LOLM is inverted, its latent branch the smaller one by share and yet missed more",
         "LOLM is inverted: its latent branch is the smaller one by share and is missed more. S, damage without it minus damage "
         "without the surface branch",
         "LOLM is not inverted: its latent branch is not both the smaller one by share and missed more. S, damage without it "
@@ -190,37 +203,74 @@ FINDINGS = (
 )
 
 
-GENERALITY = tuple(
-    Finding(
-        f"type_inversion_{arm}",
-        f"whether {label}'s recurrent mixers write less than its attention and are missed more",
-        f"{label}'s recurrent mixers write less than its attention, and removing them all costs more",
-        f"It is not so that {label}'s recurrent mixers write less than its attention and are missed more",
-        lead="S ",
-        beside="recurrent share",
-    )
-    for arm, label in (("samba", "Samba"), ("griffin", "Griffin"), ("jamba", "Jamba"), ("hymba", "Hymba"))
+HYBRIDS = {"samba": "Samba", "griffin": "Griffin", "jamba": "Jamba", "hymba": "Hymba"}
+GENERALITY = (
+    Shared(
+        "recurrent_missed_{}",
+        "whether removing all recurrent mixers costs more than removing all attention",
+        "Removing all recurrent mixers costs more than removing all attention",
+        "Removing all recurrent mixers costs no more than removing all attention",
+    ),
+    Shared(
+        "type_inversion_{}",
+        "whether there is an inversion, a smaller recurrent part that is missed more",
+        "There is an inversion, a smaller recurrent part that is missed more; its share of what is written",
+        "There is no inversion, a smaller recurrent part that is missed more; its share of what is written",
+        "recurrent share",
+    ),
 )
 # What is said in one sentence each, by the claims that decide it.
 SUMMARY = {
     "Efficiency": ("efficiency_2x", "efficiency_direction_modern"),
     "Inversion": ("inversion_preregistered", "dependency_follows_share"),
-    "Generality": tuple(finding.claim for finding in GENERALITY),
 }
 
 
 def summary(claims: Sequence[Claim]) -> dict[str, str]:
     """A sentence each on efficiency, inversion and generality, of the claims of a merged ledger."""
-    known, words = {claim.id: claim for claim in claims}, {finding.claim: finding for finding in (*FINDINGS, *GENERALITY)}
-    said = {
-        topic: [sentence(words[id], known[id]).removesuffix(".") for id in ids if id in known] for topic, ids in SUMMARY.items()
-    }
-    return {topic: f"{'; '.join([parts[0], *map(_continued, parts[1:])])}." for topic, parts in said.items() if parts}
+    known, words = {claim.id: claim for claim in claims}, {finding.claim: finding for finding in FINDINGS}
+    said = {topic: [sentence(words[id], known[id]) for id in ids if id in known] for topic, ids in SUMMARY.items()}
+    said["Generality"] = generality(claims)
+    return {topic: _joined(parts) for topic, parts in said.items() if parts}
 
 
-def _continued(part: str) -> str:
-    """A sentence after a semicolon: it begins small where its first word is no name."""
-    return part[0].lower() + part[1:] if part.startswith(("To ", "Not ", "It ", "Over ")) else part
+def generality(claims: Sequence[Claim]) -> list[str]:
+    """What is found of the hybrids among the arms: a sentence for each claim and verdict."""
+    known = {claim.id: claim for claim in claims}
+    said = []
+    for shared in GENERALITY:
+        by_verdict: dict[str, dict[str, Claim]] = {}
+        for arm, label in HYBRIDS.items():
+            if claim := known.get(shared.claim.format(arm)):
+                by_verdict.setdefault(claim.verdict, {})[label] = claim
+        said += [_shared_sentence(shared, verdict, of) for verdict, of in by_verdict.items()]
+    return said
+
+
+def _shared_sentence(shared: Shared, verdict: str, of: dict[str, Claim]) -> str:
+    """What one verdict on several arms, by label, allows to be said."""
+    if verdict == NOT_RUN:
+        return f"Not run: {shared.subject}, in {_listed(list(of))} (`{next(iter(of.values())).command}`)."
+    if verdict not in (HOLDS, FAILS, INCONCLUSIVE):
+        return f"Not testable at this scale: {shared.subject}, in {_listed(list(of))}."
+    words = {HOLDS: shared.holds, FAILS: shared.fails, INCONCLUSIVE: f"Not settled by these runs: {shared.subject}"}[verdict]
+    shown, seeds = [], set()
+    for label, claim in of.items():
+        quantity = claim.sound if shared.detail is None else claim.details.get(shared.detail)
+        measured = quantity is not None and quantity.value is not None
+        shown.append(f"{label} {quantity.shown_whole}" if quantity is not None and measured else label)
+        seeds |= {quantity.n_seeds} if quantity is not None and measured else set()
+    return f"{words}: {_listed(shown)}{_over(min(seeds), max(seeds)) if seeds else ''}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _joined(sentences: Sequence[str]) -> str:
+    """One sentence of several, each of which begins with a word that is no name."""
+    first, *rest = (text.removesuffix(".") for text in sentences)
+    return f"{'; '.join([first, *(text[0].lower() + text[1:] if text[:4] != 'LOLM' else text for text in rest)])}."
 
 
 def findings(claims: Sequence[Claim]) -> list[str]:
@@ -245,14 +295,17 @@ def sentence(finding: Finding, claim: Claim) -> str:
 def _number(claim: Claim, finding: Finding) -> str:
     if claim.sound is None or claim.sound.value is None:
         return ""
-    seeds = claim.sound.n_seeds
-    over = f" over {seeds} {'seed' if seeds == 1 else 'seeds'}" if seeds else ""
-    text = f": {finding.lead}{claim.sound.shown_whole}"
-    if finding.beside in claim.details:
-        text += f", {finding.beside} {claim.details[finding.beside].shown_whole}"
+    over = _over(claim.sound.n_seeds, claim.sound.n_seeds)
+    text = f": {claim.sound.shown_whole}"
     if finding.printed is not None:
         return f"{text}{over} (the authors print {show(NUMBERS[finding.printed].value, NUMBERS[finding.printed].unit)})"
     return f"{text}{over}"
+
+
+def _over(least: int, most: int) -> str:
+    if not most:
+        return ""
+    return f" over {most} {'seed' if most == 1 else 'seeds'}" if least == most else f" over {least} to {most} seeds"
 
 
 def tally(claims: Sequence[Claim]) -> str:

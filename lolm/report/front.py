@@ -10,7 +10,7 @@ from lolm.claims.build import modern
 from lolm.claims.ledger import DECIDED, NOT_RUN, UNTESTABLE, Claim, Control
 from lolm.claims.published import NUMBERS
 from lolm.claims.registry import ENTRIES
-from lolm.claims.sentences import FINDINGS, GENERALITY, sentence, summary, tally
+from lolm.claims.sentences import FINDINGS, HYBRIDS, generality, sentence, summary, tally
 from lolm.config import Params, arms_of
 from lolm.records.results import ScaleResults
 from lolm.report import rows
@@ -60,7 +60,11 @@ QUESTIONS = (
     ),
     Question(
         "Is the inversion a property of hybrids?",
-        (*(finding.claim for finding in GENERALITY), "recurrent_missed_samba", "types_labellings", "recurrent_beyond_random"),
+        (
+            *(f"{claim}_{arm}" for claim in ("type_inversion", "recurrent_missed") for arm in HYBRIDS),
+            "types_labellings",
+            "recurrent_beyond_random",
+        ),
         "type_statistic",
     ),
     Question(
@@ -184,15 +188,14 @@ def _context(
     here: str,
 ) -> dict[str, Any]:
     by_id = {claim.id: claim for claim in claims}
-    said = {
-        finding.claim: sentence(finding, by_id[finding.claim]) for finding in (*FINDINGS, *GENERALITY) if finding.claim in by_id
-    }
+    said = {finding.claim: sentence(finding, by_id[finding.claim]) for finding in FINDINGS if finding.claim in by_id}
     own = {modern(entry).id: entry.id for entry in ENTRIES if entry.modern}  # its id in the ledger of the study that decides it
     questions = []
     for question in QUESTIONS:
         entries = [by_id[id] for id in question.claims if id in by_id]
         if entries:
-            questions.append((question.text, [said.pop(claim.id) for claim in entries if claim.id in said], entries))
+            own_words = [said.pop(claim.id) for claim in entries if claim.id in said]
+            questions.append((question.text, [*own_words, *generality(entries)], entries))
     return {
         "scale": scale,
         "here": here,

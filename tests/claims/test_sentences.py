@@ -9,7 +9,7 @@ from lolm.analysis.leaderboard import leaderboard
 from lolm.claims import build_ledger, findings
 from lolm.claims.build import modern
 from lolm.claims.registry import ENTRIES, by_id
-from lolm.claims.sentences import FINDINGS, ranking, sentence
+from lolm.claims.sentences import FINDINGS, GENERALITY, generality, ranking, sentence
 
 KNOWN = by_id([*ENTRIES, *(modern(entry) for entry in ENTRIES if entry.modern)])
 
@@ -62,3 +62,23 @@ def test_where_the_subject_stands_among_many(results_of):
     assert said.startswith("Lowest mean test loss of 3 arms: “Mamba”")
     two = results_of()
     assert ranking(two, leaderboard(two)) is None
+
+
+@pytest.mark.parametrize("verdict", ["holds", "fails", "inconclusive", "not run", "not testable at this scale"])
+def test_what_several_arms_share_is_said_once_for_each_verdict(ledger_of, verdict):
+    base = ledger_of()["matched_budget"]
+    claims = [
+        replace(base, id=f"recurrent_missed_{arm}", verdict=verdict if arm == "griffin" else "holds")
+        for arm in ("samba", "griffin", "hymba")
+    ]
+    others, griffin = generality(claims) if verdict != "holds" else (*generality(claims), "")
+    words = GENERALITY[0]
+    assert others.startswith(words.holds)
+    assert others.count("Samba") == others.count("Hymba") == 1
+    assert ("Griffin" in others) == (verdict == "holds")
+    assert (words.fails in griffin) == (verdict == "fails")
+    assert (base.sound.shown_whole in griffin) == (verdict in ("fails", "inconclusive"))
+    if verdict == "inconclusive":
+        assert griffin.startswith(f"Not settled by these runs: {words.subject}: Griffin ")
+    if verdict == "not run":
+        assert griffin == f"Not run: {words.subject}, in Griffin (`{base.command}`)."
