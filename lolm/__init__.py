@@ -29,6 +29,11 @@ def redacted(text: str) -> str:
     return re.sub(r"(?<=://)[^\s/?#]*@", "***@", text)
 
 
+def one_line(error: BaseException) -> str:
+    """What a library says, as a part of a message."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def __getattr__(name: str) -> Any:
     """What :mod:`lolm.api` offers, loaded when it is first asked for."""
     if name in ("load", "LoadedModel"):

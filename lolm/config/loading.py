@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
+from lolm import one_line
 from lolm.config import dialect, inherit
-from lolm.config.architecture import ArchitectureConfig
-from lolm.config.params import Params, ScaleConfig, clashes_of_names
-from lolm.config.sizes import SizeRule
+from lolm.config.params import Params
 from lolm.config.sizing import clashes_of_sizes
-from lolm.config.strict import ConfigError, Problem, from_mapping
-from lolm.config.study import StudyConfig
-
-T = TypeVar("T")
+from lolm.config.strict import ConfigError, Problem, attempted, untold
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
@@ -33,9 +29,9 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; run from the project's root folder") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8: {error}") from None
+        raise ConfigError(f"{path}: not UTF-8: {error}; convert it, for example with iconv") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+        raise ConfigError(f"{path}: not valid YAML: {one_line(error)}; mend that line") from None
     try:
         return params_from(raw, refused)
     except ConfigError as error:
@@ -62,42 +58,16 @@ def params_from(raw: Any, refused: Iterable[Problem] = ()) -> Params:
     while more := {key for key, parent in parents.items() if parent in broken} - broken:
         broken |= more
     unsaid = [problem for problem in problems if not problem.key.endswith(".extends")]
-    params = None
-    try:
-        params = from_mapping(Params, tree)
-        unsaid += clashes_of_sizes(params.architectures, params.sizes, params.scales)
-    except ConfigError as error:
-        unsaid += error.problems
-        unsaid += _clashes(tree)
+    params, wrong = attempted(Params, tree)
+    unsaid += wrong
+    arms = {name: arm for name, arm in params.architectures.items() if f"architectures.{name}" not in broken}
+    unsaid += untold(clashes_of_sizes(arms, params.sizes, params.scales), wrong)
     unsaid = inherit.told([_as_written(problem) for problem in unsaid], parents, [*silent, *broken])
     found = [*refused, *(problem for problem in problems if problem.key.endswith(".extends")), *unsaid]
-    if found or params is None:
+    if found:
         raise ConfigError(*found)
-    return params
-
-
-def _clashes(tree: Any) -> list[Problem]:
-    """What clashes among the parts of a faulty file that are sound in themselves."""
-    if not isinstance(tree, dict):
-        return []
-    arms, scales = _sound(ArchitectureConfig, tree, "architectures"), _sound(ScaleConfig, tree, "scales")
-    rules, studies = _sound(SizeRule, tree, "sizes"), _sound(StudyConfig, tree, "studies")
-    sections = {section: tree.get(section) for section in inherit.SECTIONS}
-    named: dict[str, Collection[str]] = {key: names if isinstance(names, dict) else {} for key, names in sections.items()}
-    rows = clashes_of_names(tree.get("scale"), tree.get("study"), studies, scales, rules, named)
-    found = [Problem(key, text) for wrong, key, text in rows if wrong]
-    return [*found, *clashes_of_sizes(arms, rules, scales)]
-
-
-def _sound(cls: type[T], tree: dict[str, Any], section: str) -> dict[str, T]:
-    found = {}
-    entries = tree.get(section)
-    for name, entry in entries.items() if isinstance(entries, dict) else ():
-        try:
-            found[name] = from_mapping(cls, entry)
-        except ConfigError:
-            continue
-    return found
+    loaded: Params = params
+    return loaded
 
 
 def _as_written(problem: Problem) -> Problem:

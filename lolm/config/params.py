@@ -117,8 +117,8 @@ class Params:
 
     def __post_init__(self) -> None:
         named: dict[str, Collection[str]] = {"architectures": self.architectures, "scales": self.scales, "studies": self.studies}
-        refuse(clashes_of_names(self.scale, self.study, self.studies, self.scales, self.sizes, named))
-        refuse(self._unknown_scales())
+        clashes = clashes_of_names(self.scale, self.study, self.studies, self.scales, self.sizes, named)
+        refuse([*clashes, *self._unknown_scales()])
         object.__setattr__(self, "studies", {key: replace(study, name=key) for key, study in self.studies.items()})
 
     def _unknown_scales(self) -> Iterator[tuple[bool, str, str]]:

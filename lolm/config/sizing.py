@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lolm.config.architecture import ArchitectureConfig
+from lolm.config.faulty import FAULTY
 from lolm.config.inherit import merged
 from lolm.config.params import Params, RunConfig, ScaleConfig, scale_of
 from lolm.config.sizes import PARTS, SizeConfig, SizeRule
@@ -139,6 +140,9 @@ def _check(
         done[arm] = None
         return
     rule, where = rule_of(arm, rules, preset), f"scales.{scale}.sizes.{arm}"
+    if rule.like is FAULTY or rule.match is FAULTY:  # then its size is not known
+        done[arm] = None
+        return
     like = None
     if rule.like is not None:
         yield from _check(rule.like, scale, preset, architectures, rules, done, sizes, (*above, arm))

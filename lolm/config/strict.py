@@ -19,6 +19,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from lolm import LolmError
+from lolm.config.faulty import FAULTY, MARK
 
 T = TypeVar("T")
 
@@ -48,8 +49,11 @@ class ConfigError(LolmError):
 
 
 def refuse(problems: Iterable[tuple[bool, str, str]]) -> None:
-    """Raise one ConfigError for all rows (wrong, key, text) that are wrong: the checks across the fields of a dataclass."""
-    found = [Problem(key, text) for wrong, key, text in problems if wrong]
+    """Raise one ConfigError for all rows (wrong, key, text) that are wrong: the checks across the fields of a dataclass.
+
+    A row that is about a value which was refused already is left out.
+    """
+    found = [Problem(key, text) for wrong, key, text in problems if wrong and MARK not in f"{key}{text}"]
     if found:
         raise ConfigError(*found)
 
@@ -163,11 +167,16 @@ def from_text(kind: Any, text: str, where: str = "") -> Any:
 
 def checked(kind: Any, value: Any, where: str = "") -> Any:
     """A value of YAML or JSON as what an annotation says it is; raises ConfigError with all that is wrong."""
-    problems: list[Problem] = []
-    value = _convert(kind, value, where, problems)
+    value, problems = attempted(kind, value, where)
     if problems:
         raise ConfigError(*problems)
     return value
+
+
+def attempted(kind: Any, value: Any, where: str = "") -> tuple[Any, list[Problem]]:
+    """As :func:`checked`, with all that is wrong; then the value has :data:`FAULTY` in places, and only checks may look at it."""
+    problems: list[Problem] = []
+    return _convert(kind, value, where, problems), problems
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -214,20 +223,38 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _build(cls: type[T], raw: Any, where: str, problems: list[Problem]) -> T:
-    """An instance of ``cls``; where anything was wrong, ``problems`` grew and what is returned must not be used."""
+    """An instance of ``cls``; where anything was wrong, ``problems`` grew, and what is returned is for further checks alone."""
     before = len(problems)
     values = _fields(cls, raw, where, problems)
-    for spec in dataclasses.fields(cls):  # type: ignore[arg-type]
-        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
-        if required and isinstance(raw, dict) and spec.name not in raw:
+    specs = dataclasses.fields(cls)  # type: ignore[arg-type]
+    defaults = {spec.name: spec.default for spec in specs if spec.default is not dataclasses.MISSING}
+    defaults |= {spec.name: spec.default_factory() for spec in specs if spec.default_factory is not dataclasses.MISSING}
+    for spec in specs:
+        if isinstance(raw, dict) and spec.name not in raw and spec.name not in defaults:
             problems.append(Problem(join(where, spec.name), "missing key"))
-    if len(problems) > before:
-        return None  # type: ignore[return-value]
+    wrong = {re.sub(r"\[\d+\]$", "", problem.key) for problem in problems[before:]}
+    values = {name: FAULTY if join(where, name) in wrong else value for name, value in values.items()}
+    made = object.__new__(cls)
+    for spec in specs:
+        object.__setattr__(made, spec.name, values.get(spec.name, defaults.get(spec.name, FAULTY)))
     try:
-        return cls(**values)
+        getattr(made, "__post_init__", lambda: None)()
     except ConfigError as error:
-        problems += [problem.below(where) for problem in error.problems]
-        return None  # type: ignore[return-value]
+        problems += untold((problem.below(where) for problem in error.problems), problems)
+        for name in {problem.key.partition(".")[0] for problem in error.problems} & {spec.name for spec in specs}:
+            value = getattr(made, name)
+            if not any(map(dataclasses.is_dataclass, value.values() if isinstance(value, dict) else [value])):
+                object.__setattr__(made, name, FAULTY)
+    except Exception:
+        if len(problems) == before:
+            raise
+    return made
+
+
+def untold(more: Iterable[Problem], told: Iterable[Problem]) -> list[Problem]:
+    """Of further mistakes those at other keys than were told."""
+    keys = {problem.key for problem in told if problem.key}
+    return [problem for problem in more if problem.key not in keys]
 
 
 def _fields(cls: type, raw: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
@@ -241,6 +268,8 @@ def _fields(cls: type, raw: Any, where: str, problems: list[Problem]) -> dict[st
 
 
 def _convert(hint: Any, value: Any, where: str, problems: list[Problem]) -> Any:
+    if value is FAULTY:
+        return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _checked(args[0], args[1:], value, where, problems)
@@ -285,6 +314,8 @@ def _convert(hint: Any, value: Any, where: str, problems: list[Problem]) -> Any:
 
 def _checked(hint: Any, demands: tuple[Any, ...], value: Any, where: str, problems: list[Problem]) -> Any:
     before = len(problems)
+    if value is FAULTY:
+        return value
     for demand in demands:
         if isinstance(demand, PartOf):
             return _fields(demand.cls, value, where, problems)

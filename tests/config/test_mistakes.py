@@ -271,6 +271,34 @@ def test_all_mistakes_of_a_file_are_said_at_once():
     assert len(found) < 24
 
 
+CLASHES = {
+    "scales.tiny.sizes.lolm.d_model": (50, "d_model: 50 must be a multiple of n_heads 4"),
+    "scales.tiny.training.eval_tokens": (1, "training.eval_tokens: 1 are less than one sequence"),
+    "scales.tiny.training.devices": (3, "training.devices: 3 on 1 node(s) cannot share"),
+    "scales.tiny.corpus.validation": (["a"], "corpus.validation: a: named under test too"),
+    "studies.main.scale": ("tinny", "studies.main.scale: no scale 'tinny'"),
+    "architectures.lolm_sum.size.match": ("latent", "there is no size 'latent'"),
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("scales.tiny.training.steps", -1),
+        ("scales.tiny.sizes.lolm.dropout", 2),
+        ("scales.tiny.tokenizer", 3),
+        ("studies.main.seeds", []),
+    ],
+)
+def test_what_clashes_is_said_beside_what_is_wrong_by_itself_and_no_more(path, value):
+    beside = {"scales.tiny.sizes.lolm.n_heads": 4, "scales.tiny.corpus.test": ["a"]}
+    clashes = beside | {key: wrong for key, (wrong, _) in CLASHES.items()}
+    found = mistakes(clashes | {path: value})
+    for words in (path, *(says for _, says in CLASHES.values())):
+        assert any(words in line for line in found), (words, found)
+    assert set(found) <= {*mistakes(clashes), *mistakes({path: value})}
+
+
 def test_a_text_where_any_text_is_allowed_and_an_integer_for_a_float_pass():
     params = params_from(with_changes({"architectures.lolm.label": "x", "scales.tiny.training.clip": 1}))
     assert params.architectures["lolm"].label == "x"
