@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lolm import LolmError
+from lolm import LolmError, one_line
 from lolm.config import load_params
 from lolm.config.ranges import Name
 from lolm.records import Layout, atomic_folder, essence, read, sha256_of, write
@@ -104,7 +104,7 @@ def unpack(folder: Path) -> None:
         with atomic_folder(place) as made, tarfile.open(folder / ARCHIVE, "r:xz") as archive:
             archive.extractall(made, filter="data")
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
-        raise GPUError(f"{folder / ARCHIVE}: cannot be unpacked ({error}); `make gpu-shards` makes it again") from None
+        raise GPUError(f"{folder / ARCHIVE}: cannot be unpacked ({one_line(error)}); `make gpu-shards` makes it again") from None
     for layout in (layout for layout in layouts if layout.scale not in there):
         for target in (layout.corpus_record, layout.shards_record):
             write_bytes(target, (place / target.name).read_bytes())

@@ -24,6 +24,12 @@ from pipeline.environment import DEVICE, STAGES, said
 
 # What PyTorch, its matrix library and Python say of it in a RuntimeError.
 NO_MEMORY = "can't allocate memory|out of memory|could not create a primitive|can't start new thread"
+CURES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EIO), "see to the disk"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "let this user read and write there"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (`ulimit -n`)"),
+    errno.EFBIG: "allow larger files (`ulimit -f`)",
+}
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,13 @@ def training_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def _of_system(error: OSError) -> str:
+    """What the system says of a file, and what to do."""
+    paths = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    what = f"{paths}: {error.strerror}" if paths and error.strerror else str(error)
+    return f"{what}; {CURES.get(error.errno or 0, 'mend that')}, then the same command goes on"
+
+
 def main(stage: Callable[[], None]) -> None:
     """Run a stage; an expected error becomes one line on stderr and exit status 2.
 
@@ -111,9 +124,7 @@ def main(stage: Callable[[], None]) -> None:
         environment.check()
         stage()
     except (LolmError, OSError) as error:
-        disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-        advice = "; see to the disk, then the same command goes on" if disk else ""
-        print(f"error: {redacted(str(error))}{advice}", file=sys.stderr)
+        print(f"error: {redacted(_of_system(error) if isinstance(error, OSError) else str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error))):

@@ -18,6 +18,7 @@ from lolm.config import CorpusConfig
 from lolm.corpus.documents import SPLITS, Document, DocumentWriter, iterate_split, part_of
 from lolm.corpus.overlap import NGRAM, OverlapIndex
 from lolm.corpus.progress import Progress, resumed, version_of
+from lolm.corpus.rows import MEND
 from lolm.corpus.sources import Source
 from lolm.data.errors import DataError
 from lolm.records import publish_folder, sha256_of, write_json
@@ -193,7 +194,9 @@ def _utf8(document: Document) -> bytes:
             label.encode()
         return document.text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"document {document.id!r}: half a surrogate pair at character {error.start}; it is not text") from None
+        raise DataError(
+            f"document {document.id!r}: half a surrogate pair at character {error.start}, which is not text; {MEND}"
+        ) from None
 
 
 def _named_splits(config: CorpusConfig) -> dict[str, str]:
@@ -201,7 +204,7 @@ def _named_splits(config: CorpusConfig) -> dict[str, str]:
     for split in ("validation", "test"):
         for identity in getattr(config, split):
             if identity in named:
-                raise DataError(f"corpus.{split} names {identity!r}, which corpus.{named[identity]} names already")
+                raise DataError(f"corpus.{split} names {identity!r}, which corpus.{named[identity]} names already; leave one out")
             named[identity] = split
     return named
 
@@ -210,10 +213,10 @@ def _check_complete(config: CorpusConfig, missing: set[str], named: dict[str, st
     where = f"data set {config.name!r}" if config.source == "hub" else f"corpus.path {config.path!r}"
     read, splits = progress.state["read"], progress.state["splits"]
     if not any(splits[split]["documents"] for split in SPLITS):
-        raise DataError(f"{where} has no document with text ({read} read); nothing to train on")
+        raise DataError(f"{where} has no document with text ({read} read): nothing to train on; put text there")
     for identity in sorted(missing):
         close = difflib.get_close_matches(identity, progress.kept_ids(100_000), n=1, cutoff=0.0)
-        hint = f"; the nearest id is {close[0]!r}" if close else ""
+        hint = f"; the nearest id is {close[0]!r}; name that one, or none" if close else "; leave it out"
         raise DataError(f"corpus.{named[identity]} names {identity!r}, which is not among the {read} documents read{hint}")
     for split in SPLITS:
         if not splits[split]["documents"]:

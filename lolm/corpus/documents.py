@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lolm import one_line
 from lolm.data.errors import DataError
 from lolm.records import read_json, sha256_of
 
@@ -71,7 +72,8 @@ def iterate_split(folder: str | Path, split: str) -> Iterator[Document]:
         except FileNotFoundError:
             raise DataError(f"{path}: no such file; run `dvc repro corpus` to make it") from None
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: not a whole Parquet file ({error}); delete its folder and run `dvc repro`") from None
+            said = one_line(error)
+            raise DataError(f"{path}: not a whole Parquet file ({said}); delete its folder and run `dvc repro`") from None
 
 
 class DocumentWriter:

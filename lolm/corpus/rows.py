@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from lolm import one_line
 from lolm.data.errors import DataError
 from lolm.records import parse_json
 
@@ -24,6 +25,7 @@ def _open_zstd(path: Path, mode: str) -> IO[bytes]:
 
 OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open, ".zst": _open_zstd}
 ROWS = 1024  # of a Parquet file, in memory at a time
+MEND = "mend that, or take the file away"
 BOM = b"\xef\xbb\xbf"
 
 
@@ -65,7 +67,7 @@ def _opened(path: Path, line: list[int]) -> Iterator[IO[bytes]]:
     except (lzma.LZMAError, zlib.error, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise DataError(f"{path}: the compressed file is broken after line {line[0]} ({error})") from None
+        raise DataError(f"{path}: the compressed file is broken after line {line[0]} ({one_line(error)}); {MEND}") from None
 
 
 def read_jsonl(path: Path, skip: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -74,9 +76,9 @@ def read_jsonl(path: Path, skip: int = 0) -> Iterator[tuple[int, dict[str, Any]]
         try:
             row = parse_json(line)
         except ValueError as error:
-            raise DataError(f"{path}: line {number} is not valid JSON ({getattr(error, 'msg', error)})") from None
+            raise DataError(f"{path}: line {number} is not valid JSON ({getattr(error, 'msg', error)}); {MEND}") from None
         if not isinstance(row, dict):
-            raise DataError(f"{path}: line {number} is not a JSON object")
+            raise DataError(f"{path}: line {number} is not a JSON object; {MEND}")
         yield number, row
 
 
@@ -106,4 +108,4 @@ def read_parquet(
                 else:
                     skip -= rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({type(error).__name__}: {error})") from error
+        raise DataError(f"{path}: not a readable Parquet file ({one_line(error)}); {MEND}") from error

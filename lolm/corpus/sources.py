@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lolm import one_line
 from lolm.config import CorpusConfig
 from lolm.corpus.documents import Document
 from lolm.corpus.files import find_files
 from lolm.corpus.progress import stamps
-from lolm.corpus.rows import read_jsonl, read_parquet, read_whole
+from lolm.corpus.rows import MEND, read_jsonl, read_parquet, read_whole
 from lolm.data.errors import DataError
 
 LABELS = ("source", "licence", "license")  # fields that are read beside text and id
@@ -105,13 +106,13 @@ def _explained(config: CorpusConfig) -> Iterator[None]:
         raise
     except (ConnectionError, TimeoutError) as error:
         raise DataError(
-            f"data set {name!r} cannot be reached ({type(error).__name__}: {error}). Without a network, put its text into a "
-            f".parquet, .jsonl or .txt file and set corpus.source to 'local' and corpus.path to that file or its folder"
+            f"data set {name!r} cannot be reached ({type(error).__name__}: {one_line(error)}). Without a network, put its text "
+            f"into a .parquet, .jsonl or .txt file and set corpus.source to 'local' and corpus.path to that file or its folder"
         ) from error
     except Exception as error:  # the hub's clients raise no common class; what they say is what the user needs
         raise DataError(
             f"data set {name!r} (subset {config.subset!r}, split {config.split!r}) cannot be read: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {one_line(error)}; see to corpus.name, subset and split, then `dvc repro corpus` reads on"
         ) from error
 
 
@@ -121,7 +122,7 @@ def _rows_to_documents(rows: Any, name: str, config: CorpusConfig, where: str, f
             raise DataError(f"{where}: no field {config.text_field!r}; set corpus.text_field to one of {', '.join(row)}")
         text = row[config.text_field]
         if text is not None and not isinstance(text, str):
-            raise DataError(f"{where}: field {config.text_field!r} of row {position} is {type(text).__name__}, not text")
+            raise DataError(f"{where}: field {config.text_field!r} of row {position} is {type(text).__name__}, not text; {MEND}")
         given = row.get(config.id_field) if config.id_field else None
         identity = f"{name}/{position:09d}" if given is None else str(given)
         licence = row.get("licence") or row.get("license") or ""

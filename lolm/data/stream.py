@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lolm import one_line
 from lolm.data.errors import DataError
 from lolm.records import RecordError, read_json, sha256_of
 
@@ -66,7 +67,7 @@ class TokenStream:
                     raise DataError(f"{folder / 'index.json'}: {shard['file']!r} is no shard of this folder; {REMAKE}")
             return cls(folder, split, index)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise DataError(f"{folder / 'index.json'}: no index ({type(error).__name__}: {error}); {REMAKE}") from None
+            raise DataError(f"{folder / 'index.json'}: no index ({type(error).__name__}: {one_line(error)}); {REMAKE}") from None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -129,7 +130,7 @@ def _load_array(path: Path, length: int) -> np.ndarray:
     except FileNotFoundError:
         raise DataError(f"{path}: missing; {REMAKE}") from None
     except Exception as error:  # NumPy reads a header as Python, which may fail in any way
-        raise DataError(f"{path}: broken ({type(error).__name__}: {error}); {REMAKE}") from None
+        raise DataError(f"{path}: broken ({type(error).__name__}: {one_line(error)}); {REMAKE}") from None
     if len(array) != length:
         raise DataError(f"{path}: {len(array)} entries, but the index says {length}; {REMAKE}")
     return array

@@ -11,13 +11,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from lolm import LolmError
+from lolm import LolmError, one_line
 from lolm.config import RunConfig, load_params, to_mapping
 from lolm.config.arguments import argument
 from lolm.corpus.tokenizer import EOS, Tokenizer
 from lolm.export.native import NotNativeError, from_native, lacking, to_native
 from lolm.export.tokenizer import to_fast
-from lolm.external.load import one_line, transformers
+from lolm.external.load import transformers
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
 from lolm.records import (

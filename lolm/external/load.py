@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lolm import one_line
 from lolm.config import ExternalConfig
 from lolm.external.model import ExternalError, ExternalModel
 from lolm.records import fingerprint_of, sha256_of
@@ -93,8 +94,3 @@ def _load(kind: Any, name: str, config: ExternalConfig, **more: Any) -> Any:
     except Exception as error:  # the library and those it reads files with raise no common class
         version = transformers().__version__
         raise ExternalError(f"{where}: transformers {version} cannot build it: {one_line(error)}") from None
-
-
-def one_line(error: BaseException) -> str:
-    """What a library says, as the end of a message."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -14,6 +14,7 @@ from lolm.records.files import RecordError, write_bytes
 
 T = TypeVar("T")
 
+MAKE_AGAIN = "delete it and run `dvc repro`"
 ALIASES = {"token_class": "class"}  # fields whose key in a record is a word that Python keeps for itself
 
 
@@ -67,7 +68,7 @@ def read_text(path: str | Path) -> str:
     except FileNotFoundError:
         raise RecordError(f"{path}: no such record; run `dvc repro` to make it") from None
     except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: broken ({error}); delete it and run `dvc repro`") from None
+        raise RecordError(f"{path}: broken ({error}); {MAKE_AGAIN}") from None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -96,7 +97,7 @@ def _parsed(text: str, path: str | Path) -> Any:
     try:
         return parse_json(text, _refused)
     except ValueError as error:
-        raise RecordError(f"{path}: not valid JSON ({error}); delete it and run `dvc repro`") from None
+        raise RecordError(f"{path}: not valid JSON ({error}); {MAKE_AGAIN}") from None
 
 
 def _renamed(value: Any, names: dict[str, str]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -26,6 +27,8 @@ REPORTS = "lolm-reports"  # the experiment of studies' reports, of all scales
 RECORDS, SENT = "mlflow.lolm.records", "mlflow.lolm.sent"  # tags of a run that say what it holds; pages hide those of this prefix
 
 
+MOVE_AWAY = "move it away: `python -m pipeline.track` fills another"
+MAKE_WRITABLE = "let this user write it, then `python -m pipeline.track` fills it"
 PATIENCE, SAID_AFTER = 600.0, 5.0  # seconds for which another process that fills the store is waited for, and until that is said
 
 
@@ -57,7 +60,7 @@ def experiment_name(scale: str) -> str:
 def prepare_store() -> None:
     """Create the SQLite store, or bring an older one up to date; any number of processes may call it at once.
 
-    A new store is built beside its place and renamed (8 s), so that a killed process leaves no half-made one.
+    Both are done beside its place, which takes some 8 s, and renamed: a killed process leaves no half-made one.
 
     Raises:
         TrackingError: the store cannot be created, read or migrated.
@@ -68,29 +71,43 @@ def prepare_store() -> None:
     with store_lock():
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            for left in path.parent.glob(f"{path.name}.*.new*"):  # by a process that was killed
-                left.unlink()
-            temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-            try:
+            with _beside(path) as temporary:
                 _open(_sqlite_uri(temporary))
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
             return
         try:
             _open(store_uri())
         except _mlflow().exceptions.MlflowException as error:
             if "out-of-date database schema" not in str(error):
-                raise TrackingError(
-                    f"{path}: not an MLflow store; move it away, `python -m pipeline.track` makes another"
-                ) from error
-            command = [sys.executable, "-m", "mlflow", "db", "upgrade", store_uri()]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise TrackingError(
-                    f"{path}: cannot bring the store up to date: {done.stderr.strip().splitlines()[-1]}"
-                ) from None
+                raise TrackingError(f"{path}: not an MLflow store; {MOVE_AWAY}") from error
+            _bring_up_to_date(path)
         _move_in(path)
+
+
+def _bring_up_to_date(path: Path) -> None:
+    """Let MLflow bring the tables of an older store into their present form, in a copy."""
+    if not os.access(path, os.W_OK):
+        raise TrackingError(f"{path}: of an older MLflow, and cannot be written; {MAKE_WRITABLE}")
+    with _beside(path) as temporary:
+        shutil.copy2(path, temporary)
+        command = [sys.executable, "-m", "mlflow", "db", "upgrade", _sqlite_uri(temporary)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = _reason((done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1])
+            reason = "a newer MLflow has made it" if "Can't locate revision" in said else said
+            raise TrackingError(f"{path}: cannot be brought up to date ({reason}); {MOVE_AWAY}")
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A name beside a store for what becomes it, if all goes well; what killed processes left of such is cleared away."""
+    for left in path.parent.glob(f"{path.name}.*.new*"):
+        left.unlink()
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _move_in(path: Path) -> None:
@@ -145,13 +162,19 @@ def store_lock(patience: float = PATIENCE) -> Iterator[None]:
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in ("alembic", "mlflow", "requests", "sqlalchemy", "sqlite3"):
                 raise
-            reason, path = redacted(str(error)).partition("\n")[0][:300], sqlite_path(store_uri())
-            advice = (
-                "start its server, or unset MLFLOW_TRACKING_URI"
-                if path is None
-                else ("wait for what holds it, or move it away: `python -m pipeline.track` fills another")
-            )
+            reason, path = _reason(redacted(str(error)).partition("\n")[0])[:300], sqlite_path(store_uri())
+            if path is None:
+                advice = "start its server, or unset MLFLOW_TRACKING_URI"
+            elif "readonly" in reason:
+                advice = MAKE_WRITABLE
+            else:
+                advice = f"wait for what holds it, or {MOVE_AWAY}"
             raise TrackingError(f"{path or store_uri()}: cannot be used ({reason}); {advice}") from error
+
+
+def _reason(said: str) -> str:
+    """What a library says, without the name of its class of errors."""
+    return re.sub(r"^(?:\((?:\w+\.)+\w+\) |(?:\w+\.)*\w*(?:Error|Exception): )+", "", said)
 
 
 @contextmanager

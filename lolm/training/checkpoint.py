@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lolm import LolmError
+from lolm import LolmError, one_line
 from lolm.config import RunConfig
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
@@ -285,7 +285,7 @@ def load_weights(path: Path, model: nn.Module, heads: FutureHeads | None) -> Non
             heads.load_state_dict({name[len(HEADS) :]: t for name, t in tensors.items() if name.startswith(HEADS)})
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path}: does not fit the model of this run ({error}); run `dvc repro` to train it again"
+            f"{path}: does not fit the model of this run ({one_line(error)}); run `dvc repro` to train it again"
         ) from None
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import lzma
+import re
 import shutil
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,15 @@ CHANGES = {
                  "refit_tokens": 64, "refit_validation_tokens": 32, "refit_checks": 1, "refit_steps": 2, "fine_tune_steps": 1},
     "layers": {"tokens": 64, "draws": 1},
 }  # fmt: skip
+
+
+def unshared(*flags: str) -> bool:
+    """Whether a process can have a namespace of its own here."""
+    return shutil.which("unshare") is not None and subprocess.run(["unshare", *flags, "true"], check=False).returncode == 0
+
+
+OTHER_USER = pytest.mark.skipif(not unshared("-U"), reason="no namespaces of users here")
+STRANGER = 54321  # a user id without a name
 
 
 def sized(sample: Iterable[Any], whole: Iterable[Any]) -> list[Any]:
@@ -151,9 +162,29 @@ def different(root: Path, made: Path) -> list[str]:
     ]
 
 
+# What a message may tell its reader to do.
+VERBS = (
+    "allow|bring|convert|copy|delete|end|free|give|hold|install|leave|let|lower|make|mend|move|name|put|raise|remove|run|see|set"
+    "|shorten|start|take|unset|wait|write"
+)
+CURE = re.compile(rf"[;:,] (or |then )?({VERBS})\b|`[a-z]+ [^`]+`|JOBS=1")
+FOREIGN = re.compile(r"\b(?:sqlalchemy|alembic|sqlite3)\.\S+|\[Errno \d+\]")  # no word of a user's
+
+
+def cureless(line: str) -> list[str]:
+    """What is wrong with a message: it does not say what to do, or speaks in terms of a library's classes."""
+    found = [] if CURE.search(line) else [f"does not say what to do: {line!r}"]
+    return found + [f"no word of a user's: {word!r}" for word in FOREIGN.findall(line)]
+
+
+def only_error(said: str) -> list[str]:
+    """The one line of an error in what a process said; none where there are more, or a traceback."""
+    lines = [line for line in said.splitlines() if line.startswith("error:")]
+    return lines if len(lines) == 1 and "Traceback" not in said else []
+
+
 def faults_of(ended: Ended, kind: int) -> list[str]:
     """What is wrong with how a struck process ended, and with what it said."""
-    lines = [line for line in ended.said.splitlines() if line.startswith("error:")]
     if kind in (KILL, TORN):
         return [] if ended.status == -9 else [f"ended with {ended.status}"]
     if kind >= SIGNAL:
@@ -161,6 +192,9 @@ def faults_of(ended: Ended, kind: int) -> list[str]:
     if ended.status == 0:  # what failed was not needed
         return []
     found = [f"ended with {ended.status}"] if kind == SHORT or ended.status != 2 else []
-    found += ["a traceback"] if "Traceback" in ended.said else []
-    named = len(lines) == 1 and any(top in lines[0] for top in ("artifacts/", "reports/", ".scratch/", "mlflow.db"))
-    return found + ([] if named else [f"no one line that names a file: {ended.said[-300:]!r}"])
+    named = [
+        line
+        for line in only_error(ended.said)
+        if any(top in line for top in ("artifacts/", "reports/", ".scratch/", "mlflow.db"))
+    ]
+    return found + (cureless(named[0]) if named else [f"no one line that names a file: {ended.said[-300:]!r}"])

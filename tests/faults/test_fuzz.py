@@ -17,7 +17,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from minicorpus import make_texts
-from study import parameters, sized
+from study import cureless, parameters, sized
 
 from lolm import LolmError
 from lolm.config import CorpusConfig, load_params
@@ -283,8 +283,10 @@ def test_readers(readable, table, kind, count):
         try:
             reader(path)
         except LolmError as error:
-            said = f"error: {error}".partition("\n")[0]
+            said = f"error: {error}"
+            assert "\n" not in said, said
             assert any(part in said for part in (path.name, path.parent.name)), said
+            assert not cureless(said), said
         table.add("random damage", kind, said.replace(str(path.parent), "…"))
 
     path.write_bytes(raw)

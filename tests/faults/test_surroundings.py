@@ -13,18 +13,11 @@ import pytest
 from filelock import FileLock
 from processes import KILL, TORN
 from projects import DVC_CONFIG, ROOT, environment, halting
-from study import ARM, SEED, copied, different, run, sized
+from study import ARM, OTHER_USER, SEED, STRANGER, copied, cureless, different, only_error, run, sized, unshared
 
 from lolm.records import Layout, read
 from lolm.records.schema import RunHeader
 
-
-def unshared(*flags: str) -> bool:
-    return shutil.which("unshare") is not None and subprocess.run(["unshare", *flags, "true"], check=False).returncode == 0
-
-
-OTHER_USER = pytest.mark.skipif(not unshared("-U"), reason="no namespaces of users here")
-STRANGER = 54321  # a user id without a name
 FAKE = """
 import os, sys, time
 open("events.txt", "a").write(sys.argv[1] + "\\n")
@@ -63,8 +56,8 @@ def refused(study, table):
 
     def check(fault: str, folder: Path, stage: str, *words: str, **how) -> None:
         ended = run(study.forge, folder, stage, **how)
-        lines = [line for line in ended.said.splitlines() if line.startswith("error:")]
-        sound = ended.status == 2 and len(lines) == 1 and "Traceback" not in ended.said and all(w in lines[0] for w in words)
+        lines = only_error(ended.said)
+        sound = ended.status == 2 and bool(lines) and all(w in lines[0] for w in words) and not cureless(lines[0])
         for path in (folder, *folder.rglob("*")):
             path.chmod(path.stat().st_mode | 0o200) if not path.is_symlink() else None
         again = run(study.forge, folder, stage)
@@ -116,8 +109,8 @@ def test_little_memory(study, table, folder, stage, mebibytes):
     copied(study.before(stage), folder)
     limit = study.forge.address_space + mebibytes * 2**20
     ended = run(study.forge, folder, stage, limits={"RLIMIT_AS": limit})
-    lines = [line for line in ended.said.splitlines() if line.startswith("error:")]
-    told = ended.status == 2 and len(lines) == 1 and "Traceback" not in ended.said
+    lines = only_error(ended.said)
+    told = ended.status == 2 and bool(lines) and not cureless(lines[0])
     wrong = [] if told or ended.status in (0, -6, -11) else [f"ended with {ended.status}: {ended.said[-400:]}"]
     again = run(study.forge, folder, stage)
     wrong += [again.said[-400:]] if again.status else different(folder, study.after(stage))
