@@ -42,12 +42,11 @@ def ui() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Without job execution the server is two processes instead of ten.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking.store_uri(), "--workers", "1"]
     print("starting the MLflow server (some 20 s)", flush=True)
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with open(LOG, "w", encoding="utf-8") as log:
         server = subprocess.Popen(
-            [*command, "--host", args.host, "--port", str(args.port)],
+            command(args.host, args.port),
             env=environment,
             stdout=log,
             stderr=log,
@@ -64,6 +63,20 @@ def ui() -> None:
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait(timeout=20)
+
+
+def command(host: str, port: int) -> list[str]:
+    """What starts the server.
+
+    On a loopback address it answers to that machine's own names alone: by MLflow's own rule a page elsewhere whose name leads
+    here, such as 10.example.com, could read the store in a visitor's browser. ``MLFLOW_SERVER_ALLOWED_HOSTS`` says otherwise.
+    """
+    words = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking.store_uri(), "--workers", "1"]
+    words += ["--host", host, "--port", str(port)]
+    if (host != "localhost" and not host.startswith("127.")) or "MLFLOW_SERVER_ALLOWED_HOSTS" in os.environ:
+        return words
+    names = dict.fromkeys((host, "127.0.0.1", "localhost"))
+    return [*words, "--allowed-hosts", ",".join(f"{name},{name}:*" for name in names)]
 
 
 def _answers(address: str) -> bool:
