@@ -33,7 +33,7 @@ class Table:
         key = (fault, where)
         self.tried[key] += 1
         self.lost[key] += bool(wrong)
-        lines = [line for line in said.splitlines() if line.startswith(("error:", "warning:")) or "cut short" in line]
+        lines = [line for line in said.splitlines() if line.startswith(("error:", "warning:")) or "as a kill leaves it" in line]
         if lines:
             self.said.setdefault(key, lines[0])
 

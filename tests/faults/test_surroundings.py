@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from filelock import FileLock
 from processes import KILL, TORN
@@ -17,6 +20,7 @@ from study import ARM, OTHER_USER, SEED, STRANGER, copied, cureless, different, 
 
 from lolm.records import Layout, read
 from lolm.records.schema import RunHeader
+from pipeline.dvc_state import BUSY
 
 FAKE = """
 import os, sys, time
@@ -160,24 +164,46 @@ def test_two_of_one_run(study, refused, folder, table):
 @pytest.mark.skipif(not unshared("-p", "-f"), reason="no namespaces of processes here")
 def test_a_killed_process_tree_goes_on_and_ends_alike(study, folder, table):
     """The stage, with the process of its run below it, in a namespace that ends with its first process."""
+    tree = halted(study, folder, ["unshare", "-p", "-f", "--kill-child", sys.executable, "-m", "pipeline.train"])
+    tree.kill()
+    tree.wait()
+    time.sleep(0.3)
+    goes_on(study, folder, table, "kill -9 of the whole tree")
+
+
+def test_a_killed_process_group_goes_on_and_ends_alike(study, folder, table):
+    """What a shell ends with the number of the job: all that did not leave the stage's group."""
+    group = halted(study, folder, [sys.executable, "-m", "pipeline.train"], process_group=0)
+    left = [child for child in psutil.Process(group.pid).children(recursive=True) if os.getpgid(child.pid) != group.pid]
+    os.killpg(group.pid, signal.SIGKILL)
+    assert group.wait() == -signal.SIGKILL
+    for child in left:  # of a run in a group of its own: an orphan, whose lock keeps a second one from its run
+        child.kill()
+        child.wait(30)
+    goes_on(study, folder, table, "kill -9 of the process group")
+
+
+def halted(study, folder: Path, words: list[str], **how) -> subprocess.Popen[bytes]:
+    """The stage of training, stopped when its run has its first checkpoint."""
     copied(study.before("train"), folder)
     fingerprint = read(Layout("smoke", study.after("train")).header(ARM, SEED), RunHeader).fingerprint
-    words = ["unshare", "-p", "-f", "--kill-child", sys.executable, "-m", "pipeline.train"]
     variables = environment(folder, **halting(folder.with_name("halting"), fingerprint))
-    tree = subprocess.Popen(words, cwd=folder, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    tree = subprocess.Popen(words, cwd=folder, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how)
     until = time.monotonic() + 200
     while not list(folder.glob(".scratch/*/checkpoint.pt")):
         assert tree.poll() is None, "ended before it could be killed"
         assert time.monotonic() < until
         time.sleep(0.002)
-    tree.kill()
-    tree.wait()
-    time.sleep(0.3)
+    return tree
+
+
+def goes_on(study, folder: Path, table, fault: str) -> None:
+    """The killed run goes on from its checkpoint and ends as an undisturbed one."""
     shutil.rmtree(folder / ".scratch/logs", ignore_errors=True)
     ended = run(study.forge, folder, "train")
     wrong = [ended.said[-400:]] if ended.status else different(folder, study.after("train"))
     wrong += [] if "going on from step" in ended.said else ["did not go on"]
-    table.add("kill -9 of the whole tree", "train", ended.said, wrong)
+    table.add(fault, "train", ended.said, wrong)
     assert not wrong, "\n".join(wrong)
 
 
@@ -273,6 +299,32 @@ def test_dvc_killed_while_it_writes_its_lock(forge, folder, table):
         table.add("kill -9 of DVC at its lock", "dvc.lock", again.said, wrong)
         found += wrong
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("left", ["cut short", "of a process whose number another has", "of a process that is gone"])
+def test_a_note_of_dvc_that_a_kill_has_left(forge, folder, table, left):
+    """The runner takes out of DVC's note who is not at work here, says so, and goes on."""
+    faked(folder)
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    if left.endswith("gone"):
+        other.kill()
+        other.wait()
+    user = {"pid": other.pid, "cmd": "dvc repro"}
+    note = json.dumps({"write": {str(folder / "smoke-smoke.txt"): user}, "read": {str(folder / "params.yaml"): [user]}})
+    busy = folder / BUSY
+    busy.parent.mkdir(exist_ok=True)
+    busy.write_text(note[: len(note) // 2] if left == "cut short" else note, encoding="utf-8")
+    try:
+        ended = forge.run(folder, "pipeline.run", "--scale", "smoke", "--study", "smoke", **AWAY | {"PYTHONPATH": ""})
+    finally:
+        other.kill()
+        other.wait()
+    said = [line for line in ended.said.splitlines() if "as a kill leaves it" in line]
+    wrong = [ended.said[-400:]] if ended.status or "Traceback" in ended.said else []
+    wrong += [] if len(said) == 1 and str(BUSY) in said[0] else [f"not said: {ended.said[-400:]}"]
+    wrong += [] if (folder / "smoke-smoke.txt").exists() else ["not made"]
+    table.add("DVC's note cut or stale", str(BUSY), "\n".join(said), wrong)
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("points", sized([], [4]))
