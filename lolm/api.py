@@ -282,6 +282,7 @@ def load(
     device: str | int | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     step: int | None = None,
+    annealed: bool = False,
 ) -> LoadedModel:
     """Load a trained model.
 
@@ -290,16 +291,20 @@ def load(
             wrote, or its name on the Hugging Face hub, ``owner/name``; those have no held-out text beside them, and records where
             the current project, or the one that they lie in, has the run's.
         device, dtype: of the weights; float32 by default, or another of :data:`DTYPES`.
-        step: whose weights a run kept, a snapshot; by default its last. An export has no other. Records are the whole run's.
+        step: whose weights a run kept, a snapshot; by default its last. An export has those of one step. Records are the whole
+            run's.
+        annealed: take the copy of the run that was annealed to an end at ``step``, not the run as it went on there.
 
     Raises:
-        LoadError: that is no run's folder; a device that PyTorch does not have here; a step whose weights were not kept (names
-            those that were); or an argument of another type.
-        LolmError: its records, weights or tokenizer are missing or broken; names the file.
+        LoadError: that is no run's folder; a device that PyTorch does not have here; an export of another step; or an argument of
+            another type.
+        LolmError: its records, weights or tokenizer are missing or broken, or no weights of that step were kept (names those that
+            were); names the file.
     """
     argument(LoadError, "source", source, str, os.PathLike)
     argument(LoadError, "device", device, str, int, torch.device)
     step = argument(LoadError, "step", step, int, type(None))
+    argument(LoadError, "annealed", annealed, bool)
     if argument(LoadError, "dtype", dtype, torch.dtype, type(None)) not in (None, *DTYPES):
         raise LoadError(f"dtype {dtype}: weights are one of {', '.join(map(str, DTYPES))}")
     try:
@@ -310,15 +315,19 @@ def load(
     folder = Path(source)
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         folder = from_hub(str(source))
-    found = _exported(folder, step) if is_export(folder) else _run(folder, step)
+    found = (_exported if is_export(folder) else _run)(folder, step, annealed)
     found.model.to(device=device, dtype=dtype).eval()
     return found
 
 
-def _exported(folder: Path, step: int | None) -> LoadedModel:
+def _exported(folder: Path, step: int | None, annealed: bool) -> LoadedModel:
     """A run that went out as a folder of the transformers library."""
     model, tokenizer, header = open_export(folder)
-    _kept(folder, step, [header.run.training.steps])
+    last = header.run.training.steps
+    own = last if header.step is None else header.step
+    if step not in (None, own) or (annealed and not header.annealed and own != last):
+        what = "an annealed copy that ended at step" if header.annealed else "step"
+        raise LoadError(f"{folder}: an export has weights of one step, this one of {what} {own}; load the run's own folder")
     return LoadedModel(str(folder), model, tokenizer, header.run, _records_of(folder, header))
 
 
@@ -335,12 +344,7 @@ def _records_of(folder: Path, header: RunHeader) -> RunRecord | None:
     return load_records(layout, key, "left out")
 
 
-def _kept(folder: Path, step: int | None, steps: Sequence[int]) -> None:
-    if step not in (None, *steps):
-        raise LoadError(f"{folder}: no weights of step {step}; kept are those of {', '.join(map(str, steps))}")
-
-
-def _run(folder: Path, step: int | None) -> LoadedModel:
+def _run(folder: Path, step: int | None, annealed: bool) -> LoadedModel:
     """A run of this or of another project."""
     place = run_of(folder)
     if not folder.is_dir():
@@ -349,9 +353,7 @@ def _run(folder: Path, step: int | None) -> LoadedModel:
         raise LoadError(f"{folder}: not the folder of a run, nor an export of one; give {RUNS}")
     layout, key = place
     trained = load_run(layout.train(*key), folder)
-    _kept(folder, step, trained.steps)
-    if step is not None:
-        trained.at(step)
+    trained.kept(step, annealed)
     tokenizer = Tokenizer.load(layout.tokenizer)
     if tokenizer.vocab_size != trained.run.vocab_size:
         raise LoadError(

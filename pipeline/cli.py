@@ -28,8 +28,14 @@ class Command:
     run: Callable[[argparse.Namespace], None]
 
 
-def _generate_arguments(parser: argparse.ArgumentParser) -> None:
+def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="RUN", help=SOURCE)
+    parser.add_argument("--step", type=int, help="take the weights that the run kept of this step (default: its last)")
+    parser.add_argument("--annealed", action="store_true", help="with --step: of the copy that was annealed to an end there")
+
+
+def _generate_arguments(parser: argparse.ArgumentParser) -> None:
+    _model_arguments(parser)
     parser.add_argument("prompt", help="what the text begins with; it may be empty")
     parser.add_argument("--tokens", type=int, default=128, help="that are written at most (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: %(default)s)")
@@ -43,7 +49,7 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(args: argparse.Namespace) -> None:
-    run = _loaded(args.model)
+    run = _loaded(args)
     colour = _colours(run) if args.gate and (args.color or sys.stdout.isatty()) else None
     pieces = run.generate(
         args.prompt,
@@ -63,7 +69,7 @@ def generate(args: argparse.Namespace) -> None:
     print()
 
 
-def _loaded(model: str) -> Any:
+def _loaded(args: argparse.Namespace) -> Any:
     from lolm.api import load
     from lolm.ops.backends import choose_backend
 
@@ -73,7 +79,7 @@ def _loaded(model: str) -> Any:
 
         if not are_compiled():
             print("first use here: compiling kernels for this processor, up to half a minute", file=sys.stderr)
-    return load(model, device=device)
+    return load(args.model, device=device, step=args.step, annealed=args.annealed)
 
 
 def _colours(run) -> Callable[[float], int]:
@@ -84,7 +90,7 @@ def _colours(run) -> Callable[[float], int]:
 
 
 def _score_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="RUN", help=SOURCE)
+    _model_arguments(parser)
     parser.add_argument("file", help="UTF-8 text; - for what comes in")
     parser.add_argument("--intervention", help="also in the model under this intervention, such as gate=1")
     parser.add_argument("--table", action="store_true", help="a line for each token: nats, gate, text; tabs between")
@@ -95,7 +101,7 @@ def score(args: argparse.Namespace) -> None:
         text = (sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()).decode("utf-8")
     except UnicodeDecodeError as error:
         raise LolmError(f"{args.file}: no UTF-8 text ({error.reason} at byte {error.start})") from None
-    run = _loaded(args.model)
+    run = _loaded(args)
     changed = None
     if args.intervention is not None:
         found = run.intervene(text, args.intervention)
@@ -110,7 +116,7 @@ def score(args: argparse.Namespace) -> None:
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="RUN", help=SOURCE)
+    _model_arguments(parser)
     parser.add_argument("--to", metavar="FOLDER", help="new, or an earlier export (default: artifacts/<scale>/exports/<run>)")
 
 
@@ -119,7 +125,7 @@ def export(args: argparse.Namespace) -> None:
     from lolm.external.load import transformers
 
     transformers().utils.logging.disable_progress_bar()
-    print(write(args.model, args.to))
+    print(write(args.model, args.to, step=args.step, annealed=args.annealed))
 
 
 def doctor(args: argparse.Namespace) -> None:

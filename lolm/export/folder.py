@@ -15,7 +15,7 @@ from lolm import LolmError, one_line
 from lolm.config import RunConfig, load_params, to_mapping
 from lolm.config.arguments import argument
 from lolm.corpus.tokenizer import EOS, Tokenizer
-from lolm.export.native import NotNativeError, from_native, lacking, to_native
+from lolm.export.native import from_native, lacking, to_native
 from lolm.export.tokenizer import to_fast
 from lolm.external.load import transformers
 from lolm.models.build import build_model
@@ -41,6 +41,7 @@ from lolm.training.checkpoint import load_run
 HEADER, PIECES = "lolm.json", "sentencepiece.model"  # beside the library's files: the run's header, and its tokenizer's own file
 DIGESTED = ("*.safetensors", "tokenizer*.json", PIECES)  # weights and tokenizer
 PREFIX = "model."  # of our weights' names in the library's file
+OWN = "LolmForCausalLM"
 
 
 class ExportError(LolmError):
@@ -54,13 +55,17 @@ class ExportHeader(RunHeader):
     Attributes:
         sha256: of each file of weights and tokenizer; empty in exports from before they were taken.
         settings: fingerprint of ``run``; empty as ``sha256``.
+        step: whose weights these are; None: the run's last.
+        annealed: whether they are of a copy of the run that was annealed to an end at ``step``.
     """
 
     sha256: dict[str, str] = field(default_factory=dict)
     settings: str = ""
+    step: int | None = None
+    annealed: bool = False
 
 
-def export(run: str | Path, to: str | Path | None = None) -> Path:
+def export(run: str | Path, to: str | Path | None = None, *, step: int | None = None, annealed: bool = False) -> Path:
     """Write a trained run as a folder that ``from_pretrained`` of the library's Auto classes reads, whole or not at all.
 
     It is a class of the library where one has the same arithmetic (:mod:`lolm.export.native`), else ``LolmForCausalLM`` with its
@@ -68,39 +73,45 @@ def export(run: str | Path, to: str | Path | None = None) -> Path:
 
     Args:
         run: folder of its weights, ``artifacts/<scale>/runs/<arm>-<seed>``; its records are found from there.
-        to: a new or empty folder, or an earlier export; default ``artifacts/<scale>/exports/<arm>-<seed>``.
+        to: a new or empty folder, or an earlier export; default ``artifacts/<scale>/exports/<arm>-<seed>``, with ``-step-<step>``
+            or ``-annealed-<step>`` behind it for others than the run's last weights.
+        step, annealed: whose weights, as in :func:`lolm.load`; by default the run's last.
 
     Returns:
         The folder.
 
     Raises:
         ExportError: ``run`` is no folder of weights or no path, or ``to`` has something else in it.
-        RecordError, CheckpointError, DataError: records, weights or tokenizer are missing or broken.
+        RecordError, CheckpointError, DataError: records, weights or tokenizer are missing or broken, or no weights of that step
+            were kept.
         ConfigError: the project's ``params.yaml`` is, whose ``analysis`` says how the interval on the card is made.
         ExternalError: the library is not installed.
     """
-    from lolm.report.card import model_card  # which brings libraries for figures and tables that reading an export does without
-
     argument(ExportError, "run", run, str, os.PathLike)
     argument(ExportError, "to", to, str, os.PathLike, type(None))
+    step = argument(ExportError, "step", step, int, type(None))
+    argument(ExportError, "annealed", annealed, bool)
     place = run_of(run)
     if place is None or not Path(run).is_dir():
         raise ExportError(f"{run}: no folder of a run's weights; these are artifacts/<scale>/runs/<arm>-<seed>")
     layout, key = place
-    folder = layout.artifacts / "exports" / str(key) if to is None else Path(to)
+    trained = load_run(layout.train(*key), layout.weights(*key))
+    trained.kept(step, annealed)
+    if step in (None, trained.run.training.steps):
+        step, annealed = None, False
+    name = str(key) if step is None else f"{key}-{'annealed' if annealed else 'step'}-{step}"
+    folder = layout.artifacts / "exports" / name if to is None else Path(to)
     if folder.exists() and not is_export(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportError(f"{folder}: is there and is no export; give another folder, or delete it")
-    trained, tokenizer = load_run(layout.train(*key), layout.weights(*key)), Tokenizer.load(layout.tokenizer)
-    records, params = load_records(layout, key, "left out"), load_params(layout.root / "params.yaml")
-    assert records is not None
+    tokenizer = Tokenizer.load(layout.tokenizer)
     if tokenizer.vocab_size != trained.run.vocab_size:
         raise ExportError(f"{layout.tokenizer}: has {tokenizer.vocab_size} pieces, the run {trained.run.vocab_size}: made later")
     with atomic_folder(folder) as new:
-        native, differs = write_model(new, trained.model, trained.run)
+        write_model(new, trained.model, trained.run)
         to_fast(tokenizer).save_pretrained(new)
         (new / PIECES).write_bytes((layout.tokenizer / "tokenizer.model").read_bytes())
-        write_text(new / "README.md", model_card(records, layout, native, differs, params.analysis))
-        write_header(new, trained.header)
+        write_header(new, trained.header, step, annealed)
+        write_text(new / "README.md", card_of(new, layout.root))
     return folder
 
 
@@ -111,41 +122,38 @@ def card_of(folder: Path, root: Path = Path()) -> str:
         ExportError: the project has no such run.
         RecordError: a record is broken.
     """
-    from lolm.report.card import model_card
+    from lolm.report.card import model_card  # which brings libraries for figures and tables that reading an export does without
 
     header = read(folder / HEADER, ExportHeader)
     layout, params = Layout(header.run.scale, root), load_params(root / "params.yaml")
     records = load_records(layout, RunKey(header.run.arm, header.run.seed), "left out")
     if records is None or records.fingerprint != header.fingerprint:
         raise ExportError(f"{folder}: is of run {header.fingerprint}, {header.name}, of which {layout.reports} has no records")
-    architectures = read_json(folder / "config.json")["architectures"]
-    differs = lacking(build_model(header.run))
-    return model_card(records, layout, "" if differs else architectures[0], differs, params.analysis)
+    (kind,) = read_json(folder / "config.json")["architectures"]
+    differs = ""
+    if kind == OWN:
+        with torch.device("meta"):
+            kind, differs = "", lacking(build_model(header.run))
+    return model_card(records, layout, kind, differs, params.analysis, header.step, header.annealed)
 
 
-def write_header(folder: Path, header: RunHeader) -> None:
+def write_header(folder: Path, header: RunHeader, step: int | None = None, annealed: bool = False) -> None:
     """Write ``lolm.json`` beside whole weights and tokenizer."""
     digests = {path.name: sha256_of(path) for pattern in DIGESTED for path in folder.glob(pattern)}
     run_header = {spec.name: getattr(header, spec.name) for spec in fields(RunHeader)}
-    write(folder / HEADER, ExportHeader(**run_header, sha256=digests, settings=fingerprint_of(header.run)))
+    settings = fingerprint_of(header.run)
+    write(folder / HEADER, ExportHeader(**run_header, sha256=digests, settings=settings, step=step, annealed=annealed))
 
 
-def write_model(folder: Path, model: LanguageModel, run: RunConfig) -> tuple[str, str]:
-    """Weights, configuration and, where no class of the library computes the model, code.
-
-    Returns:
-        Name of the library's class, empty for ours; and what the model has that none has.
-    """
-    differs = ""
-    try:
-        exported = to_native(model)
-    except NotNativeError as error:
-        exported, differs = _own(model, run), error.has
+def write_model(folder: Path, model: LanguageModel, run: RunConfig) -> None:
+    """Weights, configuration and, where no class of the library computes the model, code."""
+    own = lacking(model)
+    exported = _own(model, run) if own else to_native(model)
+    if own:
         for name, source in flat_modules("lolm.export.modeling_lolm").items():
             write_text(folder / name, source)
     exported.generation_config = transformers().GenerationConfig(bos_token_id=EOS, eos_token_id=EOS, pad_token_id=EOS)
     exported.save_pretrained(folder)
-    return "" if differs else type(exported).__name__, differs
 
 
 def _own(model: LanguageModel, run: RunConfig) -> Any:
@@ -157,7 +165,7 @@ def _own(model: LanguageModel, run: RunConfig) -> Any:
     config = LolmConfig(*what, bos_token_id=EOS, eos_token_id=EOS)
     config.auto_map = {
         "AutoConfig": "configuration_lolm.LolmConfig",
-        "AutoModelForCausalLM": "modeling_lolm.LolmForCausalLM",
+        "AutoModelForCausalLM": f"modeling_lolm.{OWN}",
     }
     with torch.random.fork_rng(devices=[]):  # what is drawn for initial values is lost
         exported = LolmForCausalLM(config).eval()

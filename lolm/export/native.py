@@ -51,9 +51,10 @@ def to_native(model: LanguageModel) -> Any:
 
 
 def lacking(model: LanguageModel) -> str:
-    """What the model has that no class of the library has; empty where one computes it."""
+    """What the model has that no class of the library has; empty where one computes it. It may have shapes alone."""
     try:
-        _mapped(model)
+        configuration, _ = _mapped(model)
+        configuration(model)
     except NotNativeError as error:
         return error.has
     return ""

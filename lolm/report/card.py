@@ -8,37 +8,64 @@ from lolm.analysis.uncertainty import TextSample
 from lolm.claims.ledger import decided_with
 from lolm.claims.numbers import show_interval
 from lolm.config import AnalysisConfig
-from lolm.records import Layout, read_json
+from lolm.records import Layout, names, read_json
 from lolm.records.results import RunRecord
+from lolm.records.schema import Score
 from lolm.report.render import render, si
 
 
-def model_card(run: RunRecord, layout: Layout, native: str, differs: str, analysis: AnalysisConfig) -> str:
+def model_card(
+    run: RunRecord,
+    layout: Layout,
+    native: str,
+    differs: str,
+    analysis: AnalysisConfig,
+    step: int | None = None,
+    annealed: bool = False,
+) -> str:
     """Markdown with the front matter that the Hugging Face hub reads, all of it from the run's records.
 
     Args:
         native: class of the ``transformers`` library that computes the model; empty where it is this project's own.
         differs: where none does, what the model has that none has.
         analysis: confidence, and how text is resampled for the interval of the test loss.
+        step, annealed: whose weights, as in :func:`lolm.export.export`.
     """
     config = run.header.run
     training = config.training
     corpus = read_json(layout.corpus_record) if layout.corpus_record.exists() else None
     shards = read_json(layout.shards_record) if layout.shards_record.exists() else None
+    tokens = (step or training.steps) * training.accumulation * training.batch_size * training.seq_len
     return render(
         "card.md",
         run=run,
         config=config,
         native=native,
         differs=differs,
-        tokens=training.steps * training.accumulation * training.batch_size * training.seq_len,
+        tokens=tokens,
+        flops=run.summary.flops if step is None else tokens * run.header.flops_per_token.training,
+        step=step,
+        annealed=annealed,
+        scores=_scores(run, step, annealed),
         corpus=corpus,
         shards=shards,
-        interval=_over_text(run, analysis),
+        interval=None if step else _over_text(run, analysis),
         level=f"{100 * analysis.confidence:g} %",
         claims=decided_with(run, read_json(ledger) if (ledger := layout.reports / "claims.json").exists() else []),
         si=si,
     )
+
+
+def _scores(run: RunRecord, step: int | None, annealed: bool) -> dict[str, Score]:
+    """What was measured of these weights, by the text."""
+    if step is None:
+        found = run.evaluation
+        return {f"test, {found.tokens:,} tokens": found.test, "validation": found.validation} if found else {}
+    ends = run.evaluation.schedule_ends if annealed and run.evaluation is not None else ()
+    keys = [names.annealed(key) if annealed else key for key in (names.VAL_NATS, names.VAL_BITS_PER_BYTE, names.VAL_ACCURACY)]
+    scores = [("test, the part scored where schedules end", end.test) for end in ends if end.step == step]
+    rows = [row for row in run.rows if row["step"] == step and keys[0] in row]
+    return dict(scores + [("validation, the part scored in training", Score(*(row[key] for key in keys))) for row in rows])
 
 
 def _over_text(run: RunRecord, analysis: AnalysisConfig) -> str | None:

@@ -318,6 +318,24 @@ class TrainedRun:
         """Steps at which a schedule ended, ascending, the run's own end last."""
         return [*self.run.training.cooldown_steps, self.run.training.steps]
 
+    def kept(self, step: int | None, annealed: bool = False) -> LanguageModel:
+        """The model in evaluation mode with weights that the run kept; None for its last.
+
+        Args:
+            annealed: of a copy of the run that was annealed to an end at ``step``.
+
+        Raises:
+            CheckpointError: none of that step were kept, names those that were; or they are missing or broken.
+        """
+        if step not in (None, *(self.schedule_ends if annealed else self.steps)):
+            steps, ends = (", ".join(map(str, kept)) for kept in (self.steps, self.schedule_ends))
+            raise CheckpointError(
+                f"{self.weights}: no {'annealed ' * annealed}weights of step {step}; kept are those of {steps}; annealed: {ends}"
+            )
+        if step is not None:
+            (self.at_end if annealed else self.at)(step)
+        return self.model
+
     def at(self, step: int) -> LanguageModel:
         """The model in evaluation mode with the weights of a kept step."""
         return self._filled(snapshot_path(self.weights, step), step)

@@ -22,7 +22,7 @@ from lolm.interventions import InterventionError, change_site, force_gate
 from lolm.objectives import build_heads
 from lolm.records import Layout, RecordError, read
 from lolm.records.schema import RunHeader
-from lolm.training.checkpoint import CheckpointError, save_weights, snapshot_path
+from lolm.training.checkpoint import CheckpointError, cooldown_path, save_weights, snapshot_path
 from pipeline import cli
 
 TEXT = "A fox ran. Ω was its name,\nand 42 its age. " * 3
@@ -129,13 +129,39 @@ def test_a_snapshot_is_loaded_by_its_step(project, run):
     assert torch.equal(found.model.embedding.weight, earlier.embedding.weight)
     assert not found.model.training
     assert torch.equal(lolm.load(run.source, step=run.config.training.steps).model.embedding.weight, run.model.embedding.weight)
-    with pytest.raises(
-        LoadError, match=rf"lolm-1: no weights of step 7; kept are those of {step}, .*{run.config.training.steps}$"
-    ):
+    last = run.config.training.steps
+    with pytest.raises(CheckpointError, match=rf"no weights of step 7; kept are .* {step}, .*{last}; annealed: .*{last}$"):
         lolm.load(run.source, step=7)
     snapshot_path(weights, step).unlink()
     with pytest.raises(CheckpointError, match=rf"step-{step:06d}.safetensors: no such file"):
         lolm.load(run.source, step=step)
+
+
+def test_the_end_of_an_annealed_copy_is_loaded_by_its_step(run, ended, capsys, monkeypatch, tmp_path):
+    end, annealed = ended
+    found = lolm.load(run.source, step=end, annealed=True)
+    assert torch.equal(found.model.embedding.weight, annealed.embedding.weight)
+    last = run.config.training.steps
+    assert torch.equal(lolm.load(run.source, step=last, annealed=True).model.embedding.weight, run.model.embedding.weight)
+    with pytest.raises(CheckpointError, match="no annealed weights of step 7; kept are those of"):
+        lolm.load(run.source, step=7, annealed=True)
+    words = ("--step", end, "--annealed")
+    written = command(capsys, monkeypatch, "generate", run.source, "A fox", "--tokens", 12, "--seed", 2, *words).out
+    assert written == "A fox" + found.generate("A fox", max_tokens=12, seed=2) + "\n"
+    (tmp_path / "text").write_text(TEXT, encoding="utf-8")
+    said = command(capsys, monkeypatch, "score", run.source, tmp_path / "text", *words).out
+    assert f"{found.score(TEXT).nats_per_token:.4f} nats a token" in said
+
+
+@pytest.fixture
+def ended(project, run):
+    """Step and model of an annealed copy whose weights were kept."""
+    (end, *_), model = run.config.training.cooldown_steps, copy.deepcopy(run.model)
+    with torch.no_grad():
+        model.embedding.weight.mul_(3)
+    heads = build_heads(run.config.architecture, run.config.size)
+    save_weights(cooldown_path(Layout("smoke", project).weights("lolm", 1), end), model, heads)
+    return end, model
 
 
 def writer(run, ids):
@@ -300,6 +326,8 @@ WRONG_TYPES = (
     (lambda run: lolm.load(run.source, dtype="bfloat16"), "dtype: expected torch.dtype or None, got str 'bfloat16'"),
     (lambda run: lolm.load(run.source, dtype=torch.int64), f"dtype torch.int64: weights are one of {DTYPES[0]}"),
     (lambda run: lolm.load(run.source, step="last"), "step: expected int or None, got str 'last'"),
+    (lambda run: lolm.load(run.source, annealed=1), "annealed: expected bool, got int 1"),
+    (lambda run: export(run.source, step=1.5), "step: expected int or None, got float 1.5"),
     (lambda run: export(3), "run: " + PATH + "int 3"),
     (lambda run: export(run.source, to=b"x"), "to: expected str or os.PathLike or None, got bytes b'x'"),
     (lambda run: generate(run.model, [[1]], 2), "prompts_BT: expected torch.Tensor, got list [[1]]"),

@@ -66,9 +66,10 @@ def test_records_are_those_of_the_same_run(tmp_path, monkeypatch):
     assert lolm.load("copy").records is None, "another run's"
 
 
-def test_an_export_has_the_last_weights_alone():
-    with pytest.raises(LoadError, match=r"lolm-tiny: no weights of step 7; kept are those of \d+$"):
+def test_an_export_has_weights_of_one_step():
+    with pytest.raises(LoadError, match=r"lolm-tiny: an export has weights of one step, this one of step 2000; load"):
         lolm.load(MODELS[0], step=7)
+    assert lolm.load(MODELS[0], step=2000, annealed=True).config.training.steps == 2000
 
 
 def test_an_intervention_that_needs_held_out_text_says_where_it_is():

@@ -90,10 +90,8 @@ def row(tmp_path_factory):
         folder = tmp_path_factory.mktemp(arm)
         run = make_run(arm, training={"kernels": "reference"})
         ours = scrambled(make_model(arm, training={"kernels": "reference"}))
-        native, differs = write_model(folder / "model", ours, run)
+        write_model(folder / "model", ours, run)
         theirs = loaded(folder / "model")
-        assert type(theirs).__name__ == (native or "LolmForCausalLM")
-        assert bool(differs) == (not native)
         assert not theirs.training
         found = [theirs(tokens, use_cache=False).logits - ours(tokens) for tokens in (TOKENS[:1], TOKENS)]
         theirs.save_pretrained(folder / "again")

@@ -19,13 +19,13 @@ from synthetic import write_results  # noqa: E402
 import lolm  # noqa: E402
 from lolm.corpus.tokenizer import Tokenizer, train_tokenizer  # noqa: E402
 from lolm.export import ExportError, export, is_export, open_export  # noqa: E402
-from lolm.export.folder import write_model  # noqa: E402
+from lolm.export.folder import card_of, write_model  # noqa: E402
 from lolm.models.build import build_model  # noqa: E402
 from lolm.objectives import build_heads  # noqa: E402
-from lolm.records import Layout, RecordError, read, read_json, sha256_of, to_record, write_json  # noqa: E402
-from lolm.records.schema import RunHeader  # noqa: E402
+from lolm.records import Layout, RecordError, read, read_json, read_rows, sha256_of, to_record, write_json  # noqa: E402
+from lolm.records.schema import Evaluation, RunHeader  # noqa: E402
 from lolm.source import flat_modules  # noqa: E402
-from lolm.training.checkpoint import save_weights  # noqa: E402
+from lolm.training.checkpoint import CheckpointError, cooldown_path, save_weights, snapshot_path  # noqa: E402
 
 # What a stranger runs: the library, and none of this project or of what it alone needs.
 STRANGER = """
@@ -176,6 +176,40 @@ def test_what_a_file_lacks_is_refused(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="lacks some that this architecture has"):
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
+
+
+def test_weights_of_another_step(made, tmp_path, monkeypatch, capsys):
+    from pipeline import cli
+
+    layout, _ = made
+    weights, header = layout.weights("lolm", 1), read(layout.header("lolm", 1), RunHeader)
+    run, heads = header.run, build_heads(header.run.architecture, header.run.size)
+    end = run.training.cooldown_steps[0]
+    inside = next(step for step in run.training.snapshot_steps if step % 20 == 0)  # where the made-up series has a validation
+    for path, seed in ((snapshot_path(weights, inside), 1), (cooldown_path(weights, end), 2)):
+        torch.manual_seed(seed)
+        save_weights(path, build_model(run), heads)
+    evaluation, found = read(layout.evaluation("lolm", 1), Evaluation), {}
+    for step, words in ((inside, ()), (end, ("--annealed",))):
+        monkeypatch.setattr(sys, "argv", ["lolm", "export", str(weights), "--step", str(step), *words])
+        cli.lolm()
+        folder = Path(capsys.readouterr().out.strip())
+        assert folder.name == f"lolm-1-{'annealed' if words else 'step'}-{step}"
+        ours, theirs = lolm.load(weights, step=step, annealed=bool(words)), lolm.load(folder, step=step, annealed=bool(words))
+        assert torch.equal(ours.model.embedding.weight, theirs.model.embedding.weight)
+        found[step] = (folder / "README.md").read_text()
+        assert found[step] == card_of(folder, layout.root)
+        assert f"{evaluation.test.nats:.4f}" not in found[step]
+        assert "not of these weights alone" in found[step]
+        with pytest.raises(lolm.LolmError, match=f"this one of {'an annealed copy that ended at ' if words else ''}step {step};"):
+            lolm.load(folder, step=run.training.steps)
+    rows = {row["step"]: row for row in read_rows(layout.series("lolm", 1)) if "val/nats" in row}
+    assert f"seed 1, after step {inside} of {run.training.steps}\n" in found[inside]
+    assert f"| validation, the part scored in training | {rows[inside]['val/nats']:.4f} |" in found[inside]
+    assert f"seed 1, annealed to an end at step {end} of {run.training.steps}\n" in found[end]
+    assert export(weights, step=run.training.steps).name == "lolm-1"
+    with pytest.raises(CheckpointError, match="no weights of step 7; kept are those of"):
+        export(weights, step=7)
 
 
 def test_card(made):

@@ -9,7 +9,7 @@ from builders import VOCAB, make_model, random_tokens  # noqa: E402
 
 from lolm.analysis.layers import damage, share, statistic  # noqa: E402
 from lolm.config import ExternalConfig, LayersConfig, StackConfig, from_mapping  # noqa: E402
-from lolm.export.native import NotNativeError, from_native, to_native  # noqa: E402
+from lolm.export.native import NotNativeError, from_native, lacking, to_native  # noqa: E402
 from lolm.external import ExternalModel, TextWindows, load_model  # noqa: E402
 from lolm.laboratory.layers import measure_layers  # noqa: E402
 
@@ -98,8 +98,9 @@ def test_logits_and_damages_are_the_same(name, tmp_path):
     ],
 )
 def test_what_no_class_computes_is_refused(arm, has):
-    with pytest.raises(NotNativeError, match=f"no class of the transformers library computes this model: it has .*{has}"):
+    with pytest.raises(NotNativeError, match=f"^no class of the transformers library computes this model: it has .*{has}") as no:
         to_native(make_model(arm))
+    assert lacking(make_model(arm)) == no.value.has, "what the card says"
 
 
 def test_a_window_is_refused():
