@@ -2,7 +2,16 @@
 
 from lolm.records.files import RecordError, atomic_file, atomic_folder, link, named, publish_folder, write_bytes
 from lolm.records.identity import essence, fingerprint_of, sha256_of
-from lolm.records.layout import FINAL_WEIGHTS, Layout, RunKey, budgets_record, recorded_scales, run_of
+from lolm.records.layout import (
+    FINAL_WEIGHTS,
+    Layout,
+    RunKey,
+    budgets_record,
+    cooldown_path,
+    recorded_scales,
+    run_of,
+    snapshot_path,
+)
 from lolm.records.series import AXES, SeriesWriter, points, read_rows, read_series, write_rows
 from lolm.records.store import from_record, parse_json, read, read_json, read_text, to_record, write, write_json, write_text
 
@@ -16,6 +25,7 @@ __all__ = [
     "atomic_file",
     "atomic_folder",
     "budgets_record",
+    "cooldown_path",
     "essence",
     "fingerprint_of",
     "from_record",
@@ -32,6 +42,7 @@ __all__ = [
     "recorded_scales",
     "run_of",
     "sha256_of",
+    "snapshot_path",
     "to_record",
     "write",
     "write_bytes",

@@ -10,6 +10,16 @@ from typing import NamedTuple
 FINAL_WEIGHTS = "model.safetensors"  # of a run, in its folder of weights and before that in its scratch folder
 
 
+def snapshot_path(folder: Path, step: int) -> Path:
+    """Weights inside a run, in its folder of weights or its scratch folder."""
+    return folder / "snapshots" / f"step-{step:06d}.safetensors"
+
+
+def cooldown_path(folder: Path, step: int) -> Path:
+    """Weights of a copy of the run that was annealed to a shorter end."""
+    return folder / "cooldowns" / f"step-{step:06d}.safetensors"
+
+
 class RunKey(NamedTuple):
     """One run of a scale; as text the name of its folders and files, ``<arm>-<seed>``."""
 

@@ -20,12 +20,23 @@ from typing import Any
 
 from lolm.config import flatten
 from lolm.config.strict import as_text
-from lolm.records import Layout, RecordError, RunKey, fingerprint_of, read, read_rows, sha256_of, to_record
+from lolm.records import (
+    Layout,
+    RecordError,
+    RunKey,
+    cooldown_path,
+    fingerprint_of,
+    read,
+    read_rows,
+    sha256_of,
+    snapshot_path,
+    to_record,
+)
 from lolm.records.results import RunRecord, load_run
 from lolm.records.schema import Divergence, Identity, RunHeader
 from lolm.records.series import Row
 from lolm.tracking.experiments import NOTE_TAG
-from lolm.tracking.models import TEST, TRAIN, VALIDATION, data_of, data_set, log_data, log_model
+from lolm.tracking.models import ANNEALED, TEST, TRAIN, VALIDATION, data_of, data_set, log_data, log_models
 from lolm.tracking.notes import LEDGER, first_note, note_of
 from lolm.tracking.series import (
     Point,
@@ -127,7 +138,9 @@ def records_digest(layout: Layout, key: RunKey) -> str:
         layout.divergence(*key), layout.header(*key), layout.series(*key), layout.summary(*key), layout.evaluation(*key),
         layout.ablation(*key), layout.layers(*key), layout.recall(*key), layout.downstream(*key),
     )  # fmt: skip
-    return fingerprint_of(FORM, str(key), [sha256_of(path) if path.exists() else None for path in paths])
+    folders = [place(layout.weights(*key), 0).parent for place in (snapshot_path, cooldown_path)]
+    there = [folder.name for folder in folders if folder.is_dir()]  # weights of which there are models too
+    return fingerprint_of(FORM, str(key), [sha256_of(path) if path.exists() else None for path in paths], *there)
 
 
 # ---------------------------------------------------------------------------------------------- filling
@@ -192,18 +205,20 @@ def fill(client: Any, experiment: str, view: View) -> str:
     if record is not None and run.data.tags.get(RECORDS) != view.digest:
         sets = {split: data_set(header, view.layout, split) for split in (TRAIN, VALIDATION, TEST)}
         log_data(client, run_id, sets)
-        model = log_model(client, experiment, run_id, record, view.layout)
+        models = log_models(client, experiment, run_id, record, view.layout)
+        others = {point: model for model, weights in models.items() for point in weights.points}
 
-        def of(key: str) -> dict[str, str]:
-            split = data_of(key)
+        def of(point: Point) -> dict[str, str]:
+            split, model = data_of(point[0]), others.get(point, None if point[0].startswith(ANNEALED) else next(iter(models)))
             data = {"dataset_name": sets[split].name, "dataset_digest": sets[split].digest} if split else {}
-            return {} if split is None else {"model_id": model, "run_id": run_id} | data
+            return {} if split is None or model is None else {"model_id": model, "run_id": run_id} | data
 
         for stage, measured in view.measured.items():
             if sent.get(stage) != f"all {measured.digest}":
                 say(stage, f"none {measured.digest}")
                 send_points(client, run_id, start, measured.points, of)
                 say(stage, f"all {measured.digest}")
+        send_points(client, run_id, start, list(others), of)  # which the run has, and its models have not
         for path in view.files:
             client.log_artifact(run_id, str(path))
         client.set_tag(run_id, NOTE_TAG, note_of(record, view.layout))

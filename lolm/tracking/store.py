@@ -266,16 +266,17 @@ def find_run(client: Any, experiment: str, fingerprint: str) -> Any:
     return found[0] if found else None
 
 
-def send_points(client: Any, run_id: str, start: int, points: list[Point], of: Callable[[str], Any] = lambda key: {}) -> None:
+def send_points(client: Any, run_id: str, start: int, points: list[Point], of: Callable[[Point], Any] = lambda point: {}) -> None:
     """Send points in batches; the store drops an exact duplicate.
 
     Args:
-        of: by a metric's key, what it is of: fields of MLflow's ``Metric`` that name a model and a data set.
+        of: what a point is of: fields of MLflow's ``Metric`` that name a model and a data set.
     """
     from mlflow.entities import Metric
 
     for i in range(0, len(points), METRICS_PER_CALL):
-        batch = [Metric(key, n, start + int(1000 * s), step, **of(key)) for key, n, step, s in points[i : i + METRICS_PER_CALL]]
+        some = points[i : i + METRICS_PER_CALL]
+        batch = [Metric(key, n, start + int(1000 * s), step, **of((key, n, step, s))) for key, n, step, s in some]
         client.log_batch(run_id, metrics=batch)
 
 

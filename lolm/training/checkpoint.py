@@ -29,7 +29,7 @@ from lolm.config import RunConfig
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
 from lolm.objectives import FutureHeads, build_heads
-from lolm.records import FINAL_WEIGHTS, atomic_file, read, sha256_of
+from lolm.records import FINAL_WEIGHTS, atomic_file, cooldown_path, read, sha256_of, snapshot_path
 from lolm.records.schema import RunHeader, Summary
 from lolm.training import ranks
 from lolm.training.scratch import BRANCHES
@@ -41,16 +41,6 @@ DIGESTS = "sha256.json"  # of the shards
 
 class CheckpointError(LolmError):
     """A checkpoint or weight file that cannot be used."""
-
-
-def snapshot_path(folder: Path, step: int) -> Path:
-    """Weights inside a run."""
-    return folder / "snapshots" / f"step-{step:06d}.safetensors"
-
-
-def cooldown_path(folder: Path, step: int) -> Path:
-    """Weights of a copy of the run that was annealed to a shorter end."""
-    return folder / "cooldowns" / f"step-{step:06d}.safetensors"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

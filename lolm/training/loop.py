@@ -29,10 +29,10 @@ from lolm.config import RunConfig
 from lolm.data.batches import Sampler
 from lolm.models.language_model import LanguageModel, half_precision
 from lolm.ops.backends import chosen_kernels
-from lolm.records import FINAL_WEIGHTS, SeriesWriter, names, read, write
+from lolm.records import FINAL_WEIGHTS, SeriesWriter, cooldown_path, names, read, snapshot_path, write
 from lolm.records.schema import RunHeader, Summary
 from lolm.training import ranks
-from lolm.training.checkpoint import checkpointed, cooldown_path, remove_checkpoint, restore, save, save_weights, snapshot_path
+from lolm.training.checkpoint import checkpointed, remove_checkpoint, restore, save, save_weights
 from lolm.training.metrics import Usage, stream_metrics
 from lolm.training.progress import Progress, TrainingError
 from lolm.training.scratch import BRANCHES, FINISHED, publish

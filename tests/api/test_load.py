@@ -20,9 +20,9 @@ from lolm.export import export
 from lolm.generation import GenerationError, generate
 from lolm.interventions import InterventionError, change_site, force_gate
 from lolm.objectives import build_heads
-from lolm.records import Layout, RecordError, read
+from lolm.records import Layout, RecordError, cooldown_path, read, snapshot_path
 from lolm.records.schema import RunHeader
-from lolm.training.checkpoint import CheckpointError, cooldown_path, save_weights, snapshot_path
+from lolm.training.checkpoint import CheckpointError, save_weights
 from pipeline import cli
 
 TEXT = "A fox ran. Ω was its name,\nand 42 its age. " * 3

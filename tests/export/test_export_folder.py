@@ -23,9 +23,10 @@ from lolm.export.folder import card_of, write_model  # noqa: E402
 from lolm.models.build import build_model  # noqa: E402
 from lolm.objectives import build_heads  # noqa: E402
 from lolm.records import Layout, RecordError, read, read_json, read_rows, sha256_of, to_record, write_json  # noqa: E402
+from lolm.records.layout import cooldown_path, snapshot_path  # noqa: E402
 from lolm.records.schema import Evaluation, RunHeader  # noqa: E402
 from lolm.source import flat_modules  # noqa: E402
-from lolm.training.checkpoint import CheckpointError, cooldown_path, save_weights, snapshot_path  # noqa: E402
+from lolm.training.checkpoint import CheckpointError, save_weights  # noqa: E402
 
 # What a stranger runs: the library, and none of this project or of what it alone needs.
 STRANGER = """

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from minicorpus import make_texts
-from synthetic import write_results
+from synthetic import Truth, write_results
 
 import lolm
 from lolm import tracking
@@ -19,7 +19,7 @@ from lolm.corpus.tokenizer import train_tokenizer
 from lolm.export.pyfunc import _load_pyfunc
 from lolm.models.build import build_model
 from lolm.objectives import build_heads
-from lolm.records import Layout, RunKey, read, sha256_of, write, write_json
+from lolm.records import Layout, RunKey, cooldown_path, read, sha256_of, snapshot_path, write, write_json
 from lolm.records.schema import RunHeader, Summary
 from lolm.tracking.experiments import LONGEST_TAG, SECTIONS, VIEW_TAG
 from lolm.tracking.models import EXAMPLE
@@ -29,6 +29,7 @@ from lolm.tracking.store import open_client
 from lolm.training.checkpoint import save_weights
 
 KEY = RunKey("lolm", 1)
+INSIDE, LATER, END = 20, 10, 10  # steps of snapshots, and of an annealed copy
 STRANGER = """
 import json, sys
 sys.modules.update(dict.fromkeys(("lolm", "pipeline", "numba", "triton")))
@@ -43,7 +44,8 @@ def synced(tmp_path_factory, migrated):
     """A project whose records MLflow holds, with the weights of its one run; the layout, a client, the run and its model."""
     root = tmp_path_factory.mktemp("tracked")
     shutil.copy(migrated, root / "mlflow.db")
-    write_results(root, arms=("lolm",), seeds=(1,))
+    as_long = Truth(steps=40, log_every=2, eval_every=10, cooldowns=(0.25, 0.5))  # as scale smoke says
+    write_results(root, arms=("lolm",), seeds=(1,), truth=as_long)
     layout = Layout("smoke", root)
     run = read(layout.header(*KEY), RunHeader).run
     lines = [line for text in make_texts(300).values() for line in text.split("\n")]
@@ -51,8 +53,10 @@ def synced(tmp_path_factory, migrated):
     (layout.tokenizer / "tokenizer.model").write_bytes(train_tokenizer(lines, run.vocab_size))
     write_json(layout.tokenizer / "tokenizer.json", {"model_sha256": sha256_of(layout.tokenizer / "tokenizer.model")})
     torch.manual_seed(0)
-    weights = layout.weights(*KEY) / "model.safetensors"
-    save_weights(weights, build_model(run), build_heads(run.architecture, run.size))
+    folder = layout.weights(*KEY)
+    weights = folder / "model.safetensors"
+    for path in (weights, snapshot_path(folder, INSIDE), cooldown_path(folder, END)):
+        save_weights(path, build_model(run), build_heads(run.architecture, run.size))
     write(layout.summary(*KEY), replace(read(layout.summary(*KEY), Summary), weights={weights.name: sha256_of(weights)}))
     header = read(layout.header(*KEY), RunHeader)
     said = {"group": "gate", "source": "a paper", "published": [{"value": 2.0, "unit": "x"}], "sound": {"shown": "1.5×"}}
@@ -68,7 +72,7 @@ def synced(tmp_path_factory, migrated):
         client = open_client()
         (experiment,) = [found for found in client.search_experiments() if found.name == "lolm-smoke"]
         (run,) = client.search_runs([experiment.experiment_id])
-        (model,) = client.search_logged_models([experiment.experiment_id])
+        (model,) = client.search_logged_models([experiment.experiment_id], filter_string="name = 'lolm-1'")
         yield layout, client, experiment, run, model
 
 
@@ -85,9 +89,8 @@ def test_the_model_loads_without_this_project_and_says_what_it_says(synced, tmp_
     assert found["nats_per_token"] == pytest.approx(scored.nats_per_token, abs=1e-5)
     assert found["bits_per_byte"] == pytest.approx(scored.bits_per_byte, abs=1e-5)
     assert found["continuation"] == ours.generate(EXAMPLE, max_tokens=8, seed=1)
-    assert [(output.model_id, output.step) for output in run.outputs.model_outputs] == [
-        (model.model_id, ours.records.summary.step)
-    ]
+    outputs = {output.model_id: output.step for output in run.outputs.model_outputs}
+    assert outputs[model.model_id] == ours.records.summary.step
     size = sum(path.stat().st_size for path in Path(model.artifact_location.removeprefix("file://")).rglob("*") if path.is_file())
     assert size < 150_000, "weights are linked"
 
@@ -101,6 +104,41 @@ def test_metrics_of_the_model_are_of_a_data_set(synced):
     digests = {made.dataset.name: made.dataset.digest for made in run.inputs.dataset_inputs}
     assert found["eval/test_nats"].dataset_digest == digests["smoke-test"]
     assert not [key for key in found if not key.startswith("eval/")]
+
+
+def test_every_kept_checkpoint_is_a_model_with_what_was_measured_of_it(synced):
+    layout, client, experiment, run, model = synced
+    models = {found.name: found for found in client.search_logged_models([experiment.experiment_id])}
+    inside, end = f"lolm-1-step-{INSIDE}", f"lolm-1-annealed-{END}"
+    assert set(models) == {"lolm-1", inside, end}, "weights of other steps are not there"
+    assert {output.model_id for output in run.outputs.model_outputs} == {found.model_id for found in models.values()}
+    rows = finished_view(layout, KEY).record.rows
+    metrics = {name: {metric.key: metric for metric in found.metrics} for name, found in models.items()}
+    assert metrics[inside].keys() == {"val/nats", "val/accuracy", "val/gate_mean"}
+    (row,) = [row for row in rows if row["step"] == INSIDE and "val/nats" in row]
+    nats = metrics[inside]["val/nats"]
+    assert (nats.value, nats.step, nats.dataset_name) == (row["val/nats"], INSIDE, "smoke-validation")
+    assert metrics[end].keys() == {"annealed/nats", "eval/annealed_test_nats"}
+    assert models[end].params["step"] == str(END)
+    assert models[end].tags["mlflow.note.content"].startswith(f"A copy annealed to an end at step {END} of 40. **LOLM")
+    ours = lolm.load(layout.weights(*KEY), step=INSIDE)
+    loaded = _load_pyfunc(f"{models[inside].artifact_location.removeprefix('file://')}/data")
+    assert torch.equal(loaded.model.embedding.weight, ours.model.embedding.weight)
+    history = client.get_metric_history(run.info.run_id, "val/nats")
+    assert len(history) == len({metric.step for metric in history}), "no point twice"
+
+
+def test_weights_that_come_later_become_models(synced):
+    layout, client, experiment, run, _ = synced
+    assert tracking.sync_scale("smoke", layout.root) == 0
+    folder = snapshot_path(layout.weights(*KEY), INSIDE).parent
+    folder.rename(folder.with_name("away"))
+    before = len(client.search_logged_models([experiment.experiment_id]))
+    assert tracking.sync_scale("smoke", layout.root) == 1
+    folder.with_name("away").rename(folder)
+    shutil.copy(snapshot_path(layout.weights(*KEY), INSIDE), snapshot_path(layout.weights(*KEY), LATER))
+    assert tracking.sync_scale("smoke", layout.root) == 1
+    assert len(client.search_logged_models([experiment.experiment_id])) == before + 1
 
 
 def test_other_weights_and_missing_ones_are_refused(synced, tmp_path, monkeypatch):
