@@ -160,22 +160,28 @@ def ssd_chunked(
     x, delta = x_BTHP.to(dtype), delta_BTH.to(dtype)
     dx = x * delta[..., None]
     # A short last chunk is padded with Δ = 0, B = C = 0: steps that neither decay nor write nor read.
-    inputs = (dx.flatten(2), delta * A_H.to(dtype), B_BTGN.to(operands).flatten(2), C_BTGN.to(operands).flatten(2))
+    # Logarithms of decays are summed in float64: behind a few large steps float32 has no digits left for small ones.
+    inputs = (dx.flatten(2), delta.double() * A_H.double(), B_BTGN.to(operands).flatten(2), C_BTGN.to(operands).flatten(2))
     padded = (F.pad(m, (0, 0, 0, -length % steps)).unflatten(1, (-1, steps)) for m in inputs)
     dx_BCQI, log_decay_BCQH, B, C = padded
     B_BCGQN, C_BCGQN = (m.unflatten(-1, (groups, -1)).transpose(2, 3) for m in (B, C))
-    s_BCHQ = log_decay_BCQH.transpose(2, 3).cumsum(dim=-1)
+    total_BCHQ = log_decay_BCQH.transpose(2, 3).cumsum(dim=-1)
+    s_BCHQ = total_BCHQ.to(dtype)
+    rest_BCHQ = (total_BCHQ - s_BCHQ).detach().to(dtype)  # what rounding left
 
-    # Inside the chunks. Masked before exp, which would overflow above the diagonal.
+    # Inside the chunks. Masked before exp, which would overflow above the diagonal; on it no gradient, of which s would get a sum
+    # of large numbers that cancel.
     future_QQ = torch.ones(steps, steps, dtype=torch.bool, device=x.device).triu(1)
-    decay_BCHQQ = (s_BCHQ[..., :, None] - s_BCHQ[..., None, :]).masked_fill(future_QQ, float("-inf")).exp()
+    decay_BCHQQ = (s_BCHQ[..., :, None] - s_BCHQ[..., None, :]).add_(rest_BCHQ[..., :, None]).sub_(rest_BCHQ[..., None, :])
+    decay_BCHQQ.masked_fill_(future_QQ, float("-inf")).diagonal(dim1=-2, dim2=-1).zero_()
+    decay_BCHQQ = decay_BCHQQ.exp()
     scores_BCGQQ = C_BCGQN @ B_BCGQN.transpose(-1, -2)
     weights_BCHQQ = (decay_BCHQQ.unflatten(2, (groups, -1)) * scores_BCGQQ[:, :, :, None]).flatten(2, 3)
     inside = weights_BCHQQ.to(operands) @ dx_BCQI.unflatten(-1, (heads, width)).transpose(2, 3).to(operands)
     y_BCQHP = inside.transpose(2, 3).to(dtype)
 
     if steps < length:  # From chunk to chunk.
-        to_end_BCQH = (s_BCHQ[..., -1:] - s_BCHQ).exp().transpose(2, 3)
+        to_end_BCQH = (total_BCHQ[..., -1:] - total_BCHQ).to(dtype).exp().transpose(2, 3)
         written = (dx_BCQI.unflatten(-1, (heads, width)) * to_end_BCQH[..., None]).flatten(3)
         written = written.unflatten(-1, (groups, -1)).transpose(2, 3).to(operands)
         added_BCHNP = (B_BCGQN.transpose(-1, -2) @ written).unflatten(-1, (-1, width)).transpose(3, 4).flatten(2, 3)

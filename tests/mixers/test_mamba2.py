@@ -83,12 +83,13 @@ def forward_and_gradients(scan, inputs, dtype):
     return y.detach(), *torch.autograd.grad((y * weights).sum(), leaves)
 
 
-def check(scan, inputs, dtype, bound):
+def check(scan, inputs, dtype, bound, bound_of_A=None):
     exact = forward_and_gradients(lambda *m: ssd_reference(*m)[0], inputs, torch.float64)
     got = forward_and_gradients(scan, inputs, dtype)
     for name, ours, wanted in zip(("y", *NAMES), got, exact, strict=True):
         assert torch.isfinite(ours).all(), name
-        assert float((ours.double() - wanted).abs().max()) <= bound * max(float(wanted.abs().max()), 1e-3), name
+        most = bound_of_A if name == "A" and bound_of_A else bound
+        assert float((ours.double() - wanted).abs().max()) <= most * max(float(wanted.abs().max()), 1e-3), name
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 40])
@@ -124,7 +125,10 @@ def test_compiled_recurrence_reads_slices_in_place_and_does_not_depend_on_thread
 
 @pytest.mark.parametrize(("low", "high"), [(1e-4, 1.01e-4), (5.0, 5.1), (1e-4, 5.0)])
 def test_extreme_step_sizes_in_single_precision(low, high):
-    check(lambda *m: ssd_chunked(*m, chunk=64), [x.float() for x in make_inputs(150, low=low, high=high)], torch.float32, 5e-5)
+    for length, heads in ((70, 2), (150, 4)):
+        inputs = [x.float() for x in make_inputs(length, heads, low=low, high=high)]
+        # The gradient of A sums differences of what PyTorch has summed in float32: at 70 steps 9e-5 of the largest is left.
+        check(lambda *m: ssd_chunked(*m, chunk=64), inputs, torch.float32, 1e-6, bound_of_A=2e-4)
 
 
 def test_the_recurrence_has_the_derivatives_of_numerical_differentiation():

@@ -4,8 +4,8 @@
 once. The backward pass keeps the inputs alone and makes the states between chunks again. Sums have a fixed order and there are no
 atomic additions, so results repeat bit by bit.
 
-Steps, decays, states on their way and sums are float32; states between chunks and the operands of matrix products have the dtype
-of ``x``, as in the paper's kernels.
+Steps, decays, states on their way and sums are float32, but logarithms of decays are summed in float64; states between chunks and
+the operands of matrix products have the dtype of ``x``, as in the paper's kernels.
 
 Shape suffixes as in :mod:`lolm.ops.ssd`. In a chunk that begins with state S, with s_t = Σ_{r ≤ t} Δ_r A over the chunk, g the
 gradient of y and G that of the state behind the chunk:
@@ -44,15 +44,21 @@ def _store(base, stride, rows, columns, there, width, block):
 
 @triton.jit
 def _decays(delta, delta_t, rate, q, there):
-    """Step sizes of a chunk, s, and s_Q; steps behind the end neither decay nor write."""
+    """Step sizes of a chunk, s with what its rounding left, s_Q − s and s_Q; steps behind the end neither decay nor write.
+
+    Summed in float64: behind a few large steps s is in the thousands, where float32 has no digits left for small ones."""
     step = tl.load(delta + q * delta_t, there, 0.0)
-    return step, tl.cumsum(step * rate, 0), tl.sum(step * rate, 0)
+    log_decay = step.to(tl.float64) * rate.to(tl.float64)
+    total, whole = tl.cumsum(log_decay, 0), tl.sum(log_decay, 0)
+    s = total.to(tl.float32)
+    return step, s, (total - s.to(tl.float64)).to(tl.float32), (whole - total).to(tl.float32), whole.to(tl.float32)
 
 
 @triton.jit
-def _between(s, q):
+def _between(s, rest, q):
     """exp(s_t − s_r) for r ≤ t, else 0: masked before exp, which would overflow above the diagonal."""
-    return tl.exp(tl.where(q[:, None] >= q[None, :], s[:, None] - s[None, :], float("-inf")))
+    differences = (s[:, None] - s[None, :]) + (rest[:, None] - rest[None, :])
+    return tl.exp(tl.where(q[:, None] >= q[None, :], differences, float("-inf")))
 
 
 @triton.jit
@@ -72,8 +78,8 @@ def _states(
         c = chunks - 1 - i if REVERSE else i
         _store(states + c * N * P, P, n, p, n < N, P, state)
         there = c * Q + q < length
-        step, s, whole = _decays(delta + c * Q * delta_t, delta_t, rate, q, there)
-        weight = tl.exp(s) if REVERSE else tl.exp(whole - s) * step
+        step, s, rest, to_end, whole = _decays(delta + c * Q * delta_t, delta_t, rate, q, there)
+        weight = tl.exp(s) if REVERSE else tl.exp(to_end) * step
         left_QN = _tile(left + c * Q * left_t, left_t, q, n, there, N)
         right_QP = _tile(right + c * Q * right_t, right_t, q, p, there, P)
         weighted = (left_QN * weight[:, None]).to(right_QP.dtype)
@@ -89,12 +95,12 @@ def _output(
     b, h, c = tl.program_id(0).to(tl.int64) // heads, tl.program_id(0) % heads, tl.program_id(1)
     q, p, n, start = tl.arange(0, Q), tl.arange(0, BP), tl.arange(0, BN), c.to(tl.int64) * Q
     there = start + q < length
-    step, s, whole = _decays(delta + b * delta_b + start * delta_t + h, delta_t, tl.load(A + h), q, there)
+    step, s, rest, to_end, whole = _decays(delta + b * delta_b + start * delta_t + h, delta_t, tl.load(A + h), q, there)
     C_QN = _tile(C + b * C_b + start * C_t + h // shared * N, C_t, q, n, there, N)
     state = _tile(states + (tl.program_id(0).to(tl.int64) * chunks + c) * N * P, P, n, p, n < N, P)
     out = tl.dot(C_QN, state, input_precision="ieee") * tl.exp(s)[:, None]
     B_QN = _tile(B + b * B_b + start * B_t + h // shared * N, B_t, q, n, there, N)
-    M = _between(s, q) * step[None, :] * tl.dot(C_QN, tl.trans(B_QN), input_precision="ieee")
+    M = _between(s, rest, q) * step[None, :] * tl.dot(C_QN, tl.trans(B_QN), input_precision="ieee")
     x_QP = _tile(x + b * x_b + start * x_t + h * P, x_t, q, p, there, P)
     out += tl.dot(M.to(x_QP.dtype), x_QP, input_precision="ieee") + tl.load(skip + h) * x_QP
     _store(y + ((b * length + start) * heads + h) * P, heads * P, q, p, there, P, out)
@@ -120,10 +126,10 @@ def _maps(
     total = tl.zeros((Q, BN), tl.float32)
     for j in range(0, SUMMED):
         h = part * SUMMED + j
-        step, s, whole = _decays(delta + b * delta_b + start * delta_t + h, delta_t, tl.load(A + h), q, there)
+        step, s, rest, to_end, whole = _decays(delta + b * delta_b + start * delta_t + h, delta_t, tl.load(A + h), q, there)
         x_QP = _tile(x + b * x_b + start * x_t + h * P, x_t, q, p, there, P)
         g_QP = _tile(g + b * g_b + start * g_t + h * P, g_t, q, p, there, P)
-        W = _between(s, q) * step[None, :] * tl.dot(g_QP, tl.trans(x_QP), input_precision="ieee")
+        W = _between(s, rest, q) * step[None, :] * tl.dot(g_QP, tl.trans(x_QP), input_precision="ieee")
         state = _tile(states + ((b * heads + h) * chunks + c) * N * P, P, n, p, n < N, P)
         row = g_a + (b * length + start) * heads + h + q * heads
         if OF_C:
@@ -136,7 +142,7 @@ def _maps(
             tl.store(row, tl.sum(passing, 0) + read, there)
         else:
             total += tl.dot(tl.trans(W.to(x_QP.dtype)), C_QN, input_precision="ieee")
-            outside = tl.dot(x_QP, tl.trans(state), input_precision="ieee") * (tl.exp(whole - s) * step)[:, None]
+            outside = tl.dot(x_QP, tl.trans(state), input_precision="ieee") * (tl.exp(to_end) * step)[:, None]
             written = tl.sum(outside * B_QN, 1)
             tl.store(row, tl.load(row, there, 0.0) + tl.cumsum(written, 0) - written, there)
         total += outside
@@ -154,15 +160,15 @@ def _inputs(
     q, p, n, start = tl.arange(0, Q), tl.arange(0, BP), tl.arange(0, BN), c.to(tl.int64) * Q
     there = start + q < length
     rate = tl.load(A + h)
-    step, s, whole = _decays(delta + b * delta_b + start * delta_t + h, delta_t, rate, q, there)
+    step, s, rest, to_end, whole = _decays(delta + b * delta_b + start * delta_t + h, delta_t, rate, q, there)
     chunk = tl.program_id(0).to(tl.int64) * chunks + c
     g_state = _tile(g_states + chunk * N * P, P, n, p, n < N, P)
     state = _tile(states + chunk * N * P, P, n, p, n < N, P)
     carried = tl.exp(whole) * tl.sum(tl.sum(state.to(tl.float32) * g_state, 1), 0)
     B_QN = _tile(B + b * B_b + start * B_t + h // shared * N, B_t, q, n, there, N)
-    g_u = tl.dot(B_QN, g_state, input_precision="ieee") * tl.exp(whole - s)[:, None]
+    g_u = tl.dot(B_QN, g_state, input_precision="ieee") * tl.exp(to_end)[:, None]
     C_QN = _tile(C + b * C_b + start * C_t + h // shared * N, C_t, q, n, there, N)
-    M = _between(s, q) * tl.dot(C_QN, tl.trans(B_QN), input_precision="ieee")
+    M = _between(s, rest, q) * tl.dot(C_QN, tl.trans(B_QN), input_precision="ieee")
     g_QP = _tile(g + b * g_b + start * g_t + h * P, g_t, q, p, there, P)
     g_u += tl.dot(tl.trans(M.to(g_QP.dtype)), g_QP, input_precision="ieee")
     row = (b * length + start) * heads + h
@@ -191,7 +197,7 @@ class _Sizes:
         grid = (self.batch * (programs or self.heads), 1 if kernel is _states else self.chunks)
         strides = [size for m in strided for size in m.stride()[:2]]
         constants = {"P": self.P, "N": self.N, "Q": self.Q, "BP": self.BP, "BN": self.BN}
-        warps = 4 if self.BP * self.BN <= 64 * 64 else 8  # by registers: nothing spills on sm_90
+        warps = 4 if self.BP * self.BN <= 64 * 64 else 8  # by registers on sm_90: in bfloat16 56 bytes spill at most
         counts = (self.length, self.heads, self.shared, self.chunks)
         kernel[grid](*tensors, *counts, *strides, **constants, **flags, num_warps=warps)
 
