@@ -6,7 +6,6 @@ A kernel's speed is reported where its results are right alone.
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels import COPIED, copy_seconds, moved_bytes
-from benchmarks.machine import bandwidth
+from benchmarks.kernels import compared, copy_seconds, every_kernel, speed
 from benchmarks.peers import STACK, llama_of, mamba_of
 from benchmarks.settings import Settings
 from benchmarks.steps import RandomTokens, Stepper
@@ -24,52 +22,29 @@ from benchmarks.timing import summary, timed
 from lolm import LolmError
 from lolm.accounting.gpus import peak_flops
 from lolm.config import RunConfig, load_params
-from lolm.ops.backends import KERNELS, PROBED, TIMED, TOLERANCE, errors, seconds
+from lolm.ops.backends import seconds
 from lolm.training.recorded import WARM_UP
 from pipeline.gpu import arguments, write_note
 from pipeline.jobs import end_with_parent
 from pipeline.stage import main, training_device
 
-EXACT = 1e-5  # of our kernels in float32, as in the tests
-HALF = 1e-2  # in bfloat16
 REPEATS = 5
 WAYS: dict[str, dict[str, Any]] = {
     "eager": {"compile": False, "cuda_graph": False},
     "compiled": {"compile": True, "cuda_graph": False},
     "graph": {"compile": False, "cuda_graph": True},
 }
-SMALL = (1, 9, 8)  # batch, length, width where the interpreter runs them
 
 
 def kernel(op: str, device: str) -> dict[str, Any]:
-    """Each kernel's errors, in float32 and bfloat16, and its speed on a GPU: the share of the memory's bandwidth in a forward and
-    a backward pass that moves every tensor once."""
-    found: dict[str, Any] = {"batch_length_width": {"errors": PROBED if device == "cuda" else SMALL, "seconds": TIMED}}
-    for name in KERNELS[op]:
-        entry = found[name] = _errors(op, name, device)
+    """Each kernel's errors, in float32 and bfloat16, and on a GPU the speed of those that have none beyond the bound."""
+    found: dict[str, Any] = {}
+    for name in every_kernel(op):
+        entry = found[name] = compared(op, name, device)
         if entry.get("exact") and device == "cuda":
-            taken = [seconds(op, device, name) for _ in range(3)]
-            entry |= {"seconds": summary(taken), "bytes": moved_bytes(op)}
-            entry["share_of_bandwidth"] = moved_bytes(op) / bandwidth(COPIED, [copy_seconds()])[0] / median(taken)
+            rounds = [(seconds(op, device, name), copy_seconds()) for _ in range(3)]
+            entry |= speed(op, *zip(*rounds, strict=True))
     return found
-
-
-def _errors(op: str, name: str, device: str) -> dict[str, Any]:
-    if device != "cuda" and name != "triton":
-        return {"skipped": "no CUDA device"}
-    entry: dict[str, Any] = {"exact": True}
-    bounds = {torch.float32: EXACT if name == "triton" else TOLERANCE}
-    if device == "cuda":  # the interpreter works on NumPy's arrays, which have no bfloat16
-        bounds[torch.bfloat16] = HALF
-    for dtype, bound in bounds.items():
-        try:
-            found = errors(op, name, device, PROBED if device == "cuda" else SMALL, dtype)
-        except Exception as error:  # a library that was built for something else fails in any way
-            return {"skipped": f"{type(error).__name__}: {error}"}
-        shown = [value if math.isfinite(value) else None for value in found]  # JSON has no NaN
-        entry[str(dtype).removeprefix("torch.")] = {"errors": shown, "bound": bound}
-        entry["exact"] &= all(value <= bound for value in found)  # a NaN is not
-    return entry
 
 
 def step(settings: Settings, arm: str, device: str) -> dict[str, Any]:

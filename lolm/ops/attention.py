@@ -74,11 +74,13 @@ def window_attention(
     return torch.cat((first, rest[:, : length - window]), dim=1)
 
 
-def window_attention_example(batch: int, length: int, width: int) -> list[torch.Tensor | int]:
-    """Inputs of heads 16 wide, two for each head of keys, with a window of a third of the length."""
-    heads = max(1, width // 32)
-    q, k, v = (torch.randn(batch, length, size, 16) for size in (2 * heads, heads, heads))
-    return [q, k, v, length // 3]
+def window_attention_example(
+    batch: int, length: int, width: int, head: int = 16, window: int | None = None
+) -> list[torch.Tensor | int]:
+    """Inputs of heads ``head`` wide, two for each head of keys, with a window of a third of the length unless one is given."""
+    heads = max(1, width // (2 * head))
+    q, k, v = (torch.randn(batch, length, size, head) for size in (2 * heads, heads, heads))
+    return [q, k, v, window or length // 3]
 
 
 def share(x: torch.Tensor, heads: int, dim: int) -> torch.Tensor:

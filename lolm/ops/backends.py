@@ -40,9 +40,14 @@ KERNELS: dict[str, dict[str, str]] = {
     "window_attention": {"triton": "lolm.ops.triton.window_attention"},
     "linear_cross_entropy": {"triton": "lolm.ops.triton.cross_entropy"},
 }
+# Measured beside them, and never chosen.
+COMPARED = {op: {"fla": "lolm.ops.fla"} for op in OPS if op != "selective_scan"}
 TOLERANCE = 1e-2  # largest error over the largest value: a kernel that works but multiplies in TF32 passes, a broken one does not
 LONGEST_LOOP = 512  # steps from which a loop over time is refused on a GPU
+LEAST = 0.1  # what an error is set against where all values are smaller: gradients of a single step are zero, or nearly
 PROBED, TIMED = (2, 70, 48), (4, 2048, 1024)  # batch, length, width
+# Where an op is timed, the sizes of its example behind those three: width and states of heads, width of heads, vocabulary.
+WIDE = {"ssd": (64, 128), "window_attention": (64,), "linear_cross_entropy": (50_257,)}
 INSTALL = (
     "install Triton (`pip install triton`; PyTorch's CUDA builds bring it) or, where CUDA's compiler is, the library kernels "
     "(`pip install --no-build-isolation -e '.[cuda]'`)"
@@ -137,7 +142,7 @@ def _choose(op: str, device_type: str, wanted: str) -> tuple[str, Kernel | None]
 
 
 def _load(op: str, name: str) -> Kernel:
-    return getattr(import_module(KERNELS[op][name]), op)
+    return getattr(import_module((KERNELS[op] | COMPARED.get(op, {}))[name]), op)
 
 
 @cache
@@ -151,18 +156,31 @@ def failure(op: str, name: str, device_type: str) -> str | None:
 
 
 def errors(
-    op: str, name: str, device_type: str, sizes: tuple[int, int, int] = PROBED, dtype: torch.dtype = torch.float32
+    op: str,
+    name: str,
+    device_type: str,
+    sizes: tuple[int, ...] = PROBED,
+    dtype: torch.dtype = torch.float32,
+    truth: Kernel | None = None,
 ) -> list[float]:
     """Largest error of a kernel over the largest value, of the output and of every gradient, against the reference in float32 on
-    the same values; in a ``dtype`` of the series that is coarser, the norm of the error over the norm."""
+    the same values; in a ``dtype`` of the series that is coarser, the norm of the error over the norm. Values below
+    :data:`LEAST` count as much as that.
+
+    Args:
+        truth: what is right in the reference's place, computed in float64.
+    """
     inputs = halved(example(op, sizes, device_type), dtype)
+    wide = torch.float32 if truth is None else torch.float64
     exact = _forward_and_gradients(
-        partial(getattr(import_module(OPS[op]), op), backend="reference"),
-        [x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs],
+        truth or partial(getattr(import_module(OPS[op]), op), backend="reference"),
+        [x.to(wide) if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs],
+        varied=True,
     )
-    found = _forward_and_gradients(_load(op, name), inputs)
+    found = _forward_and_gradients(_load(op, name), inputs, varied=True)
     order = math.inf if dtype == torch.float32 else 2
-    return [float((a.float() - b).flatten().norm(order) / b.flatten().norm(order)) for a, b in zip(found, exact, strict=True)]
+    pairs = [((a.to(wide) - b).flatten(), b.flatten()) for a, b in zip(found, exact, strict=True)]
+    return [float(error.norm(order) / b.norm(order).clamp(min=LEAST)) for error, b in pairs]
 
 
 def halved(inputs: Sequence[Any], dtype: torch.dtype) -> list[Any]:
@@ -178,7 +196,7 @@ def _tried(reasons: dict[str, str | None]) -> str:
 
 def seconds(op: str, device_type: str, name: str) -> float:
     """Median seconds of a forward and a backward pass of bfloat16 series at a size that fills a GPU."""
-    inputs = halved(example(op, TIMED, device_type), torch.bfloat16)
+    inputs = halved(example(op, (*TIMED, *WIDE.get(op, ())), device_type), torch.bfloat16)
     found, kernel = [], _load(op, name)
     for _ in range(8):
         torch.cuda.synchronize()
@@ -189,20 +207,25 @@ def seconds(op: str, device_type: str, name: str) -> float:
     return median(found[3:])  # the first ones compile
 
 
-def example(op: str, sizes: tuple[int, int, int], device_type: str) -> list[Any]:
-    """Arguments of an op of a batch, length and width, the same at every call."""
+def example(op: str, sizes: tuple[int, ...], device_type: str) -> list[Any]:
+    """Arguments of an op of a batch, length, width and what else its example takes, the same at every call."""
     with torch.random.fork_rng(devices=[]):  # what a run draws does not depend on what was probed
         torch.manual_seed(0)
         inputs = getattr(import_module(OPS[op]), f"{op}_example")(*sizes)
     return [x.to(device_type) if torch.is_tensor(x) else x for x in inputs]
 
 
-def _forward_and_gradients(kernel: Callable[..., Any], inputs: Sequence[Any]) -> list[torch.Tensor]:
+def _forward_and_gradients(kernel: Callable[..., Any], inputs: Sequence[Any], varied: bool = False) -> list[torch.Tensor]:
+    """The output, and the gradients of its sum or, ``varied``, of a sum whose terms have different weights: among equal ones a
+    kernel that reads the gradient of another place is right."""
     with torch.enable_grad(), torch.autocast(inputs[0].device.type, enabled=False):
         leaves = [x.detach().requires_grad_(x.is_floating_point()) if torch.is_tensor(x) else x for x in inputs]
         y = kernel(*leaves)
         floats = [x for x in leaves if torch.is_tensor(x) and x.requires_grad]
-        return [y.detach(), *torch.autograd.grad(y, floats, torch.ones_like(y))]
+        weights = torch.ones_like(y)
+        if varied:  # in bfloat16 too the same weights for a kernel and what it is held against
+            weights = (1 + torch.arange(y.numel(), device=y.device).cos() / 2).bfloat16().view_as(y).to(y.dtype)
+        return [y.detach(), *torch.autograd.grad(y, floats, weights)]
 
 
 def copy_parameters() -> None:

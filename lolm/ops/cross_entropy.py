@@ -54,11 +54,11 @@ def linear_cross_entropy(
     return kernel(x_ND, weight_VD, targets_N, ignored, block)
 
 
-def linear_cross_entropy_example(batch: int, length: int, width: int) -> list[torch.Tensor]:
-    """Inputs of a vocabulary of 300, every fifth target left out."""
-    targets_N = torch.arange(batch * length) % 300
-    targets_N[::5] = -100
-    return [torch.randn(batch * length, width), torch.randn(300, width) / width**0.5, targets_N]
+def linear_cross_entropy_example(batch: int, length: int, width: int, vocabulary: int = 300) -> list[torch.Tensor]:
+    """Inputs of a vocabulary, every fifth target left out."""
+    targets_N = torch.arange(batch * length) % vocabulary
+    targets_N[4::5] = -100
+    return [torch.randn(batch * length, width), torch.randn(vocabulary, width) / width**0.5, targets_N]
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

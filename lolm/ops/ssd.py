@@ -67,10 +67,10 @@ def ssd(
         return ssd_chunked(*inputs, chunk)
 
 
-def ssd_example(batch: int, length: int, width: int) -> list[torch.Tensor]:
-    """Inputs as a Mamba-2 block gives them, for heads 16 wide in two groups and N = 16."""
-    heads, maps = 2 * max(1, width // 32), (batch, length, 2, 16)
-    series = torch.randn(batch, length, heads, 16), torch.rand(batch, length, heads) + 0.01
+def ssd_example(batch: int, length: int, width: int, head: int = 16, states: int = 16) -> list[torch.Tensor]:
+    """Inputs as a Mamba-2 block gives them, for heads ``head`` wide in two groups."""
+    heads, maps = 2 * max(1, width // (2 * head)), (batch, length, 2, states)
+    series = torch.randn(batch, length, heads, head), torch.rand(batch, length, heads) + 0.01
     return [*series, -torch.linspace(0.1, 16, heads), torch.randn(maps), torch.randn(maps), torch.ones(heads)]
 
 
