@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lolm.accounting.gpus import SHOWN
+from lolm.accounting.gpus import GPUS, SHOWN, known_as
 from lolm.accounting.plan import plan_notes, plan_rows, stage_inputs
 from lolm.accounting.price import GIB, UTILISATION, Target, disk, gpu_hours, memory_of, shard_bytes, what_fits
 from lolm.accounting.resolve import resolve_run, size_origin
@@ -22,7 +22,7 @@ from lolm.config.ranges import Count, PositiveShare
 from lolm.records import Layout, write_text
 from lolm.records.schema import PlanRow
 from pipeline.environment import LAUNCHER, said
-from pipeline.estimate import estimate, pieces_of, study_flops
+from pipeline.estimate import duration, estimate, pieces_of, study_flops
 from pipeline.stage import arguments, main, opened, option
 
 HEADINGS = {
@@ -35,6 +35,8 @@ HEADINGS = {
     "state_elements": "state",
     "state_bytes": "bytes",
 }
+YEAR = 365.25 * 86400  # seconds; what a CPU takes longer for is not meant for it
+ELSEWHERE = "H100"
 MEMORY = ("weights", "gradients", "optimiser", "activations", "checkpointed", "loss", "peak", "checkpointed")
 
 
@@ -75,7 +77,23 @@ def plan() -> None:
     if problems := [text for run in runs.values() if (text := what_fits(run, target, devices))] if here else []:
         raise ConfigError("\n".join(problems))
     write_plan(params)
-    print(f"the whole study, one run at a time: {estimate(params, pieces_of(params)).text(1)}")
+    print(f"the whole study, one run at a time: {whole_study(params, target, stage, devices, args.utilisation)}")
+
+
+def whole_study(params: Params, target: Target, stage: bool, devices: int, utilisation: float) -> str:
+    """How long it takes where it can be meant to run: on the GPU that is named, on this machine, or on :data:`ELSEWHERE` where
+    this one has no GPU and the scale is in half precision or would take more than a year."""
+    named = target.name in GPUS
+    precision = scale_of(params, params.scale).training.precision
+    if not named:
+        here = estimate(params, pieces_of(params)) if stage or target.gpu or precision == "fp32" else None
+        if here and (stage or here.measured or here.seconds < YEAR or not here.known and known_as(target.name) is None):
+            return here.text(1)
+    gpu = known_as(target.name) or ELSEWHERE
+    hours = gpu_hours(study_flops(params), gpu, precision, utilisation) / devices
+    count = f"{devices} {gpu}" if devices > 1 else f"one {gpu}"
+    asked = "" if named or target.gpu else "; GPU=<name> asks for another"
+    return f"about {duration(3600 * hours)} on {count} at {utilisation:.0%} of its peak{asked}"
 
 
 def show_price(

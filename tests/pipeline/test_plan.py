@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shutil
 from pathlib import Path
 
@@ -126,6 +128,33 @@ def test_the_price_names_memory_hours_and_disk_of_every_arm(project, monkeypatch
     assert "RTX 4090" in hours.splitlines()[1]
     assert "GPU-hours of the study" in hours
     assert "disk: weights and snapshots" in hours
+
+
+def test_the_whole_study_is_timed_where_it_can_be_meant_to_run(project, monkeypatch):
+    def said(scale, target, stage=False, devices=1):
+        return plan.whole_study(load_params().select(scale, "main"), target, stage, devices, 0.35).removeprefix("about ")
+
+    here, h200 = plan.Target("this machine", 1e11, False), plan.Target("NVIDIA H200", 1e12, True)
+    monkeypatch.setattr("pipeline.estimate.matmul_speed", lambda: 1e11)
+    assert "this machine's matrix product" in said("tiny", here)
+    elsewhere = r"([\d.]+) hours on {} at 35% of its peak{}"
+    asks = "; GPU=<name> asks for another"
+    hours = float(re.fullmatch(elsewhere.format("one H100", asks), said("149m", here)).group(1))
+    assert "this machine's matrix product" in said("149m", here, stage=True), "it is what runs"
+    a100 = plan.Target.of("A100 80GB")
+    assert float(re.fullmatch(elsewhere.format("one A100 80GB", ""), said("149m", a100)).group(1)) == pytest.approx(
+        hours * 989 / 312, abs=0.3
+    )
+    assert float(re.fullmatch(elsewhere.format("2 A100 80GB", ""), said("149m", a100, devices=2)).group(1)) == pytest.approx(
+        hours * 989 / 312 / 2, abs=0.3
+    )
+    assert said("tiny", plan.Target.of("L4")).endswith("on one L4 at 35% of its peak")
+    monkeypatch.setattr("pipeline.estimate.matmul_speed", lambda: 1e5)  # a CPU that needs years
+    assert " on one H100 at " in said("tiny", here)
+    monkeypatch.setattr("pipeline.estimate.matmul_speed", lambda: math.nan)  # as on a GPU
+    assert said("tiny", h200).endswith("on one H200 at 35% of its peak")
+    unknown = plan.Target("a new card", 1e12, True)
+    assert said("tiny", unknown) == "how long it takes is unknown before the first run on this device"
 
 
 def test_several_devices_share_weights_and_hours_or_are_refused_as_training_would(project, monkeypatch, capsys):
