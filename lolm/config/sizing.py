@@ -17,8 +17,10 @@ HOW = ("like", "rate_of", "match", "of", "multiple_of")  # of a rule: what says 
 
 def rule_of(arm: str, rules: Mapping[str, SizeRule], preset: ScaleConfig) -> SizeRule:
     """What is said of an arm's size at a scale: what the scale says over what the arm's block says."""
-    everywhere, here = rules.get(arm, SizeRule()), preset.sizes.get(arm, SizeRule())
-    return SizeRule(**merged(_given(everywhere), _given(here)))
+    said = [said[arm] for said in (rules, preset.sizes) if arm in said]
+    if len(said) < 2:  # of most arms
+        return said[0] if said else SizeRule()
+    return SizeRule(**merged(*map(_given, said)))
 
 
 def size_values(rule: SizeRule, architecture: ArchitectureConfig, like: dict[str, Any] | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from lolm.config import (
     to_mapping,
     tuned_arm,
 )
+from lolm.config.sizing import rule_of
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 RUNGS = ("nano", "micro", "mini")  # with tiny a ladder of sizes
@@ -226,6 +227,14 @@ def test_configurations_are_frozen_and_clashes_are_found_when_built_by_hand():
 
 def test_flatten_gives_dotted_keys():
     assert flatten({"a": {"b": 1, "c": {"d": (2,)}}, "e": {}}) == {"a.b": 1, "a.c.d": (2,), "e": {}}
+
+
+def test_a_rule_is_made_anew_only_where_scale_and_arm_both_say_something():
+    """Every process reads the file, and asks for 3,000 rules when it does."""
+    arm = next(arm for arm in PARAMS.sizes if arm not in PARAMS.scales["smoke"].sizes)
+    assert rule_of(arm, PARAMS.sizes, PARAMS.scales["smoke"]) is PARAMS.sizes[arm]
+    assert rule_of("lolm", {}, PARAMS.scales["smoke"]) is PARAMS.scales["smoke"].sizes["lolm"]
+    assert rule_of(arm, {}, PARAMS.scales["smoke"]) == SizeRule()
 
 
 def test_variants_take_the_rate_of_the_arm_they_vary():
