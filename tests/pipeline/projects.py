@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import forks
 from numba.core.caching import _CacheLocator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,9 +31,9 @@ os.replace = halt
 """
 
 
-def environment(root: Path, **variables: str) -> dict[str, str]:
+def environment(root: Path, interpreter: str = sys.executable, **variables: str) -> dict[str, str]:
     """Of a user in that folder: its own code is imported, DVC and MLflow keep what they keep in it."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(Path(interpreter).parent), os.environ["PATH"]])
     own = {"PATH": path, "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(root / ".site"), "OMP_NUM_THREADS": "1"}
     return {key: value for key, value in os.environ.items() if key not in DROPPED} | own | variables
 
@@ -61,13 +62,15 @@ def process_of(root: Path, stage: str, arm: str, seed: int) -> tuple[int, int] |
 
 def command(root: Path, *words: str, status: int | None = 0, **variables: str) -> str:
     """Run a command there; returns what it printed. ``status`` None: whatever it ends with."""
-    done = subprocess.run(words, cwd=root, env=environment(root, **variables), capture_output=True, text=True, check=False)
+    own = environment(root, words[0] if Path(words[0]).name == "python" else sys.executable, **variables)
+    done = subprocess.run(words, cwd=root, env=own, capture_output=True, text=True, check=False)
     assert status is None or done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def python(root: Path, *words: str, status: int | None = 0, **variables: str) -> str:
-    return command(root, sys.executable, *words, status=status, **variables)
+    """`python` there, with its modules and those it starts as forks, see forks.py."""
+    return command(root, forks.interpreter(), *words, status=status, **variables)
 
 
 def dvc(root: Path, *words: str, status: int | None = 0) -> str:
@@ -76,8 +79,8 @@ def dvc(root: Path, *words: str, status: int | None = 0) -> str:
 
 def stale(root: Path, *chosen: str) -> dict[str, list]:
     """What `dvc status` says, at another scale or study if chosen."""
-    words = [sys.executable, "-m", "pipeline.dvc", *chosen, "status", "--json"]
-    done = subprocess.run(words, cwd=root, env=environment(root), capture_output=True, text=True, check=False)
+    words = [forks.interpreter(), "-m", "pipeline.dvc", *chosen, "status", "--json"]
+    done = subprocess.run(words, cwd=root, env=environment(root, words[0]), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
