@@ -41,19 +41,27 @@ def test_committed_whole_with_outputs(path):
     assert path.stat().st_size < 500_000
 
 
+def test_the_project_is_found_by_the_same_line_wherever_they_are_executed():
+    lines = re.findall(r"os\.chdir\(.*", "\n".join("".join(cell["source"]) for path in NOTEBOOKS for cell in code_cells(path)))
+    assert len(lines) == len(NOTEBOOKS) - 1, "the first one is told, or looks, where the results are"
+    assert len(set(lines)) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_executed_again_they_give_what_is_committed(path, monkeypatch):
-    """The same kinds of output in each cell, and the same text where nothing is computed but from records."""
+    """The same kinds of output in each cell, and the same text where nothing is computed but from records; from
+    the notebooks' folder and, every second, from the project's root."""
     import nbformat
     from nbclient import NotebookClient
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("MPLBACKEND", raising=False)
     notebook = nbformat.read(path, as_version=4)
+    folder = ROOT if NOTEBOOKS.index(path) % 2 else path.parent
     for cell in notebook.cells:
         cell.source = re.sub(r"(?m)^steps = \d+", "steps = 24", cell.source)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
     executed = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert kinds(executed) == kinds(code_cells(path)), AGAIN
     if path.stem.startswith("01"):
