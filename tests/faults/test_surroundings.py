@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 from filelock import FileLock
-from processes import KILL, TORN
+from processes import KILL, STAGES, TORN
 from projects import DVC_CONFIG, ROOT, environment, halting
-from study import ARM, OTHER_USER, SEED, STRANGER, copied, cureless, different, only_error, run, sized, unshared
+from study import ARM, OTHER_USER, PIECES, SEED, STRANGER, copied, cureless, different, only_error, run, sized, unshared
 
 from lolm.records import Layout, read
 from lolm.records.schema import RunHeader
@@ -145,6 +145,19 @@ def test_the_c_locale(study, table, folder, stage, locale):
     done = subprocess.run(words, cwd=folder, env=own, capture_output=True, text=True, errors="replace", check=False)
     wrong = [done.stderr[-400:]] if done.returncode else different(folder, study.after(stage))
     table.add("C locale", stage, done.stderr, wrong)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.skipif("LOLM_OTHER_PYTHON" not in os.environ, reason="LOLM_OTHER_PYTHON names a Python with the pinned packages")
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_another_python(study, folder, table, stage):
+    """Of 3.11 and 3.12 the other one makes the same files, code hashes included."""
+    copied(study.before(stage), folder)
+    own = environment(folder, PYTHONPATH=str(ROOT), LOLM_RUNNER="1", DVC_STAGE="1", MKL_NUM_THREADS="1", MPLBACKEND="agg", **AWAY)
+    words = [os.environ["LOLM_OTHER_PYTHON"], "-m", f"pipeline.{stage}", *PIECES.get(stage, ())]
+    done = subprocess.run(words, cwd=folder, env=own, capture_output=True, text=True, check=False)
+    wrong = [done.stderr[-400:]] if done.returncode else different(folder, study.after(stage))
+    table.add("another Python, of 3.11 and 3.12", stage, done.stderr, wrong)
     assert not wrong, "\n".join(wrong)
 
 
