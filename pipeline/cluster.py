@@ -132,7 +132,7 @@ def check() -> None:
 
 
 def array(
-    stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig, share: Share, ended: Callable[[], None]
+    stage: str, tasks: Sequence[Task], at_once: int, config: ClusterConfig, share: Share, ended: Callable[[Job], None]
 ) -> list[Failure]:
     """Have tasks run as a job array and wait for them; one that fails stops no other. Returns the failures.
 
@@ -143,7 +143,7 @@ def array(
         stage: name for people.
         at_once: tasks that may run at a time.
         share: what a task gets.
-        ended: called as each has ended.
+        ended: told the job of each that has ended.
     """
     running: dict[str, Task] = {}
     try:
@@ -236,7 +236,7 @@ def _left_by_an_earlier_driver(tasks: Sequence[Task]) -> dict[str, Task]:
     return found
 
 
-def _wait(stage: str, running: dict[str, Task], config: ClusterConfig, told: Callable[[], None]) -> list[Failure]:
+def _wait(stage: str, running: dict[str, Task], config: ClusterConfig, told: Callable[[Job], None]) -> list[Failure]:
     """Show what tasks write until all have ended."""
     failures: list[Failure] = []
     logs = {ident: Log(task.job) for ident, task in running.items()}
@@ -268,7 +268,7 @@ def _wait(stage: str, running: dict[str, Task], config: ClusterConfig, told: Cal
                     failures.append(Failure(task.job, status))
                 _forget(ident)
                 del running[ident]
-                told()
+                told(task.job)
         time.sleep(0.5 if running else 0.0)
     return failures
 

@@ -49,9 +49,9 @@ def foreground(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def side_by_side(
-    jobs: Sequence[Job], workers: int, environment: Mapping[str, str], ended: Callable[[], None] = lambda: None
+    jobs: Sequence[Job], workers: int, environment: Mapping[str, str], ended: Callable[[Job], None] = lambda job: None
 ) -> list[Failure]:
-    """Run jobs in order, at most ``workers`` at once; one that fails stops no other. ``ended`` is called as each has ended.
+    """Run jobs in order, at most ``workers`` at once; one that fails stops no other. ``ended`` is told each that has ended.
 
     Returns:
         The failures.
@@ -86,7 +86,7 @@ def side_by_side(
                 reader.join(timeout=5)
                 if child.returncode:
                     failures.append(Failure(job, child.returncode))
-                ended()
+                ended(job)
             time.sleep(0.05)
     return failures
 

@@ -3,10 +3,14 @@ made from the first pair of runs on and again as runs come in."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
+import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +24,8 @@ PAGE_EVERY = 120.0  # seconds between two pages, which take some six each
 class Progress:
     """A stage under way.
 
-    Estimates come from other runs, or another machine: after the first piece they are corrected by what the pieces took here.
+    Estimates come from other runs, another machine, or FLOPs: as pieces end they are corrected by what those of the same arm took
+    here, or while there are none by what all took.
 
     Args:
         arms: of the pieces, in the order in which they are begun.
@@ -30,28 +35,39 @@ class Progress:
     def __init__(self, name: str, stage: Stage, arms: Sequence[str], jobs: int) -> None:
         self.name, self.stage, self.arms, self.jobs = name, stage, arms, jobs
         self.estimate = estimate(stage.params, [(name, arm) for arm in arms])
-        self.ends = ends(self.estimate.pieces if self.estimate.known else (1.0,) * len(arms), jobs)
-        self.began, self.ended = time.monotonic(), 0
+        self.seconds = self.estimate.pieces if self.estimate.known else (1.0,) * len(arms)
+        after = PER_RUN[PER_RUN.index(name) + 1 :] if name in PER_RUN else ()
+        later = [(then, arm) for then in after for arm in arms if arm in arms_of(stage.params, then)]
+        self.later = list(zip((arm for _, arm in later), estimate(stage.params, later).pieces, strict=True))
+        self.begun = dict.fromkeys(range(min(jobs, len(arms))), time.monotonic())  # of pieces under way, by their places
+        self.took: dict[str, list[float]] = defaultdict(list)  # by arm: what pieces took, as a share of what was expected
+        self.ended = 0
         self.page: Path | None = stage.layout.study(stage.study.name) / "report.html"  # None once it could not be made
 
-    def piece_ended(self) -> None:
-        """Say how far the stage is, and make the page if it is due; the place of the piece that ended is free for that."""
+    def piece_ended(self, place: int) -> None:
+        """Say how far the stage is, and make the page if it is due; the core of the piece that ended is free for that."""
+        self.took[self.arms[place]].append((time.monotonic() - self.begun.pop(place)) / self.seconds[place])
         self.ended += 1
         print(f"{self.name}: {self.ended} of {len(self.arms)} ended{self._left()}", flush=True)
         if self.name in PER_RUN and self.ended < len(self.arms) and self._page_due():
             self._make_page()
+        if (following := self.ended + len(self.begun)) < len(self.arms):
+            self.begun[following] = time.monotonic()
 
     def _left(self) -> str:
-        passed = time.monotonic() - self.began
-        pace = passed / self.ends[self.ended - 1]
-        here = pace * self.ends[-1] - passed
-        after = PER_RUN[PER_RUN.index(self.name) + 1 :] if self.name in PER_RUN else ()
-        rest = [(later, arm) for later in after for arm in self.arms if arm in arms_of(self.stage.params, later)]
-        more = estimate(self.stage.params, rest)
-        texts = [f"about {duration(here)} left"] if self.ended < len(self.arms) else []
-        if rest and self.estimate.known and more.known:
-            texts.append(f"{duration(here + pace * more.seconds / self.jobs)} with their measurements")
+        now, first = time.monotonic(), self.ended + len(self.begun)
+        left = [max(0.0, self._pace(self.arms[i]) * self.seconds[i] - (now - begun)) for i, begun in self.begun.items()]
+        left += [self._pace(arm) * s for arm, s in zip(self.arms[first:], self.seconds[first:], strict=True)]
+        here = max(ends(left, self.jobs), default=0.0)
+        more = sum(self._pace(arm) * s for arm, s in self.later) / self.jobs
+        texts = [f"about {duration(here)} left"] if left else []
+        if self.later and self.estimate.known and not math.isnan(more):
+            texts.append(f"{duration(here + more)} with their measurements")
         return f"; {', '.join(texts)}" if texts else ""
+
+    def _pace(self, arm: str) -> float:
+        """What pieces of an arm take here, as a share of what was expected."""
+        return statistics.mean(self.took.get(arm) or itertools.chain(*self.took.values()))
 
     def _pair(self) -> bool:
         """Whether there are runs of one seed of the two arms that the study compares."""

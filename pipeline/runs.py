@@ -143,21 +143,22 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inpu
         print(f"  {piece}: {why}")
     sys.stdout.flush()
     jobs = [Job(f"{name} {piece}", command(name, stage, piece), LOGS / f"{stage.scale}-{name}-{piece}.log") for piece in pieces]
+    ended = lambda job: progress.piece_ended(jobs.index(job))  # noqa: E731
     settings = {"PYTHONUNBUFFERED": "1"} | (dict.fromkeys(THREAD_VARIABLES, str(threads)) if threads else {})
     if slurm:
         check()
         settings |= {RUNNER: "1", HAND_OVER: "1"} | ({} if stage.params.cluster.gpus else {"CUDA_VISIBLE_DEVICES": ""})
         tasks = [Task(job, settings | {IDENTITY: inputs(piece)}) for job, piece in zip(jobs, pieces, strict=True)]
-        lines = _told(array(name, tasks, workers, stage.params.cluster, _share(name, stage), progress.piece_ended))
+        lines = _told(array(name, tasks, workers, stage.params.cluster, _share(name, stage), ended))
     elif workers == 1:
         environment = os.environ | settings | {PARENT: str(os.getpid())} | ({ALONE: "1"} if said(JOBS) == 1 else {})
         statuses = {}
         for job in jobs:
             statuses[job] = foreground(job.command, environment)
-            progress.piece_ended()
+            ended(job)
         lines = [f"{job.name} failed with status {status}; the reason stands above" for job, status in statuses.items() if status]
     else:
-        lines = _told(side_by_side(jobs, workers, os.environ | settings, progress.piece_ended))
+        lines = _told(side_by_side(jobs, workers, os.environ | settings, ended))
     if lines:
         made = len(pieces) - len(lines)
         raise StageError("\nerror: ".join([*lines, f"{name}: {made} of {len(pieces)} were made; the same command goes on"]))

@@ -18,7 +18,7 @@ import pytest
 
 from lolm.accounting.resolve import resolve_run
 from lolm.config import load_params
-from lolm.records import Layout, write
+from lolm.records import Layout, read, write
 from lolm.records.schema import Summary
 from pipeline import jobs, progress, runs
 from pipeline.estimate import START, Estimate, estimate, pieces_of, training_tokens
@@ -243,9 +243,9 @@ def test_time_left_is_corrected_by_what_the_pieces_took(under_way, capsys):
     course, clock = under_way
     rest = sum(stage not in ("sweep", "train") for stage, _ in pieces_of(course.stage.params))
     said = []
-    for now in (150, 152, 300, 302, 450, 452):
+    for place, now in enumerate((150, 152, 300, 302, 450, 452)):
         clock.now = 1000.0 + now
-        course.piece_ended()
+        course.piece_ended(place)
         said.append(capsys.readouterr().out)
     whole = 450 + 150 * rest / 2
     for now, line in zip((150, 152, 300, 302, 450), said, strict=False):
@@ -255,27 +255,80 @@ def test_time_left_is_corrected_by_what_the_pieces_took(under_way, capsys):
     assert said[-1].startswith("train: 6 of 6 ended; ")
 
 
+def said_and_needed(params, pieces, took, monkeypatch):
+    """Seconds that are said to be left and that then were needed, as each piece ends once one of every arm has; two at a time."""
+    now, said, found, places, ended = [0.0], [], [], [0.0, 0.0], []
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(progress, "duration", lambda seconds: said.append(seconds) or "")
+    monkeypatch.setattr(progress.Progress, "_page_due", lambda course: False)
+    arms = [arm for arm, _ in pieces]
+    course = progress.Progress("train", Stage(params), arms, 2)
+    for place, seconds in enumerate(took):
+        places = sorted(places)
+        places[0] += seconds
+        ended.append((places[0], place))
+    seen = set()
+    for now[0], place in sorted(ended)[:-1]:
+        said.clear()
+        course.piece_ended(place)
+        seen.add(arms[place])
+        if seen == set(arms):
+            found.append((said[0], max(places) - now[0]))
+    assert found
+    return found
+
+
+def test_time_left_holds_where_arms_cost_other_than_expected(tmp_path, monkeypatch):
+    """By a factor of 6 between two arms; seeds of an arm differ by 2 %."""
+    params = load_params(ROOT / "params.yaml").select("tiny", "main")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(progress, "estimate", lambda params, pieces: Estimate((3000.0,) * len(pieces), False))
+    pieces = [(arm, seed) for seed in range(5) for arm in ("lolm", "transformer", "mamba")]
+    took = [3000 * {"lolm": 2.4, "transformer": 0.4, "mamba": 1.0}[arm] * (1 + 0.01 * (seed % 3 - 1)) for arm, seed in pieces]
+    for said, needed in said_and_needed(params, pieces, took, monkeypatch):
+        assert said == pytest.approx(needed, rel=0.25, abs=60)
+
+
+STEADY = ("main", "published", "cpc", "regime")  # studies whose recorded runs of an arm took the same to a quarter
+
+
+@pytest.mark.parametrize("study", STEADY)
+def test_time_left_holds_on_recorded_times(study, monkeypatch):
+    """From FLOPs and this machine alone, as if nothing had been run here."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("pipeline.estimate.earlier_speed", lambda params, arm: None)
+    params = load_params().select("tiny", study)
+    arms = sorted(params.selected.arms, key=lambda arm: params.architectures[arm].family != "lolm")
+    pieces = [(arm, seed) for arm in arms for seed in params.selected.seeds]
+    summaries = [read(Layout("tiny").summary(*piece), Summary) for piece in pieces]
+    took = [START + summary.seconds + summary.annealing_seconds for summary in summaries]
+    for said, needed in said_and_needed(params, pieces, took, monkeypatch):
+        assert said == pytest.approx(needed, rel=0.25, abs=60)
+
+
 def test_the_page_is_made_from_the_first_pair_on_and_as_runs_come_in(under_way, capsys):
     course, clock = under_way
     page = Layout("smoke").study("main") / "report.html"
-    for (arm, seed), seconds, wanted in [
-        (("lolm", 1), 150, 0),
-        (("transformer", 2), 0, 0),
-        (("transformer", 1), 150, 1),
-        (("lolm", 2), 10, 1),
-        (("lolm", 3), 150, 2),
-    ]:
+    for place, ((arm, seed), seconds, wanted) in enumerate(
+        [
+            (("lolm", 1), 150, 0),
+            (("transformer", 2), 0, 0),
+            (("transformer", 1), 150, 1),
+            (("lolm", 2), 10, 1),
+            (("lolm", 3), 150, 2),
+        ]
+    ):
         clock.now += seconds
         write(Layout("smoke").summary(arm, seed), summary_of(arm, seed, 30.0))
         clock.error = "records are broken" if arm == "lolm" and seed == 3 else ""
-        course.piece_ended()
+        course.piece_ended(place)
         made = len(page.read_text(encoding="utf-8")) if page.exists() else 0
         assert made == wanted, "none without a pair, none soon after another"
     said = capsys.readouterr()
     assert said.out.count(f"the page so far: {page}") == 1
     assert said.err == f"warning: {page} could not be made yet, and the runs go on: records are broken\n"
     clock.now += 150
-    course.piece_ended()
+    course.piece_ended(5)
     assert len(page.read_text(encoding="utf-8")) == 2, "the stage of that name makes the last one"
 
 
