@@ -130,22 +130,34 @@ def test_after_an_override_the_file_can_be_overridden_again(tmp_path):
     assert load_params(path) == PARAMS
 
 
+def extended(scale: str) -> list[str]:
+    """A scale, the one it extends, and so on."""
+    names = [scale]
+    while parent := RAW["scales"][names[-1]].get("extends"):
+        names.append(parent)
+    return names
+
+
 def test_every_scalar_takes_part_in_what_is_resolved():
-    """A value of the file that nothing reads would be one that an override changes in vain."""
-    dead = []
+    """A value of the file that nothing reads would be one that an override changes in vain. Without the scales that are not made
+    from tiny, which are resolved on their own."""
+    scales = RAW["scales"]
+    ours = [name for name in scales if "tiny" in extended(name)]
+    few = RAW | {"scales": {name: scales[name] for name in ours}}
+    before, dead = params_from(few), []
     for at in SCALARS:
         if at[-1] in ("extends", "source") or at[-1] in ("name", "match", "like") or isinstance(RAW_LEAVES[at], bool | str):
             continue  # another name or kind is another file, or none
         if at[0] not in ("analysis", "scales") or at[1] not in ("tiny", "confidence", "mini"):
             continue
-        raw = deepcopy(RAW)
+        raw = deepcopy(few)
         node = raw
         for key in at[:-1]:
             node = node[key]
         value = RAW_LEAVES[at]
         node[at[-1]] = 2 * value if isinstance(value, int) else value * 0.9
         try:
-            if differences(PARAMS, params_from(raw)) == set():
+            if differences(before, params_from(raw)) == set():
                 dead.append(at)
         except ConfigError:
             continue  # it is read: the new value clashes
