@@ -1,7 +1,9 @@
 """How errors of a stage reach its user: one line for what a user can mend, a traceback for a bug."""
 
 import argparse
+import errno
 import io
+import os
 import sys
 
 import pytest
@@ -38,6 +40,26 @@ def test_a_lack_of_memory_is_one_line(capsys, error):
     assert ended.value.code == 2
     assert said.startswith("error: out of memory (")
     assert "`make plan` says what a step needs" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.EACCES, "let this user read and write there"),
+        (errno.ENOSPC, "see to the disk"),
+        (errno.EMFILE, "`ulimit -n`"),
+        (errno.EFBIG, "`ulimit -f`"),
+        (errno.ENOENT, "mend that"),
+    ],
+)
+def test_what_the_system_says_of_a_file_comes_with_a_cure(capsys, number, cure):
+    with pytest.raises(SystemExit) as ended:
+        main(raised(OSError(number, os.strerror(number), "artifacts/a")))
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith(f"error: artifacts/a: {os.strerror(number)}; ")
+    assert cure in said
     assert said.count("\n") == 1
 
 
