@@ -30,6 +30,7 @@ from lolm.config import RunConfig
 from lolm.models.build import build_model, undrawn
 from lolm.objectives import auxiliary_losses, build_heads, token_loss, total_loss
 
+FEW_TOKENS = 65536  # of a batch from which, and twice which, larger ones are told
 STATES_EVERY = 64  # steps between the states that a kernel of a scan keeps
 
 
@@ -62,16 +63,15 @@ def step_memory(run: RunConfig, gpu: bool, devices: int = 1) -> StepMemory:
         devices: weights, gradients and moments are shared out over so many (FSDP2: arXiv 2304.11277), each of which takes the
             run's micro-batch. The two largest blocks are whole on each, as one is computed while the next one arrives.
     """
-    layers, period = run.size.n_layers, len(run.architecture.surface.pattern)
-    few = 2 * period + layers % period
     held = run.training.accumulation > 1 or devices > 1  # from the second micro-batch on there are gradients at the start
-    taken = partial(_step, gpu=gpu, held=held)
-    if layers <= few + period:
+    taken = partial(_at_depth, taken=partial(_step, gpu=gpu, held=held))
+    batch, few = run.training.batch_size, -(-FEW_TOKENS // run.training.seq_len)
+    if batch <= 4 * few:
         found = taken(run)
-    else:  # each of these grows by as much with every period, so two small depths give any
-        less, more = (taken(replace(run, size=replace(run.size, n_layers=n))) for n in (few, few + period))
-        times = (layers - few) // period
-        found = {name: value + times * (more[name] - value) for name, value in less.items()}
+    else:  # its loss alone would be thousands of blocks
+        found = _continued(
+            *(taken(replace(run, training=replace(run.training, batch_size=n))) for n in (few, 2 * few)), batch / few - 1
+        )
     weights, gradients, moments = found["weights"], found["gradients"], 2 * found["gradients"]
     shared = -(-(weights + gradients + moments) * (devices - 1) // devices)
     whole = found["blocks"] if devices > 1 else 0
@@ -83,6 +83,21 @@ def step_memory(run: RunConfig, gpu: bool, devices: int = 1) -> StepMemory:
         loss=found["loss"],
         peak=max(found["forward"], found["early"], found["late"]) + moments - shared + whole,
     )
+
+
+def _at_depth(run: RunConfig, taken: Callable[[RunConfig], dict[str, int]]) -> dict[str, int]:
+    """What a step takes; of a deep stack from two small depths, as each period of blocks takes the same."""
+    layers, period = run.size.n_layers, len(run.architecture.surface.pattern)
+    few = 2 * period + layers % period
+    if layers <= few + period:
+        return taken(run)
+    less, more = (taken(replace(run, size=replace(run.size, n_layers=n))) for n in (few, few + period))
+    return _continued(less, more, (layers - few) // period)
+
+
+def _continued(less: dict[str, int], more: dict[str, int], times: float) -> dict[str, int]:
+    """Each quantity, so many times the difference beyond the first."""
+    return {name: value + round(times * (more[name] - value)) for name, value in less.items()}
 
 
 def _step(run: RunConfig, gpu: bool, held: bool) -> dict[str, int]:

@@ -72,6 +72,23 @@ def test_two_small_depths_tell_the_memory_of_any(arm, layers, checkpointing):
     assert found.peak == max(whole["forward"], whole["early"], whole["late"]) + 2 * whole["gradients"]
 
 
+@pytest.mark.parametrize("arm", ["lolm", "samba"])
+@pytest.mark.parametrize("gpu", [False, True])
+def test_two_small_batches_tell_the_memory_of_any(arm, gpu, monkeypatch):
+    run = small(arm, batch_size=640)
+    found = []
+    for few in (memory.FEW_TOKENS, 32768):
+        monkeypatch.setattr(memory, "FEW_TOKENS", few)
+        found.append(step_memory(run, gpu))
+    assert found[1] != step_memory(small(arm, batch_size=512), gpu)
+    for name in ("activations", "loss", "peak"):
+        assert getattr(found[1], name) == pytest.approx(getattr(found[0], name), rel=0.005)
+
+
+def test_the_largest_batch_that_can_be_asked_for_is_told_in_seconds():
+    assert step_memory(small("transformer", batch_size=2**20), gpu=False).peak > 2**40
+
+
 def kept(function, *inputs) -> int:
     """Bytes that autograd keeps for the backward pass of an op, each storage once."""
     storages = {}
