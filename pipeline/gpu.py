@@ -12,15 +12,14 @@ where the folder is still there.
 from __future__ import annotations
 
 import argparse
+import math
 import os
-import platform
 import re
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,14 +27,14 @@ from lolm.config import load_params, tuned_arm
 from lolm.config.ranges import Count, Seed
 from lolm.config.strict import Range
 from lolm.ops.backends import OPS
-from lolm.records import Layout, RecordError, RunKey, read, sha256_of, write
+from lolm.records import Layout, RecordError, RunKey, read, sha256_of
 from lolm.records.files import write_bytes
 from lolm.records.results import load_run
 from lolm.records.schema import Sweep
-from pipeline.carried import GPUError, index_hash, prepare, unpack
-from pipeline.code import accepted_versions, code_of
+from pipeline.carried import GPUError, prepare, unpack
+from pipeline.gpu_notes import NOTES, STAGES, Made, is_made, note_of, other_code, size_of, write_note
 from pipeline.headline import write_headline
-from pipeline.jobs import Job, end_with_parent, side_by_side
+from pipeline.jobs import Job, TimeIsUp, end_with_parent, side_by_side
 from pipeline.runs import THREAD_VARIABLES, available_cores
 from pipeline.stage import Stage, main, option, training_device
 
@@ -53,34 +52,9 @@ RUNS = {
 REHEARSED = {"c": ("smoke", PAIR), "d": ("smoke", ("lolm_published",)), "e": ("smoke", PAIR)}  # e made by c
 TIMED = ("lolm", "transformer_published", "transformer_modern", "mamba", "samba", "transformers_llama", "transformers_mamba")
 PART = 5  # runs of step c that fit ten minutes together
-STAGES = ("sweep", "train", "evaluate", "ablate")
-NOTES = Path("reports/gpu")
+MINUTES = 9.5  # of each step or part of b to e: what is lent for ten minutes has to be reached, and left with the records
 CARRIED = Path("carried")
 Seconds = Annotated[float, Range(least=0, most=10**7)]  # the system's timer has a largest one
-
-
-@dataclass(frozen=True)
-class Made:
-    """What one piece has left, ``reports/gpu/<piece>.json``.
-
-    Attributes:
-        device: its name; "cpu" of a rehearsal.
-        software: versions.
-        code: of each stage, see :func:`pipeline.code.code_of`.
-        data: SHA-256 of the index of the shards; empty where text is no input.
-        whole: whether nothing of the piece is left to do.
-        files: its records below the project's folder, with the SHA-256 of each.
-        values: what it measured besides.
-    """
-
-    piece: str
-    device: str
-    software: dict[str, str]
-    code: dict[str, str]
-    data: str
-    whole: bool
-    files: dict[str, str] = field(default_factory=dict)
-    values: dict[str, Any] = field(default_factory=dict)
 
 
 def pieces_of(step: str, seeds: Sequence[int], rehearse: bool) -> list[str]:
@@ -107,48 +81,6 @@ def pieces_of(step: str, seeds: Sequence[int], rehearse: bool) -> list[str]:
     if not part.isdecimal() or not 1 <= int(part) <= len(parts):
         raise GPUError(f"step {letter} has parts {letter}1 to {letter}{len(parts)}; got {step!r}")
     return parts[int(part) - 1]
-
-
-# ---------------------------------------------------------------------------------------------- notes
-
-
-def note_of(root: Path, piece: str) -> Path:
-    return root / NOTES / f"{piece}.json"
-
-
-def write_note(out: Path, piece: str, whole: bool, files: Sequence[Path] = (), **values: Any) -> None:
-    """Copy a piece's records, paths below the project's folder, to ``out``, and then the note that vouches for them."""
-    import torch
-
-    device = torch.cuda.get_device_name() if training_device() == "cuda" else "cpu"
-    scale = piece.split("/")[1] if piece.startswith("run/") else ""
-    for path in files:
-        if out.resolve() != Path().resolve():
-            write_bytes(out / path, path.read_bytes())
-    hashes = {path.as_posix(): sha256_of(path) for path in files}
-    code = {stage: code_of(stage) for stage in STAGES}
-    write(note_of(out, piece), Made(piece, device, software(), code, index_hash(scale), whole, hashes, values))
-
-
-def software() -> dict[str, str]:
-    """Versions of what computes."""
-    found = {"python": platform.python_version()}
-    for name in ("torch", "triton", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def is_made(piece: str, roots: Sequence[Path]) -> bool:
-    """Whether a folder has the whole piece, made by code that gives the present results."""
-    notes = [read(note_of(root, piece), Made) for root in roots if note_of(root, piece).exists()]
-    return any(note.whole and not _other_code(note) for note in notes)
-
-
-def _other_code(note: Made) -> list[str]:
-    return [stage for stage, code in note.code.items() if code not in (code_of(stage), *accepted_versions(stage))]
 
 
 # ---------------------------------------------------------------------------------------------- one piece
@@ -208,26 +140,51 @@ def make_run(stage: Stage, key: RunKey, out: Path) -> None:
 # ---------------------------------------------------------------------------------------------- all pieces
 
 
-def run_steps(steps: Sequence[str], seeds: Sequence[int], out: Path, jobs: int, rehearse: bool) -> None:
-    """Make the pieces that are missing, step by step.
+def run_steps(steps: Sequence[str], seeds: Sequence[int], out: Path, jobs: int, rehearse: bool, minutes: float = MINUTES) -> None:
+    """Make the pieces that are missing, step by step, each step for so many minutes at most; 0 is no limit.
 
     Raises:
-        GPUError: some failed; all others were made.
+        GPUError: some failed or are left; all others were made.
     """
-    failed = []
-    for step in steps:
+    failed, left = list[str](), 0
+    for step in [part for letter in steps for part in parts_of(letter, seeds, rehearse)]:
         pieces = pieces_of(step, seeds, rehearse)
         missing = [piece for piece in pieces if not is_made(piece, (out, Path()))]
         print(f"step {step}: {len(missing)} of {len(pieces)} pieces to make", flush=True)
+        if not missing:
+            continue
         at_once = min(jobs, len(missing)) if step.startswith("c") else 1
-        threads = dict.fromkeys(THREAD_VARIABLES, str(max(1, available_cores() // max(1, at_once))))
+        threads = dict.fromkeys(THREAD_VARIABLES, str(max(1, available_cores() // at_once)))
         environment = os.environ | threads | {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
         if step.startswith("a") and training_device() == "cpu":
             environment["TRITON_INTERPRET"] = "1"
         commands = [Job(piece, _command(piece, out, rehearse), _log(piece)) for piece in missing]
-        failed += [f"{f.job.name}: {f.reason}" for f in side_by_side(commands, at_once, environment)]
-    if failed:
-        raise GPUError("\nerror: ".join([*failed, f"{len(failed)} piece(s) failed; the same command makes what has no note yet"]))
+        start, unmade = time.monotonic(), list[str]()
+        try:
+            failures = side_by_side(commands, at_once, environment, seconds=60 * minutes or math.inf)
+        except TimeIsUp as over:
+            failures, unmade = list(over.failures), [job.name for job in over.left]
+        failed += [f"{f.job.name}: {f.reason}" for f in failures]
+        left += len(unmade)
+        taken = f"{(time.monotonic() - start) / 60:.1f}" + (f" of {minutes:g}" if minutes else "")
+        print(f"step {step}: {taken} minutes, {size_of(pieces, out)} to bring back", flush=True)
+        if unmade:
+            print(f"step {step}: its minutes are used up; left are {', '.join(unmade)}", flush=True)
+    what = [f"{n} piece(s) {how}" for n, how in ((len(failed), "failed"), (left, "are left")) if n]
+    if what:
+        raise GPUError("\nerror: ".join([*failed, f"{' and '.join(what)}; the same command makes what has no note yet"]))
+
+
+def parts_of(step: str, seeds: Sequence[int], rehearse: bool) -> list[str]:
+    """What of a step has minutes of its own: the parts of b and of what is made of runs, and of step a, whose parts take seconds
+    to a few minutes, the whole."""
+    if len(step) > 1 or step == "a":
+        return [step]
+    parts: list[str] = []
+    pieces = len(pieces_of(step, seeds, rehearse))
+    while sum(len(pieces_of(part, seeds, rehearse)) for part in parts) < pieces:
+        parts.append(f"{step}{len(parts) + 1}")
+    return parts if len(parts) > 1 else [step]
 
 
 def _command(piece: str, out: Path, rehearse: bool) -> list[str]:
@@ -267,7 +224,7 @@ def import_records(folder: Path, rehearsed: bool) -> list[Path]:
     for note, path in zip(notes, paths, strict=True):
         if note.device == "cpu" and not rehearsed:
             raise GPUError(f"{path}: of a rehearsal, made on the CPU; --rehearse takes it over nevertheless")
-        if other := _other_code(note):
+        if other := other_code(note):
             raise GPUError(f"{path}: made by other code of {', '.join(other)}; check out what it was made with, or make it again")
         for name, digest in note.files.items():
             if not _is_record(name, note, folder):
@@ -359,6 +316,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=option(Seconds), default=0, help="end after so many; the same command goes on (default: no limit)"
     )
+    parser.add_argument(
+        "--minutes", type=option(Seconds), default=MINUTES,
+        help=f"of each step and part: no piece is begun after them, and one under way is ended; 0: no limit (default: {MINUTES})",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path(), help="folder that receives the records (default: the project's)")
     parser.add_argument("--carried", type=Path, default=CARRIED, help=f"folder with the packed shards (default: {CARRIED})")
     parser.add_argument("--rehearse", action="store_true", help="all steps at scale smoke, also without a GPU")
@@ -388,7 +349,7 @@ def run() -> None:
         every = [step for step in args.step if pieces_of(step, args.seeds, args.rehearse)]
         if any(step[0] in RUNS for step in every):
             unpack(args.carried)
-        run_steps(every, list(dict.fromkeys(args.seeds)), args.out, args.jobs, args.rehearse)
+        run_steps(every, list(dict.fromkeys(args.seeds)), args.out, args.jobs, args.rehearse, args.minutes)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -41,6 +42,14 @@ class Failure:
         return ([line for line in lines if line.startswith("error:")] or lines or ["no output"])[-1]
 
 
+class TimeIsUp(Exception):
+    """Jobs that were not begun, or were ended before they had, when no time was left; and the failures until then."""
+
+    def __init__(self, left: Sequence[Job], failures: Sequence[Failure]) -> None:
+        super().__init__(f"{len(left)} jobs are left")
+        self.left, self.failures = left, failures
+
+
 def foreground(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run one command on the user's own terminal; returns its exit status."""
     child = subprocess.Popen(command, env=environment, start_new_session=True)
@@ -49,7 +58,11 @@ def foreground(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def side_by_side(
-    jobs: Sequence[Job], workers: int, environment: Mapping[str, str], ended: Callable[[Job], None] = lambda job: None
+    jobs: Sequence[Job],
+    workers: int,
+    environment: Mapping[str, str],
+    ended: Callable[[Job], None] = lambda job: None,
+    seconds: float = math.inf,
 ) -> list[Failure]:
     """Run jobs in order, at most ``workers`` at once; one that fails stops no other. ``ended`` is told each that has ended.
 
@@ -58,14 +71,18 @@ def side_by_side(
 
     Raises:
         ValueError: there are jobs, and no worker.
+        TimeIsUp: not all had ended after so many ``seconds``; those under way are ended then.
     """
+    until = time.monotonic() + seconds
     if jobs and workers < 1:
         raise ValueError(f"{len(jobs)} jobs need at least one worker, got {workers}")
-    waiting, failures = list(jobs), []
+    waiting, failures = list(jobs), list[Failure]()
     running: dict[subprocess.Popen[bytes], tuple[Job, threading.Thread]] = {}
     active: list[subprocess.Popen[bytes]] = []
     with ended_with_us(active):
         while running or waiting:
+            if time.monotonic() >= until:
+                raise TimeIsUp([*(job for job, _ in running.values()), *waiting], failures)
             while waiting and len(running) < workers:
                 job = waiting.pop(0)
                 child = subprocess.Popen(

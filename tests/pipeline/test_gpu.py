@@ -20,7 +20,7 @@ from projects import copy_of_project, environment, python
 from lolm.config import load_params
 from lolm.records import Layout, RecordError, RunKey, read, read_json, sha256_of, write
 from lolm.records.results import load_run
-from pipeline import carried, gpu
+from pipeline import carried, gpu, gpu_notes
 from pipeline.gpu import GPUError, Made, note_of, pieces_of
 
 NO_NAMES: dict[str, list[str]] = {"validation": [], "test": []}
@@ -44,6 +44,51 @@ def test_steps_are_made_of_pieces_that_parts_share_out():
         pieces_of("c4", [1], rehearse=False)
     with pytest.raises(GPUError, match="no step 'f'"):
         pieces_of("f", [1], rehearse=False)
+
+
+def test_a_step_ends_with_its_minutes_and_the_next_start_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    out, sleeping = tmp_path / "back", {"kernel/linear_scan"}
+
+    def command(piece, *_):
+        note, wanted = tmp_path / "made" / f"{piece}.json", note_of(out, piece)
+        write(note, Made(piece, "cpu", {}, {}, "", True))
+        wait = "sleep 60" if piece in sleeping else "true"
+        return ["sh", "-c", f"{wait} && mkdir -p {wanted.parent} && cp {note} {wanted}"]
+
+    monkeypatch.setattr(gpu, "_command", command)
+    every = pieces_of("a", [1], rehearse=True)
+    start = time.monotonic()
+    with pytest.raises(GPUError, match=f"^{len(every) - 1} piece.s. are left; the same command makes"):
+        gpu.run_steps(["a"], [1], out, 1, True, minutes=3 / 60)
+    assert 3 <= time.monotonic() - start < 40
+    said = capsys.readouterr().out
+    assert "step a: 6 of 6 pieces to make\n" in said
+    assert re.search(r"step a: 0\.\d of 0\.05 minutes, 0\.0 MiB to bring back\n", said)
+    assert f"its minutes are used up; left are {', '.join(every[1:])}\n" in said
+    assert [piece for piece in every if note_of(out, piece).exists()] == every[:1]
+    sleeping.clear()
+    gpu.run_steps(["a"], [1], out, 1, True)
+    said = capsys.readouterr().out
+    assert "step a: 5 of 6 pieces to make\n" in said
+    assert " of 9.5 minutes, " in said
+    assert all(gpu.is_made(piece, [out]) for piece in every)
+
+
+def test_every_part_of_a_step_has_minutes_of_its_own():
+    parts = {step: gpu.parts_of(step, [1], rehearse=False) for step in (*"abcde", "c2")}
+    several = {"b": ["b1", "b2", "b3"], "c": ["c1", "c2", "c3"]}
+    assert parts == {step: several.get(step, [step]) for step in parts}
+    assert [gpu.parts_of(step, [1], rehearse=True) for step in "abcde"] == [[step] for step in "abcde"]
+
+
+def test_what_is_too_large_to_bring_back_is_said(tmp_path, monkeypatch):
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/a").write_bytes(bytes(3 * 2**20))
+    write(note_of(tmp_path, "kernel/ssd"), Made("kernel/ssd", "cpu", {}, {}, "", True, {"reports/a": ""}))
+    assert gpu.size_of(["kernel/ssd", "kernel/none"], tmp_path) == "3.0 MiB"
+    monkeypatch.setattr(gpu_notes, "MOST", 2 * 2**20)
+    assert gpu.size_of(["kernel/ssd"], tmp_path) == "3.0 MiB (more than 2)"
 
 
 def test_graphs_are_used_where_they_were_found_to_pay(tmp_path):
@@ -124,7 +169,7 @@ def test_a_rehearsal_is_killed_goes_on_comes_back_and_loads(tmp_path, monkeypatc
 
     note = read(note_of(back, f"run/smoke/{KEY}"), Made)
     with monkeypatch.context() as patch:
-        patch.setattr(gpu, "code_of", lambda stage: "other")
+        patch.setattr(gpu_notes, "code_of", lambda stage: "other")
         with pytest.raises(GPUError, match="made by other code of .*sweep"):
             gpu.import_records(back, rehearsed=True)
     write(note_of(back, note.piece), replace(note, software={"torch": "another"}))
@@ -188,7 +233,7 @@ def test_a_piece_that_is_no_run_is_named(tmp_path, piece):
     ["", ".", "/etc/passwd", "../outside", "reports/smoke/../../x", "reports/tiny/a.json", "params.yaml", "reports/smoke/link"],
 )
 def test_a_file_outside_the_reports_of_its_scale_is_refused(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(gpu, "_other_code", lambda note: [])
+    monkeypatch.setattr(gpu, "other_code", lambda note: [])
     folder, secret = tmp_path / "back", tmp_path / "secret"
     for path in (secret, folder / "reports/tiny/a.json", folder / "params.yaml"):
         path.parent.mkdir(parents=True, exist_ok=True)

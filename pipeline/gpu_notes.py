@@ -1,0 +1,94 @@
+"""What a piece of `make gpu` leaves beside its records: a note of what made it, which vouches for them."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lolm.records import read, sha256_of, write
+from lolm.records.files import write_bytes
+from pipeline.carried import MOST, index_hash
+from pipeline.code import accepted_versions, code_of
+from pipeline.stage import training_device
+
+STAGES = ("sweep", "train", "evaluate", "ablate")
+NOTES = Path("reports/gpu")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one piece has left, ``reports/gpu/<piece>.json``.
+
+    Attributes:
+        device: its name; "cpu" of a rehearsal.
+        software: versions.
+        code: of each stage, see :func:`pipeline.code.code_of`.
+        data: SHA-256 of the index of the shards; empty where text is no input.
+        whole: whether nothing of the piece is left to do.
+        files: its records below the project's folder, with the SHA-256 of each.
+        values: what it measured besides.
+    """
+
+    piece: str
+    device: str
+    software: dict[str, str]
+    code: dict[str, str]
+    data: str
+    whole: bool
+    files: dict[str, str] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def note_of(root: Path, piece: str) -> Path:
+    return root / NOTES / f"{piece}.json"
+
+
+def write_note(out: Path, piece: str, whole: bool, files: Sequence[Path] = (), **values: Any) -> None:
+    """Copy a piece's records, paths below the project's folder, to ``out``, and then the note that vouches for them."""
+    import torch
+
+    device = torch.cuda.get_device_name() if training_device() == "cuda" else "cpu"
+    scale = piece.split("/")[1] if piece.startswith("run/") else ""
+    for path in files:
+        if out.resolve() != Path().resolve():
+            write_bytes(out / path, path.read_bytes())
+    hashes = {path.as_posix(): sha256_of(path) for path in files}
+    code = {stage: code_of(stage) for stage in STAGES}
+    write(note_of(out, piece), Made(piece, device, software(), code, index_hash(scale), whole, hashes, values))
+
+
+def software() -> dict[str, str]:
+    """Versions of what computes."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "triton", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def is_made(piece: str, roots: Sequence[Path]) -> bool:
+    """Whether a folder has the whole piece, made by code that gives the present results."""
+    notes = [read(note_of(root, piece), Made) for root in roots if note_of(root, piece).exists()]
+    return any(note.whole and not other_code(note) for note in notes)
+
+
+def other_code(note: Made) -> list[str]:
+    return [stage for stage, code in note.code.items() if code not in (code_of(stage), *accepted_versions(stage))]
+
+
+def size_of(pieces: Sequence[str], out: Path) -> str:
+    """How large the notes and records of pieces are, with a word where that is more than may come back.
+
+    Raises:
+        RecordError: a note is damaged.
+    """
+    notes = [note_of(out, piece) for piece in pieces if note_of(out, piece).exists()]
+    files = {out / name for note in notes for name in read(note, Made).files} | set(notes)
+    size = sum(path.stat().st_size for path in files)
+    return f"{size / 2**20:.1f} MiB" + (f" (more than {MOST / 2**20:.0f})" if size > MOST else "")
