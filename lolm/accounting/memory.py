@@ -69,9 +69,8 @@ def step_memory(run: RunConfig, gpu: bool, devices: int = 1) -> StepMemory:
     if batch <= 4 * few:
         found = taken(run)
     else:  # its loss alone would be thousands of blocks
-        found = _continued(
-            *(taken(replace(run, training=replace(run.training, batch_size=n))) for n in (few, 2 * few)), batch / few - 1
-        )
+        less, more = (taken(replace(run, training=replace(run.training, batch_size=n))) for n in (few, 2 * few))
+        found = _continued(less, more, batch / few - 1)
     weights, gradients, moments = found["weights"], found["gradients"], 2 * found["gradients"]
     shared = -(-(weights + gradients + moments) * (devices - 1) // devices)
     whole = found["blocks"] if devices > 1 else 0
