@@ -14,6 +14,7 @@ from lolm.data.errors import DataError
 from lolm.records import RecordError, read_json, sha256_of
 
 REMAKE = "delete its folder and run `dvc repro shards`"
+DTYPES = ("uint16", "uint32")  # of token ids
 
 
 class TokenStream:
@@ -40,6 +41,8 @@ class TokenStream:
             raise DataError(f"{folder / 'token_bytes.npy'}: not what was written; {REMAKE}")
         self._folder = folder
         self._shards = entry["shards"]
+        if index["dtype"] not in DTYPES:  # NumPy evaluates names of types
+            raise DataError(f"{folder / 'index.json'}: dtype is {index['dtype']!r}, not {' or '.join(DTYPES)}; {REMAKE}")
         dtype = np.dtype(index["dtype"]).newbyteorder("<")
         self._maps = [_map(folder / shard["file"], shard["tokens"], dtype) for shard in self._shards]
         self._starts = np.cumsum([0] + [shard["tokens"] for shard in self._shards])
@@ -60,7 +63,7 @@ class TokenStream:
             raise DataError(str(error)) from None
         splits = index.get("splits") if isinstance(index, dict) else None
         if not isinstance(splits, dict) or split not in splits:
-            raise DataError(f"{folder / 'index.json'}: no split {split!r}; it has {', '.join(splits or ['none'])}")
+            raise DataError(f"{folder / 'index.json'}: no split {split!r}; it has {', '.join(splits or ['none'])}; {REMAKE}")
         try:
             for shard in index["splits"][split]["shards"]:
                 if not re.fullmatch(rf"{re.escape(split)}/[0-9]+\.bin", shard["file"]):

@@ -162,7 +162,7 @@ def store_lock(patience: float = PATIENCE) -> Iterator[None]:
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in ("alembic", "mlflow", "requests", "sqlalchemy", "sqlite3"):
                 raise
-            reason, path = _reason(redacted(str(error)).partition("\n")[0])[:300], sqlite_path(store_uri())
+            reason, path = _reason(redacted(str(error))), sqlite_path(store_uri())
             if path is None:
                 advice = "start its server, or unset MLFLOW_TRACKING_URI"
             elif "readonly" in reason:
@@ -173,8 +173,9 @@ def store_lock(patience: float = PATIENCE) -> Iterator[None]:
 
 
 def _reason(said: str) -> str:
-    """What a library says, without the name of its class of errors."""
-    return re.sub(r"^(?:\((?:\w+\.)+\w+\) |(?:\w+\.)*\w*(?:Error|Exception): )+", "", said)
+    """The first line of what a library says, without SQLAlchemy's remark on when and the name of its class of errors."""
+    line = re.sub(r"\(raised as a result of [^\n]*\n", "", said).partition("\n")[0][:300]
+    return re.sub(r"^(?:\((?:\w+\.)+\w+\) |(?:\w+\.)*\w*(?:Error|Exception): )+", "", line)
 
 
 @contextmanager
@@ -206,8 +207,9 @@ def _mlflow() -> Any:
         os.environ.setdefault(f"MLFLOW_{name}", value)
     import mlflow
 
-    for chatter in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
+    for chatter in ("alembic", "mlflow.tracking.fluent"):
         logging.getLogger(chatter).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises as well
     return mlflow
 
 

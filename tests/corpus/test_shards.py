@@ -156,6 +156,14 @@ def test_token_bytes_of_another_tokenizer(copy, tokenizer):
         TokenStream.open(copy, "train")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint,}16", "u04", "\ud800", 16, None])
+def test_another_dtype(copy, dtype):
+    index = json.loads((copy / "index.json").read_text(encoding="utf-8"))
+    (copy / "index.json").write_text(json.dumps(index | {"dtype": dtype}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"index\.json: dtype is .*, not uint16 or uint32; .*dvc repro"):
+        TokenStream.open(copy, "train")
+
+
 def test_unknown_split(data):
-    with pytest.raises(DataError, match="no split 'dev'; it has"):
+    with pytest.raises(DataError, match=r"no split 'dev'; it has .*; .*dvc repro"):
         TokenStream.open(data / "shards", "dev")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from mlflow.exceptions import MlflowException
 from synthetic import Truth, write_results
 
 from lolm import LolmError, redacted, tracking
@@ -499,6 +500,16 @@ def test_who_waits_for_another_process_says_so(project, monkeypatch, capsys):
     with FileLock("mlflow.db.lock"), pytest.raises(BusyError), store.store_lock(patience=0.3):
         pass
     assert "waiting for another process that fills MLflow (lock" in capsys.readouterr().err
+
+
+def test_what_sqlalchemy_says_of_a_store_that_cannot_be_written_is_told_with_its_cure(project):
+    said = (
+        "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block if this flush is occurring "
+        "prematurely)\n(sqlite3.OperationalError) attempt to write a readonly database\n[SQL: INSERT INTO tags]"
+    )
+    told = r"cannot be used \(attempt to write a readonly database\); let this user write it"
+    with pytest.raises(store.TrackingError, match=told), store.store_lock():
+        raise MlflowException(said)
 
 
 def test_a_copied_project_keeps_its_artifacts_to_itself(project, monkeypatch):
