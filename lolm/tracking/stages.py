@@ -13,7 +13,7 @@ from lolm import redacted
 from lolm.records import Layout, RunKey, write_text
 from lolm.tracking.runs import sync_live, sync_run
 from lolm.tracking.scales import sync_benchmark, sync_scale
-from lolm.tracking.store import BusyError, prepare_store, store_lock
+from lolm.tracking.store import BusyError, in_use, prepare_store, store_lock
 
 RUNNER = "LOLM_RUNNER"  # set in the environment of the stages that the runner starts
 HAND_OVER = "LOLM_HAND_OVER"  # set in a job on another machine: MLflow is filled by the process alone that follows it
@@ -77,7 +77,7 @@ def try_sync_benchmark(path: str | Path) -> None:
 
 def _left_to_runner() -> bool:
     """Whether a runner stands behind this process, which fills MLflow from the records and has it loaded already."""
-    return "mlflow" not in sys.modules and RUNNER in os.environ
+    return RUNNER in os.environ and not in_use()
 
 
 def _guarded(call: Any, *args: Any) -> None:

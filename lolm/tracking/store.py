@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -201,6 +202,7 @@ def _locked(patience: float) -> Iterator[None]:
         lock.release()
 
 
+@cache
 def _mlflow() -> Any:
     # A server that does not answer is given up after some 20 s, not after minutes.
     for name, value in (("DISABLE_TELEMETRY", "true"), ("HTTP_REQUEST_MAX_RETRIES", "1"), ("HTTP_REQUEST_TIMEOUT", "10")):
@@ -211,6 +213,11 @@ def _mlflow() -> Any:
         logging.getLogger(chatter).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises as well
     return mlflow
+
+
+def in_use() -> bool:
+    """Whether this process has taken MLflow's seconds of importing on itself already."""
+    return _mlflow.cache_info().currsize > 0
 
 
 def open_client() -> Any:
