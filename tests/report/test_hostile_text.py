@@ -145,7 +145,8 @@ def test_a_card_of_a_corpus_with_hostile_names(results):
     run = results.runs[0]
     text = render(
         "card.md", run=run, config=run.header.run, native="Llama", differs="", tokens=9, corpus=corpus, shards=None,
-        interval=None, level="95 %", claims=[], si=str, step=None, annealed=False,
+        interval=None, level="95 %", claims=[], si=str, flops=9.0, step=None, annealed=False,
+        scores={},
     )  # fmt: skip
     said = shown(text.partition("---\n\n")[2])
     assert "so`ng|s <script>" in said.replace(r"\|", "|")
