@@ -18,6 +18,7 @@ from lolm.records import RunKey
 from lolm.tracking import HAND_OVER, RUNNER
 from pipeline.cluster import Share, Task, array, check
 from pipeline.environment import ALONE, DEVICE, FORCE, IDENTITY, JOBS, LAUNCHER, PARENT, said
+from pipeline.estimate import PER_ARM, PER_RUN
 from pipeline.headline import write_headline
 from pipeline.jobs import Failure, Job, available_cores, end_with_parent, foreground, keep_bytecode, side_by_side
 from pipeline.progress import Progress
@@ -127,6 +128,13 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inpu
     Raises:
         StageError: some failed; all others were made. Names each with the reason and its log.
     """
+    if name in (
+        *PER_ARM,
+        *PER_RUN,
+    ):  # DVC asks for a stage's folders also where the study has nothing for it, or all of it diverged
+        (stage.layout.reports / name).mkdir(parents=True, exist_ok=True)
+    if name == "train":
+        (stage.layout.artifacts / "runs").mkdir(parents=True, exist_ok=True)
     forced = "asked for" if said(FORCE) else None
     pieces = {piece: why or forced for piece, why in reasons.items() if why or forced}
     if not pieces:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from lolm.accounting.resolve import resolve_run
 from lolm.config import load_params
@@ -330,6 +331,16 @@ def test_the_page_is_made_from_the_first_pair_on_and_as_runs_come_in(under_way, 
     clock.now += 150
     course.piece_ended(5)
     assert len(page.read_text(encoding="utf-8")) == 2, "the stage of that name makes the last one"
+
+
+@pytest.mark.parametrize("name", ["sweep", "train", "evaluate", "ablate", "layers", "recall"])
+def test_a_stage_without_pieces_leaves_the_folders_that_dvc_asks_for(name, tmp_path, monkeypatch):
+    """A study of LOLM's arms alone has no layers to remove, and every run of one may have diverged."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    outputs = [out if isinstance(out, str) else next(iter(out)) for out in stages[name]["outs"]]
+    monkeypatch.chdir(tmp_path)
+    runs._make_all(name, Stage(load_params(ROOT / "params.yaml").select("smoke", "gate")), {}, lambda piece: "")
+    assert all(Path(out.replace("${item.scale}", "smoke")).is_dir() for out in outputs)
 
 
 def test_the_pieces_of_a_study_are_its_runs_and_its_recall_arms():
