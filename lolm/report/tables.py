@@ -36,6 +36,8 @@ GATE_SERIES = {names.GATE_LEVEL: "training batches", names.GATE_TARGET: "supervi
 def table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A table with these columns; what is missing in a row is empty, and whole numbers stay whole beside empty cells."""
     table = pd.DataFrame([[row.get(column) for column in columns] for row in rows], columns=list(columns))
+    empty = table.columns[table.isna().all()]
+    table[empty] = table[empty].astype(float)  # of objects None, which compares with no number
     for column in ("seed", "step"):
         if column in table:
             table[column] = table[column].astype("Int64")

@@ -546,3 +546,9 @@ def test_a_broken_record_is_named_and_the_last_report_stays(tmp_path, monkeypatc
     assert "metrics.jsonl.xz: broken" in done.stderr
     assert "Traceback" not in done.stderr
     assert page.read_bytes() == before
+
+
+def test_one_seed_of_arms_of_one_family_is_drawn_without_a_test(tmp_path):
+    results = load_results(write_results(tmp_path, arms=("lolm", "lolm_half"), seeds=(1,), truth=SHORT))
+    assert tables.training_arms(results)["p_adjusted"].isna().all()
+    assert next(picture for picture in pictures(results) if picture.name == "training_arms").svg
