@@ -128,10 +128,8 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inpu
     Raises:
         StageError: some failed; all others were made. Names each with the reason and its log.
     """
-    if name in (
-        *PER_ARM,
-        *PER_RUN,
-    ):  # DVC asks for a stage's folders also where the study has nothing for it, or all of it diverged
+    # DVC asks for a stage's folders also where the study has nothing for it, or all of it diverged.
+    if name in PER_ARM + PER_RUN:
         (stage.layout.reports / name).mkdir(parents=True, exist_ok=True)
     if name == "train":
         (stage.layout.artifacts / "runs").mkdir(parents=True, exist_ok=True)

@@ -87,8 +87,5 @@ def _guarded(call: Any, *args: Any) -> None:
     except Exception as error:
         if not _warned:
             reason = redacted(str(error)).strip().partition("\n")[0] or type(error).__name__
-            print(
-                f"warning: MLflow was not filled ({reason}); fill it later with `python -m pipeline.track`",
-                file=sys.stderr,
-            )
+            print(f"warning: MLflow was not filled ({reason}); fill it later with `python -m pipeline.track`", file=sys.stderr)
         _warned = True
