@@ -95,11 +95,15 @@ faults: $(ready) tools ## kills, failing writes, damaged and invented files, som
 	@LOLM_FAULTS=$(or $(LOLM_FAULTS),1) $(quiet) $(pytest) -m faults $(ARGS) tests/faults
 	@"$(python)" tests/faults/table.py
 
-audit: $(ready) ## whether a fault is known of a package that requirements.lock pins; asks a public list, takes the extra `audit`
+audit: $(ready) ## whether a fault is known of a pinned package: asks a public list (extra `audit`); ADVISORIES=folder reads a copy
+ifdef ADVISORIES
+	@"$(python)" -m pipeline.audit "$(ADVISORIES)" $(ARGS)
+else
 	@"$(python)" -m pip_audit --version >/dev/null 2>&1 || \
 	  { echo "error: pip-audit is missing; pip install -c constraints.txt -e '.[audit]'" >&2; exit 2; }
 	@"$(python)" -m pip_audit --requirement requirements.lock --require-hashes --disable-pip --strict --progress-spinner off $(ARGS) || \
 	  { echo "error: the audit failed: either a package above has a known fault, or its list was out of reach (no network?)" >&2; exit 2; }
+endif
 
 golden: $(ready) tools ## whether the code computes what it computed: losses, gradients and measures of every family
 	@$(quiet) "$(python)" -m pytest tests/golden $(ARGS)
