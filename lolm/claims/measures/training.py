@@ -203,7 +203,7 @@ class BeatsAll:
 @dataclass(frozen=True)
 class Emergent:
     """In how many of the things that are measured the subject is better than each of its ``parts``: test loss, loss late in the
-    window, recall tasks. One is enough, so each is tested at the level over their number."""
+    window, the share of runs that solve a recall task. One is enough, so each is tested at the level over their number."""
 
     parts: tuple[str, ...]
 
@@ -212,22 +212,27 @@ class Emergent:
 
     def __call__(self, context: Context) -> Reading:
         results = context.results
-        abilities: dict[str, tuple[str, Read]] = {  # the higher the better
-            "test loss": ("nats", lambda run: None if run.test_nats is None else -run.test_nats),
-            "late loss": ("nats", lambda run: None if run.evaluation is None else -run.evaluation.positions.late.nats),
-            **{task: ("share", lambda run, task=task: run.accuracy(task)) for task in names.TASKS},  # type: ignore[misc]
+        losses: dict[str, Read] = {  # the higher the better
+            "test loss": lambda run: None if run.test_nats is None else -run.test_nats,
+            "late loss": lambda run: None if run.evaluation is None else -run.evaluation.positions.late.nats,
         }
+        abilities = (*losses, *names.TASKS)
         level = 1 - (1 - results.analysis.confidence) / len(abilities)
         verdicts, details = [], {}
-        for ability, (unit, read) in abilities.items():
-            each = []
+        for ability in abilities:
+            read, each = losses.get(ability, lambda run, task=ability: run.accuracy(task)), []  # type: ignore[misc]
             for part in self.parts:
                 pairs = results.pairs(results.subject, part)
                 mine, theirs = values([a for a, _ in pairs], read), values([b for _, b in pairs], read)
                 if mine is None or theirs is None:
                     raise NotRun(f"{ability} was not measured in LOLM and {part}")
-                each.append(found := paired_difference(mine, theirs, level))
-                text = f"by how much LOLM is better, {100 * level:.4g} % interval"
+                if ability in losses:
+                    unit, text, found = "nats", "by how much LOLM is better", paired_difference(mine, theirs, level)
+                else:
+                    ours, other = (solved(one, context.analysis.solved_accuracy, level) for one in (mine, theirs))
+                    unit, text, found = "share", "share of runs that solve it, LOLM minus the part", share_difference(ours, other)
+                each.append(found)
+                text += f", {100 * level:.4g} % interval"
                 details[f"{ability}, against {results.label(part)}"] = Quantity.of(found, unit, text)
             verdicts.append(every(above(found, 0.0) for found in each))
         held = [ability for ability, verdict in zip(abilities, verdicts, strict=True) if verdict == HOLDS]

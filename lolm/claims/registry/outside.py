@@ -183,9 +183,8 @@ ENTRIES = (
         "number), "
         "fails if in none it can be",
         unit="count",
-        definition="things of {count} (test loss, late loss, recall tasks) in which LOLM is better than pure Mamba and pure "
-        "modern "
-        "Transformer",
+        definition="things of {count} (test loss, late loss, how often each recall task is solved) in which LOLM is better than "
+        "pure Mamba and pure modern Transformer",
         stated=("seed",),
         caveats=("A property is read as being better at something that these runs measure.",),
     ),

@@ -39,6 +39,24 @@ def test_emergent_is_better_than_both_in_one_thing(results_of):
     assert alike.sound.value == 0.0
 
 
+@pytest.mark.parametrize(("ours", "theirs", "verdict"), [(0.999, 0.995, "inconclusive"), (1.0, 0.4, "holds")])
+def test_recall_that_all_have_learned_is_no_property_of_one(results_of, ours, theirs, verdict):
+    """A few thousandths of the accuracy in a task that every run solves, the same in all five seeds, make no new ability."""
+    truth = Truth(jitter=0.0, speed=1.0, speeds={"mamba": 2.0})  # so that Mamba is ahead in loss
+    results = results_of(truth, seeds=(1, 2, 3, 4, 5), studies={"field": FIELD}, study="field")
+
+    def learned(run):
+        accuracy = (ours if run.arm == "lolm" else theirs) + 1e-5 * run.seed
+        tasks = run.recall.tasks | {"induction": replace(run.recall.tasks["induction"], accuracy=accuracy)}
+        return replace(run, recall=replace(run.recall, tasks=tasks))
+
+    results = replace(results, runs=tuple(map(learned, results.runs)))
+    claim = next(claim for claim in build_ledger(results) if claim.id == "emergent_properties")
+    assert claim.verdict == verdict
+    shown = claim.details["induction, against Mamba"]
+    assert (shown.value, shown.n_seeds) == (float(verdict == "holds"), 5)
+
+
 def test_what_is_said_of_retrieval_is_of_its_two_arms(results_of):
     ledger = field(results_of)
     assert {name.split(" · ")[0] for name, _ in ledger["retrieval_pure"].runs} == {"transformer_modern", "mamba"}
