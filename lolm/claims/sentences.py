@@ -113,8 +113,8 @@ FINDINGS = (
     Finding(
         "dependency_follows_share",
         "whether over arms S follows the latent branch's share",
-        "Over the arms that share LOLM's wiring S rises with the latent branch's share",
-        "Over arms S does not rise with the latent branch's share",
+        "Over the arms that have LOLM's fusion, whatever feeds it, S rises with the latent branch's share",
+        "Over the arms that have LOLM's fusion, whatever feeds it, S does not rise with the latent branch's share",
     ),
     Finding(
         "inversion_total",

@@ -107,8 +107,8 @@ ENTRIES = (
         "inversion",
         WORSE,
         "lolm_transformer_latent",
-        caveat="The blocks read the same h, in series; equal parameters. The SSM brings a short convolution that they lack, and "
-        "its block without the recurrence is not shown to be worse.",
+        caveat="The blocks read the same h, in series; equal parameters. The SSM brings a short convolution that they lack: "
+        "lolm_conv_latent has that alone, lolm_transformer_conv_latent adds it to the blocks.",
         stated="seed",
     ),
     contrast(
