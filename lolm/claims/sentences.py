@@ -101,7 +101,7 @@ FINDINGS = (
         "whether LOLM is inverted, its latent branch the smaller one by share and yet missed more",
         "LOLM is inverted: its latent branch is the smaller one by share and is missed more. S, damage without it minus damage "
         "without the surface branch",
-        "LOLM is not inverted: its latent branch is not both the smaller one by share and missed more. S, damage without it "
+        "By the declared rule, which takes an S near 0 for none, LOLM shows no inversion. S, damage without the latent branch "
         "minus damage without the surface branch",
     ),
     Finding(

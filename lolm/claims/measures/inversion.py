@@ -209,6 +209,9 @@ def declared(context: Context) -> Reading:
     why = f"S, {DEFINITION} ({method.label}): {why_of(found, margin, 'nats')}; the latent branch's share of the gated signal: "
     why += "not measured" if share is None else why_of(share, dep.HALF, "share")
     why += f"; so by the declared rule: {called}."
+    if called == dep.NO_INVERSION and found.interval is not None and found.interval[1] > margin:
+        band = context.analysis.inversion_band
+        why += f" The band counts an S of up to {band:g} nats as none; one above {margin:g} is not ruled out."
     together = dep.calls(results)
     mine = next((one for one in together if one.arm == results.subject), None)
     if mine is not None and len(together) > 1:

@@ -36,6 +36,7 @@ def ledger_of(results):
         (1.2, 0.6, 0.5, "inconclusive", "rule: inconclusive."),
         (0.6, 1.2, 0.95, "fails", "rule: not inverted."),
         (0.6, 0.6, 0.95, "fails", "rule: no inversion."),
+        (0.65, 0.6, 0.95, "fails", "rule: no inversion. The band counts an S of up to 0.1 nats as none; one above 0.05 is not"),
     ],
 )
 def test_the_declared_statistic_decides_beside_the_share(results_of, latent, surface, share, verdict, said):
@@ -43,6 +44,7 @@ def test_the_declared_statistic_decides_beside_the_share(results_of, latent, sur
     claim = ledger["inversion_preregistered"]
     assert claim.verdict == verdict
     assert said in claim.why
+    assert ("ruled out" in claim.why) == (latent == 0.65)  # the interval reaches above the margin of an inversion
     assert claim.details["share of the latent branch"].value == pytest.approx(1 - share, abs=0.002)
     assert ledger["latent_minority"].verdict == {0.95: "holds", 0.3: "fails", 0.5: "inconclusive"}[share]
     assert not any("norm kept" in control.name for control in claim.controls)
