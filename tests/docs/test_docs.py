@@ -185,7 +185,7 @@ VERDICTS = (
     (r"level is taught", "gate_free", "fails"),
     (r"dips? and (?:then )?(?:climbs?|reverses?)", "gate_reversal", "holds"),
     (r"LOLM (?:is|shows? an?) (?:inverted|inversion)", "inversion_preregistered", "holds"),
-    (r"LOLM is not inverted", "inversion_preregistered", "fails"),
+    (r"LOLM is not inverted", None, None),  # the rule finds an S near 0, no S of 0
     (
         r"(?:memory|codes?|branch|noise|text's branch or noise|arm)\b[^.]{0,40} (?:adds?|gives?|contributes?|changes?) nothing",
         None,

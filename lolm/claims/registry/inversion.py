@@ -263,6 +263,7 @@ ENTRIES = (
         "before the rate decays, as published",
         caveats=(
             "Both settings are off the training distribution; the claim inversion_control says what the difference can mean.",
+            "Two damages are compared: whether the branch that is missed more is the smaller one, latent_minority says.",
             DECODER_STAYS,
         ),
         controls=(*REMOVED, "minority"),
