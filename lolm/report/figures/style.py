@@ -60,9 +60,13 @@ def svg_of(draw: Callable[[], Figure], name: str) -> str:
     What is drawn for an arm (:func:`of_arm`) carries its name as ``data-arm``; ``data-values`` holds :func:`values`.
     """
     import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     with matplotlib.rc_context(STYLE):
         buffer, figure = io.StringIO(), draw()
+        FigureCanvasSVG(figure)  # whose texts the layout measures
+        lay_out(figure)
+        figure.set_layout_engine("none")  # or everything is drawn once more, for nothing, to lay it out
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         shown = escape(json.dumps(values(figure), ensure_ascii=False, separators=(",", ":")))
     text = buffer.getvalue()
@@ -129,6 +133,11 @@ def new_figure(rows: int = 1, columns: int = 1, height: float = 3.0, **kwargs: A
     return figure, figure.subplots(rows, columns, **kwargs) if rows else None
 
 
+def lay_out(figure: Any) -> None:
+    """Give axes the places and limits that they are drawn with, without drawing anything."""
+    figure.get_layout_engine().execute(figure)
+
+
 OTHERS = (*PALETTE[2:], "#7F6000", "#6A3D9A", "#4D7EA8", "#9C3D54")  # arms beside subject and baseline, reused when they run out
 
 
@@ -180,7 +189,7 @@ def label_ends(
     With ``x``, the positions of what is labelled, a thin line leads from there to its label. ``bold`` names the texts in bold,
     ``ids`` the id of what belongs to a text.
     """
-    axes.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
+    lay_out(axes.get_figure(root=True))
     to_axes = axes.transData + axes.transAxes.inverted()
     labels = list(labels)
     points = [to_axes.transform((0 if x is None else x[i], y)) for i, (y, _, _) in enumerate(labels)]
@@ -245,7 +254,7 @@ def reference_lines(axes: Axes, levels: Mapping[str, float], dash: Any = (0, (1,
     """
     low, high = sorted(axes.get_ylim())
     inside = sorted((level, name) for name, level in levels.items() if low <= level <= high)
-    axes.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
+    lay_out(axes.get_figure(root=True))
     to_axes = axes.transData + axes.transAxes.inverted()
     height = axes.get_window_extent().height / axes.figure.dpi * 72
     wanted = [to_axes.transform((0, level))[1] + 2 / height for level, _ in inside]
