@@ -1,11 +1,10 @@
 """The corpus, tokenizer and shards stages as DVC runs them: from params.yaml to files, or one line of error and status 2."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import pytest
 import yaml
 
@@ -21,9 +20,7 @@ def write_params(folder: Path, **sections: dict) -> None:
 
 
 def stage(name: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    env = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment
-    command = [sys.executable, "-m", f"pipeline.{name}", "--scale", "smoke"]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+    return forks.stage(folder, name, "--scale", "smoke", **{"HF_HUB_OFFLINE": "1"} | environment)
 
 
 @pytest.fixture

@@ -48,8 +48,18 @@ def test_it_ends_as_a_process_of_its_own_would(project, how, status):
     assert said[0].stderr == said[1].stderr
 
 
-def test_what_imports_something_else_first_is_no_fork(project):
-    assert "False" in python(project, "-m", "pipeline.own", "nothing", PYTHONPATH=str(project))
+def test_what_imports_something_else_first_is_no_fork(project, tmp_path):
+    (tmp_path / "first").mkdir()
+    first = str(tmp_path / "first")
+    assert "True" in python(project, "-m", "pipeline.own", "nothing", PYTHONPATH=first)
+    (tmp_path / "first" / "sitecustomize.py").touch()
+    assert "False" in python(project, "-m", "pipeline.own", "nothing", PYTHONPATH=first)
+
+
+def test_its_code_may_lie_in_another_folder(project):
+    elsewhere = project / "elsewhere"
+    elsewhere.mkdir()
+    assert str(elsewhere) in python(elsewhere, "-m", "pipeline.own", "nothing", PYTHONPATH=str(project))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -13,7 +13,9 @@ import sys
 
 executable, address, *words = sys.argv[1:]
 module = words[1] if len(words) > 1 and words[0] == "-m" else ""
-if not (module == "dvc" or module.startswith("pipeline.")) or os.environ.get("PYTHONPATH"):
+path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+first = any(os.path.exists(os.path.join(folder, "sitecustomize.py")) for folder in path if folder)
+if first or not (module == "dvc" or module.startswith(("pipeline.", "benchmarks."))):
     os.execv(executable, [executable, *words])
 parent = os.getppid()
 asked = json.dumps({"words": words[1:], "folder": os.getcwd(), "environment": dict(os.environ)}).encode()

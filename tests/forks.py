@@ -1,4 +1,4 @@
-"""`python -m pipeline.<stage>` and `python -m dvc` as forks of one process that has imported the libraries behind them.
+"""`python -m` of stages, the benchmark and DVC as forks of one process that has imported the libraries behind them.
 
 Most of what such a process takes, two seconds on a core, goes into importing PyTorch, MLflow and DVC. Nothing of this project is
 imported before the fork: a copy of the project runs its own code. What a fork shares with others, and a process of its own would
@@ -35,6 +35,7 @@ LIBRARIES = (
     *("jinja2", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "dvc.cli.parser", "dvc.repo", "dvc.render.convert"),
 )
 CLIENT = Path(__file__).with_name("fork_client.py")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @cache
@@ -62,11 +63,18 @@ def interpreter() -> str:
     return str(stand_in)
 
 
+def stage(folder: Path, name: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A stage with this project's code, in a folder that has none."""
+    own = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    command = [interpreter(), "-m", f"pipeline.{name}", *words]
+    return subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, timeout=120, check=False)
+
+
 def _serve(address: str, stand_in: str) -> None:
     sys.path.pop(0)  # this folder
     for name in LIBRARIES:
         import_module(name)
-    assert not {"lolm", "pipeline"} & set(sys.modules)
+    assert not {"lolm", "pipeline", "benchmarks"} & set(sys.modules)
     gc.freeze()  # what is shared stays shared
     sys.executable = stand_in
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait for a client's process
@@ -128,7 +136,8 @@ def _become(asked: dict, descriptors: list[int], parent: int) -> NoReturn:
     sys.dont_write_bytecode, sys.pycache_prefix = "PYTHONDONTWRITEBYTECODE" in os.environ, os.environ.get("PYTHONPYCACHEPREFIX")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through="PYTHONUNBUFFERED" in os.environ)  # type: ignore[union-attr]
-    sys.path.insert(0, asked["folder"])
+    path = os.environ.get("PYTHONPATH", "")
+    sys.path[:0] = [asked["folder"], *(path.split(os.pathsep) if path else ())]
     sys.argv = asked["words"]
     status = 0
     try:
