@@ -1,4 +1,4 @@
-# Every target but `help` and `clean` uses the active environment if this project is installed in it, else makes .venv.
+# Every target but `help`, `gpu` and `clean` uses the active environment if this project is installed in it, else makes .venv.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -28,7 +28,7 @@ endif
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Variables: SCALE= STUDY=<of params.yaml> JOBS=<runs at a time> LAUNCHER=slurm <runs on a cluster> FORCE=1 <all again>"
-	@echo "           WHY=<what make accept accepts> PORT=<of the UI> ARGS=<for pytest or the benchmark>"
+	@echo "           WHY=<what make accept accepts> PORT=<of the UI> ARGS=<more for plan, gpu, bench, audit and tests>"
 	@echo "           PYTHON=<interpreter to build .venv with> TORCH_INDEX=<extra package index, for example of PyTorch's CPU builds>"
 
 chosen = $(if $(SCALE),--scale "$(SCALE)") $(if $(STUDY),--study "$(STUDY)")
@@ -63,7 +63,7 @@ plan: $(ready) ## sizes, memory, hours and disk of a study, before anything runs
 status: $(ready) ## what of a study is made, what is being made, what is left and how long that takes
 	@"$(python)" -m pipeline.status $(chosen)
 
-gpu: ## the published comparisons on one GPU, in steps that fit ten minutes; needs PyTorch and Triton alone; ARGS=<of pipeline.gpu>
+gpu: ## the published comparisons on one GPU, in steps that fit ten minutes; needs no DVC and no MLflow (docs/scale.md); ARGS=<of pipeline.gpu>
 	@"$(or $(wildcard $(python)),$(PYTHON),python3)" -m pipeline.gpu $(ARGS)
 
 gpu-shards: $(ready) ## what `make gpu` reads, from the text in the folder texts into the folder carried

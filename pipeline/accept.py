@@ -38,7 +38,7 @@ def accept() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--why", help="what was changed (default: the subject of the last commit)")
     parser.add_argument("--scale", help="with --study: only let dvc.lock record the code of the stages at this scale and study")
-    parser.add_argument("--study")
+    parser.add_argument("--study", help="with --scale")
     args = parser.parse_args()
     if (args.scale is None) != (args.study is None):
         parser.error("--scale and --study go together")

@@ -14,7 +14,7 @@ from lolm import LolmError, __version__
 from pipeline import report
 from pipeline.stage import main, training_device
 
-SOURCE = "folder of a run's weights, artifacts/<scale>/runs/<arm>-<seed>"
+SOURCE = "folder of a run's weights, artifacts/<scale>/runs/<arm>-<seed>; or of an export, such as models/lolm-tiny"
 LATENT_TO_SURFACE = (208, 214, 222, 252, 117, 75, 33)  # of the terminal's 256 colours: orange, grey, blue; told apart by all eyes
 REACH = 0.1  # of a token's mean gate, from the middle colour to the last
 

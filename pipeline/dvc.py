@@ -55,8 +55,8 @@ def override(values: dict[str, str]) -> None:
 def main(arguments: list[str]) -> int:
     """Run DVC; leading ``--scale`` and ``--study`` choose, all else is DVC's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale")
-    parser.add_argument("--study")
+    parser.add_argument("--scale", help="name under `scales` in params.yaml (default: its `scale`)")
+    parser.add_argument("--study", help="name under `studies` in params.yaml (default: its `study`)")
     parser.add_argument("dvc", nargs=argparse.REMAINDER, help="a command of DVC with its arguments")
     args = parser.parse_args(arguments)
     values = {name: value for name, value in (("scale", args.scale), ("study", args.study)) if value}

@@ -1,7 +1,7 @@
-"""The published comparisons on a GPU that is at hand for minutes: `make gpu`, on a machine with PyTorch and Triton alone.
+"""The published comparisons on a GPU that is at hand for minutes: `make gpu`, without DVC and MLflow.
 
 Steps, in the order of what is known least: (a) every kernel against its reference, and its speed; (b) training steps of the
-arms at 149M and 304M; (c) the 20.5M experiment, 20,000 steps an arm, trained, evaluated and ablated by the code of the stages;
+arms at 20M, 149M and 304M; (c) the 20.5M experiment, 20,000 steps an arm, trained, evaluated and ablated by the stages' code;
 (d) the 149M pair to step 2,000; (e) the 304M pair for 200 steps. A step is made of pieces, each in a process of its own, and each
 leaves its record with a note at once: what is made is not made again, and a piece that was cut short goes on from its checkpoint
 where the folder is still there.

@@ -23,8 +23,10 @@ LOG = Path(".scratch/logs/mlflow-ui.log")
 
 def ui() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", type=stage.option(Text), default="127.0.0.1")
-    parser.add_argument("--port", type=stage.option(Port), default=5000)
+    parser.add_argument(
+        "--host", type=stage.option(Text), default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
+    parser.add_argument("--port", type=stage.option(Port), default=5000, help="default: %(default)s")
     parser.add_argument("--scale", help="whose experiment the printed address opens (default: that of params.yaml)")
     args = parser.parse_args()
     scale = load_params().select(args.scale).scale

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from lolm.config import Params, ScaleConfig, load_params
+from pipeline.environment import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SOURCE = [
     path
     for folder in ("lolm", "pipeline", "benchmarks", "tests", "notebooks")
@@ -252,6 +253,33 @@ def test_citation():
     assert all(name in (ROOT / "LICENSE").read_text(encoding="utf-8") for name in names)
     for reference in citation["references"]:
         assert {"type", "title", "authors"} <= reference.keys()
+    unreleased = f"## {project['version']} (unreleased)" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert ("date-released" in citation) != unreleased
+
+
+def test_every_room_is_in_the_table_of_rooms():
+    text = (ROOT / "docs/contributing.md").read_text(encoding="utf-8")
+    table = text.partition("| room | what |")[2].partition("\n\n")[0]
+    rooms = {path.name if path.is_dir() else path.stem for path in (ROOT / "lolm").iterdir() if path.name[0] not in "_."}
+    named = set(re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if line)))
+    assert named == (rooms - {"source"}) | {"pipeline"}  # one function, for the identity of code
+
+
+def test_what_was_not_run_has_no_record():
+    text = (ROOT / "docs/nulls.md").read_text(encoding="utf-8").partition("## Not run")[2]
+    studies = set(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["studies"])
+    made = {path.parent.name for path in (ROOT / "reports").glob("*/*/claims.json")}
+    named = set(re.findall(r"`(\w+)`", text)) & studies
+    assert named
+    assert not named & made
+
+
+def test_variables_that_a_user_may_set_are_named():
+    text = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(LOLM_[A-Z_]+)`", text))
+    assert named <= {*KINDS, "LOLM_FAULTS", "LOLM_OTHER_PYTHON"}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert set(re.findall(r"\b(LOLM_[A-Z]+)=", makefile)) <= named
 
 
 def test_changelog_is_dated_newest_first():
