@@ -6,12 +6,12 @@ import io
 import json
 import os
 import re
-import subprocess
+import shutil
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
+import forks
 import pandas as pd
 import pytest
 from synthetic import Truth, write_results
@@ -32,7 +32,6 @@ from pipeline.front import front as front_stage
 from pipeline.front import with_block
 from pipeline.report import load_study, make, report
 
-ROOT = Path(__file__).resolve().parents[2]
 OF_HYBRIDS = {"type_statistic", "types_over_training"}  # need an arm with both types of mixer
 ALONE = {"training_arms", *OF_HYBRIDS}  # the first needs another arm of LOLM's family
 TWENTY = (
@@ -64,12 +63,6 @@ def several(tmp_path_factory):
     return write_results(
         folder, studies={"field": FIELD, "plain": PLAIN}, not_run=("mamba-2",), diverged=("transformer_modern-2",)
     )
-
-
-def stage(folder, module, *arguments):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "LOLM_RUNNER": "1"}  # MLflow is left alone
-    command = [sys.executable, "-m", f"pipeline.{module}", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 class Page(HTMLParser):
@@ -246,7 +239,7 @@ def test_ledger_reads_as_a_report(results):
     ],
 )
 def test_any_arms_and_seeds(tmp_path, arms, seeds):
-    results = load_results(write_results(tmp_path, arms=arms, seeds=seeds))
+    results = load_results(write_results(tmp_path, arms=arms, seeds=seeds, truth=SHORT))
     drawn, ledger = pictures(results), build_ledger(results)
     text = study_page(results, ledger, drawn)
     Page(text)
@@ -283,7 +276,7 @@ def test_page_without_lolm_does_not_speak_of_it(several):
 
 def test_a_study_of_hybrids_has_their_claims_and_figures(tmp_path):
     study = PLAIN | {"arms": ["samba", "hymba", "transformer_modern"], "subject": "samba", "recall": ["samba"]}
-    results = load_results(write_results(tmp_path, studies={"hybrids": study}), study="hybrids")
+    results = load_results(write_results(tmp_path, studies={"hybrids": study}, truth=SHORT), study="hybrids")
     ledger, drawn = build_ledger(results), pictures(results)
     assert {claim.group for claim in own_claims(results, ledger)} == {"hybrids", "sanity"}
     assert OF_HYBRIDS | {"damage_by_layer"} <= {picture.name for picture in drawn}
@@ -323,7 +316,7 @@ def test_page_of_a_study_without_a_run(tmp_path):
 
 def test_page_of_twenty_arms(tmp_path):
     speeds = {arm: 0.8 * 1.03**i for i, arm in enumerate(TWENTY[2:])}
-    results = load_results(write_results(tmp_path, arms=TWENTY, seeds=(1, 2), truth=Truth(speeds=speeds)))
+    results = load_results(write_results(tmp_path, arms=TWENTY, seeds=(1, 2), truth=replace(SHORT, speeds=speeds)))
     drawn = pictures(results)
     assert [picture.name for picture in drawn] == [entry.name for entry in FIGURES]
     text = study_page(results, build_ledger(results), drawn)
@@ -473,7 +466,7 @@ def test_stages_write_the_same_bytes_in_two_folders_and_links_resolve(tmp_path, 
         monkeypatch.setenv("LOLM_RUNNER", "1")
         for module, *arguments in asked:
             if name == "a":
-                done = stage(folder, module, *arguments)
+                done = forks.stage(folder, module, *arguments)  # LOLM_RUNNER: MLflow is left alone
                 assert done.returncode == 0, done.stderr
             else:
                 monkeypatch.setattr(sys, "argv", [module, *arguments])
@@ -509,10 +502,19 @@ def test_stages_write_the_same_bytes_in_two_folders_and_links_resolve(tmp_path, 
     assert all(link in written[0] for link in links)
 
 
-def test_every_page_that_exists_is_made_again(tmp_path, monkeypatch):
-    folder = write_results(tmp_path, studies={"plain": PLAIN}, truth=SHORT)
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """Records of two studies, and the page of the one without LOLM."""
+    folder = write_results(tmp_path_factory.mktemp("reported"), studies={"plain": PLAIN}, truth=SHORT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        make(load_params(), "smoke", "plain")
+    return folder
+
+
+def test_every_page_that_exists_is_made_again(reported, tmp_path, monkeypatch):
+    folder = shutil.copytree(reported, tmp_path / "copy")
     monkeypatch.chdir(folder)
-    make(load_params(), "smoke", "plain")
     page = folder / "reports/smoke/plain/report.html"
     before = page.read_bytes()
     page.write_text("")
@@ -533,14 +535,12 @@ def test_runs_under_other_parameters_are_stale(tmp_path, monkeypatch):
     assert (len(results.runs), len(stale)) == (0, 6)
 
 
-def test_a_broken_record_is_named_and_the_last_report_stays(tmp_path, monkeypatch):
-    folder = write_results(tmp_path, studies={"plain": PLAIN}, truth=SHORT)
-    monkeypatch.chdir(folder)
-    make(load_params(), "smoke", "plain")
+def test_a_broken_record_is_named_and_the_last_report_stays(reported, tmp_path):
+    folder = shutil.copytree(reported, tmp_path / "copy")
     page = folder / "reports/smoke/plain/report.html"
     before = page.read_bytes()
     (folder / "reports/smoke/train/mamba-1/metrics.jsonl.xz").write_bytes(b"cut short")
-    done = stage(folder, "report", "--scale", "smoke", "--study", "plain")
+    done = forks.stage(folder, "report", "--scale", "smoke", "--study", "plain", LOLM_RUNNER="1")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "metrics.jsonl.xz: broken" in done.stderr
