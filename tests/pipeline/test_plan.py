@@ -17,12 +17,22 @@ from pipeline import plan
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
     """A folder with this project's params.yaml, planned."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    folder = tmp_path_factory.mktemp("planned")
+    shutil.copy(ROOT / "params.yaml", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert "train" in plan.write_plan(load_params())
+    return folder
+
+
+@pytest.fixture
+def project(planned, tmp_path, monkeypatch):
+    """A copy of it."""
+    shutil.copytree(planned, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    assert "train" in plan.write_plan(load_params())
     return tmp_path
 
 
