@@ -23,8 +23,8 @@ class StudyConfig:
     says. A factor can be told from the arms' configurations as well; the tests hold the two against each other.
 
     Raises:
-        ConfigError: subject, baseline, recall or factors name an arm that is not the study's; factors that are unbalanced or not
-            orthogonal.
+        ConfigError: subject, baseline, recall or factors name an arm that is not the study's; the subject is its own baseline
+            beside other arms; factors that are unbalanced or not orthogonal.
     """
 
     arms: Arms
@@ -44,6 +44,8 @@ class StudyConfig:
     def _strangers(self) -> Iterator[tuple[bool, str, str]]:
         lists = {"subject": (self.subject,), "baseline": (self.baseline,) if self.baseline else (), "recall": self.recall or ()}
         lists["layers"] = self.layers or ()
+        itself = self.baseline == self.subject and len(self.arms) > 1
+        yield itself, "baseline", f"{self.baseline!r} is the subject itself; name another of its arms, or '' for none"
         for key, arms in (lists | {f"factors.{name}": arms for name, arms in self.factors.items()}).items():
             for arm in arms:
                 yield arm not in self.arms, key, f"{arm!r} is not among the study's arms{nearest(arm, self.arms)}"

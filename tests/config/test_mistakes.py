@@ -189,6 +189,7 @@ LAYER = "surfaces.modern.blocks.layer"
             "transfomer",
             "studies.main.baseline: 'transfomer' is not among the study's arms",
         ),
+        ("studies.main.baseline", "lolm", "studies.main.baseline: 'lolm' is the subject itself; name another"),
         ("studies.cpc.recall", [], "studies.cpc.recall: need at least one item"),
         ("studies.cpc.recall", ["lolm_no_cpcs"], "studies.cpc.recall: 'lolm_no_cpcs' is not among the study's arms"),
         (
