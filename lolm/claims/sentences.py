@@ -101,7 +101,7 @@ FINDINGS = (
         "whether LOLM is inverted, its latent branch the smaller one by share and yet missed more",
         "LOLM is inverted: its latent branch is the smaller one by share and is missed more. S, damage without it minus damage "
         "without the surface branch",
-        "By the declared rule, which takes an S near 0 for none and is not corrected for other arms, LOLM shows no inversion. "
+        "By the declared rule, which takes an S near 0 for none and is not corrected for other arms, LOLM shows no inversion; "
         "S, damage without the latent branch minus damage without the surface branch",
     ),
     Finding(
