@@ -66,12 +66,16 @@ def _statistics(context: RunContext, model: LanguageModel) -> Context:
 def _scores(context: RunContext, model: LanguageModel, statistics: Context, test: EvaluationSet, step: int) -> list[Condition]:
     config = context.preset.ablation
     # What is computed through costs as much as half a forward; over training one replacement is enough.
-    ways = names.RECOMPUTED if step == context.run.training.steps else (names.MEAN,)
+    last = step == context.run.training.steps
+    ways = names.RECOMPUTED if last else (names.MEAN,)
+    by_window = [removal for both in names.REMOVALS.values() for removal in both] if last else []
     interventions = full_set(
         model, statistics, config.gate_values, config.dimension_shares, config.dimension_draws, config.split_draws, ways
     )
     calibration = context.held_out("validation", config.calibration_tokens)
-    return score_interventions(model, interventions, test, config.batch_size, statistics, calibration, step=step)
+    return score_interventions(
+        model, interventions, test, config.batch_size, statistics, calibration, step=step, by_window=by_window
+    )
 
 
 def _refits(context: RunContext, model: LanguageModel, statistics: Context, step: int) -> list[Readout]:

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+import numpy as np
+
 from lolm.analysis.statistics import (
     Estimate,
     complete_interval,
@@ -26,6 +28,7 @@ from lolm.analysis.statistics import (
     p_value,
     paired_difference,
 )
+from lolm.analysis.uncertainty import estimate, text_weights
 from lolm.config import AnalysisConfig
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
@@ -112,9 +115,30 @@ def _statistic(ablation: Ablation, method: RemovalMethod, step: int | None) -> f
     return None if latent is None or surface is None else latent - surface
 
 
-def over_seeds(runs: Sequence[RunRecord], method: RemovalMethod, confidence: float, step: int | None = None) -> Estimate | None:
-    """S over seeds; None unless every run has it."""
-    return complete_interval((statistic(run, method, step) for run in runs), confidence)
+def over_seeds(
+    runs: Sequence[RunRecord], method: RemovalMethod, analysis: AnalysisConfig, step: int | None = None
+) -> Estimate | None:
+    """S over seeds; None unless every run has it.
+
+    At the last checkpoint the interval covers text too, by the runs whose records have losses by window of both removals, if
+    there are two of them at least: a window is a unit of text, since they lie far apart.
+    """
+    values = [statistic(run, method, step) for run in runs]
+    found = complete_interval(values, analysis.confidence)
+    plain = step is None and not (method.matched or method.fitted)
+    windows = [] if found is None or not plain else [w for run in runs if (w := _windows(run, method))]
+    if len(windows) < 2 or len({len(each) for each in windows}) > 1:
+        return found
+    weights_DU = text_weights(units := len(windows[0]), analysis.bootstrap_draws, analysis.bootstrap_seed)
+    draws_DS = weights_DU @ np.array(windows).T / units
+    return estimate(values, (), analysis, paired=False, draws_DS=draws_DS, units=units)  # type: ignore[arg-type]
+
+
+def _windows(run: RunRecord, method: RemovalMethod) -> list[float]:
+    """S of each window of the text; empty where it was not kept."""
+    found = [run.condition(*method.removal(branch)) for branch in (names.LATENT, names.SURFACE)]
+    no_latent, no_surface = ((), ()) if None in found else (one.window_nats for one in found)  # type: ignore[union-attr]
+    return [a - b for a, b in zip(no_latent, no_surface, strict=True)]
 
 
 def latent_share(run: RunRecord, step: int | None = None, spread: bool = False) -> float | None:
@@ -179,7 +203,7 @@ def calls(results: ScaleResults) -> tuple[ArmCall, ...]:
     analysis, method = results.analysis, primary(results)
     found, p_values = [], []
     for arm in results.arms:
-        s = over_seeds(results.of(arm), method, analysis.confidence)
+        s = over_seeds(results.of(arm), method, analysis)
         if s is not None:
             share = share_over_seeds(results.of(arm), analysis.confidence)
             called = call(s, share, analysis.inversion_margin, analysis.inversion_band)
@@ -221,7 +245,8 @@ class WayContrast:
 def way_contrasts(runs: Sequence[RunRecord], confidence: float, margin: float = 0.0) -> tuple[WayContrast, ...]:
     """All pairs of the plain ways of removing a branch that every run was measured with."""
     plain = [RemovalMethod(way) for way in names.REMOVALS]
-    found = [(method, e) for method in plain if (e := over_seeds(runs, method, confidence)) is not None]
+    by_way = [(method, complete_interval((statistic(run, method) for run in runs), confidence)) for method in plain]
+    found = [(method, one) for method, one in by_way if one is not None]
     pairs = [(a, b, paired_difference(x.per_seed, y.per_seed, confidence)) for (a, x), (b, y) in combinations(found, 2)]
     adjusted, beyond = _corrected([one for _, _, one in pairs], 0.0), _corrected([one for _, _, one in pairs], margin)
     return tuple(WayContrast(a, b, one, p, q) for (a, b, one), p, q in zip(pairs, adjusted, beyond, strict=True))

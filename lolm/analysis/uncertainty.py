@@ -60,7 +60,7 @@ def estimate(
         own: by seed.
         others: of the other arms of the study, by the same seeds.
         paired: values are differences to one common arm, which is itself not among them.
-        draws_DS: the seeds' values in D draws of text; NaN where one does not exist.
+        draws_DS: values in D draws of text, of the seeds or of two of them at least; NaN where one does not exist.
         units: effective number of units of text.
     """
     n, confidence = len(own), analysis.confidence
@@ -171,7 +171,7 @@ class TextSample:
         self._index, self._tokens = index, np.bincount(index, tokens)
         self._bytes, self._subset = np.bincount(index, first.bytes), np.bincount(index, first.subset_tokens)
         self.units = effective(self._tokens)
-        self._weights_DU = _weights(len(self._tokens), analysis.bootstrap_draws, analysis.bootstrap_seed)
+        self._weights_DU = text_weights(len(self._tokens), analysis.bootstrap_draws, analysis.bootstrap_seed)
 
     @classmethod
     def of(cls, runs: Sequence[RunRecord], analysis: AnalysisConfig) -> TextSample | None:
@@ -205,7 +205,8 @@ def effective(tokens: np.ndarray) -> float:
 
 
 @lru_cache(maxsize=8)
-def _weights(units: int, draws: int, seed: int) -> np.ndarray:
+def text_weights(units: int, draws: int, seed: int) -> np.ndarray:
+    """(D, U) how often each unit of text is drawn, the same for all that asks with these numbers."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(units, np.full(units, 1 / units), size=draws).astype(float)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from lolm.interventions import EMPTY, Context, Intervention
 from lolm.laboratory.cached_activations import cached_activations
 from lolm.laboratory.temperature import fit_temperature
 from lolm.models.language_model import LanguageModel
+from lolm.records import names
 from lolm.records.schema import Condition
 
 
@@ -28,6 +29,7 @@ def score_interventions(
     calibration: EvaluationSet | None = None,
     *,
     step: int = 0,
+    by_window: Collection[names.Removal] = (),
 ) -> list[Condition]:
     """Measure interventions on one set of weights; a row for each, in their order. Nothing is clipped.
 
@@ -35,6 +37,7 @@ def score_interventions(
         context: statistics and seed, for the interventions that need them; other documents are found in ``held_out``.
         calibration: text on which one temperature per intervention is fitted, another split than ``held_out``'s.
         step: of the weights, for the rows.
+        by_window: names and values of those whose loss is kept for each window as well.
 
     Raises:
         InterventionError: one of them does not apply to this model, or lacks what it needs.
@@ -50,13 +53,16 @@ def score_interventions(
             logits_NV = _logits(model, cached.fused(model, intervention, known))
             changed_NV = F.log_softmax(logits_NV, dim=-1)
             first_N = ranked_first(changed_NV)
-            total.nats += _nats(changed_NV, cached.targets_N)
+            nats_N = _nats(changed_NV, cached.targets_N)
+            total.nats += float(nats_N.sum())
+            if (intervention.name, intervention.value) in by_window:
+                total.windows += nats_N.view(-1, held_out.seq_len).mean(dim=1).tolist()
             total.correct += int((first_N == cached.targets_N).sum())
             total.agree += int((first_N == top_N).sum())
             # The log-probabilities are overwritten with their distance: (N, V) is the largest thing here.
             total.kl += float(torch.sub(full_NV, changed_NV, out=changed_NV).mul_(p_NV).sum().double())
             if temperatures is not None:
-                total.fitted += _nats(F.log_softmax(logits_NV.div_(temperatures[i]), dim=-1), cached.targets_N)
+                total.fitted += float(_nats(F.log_softmax(logits_NV.div_(temperatures[i]), dim=-1), cached.targets_N).sum())
     tokens = held_out.n_tokens
     return [
         Condition(
@@ -70,6 +76,7 @@ def score_interventions(
             top1_agreement=total.agree / tokens,
             temperature=None if temperatures is None else temperatures[i],
             nats_fitted=None if temperatures is None else total.fitted / tokens,
+            window_nats=tuple(round(nats, 6) for nats in total.windows),
         )
         for i, (intervention, total) in enumerate(zip(interventions, sums, strict=True))
     ]
@@ -84,10 +91,12 @@ class _Sums:
     kl: float = 0.0
     correct: int = 0
     agree: int = 0
+    windows: list[float] = field(default_factory=list)
 
 
-def _nats(log_probs_NV: torch.Tensor, targets_N: torch.Tensor) -> float:
-    return -float(log_probs_NV.gather(1, targets_N[:, None]).double().sum())
+def _nats(log_probs_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    """(N,) in float64."""
+    return -log_probs_NV.gather(1, targets_N[:, None]).double().flatten()
 
 
 def _logits(model: LanguageModel, o_BTD: torch.Tensor) -> torch.Tensor:

@@ -123,7 +123,7 @@ def inversion_statistic(results: ScaleResults) -> pd.DataFrame:
     """S at the final weights by removal method, the declared one marked, and that of random halves (one row a draw)."""
     runs, rows = subjects(results), []
     for method in dep.ways(runs[0]) if runs else ():
-        for run in runs if dep.over_seeds(runs, method, results.analysis.confidence) is not None else ():
+        for run in runs if dep.over_seeds(runs, method, results.analysis) is not None else ():
             rows.append(
                 {"removal": method.label, "method": method.way, "seed": run.seed, "declared": method == dep.primary(results)}
                 | {"nats": dep.statistic(run, method), "latent_share": dep.latent_share(run)}

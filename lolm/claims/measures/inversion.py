@@ -89,7 +89,8 @@ def forced_gate(context: Context) -> Reading:
             f"The learned gate averages {sum(gates) / len(gates):.2f}, nearer to {nearer}, so forcing it to {further} moves it "
             "further."
         )
-    return Reading(_difference(runs, confidence), ratio, runs, more=more, published_note=note, details=details)
+    found = dep.over_seeds(runs, dep.RemovalMethod(names.GATE), context.analysis)
+    return Reading(found, ratio, runs, more=more, published_note=note, details=details)
 
 
 def over_training(context: Context) -> Reading:
@@ -195,7 +196,7 @@ def declared(context: Context) -> Reading:
     """S by the removal that ``analysis.inversion_statistic`` declares beside the branch's share, the other ways as controls."""
     results, confidence, margin = context.results, context.confidence, context.analysis.inversion_margin
     runs, method = context.subject(), dep.primary(context.results)
-    found = dep.over_seeds(runs, method, confidence)
+    found = dep.over_seeds(runs, method, context.analysis)
     if found is None:
         lack = " or ".join(method.removal(branch)[0] for branch in (names.LATENT, names.SURFACE))
         forced_once = any(run.condition(names.GATE, 1.0) for run in runs)
@@ -216,7 +217,7 @@ def declared(context: Context) -> Reading:
     mine = next((one for one in together if one.arm == results.subject), None)
     if mine is not None and len(together) > 1:
         why += f" Corrected together with the calls of {len(together) - 1} other arms (Holm): {mine.corrected}."
-    others = [(m, e) for m in dep.ways(runs[0]) if m != method and (e := dep.over_seeds(runs, m, confidence)) is not None]
+    others = [(m, e) for m in dep.ways(runs[0]) if m != method and (e := dep.over_seeds(runs, m, context.analysis)) is not None]
     full = [nats(run, names.NONE) for run in runs]
     details = {} if share is None else {"share of the latent branch": Quantity.of(share, "share", SHARE)}
     contrasts = [c for c in dep.way_contrasts(runs, confidence) if method in (c.first, c.second)]
@@ -288,7 +289,7 @@ def growth(context: Context) -> Reading:
         f"damage without latent, step {s}": Quantity.of(t_interval(damage[s], confidence), "nats", method.label) for s in steps
     }
     for s in steps:
-        estimate = dep.over_seeds(runs, method, confidence, s)
+        estimate = dep.over_seeds(runs, method, context.analysis, s)
         if estimate is not None:
             details[f"S, step {s}"] = Quantity.of(estimate, "nats", DEFINITION)
     found = paired_difference(damage[steps[-1]], damage[steps[0]], confidence)

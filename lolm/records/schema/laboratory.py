@@ -20,6 +20,8 @@ class Condition:
         kl_to_full: KL from the learned to the changed model, nats a token.
         top1_agreement: share of the tokens on which both guess the same first.
         temperature, nats_fitted: fitted on validation text, and the loss at that temperature.
+        window_nats: loss of each window of the text, nats a token, in their order; of final weights without a branch alone, so
+            that text can be resampled for the difference of two.
     """
 
     step: int
@@ -32,6 +34,7 @@ class Condition:
     top1_agreement: float
     temperature: float | None = None
     nats_fitted: float | None = None
+    window_nats: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
