@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from synthetic import Truth
 
@@ -30,7 +31,7 @@ MARGIN, BAND = 0.05, 0.1
 def test_the_declared_statistic(results_of, latent, surface, share, called):
     results = results_of(Truth(latent_mean=latent, surface_mean=surface, share=share))
     runs = results.of("lolm")
-    found, shares = dep.over_seeds(runs, dep.primary(results), 0.95), dep.share_over_seeds(runs, 0.95)
+    found, shares = dep.over_seeds(runs, dep.primary(results), results.analysis), dep.share_over_seeds(runs, 0.95)
     assert found.value == pytest.approx(latent - surface, abs=0.01)
     assert shares.value == pytest.approx(1 - share, abs=0.002)
     assert (results.analysis.inversion_margin, results.analysis.inversion_band) == (MARGIN, BAND)
@@ -206,7 +207,42 @@ def test_an_arm_without_a_latent_branch_has_no_statistic(results_of):
     without = results.of("lolm")[1]
     assert without.ablation is None
     assert dep.statistic(without, dep.primary(results)) is None
-    assert dep.over_seeds(results.of("lolm"), dep.primary(results), 0.95) is None  # not of every seed
+    assert dep.over_seeds(results.of("lolm"), dep.primary(results), results.analysis) is None  # not of every seed
+
+
+def with_windows(runs, windows):
+    """The runs with these losses by window of what was put in place of z and of h, and those by hand."""
+    found = []
+    for run, by_branch in zip(runs, windows, strict=True):
+        kept = {names.replaced(branch, names.MEAN): tuple(by_branch[branch]) for branch in by_branch}
+        last = run.ablation.steps[-1]
+        rows = [
+            replace(row, window_nats=kept.get(row.intervention, ()) if row.step == last else ())
+            for row in run.ablation.conditions
+        ]
+        found.append(replace(run, ablation=replace(run.ablation, conditions=tuple(rows))))
+    return found
+
+
+def test_text_is_in_the_interval_of_s_where_two_runs_have_its_windows(results_of):
+    results = results_of(Truth(latent_mean=1.2, surface_mean=0.6))
+    runs, method = results.of("lolm"), dep.primary(results)
+    alone, rng = dep.over_seeds(runs, method, results.analysis), np.random.default_rng(0)
+    assert alone.covers == "seeds alone"
+    common = rng.normal(0, 0.4, 64)  # what a window adds to S of every run
+    windows = [
+        {names.LATENT: 3 + common + rng.normal(0, 0.1, 64), names.SURFACE: rng.normal(2.4, 0.0001, 64)} if i > 1 else {}
+        for i in range(len(runs))
+    ]
+    found = dep.over_seeds(with_windows(runs, windows), method, results.analysis)
+    assert (found.value, found.per_seed, found.covers) == (alone.value, alone.per_seed, "seeds and text")
+    assert found.error**2 - alone.error**2 == pytest.approx(common.var(ddof=1) / 64, rel=0.2)  # by 64 windows and 1,000 draws
+    assert dep.over_seeds(with_windows(runs, windows), method, results.analysis, step=runs[0].ablation.steps[-1]) == alone
+    assert dep.over_seeds(with_windows(runs, windows), replace(method, fitted=True), results.analysis) is None
+    windows[2] = {}
+    assert dep.over_seeds(with_windows(runs, windows), method, results.analysis) == alone  # one run cannot tell text from noise
+    windows[2] = {branch: values[:32] for branch, values in windows[3].items()}
+    assert dep.over_seeds(with_windows(runs, windows), method, results.analysis) == alone  # of another text
 
 
 def test_one_seed_calls_nothing():

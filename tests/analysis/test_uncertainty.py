@@ -47,6 +47,18 @@ def test_coverage_over_seeds_and_text(n, seed_sd, text_sd, both_sd):
     assert coverage(1200, one) == pytest.approx(0.95, abs=POINTS)
 
 
+@pytest.mark.parametrize("n", [3, 5])
+def test_coverage_where_two_seeds_alone_tell_of_the_text(n):
+    """As S has it: 64 windows, whose losses two runs have kept, and a text that counts for as much as seeds do."""
+
+    def one(rng):
+        cells = rng.normal(0, 0.05, (n, 1)) + rng.normal(0, 0.18, (1, 64)) + rng.normal(0, 0.1, (n, 64))
+        drawn = text_draws(cells[-2:], rng, 100)
+        return estimate(cells.mean(axis=1), [], ANALYSIS, paired=False, draws_DS=drawn, units=64)
+
+    assert coverage(1200, one) == pytest.approx(0.95, abs=POINTS)
+
+
 def test_seeds_alone_would_not_cover_other_text():
     def one(rng):
         cells = rng.normal(0, 0.01, (5, 1)) + rng.normal(0, 0.2, (1, 65))

@@ -165,6 +165,17 @@ def test_the_other_document_is_half_the_set_away():
     assert row.nats == pytest.approx(float(nats), rel=1e-5)
 
 
+def test_losses_by_window_are_those_of_windows_scored_alone():
+    model = reader(surface=True, latent=True)
+    plain, one = score_interventions(model, [Intervention("none"), force_gate(1.0)], SET, 3, by_window=[("none", None)])
+    assert one.window_nats == ()
+    windows = [torch.from_numpy(window)[None] for window in SET.windows()]
+    with torch.no_grad():
+        alone = [-model(w[:, :-1]).log_softmax(dim=-1).gather(2, w[:, 1:, None]).mean().item() for w in windows]
+    assert plain.window_nats == pytest.approx(alone, rel=1e-5)
+    assert len({round(nats, 3) for nats in alone}) > 1 < len(alone)
+
+
 def test_fitted_temperatures_are_an_addition_and_never_hurt_where_they_were_fitted():
     model = reader(surface=True, latent=True)
     interventions = [Intervention("none"), force_gate(1.0), replace_branch("latent", "resample")]

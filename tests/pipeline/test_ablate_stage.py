@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from builders import ArrayStream, make_model, make_run
@@ -80,6 +81,11 @@ def test_the_record_of_a_lolm(ablate):
     assert set(wanted) <= set(names[8])
     assert not any("match_norm" in name for name, _ in names[8])  # its head has a norm
     assert all(row.temperature is not None and row.nats_fitted is not None for row in record.conditions)
+    by_window = {(row.step, row.intervention, row.value) for row in record.conditions if row.window_nats}
+    assert by_window == {(8, name, None) for name in ways[:8]} | {(8, "gate", 0.0), (8, "gate", 1.0)}
+    for row in record.conditions:
+        if row.window_nats:
+            assert np.mean(row.window_nats) == pytest.approx(row.nats, abs=1e-6)
 
     assert [row.step for row in record.contributions] == [4, 8]
     addends = record.contributions[1]
