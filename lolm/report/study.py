@@ -147,7 +147,8 @@ def covers(entries: Sequence[Entry]) -> str:
     alone = sum(one.text_error is None for one in found)
     if not alone:
         return (
-            "Intervals of losses, their differences and multipliers cover seeds and the choice of text, all others seeds alone."
+            "Intervals of losses, their differences and multipliers cover seeds and the choice of text, so do those of S where "
+            "`covers` in claims.json says it; all others cover seeds alone."
         )
     return "They cover seeds alone" + (
         ", not the choice of text: the evaluation is older than its losses by piece of text."
