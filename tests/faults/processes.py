@@ -52,7 +52,7 @@ class Forge:
     """Makes processes that share one import of everything heavy."""
 
     def __init__(self, shim: Path, folder: Path, *modules: str) -> None:
-        paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/faults"), str(ROOT / "tests/pipeline")])
+        paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/faults"), str(ROOT / "tests/pipeline")])
         own = {
             "LD_PRELOAD": str(shim),
             "PYTHONPATH": paths,
