@@ -26,7 +26,6 @@ from lolm.records.store import write_json
 from pipeline.stage import main
 
 LOCK = Path("requirements.lock")
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def advisories(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     for path in files:
         try:
             text = path.read_text(encoding="utf-8")
-            advisory = json.loads(text) if path.suffix == ".json" else yaml.load(text, LOADER)
+            advisory = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=yaml.CSafeLoader)
             known = {"id": str, "modified": object, "affected": list}
             if not all(isinstance(advisory[key], kind) for key, kind in known.items()):
                 raise TypeError

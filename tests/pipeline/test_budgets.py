@@ -91,7 +91,7 @@ def test_a_forecast_is_that_of_the_law(record):
 
 def test_studies_must_declare_one_pair(project):
     results = results_of(project)
-    study = replace(results[1].params.studies["main"], baseline="lolm")
+    study = replace(results[1].params.studies["main"], subject="transformer", baseline="lolm")
     results[1] = replace(results[1], params=replace(results[1].params, studies={"main": study}))
     with pytest.raises(ScalingError, match="declare another subject or baseline"):
         budgets(results)
