@@ -8,7 +8,6 @@ public list by pip-audit. A version is affected when an advisory lists it, or wh
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from lolm import LolmError
+from lolm.records.identity import sha256_of
 from lolm.records.store import write_json
 from pipeline.stage import main
 
@@ -147,7 +147,7 @@ def audit(lock: Path, folder: Path) -> Audit:
             if hit:
                 findings.append(Finding(name, str(pinned[name]), advisory["id"]))
     findings = sorted(set(findings), key=lambda finding: (finding.package, finding.advisory))
-    return Audit(hashlib.sha256(lock.read_bytes()).hexdigest(), newest, count, len(pinned), len(named), findings)
+    return Audit(sha256_of(lock), newest, count, len(pinned), len(named), findings)
 
 
 def _day(moment: object) -> str:

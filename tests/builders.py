@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lolm.accounting.resolve import resolve_run
-from lolm.config import ArchitectureConfig, RunConfig, arms_of, load_params
+from lolm.config import ArchitectureConfig, Params, RunConfig, arms_of, load_params
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
 
@@ -39,6 +39,12 @@ def make_run(
         size=change(run.size, **(size or {})),
         training=replace(run.training, **({"eval_every": 4, "checkpoint_every": 4} | (training or {}))),
     )
+
+
+def three_seeds_of_main() -> Params:
+    """The study ``main`` at scale ``smoke``, with six runs."""
+    three = {"main": replace(PARAMS.studies["main"], seeds=(1, 2, 3))}
+    return replace(PARAMS, studies=PARAMS.studies | three).select("smoke", "main")
 
 
 def change(config: Any, **changes: Any) -> Any:

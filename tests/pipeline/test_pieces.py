@@ -11,12 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from builders import three_seeds_of_main
 
 from lolm.accounting.resolve import resolve_run
 from lolm.config import load_params
@@ -224,9 +224,7 @@ def test_a_span_of_time_is_said_in_units_a_person_thinks_in():
 @pytest.fixture
 def under_way(tmp_path, monkeypatch):
     """Six runs of a study, two at a time, on a clock of the test's own; the page is a stand-in that appends to a file."""
-    params = load_params(ROOT / "params.yaml")
-    three = {"main": replace(params.studies["main"], seeds=(1, 2, 3))}
-    params = replace(params, studies=params.studies | three).select("smoke", "main")
+    params = three_seeds_of_main()
     monkeypatch.chdir(tmp_path)
     clock = SimpleNamespace(now=1000.0, error="")
     for name in ("monotonic", "time"):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from builders import three_seeds_of_main
 
-from lolm.config import load_params
 from pipeline import runs, status
 from pipeline.estimate import Estimate
 from pipeline.runs import Piece
@@ -22,9 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
     """A study at scale smoke in another folder: of its six runs the first three are trained, and the first is evaluated."""
-    params = load_params(ROOT / "params.yaml")
-    three = {"main": replace(params.studies["main"], seeds=(1, 2, 3))}
-    params = replace(params, studies=params.studies | three).select("smoke", "main")
+    params = three_seeds_of_main()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOLM_JOBS", "2")
     made = {"sweep": 2, "train": 3, "evaluate": 1, "ablate": 6}  # ablation is of other weights, where the run is trained again

@@ -59,13 +59,6 @@ def forced(context: Context) -> tuple[RunRecord, ...]:
     return runs
 
 
-def _difference(runs: Sequence[RunRecord], confidence: float, step: int | None = None) -> Estimate:
-    """Loss at g = 1 minus loss at g = 0 over seeds, nats."""
-    return paired_difference(
-        [nats(r, names.GATE, 1.0, step) for r in runs], [nats(r, names.GATE, 0.0, step) for r in runs], confidence
-    )
-
-
 def forced_gate(context: Context) -> Reading:
     """Loss at g = 1 minus loss at g = 0; as published the ratio of capped perplexities."""
     runs, confidence = forced(context), context.confidence
@@ -95,12 +88,11 @@ def forced_gate(context: Context) -> Reading:
 
 def over_training(context: Context) -> Reading:
     """The same at every checkpoint; the smallest is shown."""
-    runs, confidence, margin = forced(context), context.confidence, context.analysis.inversion_margin
-    common = set.intersection(*(set(run.ablation_steps) for run in runs))
-    steps = sorted(s for s in common if all(run.condition(names.GATE, v, s) for run in runs for v in (0.0, 1.0)))
+    runs, method, margin = forced(context), dep.RemovalMethod(names.GATE), context.analysis.inversion_margin
+    steps = dep.checkpoints(runs, method)
     if len(steps) < 2:
         raise NotRun("the gate was forced at one checkpoint only")
-    found = {step: _difference(runs, confidence, step) for step in steps}
+    found = {step: s for step in steps if (s := dep.over_seeds(runs, method, context.analysis, step)) is not None}
     verdicts = [above(estimate, margin) for estimate in found.values()]
     listed = ", ".join(f"step {step}: {verdict}" for step, verdict in zip(steps, verdicts, strict=True))
     return Reading(
