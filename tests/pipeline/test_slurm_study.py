@@ -56,7 +56,7 @@ def test_a_study_on_slurm_is_the_study(made, layout, tmp_path):
             assert runner.poll() is None, output.read_text(encoding="utf-8")
             assert time.monotonic() < deadline, waiting
             time.sleep(0.2)
-        slurm_node.said(slurm, "scontrol", "update", f"jobid={waiting.split()[0]}", "starttime=now")  # two minutes later, else
+        slurm_node.said(slurm, "scontrol", "update", f"jobid={waiting.split()[0]}", "starttime=now+5")  # two minutes later, else
         assert runner.wait(timeout=300) == 2
         said = output.read_text(encoding="utf-8")
         assert "train: 4 of 4 to make, 4 at a time" in said
