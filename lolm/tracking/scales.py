@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from lolm.tracking.store import (
 )
 
 REPORT_FILES, FIGURES = ("claims.json", "claims.md", "report.html", "leaderboard.csv"), "figures"
+SAID_EVERY = 5.0  # seconds: MLflow takes one or two of them for a run
 BENCHMARK = "benchmark"  # the experiment's name, and that of its runs
 
 
@@ -50,7 +53,11 @@ def sync_scale(scale: str, root: str | Path = ".") -> int:
         experiment = training_experiment(client, scale)
         for run in client.search_runs([experiment], "tags.stage = 'report'"):  # an older form had them here
             client.delete_run(run.info.run_id)
-        for key in missing:
+        said = time.monotonic()
+        for done, key in enumerate(missing):
+            if time.monotonic() - said > SAID_EVERY:
+                print(f"filling MLflow from reports/{scale}: {done} of {len(missing)} runs", file=sys.stderr, flush=True)
+                said = time.monotonic()
             fill_recorded(client, experiment, layout, key)
         if reports:
             experiment = experiment_called(client, REPORTS)

@@ -273,12 +273,15 @@ def test_forced_rerun_replaces_the_run(project):
     assert points(run) == expected(rows(20, pace=0.7))
 
 
-def test_restored_records_fill_an_empty_store(project):
+def test_restored_records_fill_an_empty_store(project, monkeypatch, capsys):
+    monkeypatch.setattr("lolm.tracking.scales.SAID_EVERY", 0.0)
     for arm, fingerprint in (("lolm", "f00d"), ("transformer", "beef")):
         finished_run(arm=arm, fingerprint=fingerprint)
         evaluated(fingerprint=fingerprint, arm=arm)
     assert tracking.sync_scale("smoke") == 2
+    assert "filling MLflow from reports/smoke: 1 of 2 runs\n" in capsys.readouterr().err, "minutes for a hundred runs"
     assert tracking.sync_scale("smoke") == 0
+    assert capsys.readouterr().err == ""
     assert sorted(run.info.run_name for run in runs()) == ["lolm · smoke · seed 1", "transformer · smoke · seed 1"]
     assert all(run.data.metrics["eval/test_nats"] == 4.5 for run in runs())
 
