@@ -165,7 +165,7 @@ def test_a_failed_a_killed_a_warned_and_a_requeued_task(folder):
     (requeued,) = jobs("transformer-1")
     tell_slurm("scontrol", "requeue", requeued)
     driver.until(lambda: queue()[requeued][0] == "PENDING")
-    for ident in (warned, requeued):  # Slurm lets them wait for two minutes, since late news of the first try would end the second
+    for ident in (warned, requeued):  # Slurm waits two minutes: late news of the first try would end the second
         driver.until(lambda ident=ident: has_left(ident))
         tell_slurm("scontrol", "update", f"jobid={ident}", "starttime=now+5")
     Path("go").touch()
