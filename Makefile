@@ -119,8 +119,8 @@ notebooks: $(ready) tools ## execute the notebooks again, in their places
 	  nbclient.execute(nbformat.read(path, 4), cwd="notebooks", timeout=None, record_timing=False), path) for path in sys.argv[1:]]' \
 	  notebooks/*.ipynb
 
-ui: $(ready) ## the MLflow UI on the local store; prints its address
-	@"$(python)" -m pipeline.ui --port "$(PORT)" || [ $$? -eq 130 ]
+ui: $(ready) ## the MLflow UI on the local store; prints the address of a study's charts
+	@"$(python)" -m pipeline.ui $(chosen) --port "$(PORT)" || [ $$? -eq 130 ]
 
 track: $(ready) ## fill MLflow from the records on disk
 	@"$(python)" -m pipeline.track

@@ -15,7 +15,7 @@ from pathlib import Path
 from lolm import LolmError, tracking
 from lolm.config import load_params
 from lolm.config.ranges import Port, Text
-from lolm.records import recorded_scales
+from lolm.records import Layout, recorded_scales
 from pipeline import stage
 
 LOG = Path(".scratch/logs/mlflow-ui.log")
@@ -28,8 +28,9 @@ def ui() -> None:
     )
     parser.add_argument("--port", type=stage.option(Port), default=5000, help="default: %(default)s")
     parser.add_argument("--scale", help="whose experiment the printed address opens (default: that of params.yaml)")
+    parser.add_argument("--study", help="whose arms it compares (default: that of params.yaml)")
     args = parser.parse_args()
-    scale = load_params().select(args.scale).scale
+    chosen = load_params().select(args.scale, args.study)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -39,8 +40,7 @@ def ui() -> None:
             raise LolmError(f"cannot listen on {args.host}:{args.port} ({reason}); try `make ui PORT=5001`") from None
     for recorded in recorded_scales():
         tracking.sync_scale(recorded)
-    experiment = tracking.experiment_id(scale)
-    page = tracking.chart_page(experiment) if experiment else ""
+    page = tracking.chart_page_of(Layout(chosen.scale), chosen.study)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Without job execution the server is two processes instead of ten.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

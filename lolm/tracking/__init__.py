@@ -5,9 +5,8 @@ and data sets in :mod:`lolm.tracking.models`, what pages show first in :mod:`lol
 :mod:`lolm.tracking.scales`, the store in :mod:`lolm.tracking.store`, what stages call in :mod:`lolm.tracking.stages`.
 """
 
-from lolm.tracking.experiments import chart_page
 from lolm.tracking.runs import sync_live, sync_run
-from lolm.tracking.scales import sync_benchmark, sync_scale
+from lolm.tracking.scales import chart_page_of, sync_benchmark, sync_scale
 from lolm.tracking.stages import (
     HAND_OVER,
     HANDED_OVER,
@@ -18,15 +17,14 @@ from lolm.tracking.stages import (
     try_sync_run,
     try_sync_scale,
 )
-from lolm.tracking.store import TrackingError, experiment_id, experiment_name, prepare_store, store_uri
+from lolm.tracking.store import TrackingError, experiment_name, prepare_store, store_uri
 
 __all__ = [
     "HANDED_OVER",
     "HAND_OVER",
     "RUNNER",
     "TrackingError",
-    "chart_page",
-    "experiment_id",
+    "chart_page_of",
     "experiment_name",
     "prepare_store",
     "store_uri",

@@ -35,7 +35,7 @@ from lolm.records import (
 from lolm.records.results import RunRecord, load_run
 from lolm.records.schema import Divergence, Identity, RunHeader
 from lolm.records.series import Row
-from lolm.tracking.experiments import NOTE_TAG
+from lolm.tracking.experiments import NOTE_TAG, say_studies
 from lolm.tracking.models import ANNEALED, TEST, TRAIN, VALIDATION, data_of, data_set, log_data, log_models
 from lolm.tracking.notes import LEDGER, first_note, note_of
 from lolm.tracking.series import (
@@ -159,14 +159,14 @@ def sync_live(folder: str | Path) -> str:
     view = live_view(Path(folder))
     with store_lock():
         client = open_client()
-        return fill(client, training_experiment(client, view.header.run.scale), view)
+        return fill(client, training_experiment(client, view.layout), view)
 
 
 def sync_run(layout: Layout, key: RunKey) -> str:
     """Make MLflow say of a run that has ended, well or not, what its records say; errors as of :func:`sync_live`."""
     with store_lock():
         client = open_client()
-        return fill_recorded(client, training_experiment(client, layout.scale), layout, key)
+        return fill_recorded(client, training_experiment(client, layout), layout, key)
 
 
 def fill_recorded(client: Any, experiment: str, layout: Layout, key: RunKey) -> str:
@@ -190,6 +190,7 @@ def fill(client: Any, experiment: str, view: View) -> str:
         start = int(1000 * (time.time() - view.seconds))
         run = client.create_run(experiment, start_time=start, tags=_tags(header), run_name=header.name)
     run_id, start, sent = run.info.run_id, run.info.start_time, _sent(run.data.tags)
+    say_studies(client, run, view.layout)
 
     def say(what: str, value: str) -> None:
         sent[what] = value

@@ -12,12 +12,14 @@ from lolm.config import flatten
 from lolm.config.strict import as_text
 from lolm.records import Layout, fingerprint_of, read, read_json, sha256_of
 from lolm.records.schema import Evaluation
+from lolm.tracking.experiments import EVERY_ARM, chart_page, say_studies, studies_of
 from lolm.tracking.runs import fill_recorded, unknown
 from lolm.tracking.series import claim_points, mean_points
 from lolm.tracking.store import (
     RECORDS,
     REPORTS,
     experiment_called,
+    experiment_name,
     find_run,
     known_digests,
     open_client,
@@ -50,7 +52,7 @@ def sync_scale(scale: str, root: str | Path = ".") -> int:
         return 0
     with store_lock():
         client = open_client()
-        experiment = training_experiment(client, scale)
+        experiment = training_experiment(client, layout)
         for run in client.search_runs([experiment], "tags.stage = 'report'"):  # an older form had them here
             client.delete_run(run.info.run_id)
         said = time.monotonic()
@@ -59,11 +61,36 @@ def sync_scale(scale: str, root: str | Path = ".") -> int:
                 print(f"filling MLflow from reports/{scale}: {done} of {len(missing)} runs", file=sys.stderr, flush=True)
                 said = time.monotonic()
             fill_recorded(client, experiment, layout, key)
+        _say_studies_of_all(client, experiment, layout)  # of runs that are shown already too: a study may be new
         if reports:
             experiment = experiment_called(client, REPORTS)
             for folder, digest in reports.items():
                 _fill_report(client, experiment, layout, folder, digest)
     return len(missing) + len(reports)
+
+
+def chart_page_of(layout: Layout, study: str) -> str:
+    """Fragment of the address of a study's charts, all set up; of every arm's where it isn't a study of that scale.
+
+    Empty where the store has nothing of the scale.
+    """
+    client = open_client()
+    found = client.get_experiment_by_name(experiment_name(layout.scale))
+    if found is None:
+        return ""
+    with store_lock():
+        experiment = training_experiment(client, layout)
+        _say_studies_of_all(client, experiment, layout)
+    return chart_page(experiment, study if study in studies_of(layout) else EVERY_ARM)
+
+
+def _say_studies_of_all(client: Any, experiment: str, layout: Layout) -> None:
+    token = None
+    while token != "":
+        runs = client.search_runs([experiment], page_token=token)
+        for run in runs:
+            say_studies(client, run, layout)
+        token = runs.token or ""
 
 
 def _report_digest(folder: Path, lock: Path, scale: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from lolm import LolmError, redacted
+from lolm.records import Layout
 from lolm.tracking.experiments import KIND, KIND_TAG, arrange
 from lolm.tracking.series import Point
 
@@ -238,17 +239,11 @@ def experiment_called(client: Any, name: str) -> str:
     return found.experiment_id
 
 
-def training_experiment(client: Any, scale: str) -> str:
+def training_experiment(client: Any, layout: Layout) -> str:
     """Id of the experiment of a scale's training runs, made and arranged where it is not."""
-    experiment = experiment_called(client, experiment_name(scale))
-    arrange(client, client.get_experiment(experiment), scale)
+    experiment = experiment_called(client, experiment_name(layout.scale))
+    arrange(client, client.get_experiment(experiment), layout)
     return experiment
-
-
-def experiment_id(scale: str) -> str | None:
-    """Id of a scale's experiment in the store, or None when it holds none; used for the address of its page."""
-    found = open_client().get_experiment_by_name(experiment_name(scale))
-    return None if found is None else found.experiment_id
 
 
 def known_digests(scale: str) -> set[str]:

@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import ROOT
 from minicorpus import make_texts
 from synthetic import Truth, write_results
 
 import lolm
 from lolm import tracking
+from lolm.config import load_params
 from lolm.corpus.tokenizer import train_tokenizer
 from lolm.export.pyfunc import _load_pyfunc
 from lolm.models.build import build_model
 from lolm.objectives import build_heads
 from lolm.records import Layout, RunKey, cooldown_path, read, sha256_of, snapshot_path, write, write_json
 from lolm.records.schema import RunHeader, Summary
-from lolm.tracking.experiments import LONGEST_TAG, SECTIONS, VIEW_TAG
+from lolm.tracking.experiments import EVERY_ARM, LONGEST_TAG, SECTIONS, STUDIES_TAG, VIEW_TAG, chart_page
 from lolm.tracking.models import EXAMPLE
 from lolm.tracking.notes import LONGEST
 from lolm.tracking.runs import finished_view
@@ -170,7 +172,7 @@ def test_the_description_says_what_the_run_is_and_its_verdicts(synced):
 
 def test_the_chart_view_compares_arms_by_metrics_that_runs_have(synced):
     _, _, experiment, run, _ = synced
-    view = experiment.tags[VIEW_TAG]
+    view = experiment.tags[VIEW_TAG + EVERY_ARM]
     assert len(view) <= LONGEST_TAG
     state = json.loads(view)
     first, *_ = state["compareRunCharts"]
@@ -178,5 +180,33 @@ def test_the_chart_view_compares_arms_by_metrics_that_runs_have(synced):
     assert state["groupBy"]["groupByKeys"] == [{"mode": "param", "groupByData": "arm"}]
     assert {metric for charts in SECTIONS.values() for metric in charts} <= set(run.data.metrics)
     assert "arm" in run.data.params
-    assert f"({tracking.chart_page(experiment.experiment_id)})" in experiment.tags["mlflow.note.content"]
+    assert "searchFilter" not in state
+    assert f"({chart_page(experiment.experiment_id)})" in experiment.tags["mlflow.note.content"]
     assert len(run.data.metrics) <= 45
+
+
+def test_the_charts_of_a_study_show_the_runs_of_its_arms(synced):
+    layout, client, experiment, _, _ = synced
+    ident, where = experiment.experiment_id, layout.root / "params.yaml"
+    before = where.read_text(encoding="utf-8")
+    tag = lambda: client.search_runs([ident])[0].data.tags.get(STUDIES_TAG, "")  # noqa: E731
+    studies = [study for study in load_params(ROOT / "params.yaml").studies.values() if study.scale in ("", "smoke")]
+    of_lolm = [study.name for study in studies if "lolm" in study.arms]
+    of_others = [study.name for study in studies if "lolm" not in study.arms]
+    assert "main" in of_lolm
+    assert of_others
+    shutil.copy(ROOT / "params.yaml", where)
+    try:
+        assert tracking.chart_page_of(layout, "main") == chart_page(ident, "main")
+        assert tag() == "".join(f"· {name} " for name in of_lolm) + "·"
+        tags = client.get_experiment(ident).tags
+        for name in [*of_lolm, *of_others]:
+            state = json.loads(tags[VIEW_TAG + name])
+            assert len(tags[VIEW_TAG + name]) <= LONGEST_TAG
+            assert len(client.search_runs([ident], state["searchFilter"])) == (name in of_lolm), name
+            assert f"[{name}]({chart_page(ident, name)})" in tags["mlflow.note.content"]
+        where.write_text("studies: [", encoding="utf-8")
+        assert tracking.chart_page_of(layout, "main") == chart_page(ident, EVERY_ARM), "a file with mistakes has no study"
+        assert tag() == ""
+    finally:
+        where.write_text(before, encoding="utf-8")

@@ -683,9 +683,10 @@ def test_stages_of_the_runner_leave_it_to_the_runner(project):
 def test_two_processes_prepare_the_store(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     environment |= {"DVC_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", "from lolm import tracking; tracking.prepare_store(); print(tracking.experiment_id('tiny'))"]
+    code = "from lolm import tracking; from lolm.records import Layout; tracking.prepare_store()"
+    command = [sys.executable, "-c", code + "; print(repr(tracking.chart_page_of(Layout('tiny'), 'main')))"]
     both = [subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=300)[0].strip() for process in both] == ["None", "None"]
+    assert [process.communicate(timeout=300)[0].strip() for process in both] == ["''", "''"]
     assert [process.returncode for process in both] == [0, 0]
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         assert database.execute("SELECT count(*) FROM experiments").fetchone() == (1,)  # MLflow's own "Default"
