@@ -92,12 +92,17 @@ def per_run(
             write_headline(stage.layout, key, stage.params.analysis)
         return
     _expect_device(stage)
-    keys = [RunKey(arm, seed) for arm in _slow_first(stage, arms(stage)) for seed in stage.study.seeds]
-    _make_all(name, stage, {Piece(*key): why(stage, key) for key in keys}, lambda piece: inputs(stage, piece.key))
+    reasons = {Piece(*key): why(stage, key) for key in _seed_by_seed(stage, arms(stage))}
+    _make_all(name, stage, reasons, lambda piece: inputs(stage, piece.key))
 
 
 def _slow_first(stage: Stage, arms: Sequence[str]) -> list[str]:
     return sorted(arms, key=lambda arm: stage.params.architectures[arm].family != "lolm")
+
+
+def _seed_by_seed(stage: Stage, arms: Sequence[str]) -> list[RunKey]:
+    """Runs in the order in which they are begun: the first pair to compare, and what each arm takes here, are soon known."""
+    return [RunKey(arm, seed) for seed in stage.study.seeds for arm in _slow_first(stage, arms)]
 
 
 def _expect_device(stage: Stage) -> None:
