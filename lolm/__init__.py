@@ -31,7 +31,8 @@ def redacted(text: str) -> str:
 
 def one_line(error: BaseException) -> str:
     """What a library says, as a part of a message."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= 300 else f"{said[:300]} …"
 
 
 def __getattr__(name: str) -> Any:

@@ -63,14 +63,14 @@ class Intervention:
         """The part that acts on the streams.
 
         Raises:
-            InterventionError: the model has no such stream, or ``context`` lacks what the change needs.
+            InterventionError: the model has no such stream, ``context`` lacks what the change needs, or it gives another shape.
         """
         for site, change in self.changes:
             if site in STREAMS:
                 stream = getattr(streams, site)
                 if stream is None:
                     raise InterventionError(f"{self.name}: this model has no {STREAMS[site]} to change; leave it out")
-                changed = {site: change(stream, context)}
+                changed = {site: _made(self.name, change, stream, context)}
                 streams = replace(streams, **changed)  # type: ignore[arg-type]
         return streams
 
@@ -147,7 +147,7 @@ def streams_under(
     with inside(model, intervention, context):
         if known is None or intervention.inside:
             known = model.streams(tokens_BT, skip_last=intervention.skip_last)
-        changes = {edge: partial(_in_order, of_edge, context) for edge, of_edge in edges.items()}
+        changes = {edge: partial(_in_order, intervention.name, of_edge, context) for edge, of_edge in edges.items()}
         return model.follow(tokens_BT, known, changes) if changes else known
 
 
@@ -173,7 +173,7 @@ def intervene(
         if site == OUTPUT:
             if context.full is None:
                 context = replace(context, full=model.fuse(streams))
-            o = change(o, context)
+            o = _made(intervention.name, change, o, context)
     return o
 
 
@@ -193,7 +193,7 @@ def _fuse(
         if site in TERMS:
             if TERMS[site] not in terms:
                 raise InterventionError(f"{intervention.name}: this model's fusion has no {TERMS[site]} branch; leave it out")
-            terms[TERMS[site]] = change(terms[TERMS[site]], context)
+            terms[TERMS[site]] = _made(intervention.name, change, terms[TERMS[site]], context)
     return fusion.join(terms, streams.g)
 
 
@@ -211,14 +211,23 @@ def inside(model: HasSites, intervention: Intervention, context: Context = EMPTY
             raise InterventionError(f"{intervention.name}: this model has no site {name!r}; it has {', '.join(sites)}")
     try:
         for name, of_site in changes.items():
-            sites[name].change = partial(_in_order, of_site, context)
+            sites[name].change = partial(_in_order, intervention.name, of_site, context)
         yield
     finally:
         for name in changes:
             sites[name].change = None
 
 
-def _in_order(changes: list[Change], context: Context, x: torch.Tensor) -> torch.Tensor:
+def _in_order(name: str, changes: list[Change], context: Context, x: torch.Tensor) -> torch.Tensor:
     for change in changes:
-        x = change(x, context)
+        x = _made(name, change, x, context)
     return x
+
+
+def _made(name: str, change: Change, x: torch.Tensor, context: Context) -> torch.Tensor:
+    """What a change makes of a site's tensor; another shape would be broadcast, and something else measured than was meant."""
+    made = change(x, context)
+    if not isinstance(made, torch.Tensor) or made.shape != x.shape:
+        found = tuple(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
+        raise InterventionError(f"{name}: a change must return a tensor of the shape it is given, {tuple(x.shape)}, not {found}")
+    return made

@@ -288,6 +288,13 @@ def test_a_mistake_is_one_line_and_a_status(run, tmp_path, capsys, monkeypatch):
         assert says in command(capsys, monkeypatch, "report", *words, status=2).err
 
 
+def test_what_is_nowhere_is_said_with_all_that_the_hub_advises(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(lolm.LolmError, match=r"^nobody/nothing: no such folder, .* set 'HF_HUB_OFFLINE=0'[^\n]*\)$"):
+        lolm.load("nobody/nothing")
+    assert lolm.one_line(ValueError("word \n" * 100)) == "word " * 60 + " …"
+
+
 def test_a_device_that_is_not_there_and_a_window_of_nothing_are_refused(run, monkeypatch):
     with pytest.raises(LoadError, match="device 'foo' cannot be used here"):
         lolm.load(run.source, device="foo")

@@ -21,7 +21,9 @@ from lolm.interventions import (
     measure,
     observe,
     remove_stream,
+    streams_under,
 )
+from lolm.interventions.sites import STREAMS, TERMS
 
 FORMS = ["per_dimension", "scalar", "static_dimension", "static_scalar", "fixed", "none", "concat"]
 
@@ -147,3 +149,12 @@ def test_the_context_speaks_of_the_other_documents():
     model = make_model("lolm")
     assert torch.equal(context_of(model).elsewhere("z"), model.streams(OTHERS).z)
     assert set(observe(make_model("transformer"), make_model("transformer").streams(TOKENS))) == {"h"}
+
+
+@pytest.mark.parametrize("site", [*STREAMS, *TERMS, "surface_gate", "surface.0.mlp", "latent.0.mixer", "o"])
+@pytest.mark.parametrize(("change", "says"), [(lambda x, _: x[:, :1], r"not \(1, 1, "), (lambda x, _: None, "not NoneType")])
+def test_a_change_of_another_shape_is_refused_and_not_broadcast(site, change, says):
+    model, tokens = make_model("lolm"), TOKENS[:1]
+    intervention = change_site(site, "mine", change)
+    with pytest.raises(InterventionError, match=f"^mine: a change must return a tensor of the shape .*{says}"):
+        intervene(model, intervention, streams_under(model, intervention, tokens))
