@@ -5,8 +5,8 @@
 #   docker run --gpus all --ipc host -it -v "$PWD":/lolm lolm make repro SCALE=149m STUDY=field
 #
 # TORCH_INDEX is an extra package index, for example of PyTorch's builds for another CUDA, or for CPUs alone: their hashes are not
-# in the lock, so packages are then pinned by version alone. For the kernels of mamba-ssm set BASE to an image with nvcc of the CUDA that PyTorch was built with and Python 3.12 with venv, and install the extra
-# `cuda` inside (docs/scale.md).
+# in the lock, so packages are then pinned by version alone. For the kernels of mamba-ssm set BASE to an image with nvcc of the CUDA
+# that PyTorch was built with and Python 3.12 with venv, and install the extra `cuda` inside (docs/scale.md).
 ARG BASE=python:3.12-slim-bookworm
 FROM ${BASE}
 ARG TORCH_INDEX=
