@@ -49,7 +49,7 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(args: argparse.Namespace) -> None:
-    run = _loaded(args)
+    run, device = _loaded(args)
     colour = _colours(run) if args.gate and (args.color or sys.stdout.isatty()) else None
     pieces = run.generate(
         args.prompt,
@@ -62,6 +62,7 @@ def generate(args: argparse.Namespace) -> None:
         stop=args.stop,
         stream=True,
     )
+    _say_compiling(device)
     print(args.prompt, end="", flush=True)
     for piece in pieces:
         text = piece.text if colour is None or piece.gate is None else f"\033[38;5;{colour(piece.gate)}m{piece.text}\033[0m"
@@ -69,17 +70,21 @@ def generate(args: argparse.Namespace) -> None:
     print()
 
 
-def _loaded(args: argparse.Namespace) -> Any:
+def _loaded(args: argparse.Namespace) -> tuple[Any, str]:
     from lolm.api import load
-    from lolm.ops.backends import choose_backend
 
     device = training_device()
+    return load(args.model, device=device, step=args.step, annealed=args.annealed), device
+
+
+def _say_compiling(device: str) -> None:
+    from lolm.ops.backends import choose_backend
+
     if choose_backend(device) == "cpu":
         from lolm.ops.cpu.compiled import are_compiled
 
         if not are_compiled():
             print("first use here: compiling kernels for this processor, up to half a minute", file=sys.stderr)
-    return load(args.model, device=device, step=args.step, annealed=args.annealed)
 
 
 def _colours(run) -> Callable[[float], int]:
@@ -101,8 +106,9 @@ def score(args: argparse.Namespace) -> None:
         text = (sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()).decode("utf-8")
     except UnicodeDecodeError as error:
         raise LolmError(f"{args.file}: no UTF-8 text ({error.reason} at byte {error.start})") from None
-    run = _loaded(args)
+    run, device = _loaded(args)
     changed = None
+    _say_compiling(device)
     if args.intervention is not None:
         found = run.intervene(text, args.intervention)
         scored, changed = found.learned, found.changed

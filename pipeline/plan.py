@@ -75,7 +75,7 @@ def plan() -> None:
     # Without a GPU and a stage to run, the price is asked for a machine elsewhere; so it is where Slurm has the machines.
     here = target.gpu or (stage and said(LAUNCHER) != "slurm")
     if problems := [text for run in runs.values() if (text := what_fits(run, target, devices))] if here else []:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(*problems)
     write_plan(params)
     print(f"the whole study, one run at a time: {whole_study(params, target, stage, devices, args.utilisation)}")
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
 from lolm.accounting.count import account_run, count_parameters
 from lolm.config import ConfigError, RunConfig, SizeConfig
-from lolm.config.strict import nearest
+from lolm.config.mixers import WHOLE
+from lolm.config.sizes import PARTS
+from lolm.config.strict import nearest, whole_numbers
 from lolm.mixers.registry import MIXERS
 
 Quantity = Literal["parameters", "active", "flops"]
@@ -75,13 +77,13 @@ def full_name(run: RunConfig, dial: str) -> str:
 
 def _found(run: RunConfig, dial: str) -> tuple[str, str]:
     """What a dial belongs to (``""``, ``latent`` …, ``mixers.<name>``), and its name there."""
-    known = {f.name for f in fields(SizeConfig)} - {"mixers", "latent", "memory", "regime", "future"}
-    for part in ("latent", "memory", "regime", "future"):
+    known = set(whole_numbers(SizeConfig))
+    for part, size in PARTS.items():
         if getattr(run.size, part) is not None:
-            known |= {f"{part}.{f.name}" for f in fields(getattr(run.size, part))}
+            known |= {f"{part}.{name}" for name in whole_numbers(size)}
     options: dict[str, set[str]] = {}
     for name in sorted({block.mixer.name for block in run.architecture.surface.blocks.values()}):
-        for option in set(inspect.signature(MIXERS[name]).parameters) - {"d_model", "n_heads", "dropout"}:
+        for option in WHOLE[name]:
             known.add(f"mixers.{name}.{option}")
             options.setdefault(option, set()).add(f"mixers.{name}.{option}")
     if dial not in known and len(options.get(dial, ())) == 1:

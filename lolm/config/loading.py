@@ -35,10 +35,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     try:
         return params_from(raw, refused)
     except ConfigError as error:
-        problems = [str(problem) for problem in error.problems]
-        if len(problems) == 1:
-            raise ConfigError(f"{path}: {problems[0]}") from None
-        raise ConfigError("\n  ".join([f"{path}: {len(problems)} mistakes", *problems])) from None
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def params_from(raw: Any, refused: Iterable[Problem] = ()) -> Params:

@@ -6,7 +6,7 @@ from dataclasses import make_dataclass
 from typing import Annotated, Any
 
 from lolm.config.ranges import InnerShare, Positive, Share, Size, SizeOrZero
-from lolm.config.strict import ConfigError, PartOf, Problem, checked, nearest
+from lolm.config.strict import ConfigError, PartOf, Problem, checked, nearest, whole_numbers
 
 _WIDTH: dict[str, Any] = {"expand": Size, "d_inner": Size | None}
 _SSM = _WIDTH | {"d_state": Size, "d_conv": Size}
@@ -29,6 +29,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # what each means stands at the mixer's
 
 OPTIONS: dict[str, Any] = {}  # by mixer: a mapping of some of its options
 NAMES: dict[str, tuple[str, ...]] = {}
+WHOLE: dict[str, list[str]] = {}  # those that are whole numbers
 
 
 def declare(name: str, options: dict[str, Any]) -> None:
@@ -37,8 +38,9 @@ def declare(name: str, options: dict[str, Any]) -> None:
     Args:
         options: annotations of :mod:`lolm.config.ranges`, of each argument that an arm or a size may give it.
     """
-    OPTIONS[name] = Annotated[dict[str, Any], PartOf(make_dataclass(name, options.items()))]
-    NAMES[name] = tuple(options)
+    kinds = make_dataclass(name, options.items())
+    OPTIONS[name] = Annotated[dict[str, Any], PartOf(kinds)]
+    NAMES[name], WHOLE[name] = tuple(options), whole_numbers(kinds)
 
 
 for _name, _options in _OPTIONS.items():

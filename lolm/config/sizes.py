@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from lolm.config.mixers import NAMES, wrong_options
+from lolm.config.mixers import WHOLE, wrong_options
 from lolm.config.ranges import Count, Depth, Name, Positive, ShareBelowOne, Size, SizeOrZero, Text
-from lolm.config.strict import PartOf, nearest, refuse
+from lolm.config.strict import PartOf, nearest, refuse, whole_numbers
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ PARTS = {"latent": LatentSize, "memory": MemorySize, "regime": RegimeSize, "futu
 
 
 def dials() -> tuple[str, ...]:
-    """What a width may be matched by: sizes, those of LOLM's parts, options of mixers."""
-    mixers = [(name, option) for name, options in NAMES.items() for option in options]
-    own = (spec.name for spec in fields(SizeConfig) if spec.name not in (*PARTS, "mixers"))
-    parts = (f"{part}.{spec.name}" for part, size in PARTS.items() for spec in fields(size))
-    return (*own, *parts, *(f"mixers.{name}.{option}" for name, option in mixers), *dict.fromkeys(option for _, option in mixers))
+    """What a width may be matched by, whole numbers all: sizes, those of LOLM's parts, options of mixers."""
+    mixers = [(name, option) for name, options in WHOLE.items() for option in options]
+    parts = (f"{part}.{name}" for part, size in PARTS.items() for name in whole_numbers(size))
+    full = (f"mixers.{name}.{option}" for name, option in mixers)
+    return (*whole_numbers(SizeConfig), *parts, *full, *dict.fromkeys(option for _, option in mixers))
 
 
 @dataclass(frozen=True)

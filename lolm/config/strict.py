@@ -41,11 +41,12 @@ class Problem(NamedTuple):
 
 
 class ConfigError(LolmError):
-    """Values of ``params.yaml`` that cannot be used; one line each, which names the key and says what to do."""
+    """Values that cannot be used; one line each, which names the key and says what to do; of several first how many."""
 
     def __init__(self, *problems: str | Problem) -> None:
         self.problems = tuple(p if isinstance(p, Problem) else Problem("", p) for p in problems)
-        super().__init__("\n".join(map(str, self.problems)))
+        lines = list(map(str, self.problems))
+        super().__init__("\n  ".join([f"{len(lines)} mistakes", *lines] if len(lines) > 1 else lines))
 
 
 def refuse(problems: Iterable[tuple[bool, str, str]]) -> None:
@@ -215,6 +216,11 @@ def nearest(word: Any, known: Iterable[Any]) -> str:
         return f"; did you mean {close[0]!r}?"
     listed = sorted(names)[:LISTED] + [f"and {len(names) - LISTED} more"] * (len(names) > LISTED)
     return f"; known: {', '.join(listed)}" if names else ""
+
+
+def whole_numbers(cls: type) -> list[str]:
+    """The fields of a dataclass that take whole numbers alone."""
+    return [name for name, kind in typing.get_type_hints(cls).items() if kind in (int, int | None)]
 
 
 @cache

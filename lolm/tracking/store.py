@@ -165,7 +165,9 @@ def store_lock(patience: float = PATIENCE) -> Iterator[None]:
             if type(error).__module__.partition(".")[0] not in ("alembic", "mlflow", "requests", "sqlalchemy", "sqlite3"):
                 raise
             reason, path = _reason(redacted(str(error))), sqlite_path(store_uri())
-            if path is None:
+            if path is None and not re.match("https?://", store_uri()):
+                advice = "set MLFLOW_TRACKING_URI to the address of a server, http://…, or of a file, sqlite:///…, or unset it"
+            elif path is None:
                 advice = "start its server, or unset MLFLOW_TRACKING_URI"
             elif "readonly" in reason:
                 advice = MAKE_WRITABLE

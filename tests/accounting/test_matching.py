@@ -85,7 +85,9 @@ def test_an_option_alone_names_the_only_mixer_that_takes_it():
 
 
 @pytest.mark.parametrize(
-    "dial", ["d_fff", "mixers.mamba1.d_inner", "mixers.attention.windows", "latent.layers", "mixers", "latent"]
+    "dial",
+    ["d_fff", "mixers.mamba1.d_inner", "mixers.attention.windows", "latent.layers", "mixers", "latent"]
+    + ["dropout", "learning_rate", "mixers.attention.rope", "rope_base", "out_bias"],  # no whole numbers
 )
 def test_an_unknown_dial_is_an_error(dial):
     with pytest.raises(ConfigError, match=f"dial '{dial}': arm 'transformer_modern' has no such size"):

@@ -257,6 +257,8 @@ def test_the_first_use_says_that_kernels_are_compiled(run, capsys, monkeypatch, 
     monkeypatch.setattr("lolm.ops.cpu.compiled.are_compiled", lambda: there)
     said = command(capsys, monkeypatch, "generate", run.source, "a", "--tokens", "1").err
     assert said.count("compiling kernels") == (not there)
+    said = command(capsys, monkeypatch, "generate", run.source, "a", "--tokens", "-3", status=2).err
+    assert said == "error: max_tokens -3 must be at least 0\n"
 
 
 def test_a_mistake_is_one_line_and_a_status(run, tmp_path, capsys, monkeypatch):

@@ -33,7 +33,7 @@ def with_changes(changes: dict) -> dict:
 def mistakes(changes: dict) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         params_from(with_changes(changes))
-    return str(caught.value).splitlines()
+    return [str(problem) for problem in caught.value.problems]
 
 
 LAYER = "surfaces.modern.blocks.layer"

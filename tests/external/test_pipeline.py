@@ -223,7 +223,7 @@ def test_mistakes_are_named_all_at_once(section, mistakes):
     raw["external"] = {"mine": {"model": "a/b"} | section}
     with pytest.raises(ConfigError) as caught:
         params_from(raw)
-    said = str(caught.value).splitlines()
+    said = [str(problem) for problem in caught.value.problems]
     assert len(said) == len(mistakes), said
     for mistake in mistakes:
         assert any(line.startswith(mistake) for line in said), (mistake, said)

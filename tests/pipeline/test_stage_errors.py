@@ -94,6 +94,16 @@ def test_a_variable_that_cannot_be_used_is_one_line_before_anything_runs(capsys,
     assert said.count("\n") == 1
 
 
+def test_several_variables_that_cannot_be_used_are_one_report(capsys, monkeypatch):
+    monkeypatch.setenv("LOLM_JOBS", "two")
+    monkeypatch.setenv("LOLM_FORCE", "yes")
+    with pytest.raises(SystemExit):
+        main(lambda: pytest.fail("it ran"))
+    first, *more = capsys.readouterr().err.splitlines()
+    assert first == "error: 2 mistakes"
+    assert [line.partition(":")[0] for line in more] == ["  LOLM_FORCE", "  LOLM_JOBS"]
+
+
 def test_variables_say_what_they_are_set_to_and_nothing_where_they_are_empty(monkeypatch):
     for variable, text, value in (
         ("LOLM_ALONE", "0", 0),

@@ -515,6 +515,15 @@ def test_what_sqlalchemy_says_of_a_store_that_cannot_be_written_is_told_with_its
         raise MlflowException(said)
 
 
+@pytest.mark.parametrize("address", ["foo://bar", "relative/folder"])
+def test_an_address_that_is_no_store_is_told_with_what_one_looks_like(project, monkeypatch, address):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    told = f"^{address}: cannot be used .*; set MLFLOW_TRACKING_URI to the address of a server, http://"
+    with pytest.raises(store.TrackingError, match=told), store.store_lock():
+        store.open_client().get_experiment_by_name("lolm-tiny")
+    assert [path.name for path in project.iterdir() if path.name == "relative"] == []
+
+
 def test_a_copied_project_keeps_its_artifacts_to_itself(project, monkeypatch):
     write_text("reports/smoke/main/report.html", "first")
     write_json(Path("reports/smoke/main/claims.json"), [])

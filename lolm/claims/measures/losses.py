@@ -219,7 +219,7 @@ def step_overhead(context: Context) -> Reading:
     try:
         lolm, base = map(context.counting.flops_per_token, tpu_pair(context.counting))
     except ConfigError as error:
-        why = f"params.yaml gives no such pair: {error}"
+        why = f"params.yaml gives no such pair: {'; '.join(map(str, error.problems))}"
         return Reading(published=here, verdict=UNTESTABLE, why=why, values={"scale": results.scale})
     exact = lolm / base - 1
     counted = {"319M LOLM over 317M baseline": Quantity(exact, "share", "training FLOPs a token", origin=COUNTED)}
