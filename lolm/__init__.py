@@ -21,12 +21,19 @@ class LolmError(ValueError):
     """An error the user can mend: its message names the file, key or value and what to do. Base of all ours."""
 
     def __str__(self) -> str:
-        return redacted(super().__str__())
+        return printable(super().__str__())
 
 
 def redacted(text: str) -> str:
     """A message without the names and passwords of the addresses in it."""
     return re.sub(r"(?<=://)[^\s/?#]*@", "***@", text)
+
+
+def printable(text: str) -> str:
+    """A message for a terminal, redacted; what names have of control characters is shown by its code. Further lines of ours begin
+    with two blanks or ``error:``."""
+    lines = re.split(r"\n(?=  |error: )", redacted(text))
+    return "\n".join("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line) for line in lines)
 
 
 def one_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lolm import LolmError, redacted
+from lolm import LolmError, printable
 from lolm.config import ConfigError, Params, ScaleConfig, StudyConfig, load_params, scale_of
 from lolm.config.ranges import Seed
 from lolm.config.strict import from_text
@@ -124,7 +124,7 @@ def main(stage: Callable[[], None]) -> None:
         environment.check()
         stage()
     except (LolmError, OSError) as error:
-        print(f"error: {redacted(_of_system(error) if isinstance(error, OSError) else str(error))}", file=sys.stderr)
+        print(f"error: {printable(_of_system(error)) if isinstance(error, OSError) else error}", file=sys.stderr)
         raise SystemExit(2) from None
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error))):

@@ -61,7 +61,7 @@ def iterate_split(folder: str | Path, split: str) -> Iterator[Document]:
     for number in range(max(later, default=0) + 1):
         path = part_of(folder, split, number)
         try:
-            if path.name in digests and sha256_of(path) != digests[path.name]:
+            if digests and sha256_of(path) != digests.get(path.name):
                 raise DataError(
                     f"{path}: its bytes are not those that were written; delete its folder and run `dvc repro corpus`"
                 )

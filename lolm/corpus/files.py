@@ -62,13 +62,13 @@ def find_files(pattern: str) -> Found:
     met: set[str] = set()
     taken: set[str] = set()
     for file in sorted(there, key=lambda p: p.as_posix()):
-        stem, kind = _kind(file.relative_to(root).as_posix())
+        stem, kind = _kind(in_unicode(file.relative_to(root)))
         if kind is None or (real := os.path.realpath(file)) in met:
             left_out.append(file)
             continue
         met.add(real)
         kinds[file] = kind
-        names[file] = file.relative_to(root).as_posix() if stem in taken else stem
+        names[file] = in_unicode(file.relative_to(root)) if stem in taken else stem
         taken.add(stem)
     if not kinds:
         has = f"; it has {_shown(left_out[0], root)}, which is none of them" if left_out else ""
@@ -93,6 +93,11 @@ def _below(folder: Path, met: set[str], left_out: list[Path]) -> Iterator[Path]:
             left_out.append(entry)
 
 
+def in_unicode(path: Path) -> str:
+    """A path as text; what of its bytes is none is shown by its code."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
 def _kind(name: str) -> tuple[str, str | None]:
     """A name without its suffixes, and what kind of file it is; a Parquet file is compressed within."""
     stem, suffix = os.path.splitext(name)
@@ -103,4 +108,4 @@ def _kind(name: str) -> tuple[str, str | None]:
 
 
 def _shown(entry: Path, root: Path) -> str:
-    return entry.relative_to(root).as_posix() + ("/" if entry.is_dir() else "")
+    return in_unicode(entry.relative_to(root)) + ("/" if entry.is_dir() else "")

@@ -93,7 +93,6 @@ def read_parquet(
     Raises:
         DataError: it is not a whole one.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
@@ -107,5 +106,9 @@ def read_parquet(
                         skip = max(0, skip - len(batch))
                 else:
                     skip -= rows
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of pyarrow, and of what makes Python's values of its own; they have no common class
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise DataError(f"{path}: not a readable Parquet file ({one_line(error)}); {MEND}") from error

@@ -13,7 +13,7 @@ from typing import Any
 from lolm import one_line
 from lolm.config import CorpusConfig
 from lolm.corpus.documents import Document
-from lolm.corpus.files import find_files
+from lolm.corpus.files import find_files, in_unicode
 from lolm.corpus.progress import stamps
 from lolm.corpus.rows import MEND, read_jsonl, read_parquet, read_whole
 from lolm.data.errors import DataError
@@ -85,7 +85,7 @@ class Source:
         name, kind = self._found.names[path], self._found.kinds[path]
         if kind == "text":
             if not skip:
-                yield Document(name, self._found.root.name, "", read_whole(path))
+                yield Document(name, in_unicode(Path(self._found.root.name)), "", read_whole(path))
             return
         rows = read_parquet(path, skip, self._columns) if kind == "parquet" else (row for _, row in read_jsonl(path, skip))
         yield from _rows_to_documents(rows, name, self._config, str(path), skip)

@@ -18,7 +18,7 @@ def sha256_of(path: str | Path) -> str:
 def fingerprint_of(*parts: Any) -> str:
     """Short hash (16 hex digits) of configurations (see :func:`essence`) and JSON-able parts."""
     text = json.dumps([essence(part) for part in parts], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]  # names of files may be no Unicode
 
 
 def essence(config: Any) -> Any:

@@ -199,6 +199,10 @@ def test_broken_or_missing_parquet_is_named(tmp_path, data):
     shutil.copy(data / "corpus" / "manifest.json", tmp_path)
     with pytest.raises(DataError, match="train.parquet: its bytes are not those that were written"):
         list(iterate_split(tmp_path, "train"))
+    (tmp_path / "train.parquet").write_bytes(raw)
+    (tmp_path / "train-00001.parquet").write_bytes(raw)  # a part that the corpus was not made of
+    with pytest.raises(DataError, match="train-00001.parquet: its bytes are not those that were written"):
+        list(iterate_split(tmp_path, "train"))
 
 
 def test_embedded_corpus_is_what_its_card_says():

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 
 import pyarrow as pa
 import pytest
@@ -107,6 +108,38 @@ def test_a_name_is_literal_and_files_of_one_name_keep_apart(tmp_path):
     documents = read(tmp_path / "texts*")
     assert [d.id for d in documents] == ["a/000000000", "a.jsonl.gz/000000000", "a.md", "a.txt"]
     assert [d.text for d in documents] == ["one", "one", "two", "three"]
+
+
+def test_names_that_are_no_unicode_and_of_several_lines_are_shown_by_their_codes(tmp_path):
+    """Of bytes that are no UTF-8, which archives of other systems have, and with a newline."""
+    folder = tmp_path / os.fsdecode(b"t\xfc")
+    folder.mkdir()
+    for name in (b"\xff.txt", b"a\nb.txt", b"\xfe.bin"):
+        (folder / os.fsdecode(name)).write_text(f"text of {name}")
+    assert [(d.id, d.source) for d in read(folder)] == [("a\nb", "t\\xfc"), ("\\xff", "t\\xfc")]
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(f"one more, number {number}")
+    config = CorpusConfig(source="local", path=str(folder), validation_fraction=0.2, test_fraction=0.2)
+    assert build_corpus(config, tmp_path / "corpus")["files_left_out"] == ["\\xfe.bin"]
+    (folder / "a\nb.jsonl").write_text("{")
+    with pytest.raises(DataError) as caught:
+        read(folder)
+    assert r"a\nb.jsonl: line 1 is not valid JSON" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pa.array([2**30] * 12, pa.date32()),
+        pa.array([2**62] * 12, pa.duration("s")),
+        pa.array(range(12), pa.timestamp("s", "X/Y")),
+    ],
+)
+def test_labels_that_have_no_value_in_python_are_an_error_that_names_the_file(tmp_path, labels):
+    write_parquet(tmp_path / "a.parquet", TEXTS, source=labels)
+    with pytest.raises(DataError, match=r"a\.parquet: not a readable Parquet file"):
+        read(tmp_path)
 
 
 def test_local_parquet_streams_through_datasets(tmp_path):
