@@ -741,10 +741,8 @@ def write_weights(root, arm, seed):
     from lolm.corpus.shards import write_shards
     from lolm.corpus.tokenizer import Tokenizer, build_tokenizer
     from lolm.models.build import build_model
-    from lolm.objectives import build_heads
     from lolm.records import Layout, read
     from lolm.records.schema import RunHeader
-    from lolm.training.checkpoint import save_weights
 
     layout = Layout("smoke", root)
     run = read(layout.header(arm, seed), RunHeader).run
@@ -754,4 +752,16 @@ def write_weights(root, arm, seed):
     layout.shards.mkdir()
     build_tokenizer(TokenizerConfig(vocab_size=run.vocab_size), layout.corpus, layout.tokenizer)
     write_shards(ShardsConfig(100_000), layout.corpus, Tokenizer.load(layout.tokenizer), layout.shards)
-    save_weights(layout.weights(arm, seed) / "model.safetensors", build_model(run), build_heads(run.architecture, run.size))
+    keep_weights(layout.weights(arm, seed) / "model.safetensors", build_model(run), layout, run)
+
+
+def keep_weights(path, model, layout, run):
+    """Weights of a run, with their checksum in its record."""
+    from lolm.objectives import build_heads
+    from lolm.records import read, sha256_of
+    from lolm.training.checkpoint import save_weights
+
+    save_weights(path, model, build_heads(run.architecture, run.size))
+    summary = read(layout.summary(run.arm, run.seed), Summary)
+    digest = {path.relative_to(layout.weights(run.arm, run.seed)).as_posix(): sha256_of(path)}
+    write(layout.summary(run.arm, run.seed), replace(summary, weights=summary.weights | digest))

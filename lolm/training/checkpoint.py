@@ -337,7 +337,7 @@ class TrainedRun:
     def _filled(self, path: Path, step: int) -> LanguageModel:
         path = self.weights / FINAL_WEIGHTS if step == self.run.training.steps else path
         digest = self.digests.get(path.relative_to(self.weights).as_posix())
-        if digest is not None and path.exists() and sha256_of(path) != digest:
+        if self.digests and path.exists() and sha256_of(path) != digest:
             raise CheckpointError(
                 f"{path}: its bytes are not those that were trained; `dvc checkout` or `dvc repro` brings them back"
             )
@@ -354,6 +354,8 @@ def load_run(records: str | Path, weights: str | Path) -> TrainedRun:
     """
     header, summary = read(Path(records) / "config.json", RunHeader), Path(records) / "summary.json"
     digests = read(summary, Summary).weights if summary.exists() else {}
+    if not digests:
+        print(f"warning: {weights}: not verified, since the run's record is from before checksums were taken", file=sys.stderr)
     run = header.run
     heads = build_heads(run.architecture, run.size, run.training.kernels)
     trained = TrainedRun(header, Path(weights), build_model(run), heads, digests)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from builders import ROOT
 from rules import RuleModel, certain
-from synthetic import write_results, write_weights
+from synthetic import keep_weights, write_results, write_weights
 
 import lolm
 from lolm.api import DTYPES, LoadedModel, LoadError
@@ -19,10 +19,9 @@ from lolm.data.errors import DataError
 from lolm.export import export
 from lolm.generation import GenerationError, generate
 from lolm.interventions import InterventionError, change_site, force_gate
-from lolm.objectives import build_heads
 from lolm.records import Layout, RecordError, cooldown_path, read, snapshot_path
 from lolm.records.schema import RunHeader
-from lolm.training.checkpoint import CheckpointError, save_weights
+from lolm.training.checkpoint import CheckpointError
 from pipeline import cli
 
 TEXT = "A fox ran. Ω was its name,\nand 42 its age. " * 3
@@ -124,7 +123,7 @@ def test_a_snapshot_is_loaded_by_its_step(project, run):
     earlier, weights = copy.deepcopy(run.model), layout.weights("lolm", 1)
     with torch.no_grad():
         earlier.embedding.weight.mul_(2)
-    save_weights(snapshot_path(weights, step), earlier, build_heads(run.config.architecture, run.config.size))
+    keep_weights(snapshot_path(weights, step), earlier, layout, run.config)
     found = lolm.load(run.source, step=step)
     assert torch.equal(found.model.embedding.weight, earlier.embedding.weight)
     assert not found.model.training
@@ -159,8 +158,8 @@ def ended(project, run):
     (end, *_), model = run.config.training.cooldown_steps, copy.deepcopy(run.model)
     with torch.no_grad():
         model.embedding.weight.mul_(3)
-    heads = build_heads(run.config.architecture, run.config.size)
-    save_weights(cooldown_path(Layout("smoke", project).weights("lolm", 1), end), model, heads)
+    layout = Layout("smoke", project)
+    keep_weights(cooldown_path(layout.weights("lolm", 1), end), model, layout, run.config)
     return end, model
 
 

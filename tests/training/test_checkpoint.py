@@ -86,7 +86,7 @@ def test_a_checkpoint_is_data_and_never_code(tmp_path):
     assert not (tmp_path / "trapped").exists()
 
 
-def test_a_run_is_opened_from_its_folder(tmp_path):
+def test_a_run_is_opened_from_its_folder(tmp_path, capsys):
     with pytest.raises(RecordError, match=r"config\.json: no such record"):
         load_run(tmp_path, tmp_path)
     trainer = make_trainer(short_run("transformer"), tmp_path)
@@ -97,6 +97,8 @@ def test_a_run_is_opened_from_its_folder(tmp_path):
     model = trainer.model
     save_weights(tmp_path / "model.safetensors", model, None)
     trained = load_run(tmp_path, tmp_path)
+    assert "warning:" in (said := capsys.readouterr().err), "its record has no checksums"
+    assert f"{tmp_path}: not verified" in said
     assert trained.run == run
     assert not trained.model.training
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), trained.model.parameters(), strict=True))
