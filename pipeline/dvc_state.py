@@ -18,7 +18,7 @@ import psutil
 import yaml
 
 from lolm import LolmError
-from lolm.records import write_text
+from lolm.records import parse_json, write_text
 
 LOCK, TEMPORARY = Path("dvc.lock"), Path(".dvc/tmp")  # the second is DVC's own, which git leaves out
 KEPT = Path(".scratch/dvc.lock.kept")  # the last lock that was whole
@@ -86,7 +86,7 @@ def _stages(lock: Path) -> dict[str, Any] | None:
         files = [file for stage in stages.values() for file in (*stage.get("deps", ()), *stage.get("outs", ()))]
         sound = all("cmd" in stage for stage in stages.values()) and all({"path", "md5"} <= set(file) for file in files)
         return stages if sound and text.endswith("\n") else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         return None
 
 
@@ -123,7 +123,7 @@ def mend_rwlock() -> None:
 
     with make_lock(str(TEMPORARY / "rwlock.lock"), tmp_dir=str(TEMPORARY)):  # which DVC holds while it writes the note
         try:
-            held = json.loads(BUSY.read_text(encoding="utf-8"))
+            held = parse_json(BUSY.read_text(encoding="utf-8"))
             sides = {"read": {path: list(users) for path, users in held.get("read", {}).items()}}
             sides["write"] = {path: [user] for path, user in held.get("write", {}).items()}
             live = {

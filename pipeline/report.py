@@ -16,7 +16,7 @@ from lolm.accounting.resolve import resolve_run
 from lolm.analysis.leaderboard import leaderboard, metrics, table
 from lolm.claims import Claim, build_ledger, to_records
 from lolm.config import Params, load_params
-from lolm.records import Layout, RunKey, atomic_folder, read_json, recorded_scales, write_json, write_text
+from lolm.records import Layout, RunKey, atomic_folder, read_mapping, recorded_scales, write_json, write_text
 from lolm.records.escape import csv_text
 from lolm.records.results import RunRecord, ScaleResults, load_results, load_run
 from lolm.report.figures import pictures
@@ -55,7 +55,7 @@ def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run) -
     """Write everything that is reported of one study; returns its ledger."""
     results, stale = load_study(params, scale, study, read_run)
     drawn, entries, ledger = pictures(results), leaderboard(results), build_ledger(results, counting=Counting(params))
-    benchmark = read_json(BENCHMARK) if BENCHMARK.exists() else None
+    benchmark = read_mapping(BENCHMARK, machine=dict, steps=dict) if BENCHMARK.exists() else None
     timings = speed(benchmark) if benchmark else None
     texts = {
         "report.html": study_page(results, ledger, [*drawn, *([timings] if timings else [])], stale, benchmark),

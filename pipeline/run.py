@@ -18,7 +18,7 @@ from typing import get_args
 import yaml
 from filelock import FileLock, Timeout
 
-from lolm import LolmError, tracking
+from lolm import LolmError, one_line, tracking
 from lolm.config import load_params
 from lolm.config.ranges import Count
 from lolm.records import Layout, sha256_of
@@ -49,8 +49,7 @@ def run() -> None:
         mend_rwlock()
         if args.launcher == "slurm":
             cluster.check()
-        stages = " ".join(yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"])
-        environment = child_environment(args.jobs, force=args.force) | {LAUNCHER: args.launcher, STAGES: stages}
+        environment = child_environment(args.jobs, force=args.force) | {LAUNCHER: args.launcher, STAGES: " ".join(_stages())}
         before = sha256_of(LOCK) if LOCK.exists() else ""
         status = foreground(command(args.scale, args.study, "repro", *(["--force"] if args.force else [])), environment)
         if status or args.force or not LOCK.exists() or sha256_of(LOCK) != before:  # else nothing was made
@@ -77,12 +76,26 @@ def check_dvc(root: Path) -> None:
     if any((folder / ".git").exists() for folder in (root.resolve(), *root.resolve().parents)):
         return
     config = configparser.ConfigParser()
-    config.read([root / ".dvc" / "config", root / ".dvc" / "config.local"])
-    if not config.getboolean("core", "no_scm", fallback=False):
+    try:
+        config.read([root / ".dvc" / "config", root / ".dvc" / "config.local"], encoding="utf-8")
+        alone = config.getboolean("core", "no_scm", fallback=False)
+    except (configparser.Error, ValueError) as error:
+        advice = "mend that line, or bring the file back with `git checkout .dvc/config`"
+        raise PipelineError(f".dvc/config or .dvc/config.local cannot be read ({one_line(error)}); {advice}") from None
+    if not alone:
         raise PipelineError(
             "DVC wants a git repository, and this folder is none (a downloaded archive?); `git clone` the project, run "
             "`git init`, or tell DVC to do without: dvc config --local core.no_scm true"
         )
+
+
+def _stages() -> list[str]:
+    """Names of DVC's stages, in order; raises PipelineError where ``dvc.yaml`` says none."""
+    try:
+        return list(yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
+        advice = "bring it back with `git checkout dvc.yaml`"
+        raise PipelineError(f"dvc.yaml: not a list of stages ({one_line(error)}); {advice}") from None
 
 
 def child_environment(jobs: int | None = None, *, force: bool = False) -> dict[str, str]:

@@ -29,6 +29,9 @@ CURES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "let this user read and write there"),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (`ulimit -n`)"),
     errno.EFBIG: "allow larger files (`ulimit -f`)",
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), "move away what has that name"),
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.ENOENT: "put it there, or name another",
 }
 
 

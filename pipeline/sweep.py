@@ -16,7 +16,7 @@ from lolm.config import ConfigError, RunConfig, SweepConfig, tuned_arm
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.stream import TokenStream
 from lolm.evaluation.held_out import validation_metrics
-from lolm.records import fingerprint_of, names, read, read_json, write, write_json
+from lolm.records import fingerprint_of, names, read, read_mapping, write, write_json
 from lolm.records.schema import Rate, Sweep, Trial
 from lolm.training.progress import DivergenceError
 from lolm.training.scratch import remove
@@ -62,7 +62,7 @@ def _swept(stage: Stage, run: RunConfig, config: SweepConfig, notes: Path) -> Sw
     for text in (stream, held_out.stream):
         text.verify()
     evaluate = partial(validation_metrics, held_out=held_out, batch_size=training.eval_batch_size)
-    noted: dict[str, Any] = read_json(notes) if notes.exists() else {}
+    noted: dict[str, Any] = read_mapping(notes, trials=list) if notes.exists() else {}
     trials = [Trial(**trial) for trial in noted["trials"]] if noted.get("base") == base else _recorded(stage, run.arm, base)
 
     def trial(rate: float, seed: int) -> float:

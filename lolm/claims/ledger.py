@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lolm.analysis.statistics import Estimate
 from lolm.claims.cost import Measurement, Needs
 from lolm.claims.numbers import show, show_interval
 from lolm.claims.published import NUMBERS, SOURCES
+from lolm.records import RecordError, has, read_json
 from lolm.records.results import RunRecord
 
 HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
@@ -231,6 +233,15 @@ def decisive(ledger: Sequence[Claim]) -> list[Claim]:
     """LOLM's authors' measured claims with published numbers, one entry a fact: the one that decides for it."""
     measured = [claim for claim in ledger if claim.published and claim.group not in ("arithmetic", "sanity", HYBRIDS)]
     return [claim for claim in measured if claim.fact in (None, claim.id) and not claim.trained_for]
+
+
+def read_ledger(path: str | Path) -> list[dict[str, Any]]:
+    """The claims that ``claims.json`` holds; raises RecordError where it is something else."""
+    claims = read_json(path)
+    if not isinstance(claims, list):
+        raise RecordError(f"{path}: not a list of claims; `make report` makes it again")
+    needed = dict.fromkeys(("id", "group", "verdict", "statement", "source"), str) | {"runs": list, "published": list}
+    return [has(claim, f"{path}: [{number}]", needed) for number, claim in enumerate(claims)]
 
 
 def decided_with(run: RunRecord, ledger: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ def stamps(files: list[Path]) -> list[list[Any]]:
 def resumed(scratch: Path, version: str) -> Path:
     """Folder in ``scratch`` with what unfinished work of that version left there; empty after work of another."""
     mark = scratch / "version"
-    if not mark.exists() or mark.read_text(encoding="ascii") != version:
+    if not mark.exists() or mark.read_bytes() != version.encode():
         shutil.rmtree(scratch, ignore_errors=True)
         write_text(mark, version)
     (scratch / "content").mkdir(exist_ok=True)

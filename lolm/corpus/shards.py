@@ -26,7 +26,7 @@ from lolm.config import ShardsConfig
 from lolm.corpus.documents import SPLITS, Document, iterate_split, read_manifest
 from lolm.data.errors import DataError
 from lolm.data.stream import checksum_of
-from lolm.records import named, read_json, sha256_of, write_json
+from lolm.records import named, read_mapping, sha256_of, write_json
 
 if TYPE_CHECKING:  # reading token files needs no tokenizer
     from lolm.corpus.tokenizer import Tokenizer
@@ -138,7 +138,8 @@ class _SplitWriter:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / UNFINISHED
         empty: dict[str, Any] = {"shards": [], "n_tokens": 0, "n_bytes": 0, "n_documents": 0, "ids_bytes": 0}
-        self.state: dict[str, Any] = read_json(path) if path.exists() else empty
+        kinds = {key: type(value) for key, value in empty.items()}
+        self.state: dict[str, Any] = read_mapping(path, **kinds) if path.exists() else empty
         self._ids = _opened(folder / "documents.json", self.state["ids_bytes"])
         self._starts = _opened(folder / STARTS, self.state["n_documents"] * 8)
         self._shard = self._open_shard()

@@ -13,7 +13,19 @@ from lolm.records.layout import (
     snapshot_path,
 )
 from lolm.records.series import AXES, SeriesWriter, points, read_rows, read_series, write_rows
-from lolm.records.store import from_record, parse_json, read, read_json, read_text, to_record, write, write_json, write_text
+from lolm.records.store import (
+    from_record,
+    has,
+    parse_json,
+    read,
+    read_json,
+    read_mapping,
+    read_text,
+    to_record,
+    write,
+    write_json,
+    write_text,
+)
 
 __all__ = [
     "AXES",
@@ -28,6 +40,7 @@ __all__ = [
     "cooldown_path",
     "essence",
     "fingerprint_of",
+    "has",
     "from_record",
     "link",
     "named",
@@ -36,6 +49,7 @@ __all__ = [
     "publish_folder",
     "read",
     "read_json",
+    "read_mapping",
     "read_rows",
     "read_series",
     "read_text",

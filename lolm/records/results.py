@@ -36,7 +36,7 @@ from lolm.records.schema import (
     TextLosses,
 )
 from lolm.records.series import AXES, Row, points, read_series
-from lolm.records.store import read, read_json
+from lolm.records.store import read, read_mapping
 
 T = TypeVar("T")
 
@@ -288,7 +288,7 @@ def load_results(
             continue
         _check_rate(layout, run, sweeps)
         runs.append(run)
-    corpus = read_json(layout.corpus_record) if layout.corpus_record.exists() else {}
+    corpus = read_mapping(layout.corpus_record) if layout.corpus_record.exists() else {}
     path = budgets_record(root)
     budgets = read(path, Budgets) if path.exists() else None
     return ScaleResults(params.scale, params, corpus, tuple(runs), tuple(missing), tuple(diverged), sweeps, budgets)

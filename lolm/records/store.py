@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import lzma
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +52,26 @@ def to_record(record: Any) -> dict[str, Any]:
 def read_json(path: str | Path) -> Any:
     """Read JSON; raises RecordError naming the file when it is missing or broken."""
     return _parsed(read_text(path), path)
+
+
+def read_mapping(path: str | Path, **needed: type) -> dict[str, Any]:
+    """Read JSON that is a mapping and has these keys at least, each with a value of that type.
+
+    Raises:
+        RecordError: it is something else; names file and key.
+    """
+    return has(read_json(path), str(path), needed)
+
+
+def has(value: Any, where: str, needed: Mapping[str, Any]) -> dict[str, Any]:
+    """A value that is a mapping with these keys; raises RecordError saying what is wrong ``where``."""
+    wrong = "" if isinstance(value, dict) else "not a mapping"
+    for key, kind in needed.items() if not wrong else ():
+        if not isinstance(value.get(key), kind):
+            wrong = f"{key}: expected {kind.__name__}" + ("" if key in value else ", and there is none")
+    if wrong:
+        raise RecordError(f"{where}: {wrong}; {MAKE_AGAIN}")
+    return dict(value)
 
 
 def write_json(path: str | Path, value: Any) -> None:

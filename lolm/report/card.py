@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from lolm.analysis.uncertainty import TextSample
-from lolm.claims.ledger import decided_with
+from lolm.claims.ledger import decided_with, read_ledger
 from lolm.claims.numbers import show_interval
 from lolm.config import AnalysisConfig
-from lolm.records import Layout, names, read_json
+from lolm.records import Layout, names, read_mapping
 from lolm.records.results import RunRecord
 from lolm.records.schema import Score
 from lolm.report.render import render, si
@@ -33,8 +33,8 @@ def model_card(
     """
     config = run.header.run
     training = config.training
-    corpus = read_json(layout.corpus_record) if layout.corpus_record.exists() else None
-    shards = read_json(layout.shards_record) if layout.shards_record.exists() else None
+    path = layout.corpus_record
+    corpus = read_mapping(path, splits=dict, sources=dict, licences=list) if path.exists() else None
     tokens = (step or training.steps) * training.accumulation * training.batch_size * training.seq_len
     return render(
         "card.md",
@@ -48,10 +48,9 @@ def model_card(
         annealed=annealed,
         scores=_scores(run, step, annealed),
         corpus=corpus,
-        shards=shards,
         interval=None if step else _over_text(run, analysis),
         level=f"{100 * analysis.confidence:g} %",
-        claims=decided_with(run, read_json(ledger) if (ledger := layout.reports / "claims.json").exists() else []),
+        claims=decided_with(run, read_ledger(ledger) if (ledger := layout.reports / "claims.json").exists() else []),
         si=si,
     )
 

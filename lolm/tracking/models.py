@@ -22,7 +22,7 @@ from lolm.records import (
     cooldown_path,
     fingerprint_of,
     names,
-    read_json,
+    read_mapping,
     sha256_of,
     snapshot_path,
     write_json,
@@ -84,7 +84,7 @@ def data_set(header: RunHeader, layout: Layout, split: str) -> Any:
     from mlflow.entities import Dataset
 
     path = layout.shards_record
-    counts = read_json(path) if path.exists() else {}
+    counts = read_mapping(path) if path.exists() else {}
     digests = {TRAIN: header.data.train, VALIDATION: header.data.validation}
     digest = digests.get(split) or fingerprint_of(header.data.train, split, counts.get(split))  # held out of the same corpus
     return Dataset(
@@ -143,11 +143,13 @@ def _log_model(
     header, path = record.header, weights.path
     digest = record.summary.weights.get(path.relative_to(layout.weights(*record.key)).as_posix())
     known = digest or (sha256_of(path) if path.exists() else None)
+    of_tokenizer = layout.tokenizer_record
+    facts = read_mapping(of_tokenizer, model_sha256=str) if of_tokenizer.exists() else {}
     files: dict[str, dict[str, Any]] = {
         "weights": {"path": path.relative_to(layout.root).as_posix(), "sha256": known},
         "tokenizer": {
             "path": (layout.tokenizer / "tokenizer.model").relative_to(layout.root).as_posix(),
-            "sha256": read_json(layout.tokenizer_record)["model_sha256"] if layout.tokenizer_record.exists() else None,
+            "sha256": facts.get("model_sha256"),
         },
     }
     if model_id is None:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lolm.records import Layout, read_json
+from lolm.records import Layout
 from lolm.records.escape import markdown
 from lolm.records.results import RunRecord
 from lolm.records.schema import RunHeader
@@ -58,4 +58,6 @@ def note_of(run: RunRecord, layout: Layout) -> str:
 @lru_cache(maxsize=1)
 def _ledger(path: Path, changed: int) -> list[dict[str, Any]]:
     """Read once for all runs of a scale."""
-    return list(read_json(path))
+    from lolm.claims.ledger import read_ledger
+
+    return read_ledger(path)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lolm.config import flatten
 from lolm.config.strict import as_text
-from lolm.records import Layout, fingerprint_of, read, read_json, sha256_of
+from lolm.records import Layout, fingerprint_of, read, read_mapping, sha256_of
 from lolm.records.schema import Evaluation
 from lolm.tracking.experiments import EVERY_ARM, chart_page, say_studies, studies_of
 from lolm.tracking.runs import fill_recorded, unknown
@@ -103,14 +103,17 @@ def _lock_entries(path: Path, scale: str) -> list[str]:
     """The text of a scale's entries. Parsing the whole file would take longer than all else that an idle pipeline does."""
     if not path.exists():
         return []
-    entries = re.split(r"^  (?=[^ ])", path.read_text(encoding="utf-8"), flags=re.MULTILINE)  # as DVC writes: a stage a block
+    text = path.read_text(encoding="utf-8", errors="replace")
+    entries = re.split(r"^  (?=[^ ])", text, flags=re.MULTILINE)  # as DVC writes: a stage a block
     return [entry for entry in entries if (entry.partition(":")[0].partition("@")[2] + "-").startswith(f"{scale}-")]
 
 
 def _fill_report(client: Any, experiment: str, layout: Layout, folder: Path, digest: str) -> None:
     """One flat run a study with the ledger: verdicts as parameters, values as metrics, the table as its description."""
+    from lolm.claims.ledger import read_ledger  # which brings libraries that nothing new does without
+
     scale, study = layout.scale, folder.name
-    claims = read_json(folder / "claims.json")
+    claims = read_ledger(folder / "claims.json")
     fingerprint = fingerprint_of("report", scale, study, claims)
     table = folder / "claims.md"
     run = find_run(client, experiment, fingerprint)
@@ -119,7 +122,7 @@ def _fill_report(client: Any, experiment: str, layout: Layout, folder: Path, dig
         run = client.create_run(experiment, tags=tags, run_name=f"report · {scale} · {study}")
     run_id, start = run.info.run_id, run.info.start_time
     if table.exists():
-        client.set_tag(run_id, "mlflow.note.content", table.read_text(encoding="utf-8")[:8000])
+        client.set_tag(run_id, "mlflow.note.content", table.read_text(encoding="utf-8", errors="replace")[:8000])
     send_params(client, run_id, {f"verdict.{claim['id']}": claim["verdict"] for claim in claims}, run.data.params)
     evaluations = [read(path, Evaluation) for key in layout.recorded_runs() if (path := layout.evaluation(*key)).exists()]
     send_points(client, run_id, start, claim_points(claims) + mean_points(evaluations))
@@ -138,7 +141,7 @@ def sync_benchmark(path: str | Path) -> str:
     Raises:
         RecordError: there is no record, or a broken one. TrackingError, or any error of MLflow: the store cannot be used.
     """
-    record = read_json(path)
+    record = read_mapping(path)
     numbers, texts = {}, {}
     for key, value in flatten(record).items():
         if isinstance(value, int | float) and not isinstance(value, bool):

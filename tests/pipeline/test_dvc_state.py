@@ -90,6 +90,14 @@ def test_a_cut_note_is_taken_away(capsys):
         assert "was cut short" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", '{"write": 5}', '{"write": {"a": {"pid": -1, "cmd": ""}}}'])
+def test_a_note_of_another_form_is_taken_away(capsys, text):
+    BUSY.write_text(text, encoding="utf-8")
+    mend_rwlock()
+    assert not BUSY.exists()
+    assert "was cut short" in capsys.readouterr().out
+
+
 def test_a_process_that_is_gone_or_another_is_taken_out_and_one_at_work_stays(folder, capsys):
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     ended = subprocess.Popen([sys.executable, "-c", ""])

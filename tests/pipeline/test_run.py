@@ -124,6 +124,22 @@ def test_a_folder_without_git_says_what_to_do(tmp_path):
     run.check_dvc(tmp_path)
 
 
+@pytest.mark.parametrize("raw", [b"garbage", b"\xff\xfe[core]", b"[core]\n    no_scm = perhaps\n"])
+def test_a_broken_configuration_of_dvc_is_named(tmp_path, raw):
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_bytes(raw)
+    with pytest.raises(run.PipelineError, match=r"^\.dvc/config or .* cannot be read \(.*\); .*`git checkout \.dvc/config`$"):
+        run.check_dvc(tmp_path)
+
+
+@pytest.mark.parametrize("raw", [b"a: [b", b"x: 1", b"[1]", b"", b"\xff", b"[" * 5000])
+def test_a_list_of_stages_that_is_broken_is_named(tmp_path, monkeypatch, raw):
+    (tmp_path / "dvc.yaml").write_bytes(raw)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(run.PipelineError, match=r"^dvc\.yaml: not a list of stages .*`git checkout dvc\.yaml`$"):
+        run._stages()
+
+
 def test_bytecode_is_kept_where_python_is_told_to_write_none(tmp_path):
     (tmp_path / "module.py").write_text("")
     program = (

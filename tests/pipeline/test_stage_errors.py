@@ -50,7 +50,9 @@ def test_a_lack_of_memory_is_one_line(capsys, error):
         (errno.ENOSPC, "see to the disk"),
         (errno.EMFILE, "`ulimit -n`"),
         (errno.EFBIG, "`ulimit -f`"),
-        (errno.ENOENT, "mend that"),
+        (errno.EISDIR, "move away what has that name"),
+        (errno.ENOENT, "put it there"),
+        (errno.ELOOP, "mend that"),
     ],
 )
 def test_what_the_system_says_of_a_file_comes_with_a_cure(capsys, number, cure):

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from lolm.claims.ledger import read_ledger
 from lolm.records import (
     RecordError,
     SeriesWriter,
@@ -13,6 +14,7 @@ from lolm.records import (
     fingerprint_of,
     points,
     read_json,
+    read_mapping,
     read_rows,
     read_series,
     write_json,
@@ -90,6 +92,31 @@ def test_broken_records_are_named(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(RecordError, match=r"x\.json: not valid JSON"):
         read_json(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[]", "not a mapping"),
+        ("5", "not a mapping"),
+        ("null", "not a mapping"),
+        ("{}", "n: expected int, and there is none"),
+        ('{"n": "x"}', "n: expected int"),
+    ],
+)
+def test_json_of_another_form_is_named_with_its_key(tmp_path, text, says):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(RecordError, match=rf"x\.json: {says}; delete it"):
+        read_mapping(tmp_path / "x.json", n=int)
+    (tmp_path / "x.json").write_text('{"n": 1, "more": []}')
+    assert read_mapping(tmp_path / "x.json", n=int) == {"n": 1, "more": []}
+
+
+@pytest.mark.parametrize("text", ["5", "null", "{}", "[5]", '[{"id": "a"}]'])
+def test_a_ledger_of_another_form_is_named(tmp_path, text):
+    (tmp_path / "claims.json").write_text(text)
+    with pytest.raises(RecordError, match=r"claims\.json: "):
+        read_ledger(tmp_path / "claims.json")
 
 
 def test_json_is_sorted_and_replaces_whole(tmp_path):

@@ -31,6 +31,13 @@ def test_reads_what_params_ask_for(tmp_path):
     assert recorded_scales(tmp_path) == ["smoke"]
 
 
+def test_a_record_of_the_corpus_that_is_no_mapping_is_named(tmp_path):
+    write_results(tmp_path, seeds=(1,))
+    Layout("smoke", tmp_path).corpus_record.write_text("[]")
+    with pytest.raises(RecordError, match=r"corpus\.json: not a mapping"):
+        load_results(tmp_path)
+
+
 def test_a_run_that_was_not_made_is_listed_and_stops_no_other(tmp_path):
     write_results(tmp_path, not_run=("lolm-2", "transformer"))
     results = load_results(tmp_path)
