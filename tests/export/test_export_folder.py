@@ -82,7 +82,7 @@ def project(root, *arms):
     )
     licences = [{"licence": "CC0", "documents": 10}]
     header = read(layout.header(arms[0], 1), RunHeader)
-    said = {"group": "gate", "source": "a paper", "sound": {"shown": "1.5×"}, "published": [1], "verdict": "fails"}
+    said = {"id": "twice", "group": "gate", "source": "a paper", "sound": {"shown": "1.5×"}, "published": [1], "verdict": "fails"}
     this = [{"name": header.name, "fingerprint": header.fingerprint}]
     claims = [said | {"statement": "Twice.", "runs": this}, said | {"statement": "Of another.", "runs": []}]
     claims.append(said | {"statement": "Undecided.", "runs": this, "verdict": "not run"})

@@ -5,14 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from builders import ROOT
 from minicorpus import make_texts
-from synthetic import Truth, write_results
+from synthetic import Truth, keep_weights, write_results
 
 import lolm
 from lolm import tracking
@@ -20,15 +19,13 @@ from lolm.config import load_params
 from lolm.corpus.tokenizer import train_tokenizer
 from lolm.export.pyfunc import _load_pyfunc
 from lolm.models.build import build_model
-from lolm.objectives import build_heads
-from lolm.records import Layout, RunKey, cooldown_path, read, sha256_of, snapshot_path, write, write_json
-from lolm.records.schema import RunHeader, Summary
+from lolm.records import Layout, RunKey, cooldown_path, read, sha256_of, snapshot_path, write_json
+from lolm.records.schema import RunHeader
 from lolm.tracking.experiments import EVERY_ARM, LONGEST_TAG, SECTIONS, STUDIES_TAG, VIEW_TAG, chart_page
 from lolm.tracking.models import EXAMPLE
 from lolm.tracking.notes import LONGEST
 from lolm.tracking.runs import finished_view
 from lolm.tracking.store import open_client
-from lolm.training.checkpoint import save_weights
 
 KEY = RunKey("lolm", 1)
 INSIDE, LATER, END = 20, 10, 10  # steps of snapshots, and of an annealed copy
@@ -58,10 +55,15 @@ def synced(tmp_path_factory, migrated):
     folder = layout.weights(*KEY)
     weights = folder / "model.safetensors"
     for path in (weights, snapshot_path(folder, INSIDE), cooldown_path(folder, END)):
-        save_weights(path, build_model(run), build_heads(run.architecture, run.size))
-    write(layout.summary(*KEY), replace(read(layout.summary(*KEY), Summary), weights={weights.name: sha256_of(weights)}))
+        keep_weights(path, build_model(run), layout, run)
     header = read(layout.header(*KEY), RunHeader)
-    said = {"group": "gate", "source": "a paper", "published": [{"value": 2.0, "unit": "x"}], "sound": {"shown": "1.5×"}}
+    said = {
+        "id": "twice",
+        "group": "gate",
+        "source": "a paper",
+        "published": [{"value": 2.0, "unit": "x"}],
+        "sound": {"shown": "1.5×"},
+    }
     this = [{"name": header.name, "fingerprint": header.fingerprint}]
     claims = [said | {"statement": "Twice.", "runs": this, "verdict": "fails"}]
     claims += [said | {"statement": "Of another.", "runs": [], "verdict": "holds"}]

@@ -336,9 +336,10 @@ def test_a_run_that_diverged_shows_in_an_empty_store_and_a_later_success_replace
 
 
 def test_report_run(project):
+    said = {"group": "gate", "statement": "", "source": "", "runs": [], "published": []}
     claims = [
-        {"id": "gate-mean", "verdict": "fails", "sound": {"value": 0.31, "interval": [0.3, 0.32], "n_seeds": 3}},
-        {"id": "scaling", "verdict": "not testable at this scale", "sound": None},
+        said | {"id": "gate-mean", "verdict": "fails", "sound": {"value": 0.31, "interval": [0.3, 0.32], "n_seeds": 3}},
+        said | {"id": "scaling", "verdict": "not testable at this scale", "sound": None},
     ]
     write_json(Path("reports/smoke/main/claims.json"), claims)
     write_text("reports/smoke/main/claims.md", "| claim | verdict |\n")
