@@ -55,7 +55,7 @@ def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run) -
     """Write everything that is reported of one study; returns its ledger."""
     results, stale = load_study(params, scale, study, read_run)
     drawn, entries, ledger = pictures(results), leaderboard(results), build_ledger(results, counting=Counting(params))
-    benchmark = read_mapping(BENCHMARK, machine=dict, steps=dict) if BENCHMARK.exists() else None
+    benchmark = read_mapping(BENCHMARK, machine=dict) if BENCHMARK.exists() else None
     timings = speed(benchmark) if benchmark else None
     texts = {
         "report.html": study_page(results, ledger, [*drawn, *([timings] if timings else [])], stale, benchmark),

@@ -5,9 +5,11 @@ import json
 import os
 
 import pytest
+from runs import header_of, make_trainer, short_run
 
 from lolm.claims.ledger import read_ledger
 from lolm.records import (
+    Layout,
     RecordError,
     SeriesWriter,
     atomic_folder,
@@ -21,6 +23,7 @@ from lolm.records import (
     write_rows,
 )
 from lolm.records.files import HOST
+from lolm.tracking.models import data_set
 
 ROW = {"step": 1, "tokens": 10, "flops": 2.0, "seconds": 0.5}
 
@@ -110,6 +113,13 @@ def test_json_of_another_form_is_named_with_its_key(tmp_path, text, says):
         read_mapping(tmp_path / "x.json", n=int)
     (tmp_path / "x.json").write_text('{"n": 1, "more": []}')
     assert read_mapping(tmp_path / "x.json", n=int) == {"n": 1, "more": []}
+
+
+def test_counts_of_shards_that_are_none_are_named(tmp_path):
+    layout = Layout("smoke", tmp_path)
+    write_json(layout.shards_record, {"test": 5})
+    with pytest.raises(RecordError, match=r"shards\.json: test: expected dict"):
+        data_set(header_of(make_trainer(short_run("transformer"), tmp_path)), layout, "test")
 
 
 @pytest.mark.parametrize("text", ["5", "null", "{}", "[5]", '[{"id": "a"}]'])
