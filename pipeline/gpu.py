@@ -106,10 +106,11 @@ def _median(note: Path, way: Any) -> float | None:
 
 
 def stage_of(scale: str, out: Path) -> Stage:
-    """Of a scale, with CUDA graphs where they pay."""
+    """Of a scale, with CUDA graphs where they pay; step b has not recorded steps of compiled blocks."""
     params = load_params().select(scale)
     preset = params.scales[scale]
-    training = replace(preset.training, cuda_graph=records_steps(scale, (out, Path())))
+    graph = not preset.training.compile and records_steps(scale, (out, Path()))
+    training = replace(preset.training, cuda_graph=graph)
     return Stage(replace(params, scales=params.scales | {scale: replace(preset, training=training)}))
 
 
@@ -342,11 +343,11 @@ def run() -> None:
         scale, key = run_of_piece(args.piece)
         make_run(stage_of(scale, args.out), key, args.out)
     else:
+        every = [step for step in args.step if pieces_of(step, args.seeds, args.rehearse)]
         if training_device() == "cpu" and not args.rehearse:
             raise GPUError("PyTorch sees no CUDA device here; --rehearse goes through all steps at scale smoke on the CPU")
         if args.seconds:
             limited(args.seconds)
-        every = [step for step in args.step if pieces_of(step, args.seeds, args.rehearse)]
         if any(step[0] in RUNS for step in every):
             unpack(args.carried)
         run_steps(every, list(dict.fromkeys(args.seeds)), args.out, args.jobs, args.rehearse, args.minutes)

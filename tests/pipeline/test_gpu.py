@@ -99,7 +99,16 @@ def test_graphs_are_used_where_they_were_found_to_pay(tmp_path):
         assert gpu.records_steps("20m_gpu", [tmp_path]) == wanted
     write(note_of(tmp_path, note.piece), replace(note, values=times))
     assert gpu.stage_of("20m_gpu", tmp_path).preset.training.cuda_graph
-    assert not gpu.stage_of("149m_gpu", tmp_path).preset.training.cuda_graph
+    compiled = "step/149m_gpu/lolm"
+    write(note_of(tmp_path, compiled), replace(note, piece=compiled, values=times))
+    assert gpu.records_steps("149m_gpu", [tmp_path])
+    assert not gpu.stage_of("149m_gpu", tmp_path).preset.training.cuda_graph, "its blocks are compiled"
+
+
+def test_an_unknown_step_is_said_before_the_missing_device(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["gpu", "--step", "a", "z"])
+    with pytest.raises(GPUError, match="no step 'z'"):
+        gpu.run()
 
 
 def test_one_text_and_tokenizer_are_carried_for_all_scales():
