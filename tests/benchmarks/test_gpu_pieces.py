@@ -1,6 +1,8 @@
 """Kernels as `make gpu` holds them against the truth, with stand-ins for what a GPU or a library would compute."""
 
+import gc
 import sys
+import weakref
 from importlib import import_module
 from types import ModuleType
 
@@ -39,6 +41,27 @@ def test_a_wrong_kernel_is_recorded_and_fails(tmp_path, monkeypatch, errors, sai
     monkeypatch.setattr(kernels, "errors", lambda *_: [0.0, 1e-6])
     gpu.run()
     assert read(note_of(tmp_path, "kernel/ssd"), Made).values["triton"]["exact"]
+
+
+def test_no_way_to_make_a_step_is_measured_beside_the_model_of_the_one_before(monkeypatch):
+    made: list[weakref.ref] = []
+
+    class Circular:
+        def __init__(self, run, device) -> None:
+            assert not any(before() for before in made)
+            made.append(weakref.ref(self))
+            self.trainer = self
+
+        def warm_up(self) -> None:
+            raise LolmError("refused")
+
+    monkeypatch.setattr(gpu, "Stepper", Circular)
+    gc.disable()
+    try:
+        assert [gpu._step(lambda: None, "cpu") for _ in range(2)] == [{"skipped": "refused"}] * 2
+    finally:
+        gc.enable()
+    assert len(made) == 2
 
 
 def late(function):
