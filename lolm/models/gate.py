@@ -83,7 +83,7 @@ class FixedGate(Component):
         self.value = config.value
 
     def forward(self, z_BTD: torch.Tensor, h_BTD: torch.Tensor, m_BTD: torch.Tensor, r_BTE: torch.Tensor) -> torch.Tensor:
-        return h_BTD.new_tensor(self.value).expand_as(h_BTD)
+        return h_BTD.new_full((), self.value).expand_as(h_BTD)  # no copy from the host, which no recording may have
 
     def num_params(self) -> int:
         return 0
