@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lolm.ops.backends import KERNELS, OPS, example
+from lolm.ops.backends import KERNELS, OPS, example, halved
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed; it is for Linux, extra `test`")
 HERE = Path(__file__).parent
+FAST = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a program may have of a processor's fast memory (CUDA's tables)
 LAUNCHED = {
     "ssd": {"_states", "_output", "_maps", "_inputs"},
     "window_attention": {"_forward", "_queries", "_keys"},
@@ -53,7 +54,9 @@ def compiled(monkeypatch):
             elif torch.is_tensor(value) or value % 16 == 0:
                 attributes[index,] = [["tt.divisibility", 16]]
         target = GPUTarget("cuda", launch.capability, 32)
-        kernels[self.fn.__name__] = compile(ASTSource(self, signature, constants, attributes), target=target, options=given)
+        made = compile(ASTSource(self, signature, constants, attributes), target=target, options=given)
+        assert made.metadata.shared <= FAST[launch.capability], f"{self.fn.__name__} cannot be launched"
+        kernels[self.fn.__name__] = made
 
     monkeypatch.setattr(JITFunction, "run", launch)
     return lambda capability: setattr(launch, "capability", capability) or kernels
@@ -72,3 +75,19 @@ def test_compiles_for_gpus(op, capability, compiled):
     for kernel in kernels.values():
         assert f".target sm_{capability}" in kernel.asm["ptx"]
         assert len(kernel.asm["cubin"]) > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", FAST)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("op", "sizes"), [("ssd", (1, 70, 1024, 128, 128)), ("window_attention", (1, 200, 256, 128, 70))])
+def test_the_widest_that_is_taken_fits_into_fast_memory(op, sizes, dtype, capability, compiled, monkeypatch, tmp_path):
+    """Eight heads of 128 to a map, and 128 states: a GPU would refuse the launch. Without the assembler, which takes minutes."""
+    from triton.backends.nvidia.compiler import CUDABackend
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # what is not assembled is nobody else's
+    monkeypatch.setattr(CUDABackend, "make_cubin", lambda *_: b"")
+    kernels = compiled(capability)
+    inputs = [x.requires_grad_() if torch.is_tensor(x) else x for x in halved(example(op, sizes, "cpu"), dtype)]
+    getattr(import_module(KERNELS[op]["triton"]), op)(*inputs).sum().backward()
+    assert set(kernels) == LAUNCHED[op]

@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lolm.ops.triton.layout import rows
+from lolm.ops.triton.layout import rows, stages
 
 
 @triton.jit
@@ -190,7 +190,7 @@ class _Sizes:
         # Heads whose part of g_B and g_C one program sums: few numbers in memory, yet enough programs.
         self.summed = next(size for size in (8, 7, 6, 5, 4, 3, 2, 1) if self.shared % size == 0)
         self.Q, self.BP, self.BN = (max(16, triton.next_power_of_2(m)) for m in (min(chunk, self.length, 64), self.P, self.N))
-        self.chunks = triton.cdiv(self.length, self.Q)
+        self.chunks, self.stages = triton.cdiv(self.length, self.Q), stages(x)
 
     def launch(self, kernel, tensors, strided, programs: int | None = None, **flags) -> None:
         """Run for every chunk and every head, or so many ``programs`` a sequence."""
@@ -199,7 +199,7 @@ class _Sizes:
         constants = {"P": self.P, "N": self.N, "Q": self.Q, "BP": self.BP, "BN": self.BN}
         warps = 4 if self.BP * self.BN <= 64 * 64 else 8  # by registers on sm_90: in bfloat16 56 bytes spill at most
         counts = (self.length, self.heads, self.shared, self.chunks)
-        kernel[grid](*tensors, *counts, *strides, **constants, **flags, num_warps=warps)
+        kernel[grid](*tensors, *counts, *strides, **constants, **flags, num_warps=warps, num_stages=self.stages)
 
     def states(self, delta: Tensor, A: Tensor, left: Tensor, right: Tensor, reverse: bool) -> Tensor:
         """(B, H, chunks, N, P) in the dtype of ``right``."""

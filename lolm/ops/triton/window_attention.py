@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lolm.ops.triton.layout import rows
+from lolm.ops.triton.layout import rows, stages
 
 BLOCK = 64  # queries, and keys, that meet at a time
 LOG2_E = 1.4426950408889634
@@ -125,7 +125,8 @@ def _launch(kernel, tensors, strided, window: int, programs: int) -> None:
     counts = (width**-0.5 * LOG2_E, length, min(window, length), heads, heads // kv_heads)
     strides = [size for m in strided for size in m.stride()[:2]]
     columns = max(16, triton.next_power_of_2(width))
-    constants = {"P": width, "BP": columns, "BLOCK": BLOCK, "num_warps": 4 if columns <= 64 else 8}
+    wide = columns > 64
+    constants = {"P": width, "BP": columns, "BLOCK": BLOCK, "num_warps": 8 if wide else 4, "num_stages": stages(tensors[0], wide)}
     kernel[triton.cdiv(length, BLOCK), batch * programs](*tensors, *counts, *strides, **constants)
 
 
