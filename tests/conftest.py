@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import slow
 from minicorpus import make_texts, write_jsonl
@@ -24,6 +25,14 @@ keep_bytecode(
 # Code of exported folders is copied to where transformers keeps such: each process has a place of its own.
 _modules = tempfile.TemporaryDirectory(prefix="modules-")
 os.environ["HF_MODULES_CACHE"] = _modules.name
+
+# Tests write and sync many small files, for whose disk they would wait a sixth of their time; of the fault suite some are large.
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and not {"PYTEST_DEBUG_TEMPROOT", "LOLM_FAULTS"} & os.environ.keys():
+    found = os.statvfs(MEMORY)
+    roomy = min(found.f_bavail * found.f_frsize, psutil.virtual_memory().available) > 6 * 2**30
+    if roomy and os.access(MEMORY, os.W_OK) and not found.f_flag & os.ST_NOEXEC:
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
 
 import torch  # noqa: E402
 
