@@ -31,8 +31,16 @@ def named(path: str | Path) -> Iterator[None]:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from None
 
 
-HOST = re.sub(r"[^A-Za-z0-9]", "-", platform.node())
 DAY = 86_400.0  # seconds
+
+
+def host() -> str:
+    """Where the number of a process means this one: a machine, and on it a namespace of processes, as each container has."""
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:  # no Linux
+        namespace = 0
+    return re.sub(r"[^A-Za-z0-9]", "-", f"{platform.node()}-{namespace}")
 
 
 def _beside(path: Path) -> Path:
@@ -45,14 +53,14 @@ def _beside(path: Path) -> Path:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
-    return path.with_name(f".{path.name}.{os.getpid()}-{HOST}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}-{host()}.tmp")
 
 
 def _in_use(temporary: Path) -> bool:
-    """Whether another process may be writing to it: one that lives on this machine, or wrote on another one within a day."""
-    pid, _, host = temporary.name.removesuffix(".tmp").removesuffix(".0").rpartition(".")[2].partition("-")
+    """Whether another process may be writing to it: one that lives on this host, or wrote on another one within a day."""
+    pid, _, where = temporary.name.removesuffix(".tmp").removesuffix(".0").rpartition(".")[2].partition("-")
     try:
-        if host not in ("", HOST):
+        if where not in ("", host()):
             return time.time() - temporary.stat().st_mtime < DAY
         if int(pid) == os.getpid():
             return False

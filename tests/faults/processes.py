@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -12,13 +13,14 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from projects import ROOT, environment
 
-KILL, TORN, FULL, BROKEN, SHORT, SIGNAL = 1, 2, 3, 4, 5, 100  # see shim.c
+KILL, TORN, FULL, BROKEN, SHORT, GROUP, TREE, SIGNAL = 1, 2, 3, 4, 5, 6, 7, 100  # see shim.c
 STAGES = ("plan", "corpus", "tokenizer", "shards", "sweep", "train", "evaluate", "ablate", "layers", "recall", "report", "front")
 HEAVY = (
     *("pyarrow.parquet", "sentencepiece", "scipy.stats", "matplotlib.backends.backend_svg", "pandas.core.api", "cffi"),
@@ -114,17 +116,45 @@ def _serve() -> None:
     for stage in STAGES:
         code_hash(f"pipeline.{stage}")  # which files import which is kept
     gc.freeze()  # what is shared stays shared
+    ctypes.CDLL(None).prctl(36, 1)  # processes whose parent has ended become ours
     print("ready", flush=True)
     for line in sys.stdin:
+        asked = json.loads(line)
         tracking._last_try = time.monotonic()  # as in a process that has just begun
         if (process := os.fork()) == 0:
-            _become(json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+            _become(asked)
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        with suppress(ChildProcessError):
+            while asked["kind"] in (GROUP, TREE) and os.wait():  # those below it, whose numbers are free then
+                pass
+        print(status, flush=True)
+
+
+def _go_on_below(tree: bool) -> None:
+    """Return in a process below this one: of its group, or in a namespace of processes, whose first one is between the two.
+
+    This one kills that first one when it is told to through descriptor 62, and ends as it does.
+    """
+    import signal
+
+    told, tell = os.pipe()
+    if tree and ctypes.CDLL(None).unshare(0x20000000):
+        os._exit(1)
+    if first := os.fork():
+        os.close(tell)
+        if tree and os.read(told, 1):
+            os.kill(first, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
+        os.kill(os.getpid(), -status) if status < 0 else os._exit(status)
+    os.dup2(tell, 62)
+    if tree and (stage := os.fork()):
+        os.close(tell)
+        os.close(62)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(stage, 0)[1]) & 255)
 
 
 def _become(asked: dict[str, Any]) -> None:
     """This fork ends as `python -m` would."""
-    import ctypes
     import resource
     import runpy
     import signal
@@ -132,6 +162,8 @@ def _become(asked: dict[str, Any]) -> None:
     import warnings
 
     os.setsid()
+    if asked["kind"] in (GROUP, TREE):
+        _go_on_below(asked["kind"] == TREE)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     for name, descriptors in (("said", (1, 2)), ("calls", (63,))):

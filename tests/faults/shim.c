@@ -2,7 +2,8 @@
  *
  * kind 1  SIGKILL before the call          kind 4  the call fails with EIO, once
  * kind 2  half of what is written, then SIGKILL    kind 5  from here on a write takes one byte less than half
- * kind 3  from here on calls fail with ENOSPC      kind 100 + s  signal s, then the call
+ * kind 3  from here on calls fail with ENOSPC      kind 6  SIGKILL to the process group before the call
+ * kind 100 + s  signal s, then the call    kind 7  a byte into descriptor 62, whose reader then kills all of us, before the call
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -48,6 +49,8 @@ static int struck(const char *path) {
     if (kind == 3 || kind == 5) return kind;
     if (n != at) return 0;
     if (kind == 1) kill(getpid(), SIGKILL);
+    if (kind == 6) kill(0, SIGKILL);
+    if (kind == 7 && write(62, "", 1) == 1) for (;;) pause();
     if (kind > 100) { raise(kind - 100); return 0; }
     return kind;
 }

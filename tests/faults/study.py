@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from minicorpus import make_texts, write_jsonl
-from processes import KILL, SHORT, SIGNAL, STAGES, TORN, Ended, Forge
+from processes import GROUP, KILL, SHORT, SIGNAL, STAGES, TORN, TREE, Ended, Forge
 from projects import DVC_CONFIG, ROOT
 
 from lolm.records.names import CPU_PERCENT, MFU, PEAK_MEMORY, TOKENS_PER_SECOND
@@ -50,6 +50,7 @@ def unshared(*flags: str) -> bool:
 
 
 OTHER_USER = pytest.mark.skipif(not unshared("-U"), reason="no namespaces of users here")
+NAMESPACE = pytest.mark.skipif(not unshared("-p", "-f"), reason="no namespaces of processes here")
 STRANGER = 54321  # a user id without a name
 
 
@@ -185,7 +186,7 @@ def only_error(said: str) -> list[str]:
 
 def faults_of(ended: Ended, kind: int) -> list[str]:
     """What is wrong with how a struck process ended, and with what it said."""
-    if kind in (KILL, TORN):
+    if kind in (KILL, TORN, GROUP, TREE):
         return [] if ended.status == -9 else [f"ended with {ended.status}"]
     if kind >= SIGNAL:
         return [] if ended.status in (130, SIGNAL - kind, 0) else [f"ended with {ended.status}: {ended.said[-300:]}"]

@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 from filelock import FileLock
-from processes import KILL, STAGES, TORN
+from processes import GROUP, KILL, STAGES, TORN, TREE
 from projects import DVC_CONFIG, ROOT, environment, halting
-from study import ARM, OTHER_USER, PIECES, SEED, STRANGER, copied, cureless, different, only_error, run, sized, unshared
+from study import ARM, NAMESPACE, OTHER_USER, PIECES, SEED, STRANGER, copied, cureless, different, only_error, run
+from test_struck import NAMES
 
 from lolm.records import Layout, read
 from lolm.records.schema import RunHeader
@@ -36,6 +37,7 @@ stages:
     cmd: python fake.py ${item.scale}-${item.study}
     outs: ["${item.scale}-${item.study}.txt": {cache: false}]
 """
+WITH_OTHERS = [GROUP, pytest.param(TREE, marks=NAMESPACE)]
 AWAY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}  # no test here waits for a store to be made
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -174,7 +176,7 @@ def test_two_of_one_run(study, refused, folder, table):
     assert not wrong
 
 
-@pytest.mark.skipif(not unshared("-p", "-f"), reason="no namespaces of processes here")
+@NAMESPACE
 def test_a_killed_process_tree_goes_on_and_ends_alike(study, folder, table):
     """The stage, with the process of its run below it, in a namespace that ends with its first process."""
     tree = halted(study, folder, ["unshare", "-p", "-f", "--kill-child", sys.executable, "-m", "pipeline.train"])
@@ -288,8 +290,9 @@ def test_two_folders_with_one_cache(folder, table, tmp_path):
     assert not wrong, "\n".join(wrong)
 
 
-def test_dvc_killed_while_it_writes_its_lock(forge, folder, table):
-    """The runner brings the lock back, and makes again only what it lacked."""
+@pytest.mark.parametrize("kind", [KILL, TORN, *WITH_OTHERS])
+def test_dvc_killed_while_it_writes(forge, folder, table, kind):
+    """Its lock, or anything where it dies with all others; the runner brings the lock back and makes only what that lacked."""
     whole = faked(folder.with_name("whole"))
     store = AWAY | {"PYTHONPATH": ""}
     first = forge.run(whole, "pipeline.run", "--scale", "smoke", "--study", "smoke", **store)
@@ -298,19 +301,21 @@ def test_dvc_killed_while_it_writes_its_lock(forge, folder, table):
     copied(whole, folder)
     done = forge.run(folder, "pipeline.dvc", "--scale", "smoke", "--study", "main", "repro")
     lock = (folder / "dvc.lock").read_bytes()
-    places = [number for number, path in enumerate(done.calls, 1) if "dvc.lock" in path]
+    fault = NAMES[kind] if kind in (GROUP, TREE) else "kill -9 of DVC at its lock"
+    places = [at for at, path in enumerate(done.calls, 1) if "dvc.lock" in path or kind in (GROUP, TREE)]
     assert places
     found = []
-    for at, kind in [(at, kind) for at in places[:: max(1, len(places) // 3)] for kind in (KILL, TORN)]:
+    for at in places[:: max(1, len(places) // (5 if kind in (GROUP, TREE) else 3))]:
         shutil.rmtree(folder)
         copied(whole, folder)
-        forge.run(folder, "pipeline.dvc", "--scale", "smoke", "--study", "main", "repro", at=at, kind=kind)
+        ended = forge.run(folder, "pipeline.dvc", "--scale", "smoke", "--study", "main", "repro", at=at, kind=kind)
         again = forge.run(folder, "pipeline.run", "--scale", "smoke", "--study", "main", **store)
         wrong = [again.said[-400:]] if again.status else [] if (folder / "dvc.lock").read_bytes() == lock else ["another lock"]
         events = (folder / "events.txt").read_text(encoding="utf-8").split()
         wrong += [] if events.count("smoke-smoke") == 1 else ["made twice what the lock had"]
-        table.add("kill -9 of DVC at its lock", "dvc.lock", again.said, wrong)
-        found += wrong
+        wrong += [] if ended.status == -signal.SIGKILL else [f"not killed: {ended.said[-400:]}"]
+        table.add(fault, "DVC" if kind in (GROUP, TREE) else "dvc.lock", again.said, wrong)
+        found += [f"write {at} of {len(done.calls)}, {ended.calls[-1:]}: {text}" for text in wrong]
     assert not found, "\n".join(found)
 
 
@@ -340,8 +345,8 @@ def test_a_note_of_dvc_that_a_kill_has_left(forge, folder, table, left):
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("points", sized([], [4]))
-def test_a_killed_sync_goes_on_and_holds_each_run_once(study, folder, table, points):
+@pytest.mark.parametrize(("kinds", "points"), [((KILL, TORN), 4), ((GROUP,), 4), pytest.param((TREE,), 4, marks=NAMESPACE)])
+def test_a_killed_sync_goes_on_and_holds_each_run_once(study, folder, table, kinds, points):
     from test_damage import stored
 
     base, full = folder.with_name("base"), folder.with_name("full")
@@ -356,10 +361,12 @@ def test_a_killed_sync_goes_on_and_holds_each_run_once(study, folder, table, poi
         at = 1 + (2 * point + 1) * len(done.calls) // (2 * points)
         shutil.rmtree(folder, ignore_errors=True)
         copied(base, folder)
-        study.forge.run(folder, "pipeline.track", at=at, kind=TORN if point % 2 else KILL)
+        kind = kinds[point % len(kinds)]
+        ended = study.forge.run(folder, "pipeline.track", at=at, kind=kind)
         again = study.forge.run(folder, "pipeline.track")
         wrong = [again.said[-400:]] if again.status else []
         wrong += [] if stored(folder / "mlflow.db") == stored(full / "mlflow.db") else ["other numbers in the store"]
-        table.add("kill -9 before a write", "MLflow", again.said, wrong)
+        wrong += [] if ended.status == -signal.SIGKILL else [f"not killed: {ended.said[-400:]}"]
+        table.add(NAMES[kind], "MLflow", again.said, wrong)
         found += wrong
     assert not found, "\n".join(found)

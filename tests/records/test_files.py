@@ -22,7 +22,7 @@ from lolm.records import (
     write_json,
     write_rows,
 )
-from lolm.records.files import HOST
+from lolm.records.files import host
 from lolm.tracking.models import data_set
 
 ROW = {"step": 1, "tokens": 10, "flops": 2.0, "seconds": 0.5}
@@ -160,13 +160,21 @@ def test_a_finished_series_is_compressed_and_keeps_the_order_of_its_rows(tmp_pat
 def test_what_killed_processes_left_beside_a_path_is_cleared_away(tmp_path):
     """And nothing else: what a living process writes to, or may on another machine, another file's, what is no temporary name."""
     ended = 99_999_999  # more than Linux gives
-    kept = {".y.json.1.tmp", ".x.json.mine.tmp", "x.json.1.tmp", f".x.json.{os.getppid()}-{HOST}.tmp", ".x.json.1-another.tmp"}
-    for name in (*kept, f".x.json.{ended}.tmp", f".x.json.{ended}-{HOST}.tmp", ".x.json.2-another.tmp"):
+    elsewhere = f".x.json.{ended}-{host()}0.tmp"  # in another container of this machine
+    kept = {
+        elsewhere,
+        ".y.json.1.tmp",
+        ".x.json.mine.tmp",
+        "x.json.1.tmp",
+        f".x.json.{os.getppid()}-{host()}.tmp",
+        ".x.json.1-another.tmp",
+    }
+    for name in (*kept, f".x.json.{ended}.tmp", f".x.json.{ended}-{host()}.tmp", ".x.json.2-another.tmp"):
         (tmp_path / name).write_text("half")
     os.utime(tmp_path / ".x.json.2-another.tmp", (0, 0))
     write_json(tmp_path / "x.json", 1)
     assert {p.name for p in tmp_path.iterdir()} == {*kept, "x.json"}
-    for old in (f".made.{ended}.tmp", f".made.{ended}-{HOST}.0.tmp"):
+    for old in (f".made.{ended}.tmp", f".made.{ended}-{host()}.0.tmp"):
         (tmp_path / old).mkdir()
     with atomic_folder(tmp_path / "made") as folder:
         (folder / "a").write_text("a")
