@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from lolm.records import parse_json, write_text
 LOCK, TEMPORARY = Path("dvc.lock"), Path(".dvc/tmp")  # the second is DVC's own, which git leaves out
 KEPT = Path(".scratch/dvc.lock.kept")  # the last lock that was whole
 BUSY = TEMPORARY / "rwlock"  # which process reads and writes which files
+SCHEMA = b"2.0"
 ENTRIES = ("deps", "params", "outs")
 
 
@@ -42,10 +44,17 @@ def mend_lock() -> None:
     What DVC had recorded since is found again by the identity of finished runs.
 
     Raises:
-        LockError: it is broken, and no whole one was kept.
+        LockError: it is broken, and no whole one was kept; or of another DVC, whose file is left as it is.
     """
     if not LOCK.exists() or (KEPT.exists() and KEPT.read_bytes() == LOCK.read_bytes()):
         return
+    schema = re.search(rb"^schema: *['\"]?(.*?)['\"]?\n", LOCK.read_bytes(), re.MULTILINE)
+    if schema and schema[1] != SCHEMA:
+        of = schema[1].decode("utf-8", errors="replace")
+        raise LockError(
+            f"dvc.lock: schema: {of!r} is not that of the pinned DVC, {SCHEMA.decode()}: bring the file back with "
+            "`git checkout dvc.lock`, or delete it, and finished runs are reused"
+        )
     if not _cut():
         write_text(KEPT, LOCK.read_text(encoding="utf-8"))
         return
@@ -82,9 +91,11 @@ def _stages(lock: Path) -> dict[str, Any] | None:
     """Entries of a lock file by stage; None where DVC has not written it to its end, as far as its form shows."""
     try:
         text = lock.read_text(encoding="utf-8")
-        stages = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
+        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        stages = content["stages"]
         files = [file for stage in stages.values() for file in (*stage.get("deps", ()), *stage.get("outs", ()))]
-        sound = all("cmd" in stage for stage in stages.values()) and all({"path", "md5"} <= set(file) for file in files)
+        sound = "schema" in content and all(isinstance(stage["cmd"], str | list) for stage in stages.values())
+        sound &= all(isinstance(file[key], str) for file in files for key in ("path", "md5"))
         return stages if sound and text.endswith("\n") else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         return None

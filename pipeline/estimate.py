@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lolm.accounting.resolve import resolve_run
 from lolm.config import Params, ScaleConfig, scale_of, tuned_arm
-from lolm.records import Layout, RecordError, read, read_json
+from lolm.records import Layout, read, read_mapping
 from lolm.records.schema import Summary
 
 PER_ARM, PER_RUN = ("sweep",), ("train", "evaluate", "ablate", "layers", "recall")
@@ -99,10 +99,7 @@ def _test_tokens(path: Path) -> int:
     """Of the whole test split; before it is made, 0."""
     if not path.exists():
         return 0
-    try:
-        return int(read_json(path)["test"]["tokens"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"{path}: no number under test.tokens; `dvc repro` makes it again") from error
+    return int(read_mapping(path, test={"tokens": int})["test"]["tokens"])
 
 
 def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True, test_tokens: int = 0) -> float:

@@ -20,7 +20,7 @@ from lolm.records import Layout, RunKey, atomic_folder, read_mapping, recorded_s
 from lolm.records.escape import csv_text
 from lolm.records.results import RunRecord, ScaleResults, load_results, load_run
 from lolm.report.figures import pictures
-from lolm.report.figures.benchmark import speed
+from lolm.report.figures.benchmark import FORM, speed
 from lolm.report.study import curves, headline, own_claims, study_markdown, study_page
 from pipeline.stage import main
 
@@ -55,7 +55,7 @@ def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run) -
     """Write everything that is reported of one study; returns its ledger."""
     results, stale = load_study(params, scale, study, read_run)
     drawn, entries, ledger = pictures(results), leaderboard(results), build_ledger(results, counting=Counting(params))
-    benchmark = read_mapping(BENCHMARK, machine=dict) if BENCHMARK.exists() else None
+    benchmark = read_mapping(BENCHMARK, **FORM) if BENCHMARK.exists() else None
     timings = speed(benchmark) if benchmark else None
     texts = {
         "report.html": study_page(results, ledger, [*drawn, *([timings] if timings else [])], stale, benchmark),

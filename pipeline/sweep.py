@@ -16,7 +16,7 @@ from lolm.config import ConfigError, RunConfig, SweepConfig, tuned_arm
 from lolm.data.batches import BatchSampler, EvaluationSet
 from lolm.data.stream import TokenStream
 from lolm.evaluation.held_out import validation_metrics
-from lolm.records import fingerprint_of, names, read, read_mapping, write, write_json
+from lolm.records import fingerprint_of, from_record, names, read, read_mapping, write, write_json
 from lolm.records.schema import Rate, Sweep, Trial
 from lolm.training.progress import DivergenceError
 from lolm.training.scratch import remove
@@ -63,7 +63,11 @@ def _swept(stage: Stage, run: RunConfig, config: SweepConfig, notes: Path) -> Sw
         text.verify()
     evaluate = partial(validation_metrics, held_out=held_out, batch_size=training.eval_batch_size)
     noted: dict[str, Any] = read_mapping(notes, trials=list) if notes.exists() else {}
-    trials = [Trial(**trial) for trial in noted["trials"]] if noted.get("base") == base else _recorded(stage, run.arm, base)
+    trials = (
+        [from_record(Trial, trial, notes) for trial in noted["trials"]]
+        if noted.get("base") == base
+        else _recorded(stage, run.arm, base)
+    )
 
     def trial(rate: float, seed: int) -> float:
         for done in trials:

@@ -136,6 +136,11 @@ class Truth:
     solved: float | None = None  # accuracy in associative recall, of every arm; None: by the arm's place
 
 
+CORPUS = {"documents": 12, "bytes": 1500, "dropped": {"empty": 1}, "splits": {"train": {"documents": 8, "bytes": 1000}}}
+CORPUS |= {"sources": {"set": {"documents": 12}}, "overlap": {"ngram_words": 8}}
+CORPUS |= {key: [] for key in ("duplicates", "empty", "held_out", "licences")}
+
+
 def law(step: float, speed: float = 1.0) -> float:
     """Held-out loss after a number of steps, nats."""
     return FLOOR + HEIGHT * (speed * step + OFFSET) ** -EXPONENT
@@ -255,7 +260,7 @@ def _write_scale(
     left_out: Collection[str] = (),
 ) -> None:
     layout = Layout(params.scale, root)
-    write_json(layout.corpus_record, {"kept": 12, "dropped": 1, "train": {"documents": 8, "bytes": 1000}})
+    write_json(layout.corpus_record, CORPUS)
     keys = dict.fromkeys(RunKey(arm, seed) for study in params.studies.values() for arm in study.arms for seed in study.seeds)
     indices = {arm: index for index, arm in enumerate(dict.fromkeys(key.arm for key in keys))}
     for arm in indices if truth.swept and "sweep" not in left_out else ():

@@ -92,7 +92,11 @@ class TokenStream:
 
     def document_ids(self) -> list[str]:
         """Ids of the documents, in the order of ``document_starts``."""
-        return read_json(self._folder / self.split / "documents.json")
+        path = self._folder / self.split / "documents.json"
+        ids = read_json(path)
+        if not isinstance(ids, list) or len(ids) != len(self.document_starts) or not all(isinstance(name, str) for name in ids):
+            raise DataError(f"{path}: not a list of {len(self.document_starts)} ids; {REMAKE}")
+        return ids
 
     def verify(self) -> None:
         """Compare every shard's SHA-256 with the index, and what the other files say of the tokens with the tokens.

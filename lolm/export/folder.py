@@ -27,7 +27,7 @@ from lolm.records import (
     atomic_folder,
     fingerprint_of,
     read,
-    read_json,
+    read_mapping,
     run_of,
     sha256_of,
     write,
@@ -129,7 +129,7 @@ def card_of(folder: Path, root: Path = Path()) -> str:
     records = load_records(layout, RunKey(header.run.arm, header.run.seed), "left out")
     if records is None or records.fingerprint != header.fingerprint:
         raise ExportError(f"{folder}: is of run {header.fingerprint}, {header.name}, of which {layout.reports} has no records")
-    (kind,) = read_json(folder / "config.json")["architectures"]
+    kind = read_mapping(folder / "config.json", architectures=[str])["architectures"][0]
     differs = ""
     if kind == OWN:
         with torch.device("meta"):
@@ -219,7 +219,7 @@ def open_export(folder: str | Path) -> tuple[LanguageModel, Tokenizer, ExportHea
             raise ValueError(f"{PIECES} has {tokenizer.vocab_size} pieces, the model {header.run.vocab_size}")
         with torch.random.fork_rng(devices=[]):  # what is drawn for initial values is lost
             model = build_model(header.run)
-        if read_json(folder / "config.json")["model_type"] == "lolm":
+        if read_mapping(folder / "config.json", model_type=str)["model_type"] == "lolm":
             model.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()})
         else:
             from_native(model, tensors)

@@ -288,10 +288,23 @@ def load_results(
             continue
         _check_rate(layout, run, sweeps)
         runs.append(run)
-    corpus = read_mapping(layout.corpus_record) if layout.corpus_record.exists() else {}
+    corpus = read_mapping(layout.corpus_record, **_CORPUS) if layout.corpus_record.exists() else {}
     path = budgets_record(root)
     budgets = read(path, Budgets) if path.exists() else None
     return ScaleResults(params.scale, params, corpus, tuple(runs), tuple(missing), tuple(diverged), sweeps, budgets)
+
+
+_COUNT = {"documents": int, "bytes": int}
+_CORPUS = _COUNT | {  # the form of its record
+    "dropped": {"*": int},
+    "duplicates": list,
+    "empty": list,
+    "held_out": [{"id": str, "split": str, "words": int, "overlap": float}],
+    "licences": [{"licence": str, "documents": int}],
+    "overlap": {"*": float},
+    "sources": {"*": {"*": int}},
+    "splits": {"*": _COUNT},
+}
 
 
 def load_external(root: str | Path = ".") -> dict[str, External]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lolm.records.files import RecordError, named
-from lolm.records.store import MAKE_AGAIN, parse_json, read_text, write_text
+from lolm.records.store import make_again, parse_json, read_text, write_text
 
 START_AGAIN = "delete the scratch folder, and the run begins anew"
 AXES = ("step", "tokens", "flops", "seconds")
@@ -39,12 +39,12 @@ def read_rows(path: str | Path) -> list[Row]:
         try:
             row = parse_json(line)
         except ValueError:
-            raise RecordError(f"{path}: line {number} is not valid JSON: the file was cut short; {MAKE_AGAIN}") from None
+            raise RecordError(f"{path}: line {number} is not valid JSON: the file was cut short; {make_again(path)}") from None
         if not isinstance(row, dict) or not all(type(value) in (int, float) for value in row.values()):
-            raise RecordError(f"{path}: line {number} is no mapping of names to numbers; {MAKE_AGAIN}")
+            raise RecordError(f"{path}: line {number} is no mapping of names to numbers; {make_again(path)}")
         missing = [axis for axis in AXES if axis not in row]
         if missing:
-            raise RecordError(f"{path}: line {number} has no {', '.join(missing)}; {MAKE_AGAIN}")
+            raise RecordError(f"{path}: line {number} has no {', '.join(missing)}; {make_again(path)}")
         rows.append(row)
     return rows
 

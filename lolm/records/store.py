@@ -14,7 +14,7 @@ from lolm.records.files import RecordError, write_bytes
 
 T = TypeVar("T")
 
-MAKE_AGAIN = "delete it and run `dvc repro`"
+MADE_BY = {"benchmark.json": "make bench", "claims.json": "make report"}
 ALIASES = {"token_class": "class"}  # fields whose key in a record is a word that Python keeps for itself
 
 
@@ -54,8 +54,8 @@ def read_json(path: str | Path) -> Any:
     return _parsed(read_text(path), path)
 
 
-def read_mapping(path: str | Path, **needed: type) -> dict[str, Any]:
-    """Read JSON that is a mapping and has these keys at least, each with a value of that type.
+def read_mapping(path: str | Path, **needed: Any) -> dict[str, Any]:
+    """Read JSON that is a mapping of a form, see :func:`has`.
 
     Raises:
         RecordError: it is something else; names file and key.
@@ -64,14 +64,43 @@ def read_mapping(path: str | Path, **needed: type) -> dict[str, Any]:
 
 
 def has(value: Any, where: str, needed: Mapping[str, Any]) -> dict[str, Any]:
-    """A value that is a mapping with these keys; raises RecordError saying what is wrong ``where``."""
-    wrong = "" if isinstance(value, dict) else "not a mapping"
-    for key, kind in needed.items() if not wrong else ():
-        if not isinstance(value.get(key), kind):
-            wrong = f"{key}: expected {kind.__name__}" + ("" if key in value else ", and there is none")
-    if wrong:
-        raise RecordError(f"{where}: {wrong}; {MAKE_AGAIN}")
+    """A value that is a mapping with these keys at least.
+
+    Args:
+        where: its file, and where in it after a colon.
+        needed: of each key the type of its value (``float``: any number), or its form as another such mapping; in a list, of all
+            values of a list. A key that ends in ``?`` may be missing, ``*`` stands for all keys.
+
+    Raises:
+        RecordError: it is something else; says what is wrong ``where``.
+    """
+    if wrong := _wrong(value, needed):
+        raise RecordError(f"{where}: {wrong}; {make_again(where.partition(':')[0])}")
     return dict(value)
+
+
+def _wrong(value: Any, form: Any, key: str = "") -> str:
+    kind: Any = dict if isinstance(form, Mapping) else list if isinstance(form, list) else form
+    sound = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if not sound:
+        return f"{key}: expected {kind.__name__}" if key else "not a mapping"
+    if kind is list and form is not list:
+        return next((wrong for i, inner in enumerate(value) if (wrong := _wrong(inner, form[0], f"{key}[{i}]"))), "")
+    for name, inner in form.items() if isinstance(form, Mapping) else ():
+        for wanted in value if name == "*" else (name.removesuffix("?"),):
+            path = f"{key}.{wanted}" if key else wanted
+            if wanted in value:
+                wrong = _wrong(value[wanted], inner, path)
+            else:
+                wrong = "" if name.endswith("?") else f"{_wrong(None, inner, path)}, and there is none"
+            if wrong:
+                return wrong
+    return ""
+
+
+def make_again(path: str | Path) -> str:
+    """What to do about a broken record."""
+    return f"delete it and run `{MADE_BY.get(Path(path).name, 'dvc repro')}`"
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -86,9 +115,9 @@ def read_text(path: str | Path) -> str:
         content = path.read_bytes()
         return (lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8")
     except FileNotFoundError:
-        raise RecordError(f"{path}: no such record; run `dvc repro` to make it") from None
+        raise RecordError(f"{path}: no such record; run `{MADE_BY.get(path.name, 'dvc repro')}` to make it") from None
     except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: broken ({error}); {MAKE_AGAIN}") from None
+        raise RecordError(f"{path}: broken ({error}); {make_again(path)}") from None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -117,7 +146,7 @@ def _parsed(text: str, path: str | Path) -> Any:
     try:
         return parse_json(text, _refused)
     except ValueError as error:
-        raise RecordError(f"{path}: not valid JSON ({error}); {MAKE_AGAIN}") from None
+        raise RecordError(f"{path}: not valid JSON ({error}); {make_again(path)}") from None
 
 
 def _renamed(value: Any, names: dict[str, str]) -> Any:

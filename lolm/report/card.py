@@ -13,6 +13,13 @@ from lolm.records.results import RunRecord
 from lolm.records.schema import Score
 from lolm.report.render import render, si
 
+_COUNT = {"documents": int, "bytes": int}
+CORPUS = {  # of the record, as far as a card reads it
+    "splits": {"train": _COUNT},
+    "sources": {"*": {"train_documents?": int}},
+    "licences": [{"licence": str, "documents": int}],
+}
+
 
 def model_card(
     run: RunRecord,
@@ -34,7 +41,7 @@ def model_card(
     config = run.header.run
     training = config.training
     path = layout.corpus_record
-    corpus = read_mapping(path, splits=dict, sources=dict, licences=list) if path.exists() else None
+    corpus = read_mapping(path, **CORPUS) if path.exists() else None
     tokens = (step or training.steps) * training.accumulation * training.batch_size * training.seq_len
     return render(
         "card.md",

@@ -266,8 +266,8 @@ def speed(benchmark: dict[str, Any]) -> list[Row]:
     steps = benchmark.get("steps", {})
     rows = []
     for arm, base in steps.get("base", {}).get("arms", {}).items():
-        wide = steps["wide"]["arms"][arm]
-        shares = (base["share_of_peak"], base.get("over_baseline"), wide["share_of_peak"], wide.get("over_baseline"))
+        wide = steps.get("wide", {}).get("arms", {}).get(arm, {})
+        shares = [size.get(share) for size in (base, wide) for share in ("share_of_peak", "over_baseline")]
         cells = (
             f"{1000 * base['seconds']['median']:.1f}",
             f"{base['tokens_per_second']['median']:,.0f}",

@@ -87,7 +87,7 @@ def data_set(header: RunHeader, layout: Layout, split: str) -> Any:
     path = layout.shards_record
     counts = read_mapping(path) if path.exists() else {}
     if split in counts:
-        has(counts, str(path), {split: dict})
+        has(counts, str(path), {split: {"*": float}})
     digests = {TRAIN: header.data.train, VALIDATION: header.data.validation}
     digest = digests.get(split) or fingerprint_of(header.data.train, split, counts.get(split))  # held out of the same corpus
     return Dataset(

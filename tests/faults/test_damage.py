@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import lzma
 import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import KILL
@@ -37,6 +42,11 @@ READ = [  # stage that reads, file
     ("front", "reports/smoke/layers/lolm-1.json.xz"),
     ("front", "reports/smoke/recall/lolm-1.json"),
 ]
+FORMS = [  # records that are JSON
+    *(entry for entry in READ if ".json" in entry[1] and "jsonl" not in entry[1]),
+    ("evaluate", f"{SHARDS}/test/documents.json"),
+    ("report", "reports/smoke/corpus.json"),
+]
 STORES = ["locked", "cut short", "a flipped bit", "garbage", "newer", "no server", "read-only"]
 CHECKPOINTS = ["checkpoint.pt", "checkpoint.before.pt", "metrics.jsonl", "branches/step-000004.pt"]
 
@@ -62,6 +72,25 @@ def damaged(raw: bytes, seed: int) -> list[tuple[str, bytes]]:
     for place in rng.sample(range(len(raw)), 2):
         found.append(("a flipped bit", raw[:place] + bytes([raw[place] ^ 1 << rng.randrange(8)]) + raw[place + 1 :]))
     return found
+
+
+OTHER: list[Any] = [[], 5, "text", {}]
+
+
+def deformed(value: Any, seed: int) -> Iterator[Any]:
+    """JSON of another form: as a whole, at a known key, and one level below."""
+    rng = random.Random(seed)
+    yield from (other for other in OTHER if other != value)
+    places = list(value.items() if isinstance(value, dict) else enumerate(value[:1]))
+    for key, inner in rng.sample(places, min(len(places), 6)):
+        below = [*(inner.items() if isinstance(inner, dict) else enumerate(inner[:1]) if isinstance(inner, list) else ())][:1]
+        for path, old in [((key,), inner), *(((key, more), deep) for more, deep in below)]:
+            changed = place = copy.deepcopy(value)
+            for step in path[:-1]:
+                place = place[step]
+            number = isinstance(old, int | float)  # which may well be another number
+            place[path[-1]] = rng.choice([o for o in OTHER if type(o) is not type(old) and not (number and o == 5)])
+            yield changed
 
 
 def told(said: str, status: int, file: str) -> list[str]:
@@ -95,6 +124,27 @@ def test_a_damaged_file_is_named_or_does_no_harm(study, folder, table, stage, fi
                 wrong = []
         table.add(fault, file.replace("smoke", "<scale>").replace("lolm-1", "<run>"), ended.said, wrong)
         found += [f"{fault}: {text}" for text in wrong]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(("stage", "file"), sized([READ[5]], FORMS))
+def test_a_record_of_another_form_is_named_or_does_no_harm(study, folder, table, stage, file):
+    before, after, found = study.before(stage), study.after(stage), []
+    raw = (before / file).read_bytes()
+    packed = file.endswith(".xz")
+    for value in deformed(json.loads(lzma.decompress(raw) if packed else raw), seed=len(file)):
+        shutil.rmtree(folder, ignore_errors=True)
+        copied(before, folder)
+        text = json.dumps(value).encode()
+        (folder / file).write_bytes(lzma.compress(text) if packed else text)
+        ended = run(study.forge, folder, stage)
+        if ended.status:
+            wrong = told(ended.said, ended.status, file)
+        else:
+            (folder / file).write_bytes(raw)
+            wrong = [f"silently {text}" for text in different(folder, after)]
+        table.add("JSON of another form", file.replace("smoke", "<scale>").replace("lolm-1", "<run>"), ended.said, wrong)
+        found += [f"{text[:300]!r}: {problem}" for problem in wrong]
     assert not found, "\n".join(found)
 
 

@@ -10,7 +10,7 @@ from builders import ROOT
 from projects import git
 
 from pipeline import dvc_state
-from pipeline.dvc_state import BUSY, KEPT, LOCK, mend_lock, mend_rwlock, write_beside
+from pipeline.dvc_state import BUSY, KEPT, LOCK, LockError, mend_lock, mend_rwlock, write_beside
 
 REAL = (ROOT / "dvc.lock").read_text(encoding="utf-8")
 
@@ -50,6 +50,34 @@ def test_a_lock_that_is_committed_or_differs_is_left_alone(folder, capsys):
         mend_lock()
         assert LOCK.read_text(encoding="utf-8") == KEPT.read_text(encoding="utf-8") == text
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *([], 5, "text", {}, {"stages": {}}, {"schema": "2.0", "stages": []}, {"schema": "2.0", "stages": {"a": 5}}),
+        *({"schema": "2.0", "stages": {"a": {"cmd": "b"} | entry}} for entry in (
+            {"cmd": 5}, {"deps": 5}, {"outs": [5]}, {"outs": [{"path": 5, "md5": "c"}]}, {"outs": [{"path": "d", "md5": []}]}
+        )),
+    ],
+)  # fmt: skip
+def test_a_lock_of_another_form_is_brought_back_or_named(capsys, form):
+    LOCK.write_text(yaml.safe_dump(form), encoding="utf-8")
+    with pytest.raises(LockError, match="dvc.lock is cut short or broken: .*`git checkout dvc.lock`"):
+        mend_lock()
+    KEPT.write_text(REAL, encoding="utf-8")
+    mend_lock()
+    assert LOCK.read_text(encoding="utf-8") == REAL
+    assert capsys.readouterr().out.startswith("dvc.lock was cut short or broken")
+
+
+@pytest.mark.parametrize("schema", ["'3.0'", "3.0", "[]", "2"])
+def test_a_lock_of_another_dvc_is_named_and_stays(schema):
+    LOCK.write_text(text := REAL.replace("'2.0'", schema, 1), encoding="utf-8")
+    KEPT.write_text(REAL, encoding="utf-8")
+    with pytest.raises(LockError, match="^dvc.lock: schema: .* 2.0: bring the file back with `git checkout dvc.lock`"):
+        mend_lock()
+    assert LOCK.read_text(encoding="utf-8") == text
 
 
 def test_dvc_writes_the_lock_beside(folder, monkeypatch):

@@ -1,10 +1,13 @@
 """Record files: written whole, truncated on resume, and clear about what is wrong with them."""
 
+import copy
 import errno
 import json
 import os
+import re
 
 import pytest
+from builders import ROOT
 from runs import header_of, make_trainer, short_run
 
 from lolm.claims.ledger import read_ledger
@@ -14,6 +17,7 @@ from lolm.records import (
     SeriesWriter,
     atomic_folder,
     fingerprint_of,
+    has,
     points,
     read_json,
     read_mapping,
@@ -23,6 +27,7 @@ from lolm.records import (
     write_rows,
 )
 from lolm.records.files import host
+from lolm.report.figures.benchmark import FORM
 from lolm.tracking.models import data_set
 
 ROW = {"step": 1, "tokens": 10, "flops": 2.0, "seconds": 0.5}
@@ -113,6 +118,52 @@ def test_json_of_another_form_is_named_with_its_key(tmp_path, text, says):
         read_mapping(tmp_path / "x.json", n=int)
     (tmp_path / "x.json").write_text('{"n": 1, "more": []}')
     assert read_mapping(tmp_path / "x.json", n=int) == {"n": 1, "more": []}
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({}, "a: expected dict, and there is none"),
+        ({"a": {"x": 5}}, "a.x: expected str"),
+        ({"a": {}, "b": ["c", 5]}, r"b\[1\]: expected str"),
+        ({"a": {}, "b": [], "c": {"n": "1"}}, "c.n: expected float"),
+        ({"a": {}, "b": [], "c": {"n": True}}, "c.n: expected float"),
+        ({"a": {}, "b": []}, ""),
+        ({"a": {"x": "y"}, "b": ["c"], "c": {"n": 1}}, ""),
+    ],
+)
+def test_what_lies_deeper_in_json_is_named_with_the_way_to_it(value, says):
+    form = {"a": {"*": str}, "b": [str], "c?": {"n": float}}
+    if not says:
+        assert has(value, "x.json", form) == value
+        return
+    for file, cure in (("x.json", "dvc repro"), ("reports/benchmark.json", "make bench"), ("claims.json", "make report")):
+        with pytest.raises(RecordError, match=rf"^{file}: {says}; delete it and run `{cure}`$"):
+            has(value, file, form)
+
+
+def _places(value, form, path=()):
+    """Keys of what a form says of a value, down to the last."""
+    for name, inner in form.items():
+        for key in value if name == "*" else (name.removesuffix("?"),):
+            if key in value:
+                yield (*path, key)
+                if isinstance(inner, dict):
+                    yield from _places(value[key], inner, (*path, key))
+
+
+def test_a_benchmark_of_another_form_is_named_at_every_key_that_a_report_reads():
+    whole = json.loads((ROOT / "reports/benchmark.json").read_text(encoding="utf-8"))
+    assert has(whole, "reports/benchmark.json", FORM) == whole
+    places = list(_places(whole, FORM))
+    assert len(places) > 100
+    for place in places:
+        other = inner = copy.deepcopy(whole)
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = []
+        with pytest.raises(RecordError, match=rf"benchmark.json: {re.escape('.'.join(place))}: .*`make bench`$"):
+            has(other, "reports/benchmark.json", FORM)
 
 
 def test_counts_of_shards_that_are_none_are_named(tmp_path):

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from synthetic import Truth, write_results
+from synthetic import CORPUS, Truth, write_results
 
 from lolm import LolmError
 from lolm.accounting.resolve import resolve_run
@@ -33,9 +33,10 @@ def test_reads_what_params_ask_for(tmp_path):
 
 def test_a_record_of_the_corpus_that_is_no_mapping_is_named(tmp_path):
     write_results(tmp_path, seeds=(1,))
-    Layout("smoke", tmp_path).corpus_record.write_text("[]")
-    with pytest.raises(RecordError, match=r"corpus\.json: not a mapping"):
-        load_results(tmp_path)
+    for text, says in (("[]", "not a mapping"), (json.dumps(CORPUS | {"splits": {"train": 5}}), "splits.train: expected dict")):
+        Layout("smoke", tmp_path).corpus_record.write_text(text)
+        with pytest.raises(RecordError, match=rf"corpus\.json: {says}"):
+            load_results(tmp_path)
 
 
 def test_a_run_that_was_not_made_is_listed_and_stops_no_other(tmp_path):

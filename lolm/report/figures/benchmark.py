@@ -12,6 +12,25 @@ from lolm.report.figures.style import GREY, PALETTE, log_ticks, new_figure
 SHARE, PEER = "share of peak", "peer over ours"
 SIZES = {"base": "at the scale's size", "wide": "all widths doubled"}
 
+_OVER_ROUNDS = dict.fromkeys(("median", "low", "high"), float)
+_MEDIAN = {"median": float}
+_ARM = {
+    "label": str,
+    "share_of_peak": _OVER_ROUNDS,
+    "over_baseline?": _OVER_ROUNDS,
+    "seconds": _MEDIAN,
+    "tokens_per_second": _MEDIAN,
+}
+_PEER = {"over_own": _OVER_ROUNDS}
+FORM = {  # of the record, as far as a report reads it, see lolm.records.store.has
+    "machine": {"processor": str, "cores": int, "torch": str},
+    "settings": {"rounds": int},
+    "steps?": {f"{size}?": {"arms": {"*": _ARM}} for size in SIZES},
+    "scan?": {"shapes?": {"*": {way: {"mambapy?": _PEER} for way in ("forward", "both")}}},
+    "peers?": {"transformers?": {"*": _PEER}},
+    "text?": {"datasets_over_own?": _OVER_ROUNDS},
+}
+
 
 def peers_of(record: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Time of other packages over ours by what is compared; empty where none was measured."""
