@@ -48,7 +48,7 @@ def mend_lock() -> None:
     """
     if not LOCK.exists() or (KEPT.exists() and KEPT.read_bytes() == LOCK.read_bytes()):
         return
-    schema = re.search(rb"^schema: *['\"]?(.*?)['\"]?\n", LOCK.read_bytes(), re.MULTILINE)
+    schema = re.search(rb"^schema: *['\"]?(.*?)['\"]?\s*\n", LOCK.read_bytes(), re.MULTILINE)
     if schema and schema[1] != SCHEMA:
         of = schema[1].decode("utf-8", errors="replace")
         raise LockError(
