@@ -29,7 +29,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # what each means stands at the mixer's
 
 OPTIONS: dict[str, Any] = {}  # by mixer: a mapping of some of its options
 NAMES: dict[str, tuple[str, ...]] = {}
-WHOLE: dict[str, list[str]] = {}  # those that are whole numbers
+WHOLE: dict[str, tuple[str, ...]] = {}  # those that are whole numbers
 
 
 def declare(name: str, options: dict[str, Any]) -> None:

@@ -218,9 +218,10 @@ def nearest(word: Any, known: Iterable[Any]) -> str:
     return f"; known: {', '.join(listed)}" if names else ""
 
 
-def whole_numbers(cls: type) -> list[str]:
+@cache
+def whole_numbers(cls: type) -> tuple[str, ...]:
     """The fields of a dataclass that take whole numbers alone."""
-    return [name for name, kind in typing.get_type_hints(cls).items() if kind in (int, int | None)]
+    return tuple(name for name, kind in typing.get_type_hints(cls).items() if kind in (int, int | None))
 
 
 @cache
