@@ -39,8 +39,6 @@ from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.series import AXES as AXES
 
-INTERPOLATION = 0.02  # multipliers that differ by less may differ by the interpolation alone
-
 
 @dataclass(frozen=True)
 class Efficiency:
@@ -128,13 +126,13 @@ class Budgets:
         """Why there is no multiplier at any budget, or why not at the full one."""
         return self.points[-1].reason if self.points else "there are no common ends of schedule"
 
-    @property
-    def differ(self) -> bool | None:
-        """Whether the multipliers at the largest and smallest budget differ by more than interpolation can; None if unknown."""
+    def differ(self, margin: float) -> bool | None:
+        """Whether the multipliers at the largest and smallest budget differ by more than a share ``margin``, as interpolation
+        alone can make them (``analysis.interpolation_margin``); None if unknown."""
         if self.change is None or self.change.interval is None:
             return None
         low, high = self.change.interval
-        return low > 1 + INTERPOLATION or high < 1 / (1 + INTERPOLATION)
+        return low > 1 + margin or high < 1 / (1 + margin)
 
 
 Pairs = Sequence[tuple[RunRecord, RunRecord]]  # (subject, baseline) of one seed

@@ -42,7 +42,6 @@ from lolm.records.results import RunRecord, ScaleResults
 Read = Callable[[RunRecord], float | None]
 NULL_DRAWS = 4000  # of the test of equal variances
 AT_ONCE = 1_000_000  # differences of two arms that it holds
-MEASURABLE = 0.9  # share of the draws of text in which a number must exist
 
 
 def estimate(
@@ -66,7 +65,7 @@ def estimate(
     n, confidence = len(own), analysis.confidence
     if n < 2:
         return t_interval(own, confidence)
-    found = _of_text(draws_DS, units) if draws_DS is not None and units > 1 else None
+    found = _of_text(draws_DS, units, analysis.drawn_share) if draws_DS is not None and units > 1 else None
 
     def whole(variance: float, freedom: float, arms: int) -> Estimate:
         alone = Estimate.of_error(own, variance, freedom, confidence, arms)
@@ -139,10 +138,10 @@ def _null(arms: int, seeds: int) -> np.ndarray:
     return np.concatenate([_unevenness(piece) for piece in np.array_split(draws_DAS, min(pieces, NULL_DRAWS))])
 
 
-def _of_text(draws_DS: np.ndarray, units: float) -> tuple[float, float] | None:
-    """V_text and V_both; None where too many draws have no value."""
+def _of_text(draws_DS: np.ndarray, units: float, least: float) -> tuple[float, float] | None:
+    """V_text and V_both; None where less than a share ``least`` of the draws has a value."""
     exist = np.isfinite(draws_DS).all(axis=1)
-    if exist.mean() < MEASURABLE:
+    if exist.mean() < least:
         return None
     draws_DS = draws_DS[exist]
     n, correction = draws_DS.shape[1], units / (units - 1)  # a bootstrap's variance is that of the sample, not of the source

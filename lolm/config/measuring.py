@@ -165,4 +165,8 @@ class AnalysisConfig:
     block_tokens: Annotated[int, Range(least=1024, most=LARGEST)] = 16_384
     bootstrap_draws: Annotated[int, Range(least=100, most=100_000)] = 1000
     bootstrap_seed: Seed = 0
+    drawn_share: InnerShare = 0.9  # of the draws of text in which a number must exist for text to count in its interval
+    # Multipliers that differ by a smaller share, or miss 2x by it, may do so because losses are interpolated.
+    interpolation_margin: NonNegative = 0.02
+    chance_errors: NonNegative = 2  # standard errors over items from which on a task's score has left chance
     power: InnerShare = 0.8  # of the seeds that `make power` asks for

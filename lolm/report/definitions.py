@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lolm.analysis import efficiency as eff
 from lolm.records.results import ScaleResults
 
 
@@ -37,8 +36,8 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
             "other is interpolated in ln(cost) between two of its own. Above 1, the subject needs less. Nothing is "
             "extrapolated: a budget whose level one arm has passed before its first point has no multiplier, and none where a "
             "single pair has none. Interpolation understates the lead of the arm ahead by up to about "
-            f"{100 * eff.INTERPOLATION:g} % where budgets double, so multipliers are called different between budgets only "
-            "beyond that, and 2× fails only beyond that. "
+            f"{100 * analysis.interpolation_margin:g} % where budgets double, so multipliers are called different between "
+            "budgets only beyond that, and 2× fails only beyond that. "
             "Multipliers inside the runs are kept as a second view: there neither schedule has ended, and the lead of "
             "either arm is understated by more.",
         ),

@@ -202,9 +202,8 @@ def comparisons(results: ScaleResults) -> list[Row]:
             steps = "—" if flops.largest is None else f"{flops.largest.steps:,}"
             changes = {None: "unknown", True: f"by {show(flops.change.value, 'x')}" if flops.change else "", False: "not shown"}
             cells = ["—" if one.estimate is None else show_estimate(one.estimate, "x") for one in found.values()]
-            rows.append(
-                Row(results.label(arm), (*cells, steps, changes[flops.differ]), "subject" if arm == results.subject else "")
-            )
+            cells += [steps, changes[flops.differ(results.analysis.interpolation_margin)]]
+            rows.append(Row(results.label(arm), tuple(cells), "subject" if arm == results.subject else ""))
     return sorted(rows, key=lambda row: row.note != "subject")
 
 

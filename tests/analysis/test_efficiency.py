@@ -178,7 +178,7 @@ def test_multiplier_at_every_budget_that_can_be_measured():
         assert point.estimate.value == pytest.approx(1.5, rel=0.01)
         assert point.estimate.value <= 1.5  # interpolation only ever understates a lead
     assert len(found.measured) == 3
-    assert (found.split, found.reached, found.differ) == ("test", 3, False)
+    assert (found.split, found.reached, found.differ(0.02)) == ("test", 3, False)
     assert found.largest.baseline == 2000
 
 
@@ -219,7 +219,8 @@ def test_a_multiplier_that_changes_is_called_so():
     found = at_budgets(pairs, "step")
     values = [point.estimate.value for point in found.measured]
     assert values == sorted(values, reverse=True)
-    assert found.differ is True
+    assert found.differ(0.02) is True
+    assert found.differ(10.0) is False
     assert found.change.value == pytest.approx(values[-1] / values[0])
 
 

@@ -31,6 +31,14 @@ def text_draws(cells_SU, rng, draws):
     return rng.multinomial(units, np.full(units, 1 / units), size=draws) @ cells_SU.T / units
 
 
+def test_text_counts_where_enough_of_its_draws_have_a_value():
+    draws_DS = np.random.default_rng(0).normal(0, 1, (200, 3))
+    draws_DS[:30, 0] = np.nan
+    for share, counts in ((0.9, False), (0.8, True)):
+        found = estimate([0.1, 0.2, 0.3], [], replace(ANALYSIS, drawn_share=share), paired=True, draws_DS=draws_DS, units=65)
+        assert (found.text_error is not None) == counts
+
+
 @pytest.mark.parametrize("n", [3, 5])
 @pytest.mark.parametrize(
     ("seed_sd", "text_sd", "both_sd"), [(0.01, 0.0, 0.0), (0.01, 0.1, 0.02), (0.002, 0.2, 0.05), (0.02, 0.05, 0.2)]

@@ -41,12 +41,13 @@ def multiplier(threshold: float):
 
     def measure(context: Context) -> Reading:
         results, pairs = context.results, context.pairs()
+        margin = results.analysis.interpolation_margin
         flops, published = measured(results, pairs, "flops"), in_curve(results, pairs)
         if flops.largest is None or flops.estimate is None:
             verdict, why = INCONCLUSIVE, f"No multiplier can be measured: {flops.reason}."
         else:
-            verdict, why = _beyond(flops.estimate, threshold), why_of(flops.estimate, threshold, "x")
-            why = f"In FLOPs to the same loss, schedules ended, {why}. {_behind(flops, len(pairs))}{_stability(flops)}"
+            verdict, why = _beyond(flops.estimate, threshold, margin), why_of(flops.estimate, threshold, "x")
+            why = f"In FLOPs to the same loss, schedules ended, {why}. {_behind(flops, len(pairs))}{_stability(flops, margin)}"
         unmatched = mismatch(results)
         if unmatched:
             verdict, why = INCONCLUSIVE, f"{unmatched}. {why}"
@@ -59,7 +60,7 @@ def multiplier(threshold: float):
             values={"until": constant_until(pairs[0][0]), "split": flops.split},
             note=_note(flops, len(pairs)),
             published_note=published.reason if published.common is None else _reached(published, len(pairs)),
-            rule_note=f", nor would if it were {100 * eff.INTERPOLATION:g} % higher" if threshold > 1 else "",
+            rule_note=f", nor would if it were {100 * margin:g} % higher" if threshold > 1 else "",
             details=_details(results, pairs, flops),
         )
 
@@ -123,10 +124,10 @@ def _details(results: ScaleResults, pairs: Pairs, flops: eff.Budgets) -> Mapping
     return details
 
 
-def _beyond(estimate: Estimate, threshold: float) -> str:
+def _beyond(estimate: Estimate, threshold: float, margin: float) -> str:
     """:func:`above`, but for a threshold above 1 no failure that the understated lead of interpolation could explain."""
     verdict = above(estimate, threshold)
-    if verdict == FAILS and threshold > 1 and above(estimate.map(lambda x: x * (1 + eff.INTERPOLATION)), threshold) != FAILS:
+    if verdict == FAILS and threshold > 1 and above(estimate.map(lambda x: x * (1 + margin)), threshold) != FAILS:
         return INCONCLUSIVE
     return verdict
 
@@ -155,15 +156,16 @@ def _in_words(reached: int, pairs: int, needed: float | None) -> str:
     return text + "."
 
 
-def _stability(found: eff.Budgets) -> str:
+def _stability(found: eff.Budgets, margin: float) -> str:
     """What the multipliers at different budgets say together."""
     if found.change is None:
         return " Only one budget can be measured, so nothing is known of how the multiplier changes with it."
     first, last = found.measured[0].steps, found.measured[-1].steps
     between = f"between schedules of {first:,} and {last:,} steps"
-    if found.differ is None:
+    differ = found.differ(margin)
+    if differ is None:
         return f" One seed cannot say whether it changes {between}."
-    if found.differ:
+    if differ:
         return f" It changes by {show(found.change.value, 'x')} {between}: no single number describes it."
     low, high = found.change.interval or (found.change.value, found.change.value)
     return f" No change is shown {between} (ratio {show_interval(low, high, 'x')})."

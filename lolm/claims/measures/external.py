@@ -12,8 +12,6 @@ from lolm.claims.measures.common import Read, difference, values
 from lolm.records.results import RunRecord
 from lolm.records.schema import TaskScores
 
-ERRORS_BEYOND_CHANCE = 2  # standard errors over items, from which on a score has left chance
-
 
 def never(why: str) -> Callable[[Context], Reading]:
     """No run of any preset shows it."""
@@ -39,7 +37,8 @@ def on_tasks(context: Context) -> Reading:
         if all(name in tasks and (tasks[name].items, tasks[name].version) == (first.items, first.version) for tasks in every)
         and first.main.startswith("acc")
     ]
-    asked = [name for name in alike if any(_leaves_chance([pair[i][name] for pair in scored]) for i in (0, 1))]
+    errors = results.analysis.chance_errors
+    asked = [name for name in alike if any(_leaves_chance([pair[i][name] for pair in scored], errors) for i in (0, 1))]
     if not asked:
         raise NotTestable(f"neither arm scores beyond chance on any task that both were asked ({', '.join(alike) or 'none'})")
 
@@ -50,17 +49,16 @@ def on_tasks(context: Context) -> Reading:
     return Reading(
         sound=t_interval(gains(asked), context.confidence),
         runs=[run for pair in pairs for run in pair],
-        values={"tasks": ", ".join(asked), "errors": ERRORS_BEYOND_CHANCE},
+        values={"tasks": ", ".join(asked), "errors": f"{errors:g}"},
         details={name: Quantity.of(t_interval(gains([name]), context.confidence), "share", f"on {name} alone") for name in alike},
     )
 
 
-def _leaves_chance(runs: Sequence[TaskScores]) -> bool:
-    """Whether an arm's mean lies above chance; the errors are of the same items in all runs, so no mean makes them smaller."""
+def _leaves_chance(runs: Sequence[TaskScores], errors: float) -> bool:
+    """Whether an arm's mean lies so many standard errors above chance; the errors are of the same items in all runs, so no mean
+    makes them smaller."""
     found = [scores.metrics[scores.main] for scores in runs]
-    return fmean(one.value - (one.chance or 0.0) for one in found) > ERRORS_BEYOND_CHANCE * fmean(
-        one.error or 0.0 for one in found
-    )
+    return fmean(one.value - (one.chance or 0.0) for one in found) > errors * fmean(one.error or 0.0 for one in found)
 
 
 def against_baseline(read: Read, control: Callable[[Context], Control] | None = None) -> Callable[[Context], Reading]:

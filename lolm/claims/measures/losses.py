@@ -226,7 +226,7 @@ def step_overhead(context: Context) -> Reading:
     return Reading(
         sound=exact,
         published=here,
-        verdict=HOLDS if abs(exact - printed) <= 0.0005 else INCONCLUSIVE,
+        verdict=HOLDS if abs(exact - printed) <= 0.0005 else INCONCLUSIVE,  # half of the last digit that was printed
         why=f"By this project's count of the same pair, to the parameter, the difference is {show(exact, 'share')}. What the "
         "authors counted is not published, so the two numbers may differ by definition alone.",
         values={"scale": results.scale},

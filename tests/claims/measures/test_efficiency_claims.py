@@ -1,5 +1,9 @@
+from dataclasses import replace
+
 import pytest
 from synthetic import Truth
+
+from lolm.claims import build_ledger
 
 
 def within(quantity, value):
@@ -84,11 +88,14 @@ def test_a_model_that_never_gets_there_is_answered_in_reverse(ledger_of):
     assert ledger["matched_budget"].verdict == "fails"
 
 
-def test_interpolation_alone_does_not_make_2x_fail(ledger_of):
-    claim = ledger_of(Truth(speed=1.97, flops_ratio=1.0, jitter=0.0005))["efficiency_2x"]
-    assert claim.sound.interval[1] < 2
-    assert claim.verdict == "inconclusive"
-    assert "2 % higher" in claim.rule
+def test_interpolation_alone_does_not_make_2x_fail(results_of):
+    results = results_of(Truth(speed=1.97, flops_ratio=1.0, jitter=0.0005))
+    for margin, verdict in ((0.02, "inconclusive"), (0.005, "fails")):
+        params = replace(results.params, analysis=replace(results.analysis, interpolation_margin=margin))
+        claim = {claim.id: claim for claim in build_ledger(replace(results, params=params))}["efficiency_2x"]
+        assert claim.sound.interval[1] < 2
+        assert claim.verdict == verdict
+        assert f"{100 * margin:g} % higher" in claim.rule
 
 
 def test_mismatched_arms_are_not_judged(ledger_of):

@@ -43,6 +43,15 @@ def test_a_gain_on_tasks_that_are_left_behind_chance(results_of):
     assert claim(scored(results_of(Truth()), gain=-0.05)).verdict == "fails"
 
 
+def test_how_far_beyond_chance_is_a_parameter(results_of):
+    results = scored(results_of(Truth()))
+    analysis = replace(results.analysis, chance_errors=0.4)  # piqa is half an error above chance in both arms
+    params = replace(results.params, analysis=analysis)
+    found = claim(replace(results, params=params))
+    assert found.sound.definition.endswith("0.4 standard errors above chance: blimp, piqa")
+    assert found.sound.value == pytest.approx(0.1025 / 2)
+
+
 def test_at_chance_nothing_is_decided(results_of):
     found = claim(scored(results_of(Truth()), gain=0.005, at=0.505))
     assert found.verdict == "not testable at this scale"
