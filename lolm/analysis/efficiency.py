@@ -371,11 +371,10 @@ def window_rows(run: RunRecord, window: int) -> int:
     return max(1, min(round(window / (steps[1] - steps[0])), len(steps) // 10))
 
 
-def final_training_loss(run: RunRecord, window: int, share: float = 1.0) -> float:
-    """Mean training loss over the published window that ends at a share of the run (1: its end), nats."""
+def training_loss(run: RunRecord, window: int, until: float = math.inf) -> float:
+    """Mean training loss over the last published window that ends by a step (default: the end), else over the first, nats."""
     curve = training_curve(run, window)
-    last = curve.positions[-1] * share
-    return curve.losses[max([i for i, p in enumerate(curve.positions) if p <= last] or [0])]
+    return curve.losses[max([i for i, step in enumerate(curve.positions) if step <= until] or [0])]
 
 
 def along(baseline: Sequence[Curve], subject: Sequence[Curve], axis: str) -> list[dict[str, Any]]:

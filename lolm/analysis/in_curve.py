@@ -1,7 +1,7 @@
 """Readings inside a run, before its learning rate decays: what the authors read off running curves at 98 % of the peak rate.
 
 A point inside the decay of one arm is no point of the other's schedule: an arm that reaches a loss in its decay is half annealed.
-So curves end at the last validation at which the rate stood at its peak (constant under WSD; under a cosine, the first tenth).
+So curves end at the last reading at which the rate stood at its peak (constant under WSD; under a cosine, the first tenth).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def heldout_before_decay(run: RunRecord, axis: str = "step") -> Curve:
     return heldout_curve(run, axis).until(max(1, sum(step <= end for step in steps)))
 
 
-def training_before_decay(run: RunRecord, window: int) -> Curve:
-    """Training loss over the published window at the constant rate, by step; raises as :func:`constant_until`."""
-    curve, end = training_curve(run, window), constant_until(run)
-    return curve.until(max(1, sum(step <= end for step in curve.positions)))
+def training_before_decay(run: RunRecord, window: int, axis: str = "step") -> Curve:
+    """Training loss over the published window at the constant rate, as published; raises as :func:`constant_until`."""
+    steps, end = training_curve(run, window).positions, constant_until(run)
+    return training_curve(run, window, axis).until(max(1, sum(step <= end for step in steps)))

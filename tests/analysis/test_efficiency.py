@@ -14,11 +14,11 @@ from lolm.analysis.efficiency import (
     at_budgets,
     crossing,
     efficiency,
-    final_training_loss,
     gap_at,
     heldout_curve,
     multiplier,
     training_curve,
+    training_loss,
     window_rows,
 )
 from lolm.analysis.leaderboard import leaderboard
@@ -132,8 +132,8 @@ def test_published_window_is_made_of_log_windows():
     published = training_curve(run, 50)
     assert published.positions[0] == 50
     assert published.losses[0] == pytest.approx(3)  # mean of 1..5
-    assert final_training_loss(run, 50) == pytest.approx(98)
-    assert final_training_loss(run, 50, 0.5) == pytest.approx(48)  # ends at step 500
+    assert training_loss(run, 50) == pytest.approx(98)
+    assert training_loss(run, 50, 500) == pytest.approx(48)  # ends at step 500
 
 
 def test_published_window_never_swallows_a_short_run():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from lolm.analysis import efficiency as eff
 from lolm.analysis.in_curve import constant_until, heldout_before_decay, training_before_decay
@@ -24,15 +25,15 @@ def measured(results: ScaleResults, pairs: Pairs, axis: str) -> eff.Budgets:
 
 
 def in_curve(results: ScaleResults, pairs: Pairs, axis: str = "step") -> eff.Efficiency:
-    """Multipliers of the pairs inside the runs, as the authors read theirs: before the rate decays, on validation text."""
-    curves = [(heldout_before_decay(base, axis), heldout_before_decay(subject, axis)) for subject, base in pairs]
+    """Multipliers of the pairs inside the runs, as the authors read theirs: training loss, before the rate decays."""
+    window = results.analysis.published_window
+    curves = [(training_before_decay(base, window, axis), training_before_decay(run, window, axis)) for run, base in pairs]
     return eff.efficiency(curves, axis, results.analysis.confidence)
 
 
-def from_training_loss(results: ScaleResults, pairs: Pairs) -> eff.Efficiency:
-    """The same from training losses over the published window."""
-    window = results.analysis.published_window
-    curves = [(training_before_decay(base, window), training_before_decay(subject, window)) for subject, base in pairs]
+def in_heldout_curve(results: ScaleResults, pairs: Pairs) -> eff.Efficiency:
+    """The same in steps on validation text."""
+    curves = [(heldout_before_decay(base), heldout_before_decay(subject)) for subject, base in pairs]
     return eff.efficiency(curves, "step", results.analysis.confidence)
 
 
@@ -57,7 +58,7 @@ def multiplier(threshold: float):
             runs=[run for pair in pairs for run in pair],
             verdict=verdict,
             why=why,
-            values={"until": constant_until(pairs[0][0]), "split": flops.split},
+            values={"split": flops.split} | _inside(results, pairs),
             note=_note(flops, len(pairs)),
             published_note=published.reason if published.common is None else _reached(published, len(pairs)),
             rule_note=f", nor would if it were {100 * margin:g} % higher" if threshold > 1 else "",
@@ -68,14 +69,27 @@ def multiplier(threshold: float):
 
 
 def steps_inside(context: Context) -> Reading:
-    """The multiplier as published, in steps inside the runs."""
+    """The multiplier in steps inside the runs: on validation text, and as published of training losses."""
     pairs = context.pairs()
-    found, runs = in_curve(context.results, pairs), [run for pair in pairs for run in pair]
-    values = {"until": constant_until(pairs[0][0])}
-    if found.common is None:
-        why = f"No multiplier can be measured: {found.reason}."
-        return Reading(runs=runs, verdict=INCONCLUSIVE, why=why, values=values, note=found.reason)
-    return Reading(found.common, runs=runs, values=values, note=_reached(found, len(pairs)))
+    found, published = in_heldout_curve(context.results, pairs), in_curve(context.results, pairs)
+    measured = found.common is not None
+    return Reading(
+        found.common,
+        published.common,
+        [run for pair in pairs for run in pair],
+        verdict=None if measured else INCONCLUSIVE,
+        why=None if measured else f"No multiplier can be measured: {found.reason}.",
+        values=_inside(context.results, pairs),
+        note=_reached(found, len(pairs)) if measured else found.reason,
+        published_note=published.reason if published.common is None else _reached(published, len(pairs)),
+    )
+
+
+def _inside(results: ScaleResults, pairs: Pairs) -> dict[str, Any]:
+    """What the texts on a reading inside the runs say of it."""
+    run = pairs[0][0]
+    window, dropout = eff.window_rows(run, results.analysis.published_window), run.header.run.size.dropout
+    return {"until": constant_until(run), "window": window, "dropout": dropout}
 
 
 def _details(results: ScaleResults, pairs: Pairs, flops: eff.Budgets) -> Mapping[str, Quantity]:
@@ -106,15 +120,9 @@ def _details(results: ScaleResults, pairs: Pairs, flops: eff.Budgets) -> Mapping
         details["change over budgets"] = Quantity.of(
             flops.change, "x", "multiplier in FLOPs at the largest over the smallest budget"
         )
-    window = eff.window_rows(pairs[0][0], results.analysis.published_window)
-    dropout = pairs[0][0].header.run.size.dropout
     for name, inside, definition in (
         ("inside the runs, in FLOPs", in_curve(results, pairs, "flops"), "as published, in training FLOPs"),
-        (
-            "inside the runs, training loss",
-            from_training_loss(results, pairs),
-            f"as published, in steps, training loss as a trailing mean of {window} log windows, dropout {dropout:g}",
-        ),
+        ("inside the runs, validation loss", in_heldout_curve(results, pairs), "as published, but on validation text"),
     ):
         details[name] = (
             Quantity(None, "x", definition, n_seeds=len(pairs), note=inside.reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lolm.analysis.efficiency import training_curve, window_rows
+from lolm.analysis.efficiency import training_loss, window_rows
 from lolm.analysis.in_curve import constant_until
 from lolm.analysis.statistics import t_interval
 from lolm.claims.entry import Context, NotRun, Reading
@@ -78,8 +78,7 @@ class Level:
 
     def _read(self, run: RunRecord, window: int, until: float) -> float | None:
         if self.kind == "loss":
-            curve = training_curve(run, window)
-            return curve.losses[max([i for i, step in enumerate(curve.positions) if step <= until] or [0])]
+            return training_loss(run, window, until)
         steps, logged = run.points(METRICS[self.kind.removesuffix("_excess")])
         found = [value for step, value in zip(steps, logged, strict=True) if step <= until] or logged[:1]
         if not found:

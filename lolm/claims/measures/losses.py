@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from lolm.analysis import efficiency as eff
-from lolm.analysis.in_curve import constant_until, heldout_before_decay
+from lolm.analysis.in_curve import constant_until, heldout_before_decay, training_before_decay
 from lolm.analysis.statistics import Estimate, equivalence, geometric_interval, paired_difference, t_interval
 from lolm.claims.cost import Counting
 from lolm.claims.entry import Context, NotRun, Reading
@@ -52,28 +52,27 @@ def gap(definition: str):
 def _as_published(definition: str, pairs: Pairs, context: Context) -> tuple[Estimate | None, str | None]:
     """The gap under a published definition, before the rate decays; None with a note where it was not measured."""
     if definition != "mixed":
-        return before_decay(pairs, context.confidence, LATE if definition == "late" else 1.0).map(gap_share), None
+        return before_decay(pairs, context, LATE if definition == "late" else 1.0).map(gap_share), None
     window, ratios = context.analysis.published_window, []
     for subject, base in pairs:
         row = training_stream(subject)
         if row is None:
             return None, f"LOLM was not scored on its training stream; {again(context.results)}"
-        last = base.points(names.TRAIN_LOSS)[0][-1]
-        theirs = eff.final_training_loss(base, window, row.step / last)
+        theirs = eff.training_loss(base, window, row.step)
         ratios.append(clipped_perplexity(row.nats) / clipped_perplexity(theirs))
     return geometric_interval(ratios, context.confidence).map(lambda ratio: 1 - ratio), None
 
 
-def before_decay(pairs: Pairs, confidence: float, share: float = 1.0) -> Estimate:
-    """LOLM's validation loss minus the baseline's (nats) at the last step of the constant rate, LOLM's at ``share`` of that."""
-    found = []
+def before_decay(pairs: Pairs, context: Context, share: float = 1.0) -> Estimate:
+    """LOLM's training loss minus the baseline's (nats) at the last step of the constant rate, LOLM's at ``share`` of that."""
+    found, window = [], context.analysis.published_window
     for subject, base in pairs:
-        mine, theirs = heldout_before_decay(subject), heldout_before_decay(base)
+        mine, theirs = (training_before_decay(run, window) for run in (subject, base))
         loss = mine.at(share * theirs.positions[-1])
         if loss is None:
-            raise NotRun("LOLM and the baseline have no validation in common before the rate decays")
+            raise NotRun("LOLM and the baseline have no training loss in common before the rate decays")
         found.append(loss - theirs.losses[-1])
-    return t_interval(found, confidence)
+    return t_interval(found, context.confidence)
 
 
 def matched_budget(context: Context) -> Reading:
@@ -99,7 +98,7 @@ def matched_budget(context: Context) -> Reading:
         )
     return Reading(
         difference,
-        before_decay(pairs, context.confidence).map(gap_share),
+        before_decay(pairs, context).map(gap_share),
         [run for pair in pairs for run in pair],
         verdict=verdict,
         why=why,
@@ -109,7 +108,7 @@ def matched_budget(context: Context) -> Reading:
 
 
 def shrinking_lead(context: Context) -> Reading:
-    """Lead early in the run minus lead at the last step of the constant rate; as published the gap at the run's end."""
+    """Lead early in the run minus lead at the last step of the constant rate; as published the gap at the end of training."""
     pairs, confidence = context.pairs(), context.confidence
     until, last = constant_until(pairs[0][0]), pairs[0][0].points(names.VAL_NATS)[0][-1]
     found = [lead_at(pairs, share, end, confidence) for share, end in ((EARLY, last), (1.0, last))]
@@ -134,7 +133,7 @@ def shrinking_lead(context: Context) -> Reading:
             )
     return Reading(
         sound=shrink,
-        published=ended.map(lambda d: 1 - math.exp(-d)),
+        published=training_lead(pairs, context).map(perplexity_lead),
         runs=[run for pair in pairs for run in pair],
         verdict=every((above(lead, 0.0), above(shrink, 0.0))),
         why=f"Early lead: {why_of(lead, 0.0, 'nats')}. Its decline: {why_of(shrink, 0.0, 'nats')}.",
@@ -153,9 +152,21 @@ def lead_at(pairs: Pairs, share: float, end: float, confidence: float) -> tuple[
     return paired_difference(theirs, mine, confidence), round(after[0])
 
 
+def training_lead(pairs: Pairs, context: Context, until: float = math.inf) -> Estimate:
+    """Baseline minus LOLM in training loss (nats) over the last published window that ends by a step, default the end."""
+    window = context.analysis.published_window
+    found = [eff.training_loss(base, window, until) - eff.training_loss(subject, window, until) for subject, base in pairs]
+    return t_interval(found, context.confidence)
+
+
+def perplexity_lead(nats: float) -> float:
+    """Share by which LOLM's perplexity is lower, of its lead in nats."""
+    return 1 - math.exp(-nats)
+
+
 def lead(share: float, unit: str, whole: bool = False):
     """Lead at a share of the steps before the rate decays, or of the ``whole`` run, where the published one had ended: a ratio of
-    perplexities (``x``), or by how much LOLM's is lower (``share``)."""
+    perplexities (``x``), or by how much LOLM's is lower (``share``). As published of training losses, else of validation."""
 
     def measure(context: Context) -> Reading:
         pairs = context.pairs()
@@ -163,23 +174,21 @@ def lead(share: float, unit: str, whole: bool = False):
         found = lead_at(pairs, share, end, context.confidence)
         if found is None:
             raise NotRun("LOLM and the baseline have no validation in common")
-        read = math.exp if unit == "x" else lambda nats: 1 - math.exp(-nats)
-        runs = [run for pair in pairs for run in pair]
-        return Reading(found[0].map(read), runs=runs, values={"step": found[1], "share": share, "end": end})
+        read = math.exp if unit == "x" else perplexity_lead
+        runs, published = [run for pair in pairs for run in pair], training_lead(pairs, context, share * end).map(read)
+        return Reading(found[0].map(read), published, runs, values={"step": found[1], "share": share, "end": end})
 
     return measure
 
 
 def final_lead(context: Context) -> Reading:
     """Baseline minus LOLM at the end: test loss, and the gap in training loss."""
-    pairs, window = context.pairs(), context.analysis.published_window
+    pairs = context.pairs()
     tests = [(base.test_nats, subject.test_nats) for subject, base in pairs]
     if any(None in losses for losses in tests):
         raise NotRun("the test losses were not measured")
-    losses = [[eff.final_training_loss(run, window) for run in pair] for pair in pairs]
-    training = paired_difference([base for _, base in losses], [subject for subject, _ in losses], context.confidence)
     final = paired_difference([a for a, _ in tests], [b for _, b in tests], context.confidence)  # type: ignore[misc]
-    return Reading(final, training.map(lambda n: 1 - math.exp(-n)), [run for pair in pairs for run in pair])
+    return Reading(final, training_lead(pairs, context).map(perplexity_lead), [run for pair in pairs for run in pair])
 
 
 def stepwise_wins(context: Context) -> Reading:
@@ -193,16 +202,15 @@ def stepwise_wins(context: Context) -> Reading:
 
 
 def crossover(context: Context) -> Reading:
-    """Share of the run after which LOLM's validation loss stays above the baseline's."""
-    pairs, found = context.pairs(), []
+    """Share of the run after which LOLM's training loss stays above the baseline's, by published windows as theirs."""
+    pairs, found, window = context.pairs(), [], context.analysis.published_window
     for subject, base in pairs:
-        mine, theirs = (dict(zip(*run.points(names.VAL_NATS), strict=True)) for run in (subject, base))
-        common = sorted(set(mine) & set(theirs))
-        ahead = [step for step in common if step and mine[step] < theirs[step]]
-        found.append((ahead[-1] if ahead else 0) / common[-1])
+        mine, theirs = (eff.training_curve(run, window) for run in (subject, base))
+        both = zip(mine.positions, mine.losses, theirs.losses, strict=True)
+        found.append(max((step for step, a, b in both if a < b), default=0) / mine.positions[-1])
     runs, stays = [run for pair in pairs for run in pair], sum(share == 1 for share in found)
     if stays:
-        why = f"LOLM is ahead at the last validation in {stays} of {len(pairs)} pairs: there it is never overtaken."
+        why = f"LOLM is ahead in the last window in {stays} of {len(pairs)} pairs: there it is never overtaken."
         return Reading(runs=runs, verdict=FAILS if stays == len(pairs) else INCONCLUSIVE, why=why, published_note=why)
     return Reading(t_interval(found, context.confidence), runs=runs)
 

@@ -23,15 +23,17 @@ MULTIPLIER = (
     "baseline's over LOLM's training FLOPs (auxiliary heads included) to the lowest loss that both arms of a pair reach where "
     "schedules end, {split} split"
 )
+REACHED = "loss that both arms reach by step {until:,.0f}, the last of the constant rate"
 MULTIPLIER_PUBLISHED = (
-    "steps to the lowest validation loss that both arms reach by step {until:,.0f}, the last of the constant rate: the authors "
-    "read theirs, of training losses, at about 98 % of the peak rate"
+    f"steps to the lowest training {REACHED}; a trailing mean of {{window}} log windows, dropout {{dropout:g}} (the authors read "
+    "theirs at about 98 % of the peak rate)"
 )
 IN_CURVE = (
     "As published it is read inside the runs, before any schedule ended: each arm's loss is that of a rate still at its peak."
 )
 GAP = "1 - exp(paired difference of {split} losses), same training tokens, schedules ended, noise off in both arms"
 BEFORE_DECAY = "before the rate decays, at step {until:,.0f}"
+TRAINING_GAP = "perplexity gap in training loss over the published window at the end"
 LEAD = "validation at step {step:,}, the first after {share:.0%} of the {end:,.0f} steps"
 NO_SPEED = "A ratio of losses at one step is no speed."
 
@@ -91,6 +93,8 @@ def _lead(
         definition=f"{ratio}, {LEAD}{' of the run' if unit == 'share' else ' before the rate decays'}, paired by seed",
         lead="At step {step:,}",
         published=more.pop("published", (id,)),
+        published_definition=f"{ratio}, training loss over the published window that ends by {{share:.0%}} of the {{end:,.0f}} "
+        f"steps{'' if unit == 'share' else ' before the rate decays'}, paired by seed",
         caveats=(NO_SPEED,),
         controls=("conditioning",),
         figure="lead",
@@ -129,7 +133,7 @@ ENTRIES = (
         "LOLM's perplexity is 16.8 % lower at the same step.",
         "gap_training",
         "training",
-        f"validation perplexities of both arms {BEFORE_DECAY}",
+        f"training perplexities of both arms over the published window {BEFORE_DECAY}",
         "learning_curves",
     ),
     _gap(
@@ -137,7 +141,7 @@ ENTRIES = (
         "LOLM's perplexity is 15 % lower late in training, at nine tenths of the baseline's steps.",
         "gap_later",
         "late",
-        f"validation perplexities {BEFORE_DECAY}, LOLM at {{late:.3f}} of it",
+        f"training perplexities over the published window {BEFORE_DECAY}, LOLM at {{late:.3f}} of it",
         "learning_curves",
     ),
     Entry(
@@ -150,7 +154,7 @@ ENTRIES = (
         definition="{split} loss of LOLM minus baseline, paired by seed",
         published=("gap_headline", "gap_training", "gap_later"),
         published_unit="share",
-        published_definition=f"one minus LOLM's validation perplexity over the baseline's {BEFORE_DECAY}",
+        published_definition=f"one minus LOLM's training perplexity over the baseline's, published window, {BEFORE_DECAY}",
         controls=COMPARED,
         figure="loss_at_ends",
         pair=True,
@@ -167,7 +171,7 @@ ENTRIES = (
         "lead at step {until:,.0f}, the last of the constant rate",
         published=("tpu_gap_3k", "tpu_gap_50k"),
         published_unit="share",
-        published_definition="perplexity gap at the last step; the published TPU pair ends behind",
+        published_definition=f"{TRAINING_GAP}; the published TPU pair ends behind",
         caveats=(
             "A lead in nats can shrink on flattening curves while the multiplier stays; the figure of the lead shows both.",
         ),
@@ -218,9 +222,10 @@ ENTRIES = (
         "published",
         Above(NUMBERS["efficiency"].value),
         unit="x",
-        definition=MULTIPLIER_PUBLISHED,
+        definition=f"steps to the lowest validation {REACHED}",
         lead="In steps, before the rate decays",
         published=("efficiency",),
+        published_definition=MULTIPLIER_PUBLISHED,
         caveats=("Steps are no FLOPs, and no schedule has ended there; efficiency_2x counts both.",),
         controls=("conditioning",),
         pair=True,
@@ -251,7 +256,7 @@ ENTRIES = (
         "published",
         Between(15_000 / 50_000, 20_000 / 50_000),
         unit="share",
-        definition="share of the run at the last validation with LOLM ahead",
+        definition="share of the run at the end of the last published window of training losses with LOLM ahead",
         lead="Share of the run",
         published=("crossover_first", "crossover_last"),
         figure="lead",
@@ -271,7 +276,7 @@ ENTRIES = (
         lead="Baseline minus LOLM at the end",
         published=("tpu_gap_50k", "scratch_full", "scratch_baseline"),
         published_unit="share",
-        published_definition="perplexity gap in training loss over the published window at the end",
+        published_definition=TRAINING_GAP,
         controls=("conditioning",),
         figure="lead",
         pair=True,
