@@ -74,7 +74,7 @@ NUMBERS: dict[str, Number] = {
     "baseline_steps_20k": _number(20_000, "steps", "scaling", "1.57B baseline at training perplexity 46.5"),
     "lolm_steps_10k": _number(10_000, "steps", "scaling", "1.57B LOLM at training perplexity 46.5, 'about'"),
     "gap_headline": _number(0.259, "share", "seed surface", "1.57B, step 20,000; no derivation given"),
-    "gap_training": _number(0.168, "share", "scaling", "1.57B, step 20,000, both in training mode"),
+    "gap_training": _number(0.168, "share", "scaling", "1.57B, step 20,000, both in training mode: 38.7 against 46.5"),
     "gap_later": _number(
         0.15, "share", "paper readme proof", "1.57B, LOLM at step 23,700 against the baseline at 26,250, training mode"
     ),
@@ -91,8 +91,8 @@ NUMBERS: dict[str, Number] = {
     "gate_20m": _number(0.27, "gate", "paper scaling", "20.5M, step 20,000", "20m"),
     "gate_149m": _number(0.55, "gate", "paper scaling", "149M", "149m"),
     "gate_304m": _number(0.83, "gate", "paper scaling", "304M, from step 5,000 on", "304m"),
-    "gate_157b": _number(0.71, "gate", "scaling results", "1.57B, step 20,000 (0.706)", "1570m"),
-    "gate_exact": _number(0.706, "gate", "results", "1.57B, step 20,000, batch mean"),
+    "gate_157b": _number(0.71, "gate", "scaling results paper", "1.57B, step 20,000 (0.706; 0.72 in the paper)", "1570m"),
+    "gate_exact": _number(0.706, "gate", "results", "1.57B, step 20,000, mean over batches, ± 0.003"),
     "gate_start": _number(0.36, "gate", "paper", "304M at the start"),
     "gate_dip": _number(0.17, "gate", "paper", "304M, about step 1,800"),
     "latent_share": _number(0.29, "share", "scaling", "1.57B, read off as one minus the mean gate"),
@@ -104,19 +104,19 @@ NUMBERS: dict[str, Number] = {
     "gate_zero_ppl": _number(56_129.90, "perplexity", "results paper seed", "1.57B, gate forced to 0, as printed"),
     "ratio_learned": _number(14_000_000, "x", "seed paper", "1.57B, step 20,000: 485.2 million over 34.47"),
     "ratio_inversion": _number(8_645, "x", "seed", "485.2 million over 56,130"),
-    "inversion_304m": _number(744, "x", "projections", "304M, plotted; the table it comes from says +744.1 %"),
+    "inversion_304m": _number(744, "x", "projections", "304M, plotted; the table it comes from says +744.1 %, 8.4 times"),
     "wikitext_full": _number(59.23, "perplexity", "paper readme", "304M, WikiText-103 test, complete model"),
     "wikitext_gate_one": _number(499.96, "perplexity", "paper readme", "304M, the same with the gate forced to 1"),
     # the other streams
-    "no_memory": _number(0.0, "share", "paper readme", "304M, perplexity change when the memory's output is zeroed"),
-    "no_regime": _number(1.089, "share", "paper readme", "304M, perplexity change when the regime's output is zeroed"),
+    "no_memory": _number(0.0, "share", "paper readme", "304M, perplexity change when the memory's output is zeroed: 59.23 stays"),
+    "no_regime": _number(1.089, "share", "paper readme", "304M, perplexity change when the regime's output is zeroed: to 123.73"),
     "codes_304m": _number(1.0, "share", "paper scaling", "304M: 32 of 32 codes, counted on Gumbel samples"),
     "codes_157b": _number(1.0, "share", "paper scaling", "1.57B: 64 of 64 codes, counted on Gumbel samples"),
     "codes_20m": _number(1 / 16, "share", "paper scaling", "20.5M, before isolation: 1 of 16 codes"),
     "cpc_304m": _number(0.15, "nats", "paper", "304M, step 30,000"),
     "cpc_157b": _number(5.687, "nats", "paper results", "1.57B, step 20,000"),
     "cpc_chance_quoted": _number(math.log(256), "nats", "paper", "ln 256, quoted as chance"),
-    "bpc_304m": _number(6.10, "bits", "paper", "304M, WikiText-103, called bits per character"),
+    "bpc_304m": _number(6.10, "bits", "paper", "304M, WikiText-103, called bits per character; Pythia's 7.16"),
     # levels of single models
     "nats_20m": _number(
         2.62, "nats", "paper scaling", "20.5M, TinyStories, training loss at step 20,000 (perplexity 13.7)", "20m"
@@ -131,7 +131,9 @@ NUMBERS: dict[str, Number] = {
         "304M, training loss (perplexity 35.5); step 20,000 by the paper, 33,000 by the proof",
         "304m",
     ),
-    "nats_157b": _number(3.50, "nats", "paper", "1.57B, training loss at step 23,700 (perplexity 33.2)", "1570m"),
+    "nats_157b": _number(
+        3.50, "nats", "paper results", "1.57B, training loss at step 23,700 (perplexity 33.2); 3.65 at step 20,000", "1570m"
+    ),
     "nats_baseline_157b": _number(
         math.log(39.1), "nats", "paper", "1.57B baseline, training loss at step 26,250, ln 39.1", "1570m"
     ),
@@ -146,14 +148,18 @@ NUMBERS: dict[str, Number] = {
     "faster_43": _number(
         0.435, "share", "paper proof", "319M against 317M, step 3,000 of 50,000: a perplexity gap, called faster"
     ),
-    "flops_overhead": _number(0.043, "share", "paper", "319M LOLM against its baseline; the count is not published"),
+    "flops_overhead": _number(
+        0.043, "share", "paper", "319M LOLM against its baseline, the scan about 3.5 %; the count is not published"
+    ),
     "scratch_full": _number(5.3243, "nats", "proof", "319M LOLM trained from scratch, last logged loss (perplexity 205)"),
     "scratch_no_ssm": _number(5.1394, "nats", "proof", "the same without SSM (perplexity 171)"),
     "scratch_no_regime": _number(5.1139, "nats", "proof", "the same without regime codes, step 29,282 (perplexity 166)"),
     # components of the trained 304M model
-    "component_gate_one": _number(7.441, "share", "paper readme", "304M, perplexity change with the gate forced to 1"),
-    "component_gate_half": _number(9.052, "share", "paper readme", "304M, perplexity change with the gate forced to 0.5"),
-    "component_all": _number(36.118, "share", "paper readme", "304M, gate forced to 1, memory and regime zeroed"),
+    "component_gate_one": _number(7.441, "share", "paper readme", "304M, perplexity change with the gate forced to 1: to 499.96"),
+    "component_gate_half": _number(
+        9.052, "share", "paper readme", "304M, perplexity change with the gate forced to 0.5: to 595.43"
+    ),
+    "component_all": _number(36.118, "share", "paper readme", "304M, gate forced to 1, memory and regime zeroed: to 2,198.58"),
     # against Pythia-410M
     "pythia_gap": _number(0.522, "share", "paper readme", "304M, 68.37 against 142.93 on WikiText-103, each model's own tokens"),
     "pythia_late": _number(-0.170, "share", "paper", "304M, change of the loss from early to late positions; Pythia -11.4 %"),
@@ -185,17 +191,20 @@ NUMBERS: dict[str, Number] = {
     "gate_tpu": _number(0.81, "gate", "paper", "319M on TPU, the 304m preset with the plain SSM", "304m"),
     "cpc_2100": _number(4.1, "nats", "paper", "304M, step 2,100", "304m"),
     "cpc_5000": _number(1.5, "nats", "paper", "304M, step 5,000", "304m"),
-    "memory_loss_start": _number(0.687, "share", "paper", "1.57B at the start"),
-    "codes_collapsed": _number(1 / 32, "share", "paper configs", "304M without isolation: 32 codes to 1 in 500 to 2,000 steps"),
+    "codes_collapsed": _number(
+        1 / 32, "share", "paper configs", "304M without isolation: 32 codes to 1 in 500 to 2,000 steps (by step 450)"
+    ),
     "write_gradient": _number(4.1e-5, "gradient", "paper", "304M, gradient of the memory's writes; another bank 1.1e-4"),
     "logged_total": _number(5.88, "nats", "results", "1.57B, step 20,000, all losses together"),
-    "logged_token": _number(3.65, "nats", "results", "1.57B, step 20,000, token loss in training"),
+    "logged_token": _number(3.65, "nats", "results", "1.57B, step 20,000, token loss in training; the gate 0.707"),
     # the TPU pair
     "stepwise_wins": _number(0.392, "share", "proof", "319M against 317M, 50,000 steps: steps at which LOLM's loss is lower"),
     "crossover_first": _number(0.3, "share", "paper proof", "319M against 317M: ahead at step 15,000 of 50,000 ..."),
     "crossover_last": _number(0.4, "share", "paper proof", "... behind at step 20,000"),
     "scratch_baseline": _number(5.2997, "nats", "proof", "317M baseline, last logged loss (perplexity 200)"),
-    "tpu_window_end": _number(5.5590, "nats", "paper proof", "319M LOLM, mean of the last 101 steps before step 50,000"),
+    "tpu_window_end": _number(
+        5.5590, "nats", "paper proof", "319M LOLM, mean of the last 101 steps before step 50,000; baseline 5.5158"
+    ),
     "scratch_gain": _number(0.169, "share", "proof", "319M without SSM against the full model, last logged losses"),
     "pile_319m": _number(5.4131, "nats", "proof", "319M LOLM on the Pile (perplexity 224)", "304m"),
     "withdrawn_gap": _number(0.076, "share", "pitch", "TPU, 380 against 411; baseline of 254M parameters; withdrawn"),
@@ -203,8 +212,10 @@ NUMBERS: dict[str, Number] = {
     "withdrawn_baseline": _number(411, "perplexity", "pitch", "254M baseline"),
     "withdrawn_lolm_15k": _number(432, "perplexity", "pitch", "319M LOLM, step 15,000; 439 in the paper"),
     "withdrawn_baseline_15k": _number(443, "perplexity", "pitch paper", "baseline, step 15,000"),
-    "unmatched_wikitext": _number(2_026, "perplexity", "pitch", "319M LOLM, WikiText-103, HellaSwag 26 %"),
-    "unmatched_baseline": _number(2_166, "perplexity", "pitch", "254M baseline, WikiText-103, HellaSwag 22 %"),
+    "unmatched_wikitext": _number(
+        2_026, "perplexity", "pitch", "319M LOLM, WikiText-103, HellaSwag 26 %, LAMBADA 1 %; Pythia about 30, 30.5 % and 5 %"
+    ),
+    "unmatched_baseline": _number(2_166, "perplexity", "pitch", "254M baseline, WikiText-103, HellaSwag 22 %, LAMBADA 1 %"),
     # sizes, speeds, set-ups
     "params_20m": _number(20_466_880, "count", "configs", "parameters, 20.5M"),
     "params_304m": _number(303_623_969, "count", "configs", "parameters on H200, stock Mamba blocks"),
@@ -216,7 +227,7 @@ NUMBERS: dict[str, Number] = {
     "params_317m": _number(316_840_960, "count", "configs", "parameters of the 21-layer baseline"),
     "params_157b": _number(1_568_085_569, "count", "results configs", "parameters, 1.57B"),
     "params_baseline_157b": _number(1_566_980_096, "count", "configs", "parameters of the 29-layer baseline"),
-    "downstream_size": _number(307e6, "count", "paper proof", "'307M' LOLM of the downstream table"),
+    "downstream_size": _number(307e6, "count", "paper proof", "'307M' LOLM of the downstream table; its baseline has 317M"),
     "four_orders": _number(10_000, "x", "scaling", "'four orders of magnitude' from 20.5M to 1.57B"),
     "speed_157b": _number(0.9, "steps a second", "results", "1.57B LOLM; the baseline's is not printed"),
     "hours_readme": _number(4, "hours", "readme", "304M, 'to convergence'"),
@@ -229,7 +240,12 @@ NUMBERS: dict[str, Number] = {
     "ppl_scaling_157b": _number(34.5, "perplexity", "scaling", "1.57B, the scaling table's column 'step 20K'"),
     "blog_steps": _number(20_000, "steps", "blog", "1.57B, where the page puts 33.2 against 39.1"),
     "pythia_2b": _number(142.93, "perplexity", "paper readme", "Pythia-410M at about 2 B tokens, WikiText-103"),
-    "pythia_4b": _number(54.32, "perplexity", "paper", "Pythia-410M at about 4 B tokens, WikiText-103"),
+    "pythia_4b": _number(
+        54.32,
+        "perplexity",
+        "paper",
+        "Pythia-410M at about 4 B tokens, WikiText-103; 5.76 called bits per character, -14.0 % late",
+    ),
     "pythia_context_4b": _number(0.457, "share", "paper", "Pythia-410M at about 4 B tokens, top-1 advantage of context"),
     "readme_late_lolm": _number(1.02, "x", "readme", "304M, late against early positions; Pythia 1.23"),
     "readme_late_pythia": _number(1.23, "x", "readme", "Pythia-410M, the same"),

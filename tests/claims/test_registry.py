@@ -39,7 +39,6 @@ OURS = {  # claims that no source makes: controls of the authors' ones, and what
     "inversion_over_training",
     "inversion_control",
     "cpc_position",
-    *(f"type_inversion_{arm}" for arm in ("samba", "griffin", "jamba", "hymba")),
     "types_labellings",
     "types_per_parameter",
     "types_over_training",

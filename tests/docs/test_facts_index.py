@@ -61,7 +61,49 @@ def test_every_published_number_is_in_a_statement(number):
     assert numbers(section(number)) - said == numbers(SETTING[number])
 
 
+def said_of(claim):
+    """Numbers in the texts of an entry, those that it has as printed, and those of its details, as they are and in per cent."""
+    details = getattr(claim, "details", {})
+    quantities = [
+        *details.values(),
+        *(one for kind in ("as_published", "sound") if (one := getattr(claim, kind, None)) is not None),
+    ]
+    texts = [claim.statement, getattr(claim, "why", ""), *claim.caveats, *(NUMBERS[name].where for name in claim.published)]
+    texts += [*details, *(quantity.definition for quantity in quantities)]
+    values = [*(NUMBERS[name].value for name in claim.published), *(quantity.value for quantity in details.values())]
+    return [float(number) for text in texts for number in numbers(text)] + [abs(n * v) for v in values for n in (1, 100)]
+
+
+def has(found, number):
+    """Whether a number is one of those found, rounded to its own digits."""
+    return any(abs(value - float(number)) <= 0.5001 * 10.0 ** -len(number.partition(".")[2]) for value in found)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]} {row[1][:30]}")
+def test_the_entries_of_a_statement_have_its_numbers(row):
+    ledger = {claim.id: claim for claim in (*ENTRIES, *arithmetic())}
+    found = [number for name in re.findall(r"`(\w+)`", row[2]) for number in said_of(ledger[name.removesuffix("_modern")])]
+    text = re.sub(r"\bD\d\b", "", row[1])
+    text = re.sub(r"([\d.]+)K", lambda n: f"{1000 * float(n[1]):.0f}", text)
+    assert [number for number in numbers(text) if not has(found, number)] == []
+
+
+def test_every_printed_number_is_one_that_an_entry_has():
+    assert set(NUMBERS) == {name for claim in (*ENTRIES, *arithmetic()) for name in claim.published}
+
+
 def test_a_number_that_no_statement_has_would_be_found():
     assert "8645" in numbers(section(3))
     assert "8645" in numbers("8,645×")
     assert "0.706" in numbers(section(1))
+    assert has([5.5158], "5.516")
+    assert not has([0.706], "0.707")
+
+
+def test_every_claim_in_words_is_a_statement():
+    text = TEXT[TEXT.index('<a id="d10"></a>') : TEXT.index('<a id="e"></a>')]
+    words = re.sub(r"\s+|-{3}", " ", text.partition("exists: ")[2]).replace("*", "").strip(" .")
+    said = [row[1] for row in ROWS if row[0] == "D10"]
+    claims = [re.sub(r" \(.*\)", "", claim) for claim in words.split("; ")]
+    assert len(claims) > 8
+    assert [claim for claim in claims if not any(claim in row for row in said)] == []

@@ -44,7 +44,7 @@ def _clip() -> list[Claim]:
             "arithmetic_14m",
             "arithmetic",
             "Without its latent stream the model is 14,000,000 times worse.",
-            ("ratio_learned",),
+            ("ratio_learned", "gate_one_ppl", "learned_nats", "ppl_lolm_eval_20k"),
             Quantity(cap / _of("ppl_lolm_eval_20k"), "x", "clipped perplexity at g = 1 over perplexity 34.47"),
             Quantity(one - learned, "nats", "loss at g = 1 minus loss of the learned model"),
             FAILS,
@@ -57,7 +57,7 @@ def _clip() -> list[Claim]:
             "arithmetic_8645",
             "arithmetic",
             "Removing the latent stream is 8,645 times worse than removing the surface stream.",
-            ("ratio_inversion",),
+            ("ratio_inversion", "gate_one_ppl", "gate_zero_ppl", "gate_one_nats", "gate_zero_nats"),
             Quantity(cap / _of("gate_zero_ppl"), "x", "clipped perplexity at g = 1 over perplexity at g = 0"),
             Quantity(one - zero, "nats", "loss at g = 1 minus loss at g = 0"),
             FAILS,
@@ -115,7 +115,7 @@ def _gap() -> list[Claim]:
             "arithmetic_15",
             "arithmetic",
             "Later in training the perplexity of LOLM is 15 % lower.",
-            ("gap_later", "ppl_lolm_late", "ppl_baseline_late"),
+            ("gap_later", "ppl_lolm_late", "ppl_baseline_late", "lolm_steps_late", "baseline_steps_late"),
             Quantity(later, "share", "1 - 33.2 / 39.1, both in training mode"),
             Quantity(later, "share", "the same; no better pair was printed"),
             HOLDS,
@@ -128,13 +128,14 @@ def _gap() -> list[Claim]:
             "arithmetic_2x",
             "arithmetic",
             "LOLM trains with about twice the compute efficiency.",
-            ("efficiency", "baseline_steps_20k", "lolm_steps_10k"),
+            ("efficiency", "baseline_steps_20k", "lolm_steps_10k", "speed_157b"),
             Quantity(early_ratio, "x", "20,000 baseline steps over about 10,000 LOLM steps to training perplexity 46.5"),
             Quantity(late_ratio, "x", "26,250 baseline steps (perplexity 39.1) over 20,000 LOLM steps (perplexity 38.7)"),
             FAILS,
             f"The same two runs give {early_ratio:.1f}× at perplexity 46.5 and {late_ratio:.2f}× at 39: the "
             "multiplier falls as training goes on, so "
-            "2× is one point of a curve. It counts steps, not FLOPs or time, and training loss of one run each.",
+            "2× is one point of a curve. It counts steps, not FLOPs or time (of the speeds LOLM's alone is printed, 0.9 steps a "
+            "second), and training loss of one run each.",
             "fails if the same runs give another multiplier at a later loss",
         ),
     ]
@@ -168,7 +169,7 @@ def _others() -> list[Claim]:
             "arithmetic_share",
             "arithmetic",
             "A mean gate of 0.706 means that the latent stream carries 29 % of the signal.",
-            ("latent_share", "gate_exact"),
+            ("latent_share", "gate_exact", "learned_nats", "ppl_lolm_eval_20k"),
             Quantity(1 - gate, "share", "one minus the mean gate"),
             Quantity(
                 power,

@@ -43,6 +43,7 @@ def _statistic(arm: str, label: str, minority: bool) -> Entry:
             rule_text="holds if the interval of S lies above {type_margin:g} nats and that of the recurrent share below "
             f"one half, fails if none of either does{SIDE}",
             definition=f"{S_TYPE}, final weights, test split",
+            stated=("seed",),
             caveats=(OFF_DISTRIBUTION,),
             figure="type_statistic",
         )
