@@ -37,12 +37,8 @@ def replace_branch(branch: str, by: str) -> Intervention:
     Raises:
         InterventionError: another branch or replacement.
     """
-    name = f"{branch}_{by}"
-
-    if branch not in BRANCHES:
-        raise InterventionError(f"no branch {branch!r}; the branches are {', '.join(BRANCHES)}")
     name = names.replaced(branch, by)
-    return change_branch(branch, name, replacement(BRANCHES[branch], by, name))
+    return change_branch(branch, name, replacement(BRANCHES.get(branch, branch), by, name))
 
 
 def replacement(site: str, by: str, name: str) -> Change:

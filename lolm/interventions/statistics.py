@@ -53,7 +53,10 @@ def observe(model: LanguageModel, streams: Streams) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def observe_writes(model: HasSites, tokens_BT: torch.Tensor, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
-    """The tensors at sites inside the stacks, each (B, T, ·), all of them or those named; without gradients."""
+    """The tensors at sites inside the stacks, each (B, T, ·), all of them or those named; without gradients.
+
+    They are the unchanged model's, also from within a change: what stands in a site's place stays what it would have written.
+    """
     with _watched(model, names) as written:
         run: Any = getattr(model, "streams", model)  # without a head, where it can be left out
         run(tokens_BT)
@@ -124,12 +127,12 @@ def _watched(model: HasSites, names: Iterable[str] | None) -> Iterator[dict[str,
 
         return watch
 
-    before = {name: site.change for name, site in watched.items()}
+    before = {name: site.change for name, site in sites.items()}
     try:
-        for name, site in watched.items():
-            site.change = watcher(name)
+        # Another document may be looked at from within a change, which is then lifted: at the watched sites and before them.
+        for name, site in sites.items():
+            site.change = watcher(name) if name in watched else None
         yield written
     finally:
-        # Another document may be looked at from within a change, whose own site must then be as it was.
-        for name, site in watched.items():
+        for name, site in sites.items():
             site.change = before[name]

@@ -82,7 +82,7 @@ def score_removals(model: Any, removals: Sequence[Removed], pairs: Pairs, contex
     pairs = [(x_BT.to(device), y_BT.to(device)) for x_BT, y_BT in pairs]
     partners = other_documents([x_BT for x_BT, _ in pairs])
     elsewhere = sorted({site for removed in removals if removed.by == names.RESAMPLE for site in removed.sites})
-    changes = [replace_writes(removed.sites, removed.by, "") if removed.sites else None for removed in removals]
+    changes = [replace_writes(removed.sites, removed.by) if removed.sites else None for removed in removals]
     sums = torch.zeros(len(removals), 4, dtype=torch.float64)  # nats, right, changed, targets
     for number, ((x_BT, y_BT), partner_BT) in enumerate(zip(pairs, partners, strict=True)):
         asked_BT = y_BT != IGNORED

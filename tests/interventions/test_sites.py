@@ -12,6 +12,7 @@ from lolm.interventions import (
     Intervention,
     InterventionError,
     change_site,
+    compose,
     fusion_of,
     intervene,
     measure,
@@ -131,6 +132,18 @@ def test_the_documents_own_write_changes_nothing():
     model = make_model("lolm")
     context = Context(other_writes=lambda: observe_writes(model, TOKENS))
     assert torch.equal(output(model, replace_writes(writes(model), "resample"), context), output(model, Intervention("none")))
+
+
+@torch.no_grad()
+def test_another_documents_writes_are_the_unchanged_models_whatever_else_is_changed():
+    """Only the sites that are asked for are looked at; what is changed before them is lifted while that is done."""
+    model = make_model("samba")
+    zeroed, replaced = writes(model, "recurrent"), writes(model, "attention")
+    true = observe_writes(model, OTHERS, replaced)
+    context = Context(other_writes=lambda: observe_writes(model, OTHERS, replaced))
+    changes = [change_site(site, "given", lambda x, _, site=site: true[site]) for site in replaced]
+    changed = output(model, replace_writes(zeroed, "zero") | replace_writes(replaced, "resample"), context)
+    assert torch.equal(changed, output(model, compose(replace_writes(zeroed, "zero"), *changes)))
 
 
 @torch.no_grad()

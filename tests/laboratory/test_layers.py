@@ -127,7 +127,7 @@ def test_a_model_from_outside_may_say_its_parameters_and_may_not():
     assert found.removals[0].nats == measured(model).removals[0].nats
     outside.site_params = lambda: dict.fromkeys(model.sites(), 7)
     assert {s.parameters for s in measured(outside).sites} == {7}
-    with pytest.raises(InterventionError, match=r"no site 'stack\.9\.mixer'"):
+    with pytest.raises(InterventionError, match=r"^stack\.9\.mixer_zero: this model has no site 'stack\.9\.mixer'"):
         score_removals(outside, [Removed(("stack.9.mixer",), "zero")], held_out().batches(3))
 
 
