@@ -167,7 +167,7 @@ def call(found: Estimate, share: Estimate | None, margin: float, band: float) ->
 
     - ``inverted``: S above the margin, the share below one half;
     - ``latent majority``: S above the margin, the share not below one half: a larger branch is missed more;
-    - ``no inversion``: S within ±band;
+    - ``no inversion``: S within ±band, not above the margin;
     - ``not inverted``: none of S above the margin;
     - ``inconclusive``: else, as where the share is not measured, its interval covers one half, or there is one seed.
     """

@@ -44,8 +44,9 @@ ENTRIES = (
         "than removing the surface branch.",
         declared,
         rule_text="holds if the interval of S over seeds lies above {inversion_margin:g} nats and that of the latent branch's "
-        "share below one half (inverted); fails if S lies above and the share not below (latent majority), if S lies within "
-        "±{inversion_band:g} nats (no inversion), or if none of it lies above {inversion_margin:g} (not inverted); not corrected "
+        "share below one half (inverted); fails if S lies above and the share not below (latent majority), if S does not and "
+        "lies within ±{inversion_band:g} nats (no inversion), or if none of it lies above {inversion_margin:g} (not inverted); "
+        "not corrected "
         "(analysis.inversion_statistic, here: {how}, inversion_margin and inversion_band, fixed before the runs)",
         definition=f"{DEFINITION}, {{label}}, final weights, test split",
         published=("ratio_inversion", *NATS),
