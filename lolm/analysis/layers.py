@@ -13,7 +13,7 @@ in one of these, and the exact distribution over all ways to name the mixers' ty
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -140,6 +140,19 @@ def beyond_random(found: LayerRemovals | None, kind: str, match: str, by: str) -
         return None
     drawn = [found.damage(c.sites, by) for c in found.controls if (c.type, c.match) == (kind, match)]
     return None if not drawn or None in drawn else own - math.fsum(drawn) / len(drawn)  # type: ignore[arg-type]
+
+
+def matched_sizes(found: LayerRemovals | None, kind: str, match: str) -> list[float]:
+    """How many times as large as the type its random sets of equal ``match`` are: the closest there are need not be close."""
+    own = () if found is None else found.of_type.get(kind, ())
+    if found is None or not own:
+        return []
+    by_match: dict[str, Callable[[Collection[str]], float | None]] = {
+        names.NUMBER: len, names.PARAMETERS: found.parameters, names.NORM: found.norm,
+    }  # fmt: skip
+    sets = [own, *(c.sites for c in found.controls if (c.type, c.match) == (kind, match))]
+    sizes = [float(size) for sites in sets if (size := by_match[match](sites)) is not None]
+    return [size / sizes[0] for size in sizes[1:]] if len(sizes) == len(sets) and sizes[0] else []
 
 
 def early_minus_late(found: LayerRemovals | None, by: str) -> float | None:

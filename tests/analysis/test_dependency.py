@@ -52,7 +52,7 @@ def estimate(value, half):
         ((0.3, 0.2), (0.6, 0.1), dep.MAJORITY),
         ((0.3, 0.3), (0.3, 0.1), dep.UNDECIDED),
         ((0.08, 0.01), (0.3, 0.1), dep.INVERTED),  # above the margin is asked before the band
-        ((0.08, 0.01), (0.45, 0.1), dep.UNDECIDED),  # and what lies above it is none only if the share says so
+        ((0.08, 0.01), (0.45, 0.1), dep.UNDECIDED),  # and stays open while the share is, inside the band or not
         ((0.02, 0.07), (0.3, 0.1), dep.NO_INVERSION),
         ((-0.05, 0.04), (0.6, 0.1), dep.NO_INVERSION),
         ((-0.05, 0.06), (0.6, 0.1), dep.NOT_INVERTED),

@@ -91,6 +91,9 @@ def test_random_sets_and_halves_of_the_stack():
     assert by.beyond_random(one, "recurrent", names.NORM, "mean") == pytest.approx(0.8 - 0.4)
     assert by.beyond_random(one, "recurrent", names.NUMBER, "mean") == pytest.approx(0.3)
     assert by.beyond_random(one, "attention", names.NORM, "mean") is None
+    assert by.matched_sizes(one, "recurrent", names.NORM) == [2.0, 1.5]  # norms of 1 + 3 and 3 beside 1 + 1
+    assert by.matched_sizes(one, "recurrent", names.NUMBER) == [0.5]
+    assert by.matched_sizes(one, "attention", names.NORM) == by.matched_sizes(None, "attention", names.NORM) == []
     assert by.early_minus_late(one, "mean") == pytest.approx(0.5 - 0.1)  # the middle layer is in neither half
     assert by.early_minus_late(one, "zero") is by.early_minus_late(None, "mean") is None
 

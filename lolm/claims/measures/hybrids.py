@@ -67,6 +67,11 @@ def beyond_random(kind: str, match: str) -> Read:
     return lambda run, how: by.beyond_random(run.by_layer, kind, match, how)
 
 
+def random_sizes(kind: str, match: str) -> Callable[[RunRecord], list[float]]:
+    """How many times as large as the type the random mixers of equal ``match`` are."""
+    return lambda run: by.matched_sizes(run.by_layer, kind, match)
+
+
 def early(run: RunRecord, how: str) -> float | None:
     """Mean damage of single mixers in the first half of the layers minus that in the second."""
     return by.early_minus_late(run.by_layer, how)
@@ -85,6 +90,7 @@ class OfRuns(OfArms):
 
     Attributes:
         two_sided: the claim is that there is a difference, in whichever direction.
+        sizes: of the random sets of each run, beside that of the type.
     """
 
     arm: str
@@ -92,6 +98,7 @@ class OfRuns(OfArms):
     other: str | None = None
     beside: tuple[str, ...] = ()
     two_sided: bool = False
+    sizes: Callable[[RunRecord], list[float]] | None = None
 
     def _named(self) -> tuple[str, ...]:
         return (self.arm,) if self.other is None else (self.arm, self.other)
@@ -115,8 +122,18 @@ class OfRuns(OfArms):
             )
             if value is not None:
                 details[context.results.label(arm)] = Quantity.of(value, context.entry.unit, "the same of this arm")
+        more = ""
+        for arm in (self.arm, *self.beside) if self.sizes else ():
+            drawn = [sizes for run in context.results.of(arm) if (sizes := self.sizes(run))]  # type: ignore[misc]
+            if not drawn:
+                continue
+            mean = t_interval([math.fsum(sizes) / len(sizes) for sizes in drawn], context.confidence)
+            spread = f"single sets from {show(min(map(min, drawn)), 'x')} to {show(max(map(max, drawn)), 'x')}"
+            text = "the random sets' over the type's, mean over the sets of a run"
+            details[f"{context.results.label(arm)}: how equal the sets are"] = Quantity.of(mean, "x", text, spread)
+            more = more or f"The sets have {show(mean.value, 'x')} of the type's on average, {spread}."
         if not self.two_sided:
-            return Reading(found, runs=runs, details=details)
+            return Reading(found, runs=runs, details=details, more=more)
         called = by.missed_more(found, context.analysis.type_margin)
         verdict = {by.NEITHER: FAILS, by.UNDECIDED: INCONCLUSIVE}.get(called, HOLDS)
         return Reading(found, runs=runs, details=details, verdict=verdict, why=f"Difference: {show_estimate(found, 'nats')}.")

@@ -14,6 +14,7 @@ from lolm.claims.measures.hybrids import (
     beyond_random,
     damage_of,
     early,
+    random_sizes,
     s_type,
     s_type_per,
     single_layers,
@@ -84,14 +85,18 @@ ENTRIES = (
             f"{kind}_beyond_random",
             GROUP,
             f"Removing all {kind} mixers of Samba costs {more} than removing random mixers of equal removed norm.",
-            OfRuns("samba", beyond_random(kind, names.NORM), beside=OTHERS),
+            OfRuns("samba", beyond_random(kind, names.NORM), beside=OTHERS, sizes=random_sizes(kind, names.NORM)),
             STUDY,
             rule=rule,
             definition=f"damage without the {kind} mixers minus the mean damage without random sets of mixers whose "
             "removed norm is the closest to theirs",
             lead="Damage beyond that of random sets",
             stated=("ablation",),
-            caveats=(OTHER_MODELS, "Published controls are of equal size; the sets here may hold mixers of the type itself."),
+            caveats=(
+                OTHER_MODELS,
+                "Published controls are of equal size; the sets here may hold mixers of the type itself, and the closest of the "
+                "few there are need not be equal.",
+            ),
             figure="type_statistic",
         )
         for kind, more, rule in ((names.RECURRENT, "more", Above()), (names.ATTENTION, "less", Below()))

@@ -36,6 +36,11 @@ def test_a_study_of_hybrids_has_its_claims_and_none_on_lolm(hybrids_of):
     assert ledger["attention_recall"].as_published.value == pytest.approx(0.45, abs=0.03)
     assert ledger["types_over_training"].sound.value == pytest.approx(0.08, abs=0.01)
     assert "Jamba, dense: p = 0.250 of 8 labellings" in ledger["types_labellings"].why
+    for kind in ("recurrent", "attention"):  # a control of "equal" norm says how equal it is
+        claim = ledger[f"{kind}_beyond_random"]
+        equal = claim.details["Samba: how equal the sets are"]
+        assert f"The sets have {equal.shown} of the type's on average, single sets from " in claim.why
+        assert "Griffin: how equal the sets are" in claim.details
 
 
 def test_a_majority_that_is_missed_more_is_no_inversion(hybrids_of):
