@@ -18,7 +18,7 @@ from lolm.claims.rules import Above, Below, Within
 
 GROUP = "gate"
 HELD_OUT = "mean over tokens and dimensions, test split, noise off"
-LOGGED = "mean over training batches at the end of the run"
+LOGGED = "mean over training batches, published window, before the rate decays"
 DIP = "depth of the dip below the first log window; its step is taken from the other seeds, so that noise makes no dip"
 
 ENTRIES = (

@@ -44,6 +44,18 @@ def test_gate_level_at_a_published_scale(results_of, level, spread, verdict):
     assert "0.83" in ledger["gate_level"].why
 
 
+def test_as_published_the_gate_is_read_before_the_rate_decays(results_of):
+    """Up to step 320 of 400, as every level that the authors read at their peak rate."""
+    results = results_of(seeds=(1, 2))
+    runs = []
+    for run in results.runs:
+        logged = [row | ({"gate/mean": 0.4 if row["step"] <= 320 else 0.9} if "gate/mean" in row else {}) for row in run.rows]
+        runs.append(replace(run, rows=logged))
+    ledger = {c.id: c for c in build_ledger(replace(results, runs=tuple(runs)))}
+    for id in ("gate_level", "gate_surface"):
+        assert ledger[id].as_published.value == pytest.approx(0.4)
+
+
 def test_gate_target_and_share(ledger_of):
     ledger = ledger_of(Truth(gate_target_gap=0.0, share=0.95))
     assert ledger["gate_target"].verdict == "fails"
