@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lolm.analysis import dependency as dep
+from lolm.analysis.curves import multiplier as measured
+from lolm.analysis.efficiency import annealed_curves
 from lolm.analysis.scaling import (
     Fit,
     ScalingError,
@@ -40,6 +42,7 @@ from lolm.records.schema import (
 )  # fmt: skip
 
 GRID = 13  # computes at which a path is read
+FINE = 121  # among which the ends of what was measured are sought
 
 
 class Published(NamedTuple):
@@ -88,7 +91,8 @@ def budgets(results: Sequence[ScaleResults], published: Sequence[Published] = ()
         baseline=study.baseline,
         made=sum(len(r.runs) for r in results),
         asked=sum(len(r.params.selected.arms) * len(r.params.selected.seeds) for r in results),
-        missing=tuple(f"{r.scale}: {key}" for r in results for key in (*r.missing, *_unscored(r))),
+        missing=tuple(f"{r.scale}: {what}" for r in results for what in (*r.missing, *_unmeasured(r, study.subject))),
+        diverged=tuple(f"{r.scale}: {run.arm}-{run.seed}" for r in results for run in r.diverged),
         training_flops=training_flops,
         refused=refused,
         points=tuple(points),
@@ -103,8 +107,10 @@ def budgets(results: Sequence[ScaleResults], published: Sequence[Published] = ()
     )
 
 
-def _unscored(results: ScaleResults) -> list[str]:
-    return [f"{run.key}, not evaluated" for run in results.runs if run.evaluation is None]
+def _unmeasured(results: ScaleResults, subject: str) -> list[str]:
+    """Runs that lack a measurement, and which: whether a run counts must not depend on how far its measurements came."""
+    unscored = [f"{run.key}, not evaluated" for run in results.runs if run.evaluation is None]
+    return unscored + [f"{run.key}, interventions not measured" for run in results.of(subject) if run.ablation is None]
 
 
 def _fitted(points: Sequence[BudgetPoint], analysis: AnalysisConfig, shared: bool) -> tuple[dict[str, Fit], dict[str, str]]:
@@ -144,6 +150,7 @@ def _law(fit: Fit, shared: bool) -> BudgetLaw:
         freedom=fit.freedom,
         noise=fit.noise,
         misfit=fit.misfit,
+        form=fit.form,
         cost=fit.cost,
         loose=fit.loose,
     )
@@ -153,9 +160,9 @@ def _runs(fit: Fit) -> int:
     return len({(p.scale, p.seed) for p in fit.points})
 
 
-def _grid(fits: Sequence[Fit]) -> list[float]:
+def _grid(fits: Sequence[Fit], count: int = GRID) -> list[float]:
     low, high = common_range(fits)
-    return [float(flops) for flops in np.geomspace(low, high, GRID)] if low < high else []
+    return [float(flops) for flops in np.geomspace(low, high, count)] if low < high else []
 
 
 def _path(fit: Fit) -> list[PathPoint]:
@@ -174,20 +181,25 @@ def _multipliers(fits: Mapping[str, Fit], subject: str, shared: bool) -> list[Pa
         mine = fits[subject]
         for flops in _grid([base, mine]) if arm != subject else ():
             found = contrast(base, mine, lambda b, s, flops=flops: multiplier(b, s, flops))
-            within = inside(mine, flops) and inside(base, flops * found.value)
-            rows.append(PathMultiplier(arm, shared, flops, _of(found), within))
+            rows.append(PathMultiplier(arm, shared, flops, _of(found), _measured_at(base, mine, flops)))
     return rows
+
+
+def _measured_at(baseline: Fit, subject: Fit, flops: float) -> bool:
+    """Whether the best size and tokens of both lie within those measured, each at its own compute for the subject's loss."""
+    return inside(subject, flops) and inside(baseline, flops * multiplier(baseline.law, subject.law, flops))
 
 
 def _slopes(fits: Mapping[str, Fit], subject: str, shared: bool) -> list[PathSlope]:
     rows = []
     for arm, base in fits.items() if subject in fits else ():
         mine = fits[subject]
-        grid = _grid([base, mine]) if arm != subject else []
-        if grid:
-            found = contrast(base, mine, tenfold(grid[0], grid[-1]))
-            share = sum(inside(fit, flops) for fit in (base, mine) for flops in grid) / (2 * len(grid))
-            rows.append(PathSlope(arm, shared, grid[0], grid[-1], _of(found), share))
+        grid = _grid([base, mine], FINE) if arm != subject else []
+        within = [flops for flops in grid if _measured_at(base, mine, flops)]
+        if len(within) > 1:
+            found = contrast(base, mine, tenfold(within[0], within[-1]))
+            share = math.log(within[-1] / within[0]) / math.log(grid[-1] / grid[0])
+            rows.append(PathSlope(arm, shared, within[0], within[-1], _of(found), share))
     return rows
 
 
@@ -204,7 +216,9 @@ def _gaps(points: Sequence[BudgetPoint], subject: str, arm: str, confidence: flo
 
 def trend(observations: Sequence[Observation], confidence: float) -> tuple[Estimate | None, Estimate | None]:
     """Change of a quantity per tenfold of tokens (mean of the runs' own slopes) and of parameters (slope of the runs' means), by
-    least squares on log10, each with Student's t interval over runs, which are the units of replication.
+    least squares on log10, each with Student's t interval over runs, which are the units of replication. The slope's squared
+    standard error is the larger of the usual one and HC3 (MacKinnon and White 1985), since noise may change with size, of which
+    the largest has the fewest runs: the usual one alone then covers 79 to 85 where it says 95.
 
     None where a run has fewer than two budgets, or the runs are of fewer than two sizes.
     """
@@ -222,8 +236,11 @@ def trend(observations: Sequence[Observation], confidence: float) -> tuple[Estim
     if len(x) > 2:
         from scipy.special import stdtrit
 
-        left = math.fsum((b - mean_y - slope * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True)) / (len(x) - 2)
-        half = float(stdtrit(len(x) - 2, 0.5 + confidence / 2)) * math.sqrt(left / math.fsum((a - mean_x) ** 2 for a in x))
+        away, left = np.array(x) - mean_x, np.array(y) - mean_y - slope * (np.array(x) - mean_x)
+        width = float((away**2).sum())
+        free = np.maximum(1 - 1 / len(x) - away**2 / width, 1e-9)  # of its own run; where it is the only one, left is 0
+        wide = max(width * float((left**2).sum()) / (len(x) - 2), float(((away * left / free) ** 2).sum()))
+        half = float(stdtrit(len(x) - 2, 0.5 + confidence / 2)) * math.sqrt(wide) / width
         interval = (slope - half, slope + half)
     return over_tokens, Estimate(slope, interval, len(x), (), confidence)
 
@@ -243,6 +260,7 @@ def _trends(
         pairs = [(p, mine[key]) for p in points if p.arm == arm and (key := (p.scale, p.seed, p.tokens)) in mine]
         found = [Observation((p.scale, p.seed), own.parameters, p.tokens, p.nats - own.nats) for p, own in pairs]
         rows.append(("gap", arm, "nats", found))
+        rows.append(("multiplier", arm, "x", _measured_multipliers(results, subject, arm)))
     dependency = _dependency(results, subject)
     for name, unit in (("statistic", "nats"), ("damage_latent", "nats"), ("share", "share"), ("gate", "gate")):
         found = [
@@ -251,7 +269,28 @@ def _trends(
             if getattr(d, name) is not None
         ]
         rows.append((name, "", unit, found))
-    return [Trend(name, arm, unit, *map(_of, trend(found, confidence))) for name, arm, unit, found in rows if found]
+    trends = [(row[:3], trend(row[3], confidence)) for row in rows if row[3]]
+    return [
+        Trend(*name, *(_of(found.map(math.exp) if found and name[2] == "x" else found) for found in both))
+        for name, both in trends
+    ]
+
+
+def _measured_multipliers(results: Sequence[ScaleResults], subject: str, arm: str) -> list[Observation]:
+    """ln of the multiplier in FLOPs at equal size, at the ends of schedule where every pair of runs has one, without a law."""
+    found, ends = [], []
+    for r in results:
+        for own, base in r.pairs(subject, arm):
+            _, curves, split = annealed_curves([(own, base)], "flops")
+            tokens = (own.annealed("test", "tokens") or [()])[0] if split == "test" else ()
+            for count, at in enumerate(tokens if curves else (), 1):
+                theirs, ours = (curve.until(count) for curve in curves[0])
+                value = measured(theirs, ours, max(theirs.best, ours.best), "flops").value
+                if value is not None:
+                    found.append(Observation((r.scale, own.seed), own.header.parameters.total, at, math.log(value)))
+            ends.append({row.tokens for row in found if row.run == (r.scale, own.seed)})
+    common = set.intersection(*ends) if ends else set()
+    return [row for row in found if row.tokens in common]
 
 
 def _dependency(results: Sequence[ScaleResults], subject: str) -> list[DependencyPoint]:

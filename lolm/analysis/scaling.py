@@ -12,7 +12,8 @@ Intervals are a bootstrap over runs. A run's ends of schedule share its noise, s
 residuals: a random combination of those of all runs, each against the mean of its own size, which pools their covariance over
 sizes; all arms of one size and seed get the same combination, so that what a data order does to both cancels in a contrast. Few
 runs fix that covariance badly, so each draw also has a chi-squared scale of their degrees of freedom: where the law is nearly
-linear this is Student's t. The intervals speak of other seeds given this form; ``misfit`` says how badly the form fits.
+linear this is Student's t. The intervals speak of other seeds given this form; ``misfit`` says how badly it fits, and
+``form`` whether worse than noise alone would make it: losses are drawn around the law itself and fitted again.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from lolm.records.schema import BudgetPoint
 
 LEAST = 3  # different sizes, and different numbers of tokens: fewer cannot tell E from A and alpha
 COLLINEAR = 0.98  # correlation of ln N with ln D from which on the two exponents cannot be told apart
+NEGLIGIBLE = 1e-3  # of the cost of a fit: such differences are the search's
 WIDE = 2.0  # an exponent or a floor whose interval spans more than this factor is called loose
 
 
@@ -94,6 +96,7 @@ class Fit:
         replicates: draws of the bootstrap, paired between arms; empty where no size has two seeds.
         freedom: degrees of freedom of the noise: runs less sizes, over sizes with at least two.
         noise, misfit: of ln L, standard deviation over seeds, and root mean square of means over seeds against the law.
+        form: p value of the test that noise alone makes such a misfit; None without noise.
         cost: of the fit, the sum of Huber losses over the square of the threshold.
     """
 
@@ -104,6 +107,7 @@ class Fit:
     freedom: int
     noise: float | None
     misfit: float
+    form: float | None
     cost: float
     confidence: float
 
@@ -119,7 +123,7 @@ class Fit:
 
 
 def collect(results: Iterable[ScaleResults]) -> tuple[BudgetPoint, ...]:
-    """Every end of schedule whose test loss was scored, of every run at several scales.
+    """Every end of schedule whose test loss was scored, of every run at several scales, on the text of the final loss.
 
     Raises:
         ScalingError: scales differ in corpus, tokenizer or window, so that their losses do not compare.
@@ -133,11 +137,11 @@ def collect(results: Iterable[ScaleResults]) -> tuple[BudgetPoint, ...]:
                 "compare"
             )
     return tuple(
-        BudgetPoint(run.arm, r.scale, run.seed, run.header.parameters.total, end.tokens, end.flops, end.test.nats)
+        BudgetPoint(run.arm, r.scale, run.seed, run.header.parameters.total, end.tokens, end.flops, nats)
         for r in results
         for run in r.runs
         if run.evaluation is not None
-        for end in run.evaluation.schedule_ends
+        for end, nats in zip(run.evaluation.schedule_ends, (run.annealed("test") or ((), ()))[1], strict=True)
     )
 
 
@@ -182,26 +186,38 @@ def fit_laws(
         found, costs = solve(grid, *data, weight, np.tile(y, (len(grid), 1)), threshold)
         best = found[costs.argmin()]
         drawn = noise.around(cells)
-        again = solve(np.tile(best, (len(drawn), 1)), *data, weight, drawn, threshold)[0] if drawn is not None else ()
         residuals = y - model(best[None], *data)[0][0]
+        again = np.empty((0, best.size))
+        by_noise = np.empty((0, len(y)))  # residuals of losses that follow the law
+        if drawn is not None:
+            many = np.tile(best, (len(drawn), 1))
+            again, of_law = (solve(many, *data, weight, drawn - shift, threshold)[0] for shift in (0, residuals))
+            by_noise = drawn - residuals - model(of_law, *data)[0]
         for k, name in enumerate(group):
             mine, cost_of = arm == k, _cost(fitted[name])
             laws = [_law(theta, k, centre, *cost_of) for theta in (best, *again)]
             misfit = math.sqrt(np.mean(np.square(residuals[mine])))
             cost = float(huber(residuals[mine], threshold) @ weight[mine])
+            worse = huber(by_noise[:, mine], threshold) @ weight[mine] >= cost - NEGLIGIBLE
+            form = (1 + int(worse.sum())) / (1 + len(worse)) if len(worse) else None
             freedom, spread = noise.freedom[name], noise.spread(name)
-            fits[name] = Fit(name, fitted[name], laws[0], tuple(laws[1:]), freedom, spread, misfit, cost, confidence)
+            fits[name] = Fit(name, fitted[name], laws[0], tuple(laws[1:]), freedom, spread, misfit, form, cost, confidence)
     return {arm: fits[arm] for arm in fitted}, refused
 
 
 def _refused(points: Sequence[BudgetPoint]) -> str | None:
     sizes, tokens = {p.scale for p in points}, {p.tokens for p in points}
     if len(sizes) < LEAST or len(tokens) < LEAST:
-        return f"{len(sizes)} sizes and {len(tokens)} numbers of tokens; a law of both needs at least {LEAST} of each"
+        found = f"{_count(len(sizes), 'size')} and {_count(len(tokens), 'number')} of tokens"
+        return f"{found}; a law of both needs at least {LEAST} of each"
     x, y = np.log([p.parameters for p in points]), np.log([p.tokens for p in points])
     if abs(np.corrcoef(x, y)[0, 1]) > COLLINEAR:
         return "parameters and tokens grow together, so that their exponents cannot be told apart"
     return None if _cost(points)[1] > 0 else "its training FLOPs a token do not grow with its size"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def multiplier(baseline: Law, subject: Law, flops: float) -> float:

@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic import EXPONENT, FLOOR, SIZE_EXPONENT, write_scales
+from synthetic import EXPONENT, FLOOR, SIZE_EXPONENT, SIZE_HEIGHT, write_scales
 
 from lolm.analysis.budgets import Published, budgets
 from lolm.analysis.scaling import ScalingError
 from lolm.claims import build_ledger, merged_ledger, registry
 from lolm.claims.cost import needs
 from lolm.config import load_params
-from lolm.records import read
+from lolm.records import Layout, read, write
 from lolm.records.results import load_results
-from lolm.records.schema import Budgets, Value
+from lolm.records.schema import Budgets, Divergence, RunHeader, Value
 from lolm.report.budgets import shown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,13 +68,18 @@ def test_gaps_are_measured_without_a_law(record):
     assert trend.against == "transformer"
     assert trend.tokens.value < 0  # by the law a lead in nats shrinks as losses fall
     assert trend.parameters.value == pytest.approx(0, abs=1e-6)  # a size adds the same to both arms
+    measured = next(t for t in record.trends if t.quantity == "multiplier")
+    assert measured.against == "transformer"
+    for found in (measured.tokens, measured.parameters):  # SPEED at every end
+        assert found.value == pytest.approx(1, abs=0.02)
+        assert found.low <= found.value <= found.high
 
 
 def test_dependency_stands_at_ends_of_schedules_alone(record):
     """The planted interventions were measured along the trunk: its last step is the one end among them."""
     assert {d.tokens for d in record.dependency} == {max(p.tokens for p in record.points)}
     assert all(d.statistic == pytest.approx(0.6, abs=0.05) for d in record.dependency)
-    assert {t.quantity for t in record.trends} == {"gap", "statistic", "damage_latent", "share", "gate"}
+    assert {t.quantity for t in record.trends} == {"gap", "multiplier", "statistic", "damage_latent", "share", "gate"}
 
 
 def test_a_forecast_is_that_of_the_law(record):
@@ -133,6 +138,97 @@ def test_a_part_of_the_study_shows_as_such_and_decides_nothing(tmp_path):
     claim = next(c for c in build_ledger(load_results(root, "s0")) if c.id == "lead_with_budget")
     assert claim.verdict == "not run"
     assert "9 of the 12 runs" in claim.why
+
+
+def verdicts(root):
+    return {c.id: c for c in build_ledger(load_results(root, "s0")) if c.id in ("lead_with_budget", "latent_value_grows")}
+
+
+@pytest.mark.parametrize(("measurement", "named"), [("evaluation", "not evaluated"), ("ablation", "interventions not measured")])
+def test_a_run_whose_measurement_is_missing_is_missing(tmp_path, measurement, named):
+    """All runs were made, but not all measured: those that were decide nothing."""
+    root = write_scales(tmp_path, count=4)
+    getattr(Layout("s2", root), measurement)("lolm", 2).unlink()
+    assert stage(root).returncode == 0
+    page = (root / "reports/budgets/budgets.md").read_text()
+    assert "16 of 16 runs were made: **a partial result**, which decides no claim" in page
+    assert f"Missing: s2: lolm-2, {named}." in page
+    for claim in verdicts(root).values():
+        assert claim.verdict == "not run"
+        assert f"missing: s2: lolm-2, {named}" in claim.why
+
+
+def test_a_diverged_run_is_named_and_waited_for_by_nobody(tmp_path):
+    root = write_scales(tmp_path, count=4)
+    layout = Layout("s1", root)
+    header = read(layout.header("lolm", 2), RunHeader)
+    write(layout.divergence("lolm", 2), Divergence("lolm", 2, header.name, header.fingerprint, 100, "loss is nan at step 100"))
+    assert "goes on" not in stage(root).stdout
+    page = (root / "reports/budgets/budgets.md").read_text()
+    assert "partial result" not in page
+    assert "Diverged, and in no number here: s1: lolm-2." in page
+    for claim in verdicts(root).values():
+        assert claim.verdict in ("holds", "fails", "inconclusive")
+        assert "Diverged: s1: lolm-2." in claim.why
+
+
+def test_a_record_of_another_design_decides_nothing(tmp_path):
+    """Scales are renamed in params.yaml, or all runs are of other parameters."""
+    root = write_scales(tmp_path, count=4)
+    assert stage(root).returncode == 0
+    results = load_results(root, "s0")
+    fewer = replace(results.params, budgets=dict.fromkeys(("s0", "s1", "s2"), "main"))
+    claim = next(c for c in build_ledger(replace(results, params=fewer)) if c.id == "lead_with_budget")
+    assert claim.verdict == "not run"
+    assert "`budgets` in params.yaml" in claim.why
+    assert set(verdicts(root)) == {"lead_with_budget", "latent_value_grows"}
+    path = root / "params.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("  clip: 1.0\n", "  clip: 2.0\n").replace("clip: 1.0\n", "clip: 2.0\n"))
+    assert path.read_text() != text
+    done = stage(root)
+    assert "not run" in done.stdout, done.stderr
+    assert not list((root / "reports/budgets").iterdir())
+
+
+def planted(record, root, **changes):
+    """The claim on the lead by a changed record."""
+    results = load_results(root, "s0")
+    return next(c for c in build_ledger(replace(results, budgets=replace(record, **changes))) if c.id == "lead_with_budget")
+
+
+def test_a_law_that_is_wrong_decides_nothing(project, record):
+    up = tuple(replace(s, tenfold=Value(1.2, 1.1, 1.3, 8)) for s in record.slopes)
+    assert planted(record, project, slopes=up).verdict == "holds"
+    wrong = tuple(replace(law, form=0.01) if law.arm == "transformer" else law for law in record.laws)
+    claim = planted(record, project, slopes=up, laws=wrong)
+    assert claim.verdict == "inconclusive"
+    assert "The law does not fit: Transformer, published form." in claim.why
+    assert "Measured at equal size, per tenfold tokens: 1.00×" in claim.why
+
+
+def raised(evaluation, nats):
+    """The same with losses that many nats higher."""
+    ends = tuple(replace(e, test=replace(e.test, nats=e.test.nats + nats)) for e in evaluation.schedule_ends)
+    return replace(evaluation, test=replace(evaluation.test, nats=evaluation.test.nats + nats), schedule_ends=ends)
+
+
+def test_no_slope_is_read_where_the_best_was_not_measured(project, record):
+    assert all(0 < s.inside < 1 for s in record.slopes)
+    for slope in record.slopes:
+        between = [m for m in record.multipliers if m.shared == slope.shared and slope.low <= m.flops <= slope.high]
+        assert between
+        assert all(m.inside for m in between)
+    results = results_of(project)
+    for i, r in enumerate(results):  # so much is gained by a larger model that the best one was never made
+        more = 30 * SIZE_HEIGHT * (100_000 * 2**i) ** -SIZE_EXPONENT
+        results[i] = replace(r, runs=tuple(replace(run, evaluation=raised(run.evaluation, more)) for run in r.runs))
+    moved = budgets(results)
+    assert moved.laws
+    assert not moved.slopes
+    claim = planted(moved, project)
+    assert claim.verdict == "inconclusive"
+    assert "at no compute that both arms spent" in claim.why.lower()
 
 
 def test_nothing_is_written_before_the_first_run(tmp_path):

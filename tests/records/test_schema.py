@@ -55,7 +55,7 @@ BUDGETS = Budgets(
     scales={"smoke": "main"}, subject="lolm", baseline="transformer", made=1, asked=2, missing=("smoke: lolm-2",),
     training_flops=1e9, refused={"mamba": "too few"},
     points=(BudgetPoint("lolm", "smoke", 1, 100, 1000, 6e5, 3.0),),
-    laws=(BudgetLaw("lolm", False, ONE, ONE, ONE, ONE, ONE, 6.0, 1.0, 1, 0, None, 0.1, 1.0, ("alpha",)),),
+    laws=(BudgetLaw("lolm", False, ONE, ONE, ONE, ONE, ONE, 6.0, 1.0, 1, 0, None, 0.1, None, 1.0, ("alpha",)),),
     paths=(PathPoint("lolm", 6e5, 100.0, 1000.0, ONE, True),),
     multipliers=(PathMultiplier("transformer", False, 6e5, ONE, True),),
     slopes=(PathSlope("transformer", False, 1e5, 1e6, ONE, 1.0),),

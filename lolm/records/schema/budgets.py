@@ -34,6 +34,7 @@ class BudgetLaw:
 
     Attributes:
         shared: whether the floor is that of all arms.
+        form: p value of the test that seeds alone make such a misfit; None without two seeds.
         loose: parameters that the points hardly fix.
     """
 
@@ -50,6 +51,7 @@ class BudgetLaw:
     freedom: int
     noise: float | None
     misfit: float
+    form: float | None
     cost: float
     loose: tuple[str, ...]
 
@@ -79,8 +81,8 @@ class PathMultiplier:
 
 @dataclass(frozen=True)
 class PathSlope:
-    """Factor by which the multiplier against ``baseline`` changes when compute grows tenfold, from ``low`` to ``high`` FLOPs;
-    ``inside``: share of that range, on a logarithmic scale, where both arms' best size and tokens were measured."""
+    """Factor by which the multiplier against ``baseline`` changes when compute grows tenfold, ``low`` to ``high`` FLOPs: where
+    both arms' best size and tokens were measured. ``inside``: share of the compute that both spent, on a logarithmic scale."""
 
     baseline: str
     shared: bool
@@ -104,7 +106,7 @@ class MeasuredGap:
 class Trend:
     """Change of a quantity when one of tokens and parameters grows tenfold, the other held; no law is in it.
 
-    ``against`` is the other arm where the quantity is a gap between arms.
+    ``against`` is the other arm where the quantity is a gap between arms, or a multiplier: its change is a factor.
     """
 
     quantity: str
@@ -150,7 +152,8 @@ class Budgets:
     """Attributes:
     scales: by scale, the study of its runs.
     subject, baseline: the declared pair.
-    made, asked: numbers of runs; ``missing`` names those that were not made, ``<scale>: <arm>-<seed>``.
+    made, asked: numbers of runs; ``missing`` names those that were not made, ``<scale>: <arm>-<seed>``, or lack a measurement.
+    diverged: those whose loss was not finite; they are in no number.
     refused: by arm, why it has no law.
     training_flops: of the whole study.
     """
@@ -163,6 +166,7 @@ class Budgets:
     missing: tuple[str, ...]
     training_flops: float
     refused: dict[str, str]
+    diverged: tuple[str, ...] = ()
     points: tuple[BudgetPoint, ...] = ()
     laws: tuple[BudgetLaw, ...] = ()
     paths: tuple[PathPoint, ...] = ()
