@@ -72,8 +72,6 @@ def _resolved(params: Params, scale: str, arm: str, above: tuple[str, ...]) -> t
     like, origin = _resolved(params, scale, rule.like, (*above, arm)) if rule.like is not None else (None, None)
     values = size_values(rule, architecture, None if like is None else to_mapping(like.size))
     derived = rule.match is not None and not is_pinned(rule)
-    if derived and rule.match == "d_ff":
-        values["d_ff"] = 1  # until it is known
     size = from_mapping(SizeConfig, values, f"scales.{scale}.sizes.{arm}")
     run = RunConfig(scale, arm, 0, preset.tokenizer.vocab_size, architecture, size, preset.training)
     if rule.match is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from lolm.config.faulty import FAULTY
 from lolm.config.mixers import check
 from lolm.config.ranges import Label, Name, NonNegative, Positive, Share, Size, SizeOrZero
 from lolm.config.strict import Items, nearest, refuse
@@ -166,6 +167,8 @@ class ArchitectureConfig:
             "latent_fusion": self.latent.form != "none",
             "regime_gate": self.regime.enabled and self.gate.form in ("dimension", "scalar"),
         }
+        if FAULTY in (self.family, self.latent.form, self.latent.input, self.regime.enabled, self.gate.form):
+            return
         has = [edge for edge, there in reads.items() if there and self.family == "lolm"]
         refuse(
             (edge not in has, "detach", f"this arm has no edge {edge!r} to cut; it has {', '.join(has) or 'none'}")

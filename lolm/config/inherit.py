@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lolm.config.faulty import FAULTY
 from lolm.config.strict import Problem, join, nearest
 
 SECTIONS = ("recipes", "surfaces", "architectures", "scales", "studies", "external")  # whose entries may extend one another
@@ -14,7 +15,7 @@ NAMED = {"recipe": "recipes", "surface": "surfaces"}  # of an arm: a name of the
 def merged(base: Any, own: Any) -> Any:
     """``own`` over ``base``: mappings key by key, all else replaced. Neither is changed."""
     if not isinstance(base, Mapping) or not isinstance(own, Mapping):
-        return own
+        return base if base is FAULTY and isinstance(own, Mapping) else own
     return {**base, **{key: merged(base[key], value) if key in base else value for key, value in own.items()}}
 
 
@@ -120,11 +121,28 @@ def told(problems: Iterable[Problem], parents: Mapping[str, str], silent: Iterab
     """Each mistake once, where it was made: not at the entries that inherit it, nor below keys that are wrong already."""
     found, hidden = [], tuple(silent)
     every = set(problems := list(dict.fromkeys(problems)))
+    wrong = {problem.key for problem in problems}
     for problem in problems:
         if any(problem.key == key or problem.key.startswith((f"{key}.", f"{key}[")) for key in hidden):
             continue
-        entries = (key for key in parents if problem.key == key or problem.key.startswith(f"{key}."))
-        if any(Problem(parents[key] + problem.key[len(key) :], problem.text) in every for key in entries):
+        inherited = _inherited(problem.key, parents)
+        if any(Problem(key, problem.text) in every for key in inherited):
             continue
+        if problem.text == "missing key" and any(key in wrong for place in inherited for key in _above(place)):
+            continue  # it would come from what is no mapping there
         found.append(problem)
     return found
+
+
+def _inherited(key: str, parents: Mapping[str, str]) -> list[str]:
+    """Where an entry has the setting at ``key`` from, if it does not say it itself: of its parent, of that one's parent …"""
+    places = [key]
+    for place in places:
+        own = (entry for entry in parents if place == entry or place.startswith(f"{entry}."))
+        places += [more for entry in own if (more := parents[entry] + place[len(entry) :]) not in places]
+    return places[1:]
+
+
+def _above(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]

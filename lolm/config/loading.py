@@ -69,4 +69,5 @@ def params_from(raw: Any, refused: Iterable[Problem] = ()) -> Params:
 
 def _as_written(problem: Problem) -> Problem:
     """In the file the size of an arm stands in its block."""
-    return problem._replace(key=re.sub(r"^(the name of )?sizes\.([^.]+)", r"\1architectures.\2.size", problem.key))
+    key = re.sub(r"^the name of sizes\.", "the name of architectures.", problem.key)
+    return problem._replace(key=re.sub(r"^sizes\.([^.]+)", r"architectures.\1.size", key))

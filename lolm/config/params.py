@@ -118,7 +118,7 @@ class Params:
     def __post_init__(self) -> None:
         named: dict[str, Collection[str]] = {"architectures": self.architectures, "scales": self.scales, "studies": self.studies}
         clashes = clashes_of_names(self.scale, self.study, self.studies, self.scales, self.sizes, named)
-        refuse([*clashes, *self._unknown_scales()])
+        refuse([*clashes, *self._unknown_scales(), *self._same_labels()])
         object.__setattr__(self, "studies", {key: replace(study, name=key) for key, study in self.studies.items()})
 
     def _unknown_scales(self) -> Iterator[tuple[bool, str, str]]:
@@ -131,6 +131,13 @@ class Params:
                 f"budgets.{scale}",
                 f"no study {study!r} under 'studies'{nearest(study, self.studies)}",
             )
+
+    def _same_labels(self) -> Iterator[tuple[bool, str, str]]:
+        first: dict[str, str] = {}
+        for arm, architecture in self.architectures.items():
+            other = first.setdefault(architecture.label, arm)
+            text = f"{architecture.label!r} is that of {other!r} too, and pages tell arms apart by it; give it one of its own"
+            yield other != arm, f"architectures.{arm}.label", text
 
     @property
     def selected(self) -> StudyConfig:
@@ -191,7 +198,7 @@ class RunConfig:
     def _wrong_blocks(self) -> Iterator[tuple[bool, str, str]]:
         blocks, where = self.architecture.surface.blocks.values(), f"scales.{self.scale}.sizes.{self.arm}"
         used = {block.mixer.name for block in blocks}
-        for name in self.size.mixers:
+        for name in self.size.mixers if used else ():
             yield name not in used, f"{where}.mixers", f"no block of the arm has a mixer {name!r}{nearest(name, used)}"
         has_mlp = any(block.mlp != "none" for block in blocks)
         yield has_mlp and self.size.d_ff < 1, f"{where}.d_ff", "is missing, and blocks of the arm have an MLP"

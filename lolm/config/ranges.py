@@ -35,4 +35,10 @@ Label = Annotated[
         "one line of text without control characters and marks of direction",
     ),
 ]
-Name = Annotated[str, Pattern(r"[A-Za-z0-9_-]+", "made of letters, digits, _ and - alone, and DVC hands names to a shell")]
+Name = Annotated[  # one that begins with - is an option to the commands that it is handed to
+    str,
+    Pattern(
+        r"[A-Za-z0-9_][A-Za-z0-9_-]*",
+        "made of letters, digits, _ and - alone, with no - in front, and DVC hands names to a shell",
+    ),
+]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from lolm.config.mixers import WHOLE, wrong_options
-from lolm.config.ranges import Count, Depth, Name, Positive, ShareBelowOne, Size, SizeOrZero, Text
-from lolm.config.strict import PartOf, nearest, refuse, whole_numbers
+from lolm.config.ranges import MANY, Count, Depth, Name, Positive, ShareBelowOne, Size, SizeOrZero, Text
+from lolm.config.strict import PartOf, Range, nearest, refuse, whole_numbers
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class LatentSize:
 
 @dataclass(frozen=True)
 class MemorySize:
-    slots: Size
+    slots: Annotated[int, Range(least=2, most=MANY)]  # the entropy of attention over one, over ln 1, is no number
     banks: Size = 3
     chunks: Size = 4  # chunking: count
     chunk_tokens: Size = 64  # chunking: tokens

@@ -11,6 +11,7 @@ from lolm.config.inherit import merged
 from lolm.config.params import Params, RunConfig, ScaleConfig, scale_of
 from lolm.config.sizes import PARTS, SizeConfig, SizeRule
 from lolm.config.strict import ConfigError, Problem, from_mapping, to_mapping
+from lolm.config.training import TrainingConfig
 
 HOW = ("like", "rate_of", "match", "of", "multiple_of")  # of a rule: what says how, beside the sizes themselves
 
@@ -18,6 +19,8 @@ HOW = ("like", "rate_of", "match", "of", "multiple_of")  # of a rule: what says 
 def rule_of(arm: str, rules: Mapping[str, SizeRule], preset: ScaleConfig) -> SizeRule:
     """What is said of an arm's size at a scale: what the scale says over what the arm's block says."""
     said = [said[arm] for said in (rules, preset.sizes) if arm in said]
+    if any(rule is FAULTY for rule in said):
+        return FAULTY  # type: ignore[return-value]
     if len(said) < 2:  # of most arms
         return said[0] if said else SizeRule()
     return SizeRule(**merged(*map(_given, said)))
@@ -26,12 +29,12 @@ def rule_of(arm: str, rules: Mapping[str, SizeRule], preset: ScaleConfig) -> Siz
 def size_values(rule: SizeRule, architecture: ArchitectureConfig, like: dict[str, Any] | None) -> dict[str, Any]:
     """Keys and values of the arm's :class:`SizeConfig` as far as they are known: its own over those of the arm it is like.
 
-    A size that is to be derived is not among them.
+    One that is to be derived is the other arm's until then, and where that has no MLP, a ``d_ff`` of 1.
     """
     values = {} if like is None else _useful(like, architecture)
     own = {key: value for key, value in _given(rule).items() if key not in HOW}
-    if rule.match is not None:
-        values = _without(values, rule.match.split("."))
+    if rule.match == "d_ff" and not values.get("d_ff"):
+        values = values | {"d_ff": 1}
     return merged(values, own)
 
 
@@ -92,14 +95,6 @@ def _useful(values: dict[str, Any], architecture: ArchitectureConfig) -> dict[st
     return {key: value for key, value in values.items() if key not in left_out} | {"mixers": mixers}
 
 
-def _without(values: dict[str, Any], keys: list[str]) -> dict[str, Any]:
-    if keys[0] not in values:
-        return values
-    if len(keys) == 1:
-        return {key: value for key, value in values.items() if key != keys[0]}
-    return values | {keys[0]: _without(values[keys[0]] or {}, keys[1:])}
-
-
 # ---------------------------------------------------------------------------------------------- checked when it is loaded
 
 
@@ -142,7 +137,7 @@ def _check(
         done[arm] = None
         return
     rule, where = rule_of(arm, rules, preset), f"scales.{scale}.sizes.{arm}"
-    if rule.like is FAULTY or rule.match is FAULTY:  # then its size is not known
+    if FAULTY in (architectures[arm], architectures[arm].family, rule, rule.like, rule.match):  # then its size is not known
         done[arm] = None
         return
     like = None
@@ -156,8 +151,6 @@ def _check(
         yield Problem(where, f"match: {rule.match} needs like: the arm that has as many parameters")
         return
     values = size_values(rule, architectures[arm], like)
-    if rule.match == "d_ff" and not is_pinned(rule):
-        values["d_ff"] = 1
     key = repr(values)
     try:
         size = sizes[key] if key in sizes else from_mapping(SizeConfig, values, where)
@@ -165,5 +158,16 @@ def _check(
     except ConfigError as error:
         yield from error.problems
         return
+    yield from _nothing_to_predict(architectures[arm], size, preset.training, where)
     sizes[key] = size
     done[arm] = to_mapping(size) if like is None else values
+
+
+def _nothing_to_predict(
+    architecture: ArchitectureConfig, size: SizeConfig, training: TrainingConfig, where: str
+) -> Iterator[Problem]:
+    """A term whose future lies behind every sequence is left out of the loss."""
+    wanted = architecture.family == "lolm" and architecture.latent.form != "none" and architecture.objectives.future != "none"
+    if wanted and size.future is not None and size.future.horizon + 1 >= training.seq_len:
+        text = f"{size.future.horizon} leaves nothing to predict in training.seq_len {training.seq_len}; it needs two more"
+        yield Problem(f"{where}.future.horizon", text)

@@ -247,7 +247,8 @@ def _build(cls: type[T], raw: Any, where: str, problems: list[Problem]) -> T:
     try:
         getattr(made, "__post_init__", lambda: None)()
     except ConfigError as error:
-        problems += untold((problem.below(where) for problem in error.problems), problems)
+        told = (problem for problem in error.problems if MARK not in str(problem))
+        problems += untold((problem.below(where) for problem in told), problems)
         for name in {problem.key.partition(".")[0] for problem in error.problems} & {spec.name for spec in specs}:
             value = getattr(made, name)
             if not any(map(dataclasses.is_dataclass, value.values() if isinstance(value, dict) else [value])):
@@ -284,10 +285,9 @@ def _convert(hint: Any, value: Any, where: str, problems: list[Problem]) -> Any:
         if value is None and type(None) in args:
             return None
         literal = [a for a in args if typing.get_origin(a) is Literal]
-        if literal and isinstance(value, str):  # a word in place of a number
-            return _convert(literal[0], value, where, problems)
-        (inner,) = (a for a in args if a is not type(None) and a not in literal)
-        return _convert(inner, value, where, problems)
+        others = [a for a in args if a is not type(None) and a not in literal]
+        word = literal and (isinstance(value, str) or not others)  # in place of a number
+        return _convert(literal[0] if word else others[0], value, where, problems)
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where, problems)  # type: ignore[arg-type]
     if hint is Any:
@@ -311,7 +311,9 @@ def _convert(hint: Any, value: Any, where: str, problems: list[Problem]) -> Any:
         else:
             for key in value:
                 _convert(args[0], key, f"the name of {join(where, key)}", problems)
-            return {key: _convert(args[1], item, join(where, key), problems) for key, item in value.items()}
+            values = {key: _convert(args[1], item, join(where, key), problems) for key, item in value.items()}
+            wrong_items = {problem.key for problem in problems}
+            return {key: FAULTY if join(where, key) in wrong_items else item for key, item in values.items()}
     else:
         return _scalar(hint, value, where, problems)
     if wrong:

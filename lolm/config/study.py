@@ -52,6 +52,8 @@ class StudyConfig:
 
     def _unbalanced(self) -> Iterator[tuple[bool, str, str]]:
         count = len(self.arms)
+        if count == 0:  # refused already
+            return
         for name, high in self.factors.items():
             text = f"{len(high)} of {count} arms are at the high level; it must be half of them"
             yield 2 * len(high) != count, f"factors.{name}", text

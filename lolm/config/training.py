@@ -59,7 +59,7 @@ class TrainingConfig:
     nodes: Size = field(default=1, metadata={"identity": False})
 
     def __post_init__(self) -> None:
-        ends, whole = self.cooldown_steps, self.schedule_steps or self.steps
+        ends, whole = self.cooldown_steps, self.steps if self.schedule_steps is None else self.schedule_steps
         sequences = self.batch_size * self.accumulation
         fitting = next((size for size in range(self.batch_size, 0, -1) if sequences % (size * self.processes) == 0), None)
         early = any(end >= self.steps or self.decay_starts(end) < max(1, self.warmup_steps) for end in ends)

@@ -151,6 +151,16 @@ def test_a_decoder_takes_widths_of_lolm_and_none_of_its_parts():
     assert (size.latent, size.memory, size.regime, size.future, size.d_ff) == (None, None, None, None, 0)
 
 
+@pytest.mark.parametrize("dial", ["d_model", "n_layers", "latent.layers", "memory.slots", "regime.width", "latent.d_state"])
+def test_a_size_that_none_may_lack_can_be_derived(dial):
+    params = edited("tiny", "lolm_sum", match=dial)
+    origin = size_origin(params, "tiny", "lolm_sum")
+    assert origin.dial == dial
+    run, lolm = (resolve_run(params, "tiny", arm, 1) for arm in ("lolm_sum", "lolm"))
+    assert origin.mismatch == quantity(run, "parameters") / quantity(lolm, "parameters") - 1
+    assert run.size != lolm.size
+
+
 def test_what_no_width_can_match_says_so():
     wrong = edited("tiny", "transformer", match="mixers.attention.window")
     with pytest.raises(

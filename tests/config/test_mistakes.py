@@ -203,6 +203,11 @@ LAYER = "surfaces.modern.blocks.layer"
             ["lolm", "lolm_reg_ec", "lolm_reg_eb", "lolm_reg_ie"],
             "studies.regime.factors.isolation: is not orthogonal to factors.clamp: 3 of 8",
         ),
+        # What would be left out, or be no number, without a word.
+        ("scales.tiny.sizes.lolm.future.horizon", 255, "sizes.lolm.future.horizon: 255 leaves nothing to predict in training."),
+        ("scales.tiny.sizes.lolm.memory.slots", 1, "scales.tiny.sizes.lolm.memory.slots: must be at least 2"),
+        # Names.
+        ("scales.--help", {"extends": "tiny"}, "'--help' is not made of letters, digits, _ and - alone, with no - in front"),
         # `extends`.
         ("scales.nano.extends", "tinny", "scales.nano.extends: no 'tinny' under 'scales'; did you mean 'tiny'?"),
         ("scales.tiny.extends", "nano", "scales.tiny.extends: goes in a circle: tiny → nano → tiny"),
@@ -298,6 +303,42 @@ def test_what_clashes_is_said_beside_what_is_wrong_by_itself_and_no_more(path, v
     for words in (path, *(says for _, says in CLASHES.values())):
         assert any(words in line for line in found), (words, found)
     assert set(found) <= {*mistakes(clashes), *mistakes({path: value})}
+
+
+LIST = ["x", None]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("architectures.lolm.family", "LOLM"),
+        ("architectures.lolm.latent", None),
+        ("architectures.lolm.latent.form", "mamba2"),
+        ("architectures.jamba.size", LIST),
+        ("architectures.jamba_moe.size.of", 3),
+        ("architectures.lolm_half", LIST),
+        ("surfaces.samba.blocks.local.mixer", "attention"),
+        ("surfaces.modern.blocks.layer.mixer", LIST),
+        ("surfaces.mamba2.blocks", LIST),
+        ("studies.isolation.arms", "lolm"),
+        ("scales.tiny.tokenizer", "small"),
+        ("scales.mini.sizes", LIST),
+        ("scales.tiny.sizes.lolm.regime", 8),
+        ("scales.304m.sizes.lolm.latent", 4),
+        ("scales.304m_gpu.training.schedule_steps", "all"),
+    ],
+)
+def test_what_follows_from_a_mistake_is_no_mistake(path, value):
+    found = mistakes({path: value})
+    assert len(found) == 1, found
+    assert path in found[0]
+    assert found[0].isprintable()
+
+
+def test_arms_are_told_apart_by_their_labels():
+    raw = with_changes({"architectures.lolm_wide": {"extends": "lolm", "gate": {"bias": 1.0}}})
+    with pytest.raises(ConfigError, match=r"architectures\.lolm_wide\.label: 'LOLM v3, sound' is that of 'lolm' too"):
+        params_from(raw)
 
 
 def test_a_text_where_any_text_is_allowed_and_an_integer_for_a_float_pass():
