@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import shutil
 import tomllib
 import types
 import typing
@@ -110,15 +111,15 @@ def test_settings_exist(page):
             assert found, key
 
 
-@pages
-def test_overrides_are_keys_of_params(page):
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    spans, blocks = code_of(page)
-    for key in re.findall(r"-S '?([\w.]+)=", "\n".join(spans + blocks)):
-        value = params
-        for part in key.split("."):
-            assert part in value, key
-            value = value[part]
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "params.yaml"], ids=lambda page: page.name)
+def test_overrides_that_are_shown_give_a_file_that_loads(page, tmp_path):
+    """By DVC's own code; a key that is not in the file, or a value that clashes with others, is an error."""
+    from dvc.utils.hydra import apply_overrides
+
+    for line in re.findall(r"dvc exp run( -S [^#`\n]*)", page.read_text(encoding="utf-8")):
+        path = shutil.copy(ROOT / "params.yaml", tmp_path)
+        apply_overrides(path, re.findall(r"-S (\S+)", line) if "'" not in line else re.findall(r"-S '([^']+)'", line))
+        assert load_params(path) != load_params(ROOT / "params.yaml"), line
 
 
 @pytest.mark.parametrize("path", SOURCE, ids=lambda path: str(path.relative_to(ROOT)))
