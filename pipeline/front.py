@@ -36,12 +36,13 @@ def front() -> None:
 
 
 def make(params: Params, scale: str, *, readme: bool = False) -> None:
-    """Write the front page of a scale; of the selected one also the pages above the scales."""
+    """Write the front page of a scale; of the selected one also the pages above the scales, but for a trial beside others."""
     results = scale_results(params, scale)
     claims = merged_ledger(results, params, scale, counting=Counting(params), external=load_external())
     folder = Layout(scale).reports
-    write({folder: ""} | ({folder.parent: f"{scale}/"} if scale == params.scale else {}), params, scale, results, claims)
-    if scale == params.scale:
+    above = scale == params.scale and not (scale == TRIAL and _others(params, scale))
+    write({folder: ""} | ({folder.parent: f"{scale}/"} if above else {}), params, scale, results, claims)
+    if above:
         write_text(folder.parent / "report.html", pointer("index.html", "LOLM: what was claimed and what was measured"))
         if readme:
             for page, block in ((README, readme_block), (LABORATORY, laboratory_block)):
@@ -59,16 +60,19 @@ def scale_results(params: Params, scale: str) -> dict[str, ScaleResults]:
 def write(places: dict[Path, str], params: Params, scale: str, results: dict[str, ScaleResults], claims: list[Claim]) -> None:
     """The three files of a front page in each folder; its value is the path from there to the studies' folders."""
     pages, figures = reported_studies(params, scale), front_figures(results, claims)
-    others = [other for other in present_scales(params) if other not in (scale, TRIAL)]
     texts: dict[Path, str] = {}
     for folder, here in places.items():
-        scales = {other: f"{'' if here else '../'}{other}/index.html" for other in others}
+        scales = {other: f"{'' if here else '../'}{other}/index.html" for other in _others(params, scale)}
         texts[folder / "index.html"] = front_page(scale, params, results, claims, pages, figures, here, scales)
         texts[folder / "claims.md"] = front_markdown(scale, params, results, claims, pages, here)
     for path, text in texts.items():  # all are made before one is written
         write_text(path, text)
     for folder in places:
         write_json(folder / "claims.json", to_records(claims))
+
+
+def _others(params: Params, scale: str) -> list[str]:
+    return [other for other in present_scales(params) if other not in (scale, TRIAL)]
 
 
 def with_block(text: str, block: str) -> str:

@@ -10,6 +10,7 @@ import shutil
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import forks
 import pandas as pd
@@ -29,6 +30,7 @@ from lolm.report.figures.style import label_ends, new_figure, reference_lines, s
 from lolm.report.front import QUESTIONS, front_figures, front_markdown, front_page, readme_block
 from lolm.report.study import absent, curves, headline, own_claims, study_markdown, study_page, title
 from pipeline.front import front as front_stage
+from pipeline.front import make as make_front
 from pipeline.front import with_block
 from pipeline.report import load_study, make, report
 
@@ -450,6 +452,16 @@ def test_readme_says_no_more_than_the_verdicts(front):
 
 
 # ---------------------------------------------------------------------------------------------- the stages
+
+
+@pytest.mark.parametrize("beside", [["smoke"], ["tiny", "smoke"]])
+def test_a_trial_does_not_replace_the_pages_of_another_scale(tmp_path, monkeypatch, beside):
+    """As in `dvc exp run -S scale=smoke` in a clone, whose reports/claims.md are those of tiny."""
+    monkeypatch.chdir(write_results(tmp_path))
+    monkeypatch.setattr("pipeline.front.present_scales", lambda params: beside)
+    make_front(load_params(), "smoke")
+    assert Path("reports/smoke/claims.md").exists()
+    assert Path("reports/claims.md").exists() == ("tiny" not in beside)
 
 
 def test_stages_write_the_same_bytes_in_two_folders_and_links_resolve(tmp_path, monkeypatch):
