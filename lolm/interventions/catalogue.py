@@ -1,6 +1,7 @@
 """The interventions that are scored together: one entry each, and what a model must have for it.
 
-To have a new intervention in every record, add one line to :data:`STANDARD` or :data:`CONTROLS`.
+To have a new intervention in every record, add one line to :data:`STANDARD` or :data:`CONTROLS`, and its name to
+:data:`lolm.records.names.INTERVENTIONS`.
 """
 
 from __future__ import annotations
@@ -185,7 +186,11 @@ def full_set(
 
     Raises:
         InterventionError: statistics are needed and missing.
+        RecordError: one has a name that no record can hold.
     """
     statistics = None if fusion_of(model) is None else context.measured()
     settings = Settings(model, statistics, context.seed, tuple(gate_values), tuple(shares), draws, splits, tuple(recomputed))
-    return [intervention for entry in (*STANDARD, *CONTROLS) for intervention in entry.of(settings)]
+    found = [intervention for entry in (*STANDARD, *CONTROLS) for intervention in entry.of(settings)]
+    for intervention in found:  # before anything is scored
+        names.check_intervention(intervention.name)
+    return found

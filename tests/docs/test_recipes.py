@@ -4,6 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
@@ -85,11 +86,12 @@ def test_study(tmp_path):
 
 @torch.no_grad()
 def test_intervention(monkeypatch):
-    """By its one line it is in the full set of a model that has what it needs, and in no other's."""
+    """By its line and its name it is in the full set of a model that has what it needs, and in no other's."""
     from builders import make_model
     from known_models import TOKENS, fused, seen
 
     from lolm.interventions import Context, catalogue, full_set, measure
+    from lolm.records import RecordError, names
 
     known = run("intervention")
     line = eval(block("intervention-line"), {"entry": catalogue.entry} | known)
@@ -98,6 +100,11 @@ def test_intervention(monkeypatch):
     before = [i.name for i in full_set(model, context)]
     stack = [i.name for i in full_set(plain, Context())]
     monkeypatch.setattr(catalogue, "CONTROLS", (*catalogue.CONTROLS, line))
+    with pytest.raises(RecordError, match=r"no intervention 'latent_reversed'.*lolm/records/names\.py"):
+        full_set(model, context)
+    named = run("intervention-name", INTERVENTIONS=names.INTERVENTIONS)["INTERVENTIONS"]
+    monkeypatch.setattr(names, "INTERVENTIONS", named)
+    assert names.check_intervention("latent_reversed")
     assert [i.name for i in full_set(model, context)] == [*before, "latent_reversed"]
     assert [i.name for i in full_set(plain, Context())] == stack
     branches, s = seen(model), model.streams(TOKENS)
