@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from lolm.accounting.count import account_run
+from lolm.accounting.count import Costs, account_run
 from lolm.accounting.matching import closest, default_dial
 from lolm.accounting.resolve import resolve_run, size_origin
 from lolm.config import ConfigError, Params, RunConfig, arms_of, scale_of, tuned_arm
+from lolm.config.strict import Problem
 from lolm.records import essence
 from lolm.records.schema import PlanRow
 
@@ -21,20 +22,28 @@ def plan_rows(params: Params, scale: str, study: str) -> dict[str, PlanRow]:
     """Exact sizes and costs of every arm of a study, on the meta device.
 
     Raises:
-        ConfigError: an arm cannot be resolved or built; or the study's baseline is not matched to its subject within
-            ``analysis.parameter_tolerance``, and the message says what would match it.
+        ConfigError: arms that cannot be resolved or built, all of them; or the study's baseline is not matched to its subject
+            within ``analysis.parameter_tolerance``, and the message says what would match it.
     """
     selected = params.select(scale, study).selected
-    runs = {arm: resolve_run(params, scale, arm, selected.seeds[0]) for arm in selected.arms}
-    reference = account_run(runs[selected.subject]).parameters.total
-    rows = {arm: _row(run, reference) for arm, run in runs.items()}
+    runs, costs, problems = {}, {}, []
+    for arm in selected.arms:
+        try:
+            runs[arm] = resolve_run(params, scale, arm, selected.seeds[0])
+            costs[arm] = account_run(runs[arm])
+        except ConfigError as error:  # of a mixer, which knows no key
+            where = f"scales.{scale}.sizes.{arm}"
+            problems += [one if one.key or where in one.text else Problem(where, one.text) for one in error.problems]
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    reference = costs[selected.subject].parameters.total
+    rows = {arm: _row(cost, reference) for arm, cost in costs.items()}
     if selected.matched and selected.baseline:
         _refuse_unmatched(params, runs[selected.baseline], selected.subject, rows[selected.baseline], reference)
     return rows
 
 
-def _row(run: RunConfig, reference: int) -> PlanRow:
-    costs = account_run(run)
+def _row(costs: Costs, reference: int) -> PlanRow:
     return PlanRow(
         parameters=costs.parameters.total,
         parameters_active=costs.parameters.active,

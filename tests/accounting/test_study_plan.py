@@ -29,6 +29,24 @@ def touched(params, scale="tiny", study="main", base=PARAMS) -> set[str]:
     return {stage for stage in STAGES if before[stage] != after[stage]}
 
 
+def test_arms_that_cannot_be_built_are_told_together_and_by_their_keys():
+    """What only a built mixer knows: a key's worth of heads, rotated pairs."""
+    params, arms = PARAMS, {}
+    for arm, options in (("samba", {"kv_heads": 3}), ("transformer_modern", {"head_width": 7}), ("lolm", {"kv_heads": 3})):
+        architecture = params.architectures[arm]
+        blocks = dict(architecture.surface.blocks)
+        name, block = next((name, block) for name, block in blocks.items() if block.mixer.name == "attention")
+        blocks[name] = replace(block, mixer=replace(block.mixer, options=options))
+        arms[arm] = replace(architecture, surface=replace(architecture.surface, blocks=blocks))
+    params = replace(params, architectures=params.architectures | arms)
+    with pytest.raises(ConfigError) as caught:
+        plan_rows(params, "tiny", "field")
+    told = "\n".join(map(str, caught.value.problems))
+    assert "scales.tiny.sizes.lolm: mixer 'attention': kv_heads 3 must divide n_heads 4" in told
+    assert "sizes.samba: d_ff cannot be derived from lolm" in told
+    assert "scales.tiny.sizes.transformer_modern: " in told
+
+
 def test_rows_of_a_study():
     rows = plan_rows(PARAMS, "smoke", "field")
     assert list(rows) == list(PARAMS.studies["field"].arms)
