@@ -554,7 +554,10 @@ class _Run:
 
         for step in steps:
             self._published(step, add)
-        record = Ablation(**self.identity, split="test", tokens=2048, bytes=4500, references=self.references, conditions=())
+        none: dict[str, Any] = {"contributions": (), "readouts": (), "token_classes": ()}
+        record = Ablation(
+            **self.identity, split="test", tokens=2048, bytes=4500, references=self.references, conditions=(), **none
+        )
         if self.lolm and truth.laboratory:
             self._removals(steps, add)
             record = replace(

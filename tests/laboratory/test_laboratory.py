@@ -35,7 +35,7 @@ class Noise(nn.Module):
 def inversion(rows: list[Condition], step: int) -> dict[str, float]:
     """The inversion statistic by way of removal, of rows alone."""
     nothing = References(0.0, 0.0, 0.0, 0.0)
-    return statistics(Ablation("arm", 1, "name", "0", "test", 1, 1, nothing, tuple(rows)), step)
+    return statistics(Ablation("arm", 1, "name", "0", "test", 1, 1, nothing, tuple(rows), (), (), ()), step)
 
 
 def noisy() -> LanguageModel:

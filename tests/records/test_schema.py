@@ -168,6 +168,11 @@ def test_a_key_that_is_missing_renamed_or_unknown_is_named_wherever_it_stands(fo
             refused(kind, changed, path, f"{key}_x")
 
 
+def test_what_claims_rest_on_is_in_every_record():
+    """A key that may be missing is one whose measurement is quietly not there; these once were."""
+    assert not {"conditions", "contributions", "readouts", "token_classes"} & OPTIONAL
+
+
 def refused(kind, raw, path, said):
     with pytest.raises(RecordError, match=said) as error:
         from_record(kind, raw, path)

@@ -111,9 +111,9 @@ class Ablation(Identity):
     bytes: int
     references: References
     conditions: tuple[Condition, ...]
-    contributions: tuple[Contribution, ...] = ()
-    readouts: tuple[Readout, ...] = ()
-    token_classes: tuple[TokenClass, ...] = ()
+    contributions: tuple[Contribution, ...]
+    readouts: tuple[Readout, ...]
+    token_classes: tuple[TokenClass, ...]
     boundaries: tuple[Boundary, ...] = ()
     annealed: bool = False  # whether its steps are ends of schedules, instead of snapshots of the trunk and its end
 
