@@ -148,7 +148,7 @@ class ArchitectureConfig:
     """
 
     family: Literal["lolm", "decoder"]
-    label: Label  # how people read it in tables and in MLflow
+    label: Label  # how people read it in tables and in MLflow; of an arm that extends another its name, if it says none
     recipe: RecipeConfig
     surface: StackConfig
     output_projection: bool = False  # decoder family: the d x d map W_h of the published baseline

@@ -65,8 +65,9 @@ def _whole(name: str, section: str, entries: dict[str, Any], problems: list[Prob
         own = {key: value for key, value in entry.items() if key != "extends"}
         if section == "architectures" and link != name:
             own.pop("size", None)  # an arm has the size of the one it extends, rather than its way to a size
+            own.pop("label", None)  # by which pages tell arms apart
         whole = _layered(whole, own, section)
-    return whole
+    return {"label": name} | whole if section == "architectures" and len(chain) > 1 else whole
 
 
 def _layered(whole: dict[str, Any], own: dict[str, Any], section: str) -> dict[str, Any]:

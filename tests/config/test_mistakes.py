@@ -336,8 +336,11 @@ def test_what_follows_from_a_mistake_is_no_mistake(path, value):
 
 
 def test_arms_are_told_apart_by_their_labels():
-    raw = with_changes({"architectures.lolm_wide": {"extends": "lolm", "gate": {"bias": 1.0}}})
-    with pytest.raises(ConfigError, match=r"architectures\.lolm_wide\.label: 'LOLM v3, sound' is that of 'lolm' too"):
+    mine = {"extends": "lolm", "gate": {"bias": 1.0}}
+    arms = params_from(with_changes({"architectures.lolm_wide": mine})).architectures
+    assert (arms["lolm_wide"].label, arms["lolm"].label) == ("lolm_wide", "LOLM v3, sound")
+    raw = with_changes({"architectures.lolm_wide": mine | {"label": "Mamba"}})
+    with pytest.raises(ConfigError, match=r"architectures\.(lolm_wide|mamba)\.label: 'Mamba' is that of '(mamba|lolm_wide)' too"):
         params_from(raw)
 
 
