@@ -24,6 +24,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,6 @@ from lolm.analysis.curves import crossing as crossing
 from lolm.analysis.interpolants import INTERPOLANTS, log_crossings
 from lolm.analysis.statistics import Estimate, geometric_interval, t_interval
 from lolm.analysis.uncertainty import TextSample, estimate
-from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.series import AXES as AXES
 
@@ -77,13 +77,13 @@ class Budget:
 
     Attributes:
         steps: optimiser steps of that schedule, the same in both arms.
-        baseline: the baseline's mean position there on the multiplier's axis.
+        baseline: the baseline's mean position there on the multiplier's axis; None of seconds that do not compare.
         estimate: geometric mean over seeds with its interval; None with a ``reason`` if a single pair cannot be measured, since
             leaving out the pairs with the largest lead would bias the mean.
     """
 
     steps: int
-    baseline: float
+    baseline: float | None
     estimate: Estimate | None
     reason: str | None
 
@@ -144,11 +144,14 @@ def annealed_split(runs: Iterable[RunRecord]) -> str:
 
 
 def annealed_curves(pairs: Pairs, axis: str) -> tuple[list[int], list[tuple[Curve, Curve]], str]:
-    """Ends of schedule that all runs have in common: (steps, (baseline, subject) curves per pair, split)."""
+    """Ends of schedule that all runs have in common: (steps, (baseline, subject) curves per pair, split).
+
+    There is none in seconds where those of a run do not increase.
+    """
     runs = [run for pair in pairs for run in pair]
     split = annealed_split(runs)
     found = [run.annealed(split) for run in runs]
-    if not runs or None in found:
+    if not runs or None in found or (axis == "seconds" and not ordered(runs)):
         return [], [], split
     steps = sorted(set.intersection(*(set(points[0]) for points in found if points)))
 
@@ -186,11 +189,24 @@ def _minus(a: Sequence[float], b: Sequence[float]) -> list[float]:
 
 
 UNTIMED = "runs were made side by side, so their seconds do not compare"
+UNORDERED = "a run took longer to an earlier end of schedule than to a later one, so its seconds are those of other work"
 
 
 def timed(runs: Iterable[RunRecord]) -> bool:
     """Whether seconds of these runs compare: each was made alone. Whether on one machine, the records do not say."""
     return all(run.summary.alone for run in runs)
+
+
+def ordered(runs: Sequence[RunRecord]) -> bool:
+    """Whether later ends of schedule took more seconds: on a busy machine the copy that was annealed first may take longer."""
+    seconds = (run.annealed(annealed_split(runs), "seconds") for run in runs)
+    return all(a < b for ends in seconds if ends for a, b in pairwise(ends[0]))
+
+
+def _untimed(pairs: Pairs) -> str | None:
+    """Why seconds of these runs compare nothing, if they do not."""
+    runs = [run for pair in pairs for run in pair]
+    return UNTIMED if not timed(runs) else None if ordered(runs) else UNORDERED
 
 
 def at_budgets(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleResults | None = None) -> Budgets:
@@ -200,19 +216,22 @@ def at_budgets(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleRe
         among: the study they are of, whose settings hold for the interval (:mod:`lolm.analysis.uncertainty`) and whose other arms
             may lend it their variance. None: an interval over these seeds alone.
     """
-    steps, curves, split = annealed_curves(pairs, axis)
-    untimed = UNTIMED if axis == "seconds" and not timed(run for pair in pairs for run in pair) else None
+    untimed = _untimed(pairs) if axis == "seconds" else None
+    steps, curves, split = annealed_curves(pairs, "step" if untimed else axis)
     sample = None if among is None or split != "test" else TextSample.of([run for pair in pairs for run in pair], among.analysis)
     # (baseline, subject) of each pair in draws of text, (D, ends) each
     drawn = [] if sample is None else [(sample.ends(base, steps), sample.ends(subject, steps)) for subject, base in pairs]
-    others = {arm: _logs_at_ends(_Paired.of(rivals), axis) for arm, rivals in _rivals(pairs, among).items()}
+    others = {} if untimed else {arm: _logs_at_ends(_Paired.of(rivals), axis) for arm, rivals in _rivals(pairs, among).items()}
     points, logs = [], []
     for count, step in enumerate(steps, 1):
+        if untimed:
+            points.append(Budget(step, None, None, untimed))
+            continue
         cut = [(base.until(count), subject.until(count)) for base, subject in curves]
         position = math.fsum(base.positions[-1] for base, _ in cut) / len(cut)
         own, failed = _logs(cut, axis)
-        if untimed or failed:
-            points.append(Budget(step, position, None, untimed or f"in {len(failed)} of {len(cut)} pairs {failed[0]}"))
+        if failed:
+            points.append(Budget(step, position, None, f"in {len(failed)} of {len(cut)} pairs {failed[0]}"))
             continue
         pool = {arm: theirs[step] for arm, (theirs, its_split) in others.items() if step in theirs and its_split == split}
         draws = None
@@ -221,7 +240,8 @@ def at_budgets(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleRe
         logs.append(_Values(own, pool, draws, sample.units if sample else 0))
         points.append(Budget(step, position, logs[-1].estimate(confidence, among).map(math.exp), None))
     reached = sum(subject.best <= base.best for base, subject in curves)
-    behind = [multiplier(base, subject, subject.best, axis).value for base, subject in curves if subject.best > base.best]
+    after = () if untimed else [pair for pair in curves if pair[1].best > pair[0].best]
+    behind = [multiplier(base, subject, subject.best, axis).value for base, subject in after]
     shares = [value for value in behind if value is not None]  # below 1: the baseline's cost over the subject's
     needed = geometric_interval(shares).value if shares else None
     change = logs[-1].minus(logs[0]).estimate(confidence, among).map(math.exp) if len(logs) > 1 else None
@@ -306,10 +326,10 @@ def gap_at(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleResult
     The arm that spent more is interpolated between its end-of-schedule points, and refused outside them.
     """
     steps, curves, split = annealed_curves(pairs, axis)
+    if axis == "seconds" and (untimed := _untimed(pairs)):
+        return Gap(axis, split, None, untimed)
     if not curves:
         return Gap(axis, split, None, "there are no common ends of schedule")
-    if axis == "seconds" and not timed(run for pair in pairs for run in pair):
-        return Gap(axis, split, None, UNTIMED)
     own, missing = _gaps(curves)
     if missing:
         why = f"at its first end of schedule the {missing[0]} had spent more than the other in its whole run"
@@ -347,34 +367,6 @@ def _gaps(curves: Sequence[tuple[Curve, Curve]]) -> tuple[list[float], list[str]
         else:
             found.append(ours - theirs)
     return found, missing
-
-
-def heldout_curve(run: RunRecord, axis: str) -> Curve:
-    """Held-out loss (``val/nats``) of a run on an axis."""
-    positions, losses = run.points(names.VAL_NATS, axis)
-    return Curve(tuple(positions), tuple(losses))
-
-
-def training_curve(run: RunRecord, window: int, axis: str = "step") -> Curve:
-    """Training loss as published: trailing mean over ``window`` steps, made of whole log windows (:func:`window_rows`)."""
-    positions, losses = run.points(names.TRAIN_LOSS, axis)
-    rows = window_rows(run, window)
-    means = [math.fsum(losses[i - rows + 1 : i + 1]) / rows for i in range(rows - 1, len(losses))]
-    return Curve(tuple(positions[rows - 1 :]), tuple(means))
-
-
-def window_rows(run: RunRecord, window: int) -> int:
-    """Log windows that make up the published window: at least one, at most a tenth of the run."""
-    steps, _ = run.points(names.TRAIN_LOSS, "step")
-    if len(steps) < 2:
-        return 1
-    return max(1, min(round(window / (steps[1] - steps[0])), len(steps) // 10))
-
-
-def training_loss(run: RunRecord, window: int, until: float = math.inf) -> float:
-    """Mean training loss over the last published window that ends by a step (default: the end), else over the first, nats."""
-    curve = training_curve(run, window)
-    return curve.losses[max([i for i, step in enumerate(curve.positions) if step <= until] or [0])]
 
 
 def along(baseline: Sequence[Curve], subject: Sequence[Curve], axis: str) -> list[dict[str, Any]]:

@@ -6,12 +6,42 @@ So curves end at the last reading at which the rate stood at its peak (constant 
 
 from __future__ import annotations
 
-from lolm.analysis.efficiency import Curve, heldout_curve, training_curve
+import math
+
+from lolm.analysis.curves import Curve
 from lolm.records import names
 from lolm.records.files import RecordError
 from lolm.records.results import RunRecord
 
 PEAK = 0.98  # of the peak rate: what a cosine over 200,000 steps had left at step 20,000, where the authors read (facts D2)
+
+
+def heldout_curve(run: RunRecord, axis: str) -> Curve:
+    """Held-out loss (``val/nats``) of a run on an axis."""
+    positions, losses = run.points(names.VAL_NATS, axis)
+    return Curve(tuple(positions), tuple(losses))
+
+
+def training_curve(run: RunRecord, window: int, axis: str = "step") -> Curve:
+    """Training loss as published: trailing mean over ``window`` steps, made of whole log windows (:func:`window_rows`)."""
+    positions, losses = run.points(names.TRAIN_LOSS, axis)
+    rows = window_rows(run, window)
+    means = [math.fsum(losses[i - rows + 1 : i + 1]) / rows for i in range(rows - 1, len(losses))]
+    return Curve(tuple(positions[rows - 1 :]), tuple(means))
+
+
+def window_rows(run: RunRecord, window: int) -> int:
+    """Log windows that make up the published window: at least one, at most a tenth of the run."""
+    steps, _ = run.points(names.TRAIN_LOSS, "step")
+    if len(steps) < 2:
+        return 1
+    return max(1, min(round(window / (steps[1] - steps[0])), len(steps) // 10))
+
+
+def training_loss(run: RunRecord, window: int, until: float = math.inf) -> float:
+    """Mean training loss over the last published window that ends by a step (default: the end), else over the first, nats."""
+    curve = training_curve(run, window)
+    return curve.losses[max([i for i, step in enumerate(curve.positions) if step <= until] or [0])]
 
 
 def constant_until(run: RunRecord) -> float:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from lolm.analysis import efficiency as eff
 from lolm.analysis.effects import OUTCOMES, arm_effects, main_effects
+from lolm.analysis.in_curve import heldout_curve
 from lolm.records import AXES, names
 from lolm.records.results import RunRecord, ScaleResults
 
@@ -125,8 +126,8 @@ def lead(results: ScaleResults) -> pd.DataFrame:
         ]
     for axis in ("step", "flops"):
         for subject, base in pairs:
-            steps = dict(zip(eff.heldout_curve(base, axis).positions, eff.heldout_curve(base, "step").positions, strict=True))
-            found = eff.along([eff.heldout_curve(base, axis)], [eff.heldout_curve(subject, axis)], axis)
+            steps = dict(zip(heldout_curve(base, axis).positions, heldout_curve(base, "step").positions, strict=True))
+            found = eff.along([heldout_curve(base, axis)], [heldout_curve(subject, axis)], axis)
             rows += [
                 {
                     "quantity": f"multiplier in {axis}",

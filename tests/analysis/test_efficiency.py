@@ -1,3 +1,4 @@
+import json
 import math
 import random
 from types import SimpleNamespace
@@ -15,12 +16,9 @@ from lolm.analysis.efficiency import (
     crossing,
     efficiency,
     gap_at,
-    heldout_curve,
     multiplier,
-    training_curve,
-    training_loss,
-    window_rows,
 )
+from lolm.analysis.in_curve import heldout_curve, training_curve, training_loss, window_rows
 from lolm.analysis.leaderboard import leaderboard
 from lolm.records.results import RunRecord, load_results
 from lolm.records.schema import ScheduleEnd, Score
@@ -303,3 +301,19 @@ def test_seconds_of_runs_that_were_made_side_by_side_compare_nothing(tmp_path):
     assert gap_at(pairs, "seconds", 0.95, results).difference is None
     assert at_budgets(pairs, "flops", 0.95, results).largest is not None
     assert {entry.seconds for entry in leaderboard(results)} == {None}
+
+
+def test_an_early_end_of_schedule_that_took_longer_than_a_later_one_leaves_no_seconds_and_all_else(tmp_path):
+    """As the copy of a smoke run that was annealed first does, whenever the machine is busy just then."""
+    folder = write_results(tmp_path)
+    path = folder / "reports/smoke/evaluate/lolm-1.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["schedule_ends"][0]["seconds"] = 1e6
+    path.write_text(json.dumps(record), encoding="utf-8")
+    results = load_results(folder)
+    pairs = results.pairs("lolm", "transformer")
+    found = at_budgets(pairs, "seconds", 0.95, results)
+    assert (found.largest, len(found.points)) == (None, len(at_budgets(pairs, "flops", 0.95, results).points))
+    assert "longer to an earlier end of schedule" in found.points[0].reason
+    assert gap_at(pairs, "seconds", 0.95, results).difference is None
+    assert at_budgets(pairs, "flops", 0.95, results).largest is not None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lolm.analysis import efficiency as eff
-from lolm.analysis.in_curve import constant_until, heldout_before_decay, training_before_decay
+from lolm.analysis.in_curve import constant_until, heldout_before_decay, training_before_decay, window_rows
 from lolm.analysis.statistics import Estimate, geometric_interval
 from lolm.claims.entry import Context, Reading
 from lolm.claims.ledger import FAILS, INCONCLUSIVE, Quantity
@@ -88,7 +88,7 @@ def steps_inside(context: Context) -> Reading:
 def _inside(results: ScaleResults, pairs: Pairs) -> dict[str, Any]:
     """What the texts on a reading inside the runs say of it."""
     run = pairs[0][0]
-    window, dropout = eff.window_rows(run, results.analysis.published_window), run.header.run.size.dropout
+    window, dropout = window_rows(run, results.analysis.published_window), run.header.run.size.dropout
     return {"until": constant_until(run), "window": window, "dropout": dropout}
 
 

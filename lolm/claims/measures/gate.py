@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from lolm.analysis import dependency
 from lolm.analysis.dependency import follows
-from lolm.analysis.efficiency import window_rows
-from lolm.analysis.in_curve import constant_until
+from lolm.analysis.in_curve import constant_until, window_rows
 from lolm.analysis.statistics import Estimate, paired_difference, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, NOT_RUN, UNTESTABLE, Quantity

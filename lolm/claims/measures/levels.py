@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lolm.analysis.efficiency import training_loss, window_rows
-from lolm.analysis.in_curve import constant_until
+from lolm.analysis.in_curve import constant_until, training_loss, window_rows
 from lolm.analysis.statistics import t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import Control, Quantity

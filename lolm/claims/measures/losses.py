@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from lolm.analysis import efficiency as eff
-from lolm.analysis.in_curve import constant_until, heldout_before_decay, training_before_decay
+from lolm.analysis.in_curve import constant_until, heldout_before_decay, training_before_decay, training_curve, training_loss
 from lolm.analysis.statistics import Estimate, equivalence, geometric_interval, paired_difference, t_interval
 from lolm.claims.cost import Counting
 from lolm.claims.entry import Context, NotRun, Reading
@@ -58,7 +58,7 @@ def _as_published(definition: str, pairs: Pairs, context: Context) -> tuple[Esti
         row = training_stream(subject)
         if row is None:
             return None, f"LOLM was not scored on its training stream; {again(context.results)}"
-        theirs = eff.training_loss(base, window, row.step)
+        theirs = training_loss(base, window, row.step)
         ratios.append(clipped_perplexity(row.nats) / clipped_perplexity(theirs))
     return geometric_interval(ratios, context.confidence).map(lambda ratio: 1 - ratio), None
 
@@ -155,7 +155,7 @@ def lead_at(pairs: Pairs, share: float, end: float, confidence: float) -> tuple[
 def training_lead(pairs: Pairs, context: Context, until: float = math.inf) -> Estimate:
     """Baseline minus LOLM in training loss (nats) over the last published window that ends by a step, default the end."""
     window = context.analysis.published_window
-    found = [eff.training_loss(base, window, until) - eff.training_loss(subject, window, until) for subject, base in pairs]
+    found = [training_loss(base, window, until) - training_loss(subject, window, until) for subject, base in pairs]
     return t_interval(found, context.confidence)
 
 
@@ -205,7 +205,7 @@ def crossover(context: Context) -> Reading:
     """Share of the run after which LOLM's training loss stays above the baseline's, by published windows as theirs."""
     pairs, found, window = context.pairs(), [], context.analysis.published_window
     for subject, base in pairs:
-        mine, theirs = (eff.training_curve(run, window) for run in (subject, base))
+        mine, theirs = (training_curve(run, window) for run in (subject, base))
         both = zip(mine.positions, mine.losses, theirs.losses, strict=True)
         found.append(max((step for step, a, b in both if a < b), default=0) / mine.positions[-1])
     runs, stays = [run for pair in pairs for run in pair], sum(share == 1 for share in found)

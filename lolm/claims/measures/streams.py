@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lolm.analysis.efficiency import window_rows
+from lolm.analysis.in_curve import window_rows
 from lolm.analysis.statistics import equivalence, paired_difference, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
