@@ -46,9 +46,9 @@ def study() -> None:
             raise ScalingError(f"scale {scale!r} of `budgets` failed with status {status}; the reason stands above")
         print(f"budgets: {record.made} of {record.asked} runs")
     record = make(params)
-    for scale in (params.scale, *params.budgets) if asked.run else ():
-        if Layout(scale).reports.exists():
-            front.make(params, scale)
+    shown = [scale for scale in (params.scale, *params.budgets) if Layout(scale).reports.exists()]
+    for scale in shown if asked.run else ():
+        front.make(params, scale, shown)
     rest = "" if not record.missing else f" of {record.asked}; `make budgets` goes on"
     print(f"budgets: {budgets_record().with_suffix('.md')}, over {record.made} runs{rest}" if record.made else "budgets: not run")
 

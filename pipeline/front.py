@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -31,17 +32,22 @@ def front() -> None:
     parser.add_argument("--readme", action="store_true", help="write what was found at the scale of params.yaml into the pages")
     asked = parser.parse_args()
     params = load_params()
-    for scale in [asked.scale] if asked.scale else present_scales(params):
-        make(params, scale, readme=asked.readme)
+    scales = [asked.scale] if asked.scale else present_scales(params)
+    for scale in scales:
+        make(params, scale, scales, readme=asked.readme)
 
 
-def make(params: Params, scale: str, *, readme: bool = False) -> None:
-    """Write the front page of a scale; of the selected one also the pages above the scales, but for a trial beside others."""
+def make(params: Params, scale: str, made: Collection[str] = (), *, readme: bool = False) -> None:
+    """Write the front page of a scale; of the selected one also the pages above the scales, but for a trial beside others.
+
+    Args:
+        made: scales whose front pages are made with it, so that it can lead there.
+    """
     results = scale_results(params, scale)
     claims = merged_ledger(results, params, scale, counting=Counting(params), external=load_external())
     folder = Layout(scale).reports
     above = scale == params.scale and not (scale == TRIAL and _others(params, scale))
-    write({folder: ""} | ({folder.parent: f"{scale}/"} if above else {}), params, scale, results, claims)
+    write({folder: ""} | ({folder.parent: f"{scale}/"} if above else {}), params, scale, results, claims, made)
     if above:
         write_text(folder.parent / "report.html", pointer("index.html", "LOLM: what was claimed and what was measured"))
         if readme:
@@ -57,12 +63,20 @@ def scale_results(params: Params, scale: str) -> dict[str, ScaleResults]:
     return {name: results for name, at in fitting.items() if (results := load_study(params, at, name, read_run)[0]).runs}
 
 
-def write(places: dict[Path, str], params: Params, scale: str, results: dict[str, ScaleResults], claims: list[Claim]) -> None:
+def write(
+    places: dict[Path, str],
+    params: Params,
+    scale: str,
+    results: dict[str, ScaleResults],
+    claims: list[Claim],
+    made: Collection[str] = (),
+) -> None:
     """The three files of a front page in each folder; its value is the path from there to the studies' folders."""
     pages, figures = reported_studies(params, scale), front_figures(results, claims)
+    others = [other for other in _others(params, scale) if other in made or (Layout(other).reports / "index.html").exists()]
     texts: dict[Path, str] = {}
     for folder, here in places.items():
-        scales = {other: f"{'' if here else '../'}{other}/index.html" for other in _others(params, scale)}
+        scales = {other: f"{'' if here else '../'}{other}/index.html" for other in others}
         texts[folder / "index.html"] = front_page(scale, params, results, claims, pages, figures, here, scales)
         texts[folder / "claims.md"] = front_markdown(scale, params, results, claims, pages, here)
     for path, text in texts.items():  # all are made before one is written

@@ -38,11 +38,12 @@ def report(asked: argparse.Namespace | None = None) -> None:
         arguments(parser := argparse.ArgumentParser(description=__doc__))
         asked = parser.parse_args()
     params, read_run = load_params(), cache(load_run)
+    counting = Counting(params)
     params.select(asked.scale, asked.study)  # refuses what is not there
     for scale in [asked.scale] if asked.scale else present_scales(params):
         studies = [asked.study] if asked.study else reported_studies(params, scale)
         for study in studies:
-            make(params, scale, study, read_run)
+            make(params, scale, study, read_run, counting)
         if not studies:
             print(f"report: no study has a page at scale {scale}; --study makes one")
         if asked.study:  # as a stage: runs that DVC took from its cache show up in MLflow too
@@ -51,10 +52,11 @@ def report(asked: argparse.Namespace | None = None) -> None:
             try_sync_scale(scale)
 
 
-def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run) -> list[Claim]:
+def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run, counting: Counting | None = None) -> list[Claim]:
     """Write everything that is reported of one study; returns its ledger."""
     results, stale = load_study(params, scale, study, read_run)
-    drawn, entries, ledger = pictures(results), leaderboard(results), build_ledger(results, counting=Counting(params))
+    drawn, entries = pictures(results), leaderboard(results)
+    ledger = build_ledger(results, counting=counting or Counting(params))
     benchmark = read_mapping(BENCHMARK, **FORM) if BENCHMARK.exists() else None
     timings = speed(benchmark) if benchmark else None
     texts = {

@@ -53,7 +53,8 @@ def constant_until(run: RunRecord) -> float:
     steps, rates = run.points(names.TRAIN_LEARNING_RATE)
     if not rates:
         raise RecordError(f"{run.key}: its series has no {names.TRAIN_LEARNING_RATE}; run `dvc repro`")
-    return max(step for step, rate in zip(steps, rates, strict=True) if rate >= PEAK * max(rates))
+    least = PEAK * max(rates)
+    return max(step for step, rate in zip(steps, rates, strict=True) if rate >= least)
 
 
 def heldout_before_decay(run: RunRecord, axis: str = "step") -> Curve:

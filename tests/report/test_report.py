@@ -380,6 +380,33 @@ def front(several):
     return studies, claims, front_page("smoke", params, studies, claims, ("main", "field"), front_figures(studies, claims))
 
 
+def test_front_page_leads_to_no_page_that_is_not_made(front, several):
+    """Figures and entries come from the runs that there are, also of a study whose page nobody made."""
+    studies, claims, text = front
+    params, figures = studies["main"].params, front_figures(studies, claims)
+    assert {figure["study"] for figure in figures.values()} & {"main", "field"}
+    for pages in ((), ("main",), ("main", "field")):
+        links = Page(front_page("smoke", params, studies, claims, pages, figures)).links
+        assert {link.split("/")[0] for link in links if "/report.html" in link} == set(pages)
+        links = re.findall(r"\]\(([^)#]+)", front_markdown("smoke", params, studies, claims, pages))
+        assert {link.split("/")[0] for link in links} == set(pages)
+
+
+def test_front_page_leads_to_the_front_pages_of_other_scales_that_are_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_results(tmp_path))
+    monkeypatch.setattr("pipeline.front.present_scales", lambda params: ["smoke", "nano", "tiny"])
+
+    def linked(made=()):
+        make_front(load_params(), "smoke", made)
+        return {link for link in Page(Path("reports/smoke/index.html").read_text(encoding="utf-8")).links if "index.html" in link}
+
+    assert linked() == set()
+    assert linked(["smoke", "nano"]) == {"../nano/index.html"}
+    Path("reports/tiny").mkdir()
+    Path("reports/tiny/index.html").write_text("there")
+    assert linked(["smoke"]) == {"../tiny/index.html"}
+
+
 def test_front_page_answers_the_headline_questions_first(front):
     _, claims, text = front
     Page(text)

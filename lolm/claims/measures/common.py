@@ -68,7 +68,8 @@ def t_value(found: Sequence[float]) -> float:
 def training_stream(run: RunRecord) -> TrainingStream | None:
     """What was scored on the head of the training stream at the last kept weights before the rate decays; None if nothing was."""
     found = () if run.evaluation is None else run.evaluation.training_stream
-    return max((row for row in found if row.step <= constant_until(run)), key=lambda row: row.step, default=None)
+    end = constant_until(run)
+    return max((row for row in found if row.step <= end), key=lambda row: row.step, default=None)
 
 
 def on_training_stream(

@@ -43,8 +43,8 @@ def held_out(run: RunRecord) -> float:
 
 def _logged(run: RunRecord, window: int) -> float:
     """Mean gate on training batches over the last published window before the rate decays, as the levels are read."""
-    steps, logged = run.points(names.GATE_LEVEL)
-    values = [level for step, level in zip(steps, logged, strict=True) if step <= constant_until(run)] or logged[:1]
+    (steps, logged), end = run.points(names.GATE_LEVEL), constant_until(run)
+    values = [level for step, level in zip(steps, logged, strict=True) if step <= end] or logged[:1]
     values = values[-window_rows(run, window) :]
     return math.fsum(values) / len(values)
 

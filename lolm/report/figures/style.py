@@ -64,10 +64,10 @@ def svg_of(draw: Callable[[], Figure], name: str) -> str:
 
     with matplotlib.rc_context(STYLE):
         buffer, figure = io.StringIO(), draw()
-        FigureCanvasSVG(figure)  # whose texts the layout measures
+        canvas = FigureCanvasSVG(figure)  # whose texts the layout measures
         lay_out(figure)
-        figure.set_layout_engine("none")  # or everything is drawn once more, for nothing, to lay it out
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.set_layout_engine("none")
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})  # `savefig` draws twice, once for the layout
         shown = escape(json.dumps(values(figure), ensure_ascii=False, separators=(",", ":")))
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
