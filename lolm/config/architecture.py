@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from lolm.config.faulty import FAULTY
@@ -112,6 +113,9 @@ class GateConfig:
     branch_norm: bool = True  # LayerNorm on both branches before they are joined
 
 
+ROUTER_WEIGHT = 0.001
+
+
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """Weights and forms of the seven loss terms (facts B)."""
@@ -128,7 +132,7 @@ class ObjectiveConfig:
     competitive_weight: NonNegative = 0.1
     memory_weight: NonNegative = 0.05
     manifest_weight: NonNegative = 0.01
-    router_weight: NonNegative = 0.001  # load balancing of mixtures of experts
+    router_weight: NonNegative = ROUTER_WEIGHT  # load balancing of mixtures of experts
     future_trained: bool = True  # False: the projection never reaches the optimiser, as in v0
     auxiliary_clamp: Positive | None = 50.0
 
@@ -144,7 +148,7 @@ class ArchitectureConfig:
     regime, gate and fusion; r into the gate. The sixth, r into the fusion, is ``regime.isolate``.
 
     Raises:
-        ConfigError: an edge that the arm does not have.
+        ConfigError: an edge that the arm does not have, or a part that its family does not have.
     """
 
     family: Literal["lolm", "decoder"]
@@ -160,6 +164,7 @@ class ArchitectureConfig:
     detach: Annotated[tuple[Edge, ...], Items(distinct=True)] = ()
 
     def __post_init__(self) -> None:
+        refuse(self._parts_of_the_other_family())
         reads = {
             "surface_latent": self.latent.form != "none" and self.latent.input == "surface",
             "latent_regime": self.latent.form != "none" and self.regime.enabled,
@@ -174,3 +179,20 @@ class ArchitectureConfig:
             (edge not in has, "detach", f"this arm has no edge {edge!r} to cut; it has {', '.join(has) or 'none'}")
             for edge in self.detach
         )
+
+    def _parts_of_the_other_family(self) -> Iterator[tuple[bool, str, str]]:
+        """A decoder would leave out without a word what is said of LOLM's parts, and LOLM the decoder's map."""
+        objectives = self.objectives if self.objectives is FAULTY else replace(self.objectives, router_weight=ROUTER_WEIGHT)
+        parts = {
+            "latent": (self.latent, LatentConfig()),
+            "memory": (self.memory, MemoryConfig()),
+            "regime": (self.regime, RegimeConfig()),
+            "gate": (self.gate, GateConfig()),
+            "objectives": (objectives, ObjectiveConfig()),
+        }
+        for part, (said, none) in parts.items():
+            wrong = self.family == "decoder" and said is not FAULTY and said != none
+            only = " but router_weight" if part == "objectives" else ""
+            yield wrong, part, f"is of LOLM, and an arm of family decoder has none{only}; leave it out, or extend an arm of LOLM"
+        wrong = self.family == "lolm" and self.output_projection is True
+        yield wrong, "output_projection", "is of the published Transformer, and an arm of family lolm has none; leave it out"

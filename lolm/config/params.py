@@ -20,7 +20,7 @@ from lolm.config.measuring import (
     SweepConfig,
 )
 from lolm.config.ranges import Name, Size
-from lolm.config.sizes import SizeConfig, SizeRule
+from lolm.config.sizes import PARTS, SizeConfig, SizeRule
 from lolm.config.strict import ConfigError, nearest, refuse
 from lolm.config.study import StudyConfig
 from lolm.config.training import TrainingConfig
@@ -178,6 +178,9 @@ class RunConfig:
     def _missing_parts(self) -> Iterator[tuple[bool, str, str]]:
         architecture, where = self.architecture, f"scales.{self.scale}.sizes.{self.arm}"
         if architecture.family != "lolm":
+            for part in PARTS:
+                text = "is of LOLM's parts, and an arm of family decoder has none; leave it out"
+                yield getattr(self.size, part) is not None, f"{where}.{part}", text
             return
         objectives, batch = architecture.objectives, self.training.batch_size
         wanted = {
