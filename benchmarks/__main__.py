@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 from typing import Any
 
 from lolm.config import load_params
 from lolm.config.ranges import Count
-from lolm.records import write_json, write_text
+from lolm.records import write_json
+from pipeline.report import BENCHMARK, draw_benchmark
 from pipeline.stage import main, option
-
-FOLDER = Path("reports")
 
 
 def run() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # peers must not look for kernels on the network
     from benchmarks import ARMS, PARTS, Settings, benchmark
-    from lolm.report.figures.benchmark import speed
     from lolm.tracking import try_sync_benchmark
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -33,15 +30,12 @@ def run() -> None:
     args = parser.parse_args()
     make = Settings.quick if args.quick else Settings
     record = benchmark(make(load_params(), args.scale, tuple(args.arms)), args.parts, args.rounds, quiet=False)
-    picture = speed(record)
-    if picture is not None:
-        write_text(FOLDER / "figures" / "benchmark.svg", picture.svg)
-        write_text(FOLDER / "figures" / "benchmark.csv", picture.csv())
-    write_json(FOLDER / "benchmark.json", record)
+    draw_benchmark(record)
+    write_json(BENCHMARK, record)
     for line in lines(record):
         print(line)
-    print(f"benchmark: {FOLDER / 'benchmark.json'}; `make report` shows it in the page")
-    try_sync_benchmark(FOLDER / "benchmark.json")
+    print(f"benchmark: {BENCHMARK}; `make report` shows it in the page")
+    try_sync_benchmark(BENCHMARK)
 
 
 def lines(record: dict[str, Any], name: str = "") -> list[str]:

@@ -1,6 +1,7 @@
 """Pages of studies: leaderboard, ledger, figures with the data behind them. Made from the records in `reports/` alone.
 
-With `--study` the page of that study; without it, again every page that exists at the scale (without `--scale`: at every scale).
+With `--study` the page of that study; without it, again every page that exists at the scale (without `--scale`: at every scale)
+and the benchmark's figure.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from lolm.accounting.counting import Counting
 from lolm.accounting.resolve import resolve_run
@@ -40,6 +42,8 @@ def report(asked: argparse.Namespace | None = None) -> None:
     params, read_run = load_params(), cache(load_run)
     counting = Counting(params)
     params.select(asked.scale, asked.study)  # refuses what is not there
+    if not asked.study and BENCHMARK.exists():
+        draw_benchmark(read_mapping(BENCHMARK, **FORM))
     for scale in [asked.scale] if asked.scale else present_scales(params):
         studies = [asked.study] if asked.study else reported_studies(params, scale)
         for study in studies:
@@ -76,6 +80,13 @@ def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run, c
         write_json(whole / "summary.json", headline(results, entries, ledger))
     print(f"report: {folder / 'report.html'}")
     return ledger
+
+
+def draw_benchmark(record: dict[str, Any]) -> None:
+    """The figure of a benchmark's record with the table behind it, where it has something to show."""
+    if (picture := speed(record)) is not None:
+        write_text(BENCHMARK.parent / "figures" / "benchmark.svg", picture.svg)
+        write_text(BENCHMARK.parent / "figures" / "benchmark.csv", picture.csv())
 
 
 def load_study(params: Params, scale: str, study: str, read_run: ReadRun = load_run) -> tuple[ScaleResults, list[RunKey]]:

@@ -206,7 +206,11 @@ LAYER = "surfaces.modern.blocks.layer"
         # What would be left out, or be no number, without a word.
         ("scales.tiny.sizes.lolm.future.horizon", 255, "sizes.lolm.future.horizon: 255 leaves nothing to predict in training."),
         ("scales.tiny.sizes.lolm.memory.slots", 1, "scales.tiny.sizes.lolm.memory.slots: must be at least 2"),
-        ("architectures.transformer.gate", {"form": "scalar"}, "architectures.transformer.gate: is of LOLM, and an arm of family"),
+        (
+            "architectures.transformer.gate",
+            {"form": "scalar"},
+            "architectures.transformer.gate: is of LOLM, and an arm of family",
+        ),
         ("architectures.mamba.latent", {"form": "none"}, "architectures.mamba.latent: is of LOLM, and an arm of family decoder"),
         ("architectures.jamba_moe.regime", {"codes": 8}, "unknown key 'architectures.jamba_moe.regime.codes'"),
         ("architectures.hawk.memory", {"enabled": False}, "architectures.hawk.memory: is of LOLM"),

@@ -67,6 +67,9 @@ def several(tmp_path_factory):
     )
 
 
+ROOT = Path(__file__).resolve().parents[2]
+
+
 class Page(HTMLParser):
     """Collects ids, links, resources and cells by their label, and checks that tags close in order."""
 
@@ -561,6 +564,18 @@ def test_every_page_that_exists_is_made_again(reported, tmp_path, monkeypatch):
     report()
     assert page.read_bytes() == before
     assert not (folder / "reports/smoke/main").exists()
+
+
+def test_the_benchmarks_figure_is_made_again(tmp_path, monkeypatch):
+    """The committed one is of the committed record and the code of now."""
+    (tmp_path / "reports").mkdir()
+    for name in ("params.yaml", "reports/benchmark.json"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report"])
+    report()
+    for name in ("benchmark.svg", "benchmark.csv"):
+        assert (tmp_path / "reports/figures" / name).read_bytes() == (ROOT / "reports/figures" / name).read_bytes()
 
 
 def test_runs_under_other_parameters_are_stale(tmp_path, monkeypatch):
