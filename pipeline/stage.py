@@ -32,6 +32,7 @@ CURES = {
     **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), "move away what has that name"),
     errno.ENAMETOOLONG: "shorten the name",
     errno.ENOENT: "put it there, or name another",
+    errno.EPIPE: "let what reads the output read to its end",
 }
 
 
