@@ -1,8 +1,8 @@
 """The study over sizes and budgets: one law L(N, D) for each arm over the scales of `budgets` in params.yaml, and what follows.
 
 Writes ``reports/budgets/`` from the records that there are; what is missing is named. With ``--run`` the runs of each scale are
-made first, in the order of the file, and what is there is written after each; then the front pages. Other arguments are the
-runner's. The same command goes on.
+made first, in the order of the file, and what is there is written after each; then the front pages. A run whose records are whole
+is not made again where its weights are not here, as in a clone. Other arguments are the runner's. The same command goes on.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lolm.records.schema import Budgets
 from lolm.report.budgets import budgets_page
 from lolm.report.figures.budgets import budgets_picture
 from pipeline import front
+from pipeline.environment import RECORDED
 from pipeline.jobs import foreground
 from pipeline.report import load_study
 from pipeline.run import child_environment
@@ -40,7 +41,7 @@ def study() -> None:
     params = load_params()
     for scale, name in params.budgets.items() if asked.run else ():
         words = [sys.executable, "-m", "pipeline.run", "--scale", scale, "--study", name, *others]
-        status = foreground(words, child_environment())
+        status = foreground(words, child_environment() | {RECORDED: "1"})  # a law reads no weights
         record = make(params)
         if status:
             raise ScalingError(f"scale {scale!r} of `budgets` failed with status {status}; the reason stands above")

@@ -17,6 +17,7 @@ JOBS = "LOLM_JOBS"  # pieces at a time
 LAUNCHER = "LOLM_LAUNCHER"  # where pieces are made
 PARENT = "LOLM_PARENT"  # of a job: the process that it must not outlive
 PORT = "MASTER_PORT"  # where the processes of a run on several nodes meet
+RECORDED = "LOLM_RECORDED"  # a run whose records are whole is made, though its weights are not here
 STAGES = "LOLM_STAGES"  # of the runner's stages: the names of all, in order
 Launcher = Literal["local", "slurm"]
 KINDS: dict[str, Any] = {
@@ -27,6 +28,7 @@ KINDS: dict[str, Any] = {
     LAUNCHER: Launcher,
     PARENT: Natural,
     PORT: Port,
+    RECORDED: Literal[0, 1],
 }
 
 

@@ -6,6 +6,7 @@ holds one hash of what it was made from: settings, data, weights and code.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -15,10 +16,10 @@ from lolm import LolmError
 from lolm.config import RunConfig, to_mapping
 from lolm.data.stream import TokenStream
 from lolm.ops.backends import choose_backend
-from lolm.records import FINAL_WEIGHTS, Layout, RunKey, essence, fingerprint_of, read, sha256_of
+from lolm.records import FINAL_WEIGHTS, Layout, RunKey, essence, fingerprint_of, read, read_mapping, sha256_of
 from lolm.records.schema import DataChecksums, Divergence, Identity, RunHeader
 from pipeline.code import accepted_versions, code_of
-from pipeline.environment import DEVICE, said
+from pipeline.environment import DEVICE, RECORDED, said
 from pipeline.stage import training_device
 
 
@@ -33,8 +34,12 @@ def fingerprint_of_run(run: RunConfig, data: DataChecksums) -> str:
     return fingerprint_of(run, asdict(data), code_of("train"), device, choose_backend(device, run.training.kernels))
 
 
-def why_train(layout: Layout, key: RunKey, run: RunConfig) -> str | None:
-    """Why a run is to be trained; None where its records and weights are there and of the present inputs."""
+def why_train(layout: Layout, key: RunKey, run: RunConfig, measurements: Iterable[Path] = ()) -> str | None:
+    """Why a run is to be trained; None where its records and weights are there and of the present inputs.
+
+    Args:
+        measurements: records that must be there too where records alone suffice, as for :data:`RECORDED`.
+    """
     data = data_of(layout)
     if layout.divergence(*key).exists():
         same = read(layout.divergence(*key), Divergence).fingerprint == fingerprint_of_run(run, data)
@@ -54,7 +59,17 @@ def why_train(layout: Layout, key: RunKey, run: RunConfig) -> str | None:
     kernels = header.kernels if said(DEVICE) else choose_backend(device, run.training.kernels)
     if (header.device, header.kernels) != (device, kernels):
         return f"made on {header.device} with {header.kernels} kernels"
-    return None if (layout.weights(*key) / FINAL_WEIGHTS).exists() else "no weights"
+    if (layout.weights(*key) / FINAL_WEIGHTS).exists():
+        return None
+    if not said(RECORDED):
+        return "no weights"
+    left = [path.as_posix() for path in measurements if not _is_of(header, path)]
+    return f"no weights to make {left[0]} with" if left else None
+
+
+def _is_of(header: RunHeader, path: Path) -> bool:
+    """Whether a measurement is there and of this run."""
+    return path.exists() and read_mapping(path, fingerprint=str)["fingerprint"] == header.fingerprint
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
@@ -85,6 +100,8 @@ def measured_from(layout: Layout, key: RunKey, path: Path, kind: type[Identity],
     record = read(path, kind)
     if record.fingerprint != read(layout.header(*key), RunHeader).fingerprint:
         return "of another run"
+    if said(RECORDED) and not (layout.weights(*key) / FINAL_WEIGHTS).exists():
+        return None
     return None if record.inputs == inputs else "other settings, weights, data or code"
 
 

@@ -28,6 +28,7 @@ from lolm.training.scratch import clear_finished, remove
 from pipeline.code import code_of
 from pipeline.configured import run_of
 from pipeline.environment import ALONE, said
+from pipeline.estimate import arms_of
 from pipeline.identity import data_of, fingerprint_of_run, inputs_of, why_train
 from pipeline.runs import Piece, command, per_run
 from pipeline.stage import Stage, main, training_device
@@ -107,7 +108,10 @@ def record_divergence(layout: Layout, key: RunKey, header: RunHeader, step: int,
 
 
 def why(stage: Stage, key: RunKey) -> str | None:
-    return why_train(stage.layout, key, run_of(stage, key))
+    layout = stage.layout
+    records = {"evaluate": layout.evaluation, "ablate": layout.ablation, "layers": layout.layers}
+    measurements = [path(*key) for name, path in records.items() if key.arm in arms_of(stage.params, name)]
+    return why_train(layout, key, run_of(stage, key), measurements)
 
 
 def inputs(stage: Stage, key: RunKey) -> str:

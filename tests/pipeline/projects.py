@@ -15,7 +15,10 @@ from numba.core.caching import _CacheLocator
 
 ROOT = Path(__file__).resolve().parents[2]
 DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n"
-DROPPED = ("DVC_ROOT", "MLFLOW_TRACKING_URI", "LOLM_PIPELINE", "LOLM_JOBS", "LOLM_FORCE", "LOLM_RUNNER", "PYTHONPATH")
+DROPPED = (
+    *("DVC_ROOT", "MLFLOW_TRACKING_URI", "LOLM_PIPELINE", "LOLM_JOBS", "LOLM_FORCE", "LOLM_RECORDED", "LOLM_RUNNER"),
+    "PYTHONPATH",
+)
 
 HALT = """
 import os, signal

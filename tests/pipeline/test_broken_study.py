@@ -52,6 +52,22 @@ def test_killed_run_goes_on_and_ends_bit_identical(made, layout, tmp_path):
     assert rows[0] == rows[1]
 
 
+def test_a_study_without_its_weights_is_made_by_its_records_where_that_is_said(made, tmp_path):
+    """As `make budgets` says it: in a clone every run has its records, and none its weights."""
+    copy = copied(made, tmp_path / "clone", "plots")
+    ours = Layout("smoke", copy)
+    shutil.rmtree(ours.artifacts / "runs")
+    for name in ("train", "evaluate", "ablate", "layers", "recall"):
+        assert f"{name}: all " in python(copy, "-m", f"pipeline.{name}", LOLM_RECORDED="1"), name
+    assert list((ours.artifacts / "runs").iterdir()) == []
+    ours.ablation("transformer", 1).unlink()
+    said = python(copy, "-m", "pipeline.train", LOLM_RECORDED="1")
+    assert "train: 1 of 4 to make" in said
+    assert "transformer-1: no weights to make reports/smoke/ablate/transformer-1.json.xz with" in said
+    assert "ablate: 1 of 4 to make" in python(copy, "-m", "pipeline.ablate", LOLM_RECORDED="1")
+    assert "evaluate: all 4 are made" in python(copy, "-m", "pipeline.evaluate", LOLM_RECORDED="1")
+
+
 def test_a_run_that_diverges_stops_no_other_and_shows_as_such(made, tmp_path):
     """A learning rate far too high in one arm's sweep record: its runs diverge, the others are kept, the rest goes on."""
     copy = copied(made, tmp_path / "diverged", "plots")

@@ -120,6 +120,32 @@ def test_a_measurement_is_of_its_run_and_of_its_inputs(layout):
     assert ask("x") == "of another run"
 
 
+def test_records_alone_suffice_where_it_is_said(layout, monkeypatch):
+    """Of a run that is whole and of the present parameters and code; with its weights it is judged as ever."""
+    evaluation, fingerprint = layout.evaluation(*KEY), read(layout.header(*KEY), RunHeader).fingerprint
+    trained = lambda: identity.why_train(layout, KEY, make_run("lolm"), [evaluation])  # noqa: E731
+    measured = lambda: identity.measured_from(layout, KEY, evaluation, identity.Identity, "y")  # noqa: E731
+    monkeypatch.setenv("LOLM_RECORDED", "1")
+    write(evaluation, identity.Identity(*KEY, "lolm", fingerprint, inputs="x"))
+    assert trained() is None
+    assert measured() == "other settings, weights, data or code"
+    (layout.weights(*KEY) / FINAL_WEIGHTS).unlink()
+    assert trained() is None
+    assert measured() is None
+    write(evaluation, identity.Identity(*KEY, "lolm", "another", inputs="x"))
+    assert trained() == f"no weights to make {evaluation.as_posix()} with"
+    assert measured() == "of another run"
+    evaluation.unlink()
+    assert trained() == f"no weights to make {evaluation.as_posix()} with"
+    assert measured() == "no record"
+    assert why(layout) is None  # nothing is asked to be measured
+    monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "new")
+    assert "other code" in trained()
+    monkeypatch.setenv("LOLM_RECORDED", "0")
+    monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "old")
+    assert trained() == "no weights"
+
+
 def test_inputs_follow_settings_weights_and_code(layout, monkeypatch):
     run = make_run("lolm")
     known = {identity.inputs_of("evaluate", run, "a"), identity.inputs_of("evaluate", run, "b")}
