@@ -49,8 +49,9 @@ def merged_ledger(
     """One ledger over all studies of a scale: each claim once, decided by the study that tests it.
 
     Where that study has no records, or lacks what the claim takes, another study of the same subject (and, where the claim is
-    held against a baseline, of the same baseline) stands in for it; without one the claim is ``not run``. What is asked against
-    both Transformers stands twice: against the published form, and as ``<id>_modern`` against the modern one.
+    held against a baseline, of the same baseline) stands in for it, of several the one of most seeds; without one the claim is
+    ``not run``. What is asked against both Transformers stands twice: against the published form, and as ``<id>_modern`` against
+    the modern one.
 
     Args:
         results_by_study: the studies that were run, by name.
@@ -96,14 +97,16 @@ def has_lolm(params: Params, study: str) -> bool:
 
 
 def _candidates(entry: Entry, results_by_study: Mapping[str, ScaleResults], params: Params) -> list[str]:
-    """Studies that can decide, the one that tests it first."""
+    """Studies that can decide: the one that tests it, then those of most seeds, of these the one of which most was run."""
     asked = params.studies.get(entry.study)
-    found = [entry.study] if entry.study in results_by_study else []
+    others = []
     for name, results in results_by_study.items():
         study = results.params.selected
         if name != entry.study and asked is not None and not asked.scale and study.subject == asked.subject and not study.scale:
-            found += [name] if not entry.pair or study.baseline == asked.baseline else []
-    return found
+            others += [name] if not entry.pair or study.baseline == asked.baseline else []
+    size = {name: (len(results.params.selected.seeds), len(results.runs)) for name, results in results_by_study.items()}
+    others.sort(key=size.__getitem__, reverse=True)
+    return [*([entry.study] if entry.study in results_by_study else []), *others]
 
 
 def _nothing(entry: Entry, params: Params, scale: str) -> ScaleResults:

@@ -94,10 +94,14 @@ class Measurement:
         return {"command": self.command, "note": self.note}
 
 
-def needs(params: Params, scale: str, study: str, counting: Counting | None = None) -> Needs:
-    """What a study costs at a scale; sweeps, measurements and recall tasks come on top."""
+def needs(params: Params, scale: str, study: str, counting: Counting | None = None, *, over_scales: bool = False) -> Needs:
+    """What a study costs at a scale; sweeps, measurements and recall tasks come on top.
+
+    Args:
+        over_scales: a study of ``budgets`` is all of them, also at one of its scales.
+    """
     chosen = params.studies.get(study)
-    if study in params.budgets.values() and scale not in params.budgets:
+    if study in params.budgets.values() and (over_scales or scale not in params.budgets):
         parts = [needs(params, *part, counting) for part in params.budgets.items()]
         arms = tuple(dict.fromkeys(arm for part in parts for arm in part.arms))
         flops = [part.training_flops for part in parts]

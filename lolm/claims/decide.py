@@ -89,7 +89,9 @@ def _undecided(context: Context, missing: Undecided, elsewhere: bool) -> Claim:
         why = f"{_sentence(why)}{_diverged(entry, results)}"
         why += f" Study {entry.study} tests it." if verdict == NOT_RUN and entry.study != results.study else ""
     scale = entry.scale or (entry.further_scale if verdict == UNTESTABLE else None) or results.scale
-    wanted = None if verdict == INCONCLUSIVE else needs(results.params, scale, entry.study, context.counting)
+    wanted = None
+    if verdict != INCONCLUSIVE:
+        wanted = needs(results.params, scale, entry.study, context.counting, over_scales=entry.group == "budgets")
     return _claim(entry, results, verdict=verdict, why=_sentence(why), needs=wanted)
 
 

@@ -198,6 +198,17 @@ def test_another_study_of_the_same_arms_stands_in(merged):
     assert (ledger["efficiency_2x"].verdict, ledger["efficiency_2x"].study) == ("fails", "again")
 
 
+def test_of_those_that_stand_in_the_one_of_most_seeds_decides(merged):
+    """Whatever their order in the file and what they show; of as many seeds, the one of which more was run."""
+    arms = ("lolm", "transformer", "mamba")
+    studies = {"few": {"seeds": (1, 2)}, "many": {"seeds": (1, 2, 3)}, "whole": {"arms": arms, "seeds": (1, 2, 3)}}
+    ledger, _ = merged(studies, run=("few", "many"))
+    claim = ledger["efficiency_2x"]
+    assert (claim.study, claim.sound.n_seeds) == ("many", 3)
+    ledger, _ = merged(studies, run=("few", "many", "whole"))
+    assert {ledger[name].study for name in ("efficiency_2x", "gate_reversal")} == {"whole"}
+
+
 def test_nothing_was_run(merged):
     ledger, _ = merged({}, run=())
     measured = {claim.verdict for claim in ledger.values() if claim.group not in ("arithmetic",)}

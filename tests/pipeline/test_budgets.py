@@ -255,6 +255,8 @@ def test_what_is_not_run_has_its_command_and_price():
     entries = (*registry.budgets.ENTRIES, *registry.boundaries.ENTRIES)
     claims = {claim.id: claim for claim in merged_ledger({}, params, "tiny", entries)}
     assert claims["lag_with_budget"].needs.command == "make budgets"
+    at_a_size = {claim.id: claim for claim in merged_ledger({}, params, "budget_nano")}
+    assert at_a_size["lag_with_budget"].needs.command == "make budgets"  # one size decides no claim over sizes
     assert claims["gate_at_transitions"].needs.command == "make repro SCALE=context STUDY=context"
 
 
