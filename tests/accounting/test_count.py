@@ -96,10 +96,14 @@ def test_the_sum_of_the_formulas_is_the_count(scale, arm):
 
 
 def tiny(arm: str, **architecture):
-    size = {
-        "d_model": 8, "n_heads": 2, "n_layers": 1, "d_ff": 16, "latent": LatentSize(1, 4),
-        "memory": MemorySize(4, chunk_tokens=4), "regime": RegimeSize(4, 4), "future": FutureSize(horizon=2, hidden=16, width=8),
-    }  # fmt: skip
+    size = {"d_model": 8, "n_heads": 2, "n_layers": 1, "d_ff": 16}
+    parts = {
+        "latent": LatentSize(1, 4),
+        "memory": MemorySize(4, chunk_tokens=4),
+        "regime": RegimeSize(4, 4),
+        "future": FutureSize(horizon=2, hidden=16, width=8),
+    }
+    size |= parts if PARAMS.architectures[arm].family == "lolm" else {}
     return make_run(arm, vocab_size=10, size=size, training={"seq_len": 8}, **architecture)
 
 
