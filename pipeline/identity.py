@@ -59,12 +59,16 @@ def why_train(layout: Layout, key: RunKey, run: RunConfig, measurements: Iterabl
     kernels = header.kernels if said(DEVICE) else choose_backend(device, run.training.kernels)
     if (header.device, header.kernels) != (device, kernels):
         return f"made on {header.device} with {header.kernels} kernels"
-    if (layout.weights(*key) / FINAL_WEIGHTS).exists():
+    if _has_weights(layout, key):
         return None
     if not said(RECORDED):
         return "no weights"
     left = [path.as_posix() for path in measurements if not _is_of(header, path)]
     return f"no weights to make {left[0]} with" if left else None
+
+
+def _has_weights(layout: Layout, key: RunKey) -> bool:
+    return (layout.weights(*key) / FINAL_WEIGHTS).exists()
 
 
 def _is_of(header: RunHeader, path: Path) -> bool:
@@ -100,7 +104,7 @@ def measured_from(layout: Layout, key: RunKey, path: Path, kind: type[Identity],
     record = read(path, kind)
     if record.fingerprint != read(layout.header(*key), RunHeader).fingerprint:
         return "of another run"
-    if said(RECORDED) and not (layout.weights(*key) / FINAL_WEIGHTS).exists():
+    if said(RECORDED) and not _has_weights(layout, key):
         return None
     return None if record.inputs == inputs else "other settings, weights, data or code"
 
