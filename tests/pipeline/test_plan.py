@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from lolm.config import ConfigError, load_params
 from lolm.records import Layout
-from pipeline import plan
+from pipeline import estimate, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -165,6 +167,20 @@ def test_the_whole_study_is_timed_where_it_can_be_meant_to_run(project, monkeypa
     assert said("tiny", h200).endswith("on one H200 at 35% of its peak")
     unknown = plan.Target("a new card", 1e12, True)
     assert said("tiny", unknown) == "how long it takes is unknown before the first run on this device"
+
+
+def test_a_busy_machine_is_taken_for_no_slower_one(monkeypatch):
+    """Nine products of ten take three times as long, as beside other work."""
+
+    def clock(now=0.0):
+        for product in itertools.count():
+            yield now
+            now += 0.001 if product % 10 == 9 else 0.003
+            yield now
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=clock().__next__))
+    assert estimate.matmul_speed.__wrapped__() == pytest.approx(2 * 512**3 / 0.001)
 
 
 def test_several_devices_share_weights_and_hours_or_are_refused_as_training_would(project, monkeypatch, capsys):
