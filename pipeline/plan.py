@@ -23,7 +23,7 @@ from lolm.records import Layout, write_text
 from lolm.records.schema import PlanRow
 from pipeline.environment import LAUNCHER, said
 from pipeline.estimate import duration, estimate, pieces_of, study_flops
-from pipeline.stage import arguments, main, opened, option
+from pipeline.stage import arguments, main, opened, option, refuse_other_scale
 
 HEADINGS = {
     "parameters": "parameters",
@@ -57,6 +57,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def plan() -> None:
     args = arguments(__doc__, more=OPTIONS)
     params = opened(args).params
+    refuse_other_scale(params)
     rows = plan_rows(params, params.scale, params.study)
     print(table(rows))
     for arm in rows:

@@ -24,7 +24,7 @@ from lolm.records.results import RunRecord, ScaleResults, load_results, load_run
 from lolm.report.figures import pictures
 from lolm.report.figures.benchmark import FORM, speed
 from lolm.report.study import curves, headline, own_claims, study_markdown, study_page
-from pipeline.stage import main
+from pipeline.stage import main, refuse_other_scale
 
 ReadRun = Callable[[Layout, RunKey], RunRecord | None]
 BENCHMARK = Path("reports") / "benchmark.json"  # of `make bench`, where it was run
@@ -41,10 +41,15 @@ def report(asked: argparse.Namespace | None = None) -> None:
         asked = parser.parse_args()
     params, read_run = load_params(), cache(load_run)
     counting = Counting(params)
-    params.select(asked.scale, asked.study)  # refuses what is not there
+    chosen = params.select(asked.scale, asked.study)  # refuses what is not there
+    if asked.study and asked.scale:
+        refuse_other_scale(chosen)
     if not asked.study and BENCHMARK.exists():
         draw_benchmark(read_mapping(BENCHMARK, **FORM))
+    made_for = params.scales_for(asked.study) if asked.study else ()
     for scale in [asked.scale] if asked.scale else present_scales(params):
+        if made_for and scale not in made_for:
+            continue
         studies = [asked.study] if asked.study else reported_studies(params, scale)
         for study in studies:
             make(params, scale, study, read_run, counting)

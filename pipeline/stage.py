@@ -64,6 +64,14 @@ def opened(args: argparse.Namespace) -> Stage:
     return Stage(load_params().select(args.scale, args.study))
 
 
+def refuse_other_scale(params: Params) -> None:
+    """Raises ConfigError where the study is made for other scales than the one chosen: its runs there would answer nothing."""
+    if (made_for := params.scales_for(params.study)) and params.scale not in made_for:
+        scales = " or ".join(map(repr, made_for))
+        advice = "choose both" if params.selected.scale else "choose both, or `make budgets` makes it with the others"
+        raise ConfigError(f"scale: {params.scale!r}, but study {params.study!r} is made for {scales} alone; {advice}")
+
+
 def arguments(
     description: str | None, *, arm: bool = False, seed: bool = False, more: Mapping[str, dict[str, Any]] | None = None
 ) -> argparse.Namespace:

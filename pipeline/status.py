@@ -11,11 +11,12 @@ from lolm import LolmError
 from pipeline.environment import JOBS, said
 from pipeline.estimate import PER_ARM, PER_RUN, duration, estimate, pieces_of
 from pipeline.runs import LOGS, Piece, default_jobs
-from pipeline.stage import Stage, arguments, main, opened
+from pipeline.stage import Stage, arguments, main, opened, refuse_other_scale
 
 
 def status() -> None:
     stage = opened(arguments(__doc__))
+    refuse_other_scale(stage.params)
     study = stage.study
     seeds = ", ".join(map(str, study.seeds))
     print(f"study {study.name} at scale {stage.scale}: {', '.join(study.arms)}; seeds {seeds}")

@@ -13,7 +13,6 @@ import urllib.request
 from pathlib import Path
 
 from lolm import LolmError, tracking
-from lolm.config import load_params
 from lolm.config.ranges import Port, Text
 from lolm.records import Layout, recorded_scales
 from pipeline import stage
@@ -30,7 +29,8 @@ def ui() -> None:
     parser.add_argument("--scale", help="whose experiment the printed address opens (default: that of params.yaml)")
     parser.add_argument("--study", help="whose arms it compares (default: that of params.yaml)")
     args = parser.parse_args()
-    chosen = load_params().select(args.scale, args.study)
+    chosen = stage.opened(args).params
+    stage.refuse_other_scale(chosen)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

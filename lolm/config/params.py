@@ -151,6 +151,11 @@ class Params:
         plain = tuple(arm for arm in chosen.arms if self.architectures[arm].family == "decoder")
         return plain if chosen.layers is None else chosen.layers
 
+    def scales_for(self, study: str) -> tuple[str, ...]:
+        """The scales that a study is made for: its own, or those that name it under ``budgets``. None: any."""
+        own = self.studies[study].scale
+        return (own,) if own else tuple(scale for scale, name in self.budgets.items() if name == study)
+
     def select(self, scale: str | None = None, study: str | None = None) -> Params:
         """The same parameters with another scale, another study, or both; raises ConfigError naming the nearest."""
         scale, study = scale or self.scale, study or self.study

@@ -90,10 +90,12 @@ class StudyLine:
 def study_lines(
     params: Params, scale: str, results_by_study: Mapping[str, ScaleResults], pages: Collection[str]
 ) -> list[StudyLine]:
-    """Every study of ``params.yaml`` whose arms have a size at the scale, run ones first."""
-    lines, sized = [], set(arms_of(params, scale))
+    """Every study of ``params.yaml`` that can be made at the scale, or at one of its own, run ones first. Of the study over sizes
+    and budgets only what is made at this scale: the whole of it is one of the questions."""
+    lines = []
     for name, study in params.studies.items():
-        if not set(study.arms) <= sized:
+        at = study.scale or scale
+        if (made_for := params.scales_for(name)) and at not in made_for or not set(study.arms) <= set(arms_of(params, at)):
             continue
         results = results_by_study.get(name)
         made = len(results.runs) if results else 0
@@ -108,7 +110,7 @@ def study_lines(
                 " · ".join(labels) if len(labels) < 5 else f"{' · '.join(labels[:3])} and {len(labels) - 3} more",
                 ", ".join(map(str, study.seeds)),
                 state,
-                f"make repro SCALE={scale} STUDY={name}" if made < asked else "",
+                f"make repro SCALE={at} STUDY={name}" if made < asked else "",
             )
         )
     return sorted(lines, key=lambda line: line.page is None)

@@ -44,10 +44,10 @@ def studies_of(layout: Layout) -> dict[str, tuple[str, ...]]:
 @lru_cache(maxsize=4)
 def _studies(path: Path, changed: int, scale: str) -> dict[str, tuple[str, ...]]:
     try:
-        studies = load_params(path).studies
+        params = load_params(path)
     except ConfigError:
         return {}
-    return {name: study.arms for name, study in studies.items() if study.scale in ("", scale)}
+    return {name: study.arms for name, study in params.studies.items() if scale in (params.scales_for(name) or (scale,))}
 
 
 def say_studies(client: Any, run: Any, layout: Layout) -> None:

@@ -92,6 +92,13 @@ def test_a_study_is_selected_by_its_name():
         PARAMS.select("tinny")
 
 
+def test_some_studies_are_made_for_certain_scales():
+    assert PARAMS.scales_for("main") == ()
+    assert PARAMS.scales_for("context") == ("context",)
+    assert PARAMS.scales_for("budgets_small") == ("budget_nano", "budget_micro")
+    assert PARAMS.scales_for("budgets_large") == ("budget_mini",)
+
+
 def levels(study: str, of) -> dict[str, tuple[str, ...]]:
     """For each factor the arms of a study at its high level, read from their architectures."""
     arms = PARAMS.studies[study].arms

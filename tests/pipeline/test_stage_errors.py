@@ -4,14 +4,16 @@ import argparse
 import errno
 import io
 import os
+import re
 import sys
 
 import pytest
 import torch
 from builders import ROOT
 
+from lolm.config import ConfigError
 from lolm.config.ranges import Count, Port, PositiveShare
-from pipeline import accept, environment, gpu, plan, report, run, ui
+from pipeline import accept, environment, gpu, plan, report, run, status, ui
 from pipeline.jobs import Job, side_by_side
 from pipeline.stage import arguments, main, option
 
@@ -174,3 +176,21 @@ def test_half_a_choice_is_refused_and_a_scale_without_pages_is_said(capsys, monk
     monkeypatch.setattr(sys, "argv", ["report", "--scale", "1570m"])
     report.report()
     assert capsys.readouterr().out == "report: no study has a page at scale 1570m; --study makes one\n"
+
+
+@pytest.mark.parametrize("command", [plan.plan, status.status, report.report, ui.ui], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    ("study", "advice"),
+    [
+        ("context", "study 'context' is made for 'context' alone; choose both"),
+        (
+            "budgets_small",
+            "is made for 'budget_nano' or 'budget_micro' alone; choose both, or `make budgets` makes",
+        ),
+    ],
+)
+def test_a_study_that_is_made_for_another_scale_is_refused(monkeypatch, command, study, advice):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["stage", "--scale", "tiny", "--study", study])
+    with pytest.raises(ConfigError, match=f"scale: 'tiny', but .*{re.escape(advice)}"):
+        command()

@@ -27,7 +27,7 @@ from lolm.records.results import load_results
 from lolm.report import ablations, figures, rows, tables
 from lolm.report.figures import FIGURES, FigureEntry, left_out, pictures
 from lolm.report.figures.style import label_ends, new_figure, reference_lines, spread
-from lolm.report.front import QUESTIONS, front_figures, front_markdown, front_page, readme_block
+from lolm.report.front import QUESTIONS, front_figures, front_markdown, front_page, readme_block, study_lines
 from lolm.report.study import absent, curves, headline, own_claims, study_markdown, study_page, title
 from pipeline.front import front as front_stage
 from pipeline.front import make as make_front
@@ -434,6 +434,17 @@ def test_front_page_names_what_was_not_run_and_how_to_run_it(front):
         "holds", "fails", "not-run", "not-testable"
     }  # fmt: skip
     assert len(VERDICTS) == 5
+
+
+def test_front_page_lists_a_study_at_the_scale_it_is_made_for():
+    """A part of the study over budgets is none at another size, even where the arms it names have runs there."""
+    params = load_params(ROOT / "params.yaml")
+    at_tiny = {line.name: line.command for line in study_lines(params, "tiny", {}, ())}
+    assert at_tiny["context"] == "make repro SCALE=context STUDY=context"
+    assert at_tiny["main"] == "make repro SCALE=tiny STUDY=main"
+    assert not at_tiny.keys() & set(params.budgets.values())
+    at_nano = {line.name for line in study_lines(params, "budget_nano", {}, ())}
+    assert at_nano & set(params.budgets.values()) == {"budgets_small"}
 
 
 def test_published_numbers_stand_in_no_cell_of_ours(front):
