@@ -267,10 +267,12 @@ def test_the_design_shares_text_window_ends_and_pair():
     assert len({(s.training.steps, s.training.cooldown_steps, s.training.tokens_per_step) for s in scales}) == 1
     assert scales[0].training.cooldown_steps == (1000, 2000, 4000, 8000)
     assert all(s.ablation.annealed and not s.training.snapshots for s in scales)
-    for name, preset in params.scales.items():
-        if name.startswith("budget_"):  # each is its own size's scale, trained longer
-            own = params.scales[name.removeprefix("budget_")]
-            assert {k: v for k, v in preset.sizes.items() if k != "lolm"} == {k: v for k, v in own.sizes.items() if k != "lolm"}
+    for name in params.budgets:  # each is its own size's scale, trained longer
+        preset, own = params.scales[name], params.scales[name.removeprefix("budget_")]
+        assert {k: v for k, v in preset.sizes.items() if k != "lolm"} == {k: v for k, v in own.sizes.items() if k != "lolm"}
+    smallest, control = params.scales["budget_nano"], params.scales["budget_rates"]
+    assert control.sweep.steps == smallest.training.steps
+    assert replace(control, sweep=smallest.sweep) == smallest, "the control of the rates differs in its sweep alone"
 
 
 def test_numbers_without_a_bound_are_shown_so():
