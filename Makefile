@@ -70,8 +70,8 @@ gpu-shards: $(ready) ## what `make gpu` reads, from the text in the folder texts
 	@"$(python)" -m pipeline.gpu --prepare $(ARGS)
 
 report: $(ready) ## every committed page again from the records in reports/, without training
-	@"$(python)" -m pipeline.report $(chosen)
 	@"$(python)" -m pipeline.budgets
+	@"$(python)" -m pipeline.report $(chosen)
 	@"$(python)" -m pipeline.front $(if $(SCALE),--scale "$(SCALE)") --readme
 	@"$(python)" -m pipeline.cards
 

@@ -57,7 +57,7 @@ def study() -> None:
 def make(params: Params) -> Budgets:
     """Write the record, its page, figure and table; before the first run there is none, nor one of runs that no longer count."""
     read_run = cache(load_run)
-    results = [load_study(params, scale, name, read_run)[0] for scale, name in params.budgets.items()]
+    results = [load_study(params, scale, name, read_run, over_scales=False)[0] for scale, name in params.budgets.items()]
     price = needs(params, "", next(iter(params.budgets.values()), ""), Counting(params))
     record = budgets(results, published(params), price.training_flops or 0.0)
     drawn, path = budgets_picture(record, params), budgets_record()

@@ -94,11 +94,13 @@ def draw_benchmark(record: dict[str, Any]) -> None:
         write_text(BENCHMARK.parent / "figures" / "benchmark.csv", picture.csv())
 
 
-def load_study(params: Params, scale: str, study: str, read_run: ReadRun = load_run) -> tuple[ScaleResults, list[RunKey]]:
+def load_study(
+    params: Params, scale: str, study: str, read_run: ReadRun = load_run, *, over_scales: bool = True
+) -> tuple[ScaleResults, list[RunKey]]:
     """Results of the runs that were made under the present parameters, and the keys of those made under others."""
     selected = params.select(scale, study).selected
     expected = {arm: resolve_run(params, scale, arm, selected.seeds[0]) for arm in selected.arms}
-    results = load_results(Path(), scale, params, study, expected, read_run)
+    results = load_results(Path(), scale, params, study, expected, read_run, over_scales=over_scales)
     return results, [key for key in results.missing if Layout(scale).header(*key).exists()]
 
 

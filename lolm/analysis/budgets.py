@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from lolm.records.schema import (
     BudgetLaw,
     BudgetPoint,
     Budgets,
+    BudgetSettings,
     DependencyPoint,
     MeasuredGap,
     PathMultiplier,
@@ -87,6 +89,7 @@ def budgets(results: Sequence[ScaleResults], published: Sequence[Published] = ()
     subject = fits.get(study.subject)
     return Budgets(
         scales={r.scale: r.study for r in results},
+        settings=settings_of(analysis),
         subject=study.subject,
         baseline=study.baseline,
         made=sum(len(r.runs) for r in results),
@@ -105,6 +108,11 @@ def budgets(results: Sequence[ScaleResults], published: Sequence[Published] = ()
         dependency=tuple(_dependency(results, study.subject)),
         predictions=tuple(row for size in published for row in _predictions(fits, subject, size)),
     )
+
+
+def settings_of(analysis: AnalysisConfig) -> BudgetSettings:
+    """The settings that decide the record's numbers."""
+    return BudgetSettings(**{field.name: getattr(analysis, field.name) for field in fields(BudgetSettings)})
 
 
 def _unmeasured(results: ScaleResults, subject: str) -> list[str]:

@@ -178,9 +178,9 @@ class RunConfig:
     training: TrainingConfig
 
     def __post_init__(self) -> None:
-        refuse([*self._missing_parts(), *self._wrong_blocks()])
+        refuse([*self._wrong_parts(), *self._wrong_blocks()])
 
-    def _missing_parts(self) -> Iterator[tuple[bool, str, str]]:
+    def _wrong_parts(self) -> Iterator[tuple[bool, str, str]]:
         architecture, where = self.architecture, f"scales.{self.scale}.sizes.{self.arm}"
         if architecture.family != "lolm":
             for part in PARTS:

@@ -255,6 +255,8 @@ def load_results(
     study: str | None = None,
     expected: Mapping[str, RunConfig] | None = None,
     read_run: Callable[[Layout, RunKey], RunRecord | None] | None = None,
+    *,
+    over_scales: bool = True,
 ) -> ScaleResults:
     """Read the records of a study's runs at a scale below a project root.
 
@@ -266,6 +268,7 @@ def load_results(
         expected: by arm, the resolved configuration of the present parameters, whose seed and learning rate (a sweep chooses it)
             are not looked at. A run that was made under another one counts as not made. Default: every recorded run counts.
         read_run: default :func:`load_run`. Who reads several studies gives ``cache(load_run)``, since studies share runs.
+        over_scales: what the study over sizes and budgets found is read too; who makes that record goes without.
 
     Raises:
         ConfigError: unknown scale or study, or broken ``params.yaml``.
@@ -289,9 +292,17 @@ def load_results(
         _check_rate(layout, run, sweeps)
         runs.append(run)
     corpus = read_mapping(layout.corpus_record, **_CORPUS) if layout.corpus_record.exists() else {}
-    path = budgets_record(root)
-    budgets = read(path, Budgets) if path.exists() else None
+    budgets = load_budgets(root) if over_scales else None
     return ScaleResults(params.scale, params, corpus, tuple(runs), tuple(missing), tuple(diverged), sweeps, budgets)
+
+
+def load_budgets(root: str | Path = ".") -> Budgets | None:
+    """What the study over sizes and budgets found, None where it was not made; raises RecordError where the record is broken."""
+    path = budgets_record(root)
+    try:
+        return read(path, Budgets) if path.exists() else None
+    except RecordError as error:
+        raise RecordError(f"{error} (`make report` does, from the records of the runs)") from None
 
 
 _COUNT = {"documents": int, "bytes": int}

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +17,7 @@ from lolm.analysis.scaling import ScalingError
 from lolm.claims import build_ledger, merged_ledger, registry
 from lolm.claims.cost import needs
 from lolm.config import load_params
-from lolm.records import Layout, read, write
+from lolm.records import Layout, RecordError, budgets_record, read, write
 from lolm.records.results import load_results
 from lolm.records.schema import Budgets, Divergence, RunHeader, Value
 from lolm.report.budgets import shown
@@ -189,6 +191,33 @@ def test_a_record_of_another_design_decides_nothing(tmp_path):
     done = stage(root)
     assert "not run" in done.stdout, done.stderr
     assert not list((root / "reports/budgets").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("confidence", 0.9), ("huber", 0.1), ("replicates", 50), ("inversion_statistic", "zero")]
+)
+def test_a_record_under_other_settings_decides_nothing(project, record, setting, value):
+    """Its intervals would be called those of another level."""
+    results = replace(load_results(project, "s0"), budgets=record)
+    changed = replace(results.params, analysis=replace(results.params.analysis, **{setting: value}))
+    for params, decided in ((results.params, True), (changed, False)):
+        claims = {c.id: c for c in build_ledger(replace(results, params=params))}
+        for name in ("lead_with_budget", "latent_value_grows"):
+            assert (claims[name].verdict != "not run") == decided
+            assert decided or f"`analysis.{setting}`; `make report`" in claims[name].why
+
+
+def test_a_broken_record_is_made_again_by_what_its_error_names(tmp_path, project, record):
+    root = shutil.copytree(project, tmp_path / "copy")
+    path = budgets_record(root)
+    write(path, record)
+    path.write_text(path.read_text().replace('"settings"', '"setings"'))
+    with pytest.raises(RecordError, match=r"budgets\.json: .*settings.*`make report`"):
+        load_results(root, "s0")
+    assert stage(root).returncode == 0
+    assert load_results(root, "s0").budgets.points == record.points
+    made = re.search(r"(?m)^report: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text()).group(1)
+    assert re.findall(r"-m pipeline\.(\w+)", made)[:2] == ["budgets", "report"], "pages of studies read the record"
 
 
 def planted(record, root, **changes):

@@ -27,6 +27,7 @@ from lolm.records.schema import (
     BudgetLaw,
     BudgetPoint,
     Budgets,
+    BudgetSettings,
     Condition,
     DependencyPoint,
     Divergence,
@@ -52,7 +53,8 @@ KINDS = (Budgets, RunHeader, Summary, Evaluation, Ablation, Layers, Recall, Swee
 
 ONE = Value(1.0, 0.5, 2.0, 3)
 BUDGETS = Budgets(
-    scales={"smoke": "main"}, subject="lolm", baseline="transformer", made=1, asked=2, missing=("smoke: lolm-2",),
+    scales={"smoke": "main"}, settings=BudgetSettings(0.95, 0.001, 400, "mean"),
+    subject="lolm", baseline="transformer", made=1, asked=2, missing=("smoke: lolm-2",),
     training_flops=1e9, refused={"mamba": "too few"},
     points=(BudgetPoint("lolm", "smoke", 1, 100, 1000, 6e5, 3.0),),
     laws=(BudgetLaw("lolm", False, ONE, ONE, ONE, ONE, ONE, 6.0, 1.0, 1, 0, None, 0.1, None, 1.0, ("alpha",)),),

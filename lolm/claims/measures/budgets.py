@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lolm.analysis.budgets import settings_of
 from lolm.analysis.statistics import Estimate
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import INCONCLUSIVE, Quantity
@@ -17,13 +18,17 @@ def found(context: Context) -> Budgets:
     """The record of the study.
 
     Raises:
-        NotRun: it was not made, is of another design, or lacks runs: which were made must not depend on what they showed.
+        NotRun: it was not made, is of another design or under other settings, or lacks runs: which were made must not depend on
+            what they showed.
     """
     record = context.results.budgets
     if record is None:
         raise NotRun("the study over sizes and budgets was not made")
     if record.scales != context.results.params.budgets:
         raise NotRun("what is recorded is not over the scales and studies under `budgets` in params.yaml; see `make report`")
+    now = vars(settings_of(context.analysis))
+    if changed := [name for name, value in vars(record.settings).items() if now[name] != value]:
+        raise NotRun(f"what is recorded was read under another `analysis.{changed[0]}`; `make report` reads the runs again")
     if record.missing:
         more = f" and {len(record.missing) - 1} more" if len(record.missing) > 1 else ""
         made = f"{record.made} of the {record.asked} runs of the study over sizes and budgets were made"

@@ -148,9 +148,20 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class BudgetSettings:
+    """The settings under ``analysis`` of params.yaml that decide a number of the record, by their names there."""
+
+    confidence: float
+    huber: float
+    replicates: int
+    inversion_statistic: str
+
+
+@dataclass(frozen=True)
 class Budgets:
     """Attributes:
     scales: by scale, the study of its runs.
+    settings: what it was read under.
     subject, baseline: the declared pair.
     made, asked: numbers of runs; ``missing`` names those that were not made, ``<scale>: <arm>-<seed>``, or lack a measurement.
     diverged: those whose loss was not finite; they are in no number.
@@ -159,6 +170,7 @@ class Budgets:
     """
 
     scales: dict[str, str]
+    settings: BudgetSettings
     subject: str
     baseline: str
     made: int
