@@ -314,7 +314,6 @@ def _ends(run: RunRecord) -> list[tuple[int, int]]:
 
 def _dependency_at(results: ScaleResults, run: RunRecord, step: int, tokens: int) -> DependencyPoint:
     method, row = dep.primary(results), run.contribution(step)
-    latent = None if row is None else row.addends.get(names.LATENT)
     damages = [run.damage(*method.removal(branch), step) for branch in (names.LATENT, names.SURFACE)]
     return DependencyPoint(
         scale=results.scale,
@@ -324,7 +323,7 @@ def _dependency_at(results: ScaleResults, run: RunRecord, step: int, tokens: int
         statistic=dep.statistic(run, method, step),
         damage_latent=damages[0],
         damage_surface=damages[1],
-        share=None if latent is None else latent.variance_share,
+        share=dep.latent_share(run, step),
         gate=None if row is None else row.gate,
     )
 

@@ -47,6 +47,19 @@ def statistic(found: LayerRemovals | None, by: str, step: int | None = None, per
     return None if recurrent is None or attention is None else recurrent - attention
 
 
+def later_layers(found: LayerRemovals | None, by: str) -> float | None:
+    """S_type of single mixers, summed over each type's beyond the first layer, nats; None where one was not measured."""
+    if found is None or any(kind not in found.of_type for kind in names.MIXER_TYPES):
+        return None
+    layer = {site.site: site.layer for site in found.sites}
+    first = min(layer[site] for site in found.mixers)
+    lost = {site: found.damage((site,), by) for site in found.mixers if layer[site] > first}
+    if not lost or None in lost.values():
+        return None
+    recurrent, attention = (math.fsum(lost[s] for s in found.of_type[kind] if s in lost) for kind in names.MIXER_TYPES)  # type: ignore[misc]
+    return recurrent - attention
+
+
 def share(found: LayerRemovals | None, step: int | None = None) -> float | None:
     """The recurrent mixers' share of the removed norm of both types; None where the model lacks one or none writes anything."""
     if found is None or any(kind not in found.of_type for kind in names.MIXER_TYPES):
@@ -183,6 +196,8 @@ def recall_lost(run: RunRecord, task: str, kind: str, by: str) -> float | None:
 
 
 def overstated(with_it: RunRecord, without: RunRecord, kind: str, by: str) -> float | None:
-    """Damage of removing a type minus what never having had it costs, an arm of equal size against this one, nats."""
-    removed, had, never = damage(with_it.by_layer, kind, by), with_it.test_nats, without.test_nats
-    return None if removed is None or had is None or never is None else removed - (never - had)
+    """Damage of removing a type minus what never having had it costs, an arm of equal size against this one, nats: all on the
+    tokens that layers are removed on. None where that was not measured in both."""
+    removed = damage(with_it.by_layer, kind, by)
+    had, never = (None if run.by_layer is None else run.by_layer.removal() for run in (with_it, without))
+    return None if removed is None or had is None or never is None else removed - (never.nats - had.nats)

@@ -64,8 +64,10 @@ def merged_ledger(
 
     def decided(entry: Entry) -> Claim:
         first: Claim | None = None
-        for study in _candidates(entry, results_by_study, params):
-            claim = _unless(unable[study], decide(entry, results_by_study[study], known, counting))
+        for study in _candidates(entry, results_by_study, params, scale):
+            results = results_by_study[study]
+            others = [other for other in results_by_study.values() if other is not results and other.scale == results.scale]
+            claim = _unless(unable[study], decide(entry, results, known, counting, others))
             if claim.verdict != NOT_RUN:
                 return claim
             first = first or claim
@@ -96,14 +98,17 @@ def has_lolm(params: Params, study: str) -> bool:
     return params.architectures[subject].family == "lolm"
 
 
-def _candidates(entry: Entry, results_by_study: Mapping[str, ScaleResults], params: Params) -> list[str]:
-    """Studies that can decide: the one that tests it, then those of most seeds, of these the one of which most was run."""
+def _candidates(entry: Entry, results_by_study: Mapping[str, ScaleResults], params: Params, scale: str) -> list[str]:
+    """Studies that can decide: the one that tests it, then those of most seeds, of these the one of which most was run. A study
+    that is made for another scale stands in for none: runs here that it shares are another study's."""
     asked = params.studies.get(entry.study)
     others = []
     for name, results in results_by_study.items():
-        study = results.params.selected
-        if name != entry.study and asked is not None and not asked.scale and study.subject == asked.subject and not study.scale:
-            others += [name] if not entry.pair or study.baseline == asked.baseline else []
+        study, made_for = results.params.selected, params.scales_for(name)
+        if name == entry.study or asked is None or asked.scale or study.scale or (made_for and scale not in made_for):
+            continue
+        if study.subject == asked.subject and (not entry.pair or study.baseline == asked.baseline):
+            others.append(name)
     size = {name: (len(results.params.selected.seeds), len(results.runs)) for name, results in results_by_study.items()}
     others.sort(key=size.__getitem__, reverse=True)
     return [*([entry.study] if entry.study in results_by_study else []), *others]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lolm.analysis.statistics import Estimate
-from lolm.claims.controls import CONTROLS
+from lolm.claims.controls import CONTROLS, ON_ARMS
 from lolm.claims.cost import Counting, Needs, needs
 from lolm.claims.entry import Context, Entry, NotRun, Reading, Undecided
 from lolm.claims.ledger import DECIDED, INCONCLUSIVE, NOT_RUN, UNTESTABLE, Claim, Control, Quantity, runs_of
@@ -16,8 +16,17 @@ from lolm.claims.published import NUMBERS
 from lolm.records.results import ScaleResults
 
 
-def decide(entry: Entry, results: ScaleResults, entries: Mapping[str, Entry], counting: Counting | None = None) -> Claim:
+def decide(
+    entry: Entry,
+    results: ScaleResults,
+    entries: Mapping[str, Entry],
+    counting: Counting | None = None,
+    others: Sequence[ScaleResults] = (),
+) -> Claim:
     """The claim of an entry by one study's results; what these do not hold gives ``not run``, never an error.
+
+    Args:
+        others: other studies of the same scale, in which a control on an arm that these results lack is looked up.
 
     Raises:
         RecordError: from the records, where one is broken.
@@ -44,7 +53,7 @@ def decide(entry: Entry, results: ScaleResults, entries: Mapping[str, Entry], co
         rule=_rule(entry, results, reading),
         runs=runs_of(reading.runs),
         details=dict(reading.details),
-        controls=reading.controls + _controls(entry, results),
+        controls=reading.controls + _controls(entry, results, others),
         figure=entry.figure if verdict != UNTESTABLE else None,
         needs=_further(context),
     )
@@ -161,8 +170,20 @@ def _rule(entry: Entry, results: ScaleResults, reading: Reading) -> str:
     return entry.rule.text(str(reading.values.get("judged_unit", entry.unit)), results.analysis) + reading.rule_note
 
 
-def _controls(entry: Entry, results: ScaleResults) -> tuple[Control, ...]:
-    return tuple(control for name in entry.controls for control in CONTROLS[name](results))
+def _controls(entry: Entry, results: ScaleResults, others: Sequence[ScaleResults]) -> tuple[Control, ...]:
+    made = [(name, control) for name in entry.controls for control in CONTROLS[name](results)]
+    return tuple(_of_another(name, one, results, others) if one.quantity.value is None else one for name, one in made)
+
+
+def _of_another(name: str, control: Control, results: ScaleResults, others: Sequence[ScaleResults]) -> Control:
+    """A control on another arm by a study that has that arm, if there is one."""
+    for other in others if name in ON_ARMS else ():
+        if ON_ARMS[name] and other.subject != results.subject:
+            continue
+        for same in CONTROLS[name](other):
+            if same.name == control.name and same.quantity.value is not None:
+                return replace(control, quantity=replace(same.quantity, note=f"In study {other.study}."))
+    return control
 
 
 def _further(context: Context) -> Needs | None:

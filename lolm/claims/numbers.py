@@ -28,7 +28,7 @@ def _parts(value: float, unit: str) -> tuple[str, str]:
         return _signed(f"{100 * value:.1f}"), " %"
     if unit == "x":
         return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}", "×"
-    if unit in ("nats", "bits"):
+    if unit == "bits" or unit.partition(" ")[0] == "nats":  # nats, nats a layer
         return _signed(f"{value:.3f}"), f" {unit}"
     if unit == "perplexity":
         return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}", ""

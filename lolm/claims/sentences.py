@@ -91,10 +91,22 @@ FINDINGS = (
     ),
     Finding(
         "efficiency_2x_published",
-        "whether LOLM as published needs half the steps of its baseline as published",
-        "Inside the runs LOLM as published needs less than half the steps of its baseline as published",
-        "Inside the runs LOLM as published needs more than half the steps of its baseline as published",
+        "whether LOLM as published needs half the compute of its baseline as published",
+        "To the same loss LOLM as published needs less than half the training FLOPs of its baseline as published",
+        "To the same loss LOLM as published needs more than half the training FLOPs of its baseline as published",
         "efficiency",
+    ),
+    Finding(
+        "lead_over_published",
+        "whether LOLM under the sound recipe is ahead of the Transformer as published; test loss of that minus LOLM's",
+        "LOLM under the sound recipe has a lower test loss than the Transformer as published; loss of that minus LOLM's",
+        "LOLM under the sound recipe has no lower test loss than the Transformer as published; loss of that minus LOLM's",
+    ),
+    Finding(
+        "sound_recipe_helps",
+        "whether the sound recipe helps the baseline; loss under the published one minus that under it",
+        "The sound recipe helps the baseline; loss under the published one minus that under it",
+        "The sound recipe does not help the baseline; loss under the published one minus that under it",
     ),
     Finding(
         "inversion_preregistered",
@@ -172,15 +184,15 @@ FINDINGS = (
     ),
     Finding(
         "memory_contribution",
-        "whether the memory contributes to the loss",
-        "Taking the memory's content away costs more than the margin",
-        "Taking the memory's content away costs no more than the margin",
+        "whether the memory contributes to the loss through the fusion sum",
+        "Taking the memory's content out of the fusion sum costs more than the margin",
+        "Taking the memory's content out of the fusion sum costs no more than the margin",
     ),
     Finding(
         "regime_contribution",
         "whether the regime codes contribute to the loss",
-        "Taking the regime codes' content away costs more than the margin",
-        "Taking the regime codes' content away costs no more than the margin",
+        "Taking the regime codes' content out of the fusion sum costs more than the margin",
+        "Taking the regime codes' content out of the fusion sum costs no more than the margin",
     ),
     Finding(
         "cpc_chance",
@@ -199,12 +211,6 @@ FINDINGS = (
         "whether both a pure Mamba and a pure modern Transformer of the same size are worse than LOLM",
         "Both a pure Mamba and a pure modern Transformer of the same size have a higher test loss than LOLM",
         "A pure Mamba or a pure modern Transformer of the same size has no higher test loss than LOLM",
-    ),
-    Finding(
-        "hybrid_beats_mamba",
-        "whether a pure Mamba of the same size is worse than LOLM",
-        "A pure Mamba of the same size has a higher test loss than LOLM",
-        "A pure Mamba of the same size does not have a higher test loss than LOLM",
     ),
 )
 
@@ -227,7 +233,7 @@ GENERALITY = (
 )
 # What is said in one sentence each, by the claims that decide it.
 SUMMARY = {
-    "Efficiency": ("efficiency_2x", "efficiency_direction_modern"),
+    "Efficiency": ("efficiency_2x", "lead_over_published", "efficiency_direction_modern"),
     "Inversion": ("inversion_preregistered", "inversion", "dependency_follows_share"),
 }
 

@@ -46,7 +46,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """Choice of each arm's peak learning rate, by the validation loss of short runs; every arm has the same budget.
+    """Choice of each arm's peak learning rate, by the validation loss of short runs; every arm has the same grid.
 
     The rates are the arm's ``learning_rate`` times each factor. While the best is at an edge, the grid grows there by the
     ratio of its last two factors, at most ``extensions`` times. Of the rates whose loss is within ``tie`` nats of the best, what

@@ -35,9 +35,10 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
             "is the lowest loss that both arms of a pair reached by then, so the arm behind stands on a measured point and the "
             "other is interpolated in ln(cost) between two of its own. Above 1, the subject needs less. Nothing is "
             "extrapolated: a budget whose level one arm has passed before its first point has no multiplier, and none where a "
-            "single pair has none. Interpolation understates the lead of the arm ahead by up to about "
-            f"{100 * analysis.interpolation_margin:g} % where budgets double, so multipliers are called different between "
-            "budgets only beyond that, and 2× fails only beyond that. "
+            "single pair has none. Where losses fall as a power of about 0.3 interpolation understates the lead of "
+            f"the arm ahead by up to {100 * analysis.interpolation_margin:g} % between budgets that double, and by more where "
+            "they fall faster: two other interpolants stand beside it, to show by how much. So multipliers are called different "
+            "between budgets only beyond that, and 2× fails only beyond that. "
             "Multipliers inside the runs are kept as a second view: there neither schedule has ended, and the lead of "
             "either arm is understated by more.",
         ),
@@ -75,8 +76,9 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
             "Multiplicity",
             "One comparison is declared in params.yaml before the runs: the study's subject against its baseline, in FLOPs to "
             "the same loss and in test loss. Neither of the two is corrected. The test losses of all other arms against the "
-            "subject are compared together, two-sided paired t tests with Holm's step-down correction. Intervals, and all that "
-            "the ledger says of other quantities, are not corrected and should be read as such. A p value above the level shows "
+            "subject are compared together, two-sided paired t tests with Holm's step-down correction. Contrasts on training "
+            "have Bonferroni's level over those asked of the same runs, calls of S and pairs of ways to remove a branch are "
+            "Holm's, as their entries say; other intervals are not corrected. A p value above the level shows "
             "no difference; it does not show that there is none.",
         ),
         (
@@ -102,7 +104,7 @@ def _tuning(results: ScaleResults) -> str:
     one = next(iter(swept.values()))
     text = (
         f"Each arm has the peak learning rate that a sweep chose by validation loss: short runs of {one.steps:,} steps, "
-        f"{len(one.seeds)} {'seed' if len(one.seeds) == 1 else 'seeds'}, the same budget for every arm. All else is shared "
+        f"{len(one.seeds)} {'seed' if len(one.seeds) == 1 else 'seeds'}, the same grid for every arm. All else is shared "
         "and was tuned for none of them. The intervals do not cover the choice, nor whether the best rate of a short run is that "
         "of a long one."
     )

@@ -40,10 +40,19 @@ BUDGETS = "Does its lead grow with size and budget?"
 QUESTIONS = (
     Question(
         "Is the 2× true?",
-        ("efficiency_2x", "efficiency_2x_modern", "efficiency_direction", "efficiency_direction_modern"),
+        (
+            *("efficiency_2x", "efficiency_2x_published", "efficiency_2x_modern"),
+            *("efficiency_direction", "efficiency_direction_published", "efficiency_direction_modern"),
+        ),
         "multipliers",
     ),
-    Question("Is its perplexity 25.9 % lower?", ("gap_25_9", "matched_budget", "matched_budget_modern", "arithmetic_25_9")),
+    Question(
+        "Is its perplexity 25.9 % lower?",
+        (
+            *("gap_25_9", "matched_budget", "matched_budget_modern", "lead_over_published", "sound_recipe_helps"),
+            "arithmetic_25_9",
+        ),
+    ),
     Question(
         "Does it depend on its minority branch (dependency inversion)?",
         (

@@ -218,9 +218,18 @@ def _scope(results: ScaleResults) -> dict[str, str]:
         "tokens": between([run.summary.tokens for run in runs]),
         "steps": between([run.summary.step for run in runs]),
         "test_tokens": between([run.evaluation.tokens for run in runs if run.evaluation is not None]),
-        "ablation_tokens": between([run.ablation.tokens for run in runs if run.ablation is not None]),
+        "on": _on(results),
         "vocabulary": between([run.header.run.vocab_size for run in runs]),
     }
+
+
+def _on(results: ScaleResults) -> str:
+    """On how many test tokens each kind of intervention was measured."""
+    scored = {
+        "streams and gate": [run.ablation.tokens for run in results.runs if run.ablation is not None],
+        "layers": [run.by_layer.tokens for run in results.runs if run.by_layer is not None],
+    }
+    return " and ".join(f"interventions on {what} on {between(tokens)}" for what, tokens in scored.items() if tokens)
 
 
 def curves(results: ScaleResults) -> pd.DataFrame:

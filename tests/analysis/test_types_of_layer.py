@@ -17,13 +17,13 @@ NORMS = dict.fromkeys(R, 1.0) | dict.fromkeys(A, 3.0) | dict.fromkeys(M, 5.0)
 PARAMETERS = {"recurrent": 500_000, "attention": 250_000, "mlp": 100}
 
 
-def found(damages, step=10, controls=()):
-    """Removals with these damages, by sites; the intact loss is 3 nats."""
+def found(damages, step=10, controls=(), intact=3.0):
+    """Removals with these damages, by sites, from an intact loss in nats."""
     sites = [
         WriteSite(s, KINDS[t], t, PARAMETERS[t]) for t, group in (("recurrent", R), ("attention", A), ("mlp", M)) for s in group
     ]
-    rows = [Removal(step, (), "none", 3.0, 1.0, 0.5, 0.0)]
-    rows += [Removal(step, sites_of, "mean", 3.0 + lost, 1.0, 0.5, 0.1) for sites_of, lost in damages.items()]
+    rows = [Removal(step, (), "none", intact, 1.0, 0.5, 0.0)]
+    rows += [Removal(step, sites_of, "mean", intact + lost, 1.0, 0.5, 0.1) for sites_of, lost in damages.items()]
     norms = [WrittenNorm(step, site, norm) for site, norm in NORMS.items()]
     return LayerRemovals(100, 200, tuple(sites), tuple(norms), tuple(rows), tuple(controls))
 
@@ -95,6 +95,8 @@ def test_random_sets_and_halves_of_the_stack():
     assert by.matched_sizes(one, "recurrent", names.NUMBER) == [0.5]
     assert by.matched_sizes(one, "attention", names.NORM) == by.matched_sizes(None, "attention", names.NORM) == []
     assert by.early_minus_late(one, "mean") == pytest.approx(0.5 - 0.1)  # the middle layer is in neither half
+    assert by.later_layers(one, "mean") == pytest.approx(0.1 - 0.2)  # the first layer's 0.5 is out
+    assert by.later_layers(found({R: 0.8, A: 0.2}), "mean") is by.later_layers(None, "mean") is None, "single mixers not removed"
     assert by.early_minus_late(one, "zero") is by.early_minus_late(None, "mean") is None
 
 
@@ -102,8 +104,8 @@ def test_recall_and_training_without_a_type():
     removed = (TypeRecall("attention", "mean", 0.2, 2.0),)
     task = RecallTask(10, 12, 4, 0.1, 0.2, 0.9, 0.1, removed=removed)
     recall = Recall("samba", 1, "samba", "f", "m", 10, {"mqar": task})
-    hybrid = SimpleNamespace(recall=recall, by_layer=found({A: 0.5, R: 1.0}), test_nats=3.0)
-    without = SimpleNamespace(recall=None, by_layer=None, test_nats=3.1)
+    hybrid = SimpleNamespace(recall=recall, by_layer=found({A: 0.5, R: 1.0}), test_nats=4.0)
+    without = SimpleNamespace(recall=None, by_layer=found({}, intact=3.1), test_nats=7.0)  # of other text, so not looked at
     assert by.recall_lost(hybrid, "mqar", "attention", "mean") == pytest.approx(0.7)
     assert by.recall_lost(hybrid, "mqar", "recurrent", "mean") is by.recall_lost(without, "mqar", "attention", "mean") is None
     assert by.overstated(hybrid, without, "attention", "mean") == pytest.approx(0.4)

@@ -209,6 +209,34 @@ def test_of_those_that_stand_in_the_one_of_most_seeds_decides(merged):
     assert {ledger[name].study for name in ("efficiency_2x", "gate_reversal")} == {"whole"}
 
 
+def test_a_study_that_is_made_for_another_scale_stands_in_for_none(merged):
+    """Its arms have runs here that another study made."""
+    ledger, results = merged({"again": {}}, run=("again",))
+    assert ledger["efficiency_2x"].study == "again"
+    params = results["again"].params
+    params = replace(params, scales=params.scales | {"other": params.scales["smoke"]}, budgets={"other": "again"})
+    others = {claim.id: claim for claim in merged_ledger(results, params, "smoke")}
+    assert others["efficiency_2x"].verdict == "not run"
+
+
+def test_a_control_on_an_arm_is_found_in_the_study_that_has_it(merged):
+    """And only of a study of the same subject, where it is held against that."""
+    deep = {"arms": ("lolm", "transformer", "transformer_deep")}
+    other = {"arms": ("mamba", "transformer_deep"), "subject": "mamba", "baseline": "transformer_deep", "recall": ("mamba",)}
+    recipes = {"arms": ("transformer", "transformer_published"), "subject": "transformer", "baseline": "transformer_published"}
+    recipes |= {"recall": ("transformer",)}
+
+    def controls(*run):
+        ledger, _ = merged({"deep": deep, "other": other, "recipes": recipes}, run=("main", *run))
+        return {control.name: control.quantity for control in ledger["matched_budget"].controls}
+
+    assert {q.value for name, q in controls("other").items() if name.startswith(("arm", "init"))} == {None}
+    found = controls("other", "deep", "recipes")
+    assert found["arm transformer_deep"].value is not None
+    assert found["arm transformer_deep"].note == "In study deep."
+    assert found["initialisation and norm of the baseline"].note == "In study recipes."
+
+
 def test_nothing_was_run(merged):
     ledger, _ = merged({}, run=())
     measured = {claim.verdict for claim in ledger.values() if claim.group not in ("arithmetic",)}

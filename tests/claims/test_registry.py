@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PARAMS = load_params(ROOT / "params.yaml")
 OURS = {  # claims that no source makes: controls of the authors' ones, and what the laboratory asks beside them
     "inversion_null",
+    "lead_over_published",
+    "sound_recipe_helps",
     "inversion_ways",
     "inversion_total",
     "inversion_recurrence",

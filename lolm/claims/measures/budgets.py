@@ -94,7 +94,7 @@ def grows_with_size(quantity: str) -> Callable[[Context], Reading]:
 NAMES = {
     "statistic": "S, by the declared way of removal",
     "damage_latent": "damage without the latent branch",
-    "share": "latent addend's share of the variance of the fused signal",
+    "share": "latent branch's share of the gated signal",
     "gate": "mean gate",
 }
 

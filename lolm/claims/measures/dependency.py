@@ -10,7 +10,7 @@ from lolm.analysis.statistics import t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Quantity
 from lolm.claims.measures.common import again, quantity, values
-from lolm.claims.numbers import show_estimate
+from lolm.claims.numbers import show, show_estimate
 from lolm.claims.rules import within
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
@@ -85,10 +85,11 @@ def same_in_every_way(context: Context) -> Reading:
 
 
 class OverArms:
-    """Correlation of a number of a run with S over the arms of a study, in each seed."""
+    """Correlation of a number of a run, of the given unit, with S over the arms of a study, in each seed. Arms whose means lie
+    within the margin that gate levels and shares are called equal by order nothing."""
 
-    def __init__(self, what: str, read: Read) -> None:
-        self.what, self.read = what, read
+    def __init__(self, what: str, read: Read, unit: str) -> None:
+        self.what, self.read, self.unit = what, read, unit
 
     def arms(self, results: ScaleResults) -> tuple[str, ...]:
         return results.params.selected.arms
@@ -99,30 +100,33 @@ class OverArms:
         if over is None:
             raise NotRun(f"it takes S and {self.what} of four arms or more, in every seed; {again(results)}")
         called = dep.calls(results)
-        details = {}
+        details, means = {}, list[float]()
         for one in called:
             details[f"{results.label(one.arm)}: S"] = Quantity.of(
                 one.found, "nats", f"alone {one.called}, corrected {one.corrected}"
             )
             read = values(results.of(one.arm), self.read)
             if read is not None:
-                details[f"{results.label(one.arm)}: {self.what}"] = Quantity.of(
-                    t_interval(read, context.confidence), "share", self.what
-                )
+                found = t_interval(read, context.confidence)
+                means.append(found.value)
+                details[f"{results.label(one.arm)}: {self.what}"] = Quantity.of(found, self.unit, self.what)
         runs = [run for one in called for run in results.of(one.arm)]
         rule, level = context.entry.rule, 1 - context.confidence
         chance = f"p {over.p_value:.2g} by permutation of {len(called)} arms"
+        margin, spread = context.analysis.gate_margin, max(means) - min(means) if means else 0.0
+        alike = f"the arms' means of {self.what} lie within {show(spread, self.unit)}, called equal" if spread < margin else ""
         by_chance = rule is not None and rule.verdict(over.found, context.analysis) != INCONCLUSIVE and over.p_value >= level
         return Reading(
             over.found,
             runs=runs,
-            verdict=INCONCLUSIVE if by_chance else None,
-            why=f"{show_estimate(over.found, 'r')} in each seed, but {chance}: so few arms may have it by chance."
-            if by_chance
+            verdict=INCONCLUSIVE if by_chance or alike else None,
+            why=f"{show_estimate(over.found, 'r')} in each seed, but {alike or f'{chance}: so few arms may have it by chance'}."
+            if by_chance or alike
             else None,
             more="" if by_chance else f"{chance}.".capitalize(),
             values={"count": len(called), "what": self.what},
-            rule_note=f"; decided only where a permutation over arms gives p below {level:.2g}",
+            rule_note=f"; decided only where a permutation over arms gives p below {level:.2g}, and their means are further "
+            f"apart than {show(margin, self.unit)}",
             details=details,
         )
 

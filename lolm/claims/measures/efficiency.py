@@ -68,23 +68,6 @@ def multiplier(threshold: float):
     return measure
 
 
-def steps_inside(context: Context) -> Reading:
-    """The multiplier in steps inside the runs: on validation text, and as published of training losses."""
-    pairs = context.pairs()
-    found, published = in_heldout_curve(context.results, pairs), in_curve(context.results, pairs)
-    measured = found.common is not None
-    return Reading(
-        found.common,
-        published.common,
-        [run for pair in pairs for run in pair],
-        verdict=None if measured else INCONCLUSIVE,
-        why=None if measured else f"No multiplier can be measured: {found.reason}.",
-        values=_inside(context.results, pairs),
-        note=_reached(found, len(pairs)) if measured else found.reason,
-        published_note=published.reason if published.common is None else _reached(published, len(pairs)),
-    )
-
-
 def _inside(results: ScaleResults, pairs: Pairs) -> dict[str, Any]:
     """What the texts on a reading inside the runs say of it."""
     run = pairs[0][0]

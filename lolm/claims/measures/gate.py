@@ -228,7 +228,10 @@ def share(context: Context) -> Reading:
     naive = t_interval([1 - held_out(run) for run in runs], context.confidence)
     gap = paired_difference(naive.per_seed, latent.per_seed, context.confidence)
     verdict = within(gap, 0.0, margin)
-    if gap.interval is None:
+    if verdict == HOLDS and abs(naive.value - 0.5) < margin:
+        verdict = INCONCLUSIVE
+        why = f"The two agree within ±{margin:g}, as at a gate of one half they do whatever the branches are."
+    elif gap.interval is None:
         why = "One seed gives no interval."
     elif verdict == HOLDS:
         why = f"The two agree within ±{margin:g}."

@@ -173,7 +173,11 @@ class TypeStatistic(OfArms):
         for per, text in by.PER.items():
             value = complete_interval([by.statistic(run.by_layer, how, per=per) for run in runs], confidence) if per else None
             if value is not None:
-                details[f"S{text}"] = Quantity.of(value, "nats", f"both damages{text}")
+                details[f"S{text}"] = Quantity.of(value, f"nats{text}", f"both damages{text}")
+        later = complete_interval([by.later_layers(run.by_layer, how) for run in runs], confidence)
+        if later is not None:
+            text = "damages of single mixers beyond the first layer, summed by type: recurrent minus attention"
+            details["S of later layers"] = Quantity.of(later, "nats", text)
         for other in names.REPLACEMENTS:
             value = complete_interval([by.statistic(run.by_layer, other) for run in runs], confidence)
             if value is not None and other != how:

@@ -92,7 +92,7 @@ def over_training(context: Context) -> Reading:
     steps = dep.checkpoints(runs, method)
     if len(steps) < 2:
         raise NotRun("the gate was forced at one checkpoint only")
-    found = {step: s for step in steps if (s := dep.over_seeds(runs, method, context.analysis, step)) is not None}
+    found = {step: s for step in steps if (s := _at(runs, method, context, step, steps)) is not None}
     verdicts = [above(estimate, margin) for estimate in found.values()]
     listed = ", ".join(f"step {step}: {verdict}" for step, verdict in zip(steps, verdicts, strict=True))
     return Reading(
@@ -267,6 +267,13 @@ def random_halves(context: Context) -> Reading:
 # ---------------------------------------------------------------------------------------------- over training, by token
 
 
+def _at(
+    runs: Sequence[RunRecord], method: dep.RemovalMethod, context: Context, step: int, steps: Sequence[int]
+) -> Estimate | None:
+    """S at one checkpoint; at the last its interval covers text, as wherever that number stands."""
+    return dep.over_seeds(runs, method, context.analysis, None if step == steps[-1] else step)
+
+
 def growth(context: Context) -> Reading:
     """Damage without latent at the last checkpoint minus that at the first."""
     runs, confidence, method = context.subject(), context.confidence, dep.primary(context.results)
@@ -281,7 +288,7 @@ def growth(context: Context) -> Reading:
         f"damage without latent, step {s}": Quantity.of(t_interval(damage[s], confidence), "nats", method.label) for s in steps
     }
     for s in steps:
-        estimate = dep.over_seeds(runs, method, context.analysis, s)
+        estimate = _at(runs, method, context, s, steps)
         if estimate is not None:
             details[f"S, step {s}"] = Quantity.of(estimate, "nats", DEFINITION)
     found = paired_difference(damage[steps[-1]], damage[steps[0]], confidence)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from lolm.analysis import efficiency as eff
 from lolm.analysis.in_curve import constant_until, heldout_before_decay, training_before_decay, training_curve, training_loss
 from lolm.analysis.statistics import Estimate, equivalence, geometric_interval, paired_difference, t_interval
+from lolm.analysis.uncertainty import loss_difference
 from lolm.claims.cost import Counting
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import COUNTED, FAILS, HOLDS, INCONCLUSIVE, UNTESTABLE, Quantity
@@ -183,11 +184,10 @@ def lead(share: float, unit: str, whole: bool = False):
 
 def final_lead(context: Context) -> Reading:
     """Baseline minus LOLM at the end: test loss, and the gap in training loss."""
-    pairs = context.pairs()
-    tests = [(base.test_nats, subject.test_nats) for subject, base in pairs]
-    if any(None in losses for losses in tests):
+    pairs, results = context.pairs(), context.results
+    final = loss_difference(results, str(results.baseline), str(results.subject))
+    if final is None:
         raise NotRun("the test losses were not measured")
-    final = paired_difference([a for a, _ in tests], [b for _, b in tests], context.confidence)  # type: ignore[misc]
     return Reading(final, training_lead(pairs, context).map(perplexity_lead), [run for pair in pairs for run in pair])
 
 

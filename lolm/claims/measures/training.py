@@ -99,6 +99,8 @@ class Contrast:
         rule = context.entry.rule
         if self.outcome != "inversion" or rule is None or isinstance(rule, Within) or self.one_sided:
             return reading
+        note = f"{reading.rule_note}; a difference explains only an inversion that is shown, else it is inconclusive"
+        reading = replace(reading, rule_note=note)
         if rule.verdict(found, context.analysis) != HOLDS or inverted(context.results):
             return reading
         why = f"{reading.values['lead']}: {rule.why(found, 'nats', context.analysis)}."

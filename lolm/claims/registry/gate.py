@@ -110,7 +110,8 @@ ENTRIES = (
         GROUP,
         "One minus the mean gate is the latent stream's share of the signal.",
         share,
-        rule_text="holds if the two agree within {gate_margin:g}, fails if they differ by more",
+        rule_text="holds if the two agree within {gate_margin:g} at a gate further than that from one half, where branches of "
+        "equal power agree whatever the gate says; fails if they differ by more",
         unit="share",
         definition="mean of |(1-g) v|² / (|g u|² + |(1-g) v|²), test split",
         published=("latent_share",),

@@ -27,6 +27,7 @@ HYBRIDS = {"samba": "Samba", "griffin": "Griffin", "jamba": "Jamba", "hymba": "H
 OTHERS = tuple(HYBRIDS)[1:]
 OTHER_MODELS = "Published of pretrained models of 0.5 to 9B; at `tiny` these have 1.2 M parameters and saw a million tokens."
 OFF_DISTRIBUTION = "What follows a removed write never met its absence; other replacements stand beside it."
+FIRST_LAYER = "The first layer, which has a recurrent mixer in all four, may be most of it: S of later layers stands beside it."
 WORSE_THAN_UNIFORM = (
     "35,000x is +10.5 nats, about a uniform guess over a vocabulary of 36,000: what a model breaks at, no size of a dependence."
 )
@@ -45,7 +46,7 @@ def _statistic(arm: str, label: str, minority: bool) -> Entry:
             f"one half, fails if none of either does{SIDE}",
             definition=f"{S_TYPE}, final weights, test split",
             stated=("seed",),
-            caveats=(OFF_DISTRIBUTION,),
+            caveats=(OFF_DISTRIBUTION, FIRST_LAYER),
             figure="type_statistic",
         )
     return Entry(
@@ -59,7 +60,7 @@ def _statistic(arm: str, label: str, minority: bool) -> Entry:
         published=("hybrid_recurrent", "hybrid_attention"),
         published_unit="x",
         published_definition="perplexity with the recurrent mixers zeroed over that of the intact model",
-        caveats=(OTHER_MODELS, WORSE_THAN_UNIFORM, OFF_DISTRIBUTION),
+        caveats=(OTHER_MODELS, WORSE_THAN_UNIFORM, OFF_DISTRIBUTION, FIRST_LAYER),
         figure="type_statistic",
         fact=None if arm == "samba" else "recurrent_missed_samba",
     )
@@ -104,14 +105,18 @@ ENTRIES = (
     Entry(
         "early_layers",
         GROUP,
-        "Early layers matter most.",
+        "Early layers matter most, in Samba.",
         OfRuns("samba", early, beside=(*OTHERS, "hawk", "mamba", "mamba2", "transformer_modern", "transformer_conv")),
         STUDY,
         rule=Above(),
         definition="mean damage of single mixers in the first half of the layers minus that in the second",
         lead="Damage in the first minus in the second half",
         stated=("ablation",),
-        caveats=(OTHER_MODELS, "What an early write is replaced by passes through more layers."),
+        caveats=(
+            OTHER_MODELS,
+            "What an early write is replaced by passes through more layers.",
+            "Layers alternate by type, so where their number is odd the first half has one more of the first layer's type.",
+        ),
         figure="damage_by_layer",
     ),
     Entry(
@@ -134,6 +139,7 @@ ENTRIES = (
         OfRuns("samba", s_type_per(names.PARAMETERS), beside=OTHERS),
         STUDY,
         rule=Above(),
+        unit="nats a million parameters",
         definition="damage without the recurrent mixers per million of their parameters, minus the same of attention",
         lead="Recurrent minus attention, a million parameters",
         figure="type_statistic",
@@ -152,7 +158,8 @@ ENTRIES = (
     Entry(
         "removal_overstates",
         GROUP,
-        "Removal from a trained hybrid overstates what a type is worth: an arm that never had it loses less.",
+        "Removal from a trained hybrid overstates what a type is worth, by more than the margin: an arm that never had it loses "
+        "less.",
         TrainedWithout(
             (
                 ("samba", names.ATTENTION, "mamba"),
@@ -162,7 +169,8 @@ ENTRIES = (
         ),
         STUDY,
         rule_text="holds if for every pair the interval lies above {type_margin:g} nats, fails if for any none of it does",
-        definition="damage of removing the type minus (test loss of an arm of equal size without it − the hybrid's), by seed",
+        definition="damage of removing the type minus (loss of an arm of equal size without it − the hybrid's), by seed, all "
+        "on the tokens that types are removed on",
         caveats=("An arm without a type has its parameters elsewhere: that is what never having it means at equal size.",),
         figure="type_statistic",
     ),
@@ -188,7 +196,13 @@ ENTRIES = (
         rule_text="holds if the interval lies beyond ±{type_margin:g} nats, fails if it lies inside",
         definition=f"{S_TYPE}: Samba minus Hymba, paired by seed",
         published=("composition_parallel", "composition_sequential"),
-        caveats=(OTHER_MODELS, "Read in the abstract; which removal the two ratios belong to is to be checked."),
+        caveats=(
+            OTHER_MODELS,
+            "Read in the abstract; which removal the two ratios belong to is to be checked.",
+            "Published, the parallel model bears removal better (public_composition); here it bears it worse where S is below 0.",
+            "Two models differ in more than how their paths are composed.",
+            FIRST_LAYER,
+        ),
         figure="type_statistic",
     ),
     Entry(

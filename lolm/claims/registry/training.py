@@ -193,7 +193,7 @@ ENTRIES = (
     ),
     contrast(
         "cpc_position",
-        "To tell positions apart is no crutch: contrastive negatives at the same position of other texts serve no better.",
+        "Contrastive negatives at the same position of other texts, of which position tells nothing, serve the loss no better.",
         "cpc",
         Above("-equivalence_margin"),
         "lolm_cpc_positions",

@@ -55,7 +55,7 @@ FIGURES: tuple[FigureEntry, ...] = (
     FigureEntry(
         "recall", "Recall against state", tables.recall, arms.recall,
         "Accuracy at the positions that a synthetic task asks, after training on it from scratch at the arm's own size; a point "
-        "a run, over {seeds}, and how many of an arm's runs solve it (grey line). The learning rate is the one chosen on text, "
+        "a run, over {seeds}, and how many of an arm's runs solve it (grey line). One learning rate for all arms, "
         "and the training is short: an arm that fails here may learn the task with more of it.",
         "Accuracy of each run in recall tasks against the size of its state, with a line at chance.",
         "an arm trained on the recall tasks",

@@ -83,6 +83,10 @@ def test_what_s_follows_over_arms(results_of):
     ledger = ledger_of(results_of(truth, arms=("transformer", *latents)))
     assert ledger["dependency_follows_share"].verdict == "holds"
     assert ledger["dependency_follows_gate"].verdict == "not run"  # all gates are alike
+    close = Truth(latents=latents, shares={arm: 0.6 - 0.03 * s for arm, s in latents.items()})
+    alike = ledger_of(results_of(close, arms=("transformer", *latents)))["dependency_follows_share"]
+    assert alike.verdict == "inconclusive"
+    assert "the arms' means of latent share lie within 2.4 %, called equal" in alike.why
     by_chance = ledger_of(results_of(truth, arms=("transformer", *list(latents)[:4])))["dependency_follows_share"]
     assert by_chance.verdict == "inconclusive"
     assert "p 0.083 by permutation of 4 arms" in by_chance.why

@@ -64,3 +64,15 @@ def test_gate_target_and_share(ledger_of):
     ledger = ledger_of(Truth(gate_target_gap=0.3, share=0.83))
     assert ledger["gate_target"].verdict == "inconclusive"
     assert ledger["gate_share"].verdict == "holds"
+
+
+def test_agreement_at_a_gate_of_one_half_says_nothing(results_of):
+    """There one minus the gate is the share of two branches of equal power, whatever the gate does."""
+    results, runs = results_of(Truth(share=0.5)), []
+    for run in results.runs:
+        gate = run.evaluation.gate
+        gate = None if gate is None else replace(gate, mean=0.51 + 0.001 * run.seed)
+        runs.append(replace(run, evaluation=replace(run.evaluation, gate=gate)))
+    claim = {c.id: c for c in build_ledger(replace(results, runs=tuple(runs)))}["gate_share"]
+    assert claim.verdict == "inconclusive"
+    assert "as at a gate of one half they do" in claim.why

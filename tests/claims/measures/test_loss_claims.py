@@ -123,3 +123,6 @@ def test_conditioning_says_what_the_recipes_are(results_of):
     said = conditioning(changed)[0].sentence
     assert "both arms" not in said
     assert f"Here “{results.label('transformer')}” has no norm before the head" in said
+    pair = {"arms": ("lolm", "transformer_modern"), "baseline": "transformer_modern"}
+    modern = results_of(seeds=(1,), studies={"pair": pair}, study="pair")
+    assert "Here both arms have a norm before the head" in conditioning(modern)[0].sentence, "its stack ends in one"
