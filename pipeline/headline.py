@@ -16,7 +16,7 @@ def write_headline(layout: Layout, key: RunKey, analysis: AnalysisConfig) -> Non
     nats a token, at the final weights, ``latent_share`` the latent branch's share of the gated signal beside it;
     ``type_statistic`` is S_type; ``recall`` the mean accuracy over the recall tasks.
     """
-    run = load_run(layout, key, stale="left out")
+    run = load_run(layout, key)
     if run is None:
         layout.metrics(*key).unlink(missing_ok=True)
         return

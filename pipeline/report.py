@@ -64,6 +64,9 @@ def report(asked: argparse.Namespace | None = None) -> None:
 def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run, counting: Counting | None = None) -> list[Claim]:
     """Write everything that is reported of one study; returns its ledger."""
     results, stale = load_study(params, scale, study, read_run)
+    for run in results.runs:
+        for stage in run.stale:
+            print(f"report: {stage} of {run.key} is of another model, and left out")
     drawn, entries = pictures(results), leaderboard(results)
     ledger = build_ledger(results, counting=counting or Counting(params))
     benchmark = read_mapping(BENCHMARK, **FORM) if BENCHMARK.exists() else None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from lolm.config import AnalysisConfig, Params, RunConfig, load_params, scale_of, tuned_arm
 from lolm.records import names
@@ -55,6 +55,7 @@ class RunRecord:
         layers: losses without layers and types of layer at several checkpoints, or None.
         downstream: scores on downstream tasks, or None.
         text: losses of the evaluation by piece of text; None where it is older than they.
+        stale: stages whose record is of another model than the header's: it counts as not made.
     """
 
     arm: str
@@ -68,6 +69,7 @@ class RunRecord:
     layers: Layers | None = field(default=None, repr=False)
     text: TextLosses | None = field(default=None, repr=False)
     downstream: Downstream | None = field(default=None, repr=False)
+    stale: tuple[str, ...] = ()
 
     @property
     def key(self) -> RunKey:
@@ -323,14 +325,11 @@ def load_external(root: str | Path = ".") -> dict[str, External]:
     return {path.stem: read(path, External) for path in sorted(external_record("*", root).parent.glob("*.json"))}
 
 
-def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = "error") -> RunRecord | None:
-    """The records of one run, None if it left none. A measurement that was not made is None in them.
-
-    Args:
-        stale: what becomes of a measurement of another model than the header's: an error, or as if it was not made.
+def load_run(layout: Layout, key: RunKey) -> RunRecord | None:
+    """The records of one run, None if it left none. A measurement that was not made, or of another model, is None in them.
 
     Raises:
-        RecordError: a record is broken, or a measurement is of another model than the header.
+        RecordError: a record is broken.
     """
     if not layout.train(*key).exists() or layout.divergence(*key).exists():
         return None
@@ -339,12 +338,13 @@ def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = 
     if not rows:
         raise RecordError(f"{layout.series(*key)}: is empty; delete {layout.train(*key)} and run `dvc repro`")
 
+    stale: list[str] = []
+
     def measured(path: Path, kind: type[T], of_this_run: Callable[[T], bool]) -> T | None:
         found = read(path, kind) if path.exists() else None
         if found is None or of_this_run(found):
             return found
-        if stale == "error":
-            raise RecordError(f"{path}: measures another model than {layout.header(*key)}; run `dvc repro`")
+        stale.append(path.parent.name)
         return None
 
     evaluation = measured(layout.evaluation(*key), Evaluation, lambda found: found.fingerprint == header.fingerprint)
@@ -358,7 +358,8 @@ def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = 
     if ablation is not None:
         _check_names(layout.ablation(*key), ablation)
     summary = read(layout.summary(*key), Summary)
-    return RunRecord(*key, header, rows, summary, evaluation, ablation, recall, layers, text, tasks)
+    others = tuple(dict.fromkeys(stale))
+    return RunRecord(*key, header, rows, summary, evaluation, ablation, recall, layers, text, tasks, others)
 
 
 def _check_names(path: Path, ablation: Ablation) -> None:

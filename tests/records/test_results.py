@@ -7,7 +7,7 @@ from lolm import LolmError
 from lolm.accounting.resolve import resolve_run
 from lolm.records import Layout, RecordError, RunKey, read, read_json, recorded_scales, write, write_rows
 from lolm.records.results import load_results, load_run
-from lolm.records.schema import Recall, RecallTask
+from lolm.records.schema import Downstream, Recall, RecallTask
 
 
 def changed(path, **values):
@@ -94,23 +94,28 @@ def test_a_run_that_is_recorded_in_part_is_named(tmp_path):
         load_results(tmp_path)
 
 
-def test_a_measurement_of_other_weights_is_refused(tmp_path):
-    write_results(tmp_path)
-    changed(tmp_path / "reports/smoke/evaluate/lolm-1.json", fingerprint="0" * 16)
-    with pytest.raises(RecordError, match=r"evaluate/lolm-1\.json: measures another model than .*lolm-1/config\.json"):
-        load_results(tmp_path)
-    run = load_run(Layout("smoke", tmp_path), RunKey("lolm", 1), stale="left out")
-    assert run.evaluation is None
-    assert run.ablation is not None
+def test_a_measurement_of_other_weights_counts_as_not_made(tmp_path):
+    layout = Layout("smoke", write_results(tmp_path))
+    scored = {"harness": "", "max_length": 8, "limit": None, "tasks": {}}
+    write(layout.downstream("lolm", 1), Downstream("lolm", 1, "lolm", "0" * 16, **scored))
+    write(layout.downstream("lolm", 2), Downstream("lolm", 2, "lolm", load_results(tmp_path).of("lolm")[1].fingerprint, **scored))
+    changed(layout.evaluation("lolm", 1), fingerprint="0" * 16)
+    first, second, _ = load_results(tmp_path).of("lolm")
+    assert (first.stale, second.stale) == (("evaluate", "downstream"), ())
+    assert first.evaluation is first.text is first.downstream is None
+    assert first.ablation is not None
+    assert second.downstream is not None
 
 
-def test_recall_of_another_model_and_a_stale_sweep_are_refused(tmp_path):
+def test_recall_of_another_model_counts_as_not_made(tmp_path):
     write_results(tmp_path)
-    path = tmp_path / "reports/smoke/recall/lolm-1.json"
-    changed(path, model="0" * 16)
-    with pytest.raises(RecordError, match=r"recall/lolm-1\.json: measures another model"):
-        load_results(tmp_path)
-    path.unlink()
+    changed(tmp_path / "reports/smoke/recall/lolm-1.json", model="0" * 16)
+    run = load_results(tmp_path).of("lolm")[0]
+    assert (run.recall, run.stale) == (None, ("recall",))
+
+
+def test_a_stale_sweep_is_refused(tmp_path):
+    write_results(tmp_path)
     changed(tmp_path / "reports/smoke/sweep/transformer.json", chosen=0.5)
     with pytest.raises(RecordError, match="chose the learning rate 0.5, but transformer · smoke · seed 1 was trained with"):
         load_results(tmp_path)
