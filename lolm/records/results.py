@@ -179,7 +179,8 @@ class ScaleResults:
 
     Attributes:
         runs: those that were made, in the study's order.
-        missing: runs that the study asks for and that were not made, or that were made under other parameters than the present.
+        missing: runs that the study asks for and that were not made, or that were made under other parameters than the present
+            ones, which have the rate that the sweep chose.
         diverged: runs whose loss was not finite.
         sweeps: by arm, how its learning rate was chosen, be it for another arm whose rate it takes; an arm without a record is
             missing.
@@ -274,7 +275,7 @@ def load_results(
 
     Raises:
         ConfigError: unknown scale or study, or broken ``params.yaml``.
-        RecordError: a record is broken, or belongs to another run than its neighbours.
+        RecordError: a record is broken.
     """
     root = Path(root)
     params = (params or load_params(root / "params.yaml")).select(scale, study)
@@ -288,11 +289,14 @@ def load_results(
             diverged.append(read(layout.divergence(*key), Divergence))
             continue
         run = (read_run or load_run)(layout, key)
-        if run is None or (expected is not None and not _as_expected(run, expected)):
+        if (
+            run is None
+            or not _at_rate(run.header.run, sweeps)
+            or not (expected is None or _as_expected(run.header.run, expected))
+        ):
             missing.append(key)
-            continue
-        _check_rate(layout, run, sweeps)
-        runs.append(run)
+        else:
+            runs.append(run)
     corpus = read_mapping(layout.corpus_record, **_CORPUS) if layout.corpus_record.exists() else {}
     budgets = load_budgets(root) if over_scales else None
     return ScaleResults(params.scale, params, corpus, tuple(runs), tuple(missing), tuple(diverged), sweeps, budgets)
@@ -383,18 +387,13 @@ def model_of(run: RunConfig) -> str:
     return fingerprint_of(run.architecture, run.size)
 
 
-def _as_expected(run: RunRecord, expected: Mapping[str, RunConfig]) -> bool:
-    made, wanted = run.header.run, expected.get(run.arm)
+def _as_expected(run: RunConfig, expected: Mapping[str, RunConfig]) -> bool:
+    wanted = expected.get(run.arm)
     if wanted is None:
         return False
-    size = replace(wanted.size, learning_rate=made.size.learning_rate)
-    return fingerprint_of(made) == fingerprint_of(replace(wanted, seed=made.seed, size=size))
+    size = replace(wanted.size, learning_rate=run.size.learning_rate)
+    return fingerprint_of(run) == fingerprint_of(replace(wanted, seed=run.seed, size=size))
 
 
-def _check_rate(layout: Layout, run: RunRecord, sweeps: dict[str, Sweep]) -> None:
-    used = run.header.run.size.learning_rate
-    if run.arm in sweeps and sweeps[run.arm].chosen != used:
-        raise RecordError(
-            f"{layout.sweep(sweeps[run.arm].arm)}: chose the learning rate {sweeps[run.arm].chosen:g}, but {run.name} was "
-            f"trained with {used:g}; run `dvc repro`"
-        )
+def _at_rate(run: RunConfig, sweeps: Mapping[str, Sweep]) -> bool:
+    return run.arm not in sweeps or sweeps[run.arm].chosen == run.size.learning_rate

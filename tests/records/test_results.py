@@ -114,11 +114,15 @@ def test_recall_of_another_model_counts_as_not_made(tmp_path):
     assert (run.recall, run.stale) == (None, ("recall",))
 
 
-def test_a_stale_sweep_is_refused(tmp_path):
-    write_results(tmp_path)
-    changed(tmp_path / "reports/smoke/sweep/transformer.json", chosen=0.5)
-    with pytest.raises(RecordError, match="chose the learning rate 0.5, but transformer · smoke · seed 1 was trained with"):
-        load_results(tmp_path)
+def test_a_run_of_another_rate_than_its_sweeps_counts_as_not_made(tmp_path):
+    write_results(tmp_path, seeds=(1, 2))
+    sweep = tmp_path / "reports/smoke/sweep/transformer.json"
+    changed(sweep, chosen=2 * read_json(sweep)["chosen"])
+    results = load_results(tmp_path)
+    assert results.missing == (RunKey("transformer", 1), RunKey("transformer", 2))
+    assert [str(run.key) for run in results.runs] == ["lolm-1", "lolm-2"]
+    sweep.unlink()
+    assert load_results(tmp_path).missing == ()
 
 
 def test_a_recall_task_that_diverged_has_no_accuracy(tmp_path):
