@@ -16,8 +16,8 @@ from lolm import LolmError
 from lolm.config import RunConfig, to_mapping
 from lolm.data.stream import TokenStream
 from lolm.ops.backends import choose_backend
-from lolm.records import FINAL_WEIGHTS, Layout, RunKey, essence, fingerprint_of, read, read_mapping, sha256_of
-from lolm.records.schema import DataChecksums, Divergence, Identity, RunHeader
+from lolm.records import FINAL_WEIGHTS, Layout, RecordError, RunKey, essence, fingerprint_of, read, read_mapping, sha256_of
+from lolm.records.schema import DataChecksums, Divergence, Identity, RunHeader, Summary
 from pipeline.code import accepted_versions, code_of
 from pipeline.environment import DEVICE, RECORDED, said
 from pipeline.stage import training_device
@@ -41,12 +41,16 @@ def why_train(layout: Layout, key: RunKey, run: RunConfig, measurements: Iterabl
         measurements: records that must be there too where records alone suffice, as for :data:`RECORDED`.
     """
     data = data_of(layout)
-    if layout.divergence(*key).exists():
-        same = read(layout.divergence(*key), Divergence).fingerprint == fingerprint_of_run(run, data)
-        return None if same else "it diverged, under other parameters or code"
-    if not layout.summary(*key).exists() or not layout.series(*key).exists():
-        return "no record"
-    header = read(layout.header(*key), RunHeader)
+    try:
+        if layout.divergence(*key).exists():
+            same = read(layout.divergence(*key), Divergence).fingerprint == fingerprint_of_run(run, data)
+            return None if same else "it diverged, under other parameters or code"
+        if not all(path(*key).exists() for path in (layout.header, layout.series, layout.summary)):
+            return "no record"
+        header = read(layout.header(*key), RunHeader)
+        read(layout.summary(*key), Summary)
+    except RecordError:
+        return "its record cannot be read"
     device = training_device()
     changed = differences(to_mapping(header.run), to_mapping(run))
     if essence(header.run) != essence(run):

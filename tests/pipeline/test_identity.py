@@ -64,8 +64,22 @@ def test_it_says_why_a_run_is_trained_again(layout, monkeypatch):
     monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "old")
     (layout.weights(*KEY) / FINAL_WEIGHTS).unlink()
     assert why(layout) == "no weights"
-    layout.summary(*KEY).unlink()
-    assert why(layout) == "no record"
+    for path in (layout.summary, layout.header, layout.series):
+        kept = path(*KEY).read_bytes()
+        path(*KEY).unlink()
+        assert why(layout) == "no record"
+        path(*KEY).write_bytes(kept)
+
+
+def test_a_run_whose_record_cannot_be_read_is_trained_again(layout):
+    for path in (layout.header(*KEY), layout.summary(*KEY)):
+        kept = path.read_bytes()
+        path.write_bytes(kept[:20])
+        assert why(layout) == "its record cannot be read"
+        path.write_bytes(kept)
+    assert why(layout) is None
+    write_text(layout.divergence(*KEY), "{")
+    assert why(layout) == "its record cannot be read"
 
 
 def test_accepted_code_is_the_same_code(layout, monkeypatch):
