@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lolm.config import AnalysisConfig, Params, RunConfig, load_params, scale_of, tuned_arm
 from lolm.records import names
+from lolm.records.expected import Expected, data_recorded
 from lolm.records.files import RecordError
 from lolm.records.identity import fingerprint_of
 from lolm.records.layout import Layout, RunKey, budgets_record, external_record
@@ -180,7 +181,7 @@ class ScaleResults:
     Attributes:
         runs: those that were made, in the study's order.
         missing: runs that the study asks for and that were not made, or that were made under other parameters than the present
-            ones, which have the rate that the sweep chose.
+            ones, at another rate than the sweep chose, or on other text.
         diverged: runs whose loss was not finite.
         sweeps: by arm, how its learning rate was chosen, be it for another arm whose rate it takes; an arm without a record is
             missing.
@@ -269,7 +270,8 @@ def load_results(
         params: default is ``params.yaml`` of the root.
         study: name under ``studies``; default is ``study`` of ``params.yaml``.
         expected: by arm, the resolved configuration of the present parameters, whose seed and learning rate (a sweep chooses it)
-            are not looked at. A run that was made under another one counts as not made. Default: every recorded run counts.
+            are not looked at. A run that was made under another one, or on other text than the record of the shards says, counts
+            as not made. Default: every recorded run counts.
         read_run: default :func:`load_run`. Who reads several studies gives ``cache(load_run)``, since studies share runs.
         over_scales: what the study over sizes and budgets found is read too; who makes that record goes without.
 
@@ -284,16 +286,14 @@ def load_results(
     runs, missing, diverged = [], [], []
     tuned = {arm: layout.sweep(tuned_arm(params, params.scale, arm)) for arm in params.selected.arms}
     sweeps = {arm: read(path, Sweep) for arm, path in tuned.items() if path.exists()}
+    rates = {arm: sweep.chosen for arm, sweep in sweeps.items()}
+    wanted = Expected(expected, rates, data_recorded(layout) if expected is not None else None)
     for key in (RunKey(arm, seed) for arm in params.selected.arms for seed in params.selected.seeds):
         if layout.divergence(*key).exists():
             diverged.append(read(layout.divergence(*key), Divergence))
             continue
         run = (read_run or load_run)(layout, key)
-        if (
-            run is None
-            or not _at_rate(run.header.run, sweeps)
-            or not (expected is None or _as_expected(run.header.run, expected))
-        ):
+        if run is None or not wanted.counts(run.header.run, run.header.data):
             missing.append(key)
         else:
             runs.append(run)
@@ -385,15 +385,3 @@ def _check_names(path: Path, ablation: Ablation) -> None:
 def model_of(run: RunConfig) -> str:
     """Hash of architecture and size: what a run on text shares with the recall tasks its arm is trained on."""
     return fingerprint_of(run.architecture, run.size)
-
-
-def _as_expected(run: RunConfig, expected: Mapping[str, RunConfig]) -> bool:
-    wanted = expected.get(run.arm)
-    if wanted is None:
-        return False
-    size = replace(wanted.size, learning_rate=run.size.learning_rate)
-    return fingerprint_of(run) == fingerprint_of(replace(wanted, seed=run.seed, size=size))
-
-
-def _at_rate(run: RunConfig, sweeps: Mapping[str, Sweep]) -> bool:
-    return run.arm not in sweeps or sweeps[run.arm].chosen == run.size.learning_rate

@@ -1,13 +1,14 @@
 import json
+from dataclasses import asdict, replace
 
 import pytest
 from synthetic import CORPUS, Truth, write_results
 
 from lolm import LolmError
 from lolm.accounting.resolve import resolve_run
-from lolm.records import Layout, RecordError, RunKey, read, read_json, recorded_scales, write, write_rows
+from lolm.records import Layout, RecordError, RunKey, read, read_json, recorded_scales, write, write_json, write_rows
 from lolm.records.results import load_results, load_run
-from lolm.records.schema import Downstream, Recall, RecallTask
+from lolm.records.schema import Downstream, Recall, RecallTask, RunHeader
 
 
 def changed(path, **values):
@@ -78,6 +79,28 @@ def test_a_run_of_other_parameters_counts_as_not_made(tmp_path):
     assert results.missing == (RunKey("lolm", 2),)
     assert [run.seed for run in results.of("lolm")] == [1]
     assert load_results(tmp_path).missing == ()  # whoever asks for no configuration gets what was recorded
+
+
+def test_a_run_on_other_text_counts_as_not_made(tmp_path):
+    layout = Layout("smoke", write_results(tmp_path, seeds=(1, 2)))
+    params = load_results(tmp_path).params
+    expected = {arm: resolve_run(params, "smoke", arm, 0) for arm in ("lolm", "transformer")}
+    counts = {"dtype": "uint16", "train": {"tokens": 5}}
+    data = asdict(read(layout.header("lolm", 1), RunHeader).data)
+    for record in (counts, counts | {"checksums": data}):  # the first is from before they were taken
+        write_json(layout.shards_record, record)
+        assert load_results(tmp_path, expected=expected).missing == ()
+    header = read(layout.header("lolm", 2), RunHeader)
+    write(layout.header("lolm", 2), replace(header, data=replace(header.data, validation="other")))
+    results = load_results(tmp_path, expected=expected)
+    assert results.missing == (RunKey("lolm", 2),)
+    assert [str(run.key) for run in results.runs] == ["lolm-1", "transformer-1", "transformer-2"]
+    assert load_results(tmp_path).missing == ()
+    write_json(layout.shards_record, counts | {"checksums": data | {"train": "other"}})
+    assert len(load_results(tmp_path, expected=expected).missing) == 4
+    write_json(layout.shards_record, counts | {"checksums": {"train": "other"}})
+    with pytest.raises(RecordError, match=r"shards\.json: .*validation"):
+        load_results(tmp_path, expected=expected)
 
 
 def test_a_learning_rate_that_a_sweep_chose_is_as_expected(tmp_path):
