@@ -104,7 +104,7 @@ def load_study(
     selected = params.select(scale, study).selected
     expected = {arm: resolve_run(params, scale, arm, selected.seeds[0]) for arm in selected.arms}
     results = load_results(Path(), scale, params, study, expected, read_run, over_scales=over_scales)
-    return results, [key for key in results.missing if Layout(scale).header(*key).exists()]
+    return results, [key for key in results.missing if Layout(scale).train(*key).exists()]
 
 
 def present_scales(params: Params) -> list[str]:

@@ -182,7 +182,7 @@ class ScaleResults:
         runs: those that were made, in the study's order.
         missing: runs that the study asks for and that were not made, or that were made under other parameters than the present
             ones, at another rate than the sweep chose, or on other text.
-        diverged: runs whose loss was not finite.
+        diverged: runs whose loss was not finite; one of before its record had parameters is here under any.
         sweeps: by arm, how its learning rate was chosen, be it for another arm whose rate it takes; an arm without a record is
             missing.
         corpus: counts of documents and bytes by split.
@@ -289,14 +289,17 @@ def load_results(
     rates = {arm: sweep.chosen for arm, sweep in sweeps.items()}
     wanted = Expected(expected, rates, data_recorded(layout) if expected is not None else None)
     for key in (RunKey(arm, seed) for arm in params.selected.arms for seed in params.selected.seeds):
-        if layout.divergence(*key).exists():
-            diverged.append(read(layout.divergence(*key), Divergence))
-            continue
-        run = (read_run or load_run)(layout, key)
-        if run is None or not wanted.counts(run.header.run, run.header.data):
+        failed = read(layout.divergence(*key), Divergence) if layout.divergence(*key).exists() else None
+        run = None if failed else (read_run or load_run)(layout, key)
+        header = failed.header if failed else run.header if run else None
+        if header is not None and not wanted.counts(header.run, header.data):
             missing.append(key)
-        else:
+        elif failed:
+            diverged.append(failed)
+        elif run:
             runs.append(run)
+        else:
+            missing.append(key)
     corpus = read_mapping(layout.corpus_record, **_CORPUS) if layout.corpus_record.exists() else {}
     budgets = load_budgets(root) if over_scales else None
     return ScaleResults(params.scale, params, corpus, tuple(runs), tuple(missing), tuple(diverged), sweeps, budgets)

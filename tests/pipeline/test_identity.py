@@ -14,7 +14,7 @@ from lolm import LolmError
 from lolm.config import to_mapping
 from lolm.records import FINAL_WEIGHTS, Layout, RunKey, cooldown_path, read, sha256_of, snapshot_path, write, write_text
 from lolm.records.schema import DataChecksums, Divergence, Flops, Parameters, RunHeader, Summary
-from pipeline import accept, code, identity
+from pipeline import accept, code, identity, train
 
 DATA = DataChecksums("aa", "bb")
 KEY = RunKey("lolm", 1)
@@ -161,6 +161,13 @@ def test_a_run_that_diverged_is_not_tried_again_until_something_changes(layout, 
     assert why(layout) is None
     run = make_run("lolm")
     assert "it diverged" in why(layout, size=replace(run.size, learning_rate=run.size.learning_rate / 2))
+
+
+def test_a_divergence_says_of_what_run_it_is(layout):
+    header = read(layout.header(*KEY), RunHeader)
+    train.record_divergence(layout, KEY, header, 3, "loss = nan")
+    assert read(layout.divergence(*KEY), Divergence).header == header
+    assert why(layout) is None
 
 
 def test_a_measurement_is_of_its_run_and_of_its_inputs(layout):

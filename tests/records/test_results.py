@@ -8,7 +8,7 @@ from lolm import LolmError
 from lolm.accounting.resolve import resolve_run
 from lolm.records import Layout, RecordError, RunKey, read, read_json, recorded_scales, write, write_json, write_rows
 from lolm.records.results import load_results, load_run
-from lolm.records.schema import Downstream, Recall, RecallTask, RunHeader
+from lolm.records.schema import Divergence, Downstream, Recall, RecallTask, RunHeader
 
 
 def changed(path, **values):
@@ -55,6 +55,20 @@ def test_a_run_that_diverged_is_listed_and_stops_no_other(tmp_path):
     assert results.missing == ()
     assert [run.seed for run in results.of("transformer")] == [1, 3]
     assert load_run(Layout("smoke", tmp_path), RunKey("transformer", 2)) is None
+
+
+def test_a_run_that_diverged_under_other_parameters_counts_as_not_made(tmp_path):
+    layout = Layout("smoke", write_results(tmp_path, seeds=(1,), diverged=("transformer",)))
+    params = load_results(tmp_path).params
+    expected = {arm: resolve_run(params, "smoke", arm, 0) for arm in ("lolm", "transformer")}
+    longer = replace(expected["transformer"].training, steps=2 * expected["transformer"].training.steps)
+    edited = expected | {"transformer": replace(expected["transformer"], training=longer)}
+    found = lambda expected: load_results(tmp_path, expected=expected)  # noqa: E731
+    assert ([failed.arm for failed in found(expected).diverged], found(expected).missing) == (["transformer"], ())
+    assert (found(edited).diverged, found(edited).missing) == ((), (RunKey("transformer", 1),))
+    failed = read(layout.divergence("transformer", 1), Divergence)
+    write(layout.divergence("transformer", 1), replace(failed, header=None))  # from before the record had them
+    assert ([failed.arm for failed in found(edited).diverged], found(edited).missing) == (["transformer"], ())
 
 
 def test_stages_that_were_not_made_are_none(tmp_path):

@@ -590,10 +590,10 @@ def test_the_benchmarks_figure_is_made_again(tmp_path, monkeypatch):
 
 
 def test_runs_under_other_parameters_are_stale(tmp_path, monkeypatch):
-    monkeypatch.chdir(write_results(tmp_path, truth=SHORT))
+    monkeypatch.chdir(write_results(tmp_path, truth=SHORT, diverged=("lolm-2",)))
     params = load_params()
     results, stale = load_study(params, "smoke", "main")
-    assert (len(results.runs), stale) == (6, [])
+    assert (len(results.runs), len(results.diverged), stale) == (5, 1, [])
     smoke = params.scales["smoke"]
     edited = replace(params, scales={"smoke": replace(smoke, training=replace(smoke.training, steps=smoke.training.steps * 2))})
     results, stale = load_study(edited, "smoke", "main")
