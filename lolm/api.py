@@ -341,7 +341,7 @@ def _records_of(folder: Path, header: RunHeader) -> RunRecord | None:
                 break
     else:
         return None
-    return load_records(layout, key, "left out")
+    return load_records(layout, key)
 
 
 def _run(folder: Path, step: int | None, annealed: bool) -> LoadedModel:
@@ -360,7 +360,7 @@ def _run(folder: Path, step: int | None, annealed: bool) -> LoadedModel:
             f"{layout.tokenizer}: has {tokenizer.vocab_size} ids, the model {trained.run.vocab_size}; made after this training"
         )
     held_out = TokenStream.open(layout.shards, "validation") if layout.shards.is_dir() else None
-    return LoadedModel(str(folder), trained.model, tokenizer, trained.run, load_records(layout, key, "left out"), held_out)
+    return LoadedModel(str(folder), trained.model, tokenizer, trained.run, load_records(layout, key), held_out)
 
 
 def _until(pieces: Iterator[Piece], stops: tuple[str, ...]) -> Iterator[Piece]:

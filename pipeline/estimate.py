@@ -6,13 +6,14 @@ import heapq
 import math
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from lolm.accounting.resolve import resolve_run
 from lolm.config import Params, ScaleConfig, scale_of, tuned_arm
-from lolm.records import Layout, read, read_mapping
+from lolm.records import Layout, RecordError, read, read_mapping
 from lolm.records.schema import Summary
 
 PER_ARM, PER_RUN = ("sweep",), ("train", "evaluate", "ablate", "layers", "recall")
@@ -137,8 +138,10 @@ def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True, test_to
 def earlier_speed(params: Params, arm: str) -> float | None:
     """Seconds per training token of the arm's earlier runs, the mean over seeds; None if there are none."""
     layout = Layout(params.scale)
-    paths = [layout.summary(arm, seed) for seed in params.selected.seeds]
-    records = [read(path, Summary) for path in paths if path.exists()]
+    records = []
+    for seed in params.selected.seeds:
+        with suppress(RecordError):  # none yet, or a broken one, which is made again
+            records.append(read(layout.summary(arm, seed), Summary))
     if not records:
         return None
     return sum(record.seconds for record in records) / sum(record.tokens for record in records)

@@ -282,6 +282,8 @@ def _check_schema(folder: Path, note: Made) -> None:
         raise RecordError(f"{layout.train(*key)}: no record of {note.piece}")
     if run is not None and (run.header.run.scale, run.header.run.arm, run.header.run.seed) != (scale, *key):
         raise RecordError(f"{layout.header(*key)}: of {run.header.name}, in the place of {note.piece}")
+    if run is not None and run.stale:
+        raise RecordError(f"{layout.header(*key)}: not of the model that {', '.join(run.stale)} measured")
     for path in (layout.reports / "sweep").glob("*.json"):
         read(path, Sweep)
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+
 from lolm.analysis import layers
 from lolm.analysis.dependency import RemovalMethod, latent_share, statistic
 from lolm.config import AnalysisConfig
-from lolm.records import Layout, RunKey, write_json
-from lolm.records.results import load_run
+from lolm.records import Layout, RecordError, RunKey, read_json, write_json
+from lolm.records.results import RunRecord, load_run
+
+ReadRun = Callable[[Layout, RunKey], RunRecord | None]
 
 
-def write_headline(layout: Layout, key: RunKey, analysis: AnalysisConfig) -> None:
-    """Write ``metrics/<arm>-<seed>.json`` from what the run's stages have left so far; nothing where it left no record.
+def write_headline(layout: Layout, key: RunKey, analysis: AnalysisConfig, read_run: ReadRun = load_run) -> None:
+    """Write ``metrics/<arm>-<seed>.json``, if it changes, from what the run's stages have left so far; take it away where the run
+    left no record.
 
     Losses are of the test split once it was scored, of the validation split before. ``inversion`` is S by the declared statistic,
     nats a token, at the final weights, ``latent_share`` the latent branch's share of the gated signal beside it;
     ``type_statistic`` is S_type; ``recall`` the mean accuracy over the recall tasks.
     """
-    run = load_run(layout, key, stale="left out")
+    run, path = read_run(layout, key), layout.metrics(*key)
     if run is None:
-        layout.metrics(*key).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         return
     summary, evaluation = run.summary, run.evaluation
     values: dict[str, float | int | None] = {"parameters": summary.parameters, "seconds": round(summary.seconds, 1)}
@@ -35,4 +41,7 @@ def write_headline(layout: Layout, key: RunKey, analysis: AnalysisConfig) -> Non
     if accuracies:
         values["recall"] = sum(accuracies) / len(accuracies)
     kept = {name: value if isinstance(value, int) else round(value, 4) for name, value in values.items() if value is not None}
-    write_json(layout.metrics(*key), kept)
+    with suppress(RecordError):  # none yet, or a broken one
+        if read_json(path) == kept:
+            return
+    write_json(path, kept)

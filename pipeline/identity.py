@@ -16,8 +16,20 @@ from lolm import LolmError
 from lolm.config import RunConfig, to_mapping
 from lolm.data.stream import TokenStream
 from lolm.ops.backends import choose_backend
-from lolm.records import FINAL_WEIGHTS, Layout, RunKey, essence, fingerprint_of, read, read_mapping, sha256_of
-from lolm.records.schema import DataChecksums, Divergence, Identity, RunHeader
+from lolm.records import (
+    FINAL_WEIGHTS,
+    Layout,
+    RecordError,
+    RunKey,
+    cooldown_path,
+    essence,
+    fingerprint_of,
+    read,
+    read_mapping,
+    sha256_of,
+    snapshot_path,
+)
+from lolm.records.schema import DataChecksums, Divergence, Identity, RunHeader, Summary
 from pipeline.code import accepted_versions, code_of
 from pipeline.environment import DEVICE, RECORDED, said
 from pipeline.stage import training_device
@@ -41,12 +53,15 @@ def why_train(layout: Layout, key: RunKey, run: RunConfig, measurements: Iterabl
         measurements: records that must be there too where records alone suffice, as for :data:`RECORDED`.
     """
     data = data_of(layout)
-    if layout.divergence(*key).exists():
-        same = read(layout.divergence(*key), Divergence).fingerprint == fingerprint_of_run(run, data)
-        return None if same else "it diverged, under other parameters or code"
-    if not layout.summary(*key).exists() or not layout.series(*key).exists():
-        return "no record"
-    header = read(layout.header(*key), RunHeader)
+    try:
+        if layout.divergence(*key).exists():
+            same = read(layout.divergence(*key), Divergence).fingerprint == fingerprint_of_run(run, data)
+            return None if same else "it diverged, under other parameters or code"
+        if not all(path(*key).exists() for path in (layout.header, layout.series, layout.summary)):
+            return "no record"
+        header, summary = read(layout.header(*key), RunHeader), read(layout.summary(*key), Summary)
+    except RecordError:
+        return "its record cannot be read"
     device = training_device()
     changed = differences(to_mapping(header.run), to_mapping(run))
     if essence(header.run) != essence(run):
@@ -59,16 +74,29 @@ def why_train(layout: Layout, key: RunKey, run: RunConfig, measurements: Iterabl
     kernels = header.kernels if said(DEVICE) else choose_backend(device, run.training.kernels)
     if (header.device, header.kernels) != (device, kernels):
         return f"made on {header.device} with {header.kernels} kernels"
-    if _has_weights(layout, key):
-        return None
+    if weights := _weights(layout, key):
+        return None if _are_trained(weights, header, summary) else "weights are not those that were trained"
     if not said(RECORDED):
         return "no weights"
     left = [path.as_posix() for path in measurements if not _is_of(header, path)]
     return f"no weights to make {left[0]} with" if left else None
 
 
-def _has_weights(layout: Layout, key: RunKey) -> bool:
-    return (layout.weights(*key) / FINAL_WEIGHTS).exists()
+def _weights(layout: Layout, key: RunKey) -> dict[str, Path]:
+    """Files of a run's weights, by their names in its record."""
+    folder = layout.weights(*key)
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def _are_trained(weights: dict[str, Path], header: RunHeader, summary: Summary) -> bool:
+    """Whether all weights of a run are there, with the bytes that were trained; of a record without digests, whether they are
+    there."""
+    if summary.weights:
+        return all(name in weights and _file_hash(weights[name]) == digest for name, digest in summary.weights.items())
+    training = header.run.training
+    inside = [snapshot_path(Path(), step) for step in training.snapshot_steps]
+    ends = [cooldown_path(Path(), step) for step in training.cooldown_steps]
+    return all(path.as_posix() in weights for path in (Path(FINAL_WEIGHTS), *inside, *ends))
 
 
 def _is_of(header: RunHeader, path: Path) -> bool:
@@ -104,7 +132,7 @@ def measured_from(layout: Layout, key: RunKey, path: Path, kind: type[Identity],
     record = read(path, kind)
     if record.fingerprint != read(layout.header(*key), RunHeader).fingerprint:
         return "of another run"
-    if said(RECORDED) and not _has_weights(layout, key):
+    if said(RECORDED) and not _weights(layout, key):
         return None
     return None if record.inputs == inputs else "other settings, weights, data or code"
 
@@ -117,9 +145,7 @@ def text_hashes(layout: Layout) -> tuple[str, ...]:
 
 def weights_hash(layout: Layout, key: RunKey) -> str:
     """Hash of all weights of a run, and of the run they are of."""
-    folder = layout.weights(*key)
-    files = sorted(folder.rglob("*.safetensors"))
-    return fingerprint_of([(path.relative_to(folder).as_posix(), _file_hash(path)) for path in files])
+    return fingerprint_of([(name, _file_hash(path)) for name, path in _weights(layout, key).items()])
 
 
 @cache

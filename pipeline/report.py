@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,13 @@ from lolm.claims import Claim, build_ledger, to_records
 from lolm.config import Params, load_params
 from lolm.records import Layout, RunKey, atomic_folder, read_mapping, recorded_scales, write_json, write_text
 from lolm.records.escape import csv_text
-from lolm.records.results import RunRecord, ScaleResults, load_results, load_run
+from lolm.records.results import ScaleResults, load_results, load_run
 from lolm.report.figures import pictures
 from lolm.report.figures.benchmark import FORM, speed
 from lolm.report.study import curves, headline, own_claims, study_markdown, study_page
+from pipeline.headline import ReadRun, write_headline
 from pipeline.stage import main, refuse_other_scale
 
-ReadRun = Callable[[Layout, RunKey], RunRecord | None]
 BENCHMARK = Path("reports") / "benchmark.json"  # of `make bench`, where it was run
 
 
@@ -64,6 +63,10 @@ def report(asked: argparse.Namespace | None = None) -> None:
 def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run, counting: Counting | None = None) -> list[Claim]:
     """Write everything that is reported of one study; returns its ledger."""
     results, stale = load_study(params, scale, study, read_run)
+    for run in results.runs:
+        write_headline(Layout(scale), run.key, results.analysis, read_run)  # its settings may be newer than the measurements
+        for stage in run.stale:
+            print(f"report: {stage} of {run.key} is of another model, and left out")
     drawn, entries = pictures(results), leaderboard(results)
     ledger = build_ledger(results, counting=counting or Counting(params))
     benchmark = read_mapping(BENCHMARK, **FORM) if BENCHMARK.exists() else None
@@ -101,7 +104,7 @@ def load_study(
     selected = params.select(scale, study).selected
     expected = {arm: resolve_run(params, scale, arm, selected.seeds[0]) for arm in selected.arms}
     results = load_results(Path(), scale, params, study, expected, read_run, over_scales=over_scales)
-    return results, [key for key in results.missing if Layout(scale).header(*key).exists()]
+    return results, [key for key in results.missing if Layout(scale).train(*key).exists()]
 
 
 def present_scales(params: Params) -> list[str]:

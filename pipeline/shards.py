@@ -6,9 +6,12 @@ from pathlib import Path
 from lolm.corpus.progress import resumed, stamps, version_of
 from lolm.corpus.shards import shards_report, write_shards
 from lolm.corpus.tokenizer import Tokenizer
+from lolm.data.stream import TokenStream
 from lolm.records import publish_folder, sha256_of, write_json
 from pipeline.jobs import available_cores
 from pipeline.stage import arguments, main, opened
+
+READ = ("train", "validation")  # the splits that a run reads: their checksums tell whether it read this text
 
 
 def run() -> None:
@@ -22,7 +25,7 @@ def run() -> None:
     index = write_shards(config, layout.corpus, tokenizer, content, available_cores())
     publish_folder(content, layout.shards)
     shutil.rmtree(scratch)
-    report = shards_report(index)
+    report = shards_report(index) | {"checksums": {split: TokenStream.open(layout.shards, split).checksum for split in READ}}
     write_json(layout.shards_record, report)
     for split in index["splits"]:
         print(f"{split:10}  {report[split]['tokens']:11} tokens  {report[split]['bytes_per_token']:.3f} bytes per token")

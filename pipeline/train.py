@@ -102,7 +102,7 @@ def record_divergence(layout: Layout, key: RunKey, header: RunHeader, step: int,
     for path in (layout.evaluation(*key), layout.ablation(*key), layout.metrics(*key)):
         path.unlink(missing_ok=True)
     shutil.rmtree(layout.weights(*key), ignore_errors=True)
-    record = Divergence(key.arm, key.seed, header.name, header.fingerprint, step=step, reason=reason)
+    record = Divergence(key.arm, key.seed, header.name, header.fingerprint, step=step, reason=reason, header=header)
     with atomic_folder(layout.train(*key)) as folder:
         write(folder / layout.divergence(*key).name, record)
 

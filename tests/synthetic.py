@@ -269,13 +269,14 @@ def _write_scale(
     for key in keys:
         if key.arm in not_run or str(key) in not_run:
             continue
-        run = resolve_run(params, params.scale, *key)
+        run = _Run(layout, resolve_run(params, params.scale, *key), truth, indices[key.arm], mismatch)
         if key.arm in diverged or str(key) in diverged:
             step = truth.steps // 3
-            write(layout.divergence(*key), Divergence(**_identity(run), step=step, reason=f"loss is nan at step {step}"))
+            failed = Divergence(**run.identity, step=step, reason=f"loss is nan at step {step}", header=run.header())
+            write(layout.divergence(*key), failed)
             continue
         kept = {stage for stage in STAGES if stage not in left_out and f"{stage}/{key}" not in left_out}
-        _Run(layout, run, truth, indices[key.arm], mismatch).write(kept if truth.recall else kept - {"recall"})
+        run.write(kept if truth.recall else kept - {"recall"})
 
 
 def _identity(run: RunConfig) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def card_of(folder: Path, root: Path = Path()) -> str:
 
     header = read(folder / HEADER, ExportHeader)
     layout, params = Layout(header.run.scale, root), load_params(root / "params.yaml")
-    records = load_records(layout, RunKey(header.run.arm, header.run.seed), "left out")
+    records = load_records(layout, RunKey(header.run.arm, header.run.seed))
     if records is None or records.fingerprint != header.fingerprint:
         raise ExportError(f"{folder}: is of run {header.fingerprint}, {header.name}, of which {layout.reports} has no records")
     kind = read_mapping(folder / "config.json", architectures=[str])["architectures"][0]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from lolm.config import AnalysisConfig, Params, RunConfig, load_params, scale_of, tuned_arm
 from lolm.records import names
+from lolm.records.expected import Expected, data_recorded
 from lolm.records.files import RecordError
 from lolm.records.identity import fingerprint_of
 from lolm.records.layout import Layout, RunKey, budgets_record, external_record
@@ -55,6 +56,7 @@ class RunRecord:
         layers: losses without layers and types of layer at several checkpoints, or None.
         downstream: scores on downstream tasks, or None.
         text: losses of the evaluation by piece of text; None where it is older than they.
+        stale: stages whose record is of another model than the header's: it counts as not made.
     """
 
     arm: str
@@ -68,6 +70,7 @@ class RunRecord:
     layers: Layers | None = field(default=None, repr=False)
     text: TextLosses | None = field(default=None, repr=False)
     downstream: Downstream | None = field(default=None, repr=False)
+    stale: tuple[str, ...] = ()
 
     @property
     def key(self) -> RunKey:
@@ -177,8 +180,9 @@ class ScaleResults:
 
     Attributes:
         runs: those that were made, in the study's order.
-        missing: runs that the study asks for and that were not made, or that were made under other parameters than the present.
-        diverged: runs whose loss was not finite.
+        missing: runs that the study asks for and that were not made, or that were made under other parameters than the present
+            ones, at another rate than the sweep chose, or on other text.
+        diverged: runs whose loss was not finite; one of before its record had parameters is here under any.
         sweeps: by arm, how its learning rate was chosen, be it for another arm whose rate it takes; an arm without a record is
             missing.
         corpus: counts of documents and bytes by split.
@@ -266,13 +270,14 @@ def load_results(
         params: default is ``params.yaml`` of the root.
         study: name under ``studies``; default is ``study`` of ``params.yaml``.
         expected: by arm, the resolved configuration of the present parameters, whose seed and learning rate (a sweep chooses it)
-            are not looked at. A run that was made under another one counts as not made. Default: every recorded run counts.
+            are not looked at. A run that was made under another one, or on other text than the record of the shards says, counts
+            as not made. Default: every recorded run counts.
         read_run: default :func:`load_run`. Who reads several studies gives ``cache(load_run)``, since studies share runs.
         over_scales: what the study over sizes and budgets found is read too; who makes that record goes without.
 
     Raises:
         ConfigError: unknown scale or study, or broken ``params.yaml``.
-        RecordError: a record is broken, or belongs to another run than its neighbours.
+        RecordError: a record is broken.
     """
     root = Path(root)
     params = (params or load_params(root / "params.yaml")).select(scale, study)
@@ -281,16 +286,20 @@ def load_results(
     runs, missing, diverged = [], [], []
     tuned = {arm: layout.sweep(tuned_arm(params, params.scale, arm)) for arm in params.selected.arms}
     sweeps = {arm: read(path, Sweep) for arm, path in tuned.items() if path.exists()}
+    rates = {arm: sweep.chosen for arm, sweep in sweeps.items()}
+    wanted = Expected(expected, rates, data_recorded(layout) if expected is not None else None)
     for key in (RunKey(arm, seed) for arm in params.selected.arms for seed in params.selected.seeds):
-        if layout.divergence(*key).exists():
-            diverged.append(read(layout.divergence(*key), Divergence))
-            continue
-        run = (read_run or load_run)(layout, key)
-        if run is None or (expected is not None and not _as_expected(run, expected)):
+        failed = read(layout.divergence(*key), Divergence) if layout.divergence(*key).exists() else None
+        run = None if failed else (read_run or load_run)(layout, key)
+        header = failed.header if failed else run.header if run else None
+        if header is not None and not wanted.counts(header.run, header.data):
             missing.append(key)
-            continue
-        _check_rate(layout, run, sweeps)
-        runs.append(run)
+        elif failed:
+            diverged.append(failed)
+        elif run:
+            runs.append(run)
+        else:
+            missing.append(key)
     corpus = read_mapping(layout.corpus_record, **_CORPUS) if layout.corpus_record.exists() else {}
     budgets = load_budgets(root) if over_scales else None
     return ScaleResults(params.scale, params, corpus, tuple(runs), tuple(missing), tuple(diverged), sweeps, budgets)
@@ -323,14 +332,11 @@ def load_external(root: str | Path = ".") -> dict[str, External]:
     return {path.stem: read(path, External) for path in sorted(external_record("*", root).parent.glob("*.json"))}
 
 
-def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = "error") -> RunRecord | None:
-    """The records of one run, None if it left none. A measurement that was not made is None in them.
-
-    Args:
-        stale: what becomes of a measurement of another model than the header's: an error, or as if it was not made.
+def load_run(layout: Layout, key: RunKey) -> RunRecord | None:
+    """The records of one run, None if it left none. A measurement that was not made, or of another model, is None in them.
 
     Raises:
-        RecordError: a record is broken, or a measurement is of another model than the header.
+        RecordError: a record is broken.
     """
     if not layout.train(*key).exists() or layout.divergence(*key).exists():
         return None
@@ -339,12 +345,13 @@ def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = 
     if not rows:
         raise RecordError(f"{layout.series(*key)}: is empty; delete {layout.train(*key)} and run `dvc repro`")
 
+    stale: list[str] = []
+
     def measured(path: Path, kind: type[T], of_this_run: Callable[[T], bool]) -> T | None:
         found = read(path, kind) if path.exists() else None
         if found is None or of_this_run(found):
             return found
-        if stale == "error":
-            raise RecordError(f"{path}: measures another model than {layout.header(*key)}; run `dvc repro`")
+        stale.append(path.parent.name)
         return None
 
     evaluation = measured(layout.evaluation(*key), Evaluation, lambda found: found.fingerprint == header.fingerprint)
@@ -358,7 +365,8 @@ def load_run(layout: Layout, key: RunKey, stale: Literal["error", "left out"] = 
     if ablation is not None:
         _check_names(layout.ablation(*key), ablation)
     summary = read(layout.summary(*key), Summary)
-    return RunRecord(*key, header, rows, summary, evaluation, ablation, recall, layers, text, tasks)
+    others = tuple(dict.fromkeys(stale))
+    return RunRecord(*key, header, rows, summary, evaluation, ablation, recall, layers, text, tasks, others)
 
 
 def _check_names(path: Path, ablation: Ablation) -> None:
@@ -380,20 +388,3 @@ def _check_names(path: Path, ablation: Ablation) -> None:
 def model_of(run: RunConfig) -> str:
     """Hash of architecture and size: what a run on text shares with the recall tasks its arm is trained on."""
     return fingerprint_of(run.architecture, run.size)
-
-
-def _as_expected(run: RunRecord, expected: Mapping[str, RunConfig]) -> bool:
-    made, wanted = run.header.run, expected.get(run.arm)
-    if wanted is None:
-        return False
-    size = replace(wanted.size, learning_rate=made.size.learning_rate)
-    return fingerprint_of(made) == fingerprint_of(replace(wanted, seed=made.seed, size=size))
-
-
-def _check_rate(layout: Layout, run: RunRecord, sweeps: dict[str, Sweep]) -> None:
-    used = run.header.run.size.learning_rate
-    if run.arm in sweeps and sweeps[run.arm].chosen != used:
-        raise RecordError(
-            f"{layout.sweep(sweeps[run.arm].arm)}: chose the learning rate {sweeps[run.arm].chosen:g}, but {run.name} was "
-            f"trained with {used:g}; run `dvc repro`"
-        )

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lolm.config import ConfigError, load_params
+from lolm.config import ConfigError, StudyConfig, load_params
 from lolm.records import Layout
 from lolm.tracking.series import VAL_TOKENS
 
@@ -35,24 +35,24 @@ SECTIONS: dict[str, dict[str, str]] = {
 FROM_UNTRAINED = ("val/nats", "train/loss")  # whose first values, of a model that knows nothing, would flatten the others
 
 
-def studies_of(layout: Layout) -> dict[str, tuple[str, ...]]:
-    """Arms of each study that the parameter file has for a scale; none where that file is missing or has mistakes."""
+def studies_of(layout: Layout) -> dict[str, StudyConfig]:
+    """The studies that the parameter file has for a scale; none where that file is missing or has mistakes."""
     path = layout.root / "params.yaml"
     return _studies(path.resolve(), path.stat().st_mtime_ns, layout.scale) if path.exists() else {}
 
 
 @lru_cache(maxsize=4)
-def _studies(path: Path, changed: int, scale: str) -> dict[str, tuple[str, ...]]:
+def _studies(path: Path, changed: int, scale: str) -> dict[str, StudyConfig]:
     try:
         params = load_params(path)
     except ConfigError:
         return {}
-    return {name: study.arms for name, study in params.studies.items() if scale in (params.scales_for(name) or (scale,))}
+    return {name: study for name, study in params.studies.items() if scale in (params.scales_for(name) or (scale,))}
 
 
 def say_studies(client: Any, run: Any, layout: Layout) -> None:
     """Tag a run, MLflow's entity, with its studies: each between two marks, so that no name is found inside of another."""
-    studies = [name for name, arms in studies_of(layout).items() if run.data.tags.get("arm") in arms]
+    studies = [name for name, study in studies_of(layout).items() if run.data.tags.get("arm") in study.arms]
     wanted = "".join(f"· {name} " for name in studies) + "·" if studies else ""
     if run.data.tags.get(STUDIES_TAG, "") != wanted:
         client.set_tag(run.info.run_id, STUDIES_TAG, wanted)

@@ -110,7 +110,7 @@ def finished_view(layout: Layout, key: RunKey) -> View:
     Raises:
         RecordError: a record is missing or broken.
     """
-    run = load_run(layout, key, stale="left out")
+    run = load_run(layout, key)
     if run is None:
         raise RecordError(f"{layout.train(*key)}: no such run")
     rows, step = as_written(run.rows), run.summary.step

@@ -10,8 +10,8 @@ from typing import Any
 
 from lolm.config import flatten
 from lolm.config.strict import as_text
-from lolm.records import Layout, fingerprint_of, read, read_mapping, sha256_of
-from lolm.records.schema import Evaluation
+from lolm.records import Layout, RunKey, fingerprint_of, read, read_mapping, sha256_of
+from lolm.records.schema import Evaluation, RunHeader
 from lolm.tracking.experiments import EVERY_ARM, chart_page, say_studies, studies_of
 from lolm.tracking.runs import fill_recorded, unknown
 from lolm.tracking.series import claim_points, mean_points
@@ -124,8 +124,7 @@ def _fill_report(client: Any, experiment: str, layout: Layout, folder: Path, dig
     if table.exists():
         client.set_tag(run_id, "mlflow.note.content", table.read_text(encoding="utf-8", errors="replace")[:8000])
     send_params(client, run_id, {f"verdict.{claim['id']}": claim["verdict"] for claim in claims}, run.data.params)
-    evaluations = [read(path, Evaluation) for key in layout.recorded_runs() if (path := layout.evaluation(*key)).exists()]
-    send_points(client, run_id, start, claim_points(claims) + mean_points(evaluations))
+    send_points(client, run_id, start, claim_points(claims) + mean_points(_evaluations(layout, study)))
     for path in (*(folder / name for name in REPORT_FILES), layout.root / "params.yaml", layout.root / "dvc.lock"):
         if path.exists():
             client.log_artifact(run_id, str(path))
@@ -133,6 +132,17 @@ def _fill_report(client: Any, experiment: str, layout: Layout, folder: Path, dig
         client.log_artifact(run_id, str(path), FIGURES)
     client.set_terminated(run_id, "FINISHED", end_time=start)
     client.set_tag(run_id, RECORDS, digest)
+
+
+def _evaluations(layout: Layout, study: str) -> list[Evaluation]:
+    """Those of a study's runs, but for what was measured of another model than the run's present one."""
+    asked, found = studies_of(layout).get(study), []
+    for key in [RunKey(arm, seed) for arm in asked.arms for seed in asked.seeds] if asked else ():
+        if layout.header(*key).exists() and layout.evaluation(*key).exists():
+            evaluation = read(layout.evaluation(*key), Evaluation)
+            if evaluation.fingerprint == read(layout.header(*key), RunHeader).fingerprint:
+                found.append(evaluation)
+    return found
 
 
 def sync_benchmark(path: str | Path) -> str:

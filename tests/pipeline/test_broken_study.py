@@ -77,7 +77,9 @@ def test_a_run_that_diverges_stops_no_other_and_shows_as_such(made, tmp_path):
     assert "2 of 4 to make" in said
     assert "other parameters: size.learning_rate" in said
     for seed in SEEDS:
-        assert "not finite" in read(ours.divergence("transformer", seed), Divergence).reason
+        failed = read(ours.divergence("transformer", seed), Divergence)
+        assert "not finite" in failed.reason
+        assert (failed.header.run.size.learning_rate, failed.header.fingerprint) == (1e30, failed.fingerprint)
         assert not ours.header("transformer", seed).exists()
         assert not ours.weights("transformer", seed).exists()
         assert not ours.evaluation("transformer", seed).exists()

@@ -8,6 +8,8 @@ import forks
 import pytest
 import yaml
 
+from lolm.data.stream import TokenStream
+
 ROOT = Path(__file__).parents[2]
 STAGES = ("corpus", "tokenizer", "shards")
 
@@ -56,6 +58,8 @@ def test_stages_make_their_files_and_the_same_ones_twice(project):
             assert result.returncode == 0, result.stderr
         made.append(files_of(project / "artifacts") | files_of(project / "reports"))
     assert made[0] == made[1]
+    checksums = {split: TokenStream.open(project / "artifacts/smoke/shards", split).checksum for split in ("train", "validation")}
+    assert json.loads(made[0]["smoke/shards.json"])["checksums"] == checksums
     assert set(made[0]) >= {
         "smoke/corpus/train.parquet",
         "smoke/corpus.json",

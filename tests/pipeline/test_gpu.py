@@ -16,10 +16,12 @@ import pytest
 import yaml
 from minicorpus import make_texts, write_jsonl
 from projects import copy_of_project, environment, python
+from synthetic import write_results
 
 from lolm.config import load_params
 from lolm.records import Layout, RecordError, RunKey, read, read_json, sha256_of, write
 from lolm.records.results import load_run
+from lolm.records.schema import Evaluation
 from pipeline import carried, gpu, gpu_notes
 from pipeline.gpu import GPUError, Made, note_of, pieces_of
 
@@ -220,6 +222,15 @@ def test_a_note_from_elsewhere_is_checked(tmp_path, content, said):
         gpu.import_records(tmp_path, rehearsed=True)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_comes_with_a_measurement_of_another_model_is_refused(tmp_path):
+    layout = Layout("smoke", write_results(tmp_path))
+    gpu._check_schema(tmp_path, NOTE)
+    found = read(layout.evaluation("lolm", 1), Evaluation)
+    write(layout.evaluation("lolm", 1), replace(found, fingerprint="0" * 16))
+    with pytest.raises(RecordError, match=r"lolm-1/config\.json: not of the model that evaluate measured"):
+        gpu._check_schema(tmp_path, NOTE)
 
 
 def test_a_note_with_a_number_that_is_none_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,9 @@ from builders import make_run
 
 from lolm import LolmError
 from lolm.config import to_mapping
-from lolm.records import FINAL_WEIGHTS, Layout, RunKey, read, write, write_text
+from lolm.records import FINAL_WEIGHTS, Layout, RunKey, cooldown_path, read, sha256_of, snapshot_path, write, write_text
 from lolm.records.schema import DataChecksums, Divergence, Flops, Parameters, RunHeader, Summary
-from pipeline import accept, code, identity
+from pipeline import accept, code, identity, train
 
 DATA = DataChecksums("aa", "bb")
 KEY = RunKey("lolm", 1)
@@ -27,9 +28,11 @@ def layout(tmp_path, monkeypatch):
     monkeypatch.setattr(identity, "training_device", lambda: "cpu")
     monkeypatch.setattr(identity, "choose_backend", lambda device, asked: "cpu")
     monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "old")
+    identity._file_hash.cache_clear()
     layout, run = Layout("smoke"), make_run("lolm")
-    layout.weights(*KEY).mkdir(parents=True)
-    (layout.weights(*KEY) / FINAL_WEIGHTS).write_bytes(b"weights")
+    for path in kept(layout):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"weights")
     header = RunHeader(
         run.name, "LOLM", identity.fingerprint_of_run(run, DATA), run, Parameters(1, 1, {}), Flops(1.0, 3.0, 1.0, {}), 1, 4,
         "cpu", "cpu", DATA, "old",
@@ -38,6 +41,13 @@ def layout(tmp_path, monkeypatch):
     write_text(layout.series(*KEY), "")
     write(layout.summary(*KEY), Summary("lolm", 1, 4, 1000, 1.0, 1.0, 0.0, 1, 1.0, 1e-3, 1.0, 1.0, 1.0, 1.0, 0.1))
     return layout
+
+
+def kept(layout):
+    """Files of the run's weights, the final ones first."""
+    folder, training = layout.weights(*KEY), make_run("lolm").training
+    inside = [snapshot_path(folder, step) for step in training.snapshot_steps]
+    return [folder / FINAL_WEIGHTS, *inside, *(cooldown_path(folder, step) for step in training.cooldown_steps)]
 
 
 def why(layout, **changes):
@@ -62,10 +72,54 @@ def test_it_says_why_a_run_is_trained_again(layout, monkeypatch):
     monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "new")
     assert "other code" in why(layout)
     monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "old")
-    (layout.weights(*KEY) / FINAL_WEIGHTS).unlink()
+    shutil.rmtree(layout.weights(*KEY))
     assert why(layout) == "no weights"
-    layout.summary(*KEY).unlink()
-    assert why(layout) == "no record"
+    for path in (layout.summary, layout.header, layout.series):
+        kept = path(*KEY).read_bytes()
+        path(*KEY).unlink()
+        assert why(layout) == "no record"
+        path(*KEY).write_bytes(kept)
+
+
+def test_a_run_whose_record_cannot_be_read_is_trained_again(layout):
+    for path in (layout.header(*KEY), layout.summary(*KEY)):
+        kept = path.read_bytes()
+        path.write_bytes(kept[:20])
+        assert why(layout) == "its record cannot be read"
+        path.write_bytes(kept)
+    assert why(layout) is None
+    write_text(layout.divergence(*KEY), "{")
+    assert why(layout) == "its record cannot be read"
+
+
+@pytest.mark.parametrize("recorded", ["0", "1"])
+@pytest.mark.parametrize("digests", [True, False])
+def test_weights_that_are_damaged_are_trained_again(layout, monkeypatch, digests, recorded):
+    """Also where records alone suffice: they say what the weights are. Without digests a cut file is not known as such."""
+    monkeypatch.setenv("LOLM_RECORDED", recorded)
+    if digests:
+        names = {path.relative_to(layout.weights(*KEY)).as_posix(): sha256_of(path) for path in kept(layout)}
+        write(layout.summary(*KEY), replace(read(layout.summary(*KEY), Summary), weights=names))
+    assert why(layout) is None
+    for path in kept(layout):
+        path.unlink()
+        assert why(layout) == "weights are not those that were trained"
+        path.write_bytes(b"weigh")
+        identity._file_hash.cache_clear()
+        assert why(layout) == ("weights are not those that were trained" if digests else None)
+        path.write_bytes(b"weights")
+        identity._file_hash.cache_clear()
+    assert why(layout) is None
+
+
+def test_a_file_of_weights_is_hashed_once(layout, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(identity, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+    names = {path.relative_to(layout.weights(*KEY)).as_posix(): sha256_of(path) for path in kept(layout)}
+    write(layout.summary(*KEY), replace(read(layout.summary(*KEY), Summary), weights=names))
+    assert why(layout) is why(layout) is None
+    identity.weights_hash(layout, KEY)
+    assert sorted(hashed) == sorted(kept(layout))
 
 
 def test_accepted_code_is_the_same_code(layout, monkeypatch):
@@ -109,6 +163,13 @@ def test_a_run_that_diverged_is_not_tried_again_until_something_changes(layout, 
     assert "it diverged" in why(layout, size=replace(run.size, learning_rate=run.size.learning_rate / 2))
 
 
+def test_a_divergence_says_of_what_run_it_is(layout):
+    header = read(layout.header(*KEY), RunHeader)
+    train.record_divergence(layout, KEY, header, 3, "loss = nan")
+    assert read(layout.divergence(*KEY), Divergence).header == header
+    assert why(layout) is None
+
+
 def test_a_measurement_is_of_its_run_and_of_its_inputs(layout):
     path, fingerprint = layout.evaluation(*KEY), read(layout.header(*KEY), RunHeader).fingerprint
     ask = lambda inputs: identity.measured_from(layout, KEY, path, identity.Identity, inputs)  # noqa: E731
@@ -129,7 +190,7 @@ def test_records_alone_suffice_where_it_is_said(layout, monkeypatch):
     write(evaluation, identity.Identity(*KEY, "lolm", fingerprint, inputs="x"))
     assert trained() is None
     assert measured() == "other settings, weights, data or code"
-    (layout.weights(*KEY) / FINAL_WEIGHTS).unlink()
+    shutil.rmtree(layout.weights(*KEY))
     assert trained() is None
     assert measured() is None
     write(evaluation, identity.Identity(*KEY, "lolm", "another", inputs="x"))

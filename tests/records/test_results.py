@@ -1,13 +1,14 @@
 import json
+from dataclasses import asdict, replace
 
 import pytest
 from synthetic import CORPUS, Truth, write_results
 
 from lolm import LolmError
 from lolm.accounting.resolve import resolve_run
-from lolm.records import Layout, RecordError, RunKey, read, read_json, recorded_scales, write, write_rows
+from lolm.records import Layout, RecordError, RunKey, read, read_json, recorded_scales, write, write_json, write_rows
 from lolm.records.results import load_results, load_run
-from lolm.records.schema import Recall, RecallTask
+from lolm.records.schema import Divergence, Downstream, Recall, RecallTask, RunHeader
 
 
 def changed(path, **values):
@@ -56,6 +57,20 @@ def test_a_run_that_diverged_is_listed_and_stops_no_other(tmp_path):
     assert load_run(Layout("smoke", tmp_path), RunKey("transformer", 2)) is None
 
 
+def test_a_run_that_diverged_under_other_parameters_counts_as_not_made(tmp_path):
+    layout = Layout("smoke", write_results(tmp_path, seeds=(1,), diverged=("transformer",)))
+    params = load_results(tmp_path).params
+    expected = {arm: resolve_run(params, "smoke", arm, 0) for arm in ("lolm", "transformer")}
+    longer = replace(expected["transformer"].training, steps=2 * expected["transformer"].training.steps)
+    edited = expected | {"transformer": replace(expected["transformer"], training=longer)}
+    found = lambda expected: load_results(tmp_path, expected=expected)  # noqa: E731
+    assert ([failed.arm for failed in found(expected).diverged], found(expected).missing) == (["transformer"], ())
+    assert (found(edited).diverged, found(edited).missing) == ((), (RunKey("transformer", 1),))
+    failed = read(layout.divergence("transformer", 1), Divergence)
+    write(layout.divergence("transformer", 1), replace(failed, header=None))  # from before the record had them
+    assert ([failed.arm for failed in found(edited).diverged], found(edited).missing) == (["transformer"], ())
+
+
 def test_stages_that_were_not_made_are_none(tmp_path):
     write_results(tmp_path, left_out=("ablate/lolm-2", "recall", "sweep/lolm"))
     results = load_results(tmp_path)
@@ -80,6 +95,28 @@ def test_a_run_of_other_parameters_counts_as_not_made(tmp_path):
     assert load_results(tmp_path).missing == ()  # whoever asks for no configuration gets what was recorded
 
 
+def test_a_run_on_other_text_counts_as_not_made(tmp_path):
+    layout = Layout("smoke", write_results(tmp_path, seeds=(1, 2)))
+    params = load_results(tmp_path).params
+    expected = {arm: resolve_run(params, "smoke", arm, 0) for arm in ("lolm", "transformer")}
+    counts = {"dtype": "uint16", "train": {"tokens": 5}}
+    data = asdict(read(layout.header("lolm", 1), RunHeader).data)
+    for record in (counts, counts | {"checksums": data}):  # the first is from before they were taken
+        write_json(layout.shards_record, record)
+        assert load_results(tmp_path, expected=expected).missing == ()
+    header = read(layout.header("lolm", 2), RunHeader)
+    write(layout.header("lolm", 2), replace(header, data=replace(header.data, validation="other")))
+    results = load_results(tmp_path, expected=expected)
+    assert results.missing == (RunKey("lolm", 2),)
+    assert [str(run.key) for run in results.runs] == ["lolm-1", "transformer-1", "transformer-2"]
+    assert load_results(tmp_path).missing == ()
+    write_json(layout.shards_record, counts | {"checksums": data | {"train": "other"}})
+    assert len(load_results(tmp_path, expected=expected).missing) == 4
+    write_json(layout.shards_record, counts | {"checksums": {"train": "other"}})
+    with pytest.raises(RecordError, match=r"shards\.json: .*validation"):
+        load_results(tmp_path, expected=expected)
+
+
 def test_a_learning_rate_that_a_sweep_chose_is_as_expected(tmp_path):
     write_results(tmp_path, seeds=(1,))
     params = load_results(tmp_path).params
@@ -94,26 +131,35 @@ def test_a_run_that_is_recorded_in_part_is_named(tmp_path):
         load_results(tmp_path)
 
 
-def test_a_measurement_of_other_weights_is_refused(tmp_path):
-    write_results(tmp_path)
-    changed(tmp_path / "reports/smoke/evaluate/lolm-1.json", fingerprint="0" * 16)
-    with pytest.raises(RecordError, match=r"evaluate/lolm-1\.json: measures another model than .*lolm-1/config\.json"):
-        load_results(tmp_path)
-    run = load_run(Layout("smoke", tmp_path), RunKey("lolm", 1), stale="left out")
-    assert run.evaluation is None
-    assert run.ablation is not None
+def test_a_measurement_of_other_weights_counts_as_not_made(tmp_path):
+    layout = Layout("smoke", write_results(tmp_path))
+    scored = {"harness": "", "max_length": 8, "limit": None, "tasks": {}}
+    write(layout.downstream("lolm", 1), Downstream("lolm", 1, "lolm", "0" * 16, **scored))
+    write(layout.downstream("lolm", 2), Downstream("lolm", 2, "lolm", load_results(tmp_path).of("lolm")[1].fingerprint, **scored))
+    changed(layout.evaluation("lolm", 1), fingerprint="0" * 16)
+    first, second, _ = load_results(tmp_path).of("lolm")
+    assert (first.stale, second.stale) == (("evaluate", "downstream"), ())
+    assert first.evaluation is first.text is first.downstream is None
+    assert first.ablation is not None
+    assert second.downstream is not None
 
 
-def test_recall_of_another_model_and_a_stale_sweep_are_refused(tmp_path):
+def test_recall_of_another_model_counts_as_not_made(tmp_path):
     write_results(tmp_path)
-    path = tmp_path / "reports/smoke/recall/lolm-1.json"
-    changed(path, model="0" * 16)
-    with pytest.raises(RecordError, match=r"recall/lolm-1\.json: measures another model"):
-        load_results(tmp_path)
-    path.unlink()
-    changed(tmp_path / "reports/smoke/sweep/transformer.json", chosen=0.5)
-    with pytest.raises(RecordError, match="chose the learning rate 0.5, but transformer · smoke · seed 1 was trained with"):
-        load_results(tmp_path)
+    changed(tmp_path / "reports/smoke/recall/lolm-1.json", model="0" * 16)
+    run = load_results(tmp_path).of("lolm")[0]
+    assert (run.recall, run.stale) == (None, ("recall",))
+
+
+def test_a_run_of_another_rate_than_its_sweeps_counts_as_not_made(tmp_path):
+    write_results(tmp_path, seeds=(1, 2))
+    sweep = tmp_path / "reports/smoke/sweep/transformer.json"
+    changed(sweep, chosen=2 * read_json(sweep)["chosen"])
+    results = load_results(tmp_path)
+    assert results.missing == (RunKey("transformer", 1), RunKey("transformer", 2))
+    assert [str(run.key) for run in results.runs] == ["lolm-1", "lolm-2"]
+    sweep.unlink()
+    assert load_results(tmp_path).missing == ()
 
 
 def test_a_recall_task_that_diverged_has_no_accuracy(tmp_path):

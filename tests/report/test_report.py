@@ -18,12 +18,13 @@ import pytest
 from synthetic import Truth, write_results
 
 from lolm import LolmError
+from lolm.analysis.dependency import RemovalMethod, statistic
 from lolm.analysis.leaderboard import leaderboard
 from lolm.claims import build_ledger, merged_ledger
 from lolm.claims.ledger import VERDICTS
 from lolm.config import load_params
-from lolm.records import RunKey
-from lolm.records.results import load_results
+from lolm.records import Layout, RunKey, read_json
+from lolm.records.results import load_results, load_run
 from lolm.report import ablations, figures, rows, tables
 from lolm.report.figures import FIGURES, FigureEntry, left_out, pictures
 from lolm.report.figures.style import label_ends, new_figure, reference_lines, spread
@@ -565,6 +566,20 @@ def reported(tmp_path_factory):
     return folder
 
 
+def test_headlines_are_of_the_present_settings_and_written_where_they_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_results(tmp_path, seeds=(1,), truth=SHORT))
+    params, layout = load_params(), Layout("smoke")
+    make(params, "smoke", "main")
+    first, others = read_json(layout.metrics("lolm", 1)), layout.metrics("transformer", 1).stat().st_mtime_ns
+    forced = replace(params, analysis=replace(params.analysis, inversion_statistic="gate"))
+    make(forced, "smoke", "main")
+    second = read_json(layout.metrics("lolm", 1))
+    run = load_run(layout, RunKey("lolm", 1))
+    assert first["inversion"] == round(statistic(run, RemovalMethod(params.analysis.inversion_statistic)), 4)
+    assert second["inversion"] == round(statistic(run, RemovalMethod("gate")), 4) != first["inversion"]
+    assert layout.metrics("transformer", 1).stat().st_mtime_ns == others
+
+
 def test_every_page_that_exists_is_made_again(reported, tmp_path, monkeypatch):
     folder = shutil.copytree(reported, tmp_path / "copy")
     monkeypatch.chdir(folder)
@@ -590,10 +605,10 @@ def test_the_benchmarks_figure_is_made_again(tmp_path, monkeypatch):
 
 
 def test_runs_under_other_parameters_are_stale(tmp_path, monkeypatch):
-    monkeypatch.chdir(write_results(tmp_path, truth=SHORT))
+    monkeypatch.chdir(write_results(tmp_path, truth=SHORT, diverged=("lolm-2",)))
     params = load_params()
     results, stale = load_study(params, "smoke", "main")
-    assert (len(results.runs), stale) == (6, [])
+    assert (len(results.runs), len(results.diverged), stale) == (5, 1, [])
     smoke = params.scales["smoke"]
     edited = replace(params, scales={"smoke": replace(smoke, training=replace(smoke.training, steps=smoke.training.steps * 2))})
     results, stale = load_study(edited, "smoke", "main")

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from synthetic import Truth, write_results
 
 from lolm import LolmError, redacted, tracking
+from lolm.config import load_params
 from lolm.records import Layout, RecordError, RunKey, read, to_record, write, write_json, write_rows, write_text
 from lolm.records.schema import (
     Ablation,
@@ -31,7 +32,7 @@ from lolm.records.schema import (
     TaskMetric,
     TaskScores,
 )
-from lolm.tracking import stages, store
+from lolm.tracking import scales, stages, store
 from lolm.tracking.runs import finished_view
 from lolm.tracking.series import ablation_points, claim_points, evaluation_points, mean_points, recall_points
 from lolm.tracking.store import BusyError, open_client
@@ -345,7 +346,7 @@ def test_report_run(project):
     write_text("reports/smoke/main/claims.md", "| claim | verdict |\n")
     write_text("reports/smoke/main/report.html", "<html></html>")
     write_text("reports/smoke/main/figures/gate.svg", "<svg></svg>")
-    write_text("params.yaml", "scale: smoke\n")
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
     finished_run()
     evaluated()
     assert tracking.sync_scale("smoke") == 2
@@ -465,6 +466,21 @@ def test_ends_of_annealed_copies_are_added_to_what_was_sent(project):
 
 def test_means_are_over_seeds():
     assert ("mean/lolm_test_nats", 4.5, 0, 0.0) in mean_points([evaluation(nats=4.0), evaluation(nats=5.0)])
+
+
+def test_means_are_over_the_runs_of_the_study_as_they_are_now(project):
+    main = load_params(ROOT / "params.yaml").studies["main"]
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    for arm, seed, of, nats in (
+        ("lolm", main.seeds[0], "f00d", 4.0), ("lolm", main.seeds[1], "f00d", 5.0), ("lolm", 90, "f00d", 7.0),
+        ("transformer", main.seeds[0], "f00d", 3.0), ("transformer", main.seeds[1], "a model of before", 7.0),
+        ("mamba", main.seeds[0], "f00d", 7.0),
+    ):  # fmt: skip
+        write(LAYOUT.header(arm, seed), header())
+        write(LAYOUT.evaluation(arm, seed), replace(evaluation(of, nats), arm=arm, seed=seed))
+    means = {point[0]: point[1] for point in mean_points(scales._evaluations(LAYOUT, "main")) if point[0].endswith("_test_nats")}
+    assert means == {"mean/lolm_test_nats": 4.5, "mean/transformer_test_nats": 3.0}
+    assert scales._evaluations(LAYOUT, "of another file") == []
 
 
 def test_failure_is_one_warning(project, monkeypatch, capsys):

@@ -134,7 +134,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Divergence(Identity):
-    """A run whose loss was not finite: in the place of its other records, so that it shows as such everywhere."""
+    """A run whose loss was not finite: in the place of its other records, so that it shows as such everywhere.
+
+    ``header`` is what the run's ``config.json`` would be; None in records from before it was kept.
+    """
 
     step: int
     reason: str = ""
+    header: RunHeader | None = field(default=None, repr=False)
