@@ -257,6 +257,20 @@ def test_time_left_is_corrected_by_what_the_pieces_took(under_way, capsys):
     assert said[-1].startswith("train: 6 of 6 ended; ")
 
 
+def test_pieces_may_end_in_another_order_than_they_are_begun(under_way, capsys):
+    """As tasks of a cluster do: the pace is that of the pieces whose beginning is known; each piece is left, or ended, once."""
+    course, clock = under_way
+    left = []
+    for place, now in ((4, 50), (1, 150), (5, 160), (0, 170), (3, 300), (2, 320)):
+        clock.now = 1000.0 + now
+        course.piece_ended(place)
+        left.append(sorted([*course.begun, *course.waiting]))
+    assert left == [[0, 1, 2, 3, 5], [0, 2, 3, 5], [0, 2, 3], [2, 3], [2], []]
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(" ended")[0] for line in said] == [f"train: {n} of 6" for n in range(1, 7)]
+    assert dict(course.took) == {"lolm": pytest.approx([1.5, 1.7, 1.7]), "transformer": pytest.approx([1.3])}
+
+
 def said_and_needed(params, keys, took, monkeypatch):
     """At each end of a run but the last, two at a time: whether one of every arm has ended, the seconds that are said to be left,
     and those that then were needed. What is expected comes from FLOPs, as if nothing had been run here."""
