@@ -21,8 +21,8 @@ from builders import three_seeds_of_main
 from lolm.accounting.resolve import resolve_run
 from lolm.config import load_params
 from lolm.records import Layout, read, write
-from lolm.records.schema import Summary
-from pipeline import jobs, progress, runs
+from lolm.records.schema import Rate, Summary, Sweep, Trial
+from pipeline import jobs, progress, runs, sweep
 from pipeline.estimate import START, Estimate, estimate, pieces_of, training_tokens
 from pipeline.stage import Stage
 
@@ -191,6 +191,18 @@ def test_a_piece_is_a_command_line_of_its_own():
     words = runs.command("train", stage, runs.Piece("lolm", 2))
     assert words[1:] == ("-m", "pipeline.train", "--scale", "tiny", "--study", "field", "--arm", "lolm", "--seed", "2")
     assert runs.command("sweep", stage, runs.Piece("lolm"))[-2:] == ("--arm", "lolm")
+
+
+def test_trials_on_record_are_not_made_again_unless_all_is(tmp_path, monkeypatch):
+    stage = Stage(load_params(ROOT / "params.yaml").select("smoke", "main"))
+    monkeypatch.chdir(tmp_path)
+    trials = (Trial(1e-3, 1, 4.0),)
+    write(stage.layout.sweep("lolm"), Sweep("lolm", 1e-3, True, 10, (1,), trials, (Rate(1e-3, 4.0),), "of now"))
+    for force, found in (("", list(trials)), ("0", list(trials)), ("1", [])):
+        monkeypatch.setenv("LOLM_FORCE", force)
+        assert sweep._recorded(stage, "lolm", "of now") == found
+    monkeypatch.delenv("LOLM_FORCE")
+    assert sweep._recorded(stage, "lolm", "of another text") == []
 
 
 def summary_of(arm, seed, seconds):
