@@ -34,7 +34,8 @@ help: ## this list
 chosen = $(if $(SCALE),--scale "$(SCALE)") $(if $(STUDY),--study "$(STUDY)")
 where = $(if $(JOBS),--jobs "$(JOBS)") $(if $(LAUNCHER),--launcher "$(LAUNCHER)")
 alone = LOLM_JOBS="$(JOBS)" LOLM_FORCE="$(FORCE)"  # of a stage that runs by itself
-run = "$(python)" -m pipeline.run $(where) $(if $(filter-out 0,$(FORCE)),--force)
+force = $(if $(filter-out 0,$(FORCE)),--force)
+run = "$(python)" -m pipeline.run $(where) $(force)
 pytest = "$(python)" -m pytest --numprocesses logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 quiet = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg
 
@@ -45,7 +46,7 @@ smoke: $(ready) ## the whole pipeline at scale smoke; params.yaml stays as it is
 	@$(run) --scale smoke --study "$(or $(STUDY),smoke)"
 
 budgets: $(ready) ## the study over sizes and budgets, some 7 hours on two cores, and its laws; the same command goes on
-	@"$(python)" -m pipeline.budgets --run $(where)
+	@"$(python)" -m pipeline.budgets --run $(where) $(force)
 
 external: $(ready) ## a public model in the laboratory of layers: NAME=<under external in params.yaml>
 	@"$(python)" -m pipeline.external --name "$(NAME)" $(if $(SCALE),--scale "$(SCALE)")
@@ -61,10 +62,10 @@ plan: $(ready) ## sizes, memory, hours and disk of a study, before anything runs
 	@"$(python)" -m pipeline.plan $(chosen) $(if $(GPU),--gpu "$(GPU)") $(ARGS)
 
 status: $(ready) ## what of a study is made, what is being made, what is left and how long that takes
-	@"$(python)" -m pipeline.status $(chosen)
+	@$(if $(JOBS),LOLM_JOBS="$(JOBS)") "$(python)" -m pipeline.status $(chosen)
 
 gpu: ## the published comparisons on one GPU, in steps that fit ten minutes; needs no DVC and no MLflow (docs/scale.md); ARGS=<of pipeline.gpu>
-	@"$(or $(wildcard $(python)),$(PYTHON),python3)" -m pipeline.gpu $(ARGS)
+	@python="$(python)"; [ -x "$$python" ] || python="$(or $(PYTHON),python3)"; "$$python" -m pipeline.gpu $(ARGS)
 
 gpu-shards: $(ready) ## what `make gpu` reads, from the text in the folder texts into the folder carried
 	@"$(python)" -m pipeline.gpu --prepare $(ARGS)
@@ -76,7 +77,7 @@ report: $(ready) ## every committed page again from the records in reports/, wit
 	@"$(python)" -m pipeline.cards
 
 power: $(ready) ## how many seeds each claim would need, by the variance of the committed runs
-	@"$(python)" -m pipeline.power $(if $(SCALE),--scale "$(SCALE)")
+	@"$(python)" -m pipeline.power $(chosen)
 
 accept: $(ready) tools ## after a refactor: if the goldens hold, results that exist count as made by the present code
 	@"$(python)" -m pipeline.accept $(if $(WHY),--why "$(WHY)")
@@ -123,7 +124,7 @@ ui: $(ready) ## the MLflow UI on the local store; prints the address of a study'
 	@"$(python)" -m pipeline.ui $(chosen) --port "$(PORT)" || [ $$? -eq 130 ]
 
 track: $(ready) ## fill MLflow from the records on disk
-	@"$(python)" -m pipeline.track
+	@"$(python)" -m pipeline.track $(if $(SCALE),--scale "$(SCALE)")
 
 lock: $(ready) ## requirements.lock again: every package that constraints.txt pins, with the hashes of its files
 	@"$(python)" -m uv pip compile pyproject.toml --extra test -c constraints.txt --universal --python-version 3.11 --quiet \

@@ -1,6 +1,7 @@
 """The study over sizes and budgets: one law L(N, D) for each arm over the scales of `budgets` in params.yaml, and what follows.
 
-Writes ``reports/budgets/`` from the records that there are; what is missing is named. With ``--run`` the runs of each scale are
+Writes ``reports/budgets/`` from the records that there are; what is missing is named, and where ``budgets`` names no scale what
+stands there is removed. With ``--run`` the runs of each scale are
 made first, in the order of the file, and what is there is written after each; then the front pages. A run whose records are whole
 is not made again where its weights are not here, as in a clone. Other arguments are the runner's. The same command goes on.
 """
@@ -13,7 +14,8 @@ from functools import cache
 
 from lolm.accounting.count import account_run
 from lolm.accounting.counting import Counting
-from lolm.analysis.budgets import Published, budgets
+from lolm.accounting.resolve import resolve_run
+from lolm.analysis.budgets import Published, budgets, refuse_incomparable
 from lolm.analysis.scaling import ScalingError
 from lolm.claims.cost import needs
 from lolm.config import Params, load_params
@@ -39,6 +41,11 @@ def study() -> None:
     if others and not asked.run:
         parser.error(f"{' '.join(others)}: goes with --run, and is the runner's")
     params = load_params()
+    if not params.budgets:
+        remove(".json", ".md", ".svg", ".csv")
+        print("budgets: params.yaml names no scale")
+        return
+    check(params)
     for scale, name in params.budgets.items() if asked.run else ():
         words = [sys.executable, "-m", "pipeline.run", "--scale", scale, "--study", name, *others]
         status = foreground(words, child_environment() | {RECORDED: "1"})  # a law reads no weights
@@ -58,18 +65,35 @@ def make(params: Params) -> Budgets:
     """Write the record, its page, figure and table; before the first run there is none, nor one of runs that no longer count."""
     read_run = cache(load_run)
     results = [load_study(params, scale, name, read_run, over_scales=False)[0] for scale, name in params.budgets.items()]
-    price = needs(params, "", next(iter(params.budgets.values()), ""), Counting(params))
+    price = needs(params, "", next(iter(params.budgets.values())), Counting(params))
     record = budgets(results, published(params), price.training_flops or 0.0)
     drawn, path = budgets_picture(record, params), budgets_record()
-    for suffix in (".json", ".md", ".svg", ".csv") if not record.made else ():
-        path.with_suffix(suffix).unlink(missing_ok=True)
     if record.made:
         write(path, record)
         write_text(path.with_suffix(".md"), budgets_page(record, params, "budgets.svg" if drawn else None))
+    else:
+        remove(".json", ".md")
     if drawn:
         write_text(path.with_suffix(".svg"), drawn.svg)
         write_text(path.with_suffix(".csv"), drawn.csv())
+    else:
+        remove(".svg", ".csv")
     return record
+
+
+def remove(*suffixes: str) -> None:
+    """Remove files of an earlier record that nothing stands behind any more."""
+    for suffix in suffixes:
+        budgets_record().with_suffix(suffix).unlink(missing_ok=True)
+
+
+def check(params: Params) -> None:
+    """Raises ConfigError where no run can be made or compared, before hours go into the first one."""
+    designs = [params.select(scale, name) for scale, name in params.budgets.items()]
+    refuse_incomparable(designs)
+    for design in designs:
+        for arm in design.selected.arms:
+            resolve_run(design, design.scale, arm, 0)
 
 
 def published(params: Params) -> list[Published]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from lolm.accounting.resolve import resolve_run
 from lolm.config import Params, ScaleConfig, scale_of, tuned_arm
 from lolm.records import Layout, RecordError, read, read_mapping
-from lolm.records.schema import Summary
+from lolm.records.schema import RunHeader, Summary
+from pipeline.stage import training_device
 
 PER_ARM, PER_RUN = ("sweep",), ("train", "evaluate", "ablate", "layers", "recall")
 FRACTION_OF_PEAK = 0.5  # of one matrix product's speed that a small model reaches in training: 47 to 52 of 98 GFLOP/s
@@ -24,7 +25,7 @@ START = 4.0  # seconds of a piece's process before it computes: its imports
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of each piece, and whether every arm was measured before."""
+    """Seconds of each piece, and whether every arm was measured before on such a device."""
 
     pieces: tuple[float, ...]
     measured: bool
@@ -136,15 +137,18 @@ def training_tokens(preset: ScaleConfig, stage: str, fused: bool = True, test_to
 
 
 def earlier_speed(params: Params, arm: str) -> float | None:
-    """Seconds per training token of the arm's earlier runs, the mean over seeds; None if there are none."""
+    """Seconds per training token at the speed of the arm's earlier runs on such a device, in FLOP/s and so for the sizes of now;
+    None if there are none."""
     layout = Layout(params.scale)
-    records = []
+    here: list[tuple[RunHeader, Summary]] = []
     for seed in params.selected.seeds:
         with suppress(RecordError):  # none yet, or a broken one, which is made again
-            records.append(read(layout.summary(arm, seed), Summary))
-    if not records:
+            header, summary = read(layout.header(arm, seed), RunHeader), read(layout.summary(arm, seed), Summary)
+            here += [(header, summary)] if header.device == training_device() else []
+    if not here:
         return None
-    return sum(record.seconds for record in records) / sum(record.tokens for record in records)
+    flops = sum(header.flops_per_token.training * summary.tokens for header, summary in here)
+    return flops_per_token(params, arm) * sum(summary.seconds for _, summary in here) / flops
 
 
 def study_flops(params: Params) -> float:

@@ -18,7 +18,7 @@ from lolm.config import Params, arms_of, load_params
 from lolm.records import Layout, write_json, write_text
 from lolm.records.results import ScaleResults, load_external, load_run
 from lolm.report.front import front_figures, front_markdown, front_page, laboratory_block, pointer, readme_block
-from pipeline.report import load_study, present_scales, reported_studies
+from pipeline.report import UnresolvedError, load_study, present_scales, reported_studies
 from pipeline.stage import main
 
 README, LABORATORY = Path("README.md"), Path("docs/laboratory.md")
@@ -57,10 +57,20 @@ def make(params: Params, scale: str, made: Collection[str] = (), *, readme: bool
 
 
 def scale_results(params: Params, scale: str) -> dict[str, ScaleResults]:
-    """The results of every study of which a run was made at the scale, or at the one scale that the study is made for."""
+    """The results of every study of which a run was made at the scale, or at the one scale that the study is made for.
+
+    Raises:
+        UnresolvedError: an arm of the selected study cannot be made; other such studies are left out, and named.
+    """
     sized, read_run = set(arms_of(params, scale)), cache(load_run)
-    fitting = {name: study.scale or scale for name, study in params.studies.items() if study.scale or set(study.arms) <= sized}
-    return {name: results for name, at in fitting.items() if (results := load_study(params, at, name, read_run)[0]).runs}
+    found: dict[str, ScaleResults] = {}
+    for name, study in params.studies.items():
+        if study.scale or set(study.arms) <= sized:
+            try:
+                found[name] = load_study(params, study.scale or scale, name, read_run)[0]
+            except UnresolvedError as error:
+                error.leave_out(params)
+    return {name: results for name, results in found.items() if results.runs}
 
 
 def write(

@@ -40,24 +40,28 @@ class Progress:
         later = [(then, arm) for then in after for arm in arms if arm in arms_of(stage.params, then)]
         self.later = list(zip((arm for _, arm in later), estimate(stage.params, later).pieces, strict=True))
         self.begun = dict.fromkeys(range(min(jobs, len(arms))), time.monotonic())  # of pieces under way, by their places
+        self.waiting = list(range(len(self.begun), len(arms)))  # places of pieces that are not begun
         self.took: dict[str, list[float]] = defaultdict(list)  # by arm: what pieces took, as a share of what was expected
         self.ended = 0
         self.page: Path | None = stage.layout.study(stage.study.name) / "report.html"  # None once it could not be made
 
     def piece_ended(self, place: int) -> None:
         """Say how far the stage is, and make the page if it is due; the core of the piece that ended is free for that."""
-        self.took[self.arms[place]].append((time.monotonic() - self.begun.pop(place)) / self.seconds[place])
+        if (began := self.begun.pop(place, None)) is not None:
+            self.took[self.arms[place]].append((time.monotonic() - began) / self.seconds[place])
+        else:  # a cluster began it in an order of its own, nobody knows when
+            self.waiting.remove(place)
         self.ended += 1
         print(f"{self.name}: {self.ended} of {len(self.arms)} ended{self._left()}", flush=True)
         if self.name in PER_RUN and self.ended < len(self.arms) and self._page_due():
             self._make_page()
-        if (following := self.ended + len(self.begun)) < len(self.arms):
-            self.begun[following] = time.monotonic()
+        if self.waiting and len(self.begun) < self.jobs:
+            self.begun[self.waiting.pop(0)] = time.monotonic()
 
     def _left(self) -> str:
-        now, first = time.monotonic(), self.ended + len(self.begun)
+        now = time.monotonic()
         left = [max(0.0, self._pace(self.arms[i]) * self.seconds[i] - (now - begun)) for i, begun in self.begun.items()]
-        left += [self._pace(arm) * s for arm, s in zip(self.arms[first:], self.seconds[first:], strict=True)]
+        left += [self._pace(self.arms[i]) * self.seconds[i] for i in self.waiting]
         here = max(ends(left, self.jobs), default=0.0)
         more = sum(self._pace(arm) * s for arm, s in self.later) / self.jobs
         texts = [f"about {duration(here)} left"] if left else []
@@ -66,8 +70,8 @@ class Progress:
         return f"; {', '.join(texts)}" if texts else ""
 
     def _pace(self, arm: str) -> float:
-        """What pieces of an arm take here, as a share of what was expected."""
-        return statistics.mean(self.took.get(arm) or itertools.chain(*self.took.values()))
+        """What pieces of an arm take here, as a share of what was expected; that share is 1 while none was timed."""
+        return statistics.mean(self.took.get(arm) or list(itertools.chain(*self.took.values())) or (1.0,))
 
     def _pair(self) -> bool:
         """Whether there are runs of one seed of the two arms that the study compares."""

@@ -1,7 +1,7 @@
 """Pages of studies: leaderboard, ledger, figures with the data behind them. Made from the records in `reports/` alone.
 
-With `--study` the page of that study; without it, again every page that exists at the scale (without `--scale`: at every scale)
-and the benchmark's figure.
+With `--study` the page of that study, without `--scale` at the scale of params.yaml and wherever it has a page; without
+`--study`, again every page that exists at the scale (without `--scale`: at every scale) and the benchmark's figure.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lolm import one_line
 from lolm.accounting.counting import Counting
 from lolm.accounting.resolve import resolve_run
 from lolm.analysis.leaderboard import leaderboard, metrics, table
 from lolm.claims import Claim, build_ledger, to_records
-from lolm.config import Params, load_params
+from lolm.config import ConfigError, Params, RunConfig, load_params
 from lolm.records import Layout, RunKey, atomic_folder, read_mapping, recorded_scales, write_json, write_text
 from lolm.records.escape import csv_text
 from lolm.records.results import ScaleResults, load_results, load_run
@@ -45,19 +46,24 @@ def report(asked: argparse.Namespace | None = None) -> None:
         refuse_other_scale(chosen)
     if not asked.study and BENCHMARK.exists():
         draw_benchmark(read_mapping(BENCHMARK, **FORM))
-    made_for = params.scales_for(asked.study) if asked.study else ()
-    for scale in [asked.scale] if asked.scale else present_scales(params):
-        if made_for and scale not in made_for:
-            continue
+    scales = [asked.scale] if asked.scale else page_scales(params, asked.study)
+    for scale in scales:
         studies = [asked.study] if asked.study else reported_studies(params, scale)
         for study in studies:
-            make(params, scale, study, read_run, counting)
+            try:
+                make(params, scale, study, read_run, counting)
+            except UnresolvedError as error:
+                error.leave_out(chosen)
         if not studies:
             print(f"report: no study has a page at scale {scale}; --study makes one")
         if asked.study:  # as a stage: runs that DVC took from its cache show up in MLflow too
             from lolm.tracking import try_sync_scale
 
             try_sync_scale(scale)
+    if not scales:
+        of = f" of study {asked.study}" if asked.study else ""
+        places = " or ".join(params.scales_for(asked.study) or [params.scale]) if asked.study else "any scale"
+        print(f"report: nothing to make{of}: no records at {places}")
 
 
 def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run, counting: Counting | None = None) -> list[Claim]:
@@ -97,12 +103,39 @@ def draw_benchmark(record: dict[str, Any]) -> None:
         write_text(BENCHMARK.parent / "figures" / "benchmark.csv", picture.csv())
 
 
+class UnresolvedError(ConfigError):
+    """An arm of a study cannot be made at the sizes of now.
+
+    Attributes:
+        study: of the arm.
+    """
+
+    def __init__(self, scale: str, study: str, arm: str, error: ConfigError) -> None:
+        super().__init__(*error.problems)
+        self.study, self._said = study, f"study {study} is left out at scale {scale}, for its arm {arm}: {one_line(error)}"
+
+    def leave_out(self, chosen: Params) -> None:
+        """Say that the study is left out; raises it where the study is the chosen one."""
+        if self.study == chosen.study:
+            raise self
+        print(self._said)
+
+
 def load_study(
     params: Params, scale: str, study: str, read_run: ReadRun = load_run, *, over_scales: bool = True
 ) -> tuple[ScaleResults, list[RunKey]]:
-    """Results of the runs that were made under the present parameters, and the keys of those made under others."""
+    """Results of the runs that were made under the present parameters, and the keys of those made under others.
+
+    Raises:
+        UnresolvedError: an arm has no configuration under the present parameters.
+    """
     selected = params.select(scale, study).selected
-    expected = {arm: resolve_run(params, scale, arm, selected.seeds[0]) for arm in selected.arms}
+    expected: dict[str, RunConfig] = {}
+    for arm in selected.arms:
+        try:
+            expected[arm] = resolve_run(params, scale, arm, selected.seeds[0])
+        except ConfigError as error:
+            raise UnresolvedError(scale, study, arm, error) from None
     results = load_results(Path(), scale, params, study, expected, read_run, over_scales=over_scales)
     return results, [key for key in results.missing if Layout(scale).train(*key).exists()]
 
@@ -111,6 +144,16 @@ def present_scales(params: Params) -> list[str]:
     """Scales of params.yaml that have records or reports, in its order."""
     recorded = recorded_scales()
     return [scale for scale in params.scales if scale in recorded]
+
+
+def page_scales(params: Params, study: str | None) -> list[str]:
+    """Scales with records at which pages are made: all; of a study those that it is made for, or that of params.yaml and where it
+    has a page."""
+    present = present_scales(params)
+    if study is None:
+        return present
+    made_for = params.scales_for(study)
+    return [s for s in present if s in made_for or (not made_for and (s == params.scale or study in reported_studies(params, s)))]
 
 
 def reported_studies(params: Params, scale: str) -> list[str]:

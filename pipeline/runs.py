@@ -22,7 +22,7 @@ from pipeline.estimate import PER_ARM, PER_RUN
 from pipeline.headline import write_headline
 from pipeline.jobs import Failure, Job, available_cores, end_with_parent, foreground, keep_bytecode, side_by_side
 from pipeline.progress import Progress
-from pipeline.stage import Stage, arguments, opened
+from pipeline.stage import Stage, arguments, opened, refuse_other_scale
 
 LOGS = Path(".scratch/logs")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -71,6 +71,7 @@ def per_arm(
         _refuse_other_inputs(lambda: inputs(stage, args.arm))
         make(stage, args.arm)
         return
+    refuse_other_scale(stage.params)
     _expect_device(stage)
     reasons = {Piece(arm): why(stage, arm) for arm in _slow_first(stage, arms(stage))}
     _make_all(name, stage, reasons, lambda piece: inputs(stage, piece.arm))
@@ -91,6 +92,7 @@ def per_run(
         if make(stage, key) is not False:
             write_headline(stage.layout, key, stage.params.analysis)
         return
+    refuse_other_scale(stage.params)
     _expect_device(stage)
     reasons = {Piece(*key): why(stage, key) for key in _seed_by_seed(stage, arms(stage))}
     _make_all(name, stage, reasons, lambda piece: inputs(stage, piece.key))

@@ -23,6 +23,7 @@ from lolm.training.scratch import remove
 from lolm.training.sweep import choose, search
 from lolm.training.trial import run_trial
 from pipeline.configured import untuned
+from pipeline.environment import FORCE, said
 from pipeline.identity import data_of, inputs_of
 from pipeline.runs import per_arm
 from pipeline.stage import Stage, main, training_device
@@ -108,9 +109,10 @@ def _swept(stage: Stage, run: RunConfig, config: SweepConfig, notes: Path) -> Sw
 
 
 def _recorded(stage: Stage, arm: str, base: str) -> list[Trial]:
-    """The trials of the arm's record where they are those of now: another ``tie`` is judged anew without training."""
+    """The trials of the arm's record where they are those of now, so that another ``tie`` is judged anew without training; none
+    where all is to be made again."""
     path = stage.layout.sweep(arm)
-    record = read(path, Sweep) if path.exists() else None
+    record = read(path, Sweep) if path.exists() and not said(FORCE) else None
     return list(record.trials) if record is not None and record.inputs == base else []
 
 

@@ -14,7 +14,6 @@ from lolm.analysis.curves import multiplier as measured
 from lolm.analysis.efficiency import annealed_curves
 from lolm.analysis.scaling import (
     Fit,
-    ScalingError,
     collect,
     common_range,
     contrast,
@@ -25,7 +24,8 @@ from lolm.analysis.scaling import (
     tenfold,
 )  # fmt: skip
 from lolm.analysis.statistics import Estimate, paired_difference, t_interval
-from lolm.config import AnalysisConfig
+from lolm.config import AnalysisConfig, Params
+from lolm.config.strict import refuse
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.schema import (
@@ -68,19 +68,14 @@ def budgets(results: Sequence[ScaleResults], published: Sequence[Published] = ()
     """Everything that the runs of several scales say of sizes and budgets.
 
     Args:
-        results: of each scale, in ascending size; subject and baseline are those of the first one's study.
+        results: of each scale, in ascending size, one at least; subject and baseline are those of the first one's study.
         published: what the laws are to be extrapolated to.
 
     Raises:
-        ScalingError: no scale; scales whose losses do not compare, or studies that declare other pairs.
+        ConfigError: as refuse_incomparable.
     """
-    if not results:
-        raise ScalingError("`budgets` of params.yaml names no scale")
+    refuse_incomparable([r.params for r in results])
     study, analysis = results[0].params.selected, results[0].analysis
-    for other in results:
-        chosen = other.params.selected
-        if (chosen.subject, chosen.baseline) != (study.subject, study.baseline):
-            raise ScalingError(f"studies {study.name!r} and {chosen.name!r} under `budgets` declare another subject or baseline")
     points = collect(results)
     fits, refused = _fitted(points, analysis, analysis.shared_floor)
     others, _ = _fitted(points, analysis, not analysis.shared_floor)
@@ -108,6 +103,31 @@ def budgets(results: Sequence[ScaleResults], published: Sequence[Published] = ()
         dependency=tuple(_dependency(results, study.subject)),
         predictions=tuple(row for size in published for row in _predictions(fits, subject, size)),
     )
+
+
+def refuse_incomparable(designs: Sequence[Params]) -> None:
+    """Refuse scales and studies of which no law over scales can be made, by their parameters alone.
+
+    Args:
+        designs: params.yaml with a scale and a study chosen, for each entry of `budgets`.
+
+    Raises:
+        ConfigError: corpus, tokenizer or window differ, so that losses do not compare, or studies declare another pair.
+    """
+
+    def text(params: Params):
+        preset = params.scales[params.scale]
+        return preset.corpus, preset.tokenizer, preset.training.seq_len
+
+    first = designs[0]
+    wanted, rows = first.selected, []
+    for other in designs[1:]:
+        key, chosen = f"budgets.{other.scale}", other.selected
+        beside = f"scale {other.scale!r} and the first, {first.scale!r}, differ in corpus, tokenizer or training.seq_len"
+        rows.append((text(other) != text(first), key, f"{beside}: their losses do not compare"))
+        pair = f"studies {chosen.name!r} and {wanted.name!r}, of the first scale, declare another subject or baseline"
+        rows.append(((chosen.subject, chosen.baseline) != (wanted.subject, wanted.baseline), key, pair))
+    refuse(rows)
 
 
 def settings_of(analysis: AnalysisConfig) -> BudgetSettings:

@@ -38,7 +38,7 @@ WIDE = 2.0  # an exponent or a floor whose interval spans more than this factor 
 
 
 class ScalingError(LolmError):
-    """Points that carry no fit, or results that cannot be compared."""
+    """Points that carry no fit."""
 
 
 @dataclass(frozen=True)
@@ -123,19 +123,7 @@ class Fit:
 
 
 def collect(results: Iterable[ScaleResults]) -> tuple[BudgetPoint, ...]:
-    """Every end of schedule whose test loss was scored, of every run at several scales, on the text of the final loss.
-
-    Raises:
-        ScalingError: scales differ in corpus, tokenizer or window, so that their losses do not compare.
-    """
-    results = list(results)
-    texts = [_text(r) for r in results]
-    for found, other in zip(results[1:], texts[1:], strict=True):
-        if other != texts[0]:
-            raise ScalingError(
-                f"scales {results[0].scale!r} and {found.scale!r} differ in corpus, tokenizer or seq_len: their losses do not "
-                "compare"
-            )
+    """Every end of schedule whose test loss was scored, of every run at several scales, on the text of the final loss."""
     return tuple(
         BudgetPoint(run.arm, r.scale, run.seed, run.header.parameters.total, end.tokens, end.flops, nats)
         for r in results
@@ -143,11 +131,6 @@ def collect(results: Iterable[ScaleResults]) -> tuple[BudgetPoint, ...]:
         if run.evaluation is not None
         for end, nats in zip(run.evaluation.schedule_ends, (run.annealed("test") or ((), ()))[1], strict=True)
     )
-
-
-def _text(results: ScaleResults):
-    preset = results.params.scales[results.scale]
-    return preset.corpus, preset.tokenizer, preset.training.seq_len
 
 
 def fit_laws(

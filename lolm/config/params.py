@@ -26,6 +26,7 @@ from lolm.config.study import StudyConfig
 from lolm.config.training import TrainingConfig
 
 FOLDERS = ("train", "evaluate", "ablate", "layers", "recall", "downstream", "sweep", "metrics", "runs")  # of records
+SHARED = ("budgets", "external", "figures", "gpu")  # folders beside those of scales, of records and pages that are of none
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def clashes_of_names(
             f"is {chosen.name!r}; leave it out, a study is called by its key",
         )
         yield key in FOLDERS, f"studies.{key}", "its folder cannot be called so: records of runs lie there"
+    for key in scales:
+        yield key in SHARED, f"scales.{key}", "its folder cannot be called so: what is of no scale lies there"
     arms = [(f"studies.{key}.arms", arm) for key, chosen in studies.items() for arm in chosen.arms]
     arms += [(f"scales.{key}.sizes", arm) for key, preset in scales.items() for arm in preset.sizes]
     said = {f"sizes.{arm}": rule for arm, rule in rules.items()}

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import lzma
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,17 @@ from lolm.records.files import RecordError, write_bytes
 
 T = TypeVar("T")
 
-MADE_BY = {"benchmark.json": "make bench", "claims.json": "make report"}
+MADE_BY = {  # by place, where * stands for folders too; all else by `dvc repro`
+    "benchmark.json": "make bench",
+    "claims.json": "make report",
+    "carried.json": "make gpu-shards",
+    "reports/budgets/budgets.json": "make report",
+    "reports/external/*.json": "make external",
+    "reports/gpu/*.json": "make gpu",
+    "reports/*/downstream/*.json": "make downstream",
+    "artifacts/*/exports/*.json": "make export",
+}
+KEPT = "reports/accepted.json"  # without it every record counts as made by other code
 ALIASES = {"token_class": "class"}  # fields whose key in a record is a word that Python keeps for itself
 
 
@@ -100,7 +111,15 @@ def _wrong(value: Any, form: Any, key: str = "") -> str:
 
 def make_again(path: str | Path) -> str:
     """What to do about a broken record."""
-    return f"delete it and run `{MADE_BY.get(Path(path).name, 'dvc repro')}`"
+    return f"bring it back with `git checkout {path}`" if _at(path, KEPT) else f"delete it and run `{_made_by(path)}`"
+
+
+def _made_by(path: str | Path) -> str:
+    return next((command for place, command in MADE_BY.items() if _at(path, place)), "dvc repro")
+
+
+def _at(path: str | Path, place: str) -> bool:
+    return fnmatchcase(f"/{Path(path).as_posix()}", f"*/{place}")
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -115,7 +134,7 @@ def read_text(path: str | Path) -> str:
         content = path.read_bytes()
         return (lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8")
     except FileNotFoundError:
-        raise RecordError(f"{path}: no such record; run `{MADE_BY.get(path.name, 'dvc repro')}` to make it") from None
+        raise RecordError(f"{path}: no such record; run `{_made_by(path)}` to make it") from None
     except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: broken ({error}); {make_again(path)}") from None
 

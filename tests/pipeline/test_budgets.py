@@ -7,16 +7,18 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
+import yaml
 from synthetic import EXPONENT, FLOOR, SIZE_EXPONENT, SIZE_HEIGHT, write_scales
 
+import pipeline.budgets
 from lolm.analysis.budgets import Published, budgets
-from lolm.analysis.scaling import ScalingError
 from lolm.claims import build_ledger, merged_ledger, registry
 from lolm.claims.cost import needs
-from lolm.config import load_params
+from lolm.config import ConfigError, load_params
 from lolm.records import Layout, RecordError, budgets_record, read, write
 from lolm.records.results import load_results
 from lolm.records.schema import Budgets, Divergence, RunHeader, Value
@@ -100,10 +102,68 @@ def test_studies_must_declare_one_pair(project):
     results = results_of(project)
     study = replace(results[1].params.studies["main"], subject="transformer", baseline="lolm")
     results[1] = replace(results[1], params=replace(results[1].params, studies={"main": study}))
-    with pytest.raises(ScalingError, match="declare another subject or baseline"):
+    with pytest.raises(ConfigError, match=r"budgets\.s1: .*declare another subject or baseline"):
         budgets(results)
-    with pytest.raises(ScalingError, match="names no scale"):
-        budgets([])
+
+
+def edited(root, change):
+    """params.yaml of a project after a change of its mapping."""
+    path = root / "params.yaml"
+    raw = yaml.safe_load(path.read_text())
+    change(raw)
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+
+
+def another_vocabulary(raw):
+    raw["scales"]["s1"] = raw["scales"]["s1"] | {"tokenizer": raw["scales"]["s1"]["tokenizer"] | {"vocab_size": 400}}
+
+
+def another_pair(raw):
+    raw["studies"]["other"] = {"arms": ["lolm", "transformer"], "seeds": [1], "subject": "transformer", "baseline": "lolm"}
+    raw["budgets"]["s1"] = "other"
+
+
+def a_size_that_no_arm_can_have(raw):
+    raw["scales"]["s1"]["sizes"]["lolm"]["n_heads"] = 7
+
+
+@pytest.mark.parametrize("run", [("--run",), ()])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (another_vocabulary, "budgets.s1: scale 's1' and the first, 's0', differ in corpus, tokenizer or training.seq_len"),
+        (another_pair, "budgets.s1: studies 'other' and 'main', of the first scale, declare another subject or baseline"),
+        (a_size_that_no_arm_can_have, "scales.s1.sizes.lolm"),
+    ],
+)
+def test_a_design_that_gives_no_law_is_refused_before_its_first_run(tmp_path, monkeypatch, capsys, change, named, run):
+    monkeypatch.chdir(write_scales(tmp_path, count=2))
+    edited(Path(), change)
+    monkeypatch.setattr("pipeline.budgets.foreground", lambda *_: pytest.fail("a run was begun"))
+    monkeypatch.setattr(sys, "argv", ["pipeline/budgets.py", *run])
+    with pytest.raises(ConfigError) as refused:
+        pipeline.budgets.study()
+    assert named in str(refused.value)
+
+
+def test_no_scale_under_budgets_is_no_error_and_leaves_no_record(tmp_path):
+    root = write_scales(tmp_path, count=2)
+    assert stage(root).returncode == 0
+    assert list((root / "reports/budgets").iterdir())
+    edited(root, lambda raw: raw.pop("budgets"))
+    for words in ((), ("--run",)):
+        done = stage(root, *words)
+        assert (done.returncode, done.stdout) == (0, "budgets: params.yaml names no scale\n"), done.stderr
+        assert not list((root / "reports/budgets").iterdir())
+
+
+def test_a_figure_of_earlier_runs_does_not_stay_where_none_is_drawn(tmp_path):
+    root = write_scales(tmp_path, count=2)
+    assert stage(root).returncode == 0
+    for i, arm, seed in product(range(2), ("lolm", "transformer"), (1, 2)):
+        Layout(f"s{i}", root).evaluation(arm, seed).unlink()
+    assert stage(root).returncode == 0
+    assert {path.name for path in (root / "reports/budgets").iterdir()} == {"budgets.json", "budgets.md"}
 
 
 def test_the_stage_writes_record_page_figure_and_decides_claims(project):

@@ -21,9 +21,9 @@ from builders import three_seeds_of_main
 from lolm.accounting.resolve import resolve_run
 from lolm.config import load_params
 from lolm.records import Layout, read, write
-from lolm.records.schema import Summary
-from pipeline import jobs, progress, runs
-from pipeline.estimate import START, Estimate, estimate, pieces_of, training_tokens
+from lolm.records.schema import DataChecksums, Flops, Parameters, Rate, RunHeader, Summary, Sweep, Trial
+from pipeline import jobs, progress, runs, sweep
+from pipeline.estimate import START, Estimate, earlier_speed, estimate, flops_per_token, pieces_of, training_tokens
 from pipeline.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,23 +193,63 @@ def test_a_piece_is_a_command_line_of_its_own():
     assert runs.command("sweep", stage, runs.Piece("lolm"))[-2:] == ("--arm", "lolm")
 
 
+def test_trials_on_record_are_not_made_again_unless_all_is(tmp_path, monkeypatch):
+    stage = Stage(load_params(ROOT / "params.yaml").select("smoke", "main"))
+    monkeypatch.chdir(tmp_path)
+    trials = (Trial(1e-3, 1, 4.0),)
+    write(stage.layout.sweep("lolm"), Sweep("lolm", 1e-3, True, 10, (1,), trials, (Rate(1e-3, 4.0),), "of now"))
+    for force, found in (("", list(trials)), ("0", list(trials)), ("1", [])):
+        monkeypatch.setenv("LOLM_FORCE", force)
+        assert sweep._recorded(stage, "lolm", "of now") == found
+    monkeypatch.delenv("LOLM_FORCE")
+    assert sweep._recorded(stage, "lolm", "of another text") == []
+
+
 def summary_of(arm, seed, seconds):
     return Summary(arm, seed, 4, 1000, 1.0, seconds, 0.0, 1, 1.0, 1e-3, 1.0, 1.0, 1.0, 1.0, 0.1)
+
+
+def leave_run(params, arm, seed, seconds, device="cpu", cost=1.0):
+    """Records of a run of 1000 tokens; ``cost``: FLOPs a token, over those of now."""
+    run, flops = resolve_run(params, params.scale, arm, seed), cost * flops_per_token(params, arm)
+    write(
+        Layout(params.scale).header(arm, seed),
+        RunHeader(
+            run.name, arm, "f" * 16, run, Parameters(1, 1, {}), Flops(flops / 3, flops, flops, {}), 0, 0, device, device,
+            DataChecksums("", ""), "",
+        ),
+    )  # fmt: skip
+    write(Layout(params.scale).summary(arm, seed), summary_of(arm, seed, seconds))
 
 
 def test_the_estimate_is_the_speed_seen_times_the_tokens_to_train(tmp_path, monkeypatch):
     params = load_params(ROOT / "params.yaml").select("smoke", "main")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOLM_DEVICE", "cpu")
     assert not estimate(params, [("train", "lolm")]).measured
     for arm, seconds in (("lolm", 90.0), ("transformer", 30.0)):
         for seed in (1, 2):
-            write(Layout("smoke").summary(arm, seed), summary_of(arm, seed, seconds))
+            leave_run(params, arm, seed, seconds)
     found = estimate(params, [("train", "lolm"), ("recall", "transformer")])
     preset = params.scales["smoke"]
     assert found.measured
     wanted = [0.09 * training_tokens(preset, "train"), 0.03 * training_tokens(preset, "recall", fused=False)]
     assert found.pieces == pytest.approx([START + seconds for seconds in wanted])
     assert training_tokens(preset, "train") >= preset.training.steps * preset.training.tokens_per_step
+
+
+def test_the_speed_seen_is_that_of_the_sizes_of_now_on_this_device(tmp_path, monkeypatch):
+    params = load_params(ROOT / "params.yaml").select("smoke", "main")
+    monkeypatch.chdir(tmp_path)
+    leave_run(params, "lolm", 1, 90.0)
+    leave_run(params, "lolm", 2, 30.0, cost=0.5)  # a size that was changed since
+    leave_run(params, "lolm", 3, 1.0, device="cuda")
+    monkeypatch.setenv("LOLM_DEVICE", "cpu")
+    assert earlier_speed(params, "lolm") == pytest.approx((90 + 30) / (1000 + 500))
+    monkeypatch.setenv("LOLM_DEVICE", "cuda")
+    assert earlier_speed(params, "lolm") == pytest.approx(1 / 1000)
+    leave_run(params, "transformer", 1, 30.0)
+    assert earlier_speed(params, "transformer") is None
 
 
 def test_a_span_of_time_is_said_in_units_a_person_thinks_in():
@@ -255,6 +295,20 @@ def test_time_left_is_corrected_by_what_the_pieces_took(under_way, capsys):
         assert 60 * more == pytest.approx(whole - now, rel=0.05)
         assert 60 * here == pytest.approx(450 - now, abs=60)
     assert said[-1].startswith("train: 6 of 6 ended; ")
+
+
+def test_pieces_may_end_in_another_order_than_they_are_begun(under_way, capsys):
+    """As tasks of a cluster do: the pace is that of the pieces whose beginning is known; each piece is left, or ended, once."""
+    course, clock = under_way
+    left = []
+    for place, now in ((4, 50), (1, 150), (5, 160), (0, 170), (3, 300), (2, 320)):
+        clock.now = 1000.0 + now
+        course.piece_ended(place)
+        left.append(sorted([*course.begun, *course.waiting]))
+    assert left == [[0, 1, 2, 3, 5], [0, 2, 3, 5], [0, 2, 3], [2, 3], [2], []]
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(" ended")[0] for line in said] == [f"train: {n} of 6" for n in range(1, 7)]
+    assert dict(course.took) == {"lolm": pytest.approx([1.5, 1.7, 1.7]), "transformer": pytest.approx([1.3])}
 
 
 def said_and_needed(params, keys, took, monkeypatch):

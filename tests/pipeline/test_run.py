@@ -6,6 +6,7 @@ The stage is a stand-in that writes a file; DVC is the real one.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -161,6 +162,37 @@ def test_help_names_every_target():
     wanted = "help repro smoke budgets plan report accept bench check test golden lint format ui track environment clean"
     for target in wanted.split():
         assert any(line.startswith(f"{target}:") and " ## " in line for line in text.splitlines()), target
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("budgets FORCE=1 JOBS=2", "pipeline.budgets --run --jobs 2 --force"),
+        ("budgets FORCE=0", "pipeline.budgets --run"),
+        ("repro FORCE=1 SCALE=tiny", "pipeline.run --force --scale tiny"),
+        ("status JOBS=2 STUDY=field", "pipeline.status --study field"),
+        ("power SCALE=tiny STUDY=field", "pipeline.power --scale tiny --study field"),
+        ("track SCALE=tiny", "pipeline.track --scale tiny"),
+    ],
+)
+def test_make_hands_over_the_variables_that_a_command_knows(words, command):
+    said = subprocess.run(["make", "-n", *words.split()], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = (line for line in said.splitlines() if " -m pipeline." in line)
+    assert shlex.split(line.partition(" -m ")[2]) == command.split()
+    assert ('LOLM_JOBS="2"' in line) == words.startswith("status")
+
+
+def test_make_gpu_uses_the_environment_of_a_folder_whose_path_has_a_space(tmp_path):
+    folder, python = tmp_path / "a project", tmp_path / "a project/.venv/bin/python"
+    python.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "Makefile", folder)
+    variables = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+    for place, which in ((tmp_path / "other", "the other"), (python, "its own")):  # it is taken as soon as it is there
+        place.write_text(f'#!/bin/sh\necho {which}: "$@"\n', encoding="utf-8")
+        place.chmod(0o755)
+        words = ["make", "gpu", "ARGS=--pieces", f"PYTHON={tmp_path / 'other'}"]
+        done = subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{which}: -m pipeline.gpu --pieces\n"
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from lolm.config import ConfigError
 from lolm.config.ranges import Count, Port, PositiveShare
 from pipeline import accept, environment, gpu, plan, report, run, status, ui
 from pipeline.jobs import Job, side_by_side
+from pipeline.runs import per_arm, per_run
 from pipeline.stage import arguments, main, option
 
 
@@ -178,7 +179,15 @@ def test_half_a_choice_is_refused_and_a_scale_without_pages_is_said(capsys, monk
     assert capsys.readouterr().out == "report: no study has a page at scale 1570m; --study makes one\n"
 
 
-@pytest.mark.parametrize("command", [plan.plan, status.status, report.report, ui.ui], ids=lambda f: f.__name__)
+def of_runs():
+    per_run("export", None, pytest.fail, pytest.fail, pytest.fail)
+
+
+def of_arms():
+    per_arm("sweep", None, pytest.fail, pytest.fail, pytest.fail)
+
+
+@pytest.mark.parametrize("command", [plan.plan, status.status, report.report, ui.ui, of_runs, of_arms], ids=lambda f: f.__name__)
 @pytest.mark.parametrize(
     ("study", "advice"),
     [

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 from builders import ROOT
@@ -140,6 +141,36 @@ def test_what_lies_deeper_in_json_is_named_with_the_way_to_it(value, says):
     for file, cure in (("x.json", "dvc repro"), ("reports/benchmark.json", "make bench"), ("claims.json", "make report")):
         with pytest.raises(RecordError, match=rf"^{file}: {says}; delete it and run `{cure}`$"):
             has(value, file, form)
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("reports/tiny/train/lolm-1/summary.json", "dvc repro"),
+        ("reports/tiny/evaluate/lolm-1.json", "dvc repro"),
+        ("reports/benchmark.json", "make bench"),
+        ("reports/tiny/main/claims.json", "make report"),
+        ("reports/budgets/budgets.json", "make report"),
+        ("reports/external/olmo_hybrid.json", "make external"),
+        ("reports/tiny/downstream/lolm-1.json", "make downstream"),
+        ("reports/gpu/20m/train/lolm-1.json", "make gpu"),
+        ("carried/carried.json", "make gpu-shards"),
+        ("artifacts/tiny/exports/lolm-1.json", "make export"),
+        ("reports/accepted.json", None),
+    ],
+)
+def test_a_broken_record_names_the_command_that_makes_it(tmp_path, monkeypatch, file, command):
+    """Also below a root, and never to delete the record by which runs count as made."""
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(file), tmp_path / file):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{", encoding="utf-8")
+        cure = f"delete it and run `{command}`" if command else f"bring it back with `git checkout {path}`"
+        with pytest.raises(RecordError, match=f"; {re.escape(cure)}$"):
+            read_json(path)
+        path.unlink()
+        with pytest.raises(RecordError, match=f"no such record; run `{command}`" if command else "no such record"):
+            read_json(path)
 
 
 def _places(value, form, path=()):

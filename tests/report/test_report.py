@@ -15,14 +15,15 @@ from pathlib import Path
 import forks
 import pandas as pd
 import pytest
-from synthetic import Truth, write_results
+import yaml
+from synthetic import Truth, write_results, write_scales
 
 from lolm import LolmError
 from lolm.analysis.dependency import RemovalMethod, statistic
 from lolm.analysis.leaderboard import leaderboard
 from lolm.claims import build_ledger, merged_ledger
 from lolm.claims.ledger import VERDICTS
-from lolm.config import load_params
+from lolm.config import ConfigError, load_params
 from lolm.records import Layout, RunKey, read_json
 from lolm.records.results import load_results, load_run
 from lolm.report import ablations, figures, rows, tables
@@ -32,7 +33,7 @@ from lolm.report.front import QUESTIONS, front_figures, front_markdown, front_pa
 from lolm.report.study import absent, curves, headline, own_claims, study_markdown, study_page, title
 from pipeline.front import front as front_stage
 from pipeline.front import make as make_front
-from pipeline.front import with_block
+from pipeline.front import scale_results, with_block
 from pipeline.report import load_study, make, report
 
 OF_HYBRIDS = {"type_statistic", "types_over_training"}  # need an arm with both types of mixer
@@ -613,6 +614,73 @@ def test_runs_under_other_parameters_are_stale(tmp_path, monkeypatch):
     edited = replace(params, scales={"smoke": replace(smoke, training=replace(smoke.training, steps=smoke.training.steps * 2))})
     results, stale = load_study(edited, "smoke", "main")
     assert (len(results.runs), len(stale)) == (0, 6)
+
+
+def beside(folder, change):
+    """A change of params.yaml there, as a mapping."""
+    raw = yaml.safe_load(Path(folder, "params.yaml").read_text())
+    change(raw)
+    Path(folder, "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+
+
+def heads_of_fifteen(raw):
+    """Half of a head of 30 has positions, and they rotate in pairs."""
+    raw["scales"]["smoke"]["sizes"]["griffin"] |= {"d_model": 60, "n_heads": 2}
+
+
+def test_a_study_that_nobody_asked_for_and_that_has_no_size_stops_no_page(tmp_path, monkeypatch, capsys):
+    studies = {"hybrid": {"arms": ["lolm", "samba", "griffin"], "seeds": [1], "baseline": "griffin"}}
+    monkeypatch.chdir(write_results(tmp_path, studies=studies, truth=SHORT))
+    monkeypatch.setenv("LOLM_RUNNER", "1")
+    made = []
+
+    def page(params, scale, study, *_):
+        load_study(params, scale, study)
+        made.append(study)
+
+    monkeypatch.setattr("pipeline.report.make", page)
+    for study in ("main", "hybrid"):
+        Path("reports/smoke", study).mkdir()
+        Path("reports/smoke", study, "report.html").write_text("of before")
+    beside(tmp_path, heads_of_fifteen)
+    why = "rope 0.5 of head width 30 must be an even number"
+    monkeypatch.setattr(sys, "argv", ["report"])
+    for command in (report, lambda: made.extend(scale_results(load_params(), "smoke"))):  # of front and power
+        command()
+        said = capsys.readouterr().out
+        assert said.startswith("study hybrid is left out at scale smoke, for its arm griffin: ")
+        assert why in said
+        assert said.count("\n") == 1
+    assert made == ["main", "main"]
+    monkeypatch.setattr(sys, "argv", ["report", "--scale", "smoke", "--study", "hybrid"])
+    for command in (report, lambda: scale_results(load_params().select("smoke", "hybrid"), "smoke")):
+        with pytest.raises(ConfigError, match=why):
+            command()
+
+
+def test_a_study_without_a_scale_is_made_where_it_has_a_page_and_at_the_scale_of_params(tmp_path, monkeypatch, capsys):
+    root = write_scales(tmp_path, count=3)
+    beside(root, lambda raw: raw.update(scale="s0", budgets={}))
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("LOLM_RUNNER", "1")
+    made = []
+    monkeypatch.setattr("pipeline.report.make", lambda params, scale, study, *_: made.append((scale, study)))
+    monkeypatch.setattr("lolm.tracking.try_sync_scale", lambda scale: None)
+    Path("reports/s2/main").mkdir(parents=True, exist_ok=True)
+    Path("reports/s2/main/report.html").write_text("there")
+    monkeypatch.setattr(sys, "argv", ["report", "--study", "main"])
+    report()
+    assert made == [("s0", "main"), ("s2", "main")]
+    beside(root, lambda raw: raw.update(budgets={"s1": "main", "smoke": "main"}))
+    made.clear()
+    report()
+    assert made == [("s1", "main")], "of those that it is made for, the ones with records"
+    beside(root, lambda raw: raw.update(budgets={"smoke": "main"}))
+    made.clear()
+    capsys.readouterr()
+    report()
+    assert made == []
+    assert capsys.readouterr().out == "report: nothing to make of study main: no records at smoke\n"
 
 
 def test_a_broken_record_is_named_and_the_last_report_stays(reported, tmp_path):
