@@ -83,7 +83,8 @@ class State:
 
     Attributes:
         length: tokens so far.
-        parts: by component; what a recurrence has has a constant size, the cache of attention without a window grows.
+        parts: by component, the batch first in every tensor; what a recurrence has has a constant size, the cache of attention
+            without a window grows, and so does that of memory with a fixed number of chunks.
         streams: of the newest token, T = 1: its gate, its regime.
     """
 

@@ -95,10 +95,10 @@ class LOLM(LanguageModel):
                 again = max(0, self.regime.config.neighbour_conv - 1)
             (m, attention), parts["memory"] = self.memory.advance(h, parts.get("memory"), again)
         if again:
-            hz = torch.stack((h, torch.zeros_like(h) if z is None else z))
-            hz = torch.cat((parts["again"], hz), dim=2) if known else hz
-            parts["again"] = hz[:, :, -again:].clone()
-            h, z = hz[0], None if z is None else hz[1]
+            hz_BT2D = torch.stack((h, torch.zeros_like(h) if z is None else z), dim=2)
+            hz_BT2D = torch.cat((parts["again"], hz_BT2D), dim=1) if known else hz_BT2D
+            parts["again"] = hz_BT2D[:, -again:].clone()
+            h, z = hz_BT2D[:, :, 0], None if z is None else hz_BT2D[:, :, 1]
 
         def regime(z: torch.Tensor, h: torch.Tensor, m: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             found, parts["regime"] = self.regime.advance(z, h, m, parts.get("regime"))  # type: ignore[union-attr]
