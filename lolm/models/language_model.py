@@ -146,6 +146,10 @@ class LanguageModel(nn.Module, ABC):
     def components(self) -> dict[str, Component]:
         """The parts by name, embedding and head apart, for the accounting of parameters and FLOPs."""
 
+    def state_size(self, length: int) -> int:
+        """Elements of the state of one sequence after ``length`` tokens."""
+        return sum(part.state_size(length) for part in self.components().values())
+
     def units(self) -> list[nn.Module]:
         """The repeated parts, each called as a module: what is sharded, and compiled, as one."""
         return list(self.stack.layers)

@@ -108,6 +108,13 @@ def sizes(part):
     return sum(map(sizes, part.values() if isinstance(part, dict) else part)) if isinstance(part, dict | list | tuple) else 0
 
 
+@pytest.mark.parametrize("arm", DISTINCT)
+@pytest.mark.parametrize("length", [5, 64])
+def test_the_size_of_the_state_is_what_a_prefill_keeps(arm, length):
+    model = make_model(arm)
+    assert model.state_size(length) == sizes(model.prefill(random_tokens(1, length))[1].parts)
+
+
 @pytest.mark.parametrize("arm", ["mamba", "mamba2", "hawk", "lolm_parallel", "samba", "transformer"])
 def test_only_attention_without_a_window_grows(arm):
     model, tokens = make_model(arm), random_tokens(1, 140)
