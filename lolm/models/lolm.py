@@ -161,6 +161,10 @@ class LOLM(LanguageModel):
         parts = {name: getattr(self, name) for name in ("surface", "latent", "memory", "regime", "gate", "fusion")}
         return {name: part for name, part in parts.items() if part is not None}
 
+    @property
+    def shortest(self) -> int:
+        return self.memory.size.chunks if self.memory is not None and self.memory.chunking == "count" else 1
+
     def state_size(self, length: int) -> int:
         if not self._again or self.regime is None:
             return super().state_size(length)
