@@ -50,7 +50,7 @@ class Stepper:
         sampler = RandomTokens(run.vocab_size, training.batch_size, training.seq_len)
         self.trainer = Trainer(run, sampler, lambda model: {}, device=device)  # type: ignore[arg-type]
         self.trainer.scratch = Path()  # where an error would look for a checkpoint
-        facts = account(self.trainer.model, self.trainer.heads, training.seq_len, training.precision)
+        facts = account(self.trainer.model, self.trainer.heads, training.seq_len, training.precision, training.batch_size)
         self.tokens = training.tokens_per_step
         self.flops: float = facts.flops_per_token.training * self.tokens
         self.parameters: int = facts.parameters.total

@@ -187,6 +187,7 @@ class LoadedModel:
                 and the first tokens of each window know little of what was before.
 
         Raises:
+            ConfigError: text or window are too short for a memory with a fixed number of chunks.
             DataError: the text is empty, or no Unicode.
             LoadError: something else than a text, a window of no token, or a loss that is not finite.
         """
@@ -200,6 +201,7 @@ class LoadedModel:
                 the model, see :mod:`lolm.interventions`.
 
         Raises:
+            ConfigError: text or window are too short for a memory with a fixed number of chunks.
             LoadError: no intervention of this model has that label, names the nearest; it needs held-out text and there is none;
                 or a loss is not finite.
             InterventionError: the model has no place for it, or it needs held-out text and there is none.
@@ -252,8 +254,8 @@ class LoadedModel:
         ids, before = self.tokenizer.encode(text), self.tokenizer.eos_id
         size = window or self.config.training.seq_len
         found = []
-        for start in range(0, max(1, len(ids)), size):
-            part = ids[start : start + size]
+        for start, end in self.model.pieces(len(ids), size, known=1) or [(0, 0)]:
+            part = ids[start:end]
             found.append(losses_by_token(self.model, part, before, intervention, context.statistics, self.held_out, context.seed))
             before = int(part[-1])
         learned, changed = (self._scored(text, parts) for parts in zip(*found, strict=True))

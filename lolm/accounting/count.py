@@ -50,7 +50,7 @@ def account(model: LanguageModel, heads: FutureHeads | None, length: int, precis
     auxiliary = heads.flops_per_token(length, batch) if heads is not None else 0.0
     total = sum(parameters.values())
     active = total - sum(part.num_params() - part.active_params() for part in parts.values())
-    state = sum(part.state_size(length) for part in parts.values())
+    state = model.state_size(length)
     return Costs(
         parameters=Parameters(total, active, parameters),
         flops_per_token=Flops(

@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 
 from lolm.config import RunConfig
 from lolm.models.build import build_model, undrawn
+from lolm.models.experts import Experts
 from lolm.objectives import auxiliary_losses, build_heads, token_loss, total_loss
 
 FEW_TOKENS = 65536  # of a batch from which, and twice which, larger ones are told
@@ -181,26 +182,18 @@ def _without_data(gpu: bool) -> Iterator[Any]:
             self.peak = max(self.peak, self.bytes)
 
     with ExitStack() as stack:
-        for change in _of_experts(FakeTensor) + (_on_gpu() if gpu else _on_cpu(FakeTensor)):
+        for change in (patch.object(Experts, "looped", _evenly), *(_on_gpu() if gpu else _on_cpu(FakeTensor))):
             stack.enter_context(change)
         live = stack.enter_context(Live())
         stack.enter_context(undrawn())
         yield live
 
 
-def _of_experts(fake: type) -> list[Any]:
-    """How many tokens chose which expert is what the data say: as many each."""
-    rows = 0
-
-    def bincount(x: torch.Tensor, minlength: int) -> torch.Tensor:
-        nonlocal rows
-        rows = x.numel()
-        return x.new_empty(minlength)
-
-    def tolist(counts_E: torch.Tensor) -> list[int]:
-        return [rows // len(counts_E) + (i < rows % len(counts_E)) for i in range(len(counts_E))]
-
-    return [patch.object(torch, "bincount", bincount), patch.object(fake, "tolist", tolist, create=True)]
+def _evenly(self: Experts, x_ND: torch.Tensor, counts_E: torch.Tensor) -> torch.Tensor:
+    """:meth:`Experts.looped` where no data say how many tokens chose which expert: as many each."""
+    rows, experts = len(x_ND), len(self.experts)
+    groups = x_ND.split([rows // experts + (i < rows % experts) for i in range(experts)])
+    return torch.cat([expert(group) for expert, group in zip(self.experts, groups, strict=True)])
 
 
 def _on_cpu(fake: type) -> list[Any]:

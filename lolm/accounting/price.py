@@ -66,9 +66,13 @@ def memory_of(run: RunConfig, gpu: bool, devices: int = 1, **training: object) -
 
 
 def largest_micro_batch(run: RunConfig, target: Target, devices: int = 1, **training: object) -> int:
-    """The most sequences of a micro-batch that fit where whole micro-batches make up the step's batch; 0 where none does."""
+    """The most sequences of a micro-batch that fit where whole micro-batches make up the step's batch; 0 where none does.
+
+    Where a loss takes negatives from the micro-batch it is the run's own or none: another has another loss.
+    """
     sequences = run.training.batch_size * run.training.accumulation
-    shares = [n for n in range(1, max(1, sequences // devices) + 1) if sequences % (n * devices) == 0]
+    sizes = [run.training.batch_size] if run.contrasts_sequences else range(1, max(1, sequences // devices) + 1)
+    shares = [n for n in sizes if sequences % (n * devices) == 0]
 
     def bytes_at(batch: int) -> int:
         return memory_of(run, target.gpu, devices, batch_size=batch, accumulation=sequences // batch, **training).peak
@@ -97,10 +101,13 @@ def what_fits(run: RunConfig, target: Target, devices: int = 1) -> str | None:
         if batch := largest_micro_batch(run, target, more, activation_checkpointing=True):
             offers.append(f"devices: {more}, {_settings(run, batch, more, True)}")
         more *= 2
+    nothing = "not even one sequence fits: choose larger or more devices"
+    if run.contrasts_sequences:
+        nothing = "nothing fits with that batch_size, the texts that a loss contrasts: choose devices with more memory"
     return (
         f"scales.{run.scale}.training: a step of {run.arm} takes {need / GIB:,.1f} GiB a device with batch_size "
         f"{training.batch_size}, and {target.name} has {target.usable / GIB:,.1f} GiB for it; "
-        f"{'what fits: ' + '; or '.join(offers) if offers else 'not even one sequence fits: choose larger or more devices'}"
+        f"{'what fits: ' + '; or '.join(offers) if offers else nothing}"
     )
 
 

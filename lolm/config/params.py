@@ -199,12 +199,11 @@ class RunConfig:
         }
         for part, needed in wanted.items():
             yield needed and getattr(self.size, part) is None, f"{where}.{part}", "is missing, and the arm uses it"
-        alone = wanted["future"] and objectives.future == "cpc" and objectives.negatives != "sequence" and batch < 2
         text = (
             f"{batch} leaves arm {self.arm!r} no negatives, taken from the other sequences of a batch (objectives.negatives: "
             f"{objectives.negatives}); set it to 2 or more"
         )
-        yield alone, f"scales.{self.scale}.training.batch_size", text
+        yield self.contrasts_sequences and batch < 2, f"scales.{self.scale}.training.batch_size", text
 
     def _wrong_blocks(self) -> Iterator[tuple[bool, str, str]]:
         blocks, where = self.architecture.surface.blocks.values(), f"scales.{self.scale}.sizes.{self.arm}"
@@ -213,6 +212,13 @@ class RunConfig:
             yield name not in used, f"{where}.mixers", f"no block of the arm has a mixer {name!r}{nearest(name, used)}"
         has_mlp = any(block.mlp != "none" for block in blocks)
         yield has_mlp and self.size.d_ff < 1, f"{where}.d_ff", "is missing, and blocks of the arm have an MLP"
+
+    @property
+    def contrasts_sequences(self) -> bool:
+        """Whether a loss takes its negatives from the other sequences of a micro-batch, whose size is then part of the loss."""
+        architecture, objectives = self.architecture, self.architecture.objectives
+        has_future = architecture.family == "lolm" and architecture.latent.form != "none" and objectives.future == "cpc"
+        return has_future and objectives.negatives != "sequence"
 
     @property
     def name(self) -> str:

@@ -159,6 +159,7 @@ def _check(
         yield from error.problems
         return
     yield from _nothing_to_predict(architectures[arm], size, preset.training, where)
+    yield from _too_short_for_chunks(architectures[arm], size, preset, where)
     sizes[key] = size
     done[arm] = to_mapping(size) if like is None else values
 
@@ -171,3 +172,20 @@ def _nothing_to_predict(
     if wanted and size.future is not None and size.future.horizon + 1 >= training.seq_len:
         text = f"{size.future.horizon} leaves nothing to predict in training.seq_len {training.seq_len}; it needs two more"
         yield Problem(f"{where}.future.horizon", text)
+
+
+def _too_short_for_chunks(
+    architecture: ArchitectureConfig, size: SizeConfig, preset: ScaleConfig, where: str
+) -> Iterator[Problem]:
+    """A memory with a fixed number of chunks reads no text of fewer tokens than chunks."""
+    counted = architecture.family == "lolm" and architecture.memory.enabled is True and architecture.memory.chunking == "count"
+    if not counted or size.memory is None:
+        return
+    lengths = {"training.seq_len": preset.training.seq_len}
+    if preset.evaluation.samples:
+        lengths["evaluation.prompt_tokens"] = preset.evaluation.prompt_tokens
+    for key, tokens in lengths.items():
+        if tokens < size.memory.chunks:
+            yield Problem(
+                f"{where}.memory.chunks", f"{size.memory.chunks} are more than the tokens of {key} {tokens}; lower them"
+            )

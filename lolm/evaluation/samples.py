@@ -62,6 +62,7 @@ def sample_texts(
 
     Raises:
         DataError: the split is shorter than a prompt and its continuation.
+        ConfigError: the prompts are too short for a memory with a fixed number of chunks.
     """
     if not count:
         return None

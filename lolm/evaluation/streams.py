@@ -66,7 +66,7 @@ class GateStatistics:
             saturated_low=self.low / values,
             saturated_high=self.high / values,
             share=self.share / self.positions,
-            target=self.target / self.targets,
+            target=self.target / self.targets if self.targets else None,
         )
 
 

@@ -41,6 +41,9 @@ class Predictor:
         Args:
             model_input: table with a column ``text``.
             params: those of the model's signature, which MLflow completes by its defaults; ``max_tokens`` 0 continues nothing.
+
+        Raises:
+            ConfigError: a text is too short for a memory with a fixed number of chunks.
         """
         import pandas as pd
 
@@ -51,8 +54,8 @@ class Predictor:
         ids = torch.from_numpy(np.concatenate(([eos], self.tokenizer.encode(text))))
         nats, n = 0.0, len(ids) - 1
         with torch.no_grad():
-            for start in range(0, n, self.length):
-                part = ids[start : start + self.length + 1]
+            for start, end in self.model.pieces(n, self.length):
+                part = ids[start : end + 1]
                 nats += float(F.cross_entropy(self.model(part[None, :-1])[0], part[1:], reduction="sum"))
         written = generate(self.model, ids[None], max_tokens, stop=(eos,), **sampling) if max_tokens else ()
         return {

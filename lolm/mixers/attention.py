@@ -127,7 +127,8 @@ class Attention(Resumable):
 
     def _rope(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         if self._tables is None or self._tables[0].shape[0] < length or self._tables[0].device != device:
-            self._tables = rope_tables(length, self.rotated, self.rope_base, device)
+            with torch.inference_mode(False):  # a later backward pass may keep them
+                self._tables = rope_tables(length, self.rotated, self.rope_base, device)
         return self._tables
 
     def _split(self, heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

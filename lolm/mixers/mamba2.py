@@ -97,7 +97,11 @@ class Mamba2(Resumable):
     def _project(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Gate z (…, I), convolution's input xBC (…, I + 2GN), Δ (…, H) in float32 or better."""
         z, xBC, delta = self.in_proj(x).split([self.d_inner, self.conv_width, self.heads], dim=-1)
-        return z, xBC, F.softplus(delta.to(self.dt_bias.dtype) + self.dt_bias)
+        return z, xBC, F.softplus(delta.to(torch.promote_types(self.dt_bias.dtype, torch.float32)) + self.dt_bias)
+
+    def _rates(self) -> torch.Tensor:
+        """A (H,), in float32 or better, since it is in an exponent."""
+        return -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
 
     def _scan_inputs(self, xBC: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """x (…, H, P), B (…, G, N), C (…, G, N) of convolved inputs."""
@@ -113,7 +117,7 @@ class Mamba2(Resumable):
         z_BTI, xBC, delta_BTH = self._project(x_BTD)
         convolved = causal_conv(xBC, self.conv_weight, self.conv_bias, silu=True, backend=self.kernels)
         x_BTHP, B_BTGN, C_BTGN = self._scan_inputs(convolved.to(xBC.dtype))  # half under autocast, for the kernels
-        A_H = -self.A_log.exp()
+        A_H = self._rates()
         y_BTHP = ssd(x_BTHP, delta_BTH, A_H, B_BTGN, C_BTGN, self.skip, self.chunk, self.kernels)
         state = None
         if keep:
@@ -131,7 +135,7 @@ class Mamba2(Resumable):
         z_BI, xBC, delta_BH = self._project(x_BD)
         xBC, window = causal_conv_step(xBC, window, self.conv_weight, self.conv_bias)
         x_BHP, B_BGN, C_BGN = self._scan_inputs(F.silu(xBC))
-        y_BHP = ssd_step(x_BHP, delta_BH, -self.A_log.exp(), B_BGN, C_BGN, self.skip, state_BHNP)
+        y_BHP = ssd_step(x_BHP, delta_BH, self._rates(), B_BGN, C_BGN, self.skip, state_BHNP)
         return self._gated_output(y_BHP, z_BI), (state_BHNP, window)
 
     def num_params(self) -> int:

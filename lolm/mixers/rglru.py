@@ -115,11 +115,12 @@ class RGLRU(Resumable):
 
     def _gated(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Decay a, input multiplier √(1 − a²) and gated input i ⊙ u, all (…, W) and float32 or better."""
+        exact = torch.promote_types(self.Lambda.dtype, torch.float32)
         by_block = torch.einsum("...gi,gij->...gj", u.unflatten(-1, (self.blocks, -1)), self.gate_weight)
-        gates = torch.sigmoid(by_block.to(self.gate_bias.dtype) + self.gate_bias)
+        gates = torch.sigmoid(by_block.to(exact) + self.gate_bias)
         r, i = (gate.flatten(-2) for gate in gates.chunk(2, dim=-1))
         # Gated in the exponent: r = 0 keeps the state exactly, r = 1 forgets at the learned rate.
-        log_a = -self.c * r * F.softplus(self.Lambda)
+        log_a = -self.c * r * F.softplus(self.Lambda.to(exact))
         # √(1 − a²) keeps the variance of h at that of its input, however long it remembers. expm1: 1 − a² cancels near a = 1.
         multiplier = BoundedSqrt.apply(-torch.expm1(2 * log_a))
         return log_a.exp(), multiplier, i * u
@@ -146,7 +147,7 @@ class RGLRU(Resumable):
         u_BW, window = causal_conv_step(self.linear_x(x_BD), window, self.conv_weight, self.conv_bias)
         a_BW, multiplier_BW, gated_BW = self._gated(u_BW)
         h_BW = gated_BW if h_BW is None else a_BW * h_BW + multiplier_BW * gated_BW
-        return self.linear_out(h_BW * y_BW), (h_BW, window)
+        return self.linear_out(h_BW.to(y_BW.dtype) * y_BW), (h_BW, window)
 
     def num_params(self) -> int:
         d, w, b, k = self.d_model, self.width, self.blocks, self.d_conv

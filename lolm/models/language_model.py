@@ -83,7 +83,8 @@ class State:
 
     Attributes:
         length: tokens so far.
-        parts: by component; what a recurrence has has a constant size, the cache of attention without a window grows.
+        parts: by component, the batch first in every tensor; what a recurrence has has a constant size, the cache of attention
+            without a window grows, and so does that of memory with a fixed number of chunks.
         streams: of the newest token, T = 1: its gate, its regime.
     """
 
@@ -144,6 +145,23 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def components(self) -> dict[str, Component]:
         """The parts by name, embedding and head apart, for the accounting of parameters and FLOPs."""
+
+    def state_size(self, length: int) -> int:
+        """Elements of the state of one sequence after ``length`` tokens."""
+        return sum(part.state_size(length) for part in self.components().values())
+
+    @property
+    def shortest(self) -> int:
+        """Tokens that a text must have to be read; with fewer memory with a fixed number of chunks raises ConfigError."""
+        return 1
+
+    def pieces(self, length: int, size: int, known: int = 0) -> list[tuple[int, int]]:
+        """Start and end of the pieces of ``size`` tokens that a text is read in, each behind ``known`` more. A rest that is too
+        short to be read belongs to the piece before it."""
+        starts = list(range(0, length, size))
+        if len(starts) > 1 and length - starts[-1] + known < self.shortest:
+            starts.pop()
+        return list(zip(starts, [*starts[1:], length], strict=True))
 
     def units(self) -> list[nn.Module]:
         """The repeated parts, each called as a module: what is sharded, and compiled, as one."""

@@ -87,24 +87,28 @@ class LOLM(LanguageModel):
         z = m = attention = None
         if self.latent is not None:
             z, parts["latent"] = self.latent.advance(h if self.latent_input == "surface" else x, parts.get("latent"))
-        # With a fixed number of chunks the tokens before the new one read something else now. The regime's convolution looks back
-        # at what they read, so as many of them as it sees run again.
-        again = 0
+        again = self._again
         if self.memory is not None:
-            if self.memory.chunking == "count" and self.regime is not None:
-                again = max(0, self.regime.config.neighbour_conv - 1)
             (m, attention), parts["memory"] = self.memory.advance(h, parts.get("memory"), again)
         if again:
-            hz = torch.stack((h, torch.zeros_like(h) if z is None else z))
-            hz = torch.cat((parts["again"], hz), dim=2) if known else hz
-            parts["again"] = hz[:, :, -again:].clone()
-            h, z = hz[0], None if z is None else hz[1]
+            hz_BT2D = torch.stack((h, torch.zeros_like(h) if z is None else z), dim=2)
+            hz_BT2D = torch.cat((parts["again"], hz_BT2D), dim=1) if known else hz_BT2D
+            parts["again"] = hz_BT2D[:, -again:].clone()
+            h, z = hz_BT2D[:, :, 0], None if z is None else hz_BT2D[:, :, 1]
 
         def regime(z: torch.Tensor, h: torch.Tensor, m: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             found, parts["regime"] = self.regime.advance(z, h, m, parts.get("regime"))  # type: ignore[union-attr]
             return found
 
         return self._joined(h, z, m, attention, None, self.regime if again or self.regime is None else regime, NOTHING)
+
+    @property
+    def _again(self) -> int:
+        """Tokens that run again with a new one: with a fixed number of chunks those before it read something else now, and the
+        regime's convolution looks back at what they read, so as many as it sees."""
+        if self.memory is None or self.memory.chunking != "count" or self.regime is None:
+            return 0
+        return max(0, self.regime.config.neighbour_conv - 1)
 
     def _behind(
         self,
@@ -156,6 +160,16 @@ class LOLM(LanguageModel):
     def components(self) -> dict[str, Component]:
         parts = {name: getattr(self, name) for name in ("surface", "latent", "memory", "regime", "gate", "fusion")}
         return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def shortest(self) -> int:
+        return self.memory.size.chunks if self.memory is not None and self.memory.chunking == "count" else 1
+
+    def state_size(self, length: int) -> int:
+        if not self._again or self.regime is None:
+            return super().state_size(length)
+        again = 2 * min(length, self._again) * self.d_model  # h and z in place of the regime's logits
+        return super().state_size(length) - self.regime.state_size(length) + again
 
     def units(self) -> list[nn.Module]:
         return super().units() + ([] if self.latent is None else list(self.latent.layers))

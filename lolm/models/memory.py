@@ -158,4 +158,6 @@ class Memory(Component):
         return per_token + per_write * (len(self.bounds(length)) - 1) / length
 
     def state_size(self, length: int) -> int:
+        if self.chunking == "count":
+            return length * self.d_model
         return self.size.banks * self.size.slots * self.d_model + self.d_model  # slots, and the running sum of a chunk

@@ -216,12 +216,18 @@ class Steps:
 
     def _update(self) -> torch.Tensor:
         """Clip, and let the optimiser step; returns what was measured of the whole step, by ``_names``."""
-        norms = [ranks.whole(torch.nn.utils.clip_grad_norm_(group, self.training.clip)) for group in self.clip_groups]
+        norms = [self._clipped(group) for group in self.clip_groups]
         self._names = [*map(names.train_term, self._sums), *(f"gradient norm of group {i}" for i in range(len(norms)))]
         row = torch.stack([*self._sums.values(), *norms])  # type: ignore[list-item]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return row
+
+    def _clipped(self, group: list[torch.nn.Parameter]) -> torch.Tensor:
+        """The norm of a group's gradient before it was clipped, on the device also where the group has none."""
+        if all(parameter.grad is None for parameter in group):
+            return torch.zeros((), device=self.device)
+        return ranks.whole(torch.nn.utils.clip_grad_norm_(group, self.training.clip))
 
     def _step_recorded(
         self, name: str, x_BT: torch.Tensor, y_BT: torch.Tensor, shares: torch.Tensor

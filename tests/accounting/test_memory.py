@@ -55,7 +55,7 @@ def allocated(run) -> int:
     return peak + 2 * parameters + sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
 
 
-@pytest.mark.parametrize("arm", ["lolm", "transformer", "transformer_modern", "mamba", "samba"])
+@pytest.mark.parametrize("arm", ["lolm", "transformer", "transformer_modern", "mamba", "samba", "jamba_moe"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_peak_of_a_step_is_the_allocators(arm, checkpointing):
     run = small(arm, activation_checkpointing=checkpointing, accumulation=1 + checkpointing)

@@ -93,3 +93,18 @@ def test_more_devices_are_offered_where_one_cannot_hold_the_weights():
 
 def test_a_step_of_a_few_operations_is_not_looked_at():
     assert what_fits(make_run(), Target("nothing", 1.0, False)) is None
+
+
+CONTRASTING = make_run(
+    "lolm", vocab_size=512, training={"seq_len": 512, "batch_size": 16, "accumulation": 2},
+    size={"d_model": 512, "d_ff": 2048, "n_heads": 8, "n_layers": 8}, objectives={"negatives": "batch"},
+)  # fmt: skip
+
+
+def test_where_a_loss_contrasts_the_sequences_of_a_batch_its_size_is_kept():
+    whole, again = (memory_of(CONTRASTING, True, activation_checkpointing=on).peak for on in (False, True))
+    between = Target("one between", (whole + again) / 2 / 0.92, True)
+    assert what_fits(CONTRASTING, between).endswith("what fits: batch_size: 16, accumulation: 2, activation_checkpointing: true")
+    small = Target("a small one", again / 16, True)
+    assert largest_micro_batch(CONTRASTING, small) == 0
+    assert what_fits(CONTRASTING, small).endswith("choose devices with more memory")

@@ -9,14 +9,17 @@ import sys
 import numpy as np
 import pytest
 import torch
-from builders import ROOT
+import torch.nn.functional as F
+from builders import ROOT, make_model, make_run
 from rules import RuleModel, certain
 from synthetic import keep_weights, write_results, write_weights
 
 import lolm
 from lolm.api import DTYPES, LoadedModel, LoadError
+from lolm.config import ConfigError
 from lolm.data.errors import DataError
 from lolm.export import export
+from lolm.export.pyfunc import Predictor
 from lolm.generation import GenerationError, generate
 from lolm.interventions import InterventionError, change_site, force_gate
 from lolm.records import Layout, RecordError, cooldown_path, read, snapshot_path
@@ -367,3 +370,41 @@ def test_doctor_names_what_is_missing(project, tmp_path, capsys, monkeypatch):
     out = command(capsys, monkeypatch, "doctor").out
     assert "selective_scan: cpu" in out
     assert "weights: smoke has 1 of the 2 runs" in out
+
+
+@pytest.fixture(scope="module")
+def counted(run):
+    """A run whose memory has a fixed number of chunks, four, which no shorter text can be cut into."""
+    vocabulary = {"vocab_size": run.tokenizer.vocab_size}
+    return LoadedModel("", make_model("lolm_published", **vocabulary), run.tokenizer, make_run("lolm_published", **vocabulary))
+
+
+@torch.no_grad()
+def nats_of(counted, starts, behind):
+    """Of ``TEXT`` in windows that start at given tokens, each behind one token more and without its last ``behind`` ones."""
+    ids = torch.from_numpy(np.concatenate(([counted.tokenizer.eos_id], counted.tokenizer.encode(TEXT))))
+    ends = [*starts[1:], len(ids) - 1]
+    logits = [counted.model(ids[None, a : b + 1 - behind])[0, : b - a] for a, b in zip(starts, ends, strict=True)]
+    return float(F.cross_entropy(torch.cat(logits), ids[1:], reduction="sum"))
+
+
+@pytest.mark.parametrize("rest", range(5))
+def test_no_window_is_shorter_than_a_memory_with_a_fixed_number_of_chunks_can_read(counted, rest):
+    tokens = len(counted.tokenizer.encode(TEXT))
+    window = next(size for size in range(6, tokens) if tokens % size == rest)
+    starts = list(range(0, tokens, window))
+    scored = counted.score(TEXT, window=window)
+    assert scored.tokens == tokens
+    assert scored.nats == pytest.approx(nats_of(counted, starts[:-1] if rest in (1, 2) else starts, 0), rel=1e-5)
+    predictor = object.__new__(Predictor)
+    predictor.model, predictor.tokenizer, predictor.length = counted.model, counted.tokenizer, window
+    row = predictor._row(TEXT, 0)
+    assert row["tokens"] == tokens
+    nats = nats_of(counted, starts[:-1] if rest in (1, 2, 3) else starts, 1)
+    assert row["nats_per_token"] * tokens == pytest.approx(nats, rel=1e-5)
+
+
+def test_a_text_that_is_too_short_as_a_whole_is_refused(counted):
+    for short in (lambda: counted.score("A"), lambda: counted.score(TEXT, window=2), lambda: counted.generate("")):
+        with pytest.raises(ConfigError, match=r"memory\.chunks = 4"):
+            short()

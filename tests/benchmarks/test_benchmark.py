@@ -118,7 +118,7 @@ def test_doubled_widths_make_about_four_times_the_parameters(arm):
     assert widened(settings.run(arm).size, 1) == settings.run(arm).size
 
 
-@pytest.mark.parametrize("arm", ["lolm", "transformer"])
+@pytest.mark.parametrize("arm", ["lolm", "lolm_cpc_documents", "transformer"])  # whose second contrasts a batch's sequences
 def test_the_flops_of_a_step_are_those_of_the_accounting(arm):
     run = QUICK.run(arm, length=16, tokens=32)
     stepper = Stepper(run)

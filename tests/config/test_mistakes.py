@@ -210,6 +210,8 @@ LAYER = "surfaces.modern.blocks.layer"
         # What would be left out, or be no number, without a word.
         ("scales.tiny.sizes.lolm.future.horizon", 255, "sizes.lolm.future.horizon: 255 leaves nothing to predict in training."),
         ("scales.tiny.sizes.lolm.memory.slots", 1, "scales.tiny.sizes.lolm.memory.slots: must be at least 2"),
+        ("scales.smoke.evaluation.prompt_tokens", 3, "chunks: 4 are more than the tokens of evaluation.prompt_tokens 3"),
+        ("scales.tiny.sizes.lolm.memory.chunks", 300, "memory.chunks: 300 are more than the tokens of training.seq_len 256"),
         (
             "architectures.transformer.gate",
             {"form": "scalar"},

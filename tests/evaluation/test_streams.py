@@ -49,6 +49,12 @@ def test_gate_statistics_by_hand(held_out):
     assert gate.target == pytest.approx(float(targets.double().mean()), rel=1e-6)
 
 
+def test_sequences_that_are_too_short_for_a_target_have_none():
+    found = describe("lolm", EvaluationSet(ArrayStream(100), 16, 8))[2].gate
+    assert found.target is None
+    assert 0 < found.share < 1
+
+
 def test_saturation_counts_values_near_the_ends():
     model = make_model("lolm")
     g = torch.full((1, 10, 32), 0.5)

@@ -128,6 +128,22 @@ def test_arm(arm, row):
     assert found.harness <= 1e-6
 
 
+@pytest.mark.parametrize("arm", ["lolm", "lolm_published", "lolm_v0"])
+def test_beams_are_the_same_with_a_cache_and_without(arm, tmp_path):
+    write_model(tmp_path, scrambled(make_model(arm)), make_run(arm))
+    model, prompts = loaded(tmp_path), TOKENS[:2, :20]
+    model.generation_config.eos_token_id = None
+    options = {"max_new_tokens": 12, "num_beams": 3, "attention_mask": torch.ones(2, 20)}
+    cached, full = (model.generate(prompts, use_cache=cache, do_sample=False, **options) for cache in (True, False))
+    assert torch.equal(cached, full)
+    cache, order = model(prompts, use_cache=True).past_key_values, torch.tensor([1, 1, 0])
+    cache.reorder_cache(order)
+    with torch.no_grad():
+        after = model(TOKENS[:, :1], past_key_values=cache).logits[:, 0]
+        whole = model(torch.cat((prompts[order], TOKENS[:, :1]), dim=1), use_cache=False).logits[:, -1]
+    torch.testing.assert_close(after, whole, rtol=0, atol=1e-4)
+
+
 def test_the_table_in_the_docs(row):
     cells = {arm: row(arm).cells() for arm in ARMS}
     most, count = Counter(map(tuple, cells.values())).most_common(1)[0]

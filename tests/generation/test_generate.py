@@ -113,3 +113,10 @@ def test_what_cannot_be_asked_for_is_named(settings, says):
     asked = {"model": make_model("mamba"), "prompts_BT": torch.zeros(1, 2, dtype=torch.long), "max_tokens": 1}
     with pytest.raises(GenerationError, match=says):
         generate(**(asked | settings))
+
+
+def test_a_model_that_has_written_can_be_trained():
+    model, ids = make_model("transformer", training={"kernels": "reference"}), random_tokens(1, 6)
+    next(generate(model, ids, 1))
+    model.train()(ids).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

@@ -233,3 +233,22 @@ def test_the_parameter_file_knows_every_option_of_every_mixer():
 def test_options_that_clash_are_refused(name, options, message):
     with pytest.raises(ConfigError, match=message):
         build_mixer(MixerConfig(name, options), 8, 2, 0.0)
+
+
+@pytest.mark.parametrize("variant", ["rglru", "mamba2"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_decays_and_step_sizes_are_float32_or_better_whatever_the_weights_are(variant, dtype):
+    mixer, wide = build(variant).to(dtype), torch.promote_types(dtype, torch.float32)
+    x = torch.randn(2, 5, 8, dtype=dtype)
+    if variant == "rglru":
+        found, exact = mixer._gated(x), build(variant).to(dtype).to(wide)._gated(x.to(wide))
+    else:
+        found, exact = (mixer._project(x)[2], mixer._rates()), None
+    assert {part.dtype for part in found} == {wide}
+    if exact is not None:  # the gates' product rounds, as every map's; what is made of it does not
+        torch.testing.assert_close(found[0], exact[0], rtol=0, atol=0.02)
+    with torch.no_grad():
+        _, state = mixer.prefill(x)
+        y, state = mixer.step(x[:, 0], state)
+    assert y.dtype == dtype
+    assert state[0].dtype == wide

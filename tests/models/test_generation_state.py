@@ -108,6 +108,13 @@ def sizes(part):
     return sum(map(sizes, part.values() if isinstance(part, dict) else part)) if isinstance(part, dict | list | tuple) else 0
 
 
+@pytest.mark.parametrize("arm", DISTINCT)
+@pytest.mark.parametrize("length", [5, 64])
+def test_the_size_of_the_state_is_what_a_prefill_keeps(arm, length):
+    model = make_model(arm)
+    assert model.state_size(length) == sizes(model.prefill(random_tokens(1, length))[1].parts)
+
+
 @pytest.mark.parametrize("arm", ["mamba", "mamba2", "hawk", "lolm_parallel", "samba", "transformer"])
 def test_only_attention_without_a_window_grows(arm):
     model, tokens = make_model(arm), random_tokens(1, 140)
@@ -120,3 +127,14 @@ def test_a_prompt_with_fewer_tokens_than_counted_chunks_is_refused_as_a_forward_
     model = make_model("lolm_published")
     with pytest.raises(ConfigError, match=r"memory\.chunks"):
         model.prefill(random_tokens(1, model.memory.size.chunks - 1))
+
+
+# Weights in half precision: what decays are read from is float32, so the state is, and steps go on from a prompt.
+@pytest.mark.parametrize("arm", ["griffin", "hawk", "mamba", "mamba2", "hymba", "lolm", "lolm_published"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision_step_as_they_read_a_whole_text(arm, dtype):
+    model, tokens = make_model(arm).to(dtype), random_tokens(2, LENGTH)
+    lengths = [PROMPT, LENGTH]
+    scores = cached(model, tokens, PROMPT)[0][:, [n - PROMPT for n in lengths]]
+    assert scores.dtype == dtype
+    torch.testing.assert_close(scores.float(), full(model, tokens, lengths).float(), rtol=0.05, atol=0.1)

@@ -355,3 +355,16 @@ def test_torch_compile_takes_the_same_steps_around_the_compiled_kernels(tmp_path
         trainer.collect()
         losses.append(trainer.progress.last_loss)
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_clip_group_without_gradients_has_a_norm_of_zero_where_the_others_have_theirs(tmp_path):
+    """On a device without data, as on a GPU, what lies elsewhere cannot be stacked."""
+    trainer = make_trainer(short_run("lolm_v0"), tmp_path)
+    trainer.device = torch.device("meta")
+    with_gradient, without = (torch.nn.Parameter(torch.zeros(3, device="meta")) for _ in range(2))
+    with_gradient.grad = torch.zeros(3, device="meta")
+    trainer.clip_groups, trainer._sums = [[with_gradient], [without]], {"loss": torch.zeros((), device="meta")}
+    trainer.optimizer = torch.optim.SGD([with_gradient, without])
+    assert (trainer._update().device.type, len(trainer._names)) == ("meta", 3)
+    trainer.device, trainer.clip_groups, trainer._sums = torch.device("cpu"), [[without]], {}
+    assert trainer._update().tolist() == [0.0]

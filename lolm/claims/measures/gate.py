@@ -144,10 +144,11 @@ def target(context: Context) -> Reading:
     weights = [run.header.run.architecture.objectives.competitive_weight for run in runs]
     if not all(weights):
         raise NotRun("in these runs no loss gives the gate a target")
-    measured = [run.evaluation.gate for run in runs if run.evaluation and run.evaluation.gate]
+    summaries = [run.evaluation.gate for run in runs if run.evaluation and run.evaluation.gate]
+    measured = [(gate.mean, gate.target) for gate in summaries if gate.target is not None]
     if len(measured) < len(runs):
         raise NotRun("the gate's target was not measured")
-    gates, targets = [gate.mean for gate in measured], [gate.target for gate in measured]
+    gates, targets = [gate for gate, _ in measured], [target for _, target in measured]
     gap = paired_difference(gates, targets, confidence)
     details = {
         "mean target": Quantity.of(t_interval(targets, confidence), "gate", "mean of sigmoid(5 (u_h - u_z)) on the test split")

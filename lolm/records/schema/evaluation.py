@@ -102,7 +102,7 @@ class GateSummary:
         per_dimension: means over tokens.
         saturated_low, saturated_high: shares of values below 0.05 and above 0.95.
         share: of the surface branch in the power of the gated signal, |g u|² / (|g u|² + |(1 − g) v|²).
-        target: mean of what the competitive loss pulls the gate to, σ(5 (u_h − u_z)).
+        target: mean of what the competitive loss pulls the gate to, σ(5 (u_h − u_z)); None where sequences are too short for one.
     """
 
     mean: float
@@ -113,7 +113,7 @@ class GateSummary:
     saturated_low: float
     saturated_high: float
     share: float
-    target: float
+    target: float | None
 
 
 @dataclass(frozen=True)
