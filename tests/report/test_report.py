@@ -24,8 +24,9 @@ from lolm.analysis.leaderboard import leaderboard
 from lolm.claims import build_ledger, merged_ledger
 from lolm.claims.ledger import VERDICTS
 from lolm.config import ConfigError, load_params
-from lolm.records import Layout, RunKey, read_json
+from lolm.records import Layout, RunKey, read, read_json, write
 from lolm.records.results import load_results, load_run
+from lolm.records.schema import Downstream, Recall
 from lolm.report import ablations, figures, rows, tables
 from lolm.report.figures import FIGURES, FigureEntry, left_out, pictures
 from lolm.report.figures.style import label_ends, new_figure, reference_lines, spread
@@ -565,6 +566,23 @@ def reported(tmp_path_factory):
         patch.chdir(folder)
         make(load_params(), "smoke", "plain")
     return folder
+
+
+def test_a_measurement_of_another_model_stops_no_page_and_is_told(tmp_path, monkeypatch, capsys):
+    """As of a run that was trained again: no stage makes its downstream scores, and another study's its recall."""
+    monkeypatch.chdir(write_results(tmp_path, seeds=(1,), truth=SHORT))
+    layout, params = Layout("smoke"), load_params()
+    scored = Downstream("lolm", 1, "lolm", "of before", harness="", max_length=8, limit=None, tasks={})
+    write(layout.downstream("lolm", 1), scored)
+    write(layout.recall("lolm", 1), replace(read(layout.recall("lolm", 1), Recall), model="of before"))
+    make(params, "smoke", "main")
+    make_front(params, "smoke")
+    said = capsys.readouterr().out
+    assert "report: recall of lolm-1 is of another model, and left out" in said
+    assert "report: downstream of lolm-1 is of another model, and left out" in said
+    assert "transformer-1" not in said
+    assert "recall" not in read_json(layout.metrics("lolm", 1))
+    assert (layout.reports / "index.html").exists()
 
 
 def test_headlines_are_of_the_present_settings_and_written_where_they_change(tmp_path, monkeypatch):
