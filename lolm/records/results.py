@@ -308,10 +308,7 @@ def load_results(
 def load_budgets(root: str | Path = ".") -> Budgets | None:
     """What the study over sizes and budgets found, None where it was not made; raises RecordError where the record is broken."""
     path = budgets_record(root)
-    try:
-        return read(path, Budgets) if path.exists() else None
-    except RecordError as error:
-        raise RecordError(f"{error} (`make report` does, from the records of the runs)") from None
+    return read(path, Budgets) if path.exists() else None
 
 
 _COUNT = {"documents": int, "bytes": int}
