@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from operator import attrgetter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from lolm.config.faulty import FAULTY
 from lolm.config.mixers import check
 from lolm.config.ranges import Label, Name, NonNegative, Positive, Share, Size, SizeOrZero
-from lolm.config.strict import Items, Problem, as_text, nearest, refuse
+from lolm.config.strict import Items, nearest, refuse
 
 
 @dataclass(frozen=True)
@@ -197,53 +196,3 @@ class ArchitectureConfig:
             yield wrong, part, f"is of LOLM, and an arm of family decoder has none{only}; leave it out, or extend an arm of LOLM"
         wrong = self.family == "lolm" and self.output_projection is True
         yield wrong, "output_projection", "is of the published Transformer, and an arm of family lolm has none; leave it out"
-
-
-NO_LATENT: dict[str, tuple[Any, ...]] = {"latent.form": ("none",)}
-NO_GATE = NO_LATENT | {"gate.form": ("none", "concat")}
-NO_MEMORY = {"memory.enabled": (False,)}
-NO_REGIME = {"regime.enabled": (False,)}
-NO_FUTURE = NO_LATENT | {"objectives.future": ("none",)}
-# Settings of LOLM's arms, each with the values of others that leave it without effect.
-WITHOUT_EFFECT: dict[str, dict[str, tuple[Any, ...]]] = {
-    "latent.wiring": NO_LATENT,
-    "latent.input": NO_LATENT,
-    "latent.conv": {"latent.form": ("mamba", "plain", "conv", "none")},  # form: conv has the width of Mamba's block
-    "memory.chunking": NO_MEMORY,
-    **dict.fromkeys(("regime.neighbour_conv", "regime.clamp", "regime.isolate", "regime.eval_temperature"), NO_REGIME),
-    "gate.bias": {"gate.form": ("fixed", "none", "concat")},
-    "gate.value": {"gate.form": ("dimension", "scalar", "static_dimension", "static_scalar", "none", "concat")},
-    "gate.branch_norm": NO_LATENT,
-    "objectives.future": NO_LATENT,
-    "objectives.negatives": NO_LATENT | {"objectives.future": ("cosine", "none")},
-    "objectives.future_weight": NO_FUTURE,
-    "objectives.future_trained": NO_FUTURE,
-    "objectives.change_weight": NO_REGIME,
-    "objectives.regime": NO_REGIME,
-    "objectives.regime_weight": NO_REGIME | {"objectives.regime": ("none",)},
-    "objectives.regime_balance_weight": NO_REGIME | {"objectives.regime": ("entropy", "none")},
-    "objectives.regime_entropy_weight": NO_REGIME | {"objectives.regime": ("entropy", "none")},
-    "objectives.competitive_weight": NO_GATE,
-    "objectives.manifest_weight": NO_GATE,
-    "objectives.memory": NO_MEMORY,
-    "objectives.memory_weight": NO_MEMORY | {"objectives.memory": ("none",)},
-}
-
-
-def without_effect(own: Any, architecture: ArchitectureConfig) -> Iterator[Problem]:
-    """Settings that an arm's own block says, ``own``, and that change nothing in the arm.
-
-    What it inherits may, and a default; and a block with every key, which is one that was written resolved.
-    """
-    if architecture.family != "lolm" or not isinstance(own, Mapping):
-        return
-    if all(spec.name in own for spec in fields(ArchitectureConfig)):
-        return
-    for setting, others in WITHOUT_EFFECT.items():
-        section, key = setting.split(".")
-        defaults, some = getattr(ArchitectureConfig, section), own.get(section)
-        said = isinstance(some, Mapping) and key in some
-        if said and attrgetter(setting)(architecture) != getattr(defaults, key):
-            causes = [(other, value) for other, values in others.items() if (value := attrgetter(other)(architecture)) in values]
-            for other, value in causes[:1]:
-                yield Problem(setting, f"has no effect with {other}: {as_text(value)}; leave it out")

@@ -11,7 +11,6 @@ import yaml
 
 from lolm import one_line
 from lolm.config import dialect, inherit
-from lolm.config.architecture import without_effect
 from lolm.config.params import Params
 from lolm.config.sizing import clashes_of_sizes
 from lolm.config.strict import ConfigError, Problem, attempted, untold
@@ -60,10 +59,6 @@ def params_from(raw: Any, refused: Iterable[Problem] = ()) -> Params:
     unsaid += wrong
     arms = {name: arm for name, arm in params.architectures.items() if f"architectures.{name}" not in broken}
     unsaid += untold(clashes_of_sizes(arms, params.sizes, params.scales), wrong)
-    said = raw["architectures"] if arms else {}
-    unsaid += [
-        problem.below(f"architectures.{name}") for name, arm in arms.items() for problem in without_effect(said[name], arm)
-    ]
     unsaid = inherit.told([_as_written(problem) for problem in unsaid], parents, [*silent, *broken])
     found = [*refused, *(problem for problem in problems if problem.key.endswith(".extends")), *unsaid]
     if found:

@@ -1,14 +1,13 @@
 """Every mistake is named by its full key with what to do, all of a file at once, each where it was made."""
 
 import copy
-from typing import Annotated, get_args, get_origin, get_type_hints
+from typing import Annotated, get_args, get_origin
 
 import pytest
 import yaml
 from builders import ROOT
 
-from lolm.config import ArchitectureConfig, ConfigError, Params, from_mapping, params_from
-from lolm.config.architecture import WITHOUT_EFFECT
+from lolm.config import ConfigError, Params, from_mapping, params_from
 from lolm.config.dialect import parse
 from lolm.config.mixers import OPTIONS
 from lolm.config.sizes import SizeConfig
@@ -225,18 +224,6 @@ LAYER = "surfaces.modern.blocks.layer"
         ("architectures.lolm.output_projection", True, "lolm.output_projection: is of the published Transformer"),
         ("scales.tiny.sizes.samba.latent", {"layers": 2}, "scales.tiny.sizes.samba.latent: is of LOLM's parts"),
         ("architectures.samba.size.memory", {"slots": 8}, "sizes.samba.memory: is of LOLM's parts"),
-        ("architectures.lolm_conv_latent.latent.conv", 7, "lolm_conv_latent.latent.conv: has no effect with latent.form: conv;"),
-        ("architectures.lolm_no_latent.latent.wiring", "prenorm", "latent.wiring: has no effect with latent.form: none; leave"),
-        ("architectures.lolm_sum.gate.value", 0.25, "lolm_sum.gate.value: has no effect with gate.form: none; leave it out"),
-        ("architectures.lolm_half.gate.bias", 1.0, "lolm_half.gate.bias: has no effect with gate.form: fixed; leave it out"),
-        ("architectures.lolm_no_regime.regime.clamp", 2, "regime.clamp: has no effect with regime.enabled: false; leave it out"),
-        ("architectures.lolm_no_memory.memory.chunking", "count", "chunking: has no effect with memory.enabled: false"),
-        (
-            "architectures.lolm_no_cpc.objectives.negatives",
-            "batch",
-            "architectures.lolm_no_cpc.objectives.negatives: has no effect with objectives.future: none; leave it out",
-        ),
-        ("architectures.lolm_v0.objectives.regime_entropy_weight", 1, "has no effect with objectives.regime: entropy; leave"),
         # Names.
         ("scales.--help", {"extends": "tiny"}, "'--help' is not made of letters, digits, _ and - alone, with no - in front"),
         # `extends`.
@@ -269,30 +256,6 @@ def test_a_mistake_is_said_once_though_much_inherits_it(path, value):
     found = mistakes({path: value})
     assert len([line for line in found if "scales.smoke" not in line]) == 1, found
     assert len(found) <= 2
-
-
-def test_a_setting_without_effect_may_be_inherited_or_a_default():
-    mine = {
-        "architectures.a": {"extends": "lolm_cpc_documents", "objectives": {"future": "none"}},
-        "architectures.b": {"extends": "lolm_transformer_conv_latent", "latent": {"form": "conv"}},
-        "architectures.c": {"extends": "lolm_bias_plus", "gate": {"form": "none", "value": 0.5}},
-        "architectures.d": {"extends": "a", "objectives": {"future": "cpc"}},
-    }
-    arms = params_from(with_changes(mine)).architectures
-    assert (arms["a"].objectives.negatives, arms["b"].latent.conv, arms["c"].gate.bias) == ("batch", 4, 0.5)
-    found = mistakes({"architectures.lolm_no_cpc.objectives.negatives": "batch"} | mine)
-    assert len(found) == 1
-
-
-def test_every_setting_of_an_arm_without_effect_is_one_of_another():
-    """The table names settings and values that there are."""
-    for setting, others in WITHOUT_EFFECT.items():
-        for other, values in others.items():
-            for value in values:
-                section, key = other.split(".")
-                from_mapping(get_type_hints(ArchitectureConfig)[section], {key: value})
-        section, key = setting.split(".")
-        assert key in get_type_hints(get_type_hints(ArchitectureConfig)[section])
 
 
 def test_what_only_the_child_makes_wrong_is_said_of_the_child():
