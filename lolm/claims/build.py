@@ -99,15 +99,19 @@ def has_lolm(params: Params, study: str) -> bool:
 
 
 def _candidates(entry: Entry, results_by_study: Mapping[str, ScaleResults], params: Params, scale: str) -> list[str]:
-    """Studies that can decide: the one that tests it, then those of most seeds, of these the one of which most was run. A study
-    that is made for another scale stands in for none: runs here that it shares are another study's."""
-    asked = params.studies.get(entry.study)
+    """Studies that can decide: the one that tests it, then those of most seeds, of these the one of which most was run.
+
+    A study that is made for another scale stands in for none: runs here that it shares are another study's. Nor does one of fewer
+    seeds where the study that tests it has all of its runs: it would show a part of them, chosen by what was measured.
+    """
+    asked, whole = params.studies.get(entry.study), results_by_study.get(entry.study)
+    least = 0 if whole is None or {key.arm for key in whole.missing} & {*entry.arms(whole)} else len(whole.seeds)
     others = []
     for name, results in results_by_study.items():
         study, made_for = results.params.selected, params.scales_for(name)
         if name == entry.study or asked is None or asked.scale or study.scale or (made_for and scale not in made_for):
             continue
-        if study.subject == asked.subject and (not entry.pair or study.baseline == asked.baseline):
+        if len(study.seeds) >= least and study.subject == asked.subject and (not entry.pair or study.baseline == asked.baseline):
             others.append(name)
     size = {name: (len(results.params.selected.seeds), len(results.runs)) for name, results in results_by_study.items()}
     others.sort(key=size.__getitem__, reverse=True)

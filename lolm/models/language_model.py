@@ -161,7 +161,7 @@ class LanguageModel(nn.Module, ABC):
         starts = list(range(0, length, size))
         if len(starts) > 1 and length - starts[-1] + known < self.shortest:
             starts.pop()
-        return list(zip(starts, [*starts[1:], length], strict=True))
+        return list(zip(starts, [*starts[1:], length][: len(starts)], strict=True))
 
     def units(self) -> list[nn.Module]:
         """The repeated parts, each called as a module: what is sharded, and compiled, as one."""

@@ -47,7 +47,9 @@ def from_record(kind: type[T], raw: Any, path: str | Path) -> T:
         return from_mapping(kind, _renamed(raw, {key: name for name, key in ALIASES.items()}))
     except ConfigError as error:
         wrong = "; ".join(map(str, error.problems))
-        raise RecordError(f"{path}: {wrong}; the record is of another version of this project: make it again") from None
+        raise RecordError(
+            f"{path}: {wrong}; the record is of another version of this project: make it again by `{_made_by(path)}`"
+        ) from None
 
 
 def write(path: str | Path, record: Any) -> None:
