@@ -66,8 +66,8 @@ def opened(args: argparse.Namespace) -> Stage:
 
 def refuse_other_scale(params: Params) -> None:
     """Raises ConfigError where the study is made for other scales than the one chosen: its runs there would answer nothing."""
-    if (made_for := params.scales_for(params.study)) and params.scale not in made_for:
-        scales = " or ".join(map(repr, made_for))
+    if not params.is_made_for(params.study, params.scale):
+        scales = " or ".join(map(repr, params.scales_for(params.study)))
         advice = "choose both" if params.selected.scale else "choose both, or `make budgets` makes it with the others"
         raise ConfigError(f"scale: {params.scale!r}, but study {params.study!r} is made for {scales} alone; {advice}")
 

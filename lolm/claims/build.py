@@ -108,8 +108,8 @@ def _candidates(entry: Entry, results_by_study: Mapping[str, ScaleResults], para
     least = 0 if whole is None or {key.arm for key in whole.missing} & {*entry.arms(whole)} else len(whole.seeds)
     others = []
     for name, results in results_by_study.items():
-        study, made_for = results.params.selected, params.scales_for(name)
-        if name == entry.study or asked is None or asked.scale or study.scale or (made_for and scale not in made_for):
+        study = results.params.selected
+        if name == entry.study or asked is None or asked.scale or study.scale or not params.is_made_for(name, scale):
             continue
         if len(study.seeds) >= least and study.subject == asked.subject and (not entry.pair or study.baseline == asked.baseline):
             others.append(name)

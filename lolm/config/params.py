@@ -159,6 +159,10 @@ class Params:
         own = self.studies[study].scale
         return (own,) if own else tuple(scale for scale, name in self.budgets.items() if name == study)
 
+    def is_made_for(self, study: str, scale: str) -> bool:
+        """Whether a study's runs at a scale are meant: it is made for any, or for this one."""
+        return scale in (self.scales_for(study) or (scale,))
+
     def select(self, scale: str | None = None, study: str | None = None) -> Params:
         """The same parameters with another scale, another study, or both; raises ConfigError naming the nearest."""
         scale, study = scale or self.scale, study or self.study

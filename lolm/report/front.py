@@ -104,7 +104,7 @@ def study_lines(
     lines = []
     for name, study in params.studies.items():
         at = study.scale or scale
-        if (made_for := params.scales_for(name)) and at not in made_for or not set(study.arms) <= set(arms_of(params, at)):
+        if not params.is_made_for(name, at) or not set(study.arms) <= set(arms_of(params, at)):
             continue
         results = results_by_study.get(name)
         made = len(results.runs) if results else 0

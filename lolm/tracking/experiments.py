@@ -47,7 +47,7 @@ def _studies(path: Path, changed: int, scale: str) -> dict[str, StudyConfig]:
         params = load_params(path)
     except ConfigError:
         return {}
-    return {name: study for name, study in params.studies.items() if scale in (params.scales_for(name) or (scale,))}
+    return {name: study for name, study in params.studies.items() if params.is_made_for(name, scale)}
 
 
 def say_studies(client: Any, run: Any, layout: Layout) -> None:

@@ -193,7 +193,7 @@ def test_the_charts_of_a_study_show_the_runs_of_its_arms(synced):
     before = where.read_text(encoding="utf-8")
     tag = lambda: client.search_runs([ident])[0].data.tags.get(STUDIES_TAG, "")  # noqa: E731
     params = load_params(ROOT / "params.yaml")
-    studies = [study for name, study in params.studies.items() if "smoke" in (params.scales_for(name) or ("smoke",))]
+    studies = [study for name, study in params.studies.items() if params.is_made_for(name, "smoke")]
     of_lolm = [study.name for study in studies if "lolm" in study.arms]
     of_others = [study.name for study in studies if "lolm" not in study.arms]
     assert "main" in of_lolm
