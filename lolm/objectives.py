@@ -100,7 +100,7 @@ class FutureHeads(nn.Module):
 def build_heads(architecture: ArchitectureConfig, size: SizeConfig, kernels: str = "auto") -> FutureHeads | None:
     """The heads an architecture's objectives need, with their backend (``training.kernels``); None for none."""
     objectives = architecture.objectives
-    if architecture.family != "lolm" or architecture.latent.form == "none" or objectives.future == "none" or size.future is None:
+    if architecture.predicts == "none" or size.future is None:
         return None
     heads = FutureHeads(objectives.future, size.future, size.d_model, objectives.future_trained, objectives.negatives)
     heads.kernels = kernels

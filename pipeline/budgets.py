@@ -1,9 +1,9 @@
 """The study over sizes and budgets: one law L(N, D) for each arm over the scales of `budgets` in params.yaml, and what follows.
 
-Writes ``reports/budgets/`` from the records that there are; what is missing is named, and where ``budgets`` names no scale what
-stands there is removed. With ``--run`` the runs of each scale are
+Writes ``reports/budgets/`` from the records that there are, and names what is missing. With ``--run`` the runs of each scale are
 made first, in the order of the file, and what is there is written after each; then the front pages. A run whose records are whole
 is not made again where its weights are not here, as in a clone. Other arguments are the runner's. The same command goes on.
+Where ``budgets`` names no scale, what stands there is removed.
 """
 
 from __future__ import annotations

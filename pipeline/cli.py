@@ -169,9 +169,8 @@ def doctor(args: argparse.Namespace) -> None:
         layout = Layout(scale)
         runs = list(layout.recorded_runs())
         there = sum((layout.weights(*key) / FINAL_WEIGHTS).exists() for key in runs)
-        print(
-            f"weights: {scale} has {there} of the {len(runs)} runs with records" + ("" if there else "; `dvc repro` makes them")
-        )
+        missing = "" if there else f"; `make repro SCALE={scale}` makes them"
+        print(f"weights: {scale} has {there} of the {len(runs)} runs with records{missing}")
     for problem in problems:
         print(f"missing: {problem}")
     if problems:

@@ -24,6 +24,7 @@ from lolm.records import (
     cooldown_path,
     essence,
     fingerprint_of,
+    made_by,
     read,
     read_mapping,
     sha256_of,
@@ -158,4 +159,4 @@ def _file_hash(path: Path) -> str:
     try:
         return sha256_of(path)
     except FileNotFoundError:
-        raise LolmError(f"{path}: is not there; run `dvc repro` to make it") from None
+        raise LolmError(f"{path}: is not there; run `{made_by(path)}` to make it") from None

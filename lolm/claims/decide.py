@@ -10,7 +10,7 @@ from lolm.claims.controls import CONTROLS, ON_ARMS
 from lolm.claims.cost import Counting, Needs, needs
 from lolm.claims.entry import Context, Entry, NotRun, Reading, Undecided
 from lolm.claims.ledger import DECIDED, INCONCLUSIVE, NOT_RUN, UNTESTABLE, Claim, Control, Quantity, runs_of
-from lolm.claims.measures.common import against_decoder
+from lolm.claims.measures.common import another_baseline
 from lolm.claims.numbers import show_interval
 from lolm.claims.published import NUMBERS
 from lolm.records.results import ScaleResults
@@ -34,8 +34,8 @@ def decide(
     context = Context(results, entry, entries, lambda other: decide(other, results, entries, counting), counting)
     elsewhere = entry.scale is not None and entry.scale != results.scale
     try:
-        if entry.pair and not against_decoder(results):
-            raise NotRun(f"the baseline of study {results.study} has a latent stream of its own, unlike the published one")
+        if wrong := _of_other_arms(entry, results):
+            raise NotRun(wrong)
         reading = entry.measure(context)
     except Undecided as missing:
         return _undecided(context, missing, elsewhere)
@@ -58,6 +58,18 @@ def decide(
         needs=_further(context),
     )
     return _incomplete(context, claim)
+
+
+def _of_other_arms(entry: Entry, results: ScaleResults) -> str | None:
+    """Why a study's arms are not those that the statement is about; None where they are."""
+    params, own = results.params, results.params.selected
+    if entry.pair and (wrong := another_baseline(results)):
+        return wrong
+    if entry.recipe and (asked := params.studies.get(entry.study)):
+        for mine, said in ((own.subject, asked.subject), (own.baseline, asked.baseline)):
+            if params.architectures[mine].recipe != params.architectures[said].recipe:
+                return f"{results.label(mine)} has another recipe than {params.architectures[said].label}, of which this is said"
+    return None
 
 
 def withheld(claim: Claim, arms: str) -> Claim:

@@ -127,6 +127,7 @@ class Entry:
         further_study, further_scale: where more is to be had: what the controls take, or the next size.
         scale: of a level of one published model, its preset; elsewhere no run can show it.
         pair: whether it is held against the study's baseline, which has to be a model without a latent stream.
+        recipe: whether it speaks of the recipe of its study's arms, so that arms of another recipe say nothing of it.
         modern: the same statement against the modern Transformer, where that is asked too.
         fact, against, trained_for: as of :class:`~lolm.claims.ledger.Claim`.
     """
@@ -152,6 +153,7 @@ class Entry:
     figure: str | None = None
     scale: str | None = None
     pair: bool = False
+    recipe: bool = False
     modern: str = ""
     fact: str | None = None
     against: bool = False

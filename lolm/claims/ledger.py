@@ -56,8 +56,8 @@ class Quantity:
 
     Attributes:
         value: None when it could not be measured; ``note`` then says why.
-        unit: nats, x (ratio), share (shown in per cent), gate, codes, perplexity, bits, steps, tokens, r (correlation), logits,
-            length (of a vector).
+        unit: nats, x (ratio), share (shown in per cent), points (a difference of shares, shown in hundredths), gate, codes,
+            perplexity, bits, steps, tokens, r (correlation), logits, length (of a vector).
         origin: measured in runs, counted, or recomputed from what the authors printed.
         covers: what the interval covers, in words: seeds alone, or text as well.
     """

@@ -23,9 +23,14 @@ def show_interval(low: float, high: float, unit: str) -> str:
     return f"{left} to {right}{suffix}"
 
 
+def of_difference(unit: str) -> str:
+    """The unit of a difference of two such numbers: of shares it is points, since it is no per cent of either."""
+    return "points" if unit == "share" else unit
+
+
 def _parts(value: float, unit: str) -> tuple[str, str]:
-    if unit == "share":
-        return _signed(f"{100 * value:.1f}"), " %"
+    if unit in ("share", "points"):
+        return _signed(f"{100 * value:.1f}"), " %" if unit == "share" else " points"
     if unit == "x":
         return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}", "×"
     if unit == "bits" or unit.partition(" ")[0] == "nats":  # nats, nats a layer

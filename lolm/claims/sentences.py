@@ -190,7 +190,7 @@ FINDINGS = (
     ),
     Finding(
         "regime_contribution",
-        "whether the regime codes contribute to the loss",
+        "whether the regime codes contribute to the loss through the fusion sum",
         "Taking the regime codes' content out of the fusion sum costs more than the margin",
         "Taking the regime codes' content out of the fusion sum costs no more than the margin",
     ),

@@ -180,6 +180,12 @@ class ArchitectureConfig:
             for edge in self.detach
         )
 
+    @property
+    def predicts(self) -> str:
+        """How the latent stream is trained to predict its future (``objectives.future``); ``none`` where it is not."""
+        has_latent = self.family == "lolm" and self.latent.form != "none"
+        return self.objectives.future if has_latent else "none"
+
     def _parts_of_the_other_family(self) -> Iterator[tuple[bool, str, str]]:
         """A decoder would leave out without a word what is said of LOLM's parts, and LOLM the decoder's map."""
         objectives = self.objectives if self.objectives is FAULTY else replace(self.objectives, router_weight=ROUTER_WEIGHT)

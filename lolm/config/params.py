@@ -199,7 +199,7 @@ class RunConfig:
             "latent": architecture.latent.form != "none",
             "memory": architecture.memory.enabled,
             "regime": architecture.regime.enabled,
-            "future": objectives.future != "none" and architecture.latent.form != "none",
+            "future": architecture.predicts != "none",
         }
         for part, needed in wanted.items():
             yield needed and getattr(self.size, part) is None, f"{where}.{part}", "is missing, and the arm uses it"
@@ -220,9 +220,7 @@ class RunConfig:
     @property
     def contrasts_sequences(self) -> bool:
         """Whether a loss takes its negatives from the other sequences of a micro-batch, whose size is then part of the loss."""
-        architecture, objectives = self.architecture, self.architecture.objectives
-        has_future = architecture.family == "lolm" and architecture.latent.form != "none" and objectives.future == "cpc"
-        return has_future and objectives.negatives != "sequence"
+        return self.architecture.predicts == "cpc" and self.architecture.objectives.negatives != "sequence"
 
     @property
     def name(self) -> str:

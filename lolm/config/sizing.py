@@ -168,8 +168,7 @@ def _nothing_to_predict(
     architecture: ArchitectureConfig, size: SizeConfig, training: TrainingConfig, where: str
 ) -> Iterator[Problem]:
     """A term whose future lies behind every sequence is left out of the loss."""
-    wanted = architecture.family == "lolm" and architecture.latent.form != "none" and architecture.objectives.future != "none"
-    if wanted and size.future is not None and size.future.horizon + 1 >= training.seq_len:
+    if architecture.predicts != "none" and size.future is not None and size.future.horizon + 1 >= training.seq_len:
         text = f"{size.future.horizon} leaves nothing to predict in training.seq_len {training.seq_len}; it needs two more"
         yield Problem(f"{where}.future.horizon", text)
 

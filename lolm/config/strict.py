@@ -225,6 +225,11 @@ def whole_numbers(cls: type) -> tuple[str, ...]:
 
 
 @cache
+def _specs(cls: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(cls)
+
+
+@cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
@@ -232,18 +237,22 @@ def _hints(cls: type) -> dict[str, Any]:
 def _build(cls: type[T], raw: Any, where: str, problems: list[Problem]) -> T:
     """An instance of ``cls``; where anything was wrong, ``problems`` grew, and what is returned is for further checks alone."""
     before = len(problems)
-    values = _fields(cls, raw, where, problems)
-    specs = dataclasses.fields(cls)  # type: ignore[arg-type]
-    defaults = {spec.name: spec.default for spec in specs if spec.default is not dataclasses.MISSING}
-    defaults |= {spec.name: spec.default_factory() for spec in specs if spec.default_factory is not dataclasses.MISSING}
+    values, specs = _fields(cls, raw, where, problems), _specs(cls)  # type: ignore[arg-type]
     for spec in specs:
-        if isinstance(raw, dict) and spec.name not in raw and spec.name not in defaults:
+        if spec.name in values:
+            continue
+        if spec.default_factory is not dataclasses.MISSING:
+            values[spec.name] = spec.default_factory()
+        elif spec.default is not dataclasses.MISSING:
+            values[spec.name] = spec.default
+        elif isinstance(raw, dict):
             problems.append(Problem(join(where, spec.name), "missing key"))
-    wrong = {re.sub(r"\[\d+\]$", "", problem.key) for problem in problems[before:]}
-    values = {name: FAULTY if join(where, name) in wrong else value for name, value in values.items()}
+    if len(problems) > before:
+        wrong = {re.sub(r"\[\d+\]$", "", problem.key) for problem in problems[before:]}
+        values = {name: FAULTY if join(where, name) in wrong else value for name, value in values.items()}
     made = object.__new__(cls)
     for spec in specs:
-        object.__setattr__(made, spec.name, values.get(spec.name, defaults.get(spec.name, FAULTY)))
+        object.__setattr__(made, spec.name, values.get(spec.name, FAULTY))
     try:
         getattr(made, "__post_init__", lambda: None)()
     except ConfigError as error:
@@ -270,13 +279,13 @@ def _fields(cls: type, raw: Any, where: str, problems: list[Problem]) -> dict[st
     if not isinstance(raw, dict):
         problems.append(Problem(where or "the file", f"expected a mapping, got {_shown(raw)}"))
         return {}
-    hints, names = _hints(cls), [spec.name for spec in dataclasses.fields(cls)]
+    hints, names = _hints(cls), [spec.name for spec in _specs(cls)]
     problems += [Problem(join(where, key), f"unknown key{nearest(key, names)}") for key in raw if key not in names]
     return {name: _convert(hints[name], raw[name], join(where, name), problems) for name in names if name in raw}
 
 
 def _convert(hint: Any, value: Any, where: str, problems: list[Problem]) -> Any:
-    if value is FAULTY:
+    if value is FAULTY or (type(value) is hint and _finite(value)):
         return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
@@ -301,6 +310,8 @@ def _convert(hint: Any, value: Any, where: str, problems: list[Problem]) -> Any:
             wrong = f"expected a list, got {_shown(value)}"
         elif args[-1] is not Ellipsis and len(value) != len(args):
             wrong = f"expected {len(args)} values, got {len(value)}"
+        elif args[-1] is Ellipsis and set(map(type, value)) == {args[0]} and all(map(_finite, value)):
+            return tuple(value)  # long lists of numbers, at once
         else:
             kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
             items = enumerate(zip(kinds, value, strict=True))
@@ -335,6 +346,10 @@ def _checked(hint: Any, demands: tuple[Any, ...], value: Any, where: str, proble
     return value
 
 
+def _finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def _scalar(hint: type, value: Any, where: str, problems: list[Problem]) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         if abs(value) > 2**1000:  # no float is as large
@@ -344,7 +359,7 @@ def _scalar(hint: type, value: Any, where: str, problems: list[Problem]) -> Any:
     if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
         whole = f"; write {int(value)}" if hint is int and isinstance(value, float) and value.is_integer() else ""
         problems.append(Problem(where, f"expected {hint.__name__}, got {_shown(value)}{whole}"))
-    elif isinstance(value, float) and not math.isfinite(value):
+    elif not _finite(value):
         problems.append(Problem(where, f"must be finite, got {value}"))
     return value
 

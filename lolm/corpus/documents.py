@@ -10,7 +10,7 @@ from typing import Any
 
 from lolm import one_line
 from lolm.data.errors import DataError
-from lolm.records import read_json, sha256_of
+from lolm.records import made_by, read_json, sha256_of
 
 SPLITS = ("train", "validation", "test")
 ROW_GROUP_BYTES = 32_000_000  # text held in memory at a time
@@ -37,7 +37,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
-        raise DataError(f"{path}: lacks the splits' numbers; delete its folder and run `dvc repro corpus`")
+        raise DataError(f"{path}: lacks the splits' numbers; delete its folder and run `{made_by(path)}`")
     return manifest
 
 
@@ -62,18 +62,16 @@ def iterate_split(folder: str | Path, split: str) -> Iterator[Document]:
         path = part_of(folder, split, number)
         try:
             if digests and sha256_of(path) != digests.get(path.name):
-                raise DataError(
-                    f"{path}: its bytes are not those that were written; delete its folder and run `dvc repro corpus`"
-                )
+                raise DataError(f"{path}: its bytes are not those that were written; delete its folder and run `{made_by(path)}`")
             with pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
                     for row in file.read_row_group(group).to_pylist():
                         yield Document(**row)
         except FileNotFoundError:
-            raise DataError(f"{path}: no such file; run `dvc repro corpus` to make it") from None
+            raise DataError(f"{path}: no such file; run `{made_by(path)}` to make it") from None
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             said = one_line(error)
-            raise DataError(f"{path}: not a whole Parquet file ({said}); delete its folder and run `dvc repro`") from None
+            raise DataError(f"{path}: not a whole Parquet file ({said}); delete its folder and run `{made_by(path)}`") from None
 
 
 class DocumentWriter:

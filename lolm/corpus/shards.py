@@ -26,7 +26,7 @@ from lolm.config import ShardsConfig
 from lolm.corpus.documents import SPLITS, Document, iterate_split, read_manifest
 from lolm.data.errors import DataError
 from lolm.data.stream import checksum_of
-from lolm.records import named, read_mapping, sha256_of, write_json
+from lolm.records import made_by, named, read_mapping, sha256_of, write_json
 
 if TYPE_CHECKING:  # reading token files needs no tokenizer
     from lolm.corpus.tokenizer import Tokenizer
@@ -62,7 +62,7 @@ def write_shards(
         if entry["n_documents"] != expected[split]["documents"]:
             raise DataError(
                 f"{corpus}: {entry['n_documents']} documents in the {split} split, the manifest says "
-                f"{expected[split]['documents']}; delete the folder and run `dvc repro corpus`"
+                f"{expected[split]['documents']}; delete the folder and run `{made_by(Path(corpus) / 'manifest.json')}`"
             )
         index["splits"][split] = entry
     with named(folder / "token_bytes.npy"):

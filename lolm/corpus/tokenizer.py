@@ -19,7 +19,7 @@ import numpy as np
 from lolm.config import TokenizerConfig
 from lolm.corpus.documents import iterate_split, read_manifest
 from lolm.data.errors import DataError
-from lolm.records import named, read_json, sha256_of, write_bytes, write_json
+from lolm.records import made_by, named, read_json, sha256_of, write_bytes, write_json
 
 MAX_LINE = 65_536  # bytes; longer lines are cut for the trainer, which would drop them
 META = "\u2581"  # SentencePiece's mark for a space
@@ -203,9 +203,9 @@ class Tokenizer:
         try:
             model = path.read_bytes()
         except FileNotFoundError:
-            raise DataError(f"{path}: no such file; run `dvc repro tokenizer` to make it") from None
+            raise DataError(f"{path}: no such file; run `{made_by(path)}` to make it") from None
         if not isinstance(facts, dict) or sha256_of(path) != facts.get("model_sha256"):
-            raise DataError(f"{path}: not the model that tokenizer.json describes; delete its folder and run `dvc repro`")
+            raise DataError(f"{path}: not the model that tokenizer.json describes; delete its folder and run `{made_by(path)}`")
         return cls(model)
 
     def _bytes_of(self, index: int) -> bytes:

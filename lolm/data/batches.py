@@ -131,7 +131,7 @@ class EvaluationSet:
             )
         token_bytes = stream.token_bytes if token_bytes is None else token_bytes
         if len(token_bytes) != stream.vocab_size:
-            raise DataError(f"token_bytes has {len(token_bytes)} ids, the shards {stream.vocab_size}; run `dvc repro shards`")
+            raise DataError(f"token_bytes has {len(token_bytes)} ids, the shards {stream.vocab_size}: of another tokenizer")
         windows = room if n_tokens == "all" else min(room, max(1, n_tokens // seq_len))
         self.stream, self.seq_len = stream, seq_len
         self.starts = np.arange(windows) * (len(stream) - 1) // windows  # at least seq_len apart

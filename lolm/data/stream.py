@@ -11,9 +11,8 @@ import numpy as np
 
 from lolm import one_line
 from lolm.data.errors import DataError
-from lolm.records import RecordError, read_json, sha256_of
+from lolm.records import RecordError, made_by, read_json, sha256_of
 
-REMAKE = "delete its folder and run `dvc repro shards`"
 DTYPES = ("uint16", "uint32")  # of token ids
 
 
@@ -38,11 +37,11 @@ class TokenStream:
         self.n_bytes: int = entry["n_bytes"]
         self.token_bytes = _load_array(folder / "token_bytes.npy", self.vocab_size)
         if checksum_of(self.token_bytes) != index["token_bytes_sha256"]:
-            raise DataError(f"{folder / 'token_bytes.npy'}: not what was written; {REMAKE}")
+            raise _damaged(folder / "token_bytes.npy", "not what was written")
         self._folder = folder
         self._shards = entry["shards"]
         if index["dtype"] not in DTYPES:  # NumPy evaluates names of types
-            raise DataError(f"{folder / 'index.json'}: dtype is {index['dtype']!r}, not {' or '.join(DTYPES)}; {REMAKE}")
+            raise _damaged(folder / "index.json", f"dtype is {index['dtype']!r}, not {' or '.join(DTYPES)}")
         dtype = np.dtype(index["dtype"]).newbyteorder("<")
         self._maps = [_map(folder / shard["file"], shard["tokens"], dtype) for shard in self._shards]
         self._starts = np.cumsum([0] + [shard["tokens"] for shard in self._shards])
@@ -63,14 +62,14 @@ class TokenStream:
             raise DataError(str(error)) from None
         splits = index.get("splits") if isinstance(index, dict) else None
         if not isinstance(splits, dict) or split not in splits:
-            raise DataError(f"{folder / 'index.json'}: no split {split!r}; it has {', '.join(splits or ['none'])}; {REMAKE}")
+            raise _damaged(folder / "index.json", f"no split {split!r}; it has {', '.join(splits or ['none'])}")
         try:
             for shard in index["splits"][split]["shards"]:
                 if not re.fullmatch(rf"{re.escape(split)}/[0-9]+\.bin", shard["file"]):
-                    raise DataError(f"{folder / 'index.json'}: {shard['file']!r} is no shard of this folder; {REMAKE}")
+                    raise _damaged(folder / "index.json", f"{shard['file']!r} is no shard of this folder")
             return cls(folder, split, index)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise DataError(f"{folder / 'index.json'}: no index ({type(error).__name__}: {one_line(error)}); {REMAKE}") from None
+            raise _damaged(folder / "index.json", f"no index ({type(error).__name__}: {one_line(error)})") from None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -95,7 +94,7 @@ class TokenStream:
         path = self._folder / self.split / "documents.json"
         ids = read_json(path)
         if not isinstance(ids, list) or len(ids) != len(self.document_starts) or not all(isinstance(name, str) for name in ids):
-            raise DataError(f"{path}: not a list of {len(self.document_starts)} ids; {REMAKE}")
+            raise _damaged(path, f"not a list of {len(self.document_starts)} ids")
         return ids
 
     def verify(self) -> None:
@@ -108,22 +107,26 @@ class TokenStream:
         for shard, tokens, start in zip(self._shards, self._maps, self._starts, strict=False):
             path = self._folder / shard["file"]
             if sha256_of(path) != shard["sha256"]:
-                raise DataError(f"{path}: its bytes are not those that were written; {REMAKE}")
+                raise _damaged(path, "its bytes are not those that were written")
             n_bytes += int(self.token_bytes[tokens].sum(dtype=np.int64))
             ends.append(np.flatnonzero(tokens == self.eos_id) + start + 1)
         if not np.array_equal(np.concatenate(ends)[:-1], self.document_starts):
-            raise DataError(f"{self._folder / self.split / 'documents.npy'}: not where documents begin; {REMAKE}")
+            raise _damaged(self._folder / self.split / "documents.npy", "not where documents begin")
         if n_bytes != self.n_bytes:
-            raise DataError(f"{self._folder / 'index.json'}: the {self.split} split has {n_bytes} bytes of text; {REMAKE}")
+            raise _damaged(self._folder / "index.json", f"the {self.split} split has {n_bytes} bytes of text")
+
+
+def _damaged(path: Path, what: str) -> DataError:
+    return DataError(f"{path}: {what}; delete its folder and run `{made_by(path)}`")
 
 
 def _map(path: Path, tokens: int, dtype: np.dtype[Any]) -> np.ndarray:
     try:
         size = path.stat().st_size
     except FileNotFoundError:
-        raise DataError(f"{path}: this shard is missing; {REMAKE}") from None
+        raise _damaged(path, "this shard is missing") from None
     if size != tokens * dtype.itemsize:
-        raise DataError(f"{path}: {size} bytes, but the index says {tokens * dtype.itemsize}; cut short or changed; {REMAKE}")
+        raise _damaged(path, f"{size} bytes, but the index says {tokens * dtype.itemsize}; cut short or changed")
     return np.memmap(path, dtype=dtype, mode="r")
 
 
@@ -135,9 +138,9 @@ def _load_array(path: Path, length: int) -> np.ndarray:
     try:
         array = np.load(path)
     except FileNotFoundError:
-        raise DataError(f"{path}: missing; {REMAKE}") from None
+        raise _damaged(path, "missing") from None
     except Exception as error:  # NumPy reads a header as Python, which may fail in any way
-        raise DataError(f"{path}: broken ({type(error).__name__}: {one_line(error)}); {REMAKE}") from None
+        raise _damaged(path, f"broken ({type(error).__name__}: {one_line(error)})") from None
     if len(array) != length:
-        raise DataError(f"{path}: {len(array)} entries, but the index says {length}; {REMAKE}")
+        raise _damaged(path, f"{len(array)} entries, but the index says {length}")
     return array

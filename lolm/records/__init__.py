@@ -16,6 +16,7 @@ from lolm.records.series import AXES, SeriesWriter, points, read_rows, read_seri
 from lolm.records.store import (
     from_record,
     has,
+    made_by,
     parse_json,
     read,
     read_json,
@@ -43,6 +44,7 @@ __all__ = [
     "has",
     "from_record",
     "link",
+    "made_by",
     "named",
     "parse_json",
     "points",

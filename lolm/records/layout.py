@@ -145,6 +145,13 @@ def run_of(weights: str | Path) -> tuple[Layout, RunKey] | None:
     return Layout(folder.parts[-3], folder.parents[3]), RunKey(arm, int(seed))
 
 
+def scale_of_path(path: str | Path) -> str | None:
+    """The scale of which a path holds a record, data or weights, by its place in a project; None elsewhere."""
+    parts = Path(path).parts
+    places = [i for i, part in enumerate(parts[:-2]) if part in ("reports", "artifacts")]
+    return parts[places[-1] + 1] if places else None
+
+
 def budgets_record(root: str | Path = ".") -> Path:
     """What the study over sizes and budgets found, over its scales."""
     return Path(root) / "reports" / "budgets" / "budgets.json"

@@ -37,7 +37,7 @@ from lolm.records.schema import (
     TextLosses,
 )
 from lolm.records.series import AXES, Row, points, read_series
-from lolm.records.store import read, read_mapping
+from lolm.records.store import made_by, read, read_mapping
 
 T = TypeVar("T")
 
@@ -340,7 +340,8 @@ def load_run(layout: Layout, key: RunKey) -> RunRecord | None:
     header = read(layout.header(*key), RunHeader)
     rows = read_series(layout.series(*key))
     if not rows:
-        raise RecordError(f"{layout.series(*key)}: is empty; delete {layout.train(*key)} and run `dvc repro`")
+        path = layout.series(*key)
+        raise RecordError(f"{path}: is empty; delete {path.parent} and run `{made_by(path)}`")
 
     stale: list[str] = []
 

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 from lolm.config import ConfigError, from_mapping
 from lolm.records.files import RecordError, write_bytes
+from lolm.records.layout import scale_of_path
 
 T = TypeVar("T")
 
-MADE_BY = {  # by place, where * stands for folders too; all else by `dvc repro`
+MADE_BY = {  # by place, where * stands for folders too; all else by the pipeline
     "benchmark.json": "make bench",
     "claims.json": "make report",
     "carried.json": "make gpu-shards",
@@ -25,6 +26,7 @@ MADE_BY = {  # by place, where * stands for folders too; all else by `dvc repro`
     "reports/*/downstream/*.json": "make downstream",
     "artifacts/*/exports/*.json": "make export",
 }
+PLAIN = {int, float, str, bool, type(None)}  # hold no keys
 KEPT = "reports/accepted.json"  # without it every record counts as made by other code
 ALIASES = {"token_class": "class"}  # fields whose key in a record is a word that Python keeps for itself
 
@@ -48,7 +50,7 @@ def from_record(kind: type[T], raw: Any, path: str | Path) -> T:
     except ConfigError as error:
         wrong = "; ".join(map(str, error.problems))
         raise RecordError(
-            f"{path}: {wrong}; the record is of another version of this project: make it again by `{_made_by(path)}`"
+            f"{path}: {wrong}; the record is of another version of this project: make it again by `{made_by(path)}`"
         ) from None
 
 
@@ -113,11 +115,14 @@ def _wrong(value: Any, form: Any, key: str = "") -> str:
 
 def make_again(path: str | Path) -> str:
     """What to do about a broken record."""
-    return f"bring it back with `git checkout {path}`" if _at(path, KEPT) else f"delete it and run `{_made_by(path)}`"
+    return f"bring it back with `git checkout {path}`" if _at(path, KEPT) else f"delete it and run `{made_by(path)}`"
 
 
-def _made_by(path: str | Path) -> str:
-    return next((command for place, command in MADE_BY.items() if _at(path, place)), "dvc repro")
+def made_by(path: str | Path) -> str:
+    """The command that makes what lies at a path: of its own scale, which need not be that of ``params.yaml``."""
+    place, command = next((found for found in MADE_BY.items() if _at(path, found[0])), ("/*/", None))
+    scale = scale_of_path(path) if "/*/" in place else None
+    return f"{command or 'make repro'} SCALE={scale}" if scale else command or "dvc repro"
 
 
 def _at(path: str | Path, place: str) -> bool:
@@ -136,7 +141,7 @@ def read_text(path: str | Path) -> str:
         content = path.read_bytes()
         return (lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8")
     except FileNotFoundError:
-        raise RecordError(f"{path}: no such record; run `{_made_by(path)}` to make it") from None
+        raise RecordError(f"{path}: no such record; run `{made_by(path)}` to make it") from None
     except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: broken ({error}); {make_again(path)}") from None
 
@@ -175,5 +180,5 @@ def _renamed(value: Any, names: dict[str, str]) -> Any:
     if isinstance(value, dict):
         return {names.get(key, key): _renamed(inner, names) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_renamed(inner, names) for inner in value]
+        return list(value) if PLAIN.issuperset(map(type, value)) else [_renamed(inner, names) for inner in value]
     return value

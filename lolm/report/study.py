@@ -19,7 +19,7 @@ from lolm.claims.numbers import show_estimate
 from lolm.claims.published import NUMBERS
 from lolm.claims.sentences import ranking
 from lolm.config import flatten
-from lolm.records import RunKey
+from lolm.records import Layout, RunKey, made_by
 from lolm.records.results import ScaleResults
 from lolm.report import rows, tables
 from lolm.report.definitions import definitions
@@ -66,6 +66,14 @@ def absent(results: ScaleResults, stale: Sequence[RunKey] = ()) -> list[Absent]:
         why = "was made under other parameters than the present ones, so it is left out" if key in stale else "was not run"
         found.append(Absent(name(*key), why))
     return found
+
+
+def _stale(results: ScaleResults) -> list[str]:
+    """Measurements that are not in the numbers, being of another model, each with the command that makes it again."""
+    folder = Layout(results.scale).reports
+    return [
+        f"{run.name}, `{stage}`: `{made_by(folder / stage / f'{run.key}.json')}`" for run in results.runs for stage in run.stale
+    ]
 
 
 def study_page(
@@ -117,6 +125,7 @@ def _context(results: ScaleResults, ledger: Sequence[Claim], stale: Sequence[Run
         "study": results.study,
         "title": title(results),
         "absent": absent(results, stale),
+        "stale": _stale(results),
         "command": f"make repro SCALE={results.scale} STUDY={results.study}",
         "groups": grouped(shown),
         "counts": counts(shown),

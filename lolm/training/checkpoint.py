@@ -29,7 +29,7 @@ from lolm.config import RunConfig
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
 from lolm.objectives import FutureHeads, build_heads
-from lolm.records import FINAL_WEIGHTS, atomic_file, cooldown_path, read, sha256_of, snapshot_path
+from lolm.records import FINAL_WEIGHTS, atomic_file, cooldown_path, made_by, read, sha256_of, snapshot_path
 from lolm.records.schema import RunHeader, Summary
 from lolm.training import ranks
 from lolm.training.scratch import BRANCHES
@@ -267,7 +267,7 @@ def load_weights(path: Path, model: nn.Module, heads: FutureHeads | None) -> Non
         CheckpointError: the file is missing, broken, or does not fit the model.
     """
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file; run `dvc repro` to train this run")
+        raise CheckpointError(f"{path}: no such file; run `{made_by(path)}` to train this run")
     try:
         tensors = load_file(path)
         model.load_state_dict({name: t for name, t in tensors.items() if not name.startswith(HEADS)})
@@ -275,7 +275,7 @@ def load_weights(path: Path, model: nn.Module, heads: FutureHeads | None) -> Non
             heads.load_state_dict({name[len(HEADS) :]: t for name, t in tensors.items() if name.startswith(HEADS)})
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path}: does not fit the model of this run ({one_line(error)}); run `dvc repro` to train it again"
+            f"{path}: does not fit the model of this run ({one_line(error)}); run `{made_by(path)}` to train it again"
         ) from None
 
 
@@ -339,7 +339,7 @@ class TrainedRun:
         digest = self.digests.get(path.relative_to(self.weights).as_posix())
         if self.digests and path.exists() and sha256_of(path) != digest:
             raise CheckpointError(
-                f"{path}: its bytes are not those that were trained; `dvc checkout` or `dvc repro` brings them back"
+                f"{path}: its bytes are not those that were trained; `dvc checkout` or `{made_by(path)}` brings them back"
             )
         load_weights(path, self.model, self.heads)
         return self.model.eval()

@@ -111,7 +111,7 @@ class Trainer(Steps):
         except Timeout:
             raise TrainingError(
                 f"{self.run.name}: another process is training this run (lock {lock.lock_file}); a killed dvc leaves its stage "
-                "running: wait for it, or end it, and run `dvc repro` again"
+                "running: wait for it, or end it, and start again"
             ) from None
 
     def _train(self) -> None:

@@ -54,7 +54,7 @@ class Steps:
         if sampler.stream.vocab_size != run.vocab_size:
             raise TrainingError(
                 f"the data have {sampler.stream.vocab_size} tokens, tokenizer.vocab_size is {run.vocab_size}; "
-                "run `dvc repro`, which makes them again"
+                f"run `make repro SCALE={run.scale}`, which makes them again"
             )
 
         torch.manual_seed(stream_seed(run.seed, "init") % 2**63)
@@ -290,6 +290,6 @@ class Steps:
             raise DivergenceError(
                 f"{self.run.name}: not finite at step {step + 1}: {', '.join(wrong)}; {kept}. Lower "
                 f"scales.{self.run.scale}.sizes.{self.run.arm}.learning_rate (where a sweep chooses the rate, the largest of "
-                f"scales.{self.run.scale}.sweep.factors) or training.clip and run `dvc repro`",
+                f"scales.{self.run.scale}.sweep.factors) or training.clip and run `make repro SCALE={self.run.scale}`",
                 step + 1,
             )

@@ -150,6 +150,29 @@ def test_a_study_whose_baseline_has_a_latent_stream_says_nothing_of_the_publishe
     assert hybrid["gate_free"].verdict in ("holds", "inconclusive")
 
 
+@pytest.mark.parametrize("baseline", ["mamba", "samba"])
+def test_a_study_against_no_transformer_says_nothing_of_the_transformer(results_of, baseline):
+    study = {"arms": ("lolm", baseline), "baseline": baseline}
+    ledger = {claim.id: claim for claim in build_ledger(results_of(studies={"other": study}, study="other"))}
+    for id in ("efficiency_2x", "behind_at_end", "matched_budget"):
+        assert ledger[id].verdict == "not run"
+        assert "is no Transformer" in ledger[id].why
+    assert ledger["inversion"].verdict == "holds"
+
+
+def test_what_is_said_of_a_recipe_is_not_decided_by_arms_of_another(results_of):
+    """A study's own page once called LOLM under the sound recipe LOLM as published."""
+    pair = {"arms": ("lolm_published", "transformer_published"), "subject": "lolm_published", "baseline": "transformer_published"}
+    results = {name: results_of(studies={"published": pair}, study=name) for name in ("main", "published")}
+    ledger = {name: {claim.id: claim for claim in build_ledger(found)} for name, found in results.items()}
+    said = [entry.id for entry in ENTRIES if entry.recipe]
+    assert said == [entry.id for entry in ENTRIES if "as published" in entry.statement.lower() and entry.pair]
+    assert {ledger["main"][id].verdict for id in said} == {"not run"}
+    assert "another recipe" in ledger["main"]["efficiency_2x_published"].why
+    assert {ledger["published"][id].verdict for id in said} <= {"holds", "fails", "inconclusive"}
+    assert ledger["main"]["efficiency_2x"].verdict != "not run"
+
+
 # ---------------------------------------------------------------------------------------------- over all studies
 
 

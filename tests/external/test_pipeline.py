@@ -106,7 +106,7 @@ def test_the_intact_loss_is_the_librarys_own(project, monkeypatch, tokenizer):
 def test_without_network_or_text_the_message_says_what_to_do(project, monkeypatch):
     with pytest.raises(ConfigError, match="no 'mien' under 'external'; did you mean 'mine'"):
         run(monkeypatch, "mien")
-    with pytest.raises(DataError, match="no such file; run `dvc repro corpus`"):
+    with pytest.raises(DataError, match="no such file; run `make repro SCALE="):
         run(monkeypatch, "own_split")
     with pytest.raises(ExternalError) as caught:
         run(monkeypatch, "absent")

@@ -244,5 +244,5 @@ def test_studies_in_a_lock(tmp_path):
 
 
 def test_text_that_is_not_there_is_named(layout):
-    with pytest.raises(LolmError, match=r"tokenizer/tokenizer\.model: is not there; run `dvc repro`"):
+    with pytest.raises(LolmError, match=r"tokenizer/tokenizer\.model: is not there; run `make repro SCALE="):
         identity.text_hashes(layout)

@@ -146,16 +146,17 @@ def test_what_lies_deeper_in_json_is_named_with_the_way_to_it(value, says):
 @pytest.mark.parametrize(
     ("file", "command"),
     [
-        ("reports/tiny/train/lolm-1/summary.json", "dvc repro"),
-        ("reports/tiny/evaluate/lolm-1.json", "dvc repro"),
+        ("reports/tiny/train/lolm-1/summary.json", "make repro SCALE=tiny"),
+        ("artifacts/my_own/shards/index.json", "make repro SCALE=my_own"),
+        ("reports/tiny/evaluate/lolm-1.json", "make repro SCALE=tiny"),
         ("reports/benchmark.json", "make bench"),
         ("reports/tiny/main/claims.json", "make report"),
         ("reports/budgets/budgets.json", "make report"),
         ("reports/external/olmo_hybrid.json", "make external"),
-        ("reports/tiny/downstream/lolm-1.json", "make downstream"),
+        ("reports/tiny/downstream/lolm-1.json", "make downstream SCALE=tiny"),
         ("reports/gpu/20m/train/lolm-1.json", "make gpu"),
         ("carried/carried.json", "make gpu-shards"),
-        ("artifacts/tiny/exports/lolm-1.json", "make export"),
+        ("artifacts/tiny/exports/lolm-1.json", "make export SCALE=tiny"),
         ("reports/accepted.json", None),
     ],
 )

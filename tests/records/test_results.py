@@ -127,7 +127,7 @@ def test_a_learning_rate_that_a_sweep_chose_is_as_expected(tmp_path):
 def test_a_run_that_is_recorded_in_part_is_named(tmp_path):
     write_results(tmp_path)
     (tmp_path / "reports/smoke/train/lolm-2/summary.json").unlink()
-    with pytest.raises(RecordError, match="lolm-2/summary.json: no such record; run `dvc repro`"):
+    with pytest.raises(RecordError, match="lolm-2/summary.json: no such record; run `make repro SCALE=smoke`"):
         load_results(tmp_path)
 
 

@@ -582,6 +582,10 @@ def test_a_measurement_of_another_model_stops_no_page_and_is_told(tmp_path, monk
     assert "report: downstream of lolm-1 is of another model, and left out" in said
     assert "transformer-1" not in said
     assert "recall" not in read_json(layout.metrics("lolm", 1))
+    told = (layout.study("main") / "claims.md").read_text(encoding="utf-8")
+    assert "seed 1, `recall`: `make repro SCALE=smoke`\n" in told
+    assert "seed 1, `downstream`: `make downstream SCALE=smoke`\n" in told
+    assert "<code>make downstream SCALE=smoke</code></li>" in (layout.study("main") / "report.html").read_text(encoding="utf-8")
     assert (layout.reports / "index.html").exists()
 
 
@@ -650,6 +654,7 @@ def test_a_study_that_nobody_asked_for_and_that_has_no_size_stops_no_page(tmp_pa
     studies = {"hybrid": {"arms": ["lolm", "samba", "griffin"], "seeds": [1], "baseline": "griffin"}}
     monkeypatch.chdir(write_results(tmp_path, studies=studies, truth=SHORT))
     monkeypatch.setenv("LOLM_RUNNER", "1")
+    monkeypatch.setattr("lolm.accounting.matching.LARGEST_UNIT", 64)  # each is tried
     made = []
 
     def page(params, scale, study, *_):

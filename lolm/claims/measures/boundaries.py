@@ -56,7 +56,7 @@ def turn(context: Context) -> Reading:
     ):
         found = change(read, kinds)
         if found is not None:
-            unit = "nats" if read is _damage else "share"
+            unit = "nats" if read is _damage else "points"
             details[name] = Quantity.of(t_interval(found, context.confidence), unit, "just after a boundary minus elsewhere")
     share_of, gate_of = (t_interval(values, context.confidence) for values in (share, gate))
     return Reading(share_of, gate_of, runs, values={"tokens": tokens}, details=details)

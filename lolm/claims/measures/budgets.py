@@ -10,7 +10,7 @@ from lolm.analysis.budgets import settings_of
 from lolm.analysis.statistics import Estimate
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import INCONCLUSIVE, Quantity
-from lolm.claims.numbers import show_estimate
+from lolm.claims.numbers import of_difference, show_estimate
 from lolm.records.schema import Budgets, Value
 
 
@@ -80,11 +80,11 @@ def grows_with_size(quantity: str) -> Callable[[Context], Reading]:
         trends = {t.quantity: t for t in record.trends if not t.against}
         if quantity not in trends or trends[quantity].parameters.value is None:
             raise NotRun("the interventions were not measured at two sizes")
-        details = {f"{name} per tenfold tokens": _quantity(t.tokens, t.unit, NAMES[name]) for name, t in trends.items()}
-        details |= {
-            f"{name} per tenfold parameters": _quantity(t.parameters, t.unit, NAMES[name])
+        details = {
+            f"{name} per tenfold {axis}": _quantity(getattr(t, axis), of_difference(t.unit), NAMES[name])
+            for axis in ("tokens", "parameters")
             for name, t in trends.items()
-            if name != quantity
+            if (name, axis) != (quantity, "parameters")
         }
         return _judged(context, trends[quantity].parameters, details=details)
 

@@ -49,10 +49,16 @@ def difference(
     return Quantity.of(paired_difference(a, b, results.analysis.confidence), unit, definition)
 
 
-def against_decoder(results: ScaleResults) -> bool:
-    """Whether the declared baseline has no latent stream, as in every published comparison."""
+def another_baseline(results: ScaleResults) -> str | None:
+    """Why the declared baseline is not of the kind of every published comparison, a Transformer; None where it is."""
     architecture = results.params.architectures.get(results.params.selected.baseline)
-    return architecture is None or architecture.family != "lolm" or architecture.latent.form == "none"
+    if architecture is None:
+        return None
+    if architecture.family == "lolm" and architecture.latent.form != "none":
+        return f"the baseline of study {results.study} has a latent stream of its own, unlike the published one"
+    if any(block.mixer.name != "attention" for block in architecture.surface.blocks.values()):
+        return f"the baseline of study {results.study} is no Transformer, as the published one is"
+    return None
 
 
 def again(results: ScaleResults) -> str:

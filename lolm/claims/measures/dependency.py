@@ -10,7 +10,7 @@ from lolm.analysis.statistics import t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Quantity
 from lolm.claims.measures.common import again, quantity, values
-from lolm.claims.numbers import show, show_estimate
+from lolm.claims.numbers import of_difference, show, show_estimate
 from lolm.claims.rules import within
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
@@ -114,7 +114,8 @@ class OverArms:
         rule, level = context.entry.rule, 1 - context.confidence
         chance = f"p {over.p_value:.2g} by permutation of {len(called)} arms"
         margin, spread = context.analysis.gate_margin, max(means) - min(means) if means else 0.0
-        alike = f"the arms' means of {self.what} lie within {show(spread, self.unit)}, called equal" if spread < margin else ""
+        unit = of_difference(self.unit)
+        alike = f"the arms' means of {self.what} lie within {show(spread, unit)}, called equal" if spread < margin else ""
         by_chance = rule is not None and rule.verdict(over.found, context.analysis) != INCONCLUSIVE and over.p_value >= level
         return Reading(
             over.found,
@@ -126,7 +127,7 @@ class OverArms:
             more="" if by_chance else f"{chance}.".capitalize(),
             values={"count": len(called), "what": self.what},
             rule_note=f"; decided only where a permutation over arms gives p below {level:.2g}, and their means are further "
-            f"apart than {show(margin, self.unit)}",
+            f"apart than {show(margin, unit)}",
             details=details,
         )
 

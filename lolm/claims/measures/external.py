@@ -50,7 +50,9 @@ def on_tasks(context: Context) -> Reading:
         sound=t_interval(gains(asked), context.confidence),
         runs=[run for pair in pairs for run in pair],
         values={"tasks": ", ".join(asked), "errors": f"{errors:g}"},
-        details={name: Quantity.of(t_interval(gains([name]), context.confidence), "share", f"on {name} alone") for name in alike},
+        details={
+            name: Quantity.of(t_interval(gains([name]), context.confidence), "points", f"on {name} alone") for name in alike
+        },
     )
 
 

@@ -334,10 +334,10 @@ class RecallByType(OfArms):
         details = {}
         for i, kind in enumerate(names.MIXER_TYPES):
             one = t_interval([pair[i] for _, pair in solved], confidence)  # type: ignore[misc]
-            details[f"accuracy lost without {kind}"] = Quantity.of(one, "share", f"all {kind} mixers, {how}")
+            details[f"accuracy lost without {kind}"] = Quantity.of(one, "points", f"all {kind} mixers, {how}")
         left = [(run.accuracy(self.task) or 0.0) - pair[1] for run, pair in solved]  # type: ignore[operator]
         verdicts = [above(found, 0.0)]
-        why = f"{counted} Accuracy lost without attention minus without recurrence: {show_estimate(found, 'share')}."
+        why = f"{counted} Accuracy lost without attention minus without recurrence: {show_estimate(found, 'points')}."
         if self.dissociated:
             text = _over(context, self.runs(context, self.arm), s_type, f"arm {self.arm} has no mixers of both types")
             verdicts.append(above(text, context.analysis.type_margin))
@@ -346,6 +346,6 @@ class RecallByType(OfArms):
         else:
             recurrent = t_interval([pair[0] for _, pair in solved], confidence)  # type: ignore[misc]
             verdicts.append(within(recurrent, 0.0, context.analysis.gate_margin))
-            why += f" Lost without recurrence: {show_estimate(recurrent, 'share')}."
+            why += f" Lost without recurrence: {show_estimate(recurrent, 'points')}."
         ours = None if self.dissociated else t_interval(left, confidence)
         return Reading(found, ours, [run for run, _ in solved], verdict=every(verdicts), why=why, details=details)

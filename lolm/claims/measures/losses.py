@@ -12,7 +12,7 @@ from lolm.analysis.uncertainty import loss_difference
 from lolm.claims.cost import Counting
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import COUNTED, FAILS, HOLDS, INCONCLUSIVE, UNTESTABLE, Quantity
-from lolm.claims.measures.common import again, against_decoder, training_stream
+from lolm.claims.measures.common import again, another_baseline, training_stream
 from lolm.claims.measures.efficiency import Pairs
 from lolm.claims.numbers import show
 from lolm.claims.published import NUMBERS, clipped_perplexity
@@ -219,7 +219,7 @@ def step_overhead(context: Context) -> Reading:
     """Training FLOPs of the published pair on TPU, LOLM's over the baseline's minus 1, by this project's count."""
     results, printed = context.results, NUMBERS["flops_overhead"].value
     here = None
-    if results.subject and results.baseline and against_decoder(results):
+    if results.subject and results.baseline and another_baseline(results) is None:
         mine, theirs = (results.of(arm)[0].header.flops_per_token.training for arm in (results.subject, results.baseline))
         here = mine / theirs - 1
     if context.counting is None:

@@ -13,6 +13,7 @@ from lolm.analysis.statistics import Estimate, paired_difference, share_differen
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
 from lolm.claims.measures.common import Read, values
+from lolm.claims.numbers import of_difference
 from lolm.claims.rules import Within, above, below, every, why_of
 from lolm.records import names
 from lolm.records.results import ScaleResults
@@ -124,11 +125,8 @@ class Contrast:
             if key == self.outcome:
                 continue
             found, text = replace(self, outcome=key).difference(results), f"{outcome.definition}, the same difference"
-            quantity = (
-                Quantity.missing(outcome.unit, text, "not measured in both")
-                if found is None
-                else Quantity.of(found, outcome.unit, text)
-            )
+            unit = of_difference(outcome.unit)
+            quantity = Quantity.missing(unit, text, "not measured in both") if found is None else Quantity.of(found, unit, text)
             made.append(Control(outcome.name, quantity, sentence))
         return tuple(made)
 
@@ -232,7 +230,8 @@ class Emergent:
                     unit, text, found = "nats", "by how much LOLM is better", paired_difference(mine, theirs, level)
                 else:
                     ours, other = (solved(one, context.analysis.solved_accuracy, level) for one in (mine, theirs))
-                    unit, text, found = "share", "share of runs that solve it, LOLM minus the part", share_difference(ours, other)
+                    unit, text = "points", "share of runs that solve it, LOLM minus the part"
+                    found = share_difference(ours, other)
                 each.append(found)
                 text += f", {100 * level:.4g} % interval"
                 details[f"{ability}, against {results.label(part)}"] = Quantity.of(found, unit, text)
@@ -305,7 +304,7 @@ class RecallContrast:
         }
         accuracy = t_interval([a - b for a, b in zip(mine, theirs, strict=True)], context.confidence)
         details["difference of mean accuracies"] = Quantity.of(
-            accuracy, "share", "as if accuracies were spread about a mean, which they are not"
+            accuracy, "points", "as if accuracies were spread about a mean, which they are not"
         )
         return Reading(
             share_difference(ours, other),

@@ -18,7 +18,7 @@ ENTRIES = (
         turn,
         "context",
         rule=Above(),
-        unit="share",
+        unit="points",
         definition="latent branch's share of the power of the gated signal at the first {tokens} predictions of a paragraph or "
         "document, minus that at all predictions farther from any boundary, test split",
         lead="Just after a transition minus elsewhere",

@@ -244,7 +244,7 @@ def _pythia() -> list[Claim]:
             (ahead, "share", "1 - 54.32 / 68.37"),
             (
                 _of("pythia_context_4b") - _of("pythia_context"),
-                "share",
+                "points",
                 "Pythia's context advantage minus LOLM's, 45.7 and 45.4 %",
             ),
             HOLDS,

@@ -103,6 +103,7 @@ def _lead(
         scale=scale,
         pair=True,
         fact=fact,
+        **more,
     )
 
 
@@ -204,6 +205,7 @@ ENTRIES = (
         None,
         None,
         published=("advantage_2k", "faster_43"),
+        recipe=True,
     ),
     _lead(
         "advantage_2k",
@@ -236,6 +238,7 @@ ENTRIES = (
         NUMBERS["efficiency"].value,
         "published",
         published=("efficiency",),
+        recipe=True,
         fact="efficiency_2x",
     ),
     _multiplier(
@@ -244,6 +247,7 @@ ENTRIES = (
         1.0,
         "published",
         stated=("seed", "paper"),
+        recipe=True,
     ),
     _recipe(
         "lead_over_published",

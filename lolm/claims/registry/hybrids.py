@@ -213,9 +213,10 @@ ENTRIES = (
         STUDY,
         rule_text="holds if the interval lies above 0 and what is lost without the recurrent mixers within ±{gate_margin:g}, "
         "fails if none of either does; over the seeds that learned the task",
-        unit="share",
+        unit="points",
         definition="accuracy lost without the attention mixers minus that lost without the recurrent ones, associative recall",
         published=("recall_no_attention",),
+        published_unit="share",
         published_definition="accuracy without the attention mixers",
         caveats=("At `tiny` the sequences of the task have 12 tokens, so how far a model recalls is not asked.",),
         figure=None,
@@ -228,7 +229,7 @@ ENTRIES = (
         STUDY,
         rule_text="holds if accuracy lost without attention minus without recurrence lies above 0 and S above {type_margin:g} "
         "nats, fails if none of either does",
-        unit="share",
+        unit="points",
         definition="accuracy lost without the attention mixers minus that lost without the recurrent ones, associative recall",
         stated=("retrieval", "ablation"),
     ),

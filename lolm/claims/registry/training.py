@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lolm.analysis.effects import OUTCOMES
 from lolm.claims.entry import Entry
 from lolm.claims.measures.training import (
     Contrast,
@@ -10,12 +11,12 @@ from lolm.claims.measures.training import (
     memory_writes,
     parallel_paths,
 )
+from lolm.claims.numbers import of_difference
 from lolm.claims.rules import Above, Below, Rule, Within
 
 GROUP, FIGURE = "training", "training_arms"
 PARTS = "Equal parameters: what the part is not given, the others are; at equal compute the answer can differ."
 GATE = "All arms have equally many parameters; the simpler rule's go into the MLPs."
-UNITS = {"nats": "nats", "gate": "gate", "inversion": "nats", "usage": "share"}  # of outcomes
 WORSE = Above("equivalence_margin")
 
 
@@ -43,7 +44,7 @@ def contrast(
         Contrast(outcome, arm, factor, one_sided),
         study,
         rule,
-        unit=UNITS[outcome],
+        unit=of_difference(OUTCOMES[outcome].unit),
         definition="{contrast}",
         lead="{lead}",
         stated=tuple(stated.split()),
