@@ -14,7 +14,8 @@ from lolm import LolmError, __version__
 from pipeline import report
 from pipeline.stage import main, training_device
 
-SOURCE = "folder of a run's weights, artifacts/<scale>/runs/<arm>-<seed>; or of an export, such as models/lolm-tiny"
+RUN = "folder of a run's weights, artifacts/<scale>/runs/<arm>-<seed>"
+SOURCE = f"{RUN}; or of an export, such as models/lolm-tiny"
 LATENT_TO_SURFACE = (208, 214, 222, 252, 117, 75, 33)  # of the terminal's 256 colours: orange, grey, blue; told apart by all eyes
 REACH = 0.1  # of a token's mean gate, from the middle colour to the last
 
@@ -28,8 +29,8 @@ class Command:
     run: Callable[[argparse.Namespace], None]
 
 
-def _model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="RUN", help=SOURCE)
+def _model_arguments(parser: argparse.ArgumentParser, source: str = SOURCE) -> None:
+    parser.add_argument("model", metavar="RUN", help=source)
     parser.add_argument("--step", type=int, help="take the weights that the run kept of this step (default: its last)")
     parser.add_argument("--annealed", action="store_true", help="with --step: of the copy that was annealed to an end there")
 
@@ -122,7 +123,7 @@ def score(args: argparse.Namespace) -> None:
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    _model_arguments(parser)
+    _model_arguments(parser, RUN)
     parser.add_argument("--to", metavar="FOLDER", help="new, or an earlier export (default: artifacts/<scale>/exports/<run>)")
 
 

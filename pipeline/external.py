@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from lolm.analysis.layers import statistic
 from lolm.config import ConfigError, ExternalConfig, load_params, nearest
 from lolm.corpus.documents import iterate_split
 from lolm.corpus.sources import read_documents
+from lolm.data.errors import DataError
 from lolm.evaluation.ngram import Bigram
 from lolm.external import TextWindows, load_model, load_tokenizer, revision_of, tokenizer_checksum, windows_of
 from lolm.laboratory.layers import measure_layers
@@ -48,10 +49,11 @@ def external() -> None:
 
 def measured(name: str, config: ExternalConfig, layout: Layout) -> External:
     """All that is measured on one public model."""
-    device = training_device()
-    model, tokenizer = load_model(name, config, device), load_tokenizer(name, config)
+    device, tokenizer = training_device(), load_tokenizer(name, config)
+    next(iter(texts_of(name, config, layout, "test")), None)  # what is wrong there is told before gigabytes are loaded
+    model = load_model(name, config, device)
     vocab_size = model.model.get_output_embeddings().weight.shape[0]
-    scored, others = text_of(config, tokenizer, vocab_size, layout)
+    scored, others = text_of(name, config, tokenizer, vocab_size, layout)
     counted = Bigram(others, np.array([[1, len(others)]]))  # type: ignore[arg-type]
     return External(
         name=name,
@@ -71,7 +73,22 @@ def measured(name: str, config: ExternalConfig, layout: Layout) -> External:
     )
 
 
-def text_of(config: ExternalConfig, tokenizer, vocab_size: int, layout: Layout) -> tuple[TextWindows, TextWindows]:
+def texts_of(name: str, config: ExternalConfig, layout: Layout, split: str) -> Iterator[str]:
+    """The texts of a split of the scale's corpus, or of the files or data set that the entry names, whole.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    if config.text.source == "test":
+        yield from (document.text for document in iterate_split(layout.corpus, split))
+        return
+    try:
+        yield from (document.text for document in read_documents(config.text.corpus))
+    except DataError as error:
+        raise DataError(f"external.{name}.text, whose keys are those of a corpus: {error}") from None
+
+
+def text_of(name: str, config: ExternalConfig, tokenizer, vocab_size: int, layout: Layout) -> tuple[TextWindows, TextWindows]:
     """The scored windows, and as many of other text for the means: the validation split, or what follows in the same files."""
     count = config.tokens // config.seq_len
 
@@ -79,11 +96,9 @@ def text_of(config: ExternalConfig, tokenizer, vocab_size: int, layout: Layout) 
         return windows_of(texts, tokenizer, config.seq_len, [count] * sets, vocab_size)
 
     if config.text.source == "test":
-        scored, others = (
-            windows((d.text for d in iterate_split(layout.corpus, split)), 1)[0] for split in ("test", "validation")
-        )
+        scored, others = (windows(texts_of(name, config, layout, split), 1)[0] for split in ("test", "validation"))
     else:
-        scored, others = windows((document.text for document in read_documents(config.text.corpus)), 2)
+        scored, others = windows(texts_of(name, config, layout, "test"), 2)
     return scored, others
 
 

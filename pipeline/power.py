@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from lolm.claims import merged_ledger
-from lolm.claims.build import modern
 from lolm.claims.numbers import show
 from lolm.claims.power import power_rows
-from lolm.claims.registry import ENTRIES, by_id
 from pipeline.front import scale_results
 from pipeline.stage import arguments, main, opened
 
@@ -14,8 +12,7 @@ from pipeline.stage import arguments, main, opened
 def needed_seeds() -> None:
     params = opened(arguments(__doc__)).params
     claims = merged_ledger(scale_results(params, params.scale), params, params.scale)
-    entries = by_id([*ENTRIES, *(modern(entry) for entry in ENTRIES if entry.modern)])
-    rows = power_rows(claims, entries, params.analysis)
+    rows = power_rows(claims, params.analysis)
     power, level = (f"{100 * share:g} %" for share in (params.analysis.power, params.analysis.confidence))
     print(f"seeds for {power} power at {level}, if the effect is what was measured; sd of ratios in ln")
     print(f"{'claim':34}{'measured':>34}{'against':>14}{'sd':>9}{'seeds':>7}{'needs':>7}  verdict")

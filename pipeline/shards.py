@@ -6,11 +6,13 @@ from pathlib import Path
 from lolm.corpus.progress import resumed, stamps, version_of
 from lolm.corpus.shards import shards_report, write_shards
 from lolm.corpus.tokenizer import Tokenizer
+from lolm.data.batches import EvaluationSet
 from lolm.data.stream import TokenStream
 from lolm.records import publish_folder, sha256_of, write_json
 from pipeline.jobs import available_cores
 from pipeline.stage import arguments, main, opened
 
+SCORED = ("validation", "test")
 READ = ("train", "validation")  # the splits that a run reads: their checksums tell whether it read this text
 
 
@@ -23,6 +25,8 @@ def run() -> None:
     scratch = Path(".scratch") / f"shards-{stage.scale}"
     content = resumed(scratch, version_of(config, model, stamps(sorted(layout.corpus.glob("*")))))
     index = write_shards(config, layout.corpus, tokenizer, content, available_cores())
+    for split in SCORED:  # too little of it would be found behind hours of training
+        EvaluationSet(TokenStream.open(content, split), 1, stage.preset.training.seq_len)
     publish_folder(content, layout.shards)
     shutil.rmtree(scratch)
     report = shards_report(index) | {"checksums": {split: TokenStream.open(layout.shards, split).checksum for split in READ}}

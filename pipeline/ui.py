@@ -31,6 +31,12 @@ def ui() -> None:
     args = parser.parse_args()
     chosen = stage.opened(args).params
     stage.refuse_other_scale(chosen)
+    if tracking.store_uri().startswith("http"):  # a server of somebody's
+        for recorded in recorded_scales():
+            tracking.sync_scale(recorded)
+        page = tracking.chart_page_of(Layout(chosen.scale), chosen.study)
+        print(f"{tracking.store_uri().rstrip('/')}/{page}")
+        return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

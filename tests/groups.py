@@ -21,6 +21,10 @@ PATIENCE = 300.0
 
 def together(count: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What ``work(*arguments)`` returns in each of ``count`` processes of one gloo group, by rank, as JSON has it."""
+    import torch._dynamo
+    import torch.distributed.checkpoint
+    import torch.distributed.fsdp  # noqa: F401
+
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("rank-*"):
         leftover.unlink()

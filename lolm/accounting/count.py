@@ -29,7 +29,7 @@ class Costs:
         parameters: of the model; heads of the objectives are not among them.
         flops_per_token: ``by_part`` holds forward FLOPs; those of the objectives' heads are part of ``training``.
         state_elements: what generation carries for one sequence of the given length.
-        state_bytes: of them, in the run's precision.
+        state_bytes: of them, in the run's precision; what a recurrence or a memory adds up stays float32.
     """
 
     parameters: Parameters
@@ -50,7 +50,7 @@ def account(model: LanguageModel, heads: FutureHeads | None, length: int, precis
     auxiliary = heads.flops_per_token(length, batch) if heads is not None else 0.0
     total = sum(parameters.values())
     active = total - sum(part.num_params() - part.active_params() for part in parts.values())
-    state = model.state_size(length)
+    state, wide = model.state_size(length), model.float_state(length)
     return Costs(
         parameters=Parameters(total, active, parameters),
         flops_per_token=Flops(
@@ -60,7 +60,7 @@ def account(model: LanguageModel, heads: FutureHeads | None, length: int, precis
             by_part=flops | ({"objective_heads": auxiliary} if auxiliary else {}),
         ),
         state_elements=state,
-        state_bytes=state * BYTES[precision],
+        state_bytes=(state - wide) * BYTES[precision] + wide * BYTES["fp32"],
     )
 
 

@@ -128,7 +128,7 @@ def _step(run: RunConfig, gpu: bool, held: bool) -> dict[str, int]:
                 x.register_hook(note)
 
         for name, place in (("early", len(blocks) - 1 - period), ("middle", period - 1)):
-            if place >= 0:
+            if 0 <= place < len(blocks):  # a stack may be shallower than its pattern
                 blocks[place].register_forward_hook(lambda block, x, y, name=name: mark(name, y[0]))
         tokens_BT = torch.empty(training.batch_size, training.seq_len, dtype=torch.long)
         before = live.bytes

@@ -32,6 +32,7 @@ class Estimate:
         arms: whose variance over seeds it rests on together; 1 where it is its own.
         text_error: standard error that the choice of text adds, part of ``error`` (before :meth:`map`); None: seeds alone.
         own: the same by its own variance over seeds, where ``arms`` share theirs; else None.
+        narrower: of seeds alone or of seeds and text, the one that was not chosen; at another level it may be the wider one.
     """
 
     value: float
@@ -44,6 +45,7 @@ class Estimate:
     arms: int = 1
     text_error: float | None = None
     own: Estimate | None = None
+    narrower: Estimate | None = None
 
     @classmethod
     def of_error(
@@ -72,6 +74,7 @@ class Estimate:
             error=None,
             freedom=None,
             own=None if self.own is None else self.own.map(function),
+            narrower=None,
         )
 
     def at(self, confidence: float) -> Estimate:
@@ -85,7 +88,16 @@ class Estimate:
         if self.error is None or self.freedom is None:
             raise StatisticsError("an estimate on another scale has no standard error; change its level before it is mapped")
         found = Estimate.of_error(self.per_seed, self.error**2, self.freedom, confidence, self.arms, self.text_error)
+        found = found if self.narrower is None else found.or_wider(self.narrower.at(confidence))
         return replace(found, own=None if self.own is None else self.own.at(confidence))
+
+    def or_wider(self, other: Estimate) -> Estimate:
+        """The wider of two estimates of one mean, which keeps the other; this one where they are equal."""
+        if self.interval is None or other.interval is None:
+            return self
+        first, second = (end[1] - end[0] for end in (self.interval, other.interval))
+        wide, narrow = (other, self) if second > first else (self, other)
+        return replace(wide, narrower=replace(narrow, narrower=None), text_error=wide.text_error or narrow.text_error)
 
     @property
     def covers(self) -> str:

@@ -73,15 +73,11 @@ def estimate(
             return alone
         text, both = found
         with_text = Estimate.of_error(own, *_sum((variance, freedom), (max(text - both, 0.0), units - 1)), confidence, arms)
-        return replace(max(alone, with_text, key=_width), text_error=math.sqrt(text))
+        return replace(alone.or_wider(with_text), text_error=math.sqrt(text))
 
     unpooled = (float(np.var(own, ddof=1)) / n, n - 1)
     pooled = _pooled(np.array(own), np.array([*others]).reshape(-1, n), analysis, paired)
     return whole(*unpooled, 1) if pooled is None else replace(whole(*pooled), own=whole(*unpooled, 1))
-
-
-def _width(found: Estimate) -> float:
-    return 0.0 if found.interval is None else found.interval[1] - found.interval[0]
 
 
 def _sum(*parts: tuple[float, float]) -> tuple[float, float]:

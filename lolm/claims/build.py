@@ -62,11 +62,13 @@ def merged_ledger(
     sane = {study: [decide(sanity(r, arm), r, {}) for arm in r.arms] for study, r in results_by_study.items()}
     unable = {study: untrained(results, sane[study]) for study, results in results_by_study.items()}
 
+    by_seeds = sorted(results_by_study.values(), key=lambda results: (not results.missing, len(results.seeds)), reverse=True)
+
     def decided(entry: Entry) -> Claim:
         first: Claim | None = None
         for study in _candidates(entry, results_by_study, params, scale):
             results = results_by_study[study]
-            others = [other for other in results_by_study.values() if other is not results and other.scale == results.scale]
+            others = [other for other in by_seeds if other is not results and other.scale == results.scale]
             claim = _unless(unable[study], decide(entry, results, known, counting, others))
             if claim.verdict != NOT_RUN:
                 return claim
@@ -81,12 +83,14 @@ def merged_ledger(
 
 
 def modern(entry: Entry) -> Entry:
-    """The same claim against the modern Transformer."""
+    """The same claim against the modern Transformer, which is this project's: no published number is of it."""
     return replace(
         entry,
         id=f"{entry.id}_modern",
         statement=entry.modern,
         study=MODERN,
+        published=(),
+        stated=(),
         modern="",
         fact=entry.fact or entry.id,
     )

@@ -9,9 +9,10 @@ from lolm.analysis.effects import arm_effect
 from lolm.analysis.statistics import t_interval
 from lolm.claims.ledger import Control, Quantity
 from lolm.claims.measures.common import again, difference, nats, quantity, removed, values
-from lolm.claims.measures.gate import latent_share
+from lolm.claims.measures.gate import gate_paths, latent_share
 from lolm.claims.measures.inversion import control_depth
 from lolm.claims.measures.readouts import refitted_statistics
+from lolm.claims.measures.streams import above_chance
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 
@@ -98,8 +99,6 @@ def arm(name: str, outcome: str, sentence: str) -> Controls:
 
 def deeper(results: ScaleResults) -> Sequence[Control]:
     """A Transformer of the depth that LOLM's two stacks have in series."""
-    if results.baseline == "transformer_deep":
-        return ()
     sentence = "LOLM is deeper than it says, L + K layers in series; a Transformer of that depth may have the same loss."
     return arm("transformer_deep", "nats", sentence)(results)
 
@@ -119,8 +118,10 @@ def learning_rates(results: ScaleResults) -> list[Control]:
     return [Control("learning rates", found, sentence)]
 
 
-def conditioning(results: ScaleResults) -> list[Control]:
-    """What a norm before the head and smaller initial weights do to the baseline alone, where both forms were run."""
+def conditioning(results: ScaleResults) -> Sequence[Control]:
+    """What a norm before the head and smaller initial weights do to the baseline alone, where it is the published one's form."""
+    if results.baseline not in ("transformer", "transformer_published"):
+        return ()
     sentence = (
         "Only LOLM's branches were normalised, before a head with N(0, 1) rows; that alone could make a lead. Where the number "
         "is negative, the sound recipe is the worse one for the baseline. " + _recipes(results)
@@ -142,10 +143,8 @@ def _recipes(results: ScaleResults) -> str:
     said = {}
     for name in (results.subject, results.baseline):
         if name is not None:
-            architecture = results.of(name)[0].header.run.architecture
-            recipe = architecture.recipe
-            stack_ends = architecture.family == "decoder" and not architecture.output_projection  # so its norm feeds the head
-            norm = "a norm" if stack_ends or recipe.head_norm != names.NONE else "no norm"
+            recipe = results.of(name)[0].header.run.architecture.recipe
+            norm = "no norm" if recipe.head_norm == names.NONE else "a norm"
             said[results.label(name)] = f"{norm} before the head and {inits[recipe.init]}"
     if len(said) == 2 and len(set(said.values())) == 1:
         return f"Here both arms have {next(iter(said.values()))}."
@@ -241,6 +240,27 @@ def serial(results: ScaleResults) -> list[Control]:
     return [Control(name, quantity(found, results, "nats", "damage, baseline, same test tokens"), sentence)]
 
 
+def other_negatives(results: ScaleResults) -> list[Control]:
+    """The contrastive loss where a position tells nothing."""
+    runs = results.of("lolm_cpc_positions")
+    found = above_chance(runs) if runs else None
+    text = "contrastive loss of arm lolm_cpc_positions minus ln n of its candidates, test split"
+    missing = f"arm lolm_cpc_positions is not in study {results.study}"
+    sentence = "With negatives at the same position of other texts, position tells nothing; their number is another."
+    return [Control("arm lolm_cpc_positions", quantity(found, results, "nats", text, missing), sentence)]
+
+
+def free_path(results: ScaleResults) -> list[Control]:
+    """The dip of a gate that no loss gives a target."""
+    runs, found = results.of("lolm_free_gate"), None
+    if runs:
+        curves, steps, dips = gate_paths(runs)
+        found = [curve[steps[0]] - dip for curve, dip in zip(curves, dips, strict=True)]
+    text, missing = "depth of the dip of arm lolm_free_gate", f"arm lolm_free_gate is not in study {results.study}"
+    return [Control("arm lolm_free_gate", quantity(found, results, "gate", text, missing), FREE)]
+
+
+FREE = "Without the losses that give the gate a target; a level or path set by them goes."
 CONTROLS: dict[str, Controls] = {
     "conditioning": conditioning,
     "depth": deeper,
@@ -257,20 +277,13 @@ CONTROLS: dict[str, Controls] = {
     "minority": minority,
     "random_halves": random_halves,
     "serial": serial,
-    "free_gate": arm(
-        "lolm_free_gate",
-        "gate",
-        "Without the losses that give the gate a target; a level or path set by them goes.",
-    ),
+    "free_gate": arm("lolm_free_gate", "gate", FREE),
+    "free_path": free_path,
     "memory_permuted": permuted("memory"),
     "memory_trained_without": trained_without("memory"),
     "regime_permuted": permuted("regime"),
     "regime_trained_without": trained_without("regime"),
-    "other_negatives": arm(
-        "lolm_cpc_positions",
-        "nats",
-        "With negatives at the same position of other texts, position tells nothing.",
-    ),
+    "other_negatives": other_negatives,
 }
 
 # Controls on an arm that another study may have; whether they are against the subject, which must then be the same there.
@@ -278,7 +291,8 @@ ON_ARMS = {
     "conditioning": False,
     "depth": True,
     "free_gate": True,
+    "free_path": False,
     "memory_trained_without": True,
     "regime_trained_without": True,
-    "other_negatives": True,
+    "other_negatives": False,
 }

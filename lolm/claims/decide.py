@@ -10,9 +10,10 @@ from lolm.claims.controls import CONTROLS, ON_ARMS
 from lolm.claims.cost import Counting, Needs, needs
 from lolm.claims.entry import Context, Entry, NotRun, Reading, Undecided
 from lolm.claims.ledger import DECIDED, INCONCLUSIVE, NOT_RUN, UNTESTABLE, Claim, Control, Quantity, runs_of
-from lolm.claims.measures.common import another_baseline
+from lolm.claims.measures.common import another_baseline, mismatch
 from lolm.claims.numbers import show_interval
 from lolm.claims.published import NUMBERS
+from lolm.claims.rules import Rule
 from lolm.records.results import ScaleResults
 
 
@@ -43,6 +44,7 @@ def decide(
     if elsewhere:
         return _elsewhere(context, ours or sound)
     verdict, why = _judged(entry, results, reading)
+    judged = _quantity(reading.judged or reading.sound, _judged_unit(entry, reading), "", None, reading)
     claim = _claim(
         entry,
         results,
@@ -56,6 +58,8 @@ def decide(
         controls=reading.controls + _controls(entry, results, others),
         figure=entry.figure if verdict != UNTESTABLE else None,
         needs=_further(context),
+        judged=judged,
+        judged_by=reading.rule if reading.verdict else entry.rule,
     )
     return _incomplete(context, claim)
 
@@ -148,26 +152,33 @@ def _quantity(value: Estimate | float | None, unit: str, definition: str, note: 
     return Quantity.missing(unit, text, note) if note and definition else None
 
 
+def _judged_unit(entry: Entry, reading: Reading) -> str:
+    return str(reading.values.get("judged_unit", entry.unit))
+
+
 def _judged(entry: Entry, results: ScaleResults, reading: Reading) -> tuple[str, str]:
     judged = reading.judged or reading.sound
+    unit = _judged_unit(entry, reading)
     if reading.verdict is not None:
         verdict, why = reading.verdict, reading.why or ""
+        if reading.rule is not None and isinstance(judged, Estimate):
+            why += _unpooled(reading.rule, results, judged, unit, verdict)
     elif entry.rule is not None and isinstance(judged, Estimate):
         verdict = entry.rule.verdict(judged, results.analysis)
         lead = entry.lead.format_map(reading.values)
-        unit = str(reading.values.get("judged_unit", entry.unit))
         why = reading.why or f"{lead}: {entry.rule.why(judged, unit, results.analysis)}."
-        why += _unpooled(entry, results, judged, unit, verdict)
+        why += _unpooled(entry.rule, results, judged, unit, verdict)
     else:
         raise ValueError(f"claim {entry.id}: neither a rule nor its measure decides")
+    if entry.pair and verdict in DECIDED and (unmatched := mismatch(results)):
+        verdict, why = INCONCLUSIVE, f"{unmatched}. {why}"
     return verdict, f"{why}{' ' if reading.more else ''}{reading.more}{_diverged(entry, results)}"
 
 
-def _unpooled(entry: Entry, results: ScaleResults, judged: Estimate, unit: str, verdict: str) -> str:
+def _unpooled(rule: Rule, results: ScaleResults, judged: Estimate, unit: str, verdict: str) -> str:
     """Says where a verdict rests on a variance that arms share."""
-    assert entry.rule is not None
     alone = judged.own
-    if alone is None or alone.interval is None or (other := entry.rule.verdict(alone, results.analysis)) == verdict:
+    if alone is None or alone.interval is None or (other := rule.verdict(alone, results.analysis)) == verdict:
         return ""
     return (
         f" The variance over seeds is pooled over {judged.arms} arms; by its own alone, over {alone.n} seeds, the interval is "
@@ -179,7 +190,7 @@ def _rule(entry: Entry, results: ScaleResults, reading: Reading) -> str:
     if entry.rule_text or entry.rule is None:
         values = {field: getattr(results.analysis, field) for field in type(results.analysis).__dataclass_fields__}
         return entry.rule_text.format_map(values | dict(reading.values)) + reading.rule_note
-    return entry.rule.text(str(reading.values.get("judged_unit", entry.unit)), results.analysis) + reading.rule_note
+    return entry.rule.text(_judged_unit(entry, reading), results.analysis) + reading.rule_note
 
 
 def _controls(entry: Entry, results: ScaleResults, others: Sequence[ScaleResults]) -> tuple[Control, ...]:

@@ -43,6 +43,7 @@ class Reading:
         published: the same under the published definition.
         judged: what the rule looks at, where that is not ``sound`` itself.
         verdict, why: decided by the measure itself, where no rule fits.
+        rule: of such a verdict, where it is that of one number against a threshold: what the entry's rule is elsewhere.
         values: fill the braces of the entry's texts.
         more: what ``why`` goes on with.
         note, published_note: of the two numbers.
@@ -55,6 +56,7 @@ class Reading:
     judged: Estimate | None = None
     verdict: str | None = None
     why: str | None = None
+    rule: Rule | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     more: str = ""
     note: str | None = None

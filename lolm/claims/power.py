@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lolm.analysis.statistics import seeds_needed, t_interval
-from lolm.claims.entry import Entry
 from lolm.claims.ledger import DECIDED, Claim, Quantity
-from lolm.claims.rules import Above, Below, Between, Within, resolve
+from lolm.claims.rules import Above, Below, Between, Rule, resolve
 from lolm.config import AnalysisConfig
 
 
@@ -30,35 +29,32 @@ class PowerRow:
     seeds: int | None
 
 
-def power_rows(ledger: Sequence[Claim], entries: dict[str, Entry], analysis: AnalysisConfig) -> list[PowerRow]:
-    """The measured claims of a ledger, those that need most seeds last.
+def power_rows(ledger: Sequence[Claim], analysis: AnalysisConfig) -> list[PowerRow]:
+    """The measured claims of a ledger that one number decides against a threshold, those that need most seeds last.
 
     The effect is taken to be what was measured and the standard deviation that over these few seeds, so a number of seeds is an
-    order of magnitude. Claims on equality are left out: for them the margin decides, not a difference.
+    order of magnitude. Left out are claims on equality, where the margin decides and no difference, and those that several
+    numbers decide together.
     """
     rows = []
     for claim in ledger:
-        found, entry = claim.sound, entries.get(claim.id)
-        if entry is None or found is None or claim.verdict not in DECIDED or len(found.per_seed) < 2:
+        found, rule = claim.judged, claim.judged_by
+        if found is None or rule is None or claim.verdict not in DECIDED or len(found.per_seed) < 2:
             continue
-        if isinstance(entry.rule, Within):
-            continue
-        ends = _thresholds(entry, found, analysis)
+        ends = _thresholds(rule, analysis)
         ratio = found.unit == "x" and min(found.per_seed) > 0
         scale = math.log if ratio else float
         values = t_interval([scale(value) for value in found.per_seed])
-        distance, threshold = min((abs(values.value - scale(end)), end) for end in ends)
+        differences = [(abs(values.value - scale(end)), end) for end in ends]
         sd = (values.error or 0.0) * math.sqrt(values.n)
-        if sd:
+        if sd and differences:
+            distance, threshold = min(differences)
             needed = seeds_needed(sd, distance, analysis.confidence, analysis.power)
             rows.append(PowerRow(claim.id, claim.verdict, found, threshold, distance, sd, needed))
     return sorted(rows, key=lambda row: (row.seeds is None, row.seeds))
 
 
-def _thresholds(entry: Entry, found: Quantity, analysis: AnalysisConfig) -> list[float]:
-    """Of the entry's rule; where the measure decides: no difference."""
-    if isinstance(entry.rule, Above | Below):
-        return [resolve(entry.rule.at, analysis)]
-    if isinstance(entry.rule, Between):
-        return [resolve(entry.rule.low, analysis), resolve(entry.rule.high, analysis)]
-    return [1.0 if found.unit == "x" else 0.0]
+def _thresholds(rule: Rule, analysis: AnalysisConfig) -> list[float]:
+    if isinstance(rule, Above | Below):
+        return [resolve(rule.at, analysis)]
+    return [resolve(rule.low, analysis), resolve(rule.high, analysis)] if isinstance(rule, Between) else []

@@ -69,7 +69,6 @@ FINDINGS = (
         "whether LOLM needs half the compute of the modern Transformer",
         "To the same loss LOLM needs less than half the training FLOPs of the modern Transformer",
         "To the same loss LOLM needs more than half the training FLOPs of the modern Transformer",
-        "efficiency",
     ),
     Finding(
         "efficiency_direction_modern",

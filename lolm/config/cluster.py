@@ -29,7 +29,7 @@ class ClusterConfig:
 
     Attributes:
         minutes: after which a task is requeued, to go on from its last checkpoint.
-        cpus: of each device that a run trains on; 0 = ``training.threads``.
+        cpus: of each device that a run trains on; 0 = ``training.threads``, one where that is 0.
         gpus: of each device that a run trains on; 0 = none.
         memory_gb: of a task; None: the cluster's default.
         warning_seconds: before the end of the time at which the task is told to make room.

@@ -35,6 +35,7 @@ class CorpusConfig:
         refuse(
             [
                 (self.source == "hub" and not self.name, "name", "is required where source is 'hub'"),
+                (self.source == "embedded" and bool(self.name), "name", "is of source 'hub'; set source, or name: null"),
                 (held_out >= 1, "validation_fraction", f"with test_fraction {held_out:g}: nothing is left to train on"),
                 (bool(both), "validation", f"{', '.join(sorted(both))}: named under test too"),
             ]

@@ -27,6 +27,8 @@ class ExternalText:
             [
                 (self.source == "local" and self.path is None, "path", "is required where source is 'local'"),
                 (self.source == "hub" and self.name is None, "name", "is required where source is 'hub'"),
+                (self.source != "local" and self.path is not None, "path", "is of source 'local'; set source, or path: null"),
+                (self.source != "hub" and self.name is not None, "name", "is of source 'hub'; set source, or name: null"),
             ]
         )
 

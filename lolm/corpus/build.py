@@ -218,7 +218,11 @@ def _check_complete(config: CorpusConfig, missing: set[str], named: dict[str, st
         close = difflib.get_close_matches(identity, progress.kept_ids(100_000), n=1, cutoff=0.0)
         hint = f"; the nearest id is {close[0]!r}; name that one, or none" if close else "; leave it out"
         raise DataError(f"corpus.{named[identity]} names {identity!r}, which is not among the {read} documents read{hint}")
+    kept = sum(splits[split]["documents"] for split in SPLITS)
     for split in SPLITS:
         if not splits[split]["documents"]:
+            if kept < len(SPLITS):
+                few = "1 document" if kept == 1 else f"{kept} documents"
+                raise DataError(f"{where}: {few}, and each of three splits takes one; cut the text into several files or rows")
             advice = "lower the fractions" if split == "train" else f"raise corpus.{split}_fraction or name ids in corpus.{split}"
             raise DataError(f"{where}: no document falls into the {split} split; add documents, {advice}")

@@ -41,6 +41,7 @@ def find_files(pattern: str) -> Found:
     Raises:
         DataError: nothing of a readable kind is there.
     """
+    pattern = os.path.expanduser(pattern)
     path = Path(pattern)
     left_out: list[Path] = []
     if path.is_file():

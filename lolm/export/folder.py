@@ -184,12 +184,16 @@ def from_hub(name: str) -> Path:
     Raises:
         ExportError: the hub or the local cache does not give it.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
+        hf_hub_download(name, HEADER)  # gigabytes of a model that is no export are left where they are
         return Path(snapshot_download(name))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
+    except (OSError, EntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            why = f"the model of that name on the hub has no {HEADER}: it is no export of ours"
+            raise ExportError(f"{name}: no such folder, and {why}") from None
         said = one_line(error)
         raise ExportError(f"{name}: no such folder, and no such model on the hub or in its local cache ({said})") from None
 

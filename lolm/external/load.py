@@ -73,6 +73,8 @@ def _load(kind: Any, name: str, config: ExternalConfig, **more: Any) -> Any:
     from huggingface_hub import constants
 
     where, is_folder = f"external.{name}.model {config.model!r}", Path(config.model).is_dir()
+    if not is_folder and (config.model.count("/") > 1 or config.model.startswith((".", "/", "~"))):
+        raise ExternalError(f"{where}: no such folder, and no id of a model on the hub, owner/name; name one that is there")
     more["trust_remote_code"] = False  # where nothing is said the library asks, and runs a repository's code for a yes
     try:
         return kind.from_pretrained(config.model, **({} if is_folder else {"revision": config.revision}), **more)

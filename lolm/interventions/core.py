@@ -209,13 +209,14 @@ def inside(model: HasSites, intervention: Intervention, context: Context = EMPTY
     for name in changes:
         if name not in sites:
             raise InterventionError(f"{intervention.name}: this model has no site {name!r}; it has {', '.join(sites)}")
+    before = {name: sites[name].change for name in changes}
     try:
         for name, of_site in changes.items():
             sites[name].change = partial(_in_order, intervention.name, of_site, context)
         yield
     finally:
-        for name in changes:
-            sites[name].change = None
+        for name, change in before.items():
+            sites[name].change = change
 
 
 def _in_order(name: str, changes: list[Change], context: Context, x: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,8 @@ def remove_dimensions(branch: str, dimensions: torch.Tensor, name: str, value: f
 
 
 def contribution(statistics: Statistics, branch: str) -> torch.Tensor:
-    """(D,) variance over tokens of g ⊙ u or (1 − g) ⊙ v: the mean squared norm that a mean ablation takes from o."""
+    """(D,) variance over tokens of g ⊙ u or (1 − g) ⊙ v. The mean squared norm that a mean ablation takes from o is near it, but
+    another number, E[g² (u − ū)²]: the gate goes on varying; and a fusion by concatenation has a map behind."""
     return statistics.std[f"g{BRANCHES[branch]}"].double().square().cpu()
 
 

@@ -258,6 +258,7 @@ def written_norms(model: Any, batches: Iterable[torch.Tensor], statistics: Stati
             sums[name] += float((split[copy] - split[0]).double().square().sum())
         return split[:1].expand_as(split).flatten(0, 1)
 
+    before = {name: sites[name].change for name in (*branches, *inner)}
     try:
         for above, of_mixer in branches.items():
             sites[above].change = partial(at_mixer, of_mixer)
@@ -267,8 +268,8 @@ def written_norms(model: Any, batches: Iterable[torch.Tensor], statistics: Stati
             tokens += x_BT.numel()
             getattr(model, "streams", model)(x_BT.repeat(copies, 1))
     finally:
-        for name in (*branches, *inner):
-            sites[name].change = None
+        for name, change in before.items():
+            sites[name].change = change
     norms |= {name: math.sqrt(total / tokens) for name, total in sums.items()}
     return {name: norms[name] for name in sites}
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from lolm.data.batches import IGNORED
 from lolm.data.errors import DataError
 from lolm.data.stream import TokenStream
-from lolm.interventions import Context, Intervention, Statistics, observe
+from lolm.interventions import Context, Intervention, Statistics, observe, observe_writes
 from lolm.laboratory.cached_activations import cached_activations
 from lolm.models.language_model import LanguageModel
 from lolm.records import names
@@ -79,14 +79,15 @@ def losses_by_token(
         raise DataError(f"the text has the id {ids.max()}, but the model knows {model.vocab_size} ids: another tokenizer's?")
     x_BT = torch.from_numpy(np.concatenate([[eos_id], ids]))[None]
     y_BT = torch.from_numpy(np.concatenate([ids, [IGNORED]]))[None]
-    other = None
+    other = other_writes = None
     if elsewhere is not None:
         if len(elsewhere) < len(ids) + 1:
             raise DataError(f"the other text has {len(elsewhere)} tokens, the text with its beginning {len(ids) + 1}")
         place = min(len(elsewhere) // 2, len(elsewhere) - len(ids) - 1)
         other_BT = torch.from_numpy(elsewhere.window(place, len(ids) + 1))[None].to(model.embedding.weight.device)
         other = cache(lambda: observe(model, model.streams(other_BT)))
-    (cached,) = cached_activations(model, [(x_BT, y_BT)], Context(statistics, other, seed=seed))
+        other_writes = cache(lambda: observe_writes(model, other_BT))
+    (cached,) = cached_activations(model, [(x_BT, y_BT)], Context(statistics, other, other_writes=other_writes, seed=seed))
 
     def losses(change: Intervention) -> TokenLosses:
         logits_TV = model.logits(cached.fused(model, change)).float()[0]

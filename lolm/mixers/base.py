@@ -81,6 +81,10 @@ class Mixer(nn.Module, ABC):
     def state_size(self, length: int) -> int:
         """Elements of the state of one sequence after ``length`` tokens."""
 
+    def float_state(self, length: int) -> int:
+        """Of these the ones that stay float32 in half precision, as a recurrence's do; 0 unless overridden."""
+        return 0
+
 
 class Resumable(Mixer):
     """A mixer that finds the state behind a sequence in the one pass over it."""

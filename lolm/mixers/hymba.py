@@ -104,3 +104,6 @@ class Hymba(Mixer):
 
     def state_size(self, length: int) -> int:
         return self.attention.state_size(length) + self.ssm.state_size(length)
+
+    def float_state(self, length: int) -> int:
+        return self.ssm.float_state(length)

@@ -146,3 +146,6 @@ class Mamba1(Resumable):
 
     def state_size(self, length: int) -> int:
         return self.d_inner * (self.d_state + self.d_conv - 1)
+
+    def float_state(self, length: int) -> int:
+        return self.d_inner * self.d_state

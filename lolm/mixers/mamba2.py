@@ -155,3 +155,6 @@ class Mamba2(Resumable):
 
     def state_size(self, length: int) -> int:
         return self.d_inner * self.d_state + self.conv_width * (self.d_conv - 1)
+
+    def float_state(self, length: int) -> int:
+        return self.d_inner * self.d_state

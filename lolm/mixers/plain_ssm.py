@@ -68,3 +68,6 @@ class PlainSSM(Resumable):
 
     def state_size(self, length: int) -> int:
         return self.d_inner * self.d_state
+
+    def float_state(self, length: int) -> int:
+        return self.d_inner * self.d_state

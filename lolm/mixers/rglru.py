@@ -160,3 +160,6 @@ class RGLRU(Resumable):
 
     def state_size(self, length: int) -> int:
         return self.width * self.d_conv  # h, and K - 1 inputs of the convolution
+
+    def float_state(self, length: int) -> int:
+        return self.width

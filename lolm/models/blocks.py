@@ -108,6 +108,9 @@ class Block(Component):
     def state_size(self, length: int) -> int:
         return self.mixer.state_size(length)
 
+    def float_state(self, length: int) -> int:
+        return self.mixer.float_state(length)
+
 
 class Stack(Component):
     """Blocks in the order of the pattern, repeated cyclically, then the final norm. (B, T, D) in and out.
@@ -167,3 +170,6 @@ class Stack(Component):
 
     def state_size(self, length: int) -> int:
         return sum(block.state_size(length) for block in self.blocks)
+
+    def float_state(self, length: int) -> int:
+        return sum(block.float_state(length) for block in self.blocks)

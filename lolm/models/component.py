@@ -41,3 +41,7 @@ class Component(nn.Module, ABC):
     def state_size(self, length: int) -> int:
         """Elements of state that generation must carry for one sequence; 0 unless overridden."""
         return 0
+
+    def float_state(self, length: int) -> int:
+        """Of these the ones that stay float32 in half precision; 0 unless overridden."""
+        return 0

@@ -150,6 +150,10 @@ class LanguageModel(nn.Module, ABC):
         """Elements of the state of one sequence after ``length`` tokens."""
         return sum(part.state_size(length) for part in self.components().values())
 
+    def float_state(self, length: int) -> int:
+        """Of these the ones that stay float32 in half precision."""
+        return sum(part.float_state(length) for part in self.components().values())
+
     @property
     def shortest(self) -> int:
         """Tokens that a text must have to be read; with fewer memory with a fixed number of chunks raises ConfigError."""

@@ -116,6 +116,9 @@ class Latent(Component):
     def state_size(self, length: int) -> int:
         return sum(layer.state_size(length) for layer in self.parts)
 
+    def float_state(self, length: int) -> int:
+        return sum(layer.float_state(length) for layer in self.parts)
+
 
 def _transformer_block(config: LatentConfig, size: LatentSize, d_model: int, n_heads: int, dropout: float) -> Block:
     if config.wiring != "prenorm":

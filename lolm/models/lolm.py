@@ -168,8 +168,14 @@ class LOLM(LanguageModel):
     def state_size(self, length: int) -> int:
         if not self._again or self.regime is None:
             return super().state_size(length)
-        again = 2 * min(length, self._again) * self.d_model  # h and z in place of the regime's logits
-        return super().state_size(length) - self.regime.state_size(length) + again
+        return super().state_size(length) - self.regime.state_size(length) + self._again_size(length)
+
+    def float_state(self, length: int) -> int:
+        return super().float_state(length) + (self._again_size(length) if self.regime is not None else 0)
+
+    def _again_size(self, length: int) -> int:
+        """h and z in place of the regime's logits."""
+        return 2 * min(length, self._again) * self.d_model
 
     def units(self) -> list[nn.Module]:
         return super().units() + ([] if self.latent is None else list(self.latent.layers))

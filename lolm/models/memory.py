@@ -161,3 +161,6 @@ class Memory(Component):
         if self.chunking == "count":
             return length * self.d_model
         return self.size.banks * self.size.slots * self.d_model + self.d_model  # slots, and the running sum of a chunk
+
+    def float_state(self, length: int) -> int:
+        return self.state_size(length)

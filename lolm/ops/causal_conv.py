@@ -7,6 +7,8 @@ import torch.nn.functional as F
 
 from lolm.ops.backends import kernel_of
 
+LIBRARY_TAPS = (2, 3, 4)  # widths that causal-conv1d has
+
 
 def causal_conv(
     x_BTI: torch.Tensor, weight_IK: torch.Tensor, bias_I: torch.Tensor, silu: bool = False, backend: str = "auto"
@@ -21,7 +23,8 @@ def causal_conv(
         ConfigError: the backend asked for cannot run here.
     """
     chosen, kernel = kernel_of("causal_conv", x_BTI.device.type, backend)
-    if kernel is not None and x_BTI.dtype != torch.float64:
+    taken = chosen != "causal-conv1d" or weight_IK.shape[1] in LIBRARY_TAPS
+    if kernel is not None and taken and x_BTI.dtype != torch.float64:
         return kernel(x_BTI, weight_IK, bias_I, silu)
     if chosen == "cpu" and x_BTI.dtype == weight_IK.dtype == torch.float32:
         from lolm.ops.cpu.causal_conv import CausalConvCPU

@@ -33,8 +33,10 @@ def causal_conv(x_BTI: Tensor, weight_IK: Tensor, bias_I: Tensor, silu: bool = F
     """:func:`lolm.ops.causal_conv.causal_conv` by causal-conv1d."""
     from causal_conv1d import causal_conv1d_fn
 
-    weight, bias = weight_IK.to(x_BTI.dtype), bias_I.to(x_BTI.dtype)
-    return causal_conv1d_fn(x_BTI.transpose(1, 2), weight, bias, activation="silu" if silu else None).transpose(1, 2)
+    weight, bias, x_BIT = weight_IK.to(x_BTI.dtype), bias_I.to(x_BTI.dtype), x_BTI.transpose(1, 2)
+    if any(stride % 8 for stride in (x_BTI.stride(0), x_BTI.stride(1))):  # a layout of channels last that it refuses
+        x_BIT = x_BIT.contiguous()
+    return causal_conv1d_fn(x_BIT, weight, bias, activation="silu" if silu else None).transpose(1, 2)
 
 
 def ssd(

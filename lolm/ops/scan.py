@@ -84,10 +84,10 @@ def last_state(
     with torch.autocast(u_BTI.device.type, enabled=False):
         for u, delta, B in zip(*(x.to(dtype).split(STATE_BLOCK, dim=1) for x in (u_BTI, delta_BTI, B_BTN)), strict=True):
             delta = F.softplus(delta + delta_bias_I.to(dtype))
-            to_end = delta.flip(1).cumsum(1).flip(1)  # Δ_t and all behind it
-            decay = torch.exp((to_end - delta)[..., None] * A_IN)
+            behind = F.pad(delta[:, 1:], (0, 0, 0, 1)).flip(1).cumsum(1).flip(1)  # no difference of sums: one Δ may be large
+            decay = torch.exp(behind[..., None] * A_IN)
             written = ((delta * u)[..., None] * B[:, :, None]).mul_(decay).sum(dim=1)
-            state = torch.exp(to_end[:, 0, :, None] * A_IN) * state + written
+            state = torch.exp((behind + delta)[:, 0, :, None] * A_IN) * state + written
     return state
 
 

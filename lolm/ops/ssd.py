@@ -109,7 +109,7 @@ def last_ssd_state(x_BTHP: torch.Tensor, delta_BTH: torch.Tensor, A_H: torch.Ten
     dtype = torch.promote_types(x_BTHP.dtype, torch.float32)
     x, delta, A, B = (m.to(dtype) for m in (x_BTHP, delta_BTH, A_H, B_BTGN))
     with torch.autocast(x.device.type, enabled=False):
-        behind = delta.flip(1).cumsum(1).flip(1) - delta
+        behind = F.pad(delta[:, 1:], (0, 0, 0, 1)).flip(1).cumsum(1).flip(1)  # no difference of sums: one Δ may be large
         written = (x * ((behind * A).exp() * delta)[..., None]).unflatten(2, (B.shape[2], -1))  # heads by group
         return torch.einsum("btgn,btgrp->bgrnp", B, written).flatten(1, 2)
 

@@ -63,7 +63,7 @@ def learning_rate_at(step: int, training: TrainingConfig, peak: float, end: int 
     if training.schedule == "cosine":
         progress = (step - training.warmup_steps) / max(1, end - training.warmup_steps)
         return peak * max(training.lr_floor, 0.5 * (1 + math.cos(math.pi * progress)))
-    start = training.decay_starts(end)
+    start = max(training.decay_starts(end), training.warmup_steps)
     if step < start:
         return peak
     return peak * (1 - (1 - training.lr_floor) * (step - start + 1) / (end - start))

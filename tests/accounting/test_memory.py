@@ -154,3 +154,11 @@ def test_half_precision_devices_and_batch():
     assert four.optimizer == 2 * whole.gradients // 4
     assert four.peak < whole.peak
     assert step_memory(replace(run, size=replace(run.size, dropout=0.0)), gpu=True).activations < whole.activations
+
+
+@pytest.mark.parametrize(("arm", "layers"), [("griffin", 2), ("jamba", 5), ("samba", 1)])
+def test_a_stack_that_is_shallower_than_its_pattern(arm, layers):
+    run = make_run(arm, size={"n_layers": layers})
+    found = step_memory(run, gpu=False)
+    assert found.weights == 4 * sum(p.numel() for p in build_model(run).parameters())
+    assert found.peak > found.weights + found.gradients + found.optimizer

@@ -67,6 +67,24 @@ def test_coverage_where_two_seeds_alone_tell_of_the_text(n):
     assert coverage(1200, one) == pytest.approx(0.95, abs=POINTS)
 
 
+def test_at_another_level_no_interval_is_narrower_than_that_of_the_seeds_alone():
+    """With two degrees of freedom more confidence costs seeds alone more than it costs seeds and text."""
+    rng = np.random.default_rng(0)
+    changed = 0
+    for _ in range(200):
+        cells = rng.normal(0, 0.01, (3, 1)) + rng.normal(0, 0.05, (1, 60))
+        own = cells.mean(axis=1)
+        found = estimate(own, [], ANALYSIS, paired=True, draws_DS=text_draws(cells, rng, 100), units=60)
+        for level in (0.9, 0.99, 0.999):
+            (low, high), (least, most) = found.at(level).interval, t_interval(own, level).interval
+            assert high - low >= (most - least) * (1 - 1e-12)
+            assert found.at(level).at(0.95).interval == pytest.approx(found.interval)
+        changed += found.interval != t_interval(own).interval and found.at(0.99).interval == pytest.approx(
+            t_interval(own, 0.99).interval
+        )
+    assert changed
+
+
 def test_seeds_alone_would_not_cover_other_text():
     def one(rng):
         cells = rng.normal(0, 0.01, (5, 1)) + rng.normal(0, 0.2, (1, 65))

@@ -180,6 +180,8 @@ def test_the_two_times_is_asked_against_both_transformers(merged):
     truth = Truth(speed=3.0, flops_ratio=1.0, speeds={"transformer_modern": 2.5})
     ledger, results = merged({"field": FIELD}, truth, ("main", "field"))
     published, modern = ledger["efficiency_2x"], ledger["efficiency_2x_modern"]
+    assert published.published
+    assert not modern.authors, "they compared it with no other Transformer"
     assert (published.verdict, published.study) == ("holds", "main")
     assert published.sound.value == pytest.approx(3.0, rel=0.03)
     assert (modern.verdict, modern.study) == ("fails", "field")
@@ -257,6 +259,10 @@ def test_a_control_on_an_arm_is_found_in_the_study_that_has_it(merged):
     found = controls("other", "deep", "recipes")
     assert found["arm transformer_deep"].value is not None
     assert found["arm transformer_deep"].note == "In study deep."
+    few = deep | {"seeds": SEEDS[:2]}
+    ledger, _ = merged({"deep": few, "more": deep}, run=("main", "deep", "more"))
+    (of_most,) = (c.quantity for c in ledger["matched_budget"].controls if c.name == "arm transformer_deep")
+    assert (of_most.note, of_most.n_seeds) == ("In study more.", len(SEEDS))
     assert found["initialisation and norm of the baseline"].note == "In study recipes."
 
 

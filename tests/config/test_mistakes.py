@@ -148,6 +148,7 @@ LAYER = "surfaces.modern.blocks.layer"
         ("scales.tiny.training.seq_len", 100_000, "scales.tiny.training.eval_tokens: 16384 are less than one sequence"),
         ("scales.tiny.training.schedule", "cosine", "scales.tiny.training.cooldowns: need schedule: wsd"),
         ("scales.tiny.corpus.source", "hub", "scales.tiny.corpus.name: is required where source is 'hub'"),
+        ("scales.tiny.corpus.name", "a/b", "scales.tiny.corpus.name: is of source 'hub'; set source"),
         (
             "scales.tiny.corpus.test_fraction",
             0.97,

@@ -67,6 +67,9 @@ def test_the_templates_load_as_they_stand(tmp_path):
     assert params.scales["mine"].evaluation == PARAMS.scales["tiny"].evaluation
     for arm in params.studies["mine"].arms:
         assert resolve_run(params, "mine", arm, 1).size.d_model == 160
+    wide, samba = (resolve_run(params, "tiny", arm, 1) for arm in ("my_samba", "samba"))
+    assert wide.size.mixers["attention"]["window"] == 192
+    assert replace(wide.size, mixers=samba.size.mixers) == samba.size, "it is Samba in all else"
     for scale in params.scales:
         assert set(arms_of(params, scale)) == set(params.architectures)
 

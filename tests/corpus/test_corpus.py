@@ -147,6 +147,13 @@ def test_bad_settings(tmp_path, texts, changes, message):
     assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]  # nothing half-written
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, "1 document, and each"), (2, "2 documents, and each")])
+def test_of_fewer_documents_than_splits_no_fraction_helps(tmp_path, texts, count, said):
+    path = write_jsonl(tmp_path / "x.jsonl", dict(list(texts.items())[:count]))
+    with pytest.raises(DataError, match=f"{said} of three splits takes one; cut the text into several files"):
+        build_corpus(config_for(path), tmp_path / "corpus")
+
+
 def test_a_document_is_held_out_once(tmp_path):
     with pytest.raises(ConfigError, match="validation: set/001: named under test too"):
         config_for(tmp_path / "x.jsonl", test=("set/001",), validation=("set/001",))

@@ -3,6 +3,7 @@
 import json
 import lzma
 import os
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -157,11 +158,13 @@ def test_other_settings_or_files_start_anew(tmp_path, corpus_config, texts, monk
     assert not (tmp_path / "scratch").exists()
 
 
-def test_two_at_once_are_refused(tmp_path, corpus_config):
+def test_two_at_once_are_refused(tmp_path, corpus_config, monkeypatch):
     from lolm.corpus.progress import Progress, version_of
 
     content = resumed(tmp_path / "scratch", version_of(corpus_config, Source(corpus_config).version))
     first = Progress(content.parent / "progress.sqlite", {})
+    connect = sqlite3.connect
+    monkeypatch.setattr("lolm.corpus.progress.sqlite3.connect", lambda path: connect(path, timeout=0.05))  # not for 5 seconds
     try:
         with pytest.raises(DataError, match="scratch: database is locked"):
             build_corpus(corpus_config, tmp_path / "corpus", tmp_path / "scratch")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 
 transformers = pytest.importorskip("transformers")
 
@@ -155,6 +156,7 @@ def test_load_and_the_command(made, tmp_path, monkeypatch, capsys):
         run, exported = lolm.load(layout.weights(arm, 1)), lolm.load(folder)
         assert exported.generate(**settings) == run.generate(**settings)
         assert exported.score("the mountain").nats == pytest.approx(run.score("the mountain").nats, abs=1e-5)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file: folders["jamba"] / file)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: folders["jamba"])
     assert lolm.load("someone/jamba").config.arm == "jamba"
     monkeypatch.setattr(sys, "argv", ["lolm", "export", str(layout.weights("jamba", 1)), "--to", str(tmp_path / "jamba")])
@@ -311,3 +313,15 @@ def test_another_setting_in_the_description_is_named(made, tmp_path):
     write_json(broken / "lolm.json", header)
     with pytest.raises(ExportError, match=r"written: lolm\.json\)"):
         open_export(broken)
+
+
+def test_a_model_on_the_hub_that_is_no_export_is_not_downloaded(monkeypatch):
+    def lacking(name, file):
+        raise EntryNotFoundError(f"no {file}")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lacking)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: pytest.fail("all of it was downloaded"))
+    with pytest.raises(
+        ExportError, match=r"someone/llama: no such folder, and the model of that name on the hub has no lolm\.json"
+    ):
+        lolm.load("someone/llama")

@@ -51,8 +51,10 @@ def project(tmp_path, monkeypatch, tokenizer):
     section = """\
 external:
   mine: {model: model, text: {source: local, path: text.txt}, tokens: 256, seq_len: 64, batch_size: 2, draws: 1}
-  own_split: {extends: mine, text: {source: test}}
+  own_split: {extends: mine, text: {source: test, path: null}}
   absent: {extends: mine, model: nobody/no-such-model}
+  no_folder: {extends: mine, model: artifacts/tiny/exports/mamba-1}
+  no_text: {extends: mine, text: {source: local, path: nowhere}}
 """
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     head, _, rest = text.partition("external:\n")
@@ -114,6 +116,12 @@ def test_without_network_or_text_the_message_says_what_to_do(project, monkeypatc
     assert "\n" not in message
     for part in ("external.absent.model 'nobody/no-such-model'", "HF_HUB_OFFLINE", "hf download nobody/no-such-model", "folder"):
         assert part in message
+    with pytest.raises(ExternalError, match=r"external\.no_folder\.model 'artifacts/tiny/exports/mamba-1': no such folder"):
+        run(monkeypatch, "no_folder")
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.external.load_model", lambda *_: pytest.fail("the model was loaded first"))
+        with pytest.raises(DataError, match=r"external\.no_text\.text, .*corpus\.path 'nowhere'"):
+            run(monkeypatch, "no_text")
     (project / "model" / "model.safetensors").unlink()
     with pytest.raises(ExternalError, match=r"external\.mine\.model 'model': the folder has no model that can be read"):
         run(monkeypatch, "mine")
@@ -215,6 +223,8 @@ def _with_start(tokenizer):
             ],
         ),
         ({"text": {"source": "hub"}}, ["external.mine.text.name: is required where source is 'hub'"]),
+        ({"text": {"path": "texts"}}, ["external.mine.text.path: is of source 'local'; set source"]),
+        ({"text": {"name": "a/b"}}, ["external.mine.text.name: is of source 'hub'; set source"]),
         ({"extends": "nothing"}, ["external.mine.extends: no 'nothing' under 'external'"]),
     ],
 )

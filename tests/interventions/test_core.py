@@ -17,10 +17,12 @@ from lolm.interventions import (
     change_site,
     compose,
     force_gate,
+    inside,
     intervene,
     measure,
     observe,
     remove_stream,
+    replace_writes,
     streams_under,
 )
 from lolm.interventions.sites import STREAMS, TERMS
@@ -65,6 +67,17 @@ def test_the_model_is_as_before_also_after_an_error():
         with nullcontext() if change.name == "double" else pytest.raises(RuntimeError, match="stop"):
             fused(model, change)
         assert torch.equal(model(TOKENS), before)
+
+
+@torch.no_grad()
+def test_one_change_inside_another_leaves_the_outer_one():
+    model = make_model("transformer")
+    with inside(model, replace_writes(["stack.0.mlp"], "zero")):
+        outer = model(TOKENS)
+        with inside(model, replace_writes(["stack.0.mlp", "stack.1.mlp"], "zero")):
+            assert not torch.equal(model(TOKENS), outer)
+        assert torch.equal(model(TOKENS), outer)
+    assert not torch.equal(model(TOKENS), outer)
 
 
 @torch.no_grad()

@@ -8,7 +8,17 @@ from known_models import WIDTH, reader
 
 from lolm.data.errors import DataError
 from lolm.evaluation.held_out import token_losses
-from lolm.interventions import Intervention, InterventionError, force_gate, measure, replace_branch, skip_last_blocks, swap_gate
+from lolm.interventions import (
+    Intervention,
+    InterventionError,
+    force_gate,
+    measure,
+    replace_branch,
+    replace_writes,
+    skip_last_blocks,
+    swap_gate,
+    writes,
+)
 from lolm.laboratory.token_losses import losses_by_token, read_document
 
 EOS = WIDTH - 1
@@ -55,6 +65,17 @@ def test_plain_stack_has_no_gate_and_can_lose_blocks():
     full, shorter = losses_by_token(model, TEXT, EOS, skip_last_blocks(1))
     assert full.gate is None
     assert not np.allclose(full.nats, shorter.nats)
+
+
+def test_writes_inside_the_stack_may_be_those_of_another_text():
+    model = make_model("lolm", vocab_size=WIDTH)
+    change = replace_writes(writes(model, "mlp"), "resample")
+    intact, changed = losses_by_token(model, TEXT, EOS, change, None, OTHER)
+    assert np.isfinite(changed.nats).all()
+    assert not np.allclose(intact.nats, changed.nats)
+    place = len(OTHER.tokens) // 2  # where it is taken
+    same, unchanged = losses_by_token(model, OTHER.tokens[place + 1 :][:40], int(OTHER.tokens[place]), change, None, OTHER)
+    np.testing.assert_allclose(same.nats, unchanged.nats, rtol=1e-5)
 
 
 def test_what_cannot_be_read():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from builders import ARMS, PARAMS, make_model, random_tokens
 
+from lolm.accounting.count import account
 from lolm.config import ConfigError, ObjectiveConfig
 from lolm.mixers.cache import Cache
 
@@ -138,3 +139,21 @@ def test_weights_in_half_precision_step_as_they_read_a_whole_text(arm, dtype):
     scores = cached(model, tokens, PROMPT)[0][:, [n - PROMPT for n in lengths]]
     assert scores.dtype == dtype
     torch.testing.assert_close(scores.float(), full(model, tokens, lengths).float(), rtol=0.05, atol=0.1)
+
+
+def nbytes(part):
+    """Bytes of all tensors of a state, buffers of caches whole."""
+    if isinstance(part, dict | list | tuple):
+        return sum(map(nbytes, part.values() if isinstance(part, dict) else part))
+    if isinstance(part, Cache):
+        return part._buffer.nbytes
+    return part.nbytes if isinstance(part, torch.Tensor) else 0
+
+
+@pytest.mark.parametrize("arm", DISTINCT)
+def test_bytes_in_half_precision_are_those_that_generation_carries(arm):
+    """What a recurrence or a memory adds up stays float32."""
+    model = make_model(arm)
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = model.prefill(random_tokens(1, 40))[1].parts
+    assert account(model, None, 40, "bf16").state_bytes == nbytes(parts)

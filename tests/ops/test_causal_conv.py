@@ -1,9 +1,13 @@
 """The causal convolution: kernel and shifted multiply-adds against PyTorch's grouped convolution."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from lolm.ops import backends, libraries
 from lolm.ops.causal_conv import causal_conv
 
 
@@ -53,3 +57,22 @@ def test_one_and_two_threads_give_the_same_bits():
         y = causal_conv(*inputs, True, "cpu")
         results.append((y, *torch.autograd.grad(y.square().sum(), inputs)))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize(("taps", "width", "taken"), [(4, 16, True), (2, 210, True), (5, 16, False), (1, 16, False)])
+def test_the_library_gets_what_it_takes(monkeypatch, taps, width, taken):
+    """Its own conditions, as causal_conv1d.cpp has them: two to four taps; with channels last, strides of eight."""
+    calls = []
+
+    def library(x_BIT, weight_IK, bias_I, activation):
+        assert weight_IK.shape[1] in (2, 3, 4)
+        assert x_BIT.stride(2) == 1 or not (x_BIT.stride(0) % 8 or x_BIT.stride(2) % 8)
+        calls.append(activation)
+        return causal_conv(x_BIT.transpose(1, 2), weight_IK, bias_I, activation == "silu", "reference").transpose(1, 2)
+
+    monkeypatch.setitem(sys.modules, "causal_conv1d", SimpleNamespace(causal_conv1d_fn=library))
+    monkeypatch.setitem(backends._chosen, ("causal_conv", "cpu", "auto"), ("causal-conv1d", libraries.causal_conv))
+    x, weight, bias = make(2, 9, width, taps)
+    for given in (x, torch.cat((x, x), dim=-1)[..., :width]):
+        torch.testing.assert_close(causal_conv(given, weight, bias, True), causal_conv(given, weight, bias, True, "reference"))
+    assert calls == ["silu"] * 2 * taken

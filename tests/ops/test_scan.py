@@ -5,7 +5,8 @@ import torch
 
 from lolm.config import ConfigError
 from lolm.ops.backends import choose_backend
-from lolm.ops.scan import selective_scan, selective_scan_reference
+from lolm.ops.scan import last_state, selective_scan, selective_scan_reference
+from lolm.ops.ssd import last_ssd_state
 
 NAMES = ("u", "delta", "A", "B", "C", "skip", "gate", "delta_bias")
 FORWARD_BOUND = 2e-6  # largest error over the largest value: a few units in the last place of float32, summed over T
@@ -154,3 +155,18 @@ def test_auto_chooses_the_compiled_kernel_on_a_cpu():
     assert choose_backend("cpu") == "cpu"
     assert choose_backend("cpu", "reference") == "reference"
     assert choose_backend("meta") == "reference"
+
+
+@pytest.mark.parametrize("large", [30.0, 300.0, 3000.0])
+def test_a_large_step_takes_no_digits_from_the_state_behind_it(large):
+    """Of later steps no sum is found by subtracting the large one again."""
+    generator = torch.Generator().manual_seed(0)
+    u, B = torch.randn(1, 64, 4, generator=generator), torch.randn(1, 64, 3, generator=generator)
+    delta, A = torch.full((1, 64, 4), 0.01), -torch.tensor([1.0, 4.0, 16.0]).expand(4, 3)
+    delta[:, 40] = large
+    raw, bias = delta.double().expm1().log().nan_to_num(posinf=large).where(delta < 20, delta.double()), torch.zeros(4)
+    exact = last_state(u.double(), raw, A.double(), B.double(), bias.double())
+    torch.testing.assert_close(last_state(u, raw.float(), A, B, bias).double(), exact, rtol=3e-6, atol=1e-7)
+    x, heads = u[..., None], (delta, A[:, 0], B[:, :, None])
+    exact = last_ssd_state(x.double(), *(m.double() for m in heads))
+    torch.testing.assert_close(last_ssd_state(x, *heads).double(), exact, rtol=3e-6, atol=1e-7)

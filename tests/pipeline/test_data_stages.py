@@ -114,3 +114,17 @@ def test_stage_without_its_inputs(project):
     assert_refused(stage("tokenizer", project), "manifest.json")
     assert_refused(stage("shards", project), "tokenizer.json")
     assert not list((project / "artifacts" / "smoke").iterdir())
+
+
+@pytest.mark.parametrize(("held_out", "split"), [("03", "validation"), ("04", "test")])
+def test_a_split_too_short_to_be_scored_is_told_before_anything_is_trained(project, held_out, split):
+    (project / "texts" / f"{held_out}.txt").write_text("A few words.\n", encoding="utf-8")
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["scales"]["smoke"]["corpus"] |= {"validation_fraction": 0.0, "test_fraction": 0.0}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    for name in STAGES[:2]:
+        assert stage(name, project).returncode == 0
+    assert_refused(
+        stage("shards", project), f"the {split} split has ", "too few for one window of 64 + 1", f"corpus.{split}_fraction"
+    )
+    assert not (project / "artifacts" / "smoke" / "shards").exists()

@@ -28,7 +28,7 @@ def test_the_real_lock_cut_between_any_two_lines_is_brought_back(capsys):
     lines = REAL.splitlines(keepends=True)
     starts = {number for number, line in enumerate(lines) if line.startswith("  ") and line[2] not in " -"}
     last = [number for number in range(len(lines) - 12, len(lines)) if not lines[number].lstrip().startswith(("size", "nfiles"))]
-    for number in sorted(starts | set(range(3, len(lines) - 12, 7)) | set(last[:-1])):
+    for number in sorted(starts | set(range(3, len(lines) - 12, 29)) | set(last[:-1])):
         LOCK.write_text("".join(lines[:number]), encoding="utf-8")
         mend_lock()
         assert LOCK.read_text(encoding="utf-8") == REAL, f"cut before line {number + 1}: {lines[number]}"

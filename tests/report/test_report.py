@@ -564,6 +564,7 @@ def reported(tmp_path_factory):
     folder = write_results(tmp_path_factory.mktemp("reported"), studies={"plain": PLAIN}, truth=SHORT)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("pipeline.report.pictures", lambda results: [])  # which take most of the time, and nobody looks at them
         make(load_params(), "smoke", "plain")
     return folder
 
@@ -571,6 +572,7 @@ def reported(tmp_path_factory):
 def test_a_measurement_of_another_model_stops_no_page_and_is_told(tmp_path, monkeypatch, capsys):
     """As of a run that was trained again: no stage makes its downstream scores, and another study's its recall."""
     monkeypatch.chdir(write_results(tmp_path, seeds=(1,), truth=SHORT))
+    monkeypatch.setattr("pipeline.report.pictures", lambda results: [])
     layout, params = Layout("smoke"), load_params()
     scored = Downstream("lolm", 1, "lolm", "of before", harness="", max_length=8, limit=None, tasks={})
     write(layout.downstream("lolm", 1), scored)
@@ -591,6 +593,7 @@ def test_a_measurement_of_another_model_stops_no_page_and_is_told(tmp_path, monk
 
 def test_headlines_are_of_the_present_settings_and_written_where_they_change(tmp_path, monkeypatch):
     monkeypatch.chdir(write_results(tmp_path, seeds=(1,), truth=SHORT))
+    monkeypatch.setattr("pipeline.report.pictures", lambda results: [])
     params, layout = load_params(), Layout("smoke")
     make(params, "smoke", "main")
     first, others = read_json(layout.metrics("lolm", 1)), layout.metrics("transformer", 1).stat().st_mtime_ns
@@ -610,6 +613,7 @@ def test_every_page_that_exists_is_made_again(reported, tmp_path, monkeypatch):
     before = page.read_bytes()
     page.write_text("")
     monkeypatch.setattr(sys, "argv", ["report"])
+    monkeypatch.setattr("pipeline.report.pictures", lambda results: [])
     report()
     assert page.read_bytes() == before
     assert not (folder / "reports/smoke/main").exists()

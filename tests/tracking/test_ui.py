@@ -32,6 +32,17 @@ def test_on_another_address_and_where_the_user_says_so_the_rule_is_theirs(monkey
     assert "--allowed-hosts" not in ui.command("127.0.0.1", 5000)
 
 
+def test_where_the_store_is_a_server_its_address_is_printed_and_none_is_started(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example.com:5000/")
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a server was started"))
+    monkeypatch.setattr("lolm.tracking.chart_page_of", lambda layout, study: "#/experiments/1")
+    monkeypatch.setattr(sys, "argv", ["ui"])
+    ui.ui()
+    assert capsys.readouterr().out == "http://mlflow.example.com:5000/#/experiments/1\n"
+
+
 def answered(port: int, host: str) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/api/2.0/mlflow/experiments/search?max_results=1", headers={"Host": host})

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,15 @@ def test_a_run_that_stops_before_the_end_of_its_schedule_has_the_rates_of_the_wh
 def test_warm_up_stable_decay(step, share):
     """The last fifth, 22 steps, goes linearly down to the floor, which the last step reaches."""
     assert learning_rate_at(step, schedule(schedule="wsd", decay_fraction=0.2), 1.0) == pytest.approx(share)
+
+
+def test_a_decay_that_would_begin_inside_the_warm_up_begins_behind_it():
+    """Over the whole run, as is usual: no step down behind the warm-up."""
+    training = schedule(schedule="wsd", decay_fraction=1.0)
+    rates = [learning_rate_at(step, training, 1.0) for step in range(9, 110)]
+    assert rates[0] == 1.0
+    assert rates[-1] == pytest.approx(training.lr_floor)
+    assert [a - b for a, b in pairwise(rates)] == pytest.approx([0.9 / 100] * 100)
 
 
 def test_no_warm_up():

@@ -26,7 +26,7 @@ from lolm.training.checkpoint import CheckpointError
 from pipeline.torchrun import ProcessesError, launch
 
 TRAINING = {
-    "steps": 50, "batch_size": 1, "accumulation": 2, "seq_len": 16, "log_every": 1, "eval_every": 50, "checkpoint_every": 50,
+    "steps": 20, "batch_size": 1, "accumulation": 2, "seq_len": 16, "log_every": 1, "eval_every": 20, "checkpoint_every": 20,
     "warmup_steps": 5, "snapshots": (0.5,),
 }  # fmt: skip
 OPTIONS = {"attention": {"window": 6}, "mamba2": {"head_width": 8, "chunk": 8}, "hymba": {"kv_heads": 2, "d_state": 4}}
@@ -89,7 +89,7 @@ def alone(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_make_what_one_makes(alone, tmp_path):
-    """Over 50 steps, for LOLM and for every mixer, with dropout and noise; an odd vocabulary leaves the last row its training."""
+    """Over 20 steps, for LOLM and for every mixer, with dropout and noise; an odd vocabulary leaves the last row its training."""
     wrote = together(2, tmp_path / "group", trained, str(tmp_path), ["lolm", "mixers"])
     assert wrote == [2, 0], "the lead alone writes"
     for arm in ("lolm", "mixers"):

@@ -107,3 +107,17 @@ def nats(run: RunRecord, intervention: str, value: float | None = None, step: in
         at = "" if value is None else f" = {value:g}"
         raise NotRun(f"{run.name}: the intervention {intervention}{at} was not measured")
     return found.nats
+
+
+def parameters(results: ScaleResults, arm: str | None) -> int:
+    """Of an arm that was run."""
+    return results.of(arm or "")[0].header.parameters.total
+
+
+def mismatch(results: ScaleResults) -> str | None:
+    """How far the compared arms are from equal parameters, in words; None where they are matched."""
+    tolerance = results.analysis.parameter_tolerance
+    found = abs(parameters(results, results.baseline) / parameters(results, results.subject) - 1)
+    if found <= tolerance:
+        return None
+    return f"The arms are not matched: their parameters differ by {100 * found:.2f} %, more than {100 * tolerance:g} %"

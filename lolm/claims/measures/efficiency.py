@@ -11,7 +11,7 @@ from lolm.analysis.statistics import Estimate, geometric_interval
 from lolm.claims.entry import Context, Reading
 from lolm.claims.ledger import FAILS, INCONCLUSIVE, Quantity
 from lolm.claims.numbers import show, show_interval
-from lolm.claims.rules import above, why_of
+from lolm.claims.rules import Above, above, why_of
 from lolm.records.results import RunRecord, ScaleResults
 
 AXIS_NAMES = {"step": "steps", "tokens": "tokens", "flops": "training FLOPs", "seconds": "seconds"}
@@ -49,15 +49,13 @@ def multiplier(threshold: float):
         else:
             verdict, why = _beyond(flops.estimate, threshold, margin), why_of(flops.estimate, threshold, "x")
             why = f"In FLOPs to the same loss, schedules ended, {why}. {_behind(flops, len(pairs))}{_stability(flops, margin)}"
-        unmatched = mismatch(results)
-        if unmatched:
-            verdict, why = INCONCLUSIVE, f"{unmatched}. {why}"
         return Reading(
             sound=flops.estimate,
             published=published.common,
             runs=[run for pair in pairs for run in pair],
             verdict=verdict,
             why=why,
+            rule=Above(threshold),
             values={"split": flops.split} | _inside(results, pairs),
             note=_note(flops, len(pairs)),
             published_note=published.reason if published.common is None else _reached(published, len(pairs)),
@@ -160,17 +158,3 @@ def _stability(found: eff.Budgets, margin: float) -> str:
         return f" It changes by {show(found.change.value, 'x')} {between}: no single number describes it."
     low, high = found.change.interval or (found.change.value, found.change.value)
     return f" No change is shown {between} (ratio {show_interval(low, high, 'x')})."
-
-
-def parameters(results: ScaleResults, arm: str | None) -> int:
-    """Of an arm that was run."""
-    return results.of(arm or "")[0].header.parameters.total
-
-
-def mismatch(results: ScaleResults) -> str | None:
-    """How far the compared arms are from equal parameters, in words; None where they are matched."""
-    tolerance = results.analysis.parameter_tolerance
-    found = abs(parameters(results, results.baseline) / parameters(results, results.subject) - 1)
-    if found <= tolerance:
-        return None
-    return f"The arms are not matched: their parameters differ by {100 * found:.2f} %, more than {100 * tolerance:g} %"

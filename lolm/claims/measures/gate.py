@@ -80,13 +80,15 @@ def level(context: Context) -> Reading:
     return Reading(sound, ours, runs, verdict=verdict, why=why)
 
 
-def reversal(context: Context) -> Reading:
-    """Depth of the dip and height of the climb.
+def gate_paths(runs: Sequence[RunRecord]) -> tuple[list[dict[float, float]], list[float], list[float]]:
+    """The mean gate by step of each run, the steps that all have, and of each run the gate at the dip.
 
     The lowest point of a noisy curve is low by selection, so the step of the dip is read off the mean curve of the *other*
     seeds; with one seed there is no other, and the value carries no interval.
+
+    Raises:
+        NotRun: fewer than three steps are common to all.
     """
-    runs, confidence = gated(context), context.confidence
     curves = [dict(zip(*run.points(names.GATE_LEVEL), strict=True)) for run in runs]
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     if len(steps) < 3:
@@ -96,6 +98,13 @@ def reversal(context: Context) -> Reading:
         others = [c for j, c in enumerate(curves) if j != i] or [curve]
         at = min(steps, key=lambda step: math.fsum(c[step] for c in others))
         dips.append(curve[at])
+    return curves, steps, dips
+
+
+def reversal(context: Context) -> Reading:
+    """Depth of the dip and height of the climb."""
+    runs, confidence = gated(context), context.confidence
+    curves, steps, dips = gate_paths(runs)
     start, end = [c[steps[0]] for c in curves], [c[steps[-1]] for c in curves]
     dip, climb = paired_difference(start, dips, confidence), paired_difference(end, start, confidence)
     mean_end = t_value(end)

@@ -11,7 +11,7 @@ from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
 from lolm.claims.measures.common import again, nats, on_training_stream, removed, t_value
 from lolm.claims.numbers import show
-from lolm.claims.rules import above, below, every, why_of
+from lolm.claims.rules import Above, above, below, every, why_of
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
 from lolm.records.schema import TokenClass
@@ -143,7 +143,9 @@ def serial_control(context: Context) -> Reading:
         f"damage of skipping the last {last}": Quantity.of(t_interval(control, confidence), "nats", "baseline, same tokens"),
     }
     both = [run for pair in pairs for run in pair]
-    return Reading(excess, runs=both, verdict=above(excess, margin), why=why, values={"last": last}, details=details)
+    rule = Above("inversion_margin")
+    verdict = rule.verdict(excess, context.analysis)
+    return Reading(excess, runs=both, verdict=verdict, why=why, rule=rule, values={"last": last}, details=details)
 
 
 def one_stream(gate: float):

@@ -16,7 +16,7 @@ from lolm.claims.measures.common import again, another_baseline, training_stream
 from lolm.claims.measures.efficiency import Pairs
 from lolm.claims.numbers import show
 from lolm.claims.published import NUMBERS, clipped_perplexity
-from lolm.claims.rules import above, below, every, why_of
+from lolm.claims.rules import Below, Rule, above, below, every, why_of
 from lolm.config import ConfigError, RunConfig
 from lolm.records import names
 
@@ -84,9 +84,10 @@ def matched_budget(context: Context) -> Reading:
     if difference is None:
         raise NotRun(NOT_SCORED)
     same = equivalence(difference, margin, context.confidence)
+    rule: Rule | None = Below(0.0)
     verdict, why = below(difference, 0.0), f"LOLM minus baseline: {why_of(difference, 0.0, 'nats')}."
     if same.equivalent and verdict != FAILS:
-        verdict = FAILS
+        verdict, rule = FAILS, None
         why += f" But the two losses are equivalent: TOST within ±{margin:g} nats, p = {same.p_value:.3g}."
     details = {}
     for axis, name in (("flops", "FLOPs"), ("seconds", "seconds")):
@@ -103,6 +104,7 @@ def matched_budget(context: Context) -> Reading:
         [run for pair in pairs for run in pair],
         verdict=verdict,
         why=why,
+        rule=rule,
         values={"split": split, "until": constant_until(pairs[0][0])},
         details=details,
     )

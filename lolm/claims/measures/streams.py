@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from lolm.analysis.in_curve import window_rows
-from lolm.analysis.statistics import equivalence, paired_difference, t_interval
+from lolm.analysis.statistics import equivalence, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
 from lolm.claims.measures.common import quantity, removed, values
@@ -156,12 +156,17 @@ def memory_loss(context: Context) -> Reading:
     )
 
 
+def above_chance(runs: Sequence[RunRecord]) -> list[float]:
+    """The contrastive loss minus ln n of each run, n the candidates that were offered; raises NotRun where one lacks it."""
+    return [found.nats - math.log(found.candidates) for found in _contrastive(runs)]
+
+
 def contrastive_loss(context: Context) -> Reading:
     """The contrastive loss minus ln n, n the candidates that were offered; equivalence to chance refutes it too."""
     runs, confidence, margin = context.subject(), context.confidence, context.analysis.equivalence_margin
     found = _contrastive(runs)
     loss = t_interval([r.nats for r in found], confidence)
-    excess = paired_difference(loss.per_seed, [math.log(r.candidates) for r in found], confidence)
+    excess = t_interval(above_chance(runs), confidence)
     verdict, why = below(excess, 0.0), why_of(excess, 0.0, "nats")
     same = equivalence(excess.per_seed, margin, confidence)
     if same.equivalent:

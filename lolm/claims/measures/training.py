@@ -14,7 +14,7 @@ from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
 from lolm.claims.measures.common import Read, values
 from lolm.claims.numbers import of_difference
-from lolm.claims.rules import Within, above, below, every, why_of
+from lolm.claims.rules import Above, Threshold, Within, above, below, every, resolve, why_of
 from lolm.records import names
 from lolm.records.results import ScaleResults
 
@@ -59,7 +59,7 @@ class Contrast:
         if found is None:
             what = f"arm {self.arm}" if self.arm else f"factor {self.factor}"
             raise NotRun(f"these runs do not measure {outcome.name} for {what}")
-        alpha, declared = 1 - results.analysis.confidence, self.arm is not None and self.arm == results.baseline
+        alpha, declared = 1 - results.analysis.confidence, self._declared(results)
         family = self._family(context)
         if not declared:
             found = found.at(1 - alpha / family)
@@ -115,7 +115,11 @@ class Contrast:
         same = [entry for entry in context.entries.values() if entry.group == context.entry.group]
         asked = [entry.measure for entry in same if isinstance(entry.measure, Contrast)]
         asked = [one for one in asked if one.outcome == self.outcome and one.difference(context.results) is not None]
-        return max(1, len({one.name for one in asked} - {context.results.baseline}))
+        return max(1, len({one.name for one in asked if not one._declared(context.results)}))
+
+    def _declared(self, results: ScaleResults) -> bool:
+        """Whether it is the comparison that params.yaml declares, which is one of test losses."""
+        return self.outcome == "nats" and self.arm is not None and self.arm == results.baseline
 
     def _controls(self, results: ScaleResults) -> tuple[Control, ...]:
         """The same arm or factor in the other outcomes: a change of one that comes with a change of all has another cause."""
@@ -172,17 +176,18 @@ def memory_writes(context: Context) -> Reading:
 
 @dataclass(frozen=True)
 class BeatsAll:
-    """Test loss of each of the ``others`` minus that of ``arm`` (default: the subject). To beat all is to beat each, so nothing
-    is corrected; the smallest difference stands for them."""
+    """Test loss of each of the ``others`` minus that of ``arm`` (default: the subject), against ``least``. To beat all is to beat
+    each, so nothing is corrected; the smallest difference stands for them."""
 
     others: tuple[str, ...]
     arm: str | None = None
+    least: Threshold = "equivalence_margin"
 
     def arms(self, results: ScaleResults) -> tuple[str, ...]:
         return (self.arm or results.params.selected.subject, *self.others)
 
     def __call__(self, context: Context) -> Reading:
-        results, margin = context.results, context.analysis.equivalence_margin
+        results, margin = context.results, resolve(self.least, context.analysis)
         first = self.arms(results)[0]
         found = {arm: effect for arm in self.others if (effect := arm_effect(results, arm, "nats", first)) is not None}
         if len(found) < len(self.others):
@@ -193,6 +198,7 @@ class BeatsAll:
             runs=[run for arm in self.arms(results) for run in results.of(arm)],
             verdict=every(above(effect, margin) for effect in found.values()),
             why=f"Minus {results.label(first)}: {'; '.join(words)}.",
+            rule=Above(self.least),
             details={
                 f"{results.label(arm)} minus {results.label(first)}": Quantity.of(e, "nats", "test loss")
                 for arm, e in found.items()

@@ -62,7 +62,7 @@ ENTRIES = (
         definition=DIP,
         published=("gate_start", "gate_dip", "gate_304m"),
         published_definition="lowest log window of each run",
-        controls=("free_gate",),
+        controls=("free_path",),
         figure="gate_path",
     ),
     Entry(

@@ -161,7 +161,7 @@ ENTRIES = (
         Within("gate_margin"),
         "lolm_free_gate",
         "gate",
-        caveat="Both the competitive and the manifestation loss are off. Each alone moves the level, in opposite directions.",
+        caveat="Both the competitive and the manifestation loss are off.",
         stated="paper scaling",
     ),
     contrast(

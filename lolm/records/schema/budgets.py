@@ -118,8 +118,8 @@ class Trend:
 
 @dataclass(frozen=True)
 class DependencyPoint:
-    """The subject at one end of a schedule: S and damage by the declared way of removal, nats; the latent addend's share of the
-    fused signal's variance; mean gate. None where not measured."""
+    """The subject at one end of a schedule: S and damage by the declared way of removal, nats; the latent branch's share of the
+    gated signal; mean gate. None where not measured."""
 
     scale: str
     seed: int

@@ -86,7 +86,7 @@ def test_what_s_follows_over_arms(results_of):
     close = Truth(latents=latents, shares={arm: 0.6 - 0.03 * s for arm, s in latents.items()})
     alike = ledger_of(results_of(close, arms=("transformer", *latents)))["dependency_follows_share"]
     assert alike.verdict == "inconclusive"
-    assert "the arms' means of latent share lie within 2.4 %, called equal" in alike.why
+    assert "the arms' means of latent share lie within 2.4 points, called equal" in alike.why
     by_chance = ledger_of(results_of(truth, arms=("transformer", *list(latents)[:4])))["dependency_follows_share"]
     assert by_chance.verdict == "inconclusive"
     assert "p 0.083 by permutation of 4 arms" in by_chance.why
@@ -269,6 +269,16 @@ def test_the_declared_pair_is_not_corrected_and_leaves_the_family(results_of):
     assert "declared comparison, not corrected" in ledger["gate_sum"].rule
     assert ledger["gate_sum"].sound.interval == pytest.approx(arm_effect(results, "lolm_sum", "nats").interval)
     assert "for 1 contrast asked" in ledger["gate_half"].rule
+
+
+def test_what_is_declared_is_a_difference_of_losses(results_of):
+    """In the gate, S and usage the same pair is one contrast of several."""
+    arms = ("lolm", "lolm_free_gate", "lolm_bias_plus")
+    study = {"gate": {"arms": arms, "baseline": "lolm_free_gate"}}
+    ledger = ledger_of(results_of(studies=study, study="gate", arms=arms))
+    for name in ("gate_free", "gate_bias"):
+        assert "for 2 contrasts asked of these runs in mean gate" in ledger[name].rule
+        assert "97.5 % interval" in ledger[name].sound.definition
 
 
 def test_factors_of_a_design_are_corrected_together_and_show_their_arms(results_of):

@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 
+import pytest
 from synthetic import Truth
 
 from lolm.claims import build_ledger
@@ -16,6 +17,18 @@ def test_streams(ledger_of):
     assert ledger["regime_contribution"].verdict == "holds"
     ledger = ledger_of(Truth(alive_eval=8, cpc=2.0, memory_mean=0.2))
     assert [ledger[id].verdict for id in ("regime_codes", "cpc_chance", "memory_contribution")] == ["holds"] * 3
+
+
+def test_the_controls_of_chance_and_of_the_dip_are_of_the_same_quantity(results_of):
+    truth = Truth(cpc=2.0, gate_path=(0.36, 0.17, 0.83))
+    for arm, claim, value in (
+        ("lolm_cpc_positions", "cpc_chance", 2.0 - math.log(56)),
+        ("lolm_free_gate", "gate_reversal", 0.36 - 0.17),
+    ):
+        found = build_ledger(results_of(truth, arms=("lolm", "transformer", arm)))
+        (control,) = (c for one in found if one.id == claim for c in one.controls if c.name == f"arm {arm}")
+        assert control.quantity.value == pytest.approx(value, abs=0.03)
+        assert control.quantity.n_seeds == 4
 
 
 def test_arms_with_other_edges_cut_are_no_test_of_isolation(results_of):

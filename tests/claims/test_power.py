@@ -1,0 +1,33 @@
+"""Seeds that a measured claim needs: by the number that was judged, against the threshold that judged it."""
+
+import math
+
+import pytest
+from synthetic import Truth
+
+from lolm.analysis.statistics import seeds_needed
+from lolm.claims import build_ledger
+from lolm.claims.power import power_rows
+
+
+def test_the_number_and_the_threshold_are_those_that_decided(results_of):
+    results = results_of(Truth(speed=1.3, jitter=0.05))
+    ledger = build_ledger(results)
+    claims, rows = {c.id: c for c in ledger}, {row.claim: row for row in power_rows(ledger, results.analysis)}
+    for name, threshold in (("efficiency_2x", 2.0), ("efficiency_direction", 1.0)):
+        row, found = rows[name], claims[name].sound
+        assert row.threshold == threshold
+        assert row.distance == pytest.approx(abs(math.log(found.value / threshold)))
+        assert row.seeds == seeds_needed(row.sd, row.distance, results.analysis.confidence, results.analysis.power)
+    assert all(claims[name].judged_by is not None for name in rows)
+    assert [row.seeds or math.inf for row in power_rows(ledger, results.analysis)] == sorted(
+        row.seeds or math.inf for row in rows.values()
+    )
+
+
+def test_what_several_numbers_or_a_margin_decide_is_left_out(results_of):
+    results = results_of(Truth())
+    ledger = build_ledger(results)
+    rows = {row.claim for row in power_rows(ledger, results.analysis)}
+    assert not rows & {claim.id for claim in ledger if claim.judged_by is None}
+    assert {"gate_reversal", "gate_settles"}.isdisjoint(rows)
