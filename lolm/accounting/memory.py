@@ -62,7 +62,8 @@ def step_memory(run: RunConfig, gpu: bool, devices: int = 1) -> StepMemory:
     Args:
         gpu: whether the device is one; else the CPU.
         devices: weights, gradients and moments are shared out over so many (FSDP2: arXiv 2304.11277), each of which takes the
-            run's micro-batch. The two largest blocks are whole on each, as one is computed while the next one arrives.
+            run's micro-batch. Whole on each are what lies outside the blocks, from its first use to the end of the step, and the
+            two largest blocks, as one is computed while the next one arrives.
     """
     held = run.training.accumulation > 1 or devices > 1  # from the second micro-batch on there are gradients at the start
     taken = partial(_at_depth, taken=partial(_step, gpu=gpu, held=held))
@@ -74,7 +75,7 @@ def step_memory(run: RunConfig, gpu: bool, devices: int = 1) -> StepMemory:
         found = _continued(less, more, batch / few - 1)
     weights, gradients, moments = found["weights"], found["gradients"], 2 * found["gradients"]
     shared = -(-(weights + gradients + moments) * (devices - 1) // devices)
-    whole = found["blocks"] if devices > 1 else 0
+    whole = found["gathered"] if devices > 1 else 0
     return StepMemory(
         weights=weights // devices,
         gradients=gradients // devices,
@@ -141,10 +142,12 @@ def _step(run: RunConfig, gpu: bool, held: bool) -> dict[str, int]:
         del streams, o_BTD, terms
         forward, kept, live.peak = live.peak, live.bytes - before, live.bytes
         torch.autograd.backward(total)
+        units = [sum(p.nbytes for p in unit.parameters()) for unit in model.units()]
+        root = sum(p.nbytes for p in model.parameters()) - sum(units)
         return {
             "weights": weights,
             "gradients": sum(parameter.nbytes for parameter in parameters),
-            "blocks": 2 * sum(sorted(sum(p.nbytes for p in block.parameters()) for block in blocks)[-2:]),  # and their gradients
+            "gathered": 2 * (root + sum(sorted(units)[-2:])),  # and their gradients
             "kept": kept,
             "loss": marks["fusion"] - before - kept,
             "forward": forward,

@@ -184,11 +184,12 @@ def from_hub(name: str) -> Path:
     Raises:
         ExportError: the hub or the local cache does not give it.
     """
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import constants, hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        hf_hub_download(name, HEADER)  # gigabytes of a model that is no export are left where they are
+        if not constants.HF_HUB_OFFLINE:
+            hf_hub_download(name, HEADER)  # gigabytes of a model that is no export are left where they are
         return Path(snapshot_download(name))
     except (OSError, EntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):

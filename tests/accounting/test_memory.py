@@ -153,6 +153,14 @@ def test_half_precision_devices_and_batch():
     assert four.weights == whole.weights // 4
     assert four.optimizer == 2 * whole.gradients // 4
     assert four.peak < whole.peak
+    model = build_model(run)
+    shared = whole.weights + whole.gradients + whole.optimizer
+    outside = 4 * (
+        sum(p.numel() for p in model.parameters()) - sum(p.numel() for b in model.stack.blocks for p in b.parameters())
+    )
+    two = 2 * 4 * sum(p.numel() for p in model.stack.blocks[0].parameters())
+    held = step_memory(change(run, training={"accumulation": 2}), gpu=True)  # with gradients from the start, as several devices
+    assert four.peak - (held.peak - shared * 3 / 4) == pytest.approx(2 * (outside + two), rel=0.01), "embedding and two blocks"
     assert step_memory(replace(run, size=replace(run.size, dropout=0.0)), gpu=True).activations < whole.activations
 
 

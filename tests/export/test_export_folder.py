@@ -319,6 +319,7 @@ def test_a_model_on_the_hub_that_is_no_export_is_not_downloaded(monkeypatch):
     def lacking(name, file):
         raise EntryNotFoundError(f"no {file}")
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lacking)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: pytest.fail("all of it was downloaded"))
     with pytest.raises(

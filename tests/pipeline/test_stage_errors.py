@@ -53,7 +53,7 @@ def test_a_lack_of_memory_is_one_line(capsys, error):
         (errno.ENOSPC, "see to the disk"),
         (errno.EMFILE, "`ulimit -n`"),
         (errno.EFBIG, "`ulimit -f`"),
-        (errno.EISDIR, "move away what has that name"),
+        (errno.EISDIR, "a file is wanted: name one, or move away the folder"),
         (errno.ENOENT, "put it there"),
         (errno.ELOOP, "mend that"),
     ],
