@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from lolm.analysis import dependency as dep
 from lolm.analysis.effects import arm_effect
 from lolm.analysis.statistics import t_interval
+from lolm.claims.entry import NotRun
 from lolm.claims.ledger import Control, Quantity
 from lolm.claims.measures.common import again, difference, nats, quantity, removed, values
 from lolm.claims.measures.gate import gate_paths, latent_share
@@ -242,21 +244,23 @@ def serial(results: ScaleResults) -> list[Control]:
 
 def other_negatives(results: ScaleResults) -> list[Control]:
     """The contrastive loss where a position tells nothing."""
-    runs = results.of("lolm_cpc_positions")
-    found = above_chance(runs) if runs else None
+    found = None
+    with suppress(NotRun):
+        found = above_chance(results.of("lolm_cpc_positions"))
     text = "contrastive loss of arm lolm_cpc_positions minus ln n of its candidates, test split"
-    missing = f"arm lolm_cpc_positions is not in study {results.study}"
+    missing = f"arm lolm_cpc_positions is not in study {results.study}, or its loss was not measured"
     sentence = "With negatives at the same position of other texts, position tells nothing; their number is another."
     return [Control("arm lolm_cpc_positions", quantity(found, results, "nats", text, missing), sentence)]
 
 
 def free_path(results: ScaleResults) -> list[Control]:
     """The dip of a gate that no loss gives a target."""
-    runs, found = results.of("lolm_free_gate"), None
-    if runs:
-        curves, steps, dips = gate_paths(runs)
+    found = None
+    with suppress(NotRun):
+        curves, steps, dips = gate_paths(results.of("lolm_free_gate"))
         found = [curve[steps[0]] - dip for curve, dip in zip(curves, dips, strict=True)]
-    text, missing = "depth of the dip of arm lolm_free_gate", f"arm lolm_free_gate is not in study {results.study}"
+    text = "depth of the dip of arm lolm_free_gate"
+    missing = f"arm lolm_free_gate is not in study {results.study}, or its gate was not logged"
     return [Control("arm lolm_free_gate", quantity(found, results, "gate", text, missing), FREE)]
 
 

@@ -71,8 +71,9 @@ def _of_other_arms(entry: Entry, results: ScaleResults) -> str | None:
         return wrong
     if entry.recipe and (asked := params.studies.get(entry.study)):
         for mine, said in ((own.subject, asked.subject), (own.baseline, asked.baseline)):
-            if params.architectures[mine].recipe != params.architectures[said].recipe:
-                return f"{results.label(mine)} has another recipe than {params.architectures[said].label}, of which this is said"
+            ours, theirs = params.architectures.get(mine), params.architectures.get(said)
+            if ours and theirs and ours.recipe != theirs.recipe:
+                return f"{ours.label} has another recipe than {theirs.label}, of which this is said"
     return None
 
 

@@ -160,6 +160,13 @@ def test_a_study_against_no_transformer_says_nothing_of_the_transformer(results_
     assert ledger["inversion"].verdict == "holds"
 
 
+def test_a_study_without_a_baseline_has_its_ledger(results_of):
+    alone = {"arms": ("lolm_published",), "subject": "lolm_published", "baseline": ""}
+    ledger = {c.id: c for c in build_ledger(results_of(studies={"alone": alone}, study="alone", arms=("lolm_published",)))}
+    assert ledger["efficiency_2x_published"].verdict == "not run"
+    assert ledger["flops_overhead"].verdict in ("not run", "inconclusive", "not testable at this scale")
+
+
 def test_what_is_said_of_a_recipe_is_not_decided_by_arms_of_another(results_of):
     """A study's own page once called LOLM under the sound recipe LOLM as published."""
     pair = {"arms": ("lolm_published", "transformer_published"), "subject": "lolm_published", "baseline": "transformer_published"}

@@ -216,6 +216,7 @@ def test_page_stands_alone_and_is_sound_html(results, drawn):
         assert run.name in text
         assert run.fingerprint in text
     assert "a &lt;day&gt; &amp; night" in text  # generated text is escaped
+    assert "`" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL), "marks of code are for Markdown"
     assert "runs without numbers" not in text.lower()
 
 

@@ -115,8 +115,10 @@ def parameters(results: ScaleResults, arm: str | None) -> int:
 
 
 def mismatch(results: ScaleResults) -> str | None:
-    """How far the compared arms are from equal parameters, in words; None where they are matched."""
+    """How far the compared arms are from equal parameters, in words; None where they are matched, or one was not run."""
     tolerance = results.analysis.parameter_tolerance
+    if not results.of(results.baseline or "") or not results.of(results.subject or ""):
+        return None
     found = abs(parameters(results, results.baseline) / parameters(results, results.subject) - 1)
     if found <= tolerance:
         return None

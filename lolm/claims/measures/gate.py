@@ -87,10 +87,10 @@ def gate_paths(runs: Sequence[RunRecord]) -> tuple[list[dict[float, float]], lis
     seeds; with one seed there is no other, and the value carries no interval.
 
     Raises:
-        NotRun: fewer than three steps are common to all.
+        NotRun: no runs, or fewer than three steps are common to all.
     """
     curves = [dict(zip(*run.points(names.GATE_LEVEL), strict=True)) for run in runs]
-    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
     if len(steps) < 3:
         raise NotRun("too few log windows during training")
     dips = []

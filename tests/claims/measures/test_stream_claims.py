@@ -31,6 +31,18 @@ def test_the_controls_of_chance_and_of_the_dip_are_of_the_same_quantity(results_
         assert control.quantity.n_seeds == 4
 
 
+def test_a_control_whose_arm_lacks_its_measurement_is_missing_and_no_error(results_of):
+    results = results_of(arms=("lolm", "transformer", "lolm_cpc_positions", "lolm_free_gate"))
+    runs = [
+        replace(run, evaluation=replace(run.evaluation, cpc=None)) if run.arm == "lolm_cpc_positions" else
+        replace(run, rows=run.rows[:1]) if run.arm == "lolm_free_gate" else run
+        for run in results.runs
+    ]  # fmt: skip
+    ledger = {claim.id: claim for claim in build_ledger(replace(results, runs=tuple(runs)))}
+    for claim in ("cpc_chance", "gate_reversal"):
+        assert [c.quantity.value for c in ledger[claim].controls if c.name.startswith("arm")] == [None]
+
+
 def test_arms_with_other_edges_cut_are_no_test_of_isolation(results_of):
     results = results_of(seeds=(1,))
 
