@@ -44,6 +44,7 @@ def decide(
     if elsewhere:
         return _elsewhere(context, ours or sound)
     verdict, why = _judged(entry, results, reading)
+    rule = reading.rule if reading.verdict else entry.rule
     judged = _quantity(reading.judged or reading.sound, _judged_unit(entry, reading), "", None, reading)
     claim = _claim(
         entry,
@@ -59,7 +60,7 @@ def decide(
         figure=entry.figure if verdict != UNTESTABLE else None,
         needs=_further(context),
         judged=judged,
-        judged_by=reading.rule if reading.verdict else entry.rule,
+        judged_at=() if rule is None else rule.thresholds(results.analysis),
     )
     return _incomplete(context, claim)
 

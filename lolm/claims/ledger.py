@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lolm.analysis.statistics import Estimate
 from lolm.claims.cost import Measurement, Needs
@@ -21,9 +21,6 @@ from lolm.claims.numbers import show, show_interval
 from lolm.claims.published import NUMBERS, SOURCES
 from lolm.records import RecordError, has, read_json
 from lolm.records.results import RunRecord
-
-if TYPE_CHECKING:
-    from lolm.claims.rules import Rule
 
 HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
 NOT_RUN, UNTESTABLE = "not run", "not testable at this scale"
@@ -144,7 +141,8 @@ class Claim:
         as_published, sound: our number under the published and under a sound definition.
         why: what decided, in words; ``caveats``: what the verdict leaves open.
         study: whose records decide, or would decide.
-        judged, judged_by: the number that decided and the rule that judged it, in memory alone; None where several numbers did.
+        judged, judged_at: the number that decided and the thresholds it was held against, in memory alone; no threshold where
+            several numbers decided, or a margin for equality.
         needs: what would test it where these runs do not, or what its controls ask for.
         details, controls: other readings of the same runs, and what could explain the claim away.
         figure: name of the figure that shows it, ``figures/<name>.svg`` of the study's page.
@@ -175,7 +173,7 @@ class Claim:
     against: bool = False
     trained_for: bool = False
     judged: Quantity | None = None
-    judged_by: Rule | None = None
+    judged_at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS or self.group not in GROUPS:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from lolm.analysis.statistics import seeds_needed, t_interval
 from lolm.claims.ledger import DECIDED, Claim, Quantity
-from lolm.claims.rules import Above, Below, Between, Rule, resolve
 from lolm.config import AnalysisConfig
 
 
@@ -38,23 +37,15 @@ def power_rows(ledger: Sequence[Claim], analysis: AnalysisConfig) -> list[PowerR
     """
     rows = []
     for claim in ledger:
-        found, rule = claim.judged, claim.judged_by
-        if found is None or rule is None or claim.verdict not in DECIDED or len(found.per_seed) < 2:
+        found = claim.judged
+        if found is None or not claim.judged_at or claim.verdict not in DECIDED or len(found.per_seed) < 2:
             continue
-        ends = _thresholds(rule, analysis)
         ratio = found.unit == "x" and min(found.per_seed) > 0
         scale = math.log if ratio else float
         values = t_interval([scale(value) for value in found.per_seed])
-        differences = [(abs(values.value - scale(end)), end) for end in ends]
+        distance, threshold = min((abs(values.value - scale(end)), end) for end in claim.judged_at)
         sd = (values.error or 0.0) * math.sqrt(values.n)
-        if sd and differences:
-            distance, threshold = min(differences)
+        if sd:
             needed = seeds_needed(sd, distance, analysis.confidence, analysis.power)
             rows.append(PowerRow(claim.id, claim.verdict, found, threshold, distance, sd, needed))
     return sorted(rows, key=lambda row: (row.seeds is None, row.seeds))
-
-
-def _thresholds(rule: Rule, analysis: AnalysisConfig) -> list[float]:
-    if isinstance(rule, Above | Below):
-        return [resolve(rule.at, analysis)]
-    return [resolve(rule.low, analysis), resolve(rule.high, analysis)] if isinstance(rule, Between) else []

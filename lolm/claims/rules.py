@@ -91,6 +91,10 @@ class Rule:
         """What the estimate is under this rule, in words."""
         raise NotImplementedError
 
+    def thresholds(self, analysis: AnalysisConfig) -> tuple[float, ...]:
+        """What an estimate is held against; none where a margin decides."""
+        return tuple(resolve(getattr(self, field.name), analysis) for field in fields(self))
+
     @property
     def names(self) -> tuple[str, ...]:
         """Fields of ``analysis`` that it reads."""
@@ -132,6 +136,9 @@ class Within(Rule):
 
     margin: Threshold
     target: Threshold = 0.0
+
+    def thresholds(self, analysis: AnalysisConfig) -> tuple[float, ...]:
+        return ()
 
     def verdict(self, estimate: Estimate, analysis: AnalysisConfig) -> str:
         return within(estimate, resolve(self.target, analysis), resolve(self.margin, analysis))

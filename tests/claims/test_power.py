@@ -19,7 +19,7 @@ def test_the_number_and_the_threshold_are_those_that_decided(results_of):
         assert row.threshold == threshold
         assert row.distance == pytest.approx(abs(math.log(found.value / threshold)))
         assert row.seeds == seeds_needed(row.sd, row.distance, results.analysis.confidence, results.analysis.power)
-    assert all(claims[name].judged_by is not None for name in rows)
+    assert all(claims[name].judged_at for name in rows)
     assert [row.seeds or math.inf for row in power_rows(ledger, results.analysis)] == sorted(
         row.seeds or math.inf for row in rows.values()
     )
@@ -29,5 +29,5 @@ def test_what_several_numbers_or_a_margin_decide_is_left_out(results_of):
     results = results_of(Truth())
     ledger = build_ledger(results)
     rows = {row.claim for row in power_rows(ledger, results.analysis)}
-    assert not rows & {claim.id for claim in ledger if claim.judged_by is None}
+    assert not rows & {claim.id for claim in ledger if not claim.judged_at}
     assert {"gate_reversal", "gate_settles"}.isdisjoint(rows)
