@@ -106,7 +106,7 @@ else
 	  { echo "error: the audit failed: either a package above has a known fault, or its list was out of reach (no network?)" >&2; exit 2; }
 endif
 
-golden: $(ready) tools ## whether the code computes what it computed: losses, gradients and measures of every family
+golden: $(ready) tools ## whether the code computes what it computed: losses, gradients, measures of every family, what stages make
 	@$(quiet) "$(python)" -m pytest tests/golden $(ARGS)
 
 lint: $(ready) tools ## style and types

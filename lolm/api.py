@@ -191,7 +191,7 @@ class LoadedModel:
             DataError: the text is empty, or no Unicode.
             LoadError: something else than a text, a window of no token, or a loss that is not finite.
         """
-        return self._losses(text, Intervention(names.NONE), window, EMPTY).learned
+        return self._losses(text, Intervention(names.NONE), window, EMPTY, None).learned
 
     def intervene(self, text: str, intervention: str | Intervention, *, window: int | None = None) -> Intervened:
         """Score a text in the learned model and under an intervention; see :meth:`score`.
@@ -205,13 +205,14 @@ class LoadedModel:
             LoadError: no intervention of this model has that label, names the nearest; it needs held-out text and there is none;
                 or a loss is not finite.
             InterventionError: the model has no place for it, or it needs held-out text and there is none.
+            DataError: the text is empty, or no Unicode; or the held-out text is damaged, or too short for it.
         """
         argument(LoadError, "intervention", intervention, str, Intervention)
         if isinstance(intervention, str):
             if intervention not in self.interventions:
                 raise LoadError(self._unknown(intervention))
             intervention = self.interventions[intervention]
-        return self._losses(text, intervention, window, self._context)
+        return self._losses(text, intervention, window, self._context, self._other_text)
 
     @cached_property
     def interventions(self) -> dict[str, Intervention]:
@@ -239,14 +240,23 @@ class LoadedModel:
         return f"no intervention {label!r} of this model{nearest(label, self.interventions)}"
 
     @cached_property
+    def _other_text(self) -> TokenStream | None:
+        """The held-out text, its bytes compared with their checksums now that it is needed."""
+        if self.held_out is not None:
+            self.held_out.verify()
+        return self.held_out
+
+    @cached_property
     def _context(self) -> Context:
         """Means of what a model's parts write in held-out text."""
-        if self.held_out is None or fusion_of(self.model) is None:
+        if self._other_text is None or fusion_of(self.model) is None:
             return EMPTY
-        held_out = EvaluationSet(self.held_out, MEASURED, self.config.training.seq_len)
+        held_out = EvaluationSet(self._other_text, MEASURED, self.config.training.seq_len)
         return Context(measure(self.model, (x_BT for x_BT, _ in held_out.batches(8))), seed=self.config.seed)
 
-    def _losses(self, text: str, intervention: Intervention, window: int | None, context: Context) -> Intervened:
+    def _losses(
+        self, text: str, intervention: Intervention, window: int | None, context: Context, elsewhere: TokenStream | None
+    ) -> Intervened:
         argument(LoadError, "text", text, str)
         window = argument(LoadError, "window", window, int, type(None))
         if window is not None and window < 1:
@@ -254,9 +264,9 @@ class LoadedModel:
         ids, before = self.tokenizer.encode(text), self.tokenizer.eos_id
         size = window or self.config.training.seq_len
         found = []
-        for start, end in self.model.pieces(len(ids), size, known=1) or [(0, 0)]:
+        for start, end in self.model.pieces(len(ids), size) or [(0, 0)]:
             part = ids[start:end]
-            found.append(losses_by_token(self.model, part, before, intervention, context.statistics, self.held_out, context.seed))
+            found.append(losses_by_token(self.model, part, before, intervention, context.statistics, elsewhere, context.seed))
             before = int(part[-1])
         learned, changed = (self._scored(text, parts) for parts in zip(*found, strict=True))
         for scored, under in ((learned, ""), (changed, f" under {intervention.label}")):
@@ -300,8 +310,8 @@ def load(
     Raises:
         LoadError: that is no run's folder; a device that PyTorch does not have here; an export of another step; or an argument of
             another type.
-        LolmError: its records, weights or tokenizer are missing or broken, or no weights of that step were kept (names those that
-            were); names the file.
+        LolmError: its records, weights or tokenizer are missing or broken, text and tokenizer beside it are others than it was
+            trained with, or no weights of that step were kept (names those that were); names the file.
     """
     argument(LoadError, "source", source, str, os.PathLike)
     argument(LoadError, "device", device, str, int, torch.device)
@@ -327,7 +337,8 @@ def _exported(folder: Path, step: int | None, annealed: bool) -> LoadedModel:
     model, tokenizer, header = open_export(folder)
     last = header.run.training.steps
     own = last if header.step is None else header.step
-    if step not in (None, own) or (annealed and not header.annealed and own != last):
+    asked = annealed or step is not None
+    if step not in (None, own) or (asked and annealed != header.annealed and own != last):
         what = "an annealed copy that ended at step" if header.annealed else "step"
         raise LoadError(f"{folder}: an export has weights of one step, this one of {what} {own}; load the run's own folder")
     return LoadedModel(str(folder), model, tokenizer, header.run, _records_of(folder, header))
@@ -355,6 +366,7 @@ def _run(folder: Path, step: int | None, annealed: bool) -> LoadedModel:
         raise LoadError(f"{folder}: not the folder of a run, nor an export of one; give {RUNS}")
     layout, key = place
     trained = load_run(layout.train(*key), folder)
+    trained.check_data(layout)
     trained.kept(step, annealed)
     tokenizer = Tokenizer.load(layout.tokenizer)
     if tokenizer.vocab_size != trained.run.vocab_size:

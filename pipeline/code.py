@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from lolm.records import read, sha256_of
+from lolm import LolmError, one_line
+from lolm.records import fingerprint_of, parse_json, read
 
 PACKAGES = ("lolm", "pipeline")
 # Fill MLflow, open models for users, start processes, tell runs apart: no result rests on them.
@@ -46,9 +47,9 @@ class Accepted:
 
 @dataclass(frozen=True)
 class AcceptedCode:
-    """``reports/accepted.json``: by stage the versions that give the same results, while the golden file has this hash."""
+    """``reports/accepted.json``: by stage the versions that give the same results, while each golden entry has this hash."""
 
-    golden: str
+    golden: dict[str, str]
     stages: dict[str, tuple[Accepted, ...]]
 
 
@@ -60,18 +61,36 @@ def code_of(stage: str, root: Path = Path()) -> str:
 
 
 def accepted_versions(stage: str, root: Path = Path()) -> tuple[str, ...]:
-    """Hashes of a stage's code that give the same results; none if the golden file has changed since."""
+    """Hashes of a stage's code that give the same results; none if a golden entry has changed since. One that is new changes
+    nothing."""
     if not (root / ACCEPTED).exists():
         return ()
     accepted = read(root / ACCEPTED, AcceptedCode)
-    if accepted.golden != golden_hash(root):
+    if not still_hold(accepted.golden, golden_hashes(root)):
         return ()
     return tuple(version.code for version in accepted.stages.get(stage, ()))
 
 
-def golden_hash(root: Path = Path()) -> str:
-    """Hash of the golden file; empty in a copy of the project without tests."""
-    return sha256_of(root / GOLDEN) if (root / GOLDEN).exists() else ""
+def golden_hashes(root: Path = Path()) -> dict[str, str]:
+    """Hash of each entry of the golden file, such as ``losses/lolm``; none in a copy of the project without tests.
+
+    Raises:
+        LolmError: the file is broken.
+    """
+    path = root / GOLDEN
+    try:
+        parts = parse_json(path.read_text(encoding="utf-8")).items()
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError) as error:
+        raise LolmError(f"{path}: broken ({one_line(error)}); bring it back with `git checkout {path}`") from None
+    entries = {part: values for part, values in parts if isinstance(values, dict)}  # beside them stand machine and history
+    return {f"{part}/{name}": fingerprint_of(value) for part, values in entries.items() for name, value in values.items()}
+
+
+def still_hold(known: Mapping[str, str], golden: Mapping[str, str]) -> bool:
+    """Whether all golden entries that were known are what they were."""
+    return known.items() <= golden.items()
 
 
 def code_hash(module: str, root: Path = Path()) -> str:

@@ -102,9 +102,12 @@ def open_run(stage: Stage, key: RunKey, inputs: str) -> RunContext:
     """Open a run with its own number of threads, and for the rest of the process the precision it is measured in.
 
     Raises:
-        RecordError, CheckpointError: the run hasn't been trained, or its weights are broken.
+        RecordError, CheckpointError: the run hasn't been trained, was trained on other data than are there now, or its weights
+            are broken.
+        DataError: the shards are.
     """
     trained = load_run(stage.layout.train(*key), stage.layout.weights(*key))
+    trained.check_data(stage.layout)
     torch.set_num_threads(trained.run.training.threads or torch.get_num_threads())
     device = training_device()
     trained.model.to(device)

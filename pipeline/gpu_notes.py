@@ -9,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lolm.records import read, sha256_of, write
+from lolm.accounting.resolve import resolve_run
+from lolm.config import load_params, scale_of, tuned_arm
+from lolm.records import fingerprint_of, read, sha256_of, write
 from lolm.records.files import write_bytes
 from pipeline.carried import MOST, index_hash
 from pipeline.code import accepted_versions, code_of
@@ -17,6 +19,7 @@ from pipeline.stage import training_device
 
 STAGES = ("sweep", "train", "evaluate", "ablate")
 NOTES = Path("reports/gpu")
+MODELLED_ON = {"transformers_llama": "transformer_modern", "transformers_mamba": "mamba"}  # whose sizes a step of theirs has
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Made:
         whole: whether nothing of the piece is left to do.
         files: its records below the project's folder, with the SHA-256 of each.
         values: what it measured besides.
+        settings: hash of what params.yaml says of it, see :func:`settings_of`.
     """
 
     piece: str
@@ -41,6 +45,7 @@ class Made:
     whole: bool
     files: dict[str, str] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    settings: str = ""
 
 
 def note_of(root: Path, piece: str) -> Path:
@@ -52,13 +57,36 @@ def write_note(out: Path, piece: str, whole: bool, files: Sequence[Path] = (), *
     import torch
 
     device = torch.cuda.get_device_name() if training_device() == "cuda" else "cpu"
-    scale = piece.split("/")[1] if piece.startswith("run/") else ""
     for path in files:
         if out.resolve() != Path().resolve():
             write_bytes(out / path, path.read_bytes())
     hashes = {path.as_posix(): sha256_of(path) for path in files}
     code = {stage: code_of(stage) for stage in STAGES}
-    write(note_of(out, piece), Made(piece, device, software(), code, index_hash(scale), whole, hashes, values))
+    made = Made(piece, device, software(), code, index_hash(_text_of(piece)), whole, hashes, values, settings_of(piece))
+    write(note_of(out, piece), made)
+
+
+def settings_of(piece: str) -> str:
+    """Hash of the parameters that a piece is made from: the resolved run, with that whose learning rate it takes and what is
+    measured of it; or, of a step, the run alone. Empty of a kernel, which has none.
+
+    Raises:
+        ConfigError: params.yaml has no such scale or arm.
+    """
+    kind, scale, name = (*piece.split("/"), "")[:3]
+    if kind == "kernel":
+        return ""
+    params = load_params()
+    if kind == "step":
+        return fingerprint_of(resolve_run(params, scale, MODELLED_ON.get(name, name), 0))
+    preset, (arm, _, seed) = scale_of(params, scale), name.rpartition("-")
+    runs = resolve_run(params, scale, arm, int(seed)), resolve_run(params, scale, tuned_arm(params, scale, arm), 0)
+    return fingerprint_of(*runs, preset.sweep, preset.evaluation, preset.ablation)
+
+
+def _text_of(piece: str) -> str:
+    """The scale whose text a piece reads; empty where it reads none."""
+    return piece.split("/")[1] if piece.startswith("run/") else ""
 
 
 def software() -> dict[str, str]:
@@ -73,9 +101,15 @@ def software() -> dict[str, str]:
 
 
 def is_made(piece: str, roots: Sequence[Path]) -> bool:
-    """Whether a folder has the whole piece, made by code that gives the present results."""
+    """Whether a folder has the whole piece, made from the present text and parameters by code that gives the present results.
+    What the CPU made is a rehearsal, and counts for nothing where there is a GPU."""
     notes = [read(note_of(root, piece), Made) for root in roots if note_of(root, piece).exists()]
-    return any(note.whole and not other_code(note) for note in notes)
+    whole = [
+        note for note in notes if note.whole and (note.device != "cpu" or training_device() == "cpu") and not other_code(note)
+    ]
+    if not whole:
+        return False
+    return (index_hash(_text_of(piece)), settings_of(piece)) in {(note.data, note.settings) for note in whole}
 
 
 def other_code(note: Made) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from pipeline.environment import PARENT, said
+from pipeline.environment import IDENTITY, PARENT, said
 
 GRACE = 15.0  # seconds between SIGTERM and SIGKILL
 _printing = threading.Lock()
@@ -23,11 +23,22 @@ _printing = threading.Lock()
 
 @dataclass(frozen=True)
 class Job:
-    """A command, independent of how it is run."""
+    """A command, independent of how it is run.
 
-    name: str  # stands before each line of its output
+    Attributes:
+        name: stands before each line of its output.
+        identity: of a piece, a hash of what it is to be made from.
+    """
+
+    name: str
     command: Sequence[str]
     log: Path
+    identity: str = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What it gets beside the environment of all."""
+        return {IDENTITY: self.identity} if self.identity else {}
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,7 @@ def side_by_side(
                 job = waiting.pop(0)
                 child = subprocess.Popen(
                     job.command,
-                    env={**environment, PARENT: str(os.getpid())},
+                    env={**environment, **job.environment, PARENT: str(os.getpid())},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,

@@ -1,8 +1,8 @@
 """Exact parameters, FLOPs, state and price of every arm of the study, and what each stage is to make; refuses a baseline that is
 not matched, and a step that does not fit into memory.
 
-Writes ``artifacts/<scale>/plan/<stage>.json``, resolved from ``params.yaml``: each stage depends on its own file, so that an edit
-makes again what it touches and nothing else.
+As a stage it writes ``artifacts/<scale>/plan/<stage>.json``, resolved from ``params.yaml``: each stage depends on its own file,
+so that an edit makes again what it touches and nothing else. Who asks for the price changes none: stages may be at work.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lolm.accounting.gpus import GPUS, SHOWN, known_as
+from lolm.accounting.gpus import GPUS, SHOWN, UTILISATION, known_as
 from lolm.accounting.plan import plan_notes, plan_rows, stage_inputs
-from lolm.accounting.price import GIB, UTILISATION, Target, disk, gpu_hours, memory_of, shard_bytes, what_fits
+from lolm.accounting.price import GIB, Target, disk, gpu_hours, memory_of, shard_bytes, what_fits
 from lolm.accounting.resolve import resolve_run, size_origin
 from lolm.config import ConfigError, Params, RunConfig, scale_of
 from lolm.config.ranges import Count, PositiveShare
@@ -77,7 +77,8 @@ def plan() -> None:
     here = target.gpu or (stage and said(LAUNCHER) != "slurm")
     if problems := [text for run in runs.values() if (text := what_fits(run, target, devices))] if here else []:
         raise ConfigError(*problems)
-    write_plan(params)
+    if stage:
+        write_plan(params)
     print(f"the whole study, one run at a time: {whole_study(params, target, stage, devices, args.utilisation)}")
 
 

@@ -17,6 +17,7 @@ from lolm import LolmError
 from lolm.records import RunKey
 from lolm.tracking import HAND_OVER, RUNNER
 from pipeline.cluster import Share, Task, array, check
+from pipeline.code import code_of
 from pipeline.environment import ALONE, DEVICE, FORCE, IDENTITY, JOBS, LAUNCHER, PARENT, said
 from pipeline.estimate import PER_ARM, PER_RUN
 from pipeline.headline import write_headline
@@ -114,7 +115,7 @@ def _expect_device(stage: Stage) -> None:
 
 
 def _refuse_other_inputs(inputs: Callable[[], str]) -> None:
-    """In a job that may have waited for days.
+    """In a job that may have waited for hours behind others, or for days in a queue.
 
     Raises:
         StageError: it was submitted to make something else.
@@ -126,14 +127,23 @@ def _refuse_other_inputs(inputs: Callable[[], str]) -> None:
         )
 
 
+def _refuse_other_code(name: str, code: str) -> None:
+    """Raises StageError where the code of a stage has become another than it was: DVC would record what is made as made by it."""
+    if code_of(name) != code:
+        raise StageError(
+            f"{name}: its code was edited while it ran, and what was made is of the code before; `make accept` if the edit "
+            "changes no result; the same command makes what it does change"
+        )
+
+
 def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inputs: Callable[[Piece], str]) -> None:
     """Make the pieces that have a reason, or all of them if told so.
 
     Args:
-        inputs: hash of what a piece is to be made from; asked for where the pieces run on other machines.
+        inputs: hash of what a piece is to be made from, which the piece holds against what it finds.
 
     Raises:
-        StageError: some failed; all others were made. Names each with the reason and its log.
+        StageError: some failed; all others were made. Names each with the reason and its log. Or the code was edited meanwhile.
     """
     # DVC asks for a stage's folders also where the study has nothing for it, or all of it diverged.
     if name in PER_ARM + PER_RUN:
@@ -155,19 +165,23 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inpu
     for piece, why in pieces.items():
         print(f"  {piece}: {why}")
     sys.stdout.flush()
-    jobs = [Job(f"{name} {piece}", command(name, stage, piece), LOGS / f"{stage.scale}-{name}-{piece}.log") for piece in pieces]
+    code = code_of(name)
+    jobs = [
+        Job(f"{name} {piece}", command(name, stage, piece), LOGS / f"{stage.scale}-{name}-{piece}.log", inputs(piece))
+        for piece in pieces
+    ]
     ended = lambda job: progress.piece_ended(jobs.index(job))  # noqa: E731
     settings = {"PYTHONUNBUFFERED": "1"} | (dict.fromkeys(THREAD_VARIABLES, str(threads)) if threads else {})
     if slurm:
         check()
         settings |= {RUNNER: "1", HAND_OVER: "1"} | ({} if stage.params.cluster.gpus else {"CUDA_VISIBLE_DEVICES": ""})
-        tasks = [Task(job, settings | {IDENTITY: inputs(piece)}) for job, piece in zip(jobs, pieces, strict=True)]
+        tasks = [Task(job, settings | job.environment) for job in jobs]
         lines = _told(array(name, tasks, workers, stage.params.cluster, _share(name, stage), ended))
     elif workers == 1:
         environment = os.environ | settings | {PARENT: str(os.getpid())} | ({ALONE: "1"} if said(JOBS) == 1 else {})
         statuses = {}
         for job in jobs:
-            statuses[job] = foreground(job.command, environment)
+            statuses[job] = foreground(job.command, environment | job.environment)
             ended(job)
         lines = [f"{job.name} failed with status {status}; the reason stands above" for job, status in statuses.items() if status]
     else:
@@ -175,6 +189,7 @@ def _make_all(name: str, stage: Stage, reasons: Mapping[Piece, str | None], inpu
     if lines:
         made = len(pieces) - len(lines)
         raise StageError("\nerror: ".join([*lines, f"{name}: {made} of {len(pieces)} were made; the same command goes on"]))
+    _refuse_other_code(name, code)
 
 
 def _told(failures: Sequence[Failure]) -> list[str]:

@@ -3,10 +3,12 @@
 import shutil
 from pathlib import Path
 
+from lolm.config import EvaluationConfig
 from lolm.corpus.progress import resumed, stamps, version_of
 from lolm.corpus.shards import shards_report, write_shards
 from lolm.corpus.tokenizer import Tokenizer
 from lolm.data.batches import EvaluationSet
+from lolm.data.errors import DataError
 from lolm.data.stream import TokenStream
 from lolm.records import publish_folder, sha256_of, write_json
 from pipeline.jobs import available_cores
@@ -27,12 +29,23 @@ def run() -> None:
     index = write_shards(config, layout.corpus, tokenizer, content, available_cores())
     for split in SCORED:  # too little of it would be found behind hours of training
         EvaluationSet(TokenStream.open(content, split), 1, stage.preset.training.seq_len)
+    refuse_no_prompt(TokenStream.open(content, "test"), stage.preset.evaluation)
     publish_folder(content, layout.shards)
     shutil.rmtree(scratch)
     report = shards_report(index) | {"checksums": {split: TokenStream.open(layout.shards, split).checksum for split in READ}}
     write_json(layout.shards_record, report)
     for split in index["splits"]:
         print(f"{split:10}  {report[split]['tokens']:11} tokens  {report[split]['bytes_per_token']:.3f} bytes per token")
+
+
+def refuse_no_prompt(test: TokenStream, config: EvaluationConfig) -> None:
+    """Raises DataError where the split has no room for a prompt and what is written after it."""
+    if config.samples and len(test) <= config.prompt_tokens + config.sample_tokens:
+        raise DataError(
+            f"the test split has {len(test)} tokens, too few for evaluation.prompt_tokens {config.prompt_tokens} + "
+            f"evaluation.sample_tokens {config.sample_tokens} + 1; lower them, set evaluation.samples to 0 or hold out more text "
+            "(corpus.test, corpus.test_fraction)"
+        )
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ from lolm.tracking import try_sync
 from lolm.training import ranks
 from lolm.training.loop import Trainer
 from lolm.training.progress import DivergenceError
-from lolm.training.scratch import clear_finished, remove
+from lolm.training.scratch import FINISHED, clear_finished, remove
 from pipeline.code import code_of
 from pipeline.configured import run_of
-from pipeline.environment import ALONE, said
+from pipeline.environment import ALONE, FORCE, said
 from pipeline.estimate import arms_of
 from pipeline.identity import data_of, fingerprint_of_run, inputs_of, why_train
 from pipeline.runs import Piece, command, per_run
@@ -85,6 +85,8 @@ def _train(layout: Layout, key: RunKey, run: RunConfig, device: str) -> bool:
         print(f"{run.name}: {cost}, {tokens:,} tokens", file=sys.stderr)
         clear_finished(SCRATCH, KEPT_SECONDS)
     scratch = SCRATCH / fingerprint
+    if lead and said(FORCE) and (scratch / FINISHED).exists():  # which the trainer would only publish again
+        remove(scratch)
     try:
         trainer.fit(header, scratch, layout.train(*key), layout.weights(*key))
     except DivergenceError as error:  # which every process sees alike
@@ -98,9 +100,11 @@ def _train(layout: Layout, key: RunKey, run: RunConfig, device: str) -> bool:
 
 
 def record_divergence(layout: Layout, key: RunKey, header: RunHeader, step: int, reason: str) -> None:
-    """Put the divergence in the place of all records and weights of the run, of which no older one may be taken for its own."""
-    for path in (layout.evaluation(*key), layout.ablation(*key), layout.metrics(*key)):
-        path.unlink(missing_ok=True)
+    """Put the divergence in the place of all records and weights of the run, of which no older one may be taken for its own; what
+    was trained on recall tasks is none of them."""
+    measured = (layout.evaluation, layout.text_losses, layout.ablation, layout.layers, layout.downstream, layout.metrics)
+    for path in measured:
+        path(*key).unlink(missing_ok=True)
     shutil.rmtree(layout.weights(*key), ignore_errors=True)
     record = Divergence(key.arm, key.seed, header.name, header.fingerprint, step=step, reason=reason, header=header)
     with atomic_folder(layout.train(*key)) as folder:

@@ -31,22 +31,31 @@ def ui() -> None:
     args = parser.parse_args()
     chosen = stage.opened(args).params
     stage.refuse_other_scale(chosen)
-    if tracking.store_uri().startswith("http"):  # a server of somebody's
-        for recorded in recorded_scales():
-            tracking.sync_scale(recorded)
-        page = tracking.chart_page_of(Layout(chosen.scale), chosen.study)
-        print(f"{tracking.store_uri().rstrip('/')}/{page}")
-        return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((args.host, args.port))
-        except (OSError, UnicodeError) as error:  # a host may be no name at all
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise LolmError(f"cannot listen on {args.host}:{args.port} ({reason}); try `make ui PORT=5001`") from None
+    elsewhere = tracking.store_uri().startswith("http")  # a server of somebody's, which is running
+    if not elsewhere:
+        refuse_taken(args.host, args.port)
     for recorded in recorded_scales():
         tracking.sync_scale(recorded)
     page = tracking.chart_page_of(Layout(chosen.scale), chosen.study)
+    if elsewhere:
+        print(f"{tracking.store_uri().rstrip('/')}/{page}")
+    else:
+        serve(args.host, args.port, page)
+
+
+def refuse_taken(host: str, port: int) -> None:
+    """Raises LolmError where nothing can listen on this address, before the store is filled."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, UnicodeError) as error:  # a host may be no name at all
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise LolmError(f"cannot listen on {host}:{port} ({reason}); try `make ui PORT=5001`") from None
+
+
+def serve(host: str, port: int, page: str) -> None:
+    """Start the server, print the address of ``page``, and stay until it ends or is stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Without job execution the server is two processes instead of ten.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -54,17 +63,17 @@ def ui() -> None:
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with open(LOG, "w", encoding="utf-8") as log:
         server = subprocess.Popen(
-            command(args.host, args.port),
+            command(host, port),
             env=environment,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
     try:
-        while server.poll() is None and not _answers(f"http://{args.host}:{args.port}/health"):
+        while server.poll() is None and not _answers(f"http://{host}:{port}/health"):
             time.sleep(0.5)
         if server.poll() is None:
-            print(f"\n  http://{args.host}:{args.port}/{page}\n\nCtrl-C stops it", flush=True)
+            print(f"\n  http://{host}:{port}/{page}\n\nCtrl-C stops it", flush=True)
         if server.wait():
             raise LolmError(f"the MLflow server ended with status {server.returncode}; the reason is in {LOG}")
     finally:

@@ -742,25 +742,30 @@ class _Run:
 
 
 def write_weights(root, arm, seed):
-    """Corpus, tokenizer and shards of made-up text, and untrained weights of a run, where the pipeline would leave them."""
+    """Corpus, tokenizer and shards of made-up text, and untrained weights of a run, where the pipeline would leave them; its
+    header says that it was trained on these shards."""
     from minicorpus import make_texts, write_jsonl
 
     from lolm.config import CorpusConfig, ShardsConfig, TokenizerConfig
     from lolm.corpus.build import build_corpus
     from lolm.corpus.shards import write_shards
     from lolm.corpus.tokenizer import Tokenizer, build_tokenizer
+    from lolm.data.stream import TokenStream
     from lolm.models.build import build_model
     from lolm.records import Layout, read
     from lolm.records.schema import RunHeader
 
     layout = Layout("smoke", root)
-    run = read(layout.header(arm, seed), RunHeader).run
+    header = read(layout.header(arm, seed), RunHeader)
+    run = header.run
     path = write_jsonl(root / "mini.jsonl", make_texts())
     build_corpus(CorpusConfig(source="local", path=str(path), validation_fraction=0.3, test_fraction=0.3), layout.corpus)
     layout.tokenizer.mkdir()
     layout.shards.mkdir()
     build_tokenizer(TokenizerConfig(vocab_size=run.vocab_size), layout.corpus, layout.tokenizer)
     write_shards(ShardsConfig(100_000), layout.corpus, Tokenizer.load(layout.tokenizer), layout.shards)
+    data = DataChecksums(*(TokenStream.open(layout.shards, split).checksum for split in ("train", "validation")))
+    write(layout.header(arm, seed), replace(header, data=data))
     keep_weights(layout.weights(arm, seed) / "model.safetensors", build_model(run), layout, run)
 
 

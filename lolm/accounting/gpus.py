@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from lolm.config import ConfigError, nearest
 
 TERA = 1e12
+UTILISATION = 0.35  # of the peak that model FLOPs reach, compiled, with fused kernels; published figures stand in docs/scale.md
 
 
 @dataclass(frozen=True)

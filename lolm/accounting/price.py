@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lolm.accounting.count import account_run
-from lolm.accounting.gpus import GPUS, gpu_of, peak_flops
+from lolm.accounting.gpus import GPUS, UTILISATION, gpu_of, peak_flops
 from lolm.config import ConfigError, CorpusConfig, RunConfig
 
 if TYPE_CHECKING:
     from lolm.accounting.memory import StepMemory
 
 GIB = 2**30
-UTILISATION = 0.35  # of the peak that model FLOPs reach, compiled, with fused kernels; published figures stand in docs/scale.md
 USABLE = 0.92  # share of a memory; the rest is the driver's, the libraries', and lost between the allocator's blocks
 SURELY_FITS = 5e10  # FLOPs of a micro-batch's forward pass below which a step is a matter of a few GB: nothing to check
 TEXT_BYTES = 4.3  # of English a token, at a vocabulary of 50,257

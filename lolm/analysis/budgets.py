@@ -23,7 +23,8 @@ from lolm.analysis.scaling import (
     percentiles,
     tenfold,
 )  # fmt: skip
-from lolm.analysis.statistics import Estimate, paired_difference, t_interval
+from lolm.analysis.statistics import Estimate, paired_difference
+from lolm.analysis.trends import Observation, over_parameters, over_tokens
 from lolm.config import AnalysisConfig, Params
 from lolm.config.strict import refuse
 from lolm.records import names
@@ -53,15 +54,6 @@ class Published(NamedTuple):
     scale: str
     parameters: int
     tokens: int
-
-
-class Observation(NamedTuple):
-    """A quantity at one end of a schedule of one run."""
-
-    run: tuple[str, int]
-    parameters: float
-    tokens: float
-    value: float
 
 
 def budgets(results: Sequence[ScaleResults], published: Sequence[Published] = (), training_flops: float = 0.0) -> Budgets:
@@ -99,7 +91,7 @@ def budgets(results: Sequence[ScaleResults], published: Sequence[Published] = ()
         multipliers=tuple(row for shared, found in both for row in _multipliers(found, study.subject, shared)),
         slopes=tuple(row for shared, found in both for row in _slopes(found, study.subject, shared)),
         gaps=tuple(row for arm in against for row in _gaps(points, study.subject, arm, analysis.confidence)),
-        trends=tuple(_trends(results, points, study.subject, against, analysis.confidence)),
+        trends=tuple(_trends(results, points, study.subject, against, analysis)),
         dependency=tuple(_dependency(results, study.subject)),
         predictions=tuple(row for size in published for row in _predictions(fits, subject, size)),
     )
@@ -242,45 +234,8 @@ def _gaps(points: Sequence[BudgetPoint], subject: str, arm: str, confidence: flo
     return rows
 
 
-def trend(observations: Sequence[Observation], confidence: float) -> tuple[Estimate | None, Estimate | None]:
-    """Change of a quantity per tenfold of tokens (mean of the runs' own slopes) and of parameters (slope of the runs' means), by
-    least squares on log10, each with Student's t interval over runs, which are the units of replication. The slope's squared
-    standard error is the larger of the usual one and HC3 (MacKinnon and White 1985), since noise may change with size, of which
-    the largest has the fewest runs: the usual one alone then covers 79 to 85 where it says 95.
-
-    None where a run has fewer than two budgets, or the runs are of fewer than two sizes.
-    """
-    runs: dict[tuple[str, int], list[Observation]] = {}
-    for row in observations:
-        runs.setdefault(row.run, []).append(row)
-    slopes = [_slope([math.log10(r.tokens) for r in rows], [r.value for r in rows]) for rows in runs.values()]
-    over_tokens = None if not slopes or None in slopes else t_interval(slopes, confidence)  # type: ignore[arg-type]
-    x = [math.log10(rows[0].parameters) for rows in runs.values()]
-    y = [math.fsum(r.value for r in rows) / len(rows) for rows in runs.values()]
-    slope = _slope(x, y)
-    if slope is None:
-        return over_tokens, None
-    interval, mean_x, mean_y = None, math.fsum(x) / len(x), math.fsum(y) / len(y)
-    if len(x) > 2:
-        from scipy.special import stdtrit
-
-        away, left = np.array(x) - mean_x, np.array(y) - mean_y - slope * (np.array(x) - mean_x)
-        width = float((away**2).sum())
-        free = np.maximum(1 - 1 / len(x) - away**2 / width, 1e-9)  # of its own run; where it is the only one, left is 0
-        wide = max(width * float((left**2).sum()) / (len(x) - 2), float(((away * left / free) ** 2).sum()))
-        half = float(stdtrit(len(x) - 2, 0.5 + confidence / 2)) * math.sqrt(wide) / width
-        interval = (slope - half, slope + half)
-    return over_tokens, Estimate(slope, interval, len(x), (), confidence)
-
-
-def _slope(x: Sequence[float], y: Sequence[float]) -> float | None:
-    mean = math.fsum(x) / max(1, len(x))
-    width = math.fsum((a - mean) ** 2 for a in x)
-    return math.fsum((a - mean) * b for a, b in zip(x, y, strict=True)) / width if width > 1e-12 else None
-
-
 def _trends(
-    results: Sequence[ScaleResults], points: Sequence[BudgetPoint], subject: str, against: Sequence[str], confidence: float
+    results: Sequence[ScaleResults], points: Sequence[BudgetPoint], subject: str, against: Sequence[str], analysis: AnalysisConfig
 ) -> list[Trend]:
     rows: list[tuple[str, str, str, list[Observation]]] = []
     mine = {(p.scale, p.seed, p.tokens): p for p in points if p.arm == subject}
@@ -297,11 +252,14 @@ def _trends(
             if getattr(d, name) is not None
         ]
         rows.append((name, "", unit, found))
-    trends = [(row[:3], trend(row[3], confidence)) for row in rows if row[3]]
-    return [
-        Trend(*name, *(_of(found.map(math.exp) if found and name[2] == "x" else found) for found in both))
-        for name, both in trends
-    ]
+    trends = []
+    for quantity, arm, unit, found in rows:
+        if found:
+            whole, by_scale = over_tokens(found, analysis.confidence, analysis.pooling_level)
+            slope = over_parameters(found, analysis.confidence)
+            values = [_of(e.map(math.exp) if e and unit == "x" else e) for e in (whole, slope, *by_scale.values())]
+            trends.append(Trend(quantity, arm, unit, values[0], values[1], dict(zip(by_scale, values[2:], strict=True))))
+    return trends
 
 
 def _measured_multipliers(results: Sequence[ScaleResults], subject: str, arm: str) -> list[Observation]:

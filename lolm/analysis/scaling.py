@@ -125,7 +125,17 @@ class Fit:
 def collect(results: Iterable[ScaleResults]) -> tuple[BudgetPoint, ...]:
     """Every end of schedule whose test loss was scored, of every run at several scales, on the text of the final loss."""
     return tuple(
-        BudgetPoint(run.arm, r.scale, run.seed, run.header.parameters.total, end.tokens, end.flops, nats)
+        BudgetPoint(
+            run.arm,
+            r.scale,
+            run.seed,
+            run.header.parameters.total,
+            end.tokens,
+            end.flops,
+            nats,
+            run.header.run.size.learning_rate,
+            run.fingerprint,
+        )
         for r in results
         for run in r.runs
         if run.evaluation is not None

@@ -33,6 +33,7 @@ class Estimate:
         text_error: standard error that the choice of text adds, part of ``error`` (before :meth:`map`); None: seeds alone.
         own: the same by its own variance over seeds, where ``arms`` share theirs; else None.
         narrower: of seeds alone or of seeds and text, the one that was not chosen; at another level it may be the wider one.
+        over: what ``n`` counts: seeds, or runs that differ in more than the seed.
     """
 
     value: float
@@ -46,6 +47,7 @@ class Estimate:
     text_error: float | None = None
     own: Estimate | None = None
     narrower: Estimate | None = None
+    over: str = "seeds"
 
     @classmethod
     def of_error(
@@ -104,7 +106,7 @@ class Estimate:
         """What its interval covers, in words; empty without one."""
         if self.interval is None:
             return ""
-        text = "seeds alone" if self.text_error is None else "seeds and text"
+        text = f"{self.over} alone" if self.text_error is None else f"{self.over} and text"
         return text + (f", variance over seeds pooled over {self.arms} arms" if self.arms > 1 else "")
 
 

@@ -242,26 +242,25 @@ def serial(results: ScaleResults) -> list[Control]:
     return [Control(name, quantity(found, results, "nats", "damage, baseline, same test tokens"), sentence)]
 
 
-def other_negatives(results: ScaleResults) -> list[Control]:
-    """The contrastive loss where a position tells nothing."""
-    found = None
-    with suppress(NotRun):
-        found = above_chance(results.of("lolm_cpc_positions"))
-    text = "contrastive loss of arm lolm_cpc_positions minus ln n of its candidates, test split"
-    missing = f"arm lolm_cpc_positions is not in study {results.study}, or its loss was not measured"
-    sentence = "With negatives at the same position of other texts, position tells nothing; their number is another."
-    return [Control("arm lolm_cpc_positions", quantity(found, results, "nats", text, missing), sentence)]
+def measured_on(
+    name: str, measure: Callable[[Sequence[RunRecord]], list[float]], unit: str, text: str, sentence: str
+) -> Controls:
+    """What a claim measures on the subject, on another arm of the study."""
+
+    def make(results: ScaleResults) -> list[Control]:
+        found = None
+        with suppress(NotRun):
+            found = measure(results.of(name))
+        missing = f"arm {name} is not in study {results.study}, or this was not measured there"
+        return [Control(f"arm {name}", quantity(found, results, unit, f"{text} of arm {name}", missing), sentence)]
+
+    return make
 
 
-def free_path(results: ScaleResults) -> list[Control]:
-    """The dip of a gate that no loss gives a target."""
-    found = None
-    with suppress(NotRun):
-        curves, steps, dips = gate_paths(results.of("lolm_free_gate"))
-        found = [curve[steps[0]] - dip for curve, dip in zip(curves, dips, strict=True)]
-    text = "depth of the dip of arm lolm_free_gate"
-    missing = f"arm lolm_free_gate is not in study {results.study}, or its gate was not logged"
-    return [Control("arm lolm_free_gate", quantity(found, results, "gate", text, missing), FREE)]
+def dips(runs: Sequence[RunRecord]) -> list[float]:
+    """How deep the mean gate goes below where it begins, for each seed."""
+    curves, steps, lowest = gate_paths(runs)
+    return [curve[steps[0]] - dip for curve, dip in zip(curves, lowest, strict=True)]
 
 
 FREE = "Without the losses that give the gate a target; a level or path set by them goes."
@@ -282,12 +281,18 @@ CONTROLS: dict[str, Controls] = {
     "random_halves": random_halves,
     "serial": serial,
     "free_gate": arm("lolm_free_gate", "gate", FREE),
-    "free_path": free_path,
+    "free_path": measured_on("lolm_free_gate", dips, "gate", "depth of the dip", FREE),
     "memory_permuted": permuted("memory"),
     "memory_trained_without": trained_without("memory"),
     "regime_permuted": permuted("regime"),
     "regime_trained_without": trained_without("regime"),
-    "other_negatives": other_negatives,
+    "other_negatives": measured_on(
+        "lolm_cpc_positions",
+        above_chance,
+        "nats",
+        "contrastive loss minus ln n of its candidates, test split,",
+        "With negatives at the same position of other texts, position tells nothing; their number is another.",
+    ),
 }
 
 # Controls on an arm that another study may have; whether they are against the subject, which must then be the same there.

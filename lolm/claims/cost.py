@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from lolm.accounting.gpus import GPUS, TERA, UTILISATION
 from lolm.config import ConfigError, Params, RunConfig
 
-PEAK_FLOPS = 989e12  # bf16 without sparsity, of one H100 SXM by its data sheet
-UTILISATION = 0.4
+PEAK_FLOPS = TERA * GPUS["H100"].bf16
 DEVICE = f"one H100 at {100 * UTILISATION:g} % of {PEAK_FLOPS / 1e12:g} TFLOP/s in bf16"
 
 

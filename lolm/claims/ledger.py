@@ -60,6 +60,7 @@ class Quantity:
             perplexity, bits, steps, tokens, r (correlation), logits, length (of a vector).
         origin: measured in runs, counted, or recomputed from what the authors printed.
         covers: what the interval covers, in words: seeds alone, or text as well.
+        over: what ``n_seeds`` counts: seeds, or runs that differ in more than the seed.
     """
 
     value: float | None
@@ -71,6 +72,7 @@ class Quantity:
     note: str | None = None
     origin: str = MEASURED
     covers: str = ""
+    over: str = "seeds"
 
     @classmethod
     def of(cls, estimate: Estimate, unit: str, definition: str, note: str | None = None) -> Quantity:
@@ -78,7 +80,7 @@ class Quantity:
         covers, own = estimate.covers, None if estimate.own is None else estimate.own.interval
         if own is not None:
             covers += f"; by its own variance alone {show_interval(*own, unit)}"
-        return cls(*found, note, covers=covers)
+        return cls(*found, note, covers=covers, over=estimate.over)
 
     @classmethod
     def missing(cls, unit: str, definition: str, note: str) -> Quantity:
@@ -98,6 +100,11 @@ class Quantity:
         return "" if self.interval is None else show_interval(*self.interval, self.unit)
 
     @property
+    def counted(self) -> str:
+        """Over how many seeds, in words; empty for an exact number."""
+        return f"{self.n_seeds} {self.over.removesuffix('s') if self.n_seeds == 1 else self.over}" if self.n_seeds else ""
+
+    @property
     def shown_whole(self) -> str:
         """Value and interval."""
         return f"{self.shown} [{self.shown_interval}]" if self.interval else self.shown
@@ -107,6 +114,7 @@ class Quantity:
             "value": self.value,
             "interval": None if self.interval is None else list(self.interval),
             "n_seeds": self.n_seeds,
+            "over": self.over,
             "per_seed": list(self.per_seed),
             "unit": self.unit,
             "definition": self.definition,

@@ -58,14 +58,14 @@ def why_of(estimate: Estimate, threshold: float, unit: str) -> str:
     low, high = estimate.interval
     shown = show_interval(low, high, unit)
     if low > threshold:
-        return f"the interval over {estimate.n} seeds, {shown}, lies above {at}"
+        return f"the interval over {estimate.n} {estimate.over}, {shown}, lies above {at}"
     if high < threshold:
-        return f"the interval over {estimate.n} seeds, {shown}, lies below {at}"
+        return f"the interval over {estimate.n} {estimate.over}, {shown}, lies below {at}"
     if low == high:
-        return f"each of {estimate.n} seeds gives {at} exactly"
+        return f"each of {estimate.n} {estimate.over} gives {at} exactly"
     if threshold in (low, high):
-        return f"the interval over {estimate.n} seeds, {shown}, ends at {at}"
-    return f"the interval over {estimate.n} seeds, {shown}, covers {at}"
+        return f"the interval over {estimate.n} {estimate.over}, {shown}, ends at {at}"
+    return f"the interval over {estimate.n} {estimate.over}, {shown}, covers {at}"
 
 
 def resolve(threshold: Threshold, analysis: AnalysisConfig) -> float:

@@ -24,6 +24,7 @@ class Finding:
         subject: what is spoken of when nothing is decided.
         holds, fails: the outcomes; followed by value and interval.
         printed: key of the published number that has the same definition as ours, if there is one.
+        each: the beginning of the names of details that are said, each by its name, in the place of the claim's own number.
     """
 
     claim: str
@@ -31,6 +32,7 @@ class Finding:
     holds: str
     fails: str
     printed: str | None = None
+    each: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,13 @@ FINDINGS = (
         "Without the losses that set it a target the mean gate ends at another level",
     ),
     Finding(
+        "lead_at_largest_budget",
+        "whether LOLM is ahead of the published form of the Transformer with the most tokens",
+        "With the most tokens LOLM has a lower loss than the published form of the Transformer, whose loss minus LOLM's is",
+        "With the most tokens LOLM has a higher loss than the published form of the Transformer, whose loss minus LOLM's is",
+        each="at ",
+    ),
+    Finding(
         "lead_with_budget",
         "whether LOLM's lead over the published form of the Transformer grows with size and budget",
         "LOLM's compute multiplier against the published form of the Transformer grows with size and budget",
@@ -235,13 +244,15 @@ SUMMARY = {
     "Efficiency": ("efficiency_2x", "lead_over_published", "efficiency_direction_modern"),
     "Inversion": ("inversion_preregistered", "inversion", "dependency_follows_share"),
 }
+BUDGET = ("lead_at_largest_budget", "lead_with_budget", "lag_with_budget")  # once the study over sizes and budgets is whole
 
 
 def summary(claims: Sequence[Claim]) -> dict[str, str]:
-    """A sentence each on efficiency, inversion and generality, of the claims of a merged ledger."""
+    """A sentence each on efficiency, inversion, generality and, where it was run, budget, of the claims of a merged ledger."""
     known, words = {claim.id: claim for claim in claims}, {finding.claim: finding for finding in FINDINGS}
     said = {topic: [sentence(words[id], known[id]) for id in ids if id in known] for topic, ids in SUMMARY.items()}
     said["Generality"] = generality(claims)
+    said["Budget"] = [sentence(words[id], known[id]) for id in BUDGET if id in known and known[id].verdict != NOT_RUN]
     return {topic: _joined(parts) for topic, parts in said.items() if parts}
 
 
@@ -297,20 +308,24 @@ def sentence(finding: Finding, claim: Claim) -> str:
         words = finding.holds if claim.verdict == HOLDS else finding.fails
         return f"{words}{_number(claim, finding)}."
     if claim.verdict == INCONCLUSIVE:
-        return f"Not settled by these runs: {finding.subject}{_number(claim, finding)}."
+        number = _number(claim, finding) or f" ({claim.why.partition('.')[0]})"
+        return f"Not settled by these runs: {finding.subject}{number}."
     if claim.verdict == NOT_RUN:
         return f"Not run: {finding.subject} (`{claim.command}`)."
     return f"Not testable at this scale: {finding.subject}."
 
 
 def _number(claim: Claim, finding: Finding) -> str:
+    if finding.each:
+        shown = [f"{q.shown_whole} {name}" for name, q in claim.details.items() if name.startswith(finding.each) and q.value]
+        return f": {_listed(shown)}" if shown else ""
     if claim.sound is None or claim.sound.value is None:
         return ""
-    over = _over(claim.sound.n_seeds, claim.sound.n_seeds)
-    text = f": {claim.sound.shown_whole}"
+    over = f" over {claim.sound.counted}" if claim.sound.counted else ""
+    text = f": {claim.sound.shown_whole}{over}"
     if finding.printed is not None:
-        return f"{text}{over} (the authors print {show(NUMBERS[finding.printed].value, NUMBERS[finding.printed].unit)})"
-    return f"{text}{over}"
+        text += f" (the authors print {show(NUMBERS[finding.printed].value, NUMBERS[finding.printed].unit)})"
+    return text
 
 
 def _over(least: int, most: int) -> str:

@@ -12,7 +12,7 @@ import yaml
 from lolm import one_line
 from lolm.config import dialect, inherit
 from lolm.config.params import Params
-from lolm.config.sizing import clashes_of_sizes
+from lolm.config.sizing import clashes_of_sizes, recalled
 from lolm.config.strict import ConfigError, Problem, attempted, untold
 
 
@@ -58,7 +58,7 @@ def params_from(raw: Any, refused: Iterable[Problem] = ()) -> Params:
     params, wrong = attempted(Params, tree)
     unsaid += wrong
     arms = {name: arm for name, arm in params.architectures.items() if f"architectures.{name}" not in broken}
-    unsaid += untold(clashes_of_sizes(arms, params.sizes, params.scales), wrong)
+    unsaid += untold(clashes_of_sizes(arms, params.sizes, params.scales, recalled(params)), wrong)
     unsaid = inherit.told([_as_written(problem) for problem in unsaid], parents, [*silent, *broken])
     found = [*refused, *(problem for problem in problems if problem.key.endswith(".extends")), *unsaid]
     if found:

@@ -154,6 +154,7 @@ class AnalysisConfig:
     published_window: Count = 50  # steps averaged in the published training loss
     huber: Positive = 1.0e-3  # residual of ln L from which on the loss of a fit of L(N, D) is linear
     replicates: Annotated[int, Range(least=100, most=100_000)] = 400  # bootstrap draws of such a fit
+    path_range: Annotated[float, Range(least=1, most=LARGEST)] = 3.0  # of compute, over which a law's change is read at least
     shared_floor: bool = False  # whether the laws of all arms share one irreducible loss
     boundary_tokens: Literal[1, 2, 4, 8, 16, 32] = 8  # predictions after a boundary in the text that count as made at it
     solved_accuracy: PositiveShare = 0.9  # of a recall task, from which on a run counts as having solved it

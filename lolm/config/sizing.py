@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lolm.config.architecture import ArchitectureConfig
@@ -98,10 +98,26 @@ def _useful(values: dict[str, Any], architecture: ArchitectureConfig) -> dict[st
 # ---------------------------------------------------------------------------------------------- checked when it is loaded
 
 
+def recalled(params: Params) -> dict[str, set[str]]:
+    """By scale with recall tasks, the arms that a study which can be made there trains on them."""
+    return {
+        scale: {arm for name, study in params.studies.items() if params.is_made_for(name, scale) for arm in study.recall_arms}
+        for scale, preset in params.scales.items()
+        if preset.recall.tasks
+    }
+
+
 def clashes_of_sizes(
-    architectures: Mapping[str, ArchitectureConfig], rules: Mapping[str, SizeRule], scales: Mapping[str, ScaleConfig]
+    architectures: Mapping[str, ArchitectureConfig],
+    rules: Mapping[str, SizeRule],
+    scales: Mapping[str, ScaleConfig],
+    recalled: Mapping[str, Collection[str]],
 ) -> Iterator[Problem]:
-    """What is wrong with sizes as far as they stand in the file; derived ones are taken as fitting."""
+    """What is wrong with sizes as far as they stand in the file; derived ones are taken as fitting.
+
+    Args:
+        recalled: by scale the arms that are trained on its recall tasks, see :func:`recalled`.
+    """
     sizes: dict[str, SizeConfig] = {}
     for scale, preset in scales.items():
         done: dict[str, dict[str, Any] | None] = {}
@@ -110,7 +126,7 @@ def clashes_of_sizes(
             chain = _rates(arm, rules, preset)
             if chain[-1] == arm and len(chain) > 1:
                 yield Problem(f"architectures.{arm}.size.rate_of", f"goes in a circle: {' → '.join(chain)}")
-            for problem in _check(arm, scale, preset, architectures, rules, done, sizes, ()):
+            for problem in _check(arm, scale, preset, architectures, rules, done, sizes, recalled.get(scale, ()), ()):
                 if problem.text not in found:  # arms that are like others have their faults
                     found.add(problem.text)
                     yield problem
@@ -124,6 +140,7 @@ def _check(
     rules: Mapping[str, SizeRule],
     done: dict[str, dict[str, Any] | None],
     sizes: dict[str, SizeConfig],
+    recalled: Collection[str],
     above: tuple[str, ...],
 ) -> Iterator[Problem]:
     """Fill ``done`` with the values of the arm's size; None where the scale has none, or a faulty one.
@@ -142,7 +159,7 @@ def _check(
         return
     like = None
     if rule.like is not None:
-        yield from _check(rule.like, scale, preset, architectures, rules, done, sizes, (*above, arm))
+        yield from _check(rule.like, scale, preset, architectures, rules, done, sizes, recalled, (*above, arm))
         like = done.get(rule.like)
     done.setdefault(arm, None)
     if like is None and (rule.like is not None or arm not in preset.sizes):
@@ -154,12 +171,15 @@ def _check(
     key = repr(values)
     try:
         size = sizes[key] if key in sizes else from_mapping(SizeConfig, values, where)
-        RunConfig(scale, arm, 0, preset.tokenizer.vocab_size, architectures[arm], size, preset.training)
+        run = RunConfig(scale, arm, 0, preset.tokenizer.vocab_size, architectures[arm], size, preset.training)
     except ConfigError as error:
         yield from error.problems
         return
     yield from _nothing_to_predict(architectures[arm], size, preset.training, where)
-    yield from _too_short_for_chunks(architectures[arm], size, preset, where)
+    yield from _too_short_for_chunks(architectures[arm], size, preset, where, arm in recalled)
+    if arm in recalled and run.contrasts_sequences and preset.recall.batch_size < 2:
+        text = f"1 leaves arm {arm!r} no negatives, taken from the other sequences of a batch; set it to 2 or more"
+        yield Problem(f"scales.{scale}.recall.batch_size", text)
     sizes[key] = size
     done[arm] = to_mapping(size) if like is None else values
 
@@ -174,7 +194,7 @@ def _nothing_to_predict(
 
 
 def _too_short_for_chunks(
-    architecture: ArchitectureConfig, size: SizeConfig, preset: ScaleConfig, where: str
+    architecture: ArchitectureConfig, size: SizeConfig, preset: ScaleConfig, where: str, recalled: bool
 ) -> Iterator[Problem]:
     """A memory with a fixed number of chunks reads no text of fewer tokens than chunks."""
     counted = architecture.family == "lolm" and architecture.memory.enabled is True and architecture.memory.chunking == "count"
@@ -183,6 +203,8 @@ def _too_short_for_chunks(
     lengths = {"training.seq_len": preset.training.seq_len}
     if preset.evaluation.samples:
         lengths["evaluation.prompt_tokens"] = preset.evaluation.prompt_tokens
+    if recalled:
+        lengths["recall.seq_len"] = preset.recall.seq_len
     for key, tokens in lengths.items():
         if tokens < size.memory.chunks:
             yield Problem(

@@ -5,7 +5,7 @@ Every reader is a generator, so that a source need not fit into memory, and yiel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lolm.corpus.progress import stamps
 from lolm.corpus.rows import MEND, read_jsonl, read_parquet, read_whole
 from lolm.data.errors import DataError
 
+Row = dict[str, Any]
 LABELS = ("source", "licence", "license")  # fields that are read beside text and id
 
 
@@ -70,7 +71,8 @@ class Source:
                 self._hub.load_state_dict(place["hub"])
             name = str(self._config.name)
             with _explained(self._config):
-                yield from self._counted(_rows_to_documents(self._hub, name, self._config, f"data set {name}", row), 0, row)
+                rows = _numbered(self._hub, row)
+                yield from self._counted(_rows_to_documents(rows, name, self._config, f"data set {name}", row), 0, row)
             return
         for number, path in enumerate(self._files[first:], first):
             skipped = row if number == first else 0
@@ -87,7 +89,10 @@ class Source:
             if not skip:
                 yield Document(name, in_unicode(Path(self._found.root.name)), "", read_whole(path))
             return
-        rows = read_parquet(path, skip, self._columns) if kind == "parquet" else (row for _, row in read_jsonl(path, skip))
+        if kind == "parquet":
+            rows = _numbered(read_parquet(path, skip, self._columns), skip)
+        else:
+            rows = ((f"line {number}", row) for number, row in read_jsonl(path, skip))
         yield from _rows_to_documents(rows, name, self._config, str(path), skip)
 
     def _columns(self, names: list[str]) -> list[str] | None:
@@ -112,17 +117,26 @@ def _explained(config: CorpusConfig) -> Iterator[None]:
     except Exception as error:  # the hub's clients raise no common class; what they say is what the user needs
         raise DataError(
             f"data set {name!r} (subset {config.subset!r}, split {config.split!r}) cannot be read: "
-            f"{type(error).__name__}: {one_line(error)}; see to corpus.name, subset and split, then `dvc repro corpus` reads on"
+            f"{type(error).__name__}: {one_line(error)}; see to corpus.name, subset and split of the scale, then the same "
+            "command reads on"
         ) from error
 
 
-def _rows_to_documents(rows: Any, name: str, config: CorpusConfig, where: str, first: int) -> Iterator[Document]:
-    for position, row in enumerate(rows, first):
+def _numbered(rows: Iterable[Row], first: int) -> Iterator[tuple[str, Row]]:
+    return ((f"row {position}", row) for position, row in enumerate(rows, first))
+
+
+def _rows_to_documents(
+    rows: Iterable[tuple[str, Row]], name: str, config: CorpusConfig, where: str, first: int
+) -> Iterator[Document]:
+    """Documents of rows, each with the place where it stands, from the ``first`` on; raises DataError at a row without text."""
+    for position, (place, row) in enumerate(rows, first):
         if config.text_field not in row:
-            raise DataError(f"{where}: no field {config.text_field!r}; set corpus.text_field to one of {', '.join(row)}")
+            cure = MEND if position or not row else f"set corpus.text_field to one of {', '.join(row)}"
+            raise DataError(f"{where}: {place} has no field {config.text_field!r}; {cure}")
         text = row[config.text_field]
         if text is not None and not isinstance(text, str):
-            raise DataError(f"{where}: field {config.text_field!r} of row {position} is {type(text).__name__}, not text; {MEND}")
+            raise DataError(f"{where}: field {config.text_field!r} of {place} is {type(text).__name__}, not text; {MEND}")
         given = row.get(config.id_field) if config.id_field else None
         identity = f"{name}/{position:09d}" if given is None else str(given)
         licence = row.get("licence") or row.get("license") or ""

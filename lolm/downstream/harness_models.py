@@ -28,9 +28,10 @@ MOST_GENERATED = 256  # tokens, where a task does not say; as in the harness
 class HarnessModel(TemplateLM):
     """A scorer of token ids under the interface of the harness.
 
-    A text begins after the id that ends a document, as in training. Context and continuation are tokenised as one text, which is
-    then split where the context's ids end. A request longer than ``max_length`` inputs loses the beginning of its context; a
-    continuation that is longer by itself is scored whole, window after window, as the harness does for whole documents.
+    A context of no text but white space is taken as the id that ends a document, after which texts begin in training; any other
+    stands as it is, with nothing before it, as in the harness's own models. Context and continuation are tokenised as one text,
+    which is then split where the context's ids end. A request longer than ``max_length`` inputs loses the beginning of its
+    context; a continuation that is longer by itself is scored whole, window after window, as the harness does for documents.
 
     Args:
         max_length: T, the most tokens a model reads.
@@ -76,6 +77,7 @@ class HarnessModel(TemplateLM):
 
     def _windows(self, context: list[int], continuation: list[int]) -> Iterator[tuple[list[int], int]]:
         """Ids of at most ``max_length`` inputs, and how many at their end are scored."""
+        context = context or [self.prefix_token_id]  # the harness counts white space at its end with the continuation
         if 0 < len(continuation) <= self.max_length:
             yield (context + continuation)[-(self.max_length + 1) :], len(continuation)
             return

@@ -43,7 +43,8 @@ class Tasks:
         held_out: texts that the own tasks are made of.
 
     Raises:
-        ConfigError: there is no such task. DataError: its file is missing or broken, or the texts are too short for an own one.
+        ConfigError: there is no such task, or the tasks that a name stands for have no metric in common.
+        DataError: its file is missing or broken, or the texts are too short for an own one.
     """
 
     def __init__(self, wanted: Sequence[str], data: Path | None, held_out: Sequence[str]) -> None:
@@ -63,6 +64,10 @@ class Tasks:
         own = [_own(name, held_out) for name in wanted if name in OWN]
         self.of_harness, self.own = manager.load(of_harness), manager.load(own)
         self.of = {name: self._leaves(name, manager) for name in wanted}
+        for task in self.tasks.values():
+            task.set_config("num_fewshot", 0)
+        for name in wanted:
+            self._refuse_strangers(name)
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -76,6 +81,18 @@ class Tasks:
         groups = self.of_harness.get("group_map", {})
         children = groups[name] if name in groups else sorted(manager.task_index[name].tags)
         return tuple(leaf for child in children for leaf in self._leaves(child, manager))
+
+    def _refuse_strangers(self, name: str) -> None:
+        """Raises ConfigError where nothing could be said of all tasks of a name together; that would be found after hours."""
+        of_each = {leaf: _metrics_of(self.tasks[leaf]) for leaf in self.of[name]}
+        group = self.of_harness.get("groups", {}).get(name)
+        summed_up = {} if group is None else {config.metric for config in group.aggregate_metric_list or ()}
+        by_harness = any(key.partition(",")[0] in summed_up for metrics in of_each.values() for key in metrics)
+        if not by_harness and not set.intersection(*of_each.values()):
+            said = "; ".join(f"{leaf}: {', '.join(sorted(metrics))}" for leaf, metrics in of_each.items())
+            raise ConfigError(
+                f"downstream.tasks: the tasks of {name} have no metric in common ({said}); name them one by one in its place"
+            )
 
     def scores(
         self, model: HarnessModel, reference: HarnessModel | None = None, limit: int | None = None
@@ -106,27 +123,37 @@ class Tasks:
             del task.build_all_requests
         return found
 
+    def _row(self, name: str, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Results under the harness's names, ``<metric>,<filter>``. Of a tag, and of a group that the harness does not sum up,
+        the mean over its tasks of what all of them have, without an error."""
+        first, *others = (results[leaf] for leaf in self.of[name])
+        if not others:
+            return first
+        row = results.get(name, {})
+        if not any("," in key for key in row):
+            shared = [key for key in first if "," in key and "_stderr," not in key and all(key in other for other in others)]
+            row = {key: sum(each[key] for each in (first, *others)) / (1 + len(others)) for key in shared}
+        return row
+
     def _scores(self, name: str, results: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> TaskScores:
-        leaves = self.of[name]
-        row = results.get(name) or results[leaves[0]]
-        if name not in results and len(leaves) > 1:  # a tag, of which the harness has no summary
-            keys = [key for key in row if key.endswith(",none") and "_stderr" not in key]
-            row = {key: sum(results[leaf][key] for leaf in leaves) / len(leaves) for key in keys}
+        leaves, row = self.of[name], self._row(name, results)
+        beside = self._row(name, other) if other else {}
         chance = [_chance(self.tasks[leaf]) for leaf in leaves]
         known = [value for value in chance if value is not None]
         metrics = {}
         for key in row:
-            metric, _, kind = key.partition(",")
-            if kind != "none" or metric.endswith("_stderr"):
+            metric, comma, kind = key.partition(",")
+            if not comma or metric.endswith("_stderr"):
                 continue
-            error, beside = row.get(f"{metric}_stderr,none"), other.get(name, {}).get(key)
-            metrics[metric] = TaskMetric(
+            error = row.get(f"{metric}_stderr,{kind}")
+            metrics[metric if kind == "none" else key] = TaskMetric(
                 float(row[key]),
                 float(error) if isinstance(error, float) else None,
                 sum(known) / len(chance) if metric.startswith("acc") and len(known) == len(chance) else None,
-                None if beside is None else float(beside),
+                float(beside[key]) if key in beside else None,
             )
-        parts = {leaf: float(results[leaf]["acc,none"]) for leaf in leaves} if len(leaves) > 1 else {}
+        several = len(leaves) > 1 and all("acc,none" in results[leaf] for leaf in leaves)
+        parts = {leaf: float(results[leaf]["acc,none"]) for leaf in leaves} if several else {}
         return TaskScores(
             items=sum(results[leaf]["sample_len"] for leaf in leaves),
             version=str(self.tasks[leaves[0]].VERSION),
@@ -137,6 +164,12 @@ class Tasks:
 
 def harness_version() -> str:
     return importlib.metadata.version(HARNESS)
+
+
+def _metrics_of(task: Task) -> set[str]:
+    """Under the names that its results will have, ``<metric>,<filter>``."""
+    filters = [each["name"] for each in task.config.filter_list or ({"name": "none"},)]
+    return {f"{metric},{each}" for metric in task.aggregation() for each in filters}
 
 
 def _chance(task: Task) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ from lolm.training.checkpoint import load_run
 
 HEADER, PIECES = "lolm.json", "sentencepiece.model"  # beside the library's files: the run's header, and its tokenizer's own file
 DIGESTED = ("*.safetensors", "tokenizer*.json", PIECES)  # weights and tokenizer
+WRITTEN = (  # names in an export of this version or an earlier one
+    *(HEADER, PIECES, "README.md", "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "lolm.py", "lolm_*.py", "*_lolm.py"),
+)
 PREFIX = "model."  # of our weights' names in the library's file
 OWN = "LolmForCausalLM"
 
@@ -73,17 +78,18 @@ def export(run: str | Path, to: str | Path | None = None, *, step: int | None = 
 
     Args:
         run: folder of its weights, ``artifacts/<scale>/runs/<arm>-<seed>``; its records are found from there.
-        to: a new or empty folder, or an earlier export; default ``artifacts/<scale>/exports/<arm>-<seed>``, with ``-step-<step>``
-            or ``-annealed-<step>`` behind it for others than the run's last weights.
+        to: a new or empty folder, or an earlier export and nothing else; default ``artifacts/<scale>/exports/<arm>-<seed>``,
+            with ``-step-<step>`` or ``-annealed-<step>`` behind it for others than the run's last weights.
         step, annealed: whose weights, as in :func:`lolm.load`; by default the run's last.
 
     Returns:
         The folder.
 
     Raises:
-        ExportError: ``run`` is no folder of weights or no path, or ``to`` has something else in it.
-        RecordError, CheckpointError, DataError: records, weights or tokenizer are missing or broken, or no weights of that step
-            were kept.
+        ExportError: ``run`` is no folder of weights or no path, or ``to`` has something else in it, or is the current folder or
+            one around it.
+        RecordError, CheckpointError, DataError: records, weights or tokenizer are missing or broken, no weights of that step
+            were kept, or text and tokenizer are others than the run was trained with.
         ConfigError: the project's ``params.yaml`` is, whose ``analysis`` says how the interval on the card is made.
         ExternalError: the library is not installed.
     """
@@ -96,13 +102,13 @@ def export(run: str | Path, to: str | Path | None = None, *, step: int | None = 
         raise ExportError(f"{run}: no folder of a run's weights; these are artifacts/<scale>/runs/<arm>-<seed>")
     layout, key = place
     trained = load_run(layout.train(*key), layout.weights(*key))
+    trained.check_data(layout)
     trained.kept(step, annealed)
     if step in (None, trained.run.training.steps):
         step, annealed = None, False
     name = str(key) if step is None else f"{key}-{'annealed' if annealed else 'step'}-{step}"
     folder = layout.artifacts / "exports" / name if to is None else Path(to)
-    if folder.exists() and not is_export(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise ExportError(f"{folder}: is there and is no export; give another folder, or delete it")
+    _refuse_to_replace(folder)
     tokenizer = Tokenizer.load(layout.tokenizer)
     if tokenizer.vocab_size != trained.run.vocab_size:
         raise ExportError(f"{layout.tokenizer}: has {tokenizer.vocab_size} pieces, the run {trained.run.vocab_size}: made later")
@@ -113,6 +119,20 @@ def export(run: str | Path, to: str | Path | None = None, *, step: int | None = 
         write_header(new, trained.header, step, annealed)
         write_text(new / "README.md", card_of(new, layout.root))
     return folder
+
+
+def _refuse_to_replace(folder: Path) -> None:
+    """Raise ExportError where what would be replaced is no earlier export, holds more than one, or is where the command runs."""
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise ExportError(f"{folder}: is the current folder or one around it, which an export would replace; give another folder")
+    if not folder.exists():
+        return
+    if not is_export(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"{folder}: is there and is no export; give another folder, or delete it")
+    if others := [p.name for p in sorted(folder.iterdir()) if not any(fnmatchcase(p.name, name) for name in WRITTEN)]:
+        raise ExportError(
+            f"{folder}: beside an export there is {', '.join(others)}, which would be deleted; move it, or give another folder"
+        )
 
 
 def card_of(folder: Path, root: Path = Path()) -> str:

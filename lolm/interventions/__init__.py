@@ -15,9 +15,10 @@ with each vector's dimensions in reverse, at the strength it had::
 
 from lolm.interventions.branches import branch_alone, change_branch, match_norm, replace_branch, resample_source, stream_effect
 from lolm.interventions.catalogue import full_set, standard_set
-from lolm.interventions.context import EMPTY, Context, InterventionError, seeded
+from lolm.interventions.context import EMPTY, Context, seeded
 from lolm.interventions.core import Intervention, KnownTerms, change_site, compose, inside, intervene, streams_under
 from lolm.interventions.dimensions import contribution, dimension_set, random_group, ranked, remove_dimensions
+from lolm.interventions.errors import InterventionError
 from lolm.interventions.gate import (
     binarise_gate,
     blend_gate,

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import torch
 
-from lolm.interventions.context import Context, InterventionError
+from lolm.interventions.context import Context
 from lolm.interventions.core import Change, Intervention, change_site, compose
+from lolm.interventions.errors import InterventionError
 from lolm.interventions.sites import EDGES, fusion_of
 from lolm.models.language_model import LanguageModel
 from lolm.records import names

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from lolm import LolmError
 from lolm.data.batches import stream_seed
+from lolm.interventions.errors import InterventionError
 from lolm.interventions.sites import is_inside
 from lolm.interventions.statistics import Statistics
-
-
-class InterventionError(LolmError):
-    """An intervention that the model has no place for, or that was not given what it needs."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from functools import partial, reduce
 
 import torch
 
-from lolm.interventions.context import EMPTY, Context, InterventionError
+from lolm.interventions.context import EMPTY, Context
+from lolm.interventions.errors import InterventionError
 from lolm.interventions.sites import EDGES, OUTPUT, STREAMS, TERMS, HasSites, fusion_of, is_inside
 from lolm.models.fusion import Fusion
 from lolm.models.language_model import LanguageModel, Streams
@@ -44,7 +45,7 @@ class Intervention:
     @property
     def inside(self) -> bool:
         """Whether it acts inside the stacks, so that the streams have to be computed anew."""
-        return self.skip_last > 0 or bool(self.changes_where(is_inside))
+        return self.skip_last != 0 or bool(self.changes_where(is_inside))
 
     @property
     def follows(self) -> bool:
@@ -133,8 +134,12 @@ def streams_under(
         known: the streams of the unchanged model, of which the stack's output need not be computed again.
 
     Raises:
-        InterventionError: the model has no such site, or ``context`` lacks what the change needs.
+        InterventionError: the model has no such site, or not so many blocks to leave out; or ``context`` lacks what the change
+            needs.
     """
+    if (skipped := intervention.skip_last) and not 0 < skipped <= len(model.stack.layers):
+        stack = f"the {len(model.stack.layers)} blocks of this model's stack"
+        raise InterventionError(f"{intervention.name}: cannot leave out {skipped} of {stack}")
     edges = intervention.changes_where(EDGES.__contains__)
     for edge in edges:
         if edge not in model.edges:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import torch
 
 from lolm.interventions.branches import BRANCHES, change_branch
-from lolm.interventions.context import Context, InterventionError, seeded
+from lolm.interventions.context import Context, seeded
 from lolm.interventions.core import Intervention
+from lolm.interventions.errors import InterventionError
 from lolm.interventions.statistics import Statistics
 from lolm.records import names
 

@@ -6,6 +6,7 @@ import torch
 
 from lolm.interventions.context import Context
 from lolm.interventions.core import Change, Intervention, change_site
+from lolm.interventions.errors import InterventionError
 from lolm.records import names
 
 
@@ -20,9 +21,15 @@ def force_gate(value: float) -> Intervention:
 
 
 def blend_gate(alpha: float, target: float) -> Intervention:
-    """g := α · target + (1 − α) · g, a path from the learned gate to a constant."""
-    name = {1.0: names.BLEND_TO_ONE, 0.0: names.BLEND_TO_ZERO}[target]
-    return change_gate(name, lambda g, _: alpha * target + (1 - alpha) * g, alpha)
+    """g := α · target + (1 − α) · g, a path from the learned gate to one of its ends.
+
+    Raises:
+        InterventionError: a target other than 0 and 1, for which records have no name.
+    """
+    ends = {1.0: names.BLEND_TO_ONE, 0.0: names.BLEND_TO_ZERO}
+    if target not in ends:
+        raise InterventionError(f"no blend of the gate to {target}, only to 0 or 1; to another constant `change_gate` leads")
+    return change_gate(ends[target], lambda g, _: alpha * target + (1 - alpha) * g, alpha)
 
 
 def freeze_gate_per_dimension() -> Intervention:

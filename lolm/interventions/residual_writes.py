@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lolm.interventions.branches import replacement
-from lolm.interventions.context import InterventionError
 from lolm.interventions.core import Intervention, change_site, compose
+from lolm.interventions.errors import InterventionError
 from lolm.records import names
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lolm.interventions.errors import InterventionError
 from lolm.interventions.sites import STREAMS, HasSites, fusion_of
 from lolm.models.language_model import LanguageModel, Streams
 
@@ -56,6 +57,9 @@ def observe_writes(model: HasSites, tokens_BT: torch.Tensor, names: Iterable[str
     """The tensors at sites inside the stacks, each (B, T, ·), all of them or those named; without gradients.
 
     They are the unchanged model's, also from within a change: what stands in a site's place stays what it would have written.
+
+    Raises:
+        InterventionError: the model has no such site.
     """
     with _watched(model, names) as written:
         run: Any = getattr(model, "streams", model)  # without a head, where it can be left out
@@ -69,6 +73,9 @@ def measure(model: LanguageModel, batches: Iterable[torch.Tensor], names: Iterab
 
     Args:
         names: sites inside the stacks, see :func:`lolm.interventions.writes`, beside everything at the seam.
+
+    Raises:
+        InterventionError: the model has no such site.
     """
     model.eval()
     names = list(names)
@@ -118,7 +125,9 @@ def _watched(model: HasSites, names: Iterable[str] | None) -> Iterator[dict[str,
     """While open, what passes the named sites (None: all) is entered under their names."""
     sites = model.sites()
     written: dict[str, torch.Tensor] = {}
-    watched = {name: sites[name] for name in (sites if names is None else names)}
+    watched = set(sites if names is None else names)
+    if unknown := sorted(watched - set(sites)):
+        raise InterventionError(f"this model has no site {unknown[0]!r}; it has {', '.join(sites)}")
 
     def watcher(name: str):
         def watch(x: torch.Tensor) -> torch.Tensor:

@@ -159,11 +159,11 @@ class LanguageModel(nn.Module, ABC):
         """Tokens that a text must have to be read; with fewer memory with a fixed number of chunks raises ConfigError."""
         return 1
 
-    def pieces(self, length: int, size: int, known: int = 0) -> list[tuple[int, int]]:
-        """Start and end of the pieces of ``size`` tokens that a text is read in, each behind ``known`` more. A rest that is too
-        short to be read belongs to the piece before it."""
+    def pieces(self, length: int, size: int) -> list[tuple[int, int]]:
+        """Start and end of the pieces of ``size`` tokens that a text is read in. A rest that is too short to be read belongs to
+        the piece before it."""
         starts = list(range(0, length, size))
-        if len(starts) > 1 and length - starts[-1] + known < self.shortest:
+        if len(starts) > 1 and length - starts[-1] < self.shortest:
             starts.pop()
         return list(zip(starts, [*starts[1:], length][: len(starts)], strict=True))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-from lolm.claims.cost import PEAK_FLOPS, UTILISATION
 from lolm.config import Params
-from lolm.records.schema import Budgets, Value
+from lolm.records.schema import BudgetPoint, Budgets, Value
 from lolm.report.render import render, si
 
 
@@ -34,14 +34,48 @@ def budgets_page(record: Budgets, params: Params, figure: str | None = None) -> 
         shown=shown,
         si=si,
         shared=declared,
-        hours=record.training_flops / (UTILISATION * PEAK_FLOPS) / 3600,
         flops=multiplier_columns(record, declared),
         table=multiplier_rows(record, declared),
         tokens=sorted({p.tokens for p in record.points}),
         gaps={(g.baseline, g.scale, g.tokens): g.nats for g in record.gaps},
         against=list(dict.fromkeys(g.baseline for g in record.gaps)),
         dependency=_dependency(record),
+        rates=_rates(record),
+        rises=_rises(record),
+        state=_states(record, declared, params.analysis.confidence),
     )
+
+
+def _rates(record: Budgets) -> dict[str, dict[str, str]]:
+    """Peak learning rates by arm and scale."""
+    rates: dict[str, dict[str, str]] = {}
+    for p in record.points:
+        if p.learning_rate is not None:
+            rates.setdefault(p.arm, {})[p.scale] = f"{p.learning_rate:g}"
+    return rates
+
+
+def _rises(record: Budgets) -> list[str]:
+    """Ends of schedule whose loss is above that of the same run with fewer tokens."""
+    runs: dict[tuple[str, str, int], list[BudgetPoint]] = {}
+    for p in sorted(record.points, key=lambda p: p.tokens):
+        runs.setdefault((p.scale, p.arm, p.seed), []).append(p)
+    return [
+        f"{scale}: {arm}-{seed} at {si(now.tokens)} tokens, {now.nats:.3f} after {before.nats:.3f}"
+        for (scale, arm, seed), ends in runs.items()
+        for before, now in pairwise(ends)
+        if now.nats > before.nats
+    ]
+
+
+def _states(record: Budgets, shared: bool, confidence: float) -> dict[str, str]:
+    """By arm, what is wrong with its law."""
+    states = {}
+    for law in record.laws:
+        if law.shared == shared:
+            refuted = ["does not fit"] if law.form is not None and law.form < 1 - confidence else []
+            states[law.arm] = "; ".join([*refuted, *([f"is loose in {', '.join(law.loose)}"] if law.loose else [])]) or "—"
+    return states
 
 
 def multiplier_columns(record: Budgets, shared: bool, most: int = 5) -> list[float]:

@@ -165,14 +165,15 @@ def readme_block(scale: str, params: Params, claims: Sequence[Claim]) -> str:
     """What the README says was found: the headline claims with their numbers and verdicts, made from the ledger alone."""
     by_id = {claim.id: claim for claim in claims}
     said = [by_id[finding.claim] for finding in FINDINGS if finding.claim in by_id]
-    measured = [claim for claim in said if claim.verdict not in (NOT_RUN, UNTESTABLE)]
+    unmeasured = [claim for claim in said if claim.verdict in (NOT_RUN, UNTESTABLE)]
+    measured = [claim for claim in said if claim not in unmeasured and claim.group != "budgets"]  # those are of other scales
     level = f"{100 * params.analysis.confidence:g} %"
     return render(
         "readme.md",
         scale=scale,
         level=level,
         claims=measured,
-        unrun=len(said) - len(measured),
+        unrun=len(unmeasured),
         tally=tally(claims),
         summary=summary(claims),
     )

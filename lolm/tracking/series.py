@@ -15,6 +15,7 @@ means. The order of names is that of sections in a chart view that nobody has ar
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -86,7 +87,9 @@ def downstream_points(downstream: Downstream, step: int, seconds: float) -> list
     """``tasks/<task>_<metric>`` of each task, and ``_error``, ``_bigram``, ``_chance`` of its main one, at a run's last step."""
     points: list[Point] = []
     for name, task in downstream.tasks.items():
-        points += [(f"tasks/{name}_{metric}", found.value, step, seconds) for metric, found in task.metrics.items()]
+        for metric, found in task.metrics.items():
+            key = re.sub(r"[^\w.-]", "_", metric)  # that of a filtered answer has a comma, which MLflow refuses
+            points.append((f"tasks/{name}_{key}", found.value, step, seconds))
         main = task.metrics[task.main]
         beside = {"error": main.error, "bigram": main.bigram, "chance": main.chance}
         points += [(f"tasks/{name}_{key}", value, step, seconds) for key, value in beside.items() if value is not None]

@@ -26,11 +26,13 @@ from torch import nn
 
 from lolm import LolmError, one_line
 from lolm.config import RunConfig
+from lolm.data.stream import TokenStream
 from lolm.models.build import build_model
 from lolm.models.language_model import LanguageModel
 from lolm.objectives import FutureHeads, build_heads
-from lolm.records import FINAL_WEIGHTS, atomic_file, cooldown_path, made_by, read, sha256_of, snapshot_path
-from lolm.records.schema import RunHeader, Summary
+from lolm.records import FINAL_WEIGHTS, Layout, atomic_file, cooldown_path, made_by, read, sha256_of, snapshot_path
+from lolm.records.expected import data_recorded
+from lolm.records.schema import DataChecksums, RunHeader, Summary
 from lolm.training import ranks
 from lolm.training.scratch import BRANCHES
 
@@ -307,6 +309,26 @@ class TrainedRun:
     def schedule_ends(self) -> list[int]:
         """Steps at which a schedule ended, ascending, the run's own end last."""
         return [*self.run.training.cooldown_steps, self.run.training.steps]
+
+    def check_data(self, layout: Layout) -> None:
+        """Compare the data of the run with those that lie beside it now, whose tokenizer a text would be given to it by: by the
+        shards, or where they are not there by their record. Without either nothing is known.
+
+        Raises:
+            CheckpointError: the run was trained on other data.
+            DataError, RecordError: shards or their record are broken.
+        """
+        if (there := layout.shards).is_dir():
+            found: DataChecksums | None = DataChecksums(
+                *(TokenStream.open(there, split).checksum for split in ("train", "validation"))
+            )
+        else:
+            there, found = layout.shards_record, data_recorded(layout)
+        if found not in (None, self.header.data):
+            raise CheckpointError(
+                f"{self.weights}: was trained on other data than those of {there}; text and tokenizer there were made after it: "
+                f"`{made_by(self.weights)}` trains it on them, `dvc checkout` brings back what its project has recorded"
+            )
 
     def kept(self, step: int | None, annealed: bool = False) -> LanguageModel:
         """The model in evaluation mode with weights that the run kept; None for its last.

@@ -55,4 +55,6 @@ def search(rates: list[float], loss_of: Callable[[float], float], extensions: in
     if math.isinf(min(losses.values())):
         raise ValueError("training diverged at every learning rate")
     chosen = choose(losses, tie)
-    return Search(chosen, chosen not in (grid[0], grid[-1]), {rate: losses[rate] for rate in grid})
+    worse = [rate for rate in grid if losses[rate] > losses[chosen]]
+    inside = any(rate < chosen for rate in worse) and any(rate > chosen for rate in worse)
+    return Search(chosen, inside, {rate: losses[rate] for rate in grid})

@@ -8,7 +8,6 @@ import pytest
 from scipy.optimize import minimize
 from synthetic import write_scales
 
-from lolm.analysis.budgets import Observation, trend
 from lolm.analysis.scaling import (
     Law,
     ScalingError,
@@ -20,6 +19,7 @@ from lolm.analysis.scaling import (
     multiplier,
     tenfold,
 )
+from lolm.analysis.trends import Observation, over_parameters, over_tokens
 from lolm.records.results import load_results
 from lolm.records.schema import BudgetPoint
 
@@ -222,14 +222,16 @@ def test_trends_per_tenfold():
         for seed in (1, 2)
         for d in TOKENS
     ]
-    over_tokens, over_parameters = trend(rows, 0.95)
-    assert (over_tokens.value, over_parameters.value) == pytest.approx((2, -3))
-    assert over_parameters.n == 8
+    (tokens, by_scale), parameters = over_tokens(rows, 0.95, 0.1), over_parameters(rows, 0.95)
+    assert (tokens.value, parameters.value) == pytest.approx((2, -3))
+    assert parameters.n == 8
+    assert {scale: (found.value, found.n) for scale, found in by_scale.items()} == {s: (pytest.approx(2), 2) for s in SIZES}
     draw, hits = np.random.default_rng(1), np.zeros(2)
     for _ in range(400):
         runs = {row.run: draw.normal(0, 0.1, 2) for row in rows}
         noisy = [r._replace(value=r.value + runs[r.run][0] + runs[r.run][1] * math.log10(r.tokens)) for r in rows]
-        for i, (found, truth) in enumerate(zip(trend(noisy, 0.95), (2, -3), strict=True)):
+        both = (over_tokens(noisy, 0.95, 1e-9)[0], over_parameters(noisy, 0.95))
+        for i, (found, truth) in enumerate(zip(both, (2, -3), strict=True)):
             hits[i] += found.interval[0] <= truth <= found.interval[1]
     assert (np.abs(hits / 400 - 0.95) < 5 * math.sqrt(0.95 * 0.05 / 400)).all()
 
@@ -242,23 +244,39 @@ def test_a_trend_over_sizes_covers_where_noise_changes_with_size(seeds, noise):
     sizes = [(s, n, sd) for (s, n), count, sd in zip(SIZES.items(), seeds, noise, strict=True) for _ in range(count)]
     for _ in range(trials):
         rows = [Observation((s, k), n, 1e6, draw.normal(0, sd)) for k, (s, n, sd) in enumerate(sizes)]
-        found = trend(rows, 0.95)[1]
+        found = over_parameters(rows, 0.95)
         hits += found.interval[0] <= 0 <= found.interval[1]
     assert 0.92 < hits / trials < 0.995
 
 
 def test_a_size_of_one_run_beside_one_other_size_has_a_trend():
     rows = [Observation(run, n, 1e6, y) for run, n, y in ((("a", 1), 1e6, 1.0), (("a", 2), 1e6, 1.2), (("b", 1), 1e7, 2.0))]
-    found = trend(rows, 0.95)[1]
+    found = over_parameters(rows, 0.95)
     assert found.value == pytest.approx(0.9)
     assert found.interval[0] < 0.9 < found.interval[1]
 
 
 def test_one_size_or_one_budget_has_no_trend():
     rows = [Observation(("a", seed), 1e6, d, 1.0) for seed in (1, 2) for d in TOKENS]
-    assert trend(rows, 0.95)[1] is None
-    assert trend([r for r in rows if r.tokens == TOKENS[0]], 0.95) == (None, None)
-    assert trend([], 0.95) == (None, None)
+    assert over_parameters(rows, 0.95) is None
+    assert over_tokens([r for r in rows if r.tokens == TOKENS[0]], 0.95, 0.1) == (None, {})
+    assert over_tokens([], 0.95, 0.1) == (None, {})
+    assert over_parameters([], 0.95) is None
+
+
+def test_sizes_that_are_shown_to_differ_have_no_common_trend_over_tokens():
+    """Slopes of 1 and 2 with noise of 0.01; where sizes are alike, the test at 0.1 withholds a tenth of the means."""
+
+    def rows(slopes, draw, sd=0.01):
+        runs = [(scale, seed, slope + draw.normal(0, sd)) for scale, slope in slopes.items() for seed in (1, 2, 3)]
+        return [Observation((scale, seed), 1e6, d, slope * math.log10(d)) for scale, seed, slope in runs for d in TOKENS]
+
+    draw = np.random.default_rng(5)
+    whole, by_scale = over_tokens(rows({"a": 1.0, "b": 2.0}, draw), 0.95, 0.1)
+    assert whole is None
+    assert [by_scale[scale].value for scale in ("a", "b")] == pytest.approx([1, 2], abs=0.03)
+    withheld = sum(over_tokens(rows({"a": 1.0, "b": 1.0, "c": 1.0}, draw), 0.95, 0.1)[0] is None for _ in range(400))
+    assert abs(withheld / 400 - 0.1) < 5 * math.sqrt(0.1 * 0.9 / 400)
 
 
 def test_points_are_collected_over_scales(tmp_path):

@@ -3,8 +3,11 @@
 import copy
 import math
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,10 +25,11 @@ from lolm.export import export
 from lolm.export.pyfunc import Predictor
 from lolm.generation import GenerationError, generate
 from lolm.interventions import InterventionError, change_site, force_gate
-from lolm.records import Layout, RecordError, cooldown_path, read, snapshot_path
+from lolm.records import Layout, RecordError, RunKey, cooldown_path, read, snapshot_path, write, write_json
 from lolm.records.schema import RunHeader
 from lolm.training.checkpoint import CheckpointError
 from pipeline import cli
+from pipeline.context import open_run
 
 TEXT = "A fox ran. Ω was its name,\nand 42 its age. " * 3
 
@@ -84,6 +88,56 @@ def test_a_long_text_is_read_in_windows_each_behind_the_token_before_it(run):
             run.model(x[None, size : 2 * size])[0], x[size + 1 : 2 * size + 1], reduction="none"
         )
     np.testing.assert_allclose(found[size : 2 * size], second.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("known_by", ["shards", "record", "nothing"])
+def test_a_run_is_not_opened_beside_data_that_it_was_not_trained_on(project, tmp_path, known_by):
+    """A tokenizer of as many pieces, made later of another text, would be read as its own."""
+    root = shutil.copytree(project, tmp_path / "project")
+    layout = Layout("smoke", root)
+    weights, path = layout.weights("lolm", 1), layout.header("lolm", 1)
+    header = read(path, RunHeader)
+    if known_by != "shards":
+        shutil.rmtree(layout.shards)
+    if known_by == "record":
+        write_json(layout.shards_record, {"checksums": asdict(header.data)})
+    assert lolm.load(weights).config == header.run
+    write(path, replace(header, data=replace(header.data, train="1" * 64)))
+    if known_by == "nothing":
+        assert lolm.load(weights).config == header.run
+        return
+    stage = SimpleNamespace(layout=layout, preset=None)
+    place = "shards" if known_by == "shards" else r"shards\.json"
+    for opened in (lolm.load, export, lambda _: open_run(stage, RunKey("lolm", 1), "")):
+        with pytest.raises(
+            CheckpointError, match=rf"runs/lolm-1: was trained on other data than those of [^\n]*/{place}; [^\n]*"
+        ):
+            opened(weights)
+    assert not (layout.artifacts / "exports").exists()
+
+
+def test_held_out_text_is_compared_with_its_checksums_when_it_is_needed(project, tmp_path):
+    layout = Layout("smoke", shutil.copytree(project, tmp_path / "project"))
+    (shard,) = (layout.shards / "validation").glob("*.bin")
+    content = bytearray(shard.read_bytes())
+    content[0] ^= 1
+    shard.write_bytes(content)
+    damaged = lolm.load(layout.weights("lolm", 1))
+    assert damaged.score(TEXT).tokens
+    for needs in (lambda: damaged.interventions, lambda: damaged.intervene(TEXT, force_gate(1.0))):
+        with pytest.raises(DataError, match="its bytes are not those that were written"):
+            needs()
+
+
+def test_a_text_longer_than_the_held_out_one_is_scored(run):
+    text = TEXT * (len(run.held_out) // len(run.tokenizer.encode(TEXT)) + 2)
+    tokens = len(run.tokenizer.encode(text))
+    assert tokens > len(run.held_out)
+    assert run.score(text, window=tokens).tokens == run.intervene(text, "gate=1", window=tokens).changed.tokens == tokens
+    with pytest.raises(
+        DataError, match=rf"reads another text, which has {len(run.held_out)} tokens, fewer than the {tokens + 1}"
+    ):
+        run.intervene(text, "latent_resample", window=tokens)
 
 
 def test_interventions_by_label_and_of_ones_own(run):
@@ -380,11 +434,11 @@ def counted(run):
 
 
 @torch.no_grad()
-def nats_of(counted, starts, behind):
-    """Of ``TEXT`` in windows that start at given tokens, each behind one token more and without its last ``behind`` ones."""
+def nats_of(counted, starts):
+    """Of ``TEXT`` in windows that start at given tokens, each token read behind the one before it, the last one not at all."""
     ids = torch.from_numpy(np.concatenate(([counted.tokenizer.eos_id], counted.tokenizer.encode(TEXT))))
     ends = [*starts[1:], len(ids) - 1]
-    logits = [counted.model(ids[None, a : b + 1 - behind])[0, : b - a] for a, b in zip(starts, ends, strict=True)]
+    logits = [counted.model(ids[None, a:b])[0] for a, b in zip(starts, ends, strict=True)]
     return float(F.cross_entropy(torch.cat(logits), ids[1:], reduction="sum"))
 
 
@@ -393,14 +447,14 @@ def test_no_window_is_shorter_than_a_memory_with_a_fixed_number_of_chunks_can_re
     tokens = len(counted.tokenizer.encode(TEXT))
     window = next(size for size in range(6, tokens) if tokens % size == rest)
     starts = list(range(0, tokens, window))
+    nats = nats_of(counted, starts[:-1] if rest in (1, 2, 3) else starts)
     scored = counted.score(TEXT, window=window)
     assert scored.tokens == tokens
-    assert scored.nats == pytest.approx(nats_of(counted, starts[:-1] if rest in (1, 2) else starts, 0), rel=1e-5)
+    assert scored.nats == pytest.approx(nats, rel=1e-5)
     predictor = object.__new__(Predictor)
     predictor.model, predictor.tokenizer, predictor.length = counted.model, counted.tokenizer, window
     row = predictor._row(TEXT, 0)
     assert row["tokens"] == tokens
-    nats = nats_of(counted, starts[:-1] if rest in (1, 2, 3) else starts, 1)
     assert row["nats_per_token"] * tokens == pytest.approx(nats, rel=1e-5)
 
 

@@ -48,6 +48,9 @@ OURS = {  # claims that no source makes: controls of the authors' ones, and what
     "lead_with_budget",
     "lead_with_budget_modern",
     "lag_with_budget",
+    "lead_at_largest_budget",
+    "lead_at_largest_budget_modern",
+    "downstream_own",
     "lead_at_boundaries",
 }
 

@@ -36,6 +36,13 @@ def mistakes(changes: dict) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
+def test_an_arm_keeps_its_negatives_on_the_recall_tasks_that_it_is_trained_on():
+    alone = {"scales.smoke.recall.batch_size": 1}
+    params_from(with_changes(alone))  # no arm with negatives of other texts is asked for recall
+    text = "scales.smoke.recall.batch_size: 1 leaves arm 'lolm_cpc_documents' no negatives, taken from the other sequences of a"
+    assert mistakes(alone | {"studies.cpc.recall": ["lolm_cpc_documents"]}) == [f"{text} batch; set it to 2 or more"]
+
+
 LAYER = "surfaces.modern.blocks.layer"
 
 
@@ -212,6 +219,11 @@ LAYER = "surfaces.modern.blocks.layer"
         ("scales.tiny.sizes.lolm.future.horizon", 255, "sizes.lolm.future.horizon: 255 leaves nothing to predict in training."),
         ("scales.tiny.sizes.lolm.memory.slots", 1, "scales.tiny.sizes.lolm.memory.slots: must be at least 2"),
         ("scales.smoke.evaluation.prompt_tokens", 3, "chunks: 4 are more than the tokens of evaluation.prompt_tokens 3"),
+        (
+            "scales.tiny.sizes.lolm.memory.chunks",
+            16,
+            "memory.chunks: 16 are more than the tokens of recall.seq_len 12; lower them",
+        ),
         ("scales.tiny.sizes.lolm.memory.chunks", 300, "memory.chunks: 300 are more than the tokens of training.seq_len 256"),
         (
             "architectures.transformer.gate",

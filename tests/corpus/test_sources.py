@@ -165,7 +165,7 @@ def test_data_set_by_name_is_streamed(tmp_path):
     assert {d.id: d.text for d in read_documents(config)} == TEXTS
     with pytest.raises(DataError, match="no field 'body'"):
         list(read_documents(CorpusConfig(source="hub", name=str(tmp_path / "tiny_set"), text_field="body")))
-    with pytest.raises(DataError, match=r"tiny_set.*split 'dev'\) cannot be read.*dev"):
+    with pytest.raises(DataError, match=r"tiny_set.*split 'dev'\) cannot be read.*dev.*the same command reads on$"):
         list(read_documents(CorpusConfig(source="hub", name=str(tmp_path / "tiny_set"), split="dev")))
 
 
@@ -179,7 +179,10 @@ def test_hub_needs_a_name():
     [
         ("a.jsonl", b'{"id": "1", "text": "x"}\n{"id": ', r"a\.jsonl: line 2 is not valid JSON"),
         ("a.jsonl", b"[1]\n", r"a\.jsonl: line 1 is not a JSON object"),
-        ("a.jsonl", b'{"text": 3}\n', "field 'text' of row 0 is int, not text"),
+        ("a.jsonl", b'{"text": 3}\n', "field 'text' of line 1 is int, not text"),
+        ("a.jsonl", b'\n{"body": "a"}\n', "line 2 has no field 'text'; set corpus.text_field to one of body$"),
+        ("a.jsonl", b"{}\n", "line 1 has no field 'text'; mend that, or take the file away$"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"body": "b"}\n', "line 3 has no field 'text'; mend that, or take the file away$"),
         ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl: line 1: not UTF-8 at byte 10"),
         ("a.jsonl.xz", lzma.compress(b'{"text": "x"}\n' * 1000)[:-20], r"a\.jsonl\.xz: the compressed file is broken"),
         ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz: the compressed file is broken"),

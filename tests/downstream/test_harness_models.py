@@ -59,6 +59,13 @@ def test_scores_equal_a_direct_computation(model, tokenizer):
     wanted = direct(model, ids[start - 1 : start + T], T)[0] + direct(model, ids[-(T + 1) :], len(rest) - T)[0]
     assert found[5][0] == pytest.approx(wanted, rel=1e-6)
     assert lm.loglikelihood_rolling(asked([(PAIRS[1][1],)])) == [pytest.approx(found[1][0], rel=1e-6)]
+    # white space alone is no context: what stands before the text is the end of another document
+    for context, continuation in (("\n", " They stayed"), (" ", "again and again " * 7)):
+        whole = [tokenizer.eos_id, *encode(context + continuation)]
+        wanted = lm.loglikelihood_rolling(asked([(context + continuation,)]))
+        assert [score for score, _ in lm.loglikelihood(asked([(context, continuation)]))] == wanted
+        if len(whole) <= T + 1:
+            assert wanted == [pytest.approx(direct(model, whole, len(whole) - 1)[0], rel=1e-6)]
 
 
 def test_scores_do_not_depend_on_the_batch(model, tokenizer):

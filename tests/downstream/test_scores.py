@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from builders import ArrayStream, make_run
 
+from lolm.config import ConfigError
 from lolm.data.errors import DataError
+from lolm.downstream import scoring
 from lolm.downstream.harness_models import HarnessModel
 from lolm.downstream.held_out_tasks import OWN
 from lolm.downstream.scoring import Tasks, harness_version
@@ -121,6 +123,76 @@ def test_a_group_is_summed_up_by_the_harness(folder, tokenizer, monkeypatch):
     )
 
 
+TASKS = {  # by name: its tag, and how it is asked
+    "pair_a": ("pairs", "metric_list: [{metric: acc_norm}, {metric: acc}]"),
+    "pair_b": ("pairs", "metric_list: [{metric: acc}]"),
+    "norm_a": ("norms", "metric_list: [{metric: acc_norm}]"),
+    "norm_b": ("norms", "metric_list: [{metric: acc_norm}]"),
+    "odd_a": ("odd", "metric_list: [{metric: acc}]"),
+    "odd_b": ("odd", "metric_list: [{metric: acc_norm}]"),
+}
+CHOICE = "output_type: multiple_choice\ndoc_to_choice: ['Yes', 'No']\ndoc_to_target: 0\n"
+WRITTEN = """
+output_type: generate_until
+fewshot_split: test
+num_fewshot: 5
+doc_to_target: 'Yes'
+metric_list: [{metric: exact_match}]
+generation_kwargs: {until: ['.']}
+filter_list:
+  - {name: strict, filter: [{function: take_first}]}
+  - {name: loose, filter: [{function: regex, regex_pattern: '(Yes)', fallback: 'none'}, {function: take_first}]}
+"""
+
+
+@pytest.fixture
+def defined(tmp_path, monkeypatch):
+    """Folder with tasks that the harness is given as its own, and their rows."""
+    forms = {name: f"tag: {tag}\n{CHOICE}{metrics}" for name, (tag, metrics) in TASKS.items()} | {"written": WRITTEN}
+    for name, form in forms.items():
+        what = f"task: {name}\ndataset_path: nowhere\ntest_split: test\ndoc_to_text: text\n{form}"
+        (tmp_path / f"{name}.yaml").write_text(what, encoding="utf-8")
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": s}) + "\n" for s in SENTENCES))
+    (tmp_path / "group.yaml").write_text("group: both\ntask: [pair_a, pair_b]\n", encoding="utf-8")
+    monkeypatch.setattr(scoring, "FOLDERS", (str(tmp_path),))
+    return tmp_path
+
+
+def test_a_tag_is_the_mean_of_what_all_its_tasks_have(defined, tokenizer):
+    model, reference = Planted(tokenizer, [f"{s} Yes" for s in SENTENCES[:6]]), Planted(tokenizer, ["No"])
+    found = Tasks(["pairs", "pair_a", "norms"], defined, []).scores(model, reference, limit=12)
+    assert list(found["pairs"].metrics) == ["acc"], "acc_norm is of one alone"
+    acc, part = found["pairs"].metrics["acc"], found["pair_a"].metrics["acc"]
+    assert (acc.value, acc.error, acc.chance, acc.bigram) == (part.value, None, 0.5, 0.0)
+    assert found["pairs"].parts == {"pair_a": part.value, "pair_b": part.value}
+    assert found["pairs"].items == 24
+    assert (part.bigram, set(found["pair_a"].metrics)) == (0.0, {"acc", "acc_norm"})
+    assert part.error is not None
+    both = Tasks(["both"], defined, []).scores(model, reference, limit=12)["both"]
+    assert both == found["pairs"], "a group that the harness does not sum up"
+    assert (list(found["norms"].metrics), found["norms"].main, found["norms"].parts) == (["acc_norm"], "acc_norm", {})
+
+
+def test_tasks_that_have_no_metric_in_common_are_refused_before_they_are_scored(defined):
+    with pytest.raises(
+        ConfigError, match=r"tasks of odd have no metric in common \(odd_a: acc,none; odd_b: acc_norm,none\); name"
+    ):
+        Tasks(["odd"], defined, [])
+
+
+def test_filtered_answers_are_scored_without_examples(defined, tokenizer):
+    class Writes(Planted):
+        def continued(self, context, tokens):
+            asked.append(self.ids.decode(context))
+            yield from self.ids.encode(" Yes, it does.").tolist()[:tokens]
+
+    asked = []
+    found = Tasks(["written"], defined, []).scores(Writes(tokenizer), limit=3)["written"]
+    assert asked == SENTENCES[:3], "zero-shot, whatever the task says"
+    assert {name: metric.value for name, metric in found.metrics.items()} == {"exact_match,strict": 0.0, "exact_match,loose": 1.0}
+    assert found.main == "exact_match,strict"
+
+
 def test_texts_without_a_sentence_are_refused(tokenizer):
     with pytest.raises(DataError, match="no sentence of the test split makes an item of cloze"):
         Tasks(["cloze"], None, ["Too short."])
@@ -130,7 +202,7 @@ def test_the_record_of_a_run(monkeypatch, data, folder, tmp_path):
     """The whole stage but for training: a model without training, the project's own tokenizer and test split, and a bigram."""
     from builders import make_model
 
-    from lolm.config import ConfigError, DownstreamConfig
+    from lolm.config import DownstreamConfig
     from lolm.corpus.tokenizer import Tokenizer
     from lolm.evaluation.ngram import Bigram
     from pipeline import downstream as stage
@@ -169,7 +241,7 @@ def test_the_record_of_a_run(monkeypatch, data, folder, tmp_path):
 
 
 def test_what_the_command_lacks_is_said(monkeypatch):
-    from lolm.config import ConfigError, DownstreamConfig
+    from lolm.config import DownstreamConfig
     from pipeline import downstream as stage
 
     nowhere = SimpleNamespace(params=SimpleNamespace(downstream=DownstreamConfig(data="no/such/folder")))

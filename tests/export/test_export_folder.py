@@ -206,6 +206,8 @@ def test_weights_of_another_step(made, tmp_path, monkeypatch, capsys):
         assert "not of these weights alone" in found[step]
         with pytest.raises(lolm.LolmError, match=f"this one of {'an annealed copy that ended at ' if words else ''}step {step};"):
             lolm.load(folder, step=run.training.steps)
+        with pytest.raises(lolm.LolmError, match=r"an export has weights of one step, this one of [^\n]*; load the run's own"):
+            lolm.load(folder, step=step, annealed=not words)
     rows = {row["step"]: row for row in read_rows(layout.series("lolm", 1)) if "val/nats" in row}
     assert f"seed 1, after step {inside} of {run.training.steps}\n" in found[inside]
     assert f"| validation, the part scored in training | {rows[inside]['val/nats']:.4f} |" in found[inside]
@@ -248,7 +250,7 @@ def test_code_is_closed():
         assert {f"{line.split()[1][1:]}.py" for line in lines if line.startswith("from .")} <= set(modules)
 
 
-def test_folders_that_are_refused(made, tmp_path):
+def test_folders_that_are_refused(made, tmp_path, monkeypatch):
     layout, folders = made
     weights = layout.weights("jamba", 1)
     (tmp_path / "mine").mkdir()
@@ -256,9 +258,20 @@ def test_folders_that_are_refused(made, tmp_path):
     with pytest.raises(ExportError, match="mine: is there and is no export"):
         export(weights, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
-    before = {path.name: sha256_of(path) for path in Path(folders["jamba"]).iterdir()}
-    assert export(weights) == folders["jamba"]  # an earlier export is replaced, by the same bytes
-    assert {path.name: sha256_of(path) for path in folders["jamba"].iterdir()} == before
+    cloned = shutil.copytree(folders["jamba"], tmp_path / "cloned")
+    (cloned / ".git").mkdir()
+    (cloned / "notes.md").write_text("mine")
+    with pytest.raises(ExportError, match=r"cloned: beside an export there is \.git, notes\.md, which would be deleted"):
+        export(weights, cloned)
+    assert (cloned / "notes.md").read_text() == "mine"
+    monkeypatch.chdir(tmp_path / "mine")
+    for here in (".", "", "..", tmp_path):
+        with pytest.raises(ExportError, match="is the current folder or one around it"):
+            export(weights, here)
+    for arm, folder in folders.items():  # one of the library's classes, one with its code
+        before = {path.name: sha256_of(path) for path in folder.iterdir()}
+        assert export(layout.weights(arm, 1)) == folder  # an earlier export is replaced, by the same bytes
+        assert {path.name: sha256_of(path) for path in folder.iterdir()} == before
     with pytest.raises(ExportError, match="no folder of a run's weights"):
         export(tmp_path / "mine")
     with pytest.raises(ExportError, match=r"has no lolm\.json"):

@@ -1,7 +1,8 @@
 """What the code computes, in a few numbers: `python tests/golden/record.py --reason "why they changed"` writes them anew.
 
-Losses and gradient norms of a few training steps of each family, and what is measured on one trained model of each kind. Numbers
-are kept exactly; on the kind of machine that made them they must come out to the bit.
+Losses and gradient norms of a few training steps of each family, what is measured on one trained model of each kind, and what the
+other stages make: corpus, tokenizer and shards, a learning rate, recall, removals by layer. Numbers are kept exactly; on the kind
+of machine that made them they must come out to the bit.
 """
 
 from __future__ import annotations
@@ -21,28 +22,39 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from builders import PARAMS, VOCAB, ArrayStream, make_run
+from minicorpus import make_texts, write_jsonl
 from runs import fit
 
-from lolm.config import RunConfig
+from lolm.config import CorpusConfig, LayersConfig, RecallConfig, RunConfig, ShardsConfig, TokenizerConfig
+from lolm.corpus.build import build_corpus
+from lolm.corpus.documents import SPLITS, iterate_split
+from lolm.corpus.shards import write_shards
+from lolm.corpus.tokenizer import Tokenizer, build_tokenizer
 from lolm.data.batches import BatchSampler, EvaluationSet
+from lolm.data.stream import TokenStream
+from lolm.data.synthetic import SyntheticSampler, build_task
 from lolm.evaluation.held_out import score_model, set_losses, validation_metrics
 from lolm.evaluation.lengths import score_lengths
 from lolm.evaluation.ngram import reference_losses
 from lolm.evaluation.position import describe_positions
+from lolm.evaluation.recall import recall_batches, score_recall
 from lolm.evaluation.streams import describe_streams
 from lolm.interventions import EMPTY, Context, Intervention, force_gate, full_set, fusion_of, measure, replace_branch
 from lolm.laboratory.contributions import contributions
+from lolm.laboratory.layers import measure_layers, recall_by_type
 from lolm.laboratory.readouts import Effort, refit_readouts
 from lolm.laboratory.scoring import score_interventions
-from lolm.records import read_series
+from lolm.records import fingerprint_of, read_series, sha256_of
 from lolm.training.checkpoint import load_run
 from lolm.training.loop import Trainer
+from lolm.training.sweep import search
 
 FAMILIES = (
     "lolm", "lolm_published", "lolm_v0", "lolm_parallel", "transformer", "transformer_published", "transformer_modern",
     "mamba", "mamba2", "hawk", "griffin", "samba", "jamba", "jamba_moe", "hymba",
 )  # fmt: skip
 MEASURED = ("lolm", "transformer", "samba")
+LAYERED = "samba"  # has layers of two types, and the same results of the other stages as any
 STEPS, LENGTH, SEED = 8, 48, 1
 FILE = Path(__file__).with_name("golden.json")
 
@@ -132,6 +144,57 @@ def measures(folder: Path) -> dict[str, Any]:
     return record
 
 
+def shards(folder: Path) -> dict[str, Any]:
+    """Documents of each split, the tokenizer and the tokens of made-up texts, one of which stands twice."""
+    data = Path(tempfile.mkdtemp(dir=folder))
+    texts = make_texts()
+    path = write_jsonl(data / "texts.jsonl", texts | {"set/again": texts["set/000"]})
+    build_corpus(CorpusConfig("local", str(path), validation_fraction=0.2, test_fraction=0.2), data / "corpus")
+    for name in ("tokenizer", "shards"):
+        (data / name).mkdir()
+    build_tokenizer(TokenizerConfig(vocab_size=400), data / "corpus", data / "tokenizer")
+    write_shards(ShardsConfig(1000), data / "corpus", Tokenizer.load(data / "tokenizer"), data / "shards")
+    streams = {split: TokenStream.open(data / "shards", split) for split in SPLITS}
+    return {
+        "documents": {split: fingerprint_of(*(vars(text) for text in iterate_split(data / "corpus", split))) for split in SPLITS},
+        "tokenizer": sha256_of(data / "tokenizer" / "tokenizer.model"),
+        "tokens": {split: [len(stream), stream.checksum] for split, stream in streams.items()},
+    }
+
+
+def recall(folder: Path) -> dict[str, Any]:
+    """A batch of each task, and what a model that was trained on other tokens makes of it, whole and without a type of layer."""
+    torch.set_num_threads(1)
+    model, config = load_run(folder / "run", folder / "weights").model, RecallConfig(seq_len=LENGTH, vocab_size=VOCAB)
+    found = {}
+    for name in ("mqar", "induction"):
+        task = build_task(name, config)
+        test, others = (list(recall_batches(task, 16, SEED, split)) for split in ("test", "validation"))
+        found[name] = {
+            "batch": fingerprint_of(*(part.tolist() for part in SyntheticSampler(task, 4, SEED).batch(3))),
+            "score": score_recall(model, test),
+            "removed": recall_by_type(model, test, [x_BT for x_BT, _ in others], SEED),
+        }
+    return found
+
+
+def layers(folder: Path) -> Any:
+    """Removals by layer and by type."""
+    torch.set_num_threads(1)
+    model = load_run(folder / "run", folder / "weights").model
+    config = LayersConfig(tokens=480, batch_size=4, draws=1, labellings=3)
+    return measure_layers(model, held_out(2), held_out(1), config, seed=SEED, step=STEPS, last=True)
+
+
+def sweep(folder: Path) -> dict[str, Any]:
+    """What is chosen from a table of losses whose best rate is beside the grid."""
+    table = {0.25: 3.5, 0.5: 3.0, 1.0: 2.51, 2.0: 2.5, 4.0: 2.49, 8.0: 2.75}
+    return {str(tie): search([0.25, 0.5, 1.0], table.__getitem__, extensions=4, tie=tie) for tie in (0.0, 0.03)}
+
+
+STAGES = {"shards": shards, "recall": recall, "layers": layers, "sweep": sweep}  # of the folder of a trained arm
+
+
 def numbers(value: Any, path: str = "") -> dict[str, float | str | None]:
     """Every leaf of a nested record by its path, steps apart: they are of the weights, and no measure."""
     if dataclasses.is_dataclass(value):
@@ -145,13 +208,15 @@ def numbers(value: Any, path: str = "") -> dict[str, float | str | None]:
 
 def present() -> dict[str, Any]:
     """The golden record as the present code makes it."""
-    found: dict[str, Any] = {"losses": {}, "measures": {}}
+    found: dict[str, Any] = {"losses": {}, "measures": {}, "stages": {}}
     with tempfile.TemporaryDirectory() as folder:
         for arm in FAMILIES:
             made = trained(arm, Path(folder) / arm)
             found["losses"][arm] = numbers(losses(made))
             if arm in MEASURED:
                 found["measures"][arm] = numbers(measures(made))
+        for name, make in STAGES.items():
+            found["stages"][name] = numbers(make(Path(folder) / LAYERED))
     return found
 
 

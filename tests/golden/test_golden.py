@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from record import FAMILIES, FILE, MEASURED, losses, machine_kind, measures, numbers, trained
+from record import FAMILIES, FILE, LAYERED, MEASURED, STAGES, losses, machine_kind, measures, numbers, trained
 
 GOLDEN = json.loads(FILE.read_text(encoding="utf-8"))
 SAME_MACHINE = GOLDEN["machine"] == machine_kind()
@@ -25,10 +25,10 @@ def made(tmp_path_factory):
     return folder_of
 
 
-def compare(found, golden):
+def compare(found, golden, everywhere=False):
     found = numbers(found)
     assert set(found) == set(golden)
-    if SAME_MACHINE:
+    if SAME_MACHINE or everywhere:
         wrong = {key: (found[key], value) for key, value in golden.items() if found[key] != value}
     else:
         wrong = {key: (found[key], value) for key, value in golden.items() if not near(found[key], value)}
@@ -49,3 +49,9 @@ def test_losses(arm, made):
 @pytest.mark.parametrize("arm", MEASURED)
 def test_measures(arm, made):
     compare(measures(made(arm)), GOLDEN["measures"][arm])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_other_stages_make(stage, made):
+    """No sum is taken of a text or of a table of losses."""
+    compare(STAGES[stage](made(LAYERED)), GOLDEN["stages"][stage], everywhere=stage in ("shards", "sweep"))

@@ -5,7 +5,7 @@ import torch
 from builders import make_model
 from known_models import TOKENS, context_of, fused
 
-from lolm.interventions import Intervention, InterventionError, change_stream, permute_stream, remove_stream
+from lolm.interventions import Intervention, InterventionError, StreamMeans, change_stream, permute_stream, remove_stream
 
 FIELD = {"memory": "m", "regime": "r"}
 
@@ -30,6 +30,15 @@ def test_permuting_or_averaging_what_is_the_same_everywhere_changes_nothing(stre
     constant = change_stream(stream, "constant", lambda kept, _: kept[:1, :1].expand_as(kept))
     assert torch.equal(fused(model, constant | permute_stream(stream)), fused(model, constant))
     assert not torch.equal(fused(model, constant), fused(model, Intervention("none")))
+
+
+def test_a_stream_that_is_none_is_an_error():
+    for make in (
+        permute_stream, remove_stream, lambda name: remove_stream(name, StreamMeans(None, None)),
+        lambda name: change_stream(name, "same", lambda x, _: x),
+    ):  # fmt: skip
+        with pytest.raises(InterventionError, match="no stream 'latent' to change here; it is one of memory, regime"):
+            make("latent")
 
 
 def test_a_missing_stream_is_an_error():

@@ -8,6 +8,7 @@ from builders import make_model, random_tokens
 
 from lolm.interventions import (
     Intervention,
+    InterventionError,
     StreamMeans,
     blend_gate,
     force_gate,
@@ -16,6 +17,7 @@ from lolm.interventions import (
     skip_last_blocks,
     standard_set,
 )
+from lolm.laboratory.cached_activations import cached_activations
 
 TOKENS = random_tokens(3, 24)
 
@@ -76,7 +78,7 @@ def test_a_blend_leads_from_the_learned_gate_to_the_constant(model):
         assert torch.equal(fused(model, blend_gate(1.0, target)), fused(model, force_gate(target)))
         s = model.streams(TOKENS)
         torch.testing.assert_close(blend_gate(0.25, target).apply(s).g, 0.25 * target + 0.75 * s.g)
-    with pytest.raises(KeyError):
+    with pytest.raises(InterventionError, match="no blend of the gate to 0.7, only to 0 or 1"):
         blend_gate(0.5, 0.7)
 
 
@@ -114,6 +116,13 @@ def test_skipping_the_last_blocks_equals_a_model_without_them(arm, count):
         model.fuse(model.streams(TOKENS, skip_last=skip_last_blocks(count).skip_last)), short.fuse(short.streams(TOKENS))
     )
     assert skip_last_blocks(count).value == count
+    (cached,) = cached_activations(model, [(TOKENS, TOKENS)])
+    for wrong, blocks in (
+        (skip_last_blocks(count) | skip_last_blocks(layers), layers + count),
+        (skip_last_blocks(-count), -count),
+    ):
+        with pytest.raises(InterventionError, match=f"cannot leave out {blocks} of the {layers} blocks of this model's stack"):
+            cached.fused(model, wrong)
 
 
 def names(model, means=None) -> list[tuple[str, float | None]]:

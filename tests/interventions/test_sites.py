@@ -152,6 +152,9 @@ def test_errors_say_what_to_do_and_leave_the_model_as_it_was():
     before = output(model, Intervention("none"))
     with pytest.raises(InterventionError, match=r"no site 'stack\.99\.mixer'; it has stack\.0\.mixer"):
         output(model, replace_writes(["stack.99.mixer"], "zero"))
+    for look in (measure, lambda model, batches, sites: observe_writes(model, batches[0], sites)):
+        with pytest.raises(InterventionError, match=r"no site 'stack\.9\.mixer'; it has stack\.0\.mixer, stack\.0\.mlp"):
+            look(model, [TOKENS], ["stack.0.mlp", "stack.9.mixer"])
     with pytest.raises(InterventionError, match="needs statistics"):
         output(model, replace_writes(writes(model), "mean"))
     with pytest.raises(InterventionError, match="needs other documents"):

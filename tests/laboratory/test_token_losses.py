@@ -30,17 +30,20 @@ def statistics(model):
     return measure(model, [torch.from_numpy(OTHER.tokens[None])])
 
 
-def test_each_token_is_predicted_from_those_before_it():
-    model = make_model("lolm", vocab_size=WIDTH)
-    full, same = losses_by_token(model, TEXT, EOS, Intervention("none"))
-    expected, _ = token_losses(model, np.concatenate([[EOS], TEXT])[None], 1)
+@pytest.mark.parametrize("arm", ["lolm", "lolm_published"])  # the second cuts what it reads into a fixed number of chunks
+def test_each_token_is_predicted_from_those_before_it(arm):
+    model = make_model(arm, vocab_size=WIDTH)
+    text = TEXT[:39]  # one more would make all chunks longer
+    full, same = losses_by_token(model, text, EOS, Intervention("none"))
+    expected, _ = token_losses(model, np.concatenate([[EOS], text])[None], 1)
     assert full.nats == pytest.approx(expected[0], abs=1e-6)
     assert np.array_equal(full.nats, same.nats)
-    assert full.ids.tolist() == TEXT.tolist()
+    assert full.ids.tolist() == text.tolist()
 
 
-def test_the_gate_is_that_of_the_position_that_reads_the_token():
-    model = make_model("lolm", vocab_size=WIDTH)
+@pytest.mark.parametrize("arm", ["lolm", "lolm_published"])
+def test_the_gate_is_that_of_the_position_that_reads_the_token(arm):
+    model = make_model(arm, vocab_size=WIDTH)
     full, swapped = losses_by_token(model, TEXT, EOS, swap_gate())
     g = model.streams(torch.from_numpy(np.concatenate([[EOS], TEXT]))[None]).g
     assert full.gate == pytest.approx(g[0, 1:].mean(dim=-1).tolist(), abs=1e-6)
@@ -84,8 +87,11 @@ def test_what_cannot_be_read():
         losses_by_token(model, TEXT[:0], EOS, Intervention("none"))
     with pytest.raises(DataError, match="another tokenizer"):
         losses_by_token(model, TEXT + WIDTH, EOS, Intervention("none"))
-    with pytest.raises(DataError, match="the other text has 10 tokens"):
-        losses_by_token(model, TEXT, EOS, Intervention("none"), elsewhere=ArrayStream(10, WIDTH))
+    short = ArrayStream(10, WIDTH)
+    with pytest.raises(DataError, match="another text, which has 10 tokens, fewer than the 41"):
+        losses_by_token(model, TEXT, EOS, replace_branch("latent", "resample"), elsewhere=short)
+    alone, beside = (losses_by_token(model, TEXT, EOS, swap_gate(), elsewhere=other) for other in (None, short))
+    assert np.array_equal(alone[1].nats, beside[1].nats), "what needs no other text asks for none"
     with pytest.raises(InterventionError, match="statistics"):
         losses_by_token(model, TEXT, EOS, replace_branch("latent", "mean"))
     with pytest.raises(InterventionError, match="other documents"):

@@ -21,11 +21,13 @@ import pipeline.budgets
 from lolm.analysis.budgets import Published, budgets
 from lolm.claims import build_ledger, merged_ledger, registry
 from lolm.claims.cost import needs
+from lolm.claims.sentences import summary
 from lolm.config import ConfigError, load_params
 from lolm.records import Layout, RecordError, budgets_record, read, write
 from lolm.records.results import load_results
-from lolm.records.schema import Budgets, Divergence, RunHeader, Value
-from lolm.report.budgets import shown
+from lolm.records.schema import Budgets, Divergence, MeasuredGap, RunHeader, Value
+from lolm.report.budgets import budgets_page, shown
+from lolm.report.front import readme_block
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEED = 1.5  # of LOLM's law in steps
@@ -176,6 +178,7 @@ def test_the_stage_writes_record_page_figure_and_decides_claims(project):
         return next(c for c in ledger if c.id == "lead_with_budget")
 
     assert claim().verdict == "not run"
+    assert summary([claim()]) == {}, "nothing is said of a study that was not run"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-m", "pipeline.budgets"], cwd=project, env=environment, check=True)
     folder = project / "reports" / "budgets"
@@ -190,6 +193,18 @@ def test_the_stage_writes_record_page_figure_and_decides_claims(project):
     assert decided.study == "budgets"
     assert decided.details["gap per tenfold tokens"].value < 0
     json.dumps(decided.to_record(), allow_nan=False)
+    assert decided.sound.covers == "runs alone", "they differ in size too, and are no seeds"
+    over = f"over {decided.sound.n_seeds} runs"
+    assert over in decided.why
+    assert over in summary([decided])["Budget"]
+    assert decided.statement not in readme_block("s0", load_params(project / "params.yaml"), [decided]), (
+        "not of the table's scale"
+    )
+    assert {f"{arm} · s{i} · seed {seed}" for arm, i, seed in product(("lolm", "transformer"), range(4), (1, 2))} == {
+        name for name, _ in decided.runs
+    }
+    header = read(Layout("s3", project).header("lolm", 2), RunHeader)
+    assert (header.name, header.fingerprint) in decided.runs
 
 
 def test_a_part_of_the_study_shows_as_such_and_decides_nothing(tmp_path):
@@ -281,10 +296,10 @@ def test_a_broken_record_is_made_again_by_what_its_error_names(tmp_path, project
     assert re.findall(r"-m pipeline\.(\w+)", made)[:2] == ["budgets", "report"], "pages of studies read the record"
 
 
-def planted(record, root, **changes):
-    """The claim on the lead by a changed record."""
+def planted(record, root, claim="lead_with_budget", **changes):
+    """A claim by a changed record."""
     results = load_results(root, "s0")
-    return next(c for c in build_ledger(replace(results, budgets=replace(record, **changes))) if c.id == "lead_with_budget")
+    return next(c for c in build_ledger(replace(results, budgets=replace(record, **changes))) if c.id == claim)
 
 
 def test_a_law_that_is_wrong_decides_nothing(project, record):
@@ -294,7 +309,61 @@ def test_a_law_that_is_wrong_decides_nothing(project, record):
     claim = planted(record, project, slopes=up, laws=wrong)
     assert claim.verdict == "inconclusive"
     assert "The law does not fit: Transformer, published form." in claim.why
-    assert "Measured at equal size, per tenfold tokens: 1.00×" in claim.why
+    assert "Measured at equal size, per tenfold tokens: s0 1.00×" in claim.why
+    assert claim.sound is None, "what is read off a law that is wrong is no finding"
+    assert claim.details["by the laws"].value == 1.2
+    (said,) = summary([claim]).values()
+    assert "whether LOLM's lead over the published form of the Transformer grows" in said
+    assert said.endswith("(The law does not fit: Transformer, published form).")
+
+
+def test_a_change_over_a_short_range_decides_nothing(project, record):
+    for high, verdict in ((3.1e12, "holds"), (2.9e12, "inconclusive")):
+        up = tuple(replace(s, tenfold=Value(1.2, 1.1, 1.3, 8), low=1e12, high=high) for s in record.slopes)
+        claim = planted(record, project, slopes=up)
+        assert claim.verdict == verdict
+    assert "over a factor of 2.9 of compute, of 3 asked" in claim.why
+
+
+@pytest.mark.parametrize(
+    ("gaps", "verdict"),
+    [
+        (((0.2, 0.1, 0.3, 3), (0.1, 0.05, 0.15, 3), (-9, None, None, 1)), "holds"),
+        (((-0.2, -0.3, -0.1, 3), (-0.1, -0.15, -0.05, 4), (9, 8, 10, 2)), "fails"),
+        (((0.2, 0.1, 0.3, 3), (-0.1, -0.15, -0.05, 3), (9, 8, 10, 2)), "inconclusive"),
+        (((0.2, 0.1, 0.3, 3), (0.1, -0.05, 0.15, 3), (9, 8, 10, 2)), "inconclusive"),
+        (((0.2, 0.1, 0.3, 2), (0.1, 0.05, 0.15, 2), (9, 8, 10, 2)), "inconclusive"),
+    ],
+)
+def test_the_gap_with_most_tokens_is_judged_at_every_size_of_three_seeds(project, record, gaps, verdict):
+    """With the most tokens that all sizes have; fewer, and a size's own surplus, count for nothing."""
+    rows = [MeasuredGap("transformer", f"s{i}", 1000, Value(*gap)) for i, gap in enumerate(gaps)]
+    rows += [MeasuredGap("transformer", f"s{i}", 10, Value(5, 4, 6, 3)) for i in range(3)]
+    rows.append(MeasuredGap("transformer", "s0", 9000, Value(5, 4, 6, 3)))
+    claim = planted(record, project, "lead_at_largest_budget", gaps=tuple(rows))
+    assert claim.verdict == verdict
+    assert {name: quantity.value for name, quantity in claim.details.items()} == {
+        f"at s{i}": gap[0] for i, gap in enumerate(gaps)
+    }
+    judged = [gap[0] for gap in gaps if gap[3] > 2]
+    assert (claim.sound and claim.sound.value) == (judged[-1] if judged else None)
+    assert "Not declared before the runs" in claim.caveats[0]
+    assert f"{claim.details['at s1'].shown_whole} at s1" in summary([claim])["Budget"]
+
+
+def test_the_page_says_rates_unstable_ends_and_what_is_wrong_with_a_law(project, record):
+    points = [replace(p, learning_rate=0.003 if p.scale == "s1" else 0.001) for p in record.points]
+    last = max(range(len(points)), key=lambda i: (points[i].scale == "s1" and points[i].arm == "lolm", points[i].tokens))
+    points[last] = replace(points[last], nats=9.0)
+    laws = tuple(replace(law, form=0.01 if law.arm == "lolm" else 0.5, loose=()) for law in record.laws)
+    page = budgets_page(replace(record, points=tuple(points), laws=laws), load_results(project, "s0").params)
+    label = "LOLM v3, sound"
+    assert f"| {label} | 0.001 | 0.003 | 0.001 | 0.001 |" in page
+    assert f"s1: lolm-{points[last].seed} at" in page
+    assert "9.000 after" in page
+    forecast = {line.split(" | ")[3]: line for line in page.splitlines() if line.startswith("| 20m ")}
+    assert forecast[label].endswith("| does not fit |")
+    assert forecast["Transformer, published form"].endswith("| — |")
 
 
 def raised(evaluation, nats):
@@ -319,6 +388,8 @@ def test_no_slope_is_read_where_the_best_was_not_measured(project, record):
     claim = planted(moved, project)
     assert claim.verdict == "inconclusive"
     assert "at no compute that both arms spent" in claim.why.lower()
+    assert "Measured at equal size, per tenfold tokens: s0 " in claim.why
+    assert claim.details["gap per tenfold tokens at s0"].n_seeds == 2
 
 
 def test_nothing_is_written_before_the_first_run(tmp_path):

@@ -2,13 +2,17 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import forks
 import pytest
 import yaml
 
+from lolm.config import EvaluationConfig
+from lolm.data.errors import DataError
 from lolm.data.stream import TokenStream
+from pipeline.shards import refuse_no_prompt
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("corpus", "tokenizer", "shards")
@@ -128,3 +132,11 @@ def test_a_split_too_short_to_be_scored_is_told_before_anything_is_trained(proje
         stage("shards", project), f"the {split} split has ", "too few for one window of 64 + 1", f"corpus.{split}_fraction"
     )
     assert not (project / "artifacts" / "smoke" / "shards").exists()
+
+
+def test_a_split_with_no_room_for_a_prompt_and_its_continuation_is_told_before_anything_is_trained():
+    config = EvaluationConfig(samples=1, prompt_tokens=8, sample_tokens=92)
+    for tokens, samples in ((101, 1), (100, 0)):
+        refuse_no_prompt(range(tokens), replace(config, samples=samples))
+    with pytest.raises(DataError, match="test split has 100 tokens, .*evaluation.prompt_tokens 8 . evaluation.sample_tokens 92"):
+        refuse_no_prompt(range(100), config)

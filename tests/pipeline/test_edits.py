@@ -6,12 +6,17 @@ A copy of the project in which every stage counts as done: the plan is the real 
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from builders import make_run
 from projects import copy_of_project, dvc, edited, python, stale
 
+from lolm.records import Layout, write
+from lolm.records.schema import DataChecksums, Flops, Parameters, RunHeader
 from pipeline import code
 
 pytestmark = pytest.mark.slow
@@ -124,6 +129,42 @@ def test_accepting_code_leaves_edits_of_parameters(pristine):
     finally:
         loop.write_bytes(before)
         (pristine / "dvc.lock").write_bytes(lock)
+
+
+@pytest.mark.parametrize("older", ["a run", "what is made"])
+def test_what_older_code_has_made_is_made_again(pristine, older):
+    """Where a golden has changed `dvc.lock` records the code of plan and pages alone, at this `make accept` and at later ones."""
+    lock, path = pristine / "dvc.lock", pristine / "lolm/__init__.py"
+    before, code_before, header = lock.read_bytes(), path.read_bytes(), Layout("tiny", pristine).header("lolm", 1)
+    try:
+        path.write_bytes(code_before + b"\n# a comment\n")
+        if older == "a run":
+            write_header(header)
+        words = ["--scale", "tiny", "--study", "main", *([] if older == "a run" else ["--pages"])]
+        said = python(pristine, "-m", "pipeline.accept", *words)
+        assert "code recorded of 3 stages; what older code has made, `dvc repro` makes again" in said
+        was, now = (
+            {name: code_in(stage) for name, stage in yaml.safe_load(text)["stages"].items()}
+            for text in (before, lock.read_bytes())
+        )
+        assert {name for name in was if was[name] != now[name]} == {"plan@tiny", "report@tiny-main", "front@tiny"}
+        assert {name.partition("@")[0] for name in stale(pristine)} >= MADE - {"report", "front"}
+    finally:
+        shutil.rmtree(header.parent, ignore_errors=True)
+        path.write_bytes(code_before)
+        lock.write_bytes(before)
+
+
+def code_in(stage: dict[str, Any]) -> list[str]:
+    """Hashes of a stage's code in the lock."""
+    return [dep["md5"] for dep in stage["deps"] if dep["path"].startswith(("lolm", "pipeline"))]
+
+
+def write_header(path: Path) -> None:
+    """Of a run that code trained which is not accepted."""
+    run = make_run("lolm", "tiny")
+    sizes, flops, data = Parameters(1, 1, {}), Flops(1.0, 3.0, 1.0, {}), DataChecksums("", "")
+    write(path, RunHeader(run.name, "LOLM", "f" * 16, run, sizes, flops, 0, 0, "cpu", "cpu", data, "older"))
 
 
 def test_code_is_recorded_where_the_outputs_are_not_there(pristine):

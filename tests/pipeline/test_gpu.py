@@ -15,17 +15,18 @@ from dataclasses import replace
 import pytest
 import yaml
 from minicorpus import make_texts, write_jsonl
-from projects import copy_of_project, environment, python
+from projects import ROOT, copy_of_project, environment, python
 from synthetic import write_results
 
 from lolm.config import load_params
-from lolm.records import Layout, RecordError, RunKey, read, read_json, sha256_of, write
+from lolm.records import Layout, RecordError, RunKey, read, read_json, sha256_of, write, write_text
 from lolm.records.results import load_run
 from lolm.records.schema import Evaluation
 from pipeline import carried, gpu, gpu_notes
 from pipeline.gpu import GPUError, Made, note_of, pieces_of
 
 NO_NAMES: dict[str, list[str]] = {"validation": [], "test": []}
+PARAMS = ROOT / "params.yaml"
 KEY = RunKey("ladder_6_full", 1)
 BLOCKER = """
 import sys
@@ -75,6 +76,45 @@ def test_a_step_ends_with_its_minutes_and_the_next_start_goes_on(tmp_path, monke
     assert "step a: 5 of 6 pieces to make\n" in said
     assert " of 9.5 minutes, " in said
     assert all(gpu.is_made(piece, [out]) for piece in every)
+
+
+KINDS = {"kernel/ssd", "step/smoke/transformers_llama", "run/smoke/lolm-1"}
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "still"),
+    [
+        (None, {}, KINDS),
+        ("corpus", {}, KINDS - {"run/smoke/lolm-1"}),
+        ("evaluation", {"samples": 3}, KINDS - {"run/smoke/lolm-1"}),
+        ("training", {"batch_size": 3}, {"kernel/ssd"}),
+    ],
+)
+def test_a_note_counts_where_text_and_parameters_are_those_it_was_made_with(tmp_path, monkeypatch, section, changes, still):
+    params = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    write_text("params.yaml", yaml.safe_dump(params, sort_keys=False))
+    index = Layout("smoke").shards / "index.json"
+    write_text(index, "{}")
+    monkeypatch.setattr(gpu_notes, "code_of", lambda stage: "code")
+    monkeypatch.setattr(gpu_notes, "training_device", lambda: "cpu")
+    for piece in KINDS:
+        gpu_notes.write_note(tmp_path, piece, True)
+    if section == "corpus":
+        write_text(index, "[]")
+    elif section:
+        params["scales"]["smoke"].setdefault(section, {}).update(changes)
+        write_text("params.yaml", yaml.safe_dump(params, sort_keys=False))
+    assert {piece for piece in KINDS if gpu.is_made(piece, [tmp_path])} == still
+
+
+def test_what_the_cpu_rehearsed_is_not_made_where_there_is_a_gpu(tmp_path, monkeypatch):
+    rehearsed = Made("kernel/ssd", "cpu", {}, {}, "", True)
+    for device, found in (("cpu", (True, True)), ("cuda", (False, True))):
+        monkeypatch.setattr(gpu_notes, "training_device", lambda device=device: device)
+        for note, made in zip((rehearsed, replace(rehearsed, device="NVIDIA H200")), found, strict=True):
+            write(note_of(tmp_path, note.piece), note)
+            assert gpu.is_made(note.piece, [tmp_path]) == made
 
 
 def test_every_part_of_a_step_has_minutes_of_its_own():

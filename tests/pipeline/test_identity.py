@@ -6,9 +6,11 @@ import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from builders import make_run
+from builders import ArrayStream, make_run
+from runs import short_run
 
 from lolm import LolmError
 from lolm.config import to_mapping
@@ -123,28 +125,56 @@ def test_a_file_of_weights_is_hashed_once(layout, monkeypatch):
 
 
 def test_accepted_code_is_the_same_code(layout, monkeypatch):
-    write_text(code.GOLDEN, "{}")
+    write_text(code.GOLDEN, '{"history": ["first"], "losses": {"lolm": {"/loss/0": 1.5}}}')
     monkeypatch.setattr(code, "code_hash", lambda module, root=Path(): "new")
     fingerprint = identity.fingerprint_of_run(make_run("lolm"), DATA)
-    listed = accept.accepted(None, code.golden_hash(), {"train": "new"}, ["old"], "abc", "a comment")
+    listed = accept.accepted(None, code.golden_hashes(), {"train": "new"}, ["old"], "abc", "a comment")
     write(code.ACCEPTED, listed)
     assert why(layout) is None
     assert code.code_of("train") == "old", "a run made now is called as before the refactor"
     assert identity.fingerprint_of_run(make_run("lolm"), DATA) == read(layout.header(*KEY), RunHeader).fingerprint != fingerprint
-    write_text(code.GOLDEN, '{"changed": 1}')
-    assert "other code" in why(layout), "with another golden file nothing is accepted"
+    write_text(code.GOLDEN, '{"history": ["second"], "losses": {"lolm": {"/loss/0": 1.5}, "new": {"/loss/0": 2.5}}}')
+    assert why(layout) is None, "a golden that is new changes none"
+    for changed in ('{"losses": {"lolm": {"/loss/0": 1.25}}}', '{"losses": {"new": {"/loss/0": 2.5}}}', "{}"):
+        write_text(code.GOLDEN, changed)
+        assert "other code" in why(layout), "with another golden nothing is accepted"
+    code.GOLDEN.unlink()
+    assert "other code" in why(layout)
+    write_text(code.GOLDEN, "[]")
+    with pytest.raises(LolmError, match="golden.json: broken .*git checkout tests/golden/golden.json"):
+        why(layout)
 
 
 def test_the_list_grows_by_the_present_code_and_begins_anew_with_the_goldens():
-    first = accept.accepted(None, "g1", {"train": "b", "sweep": "s"}, ["a", "a"], "c1", "why 1")
+    g1, g2 = {"losses/lolm": "1"}, {"losses/lolm": "2"}
+    first = accept.accepted(None, g1, {"train": "b", "sweep": "s"}, ["a", "a"], "c1", "why 1")
     assert [(version.code, version.commit) for version in first.stages["train"]] == [("a", ""), ("b", "c1")]
     assert [version.code for version in first.stages["sweep"]] == ["s"]
-    assert accept.accepted(first, "g1", {"train": "b", "sweep": "s"}, ["x"], "c2", "why 2") == first
-    second = accept.accepted(first, "g1", {"train": "c"}, ["x"], "c2", "why 2")
+    assert accept.accepted(first, g1, {"train": "b", "sweep": "s"}, ["x"], "c2", "why 2") == first
+    second = accept.accepted(first, g1 | {"losses/new": "3"}, {"train": "c"}, ["x"], "c2", "why 2")
     assert [version.code for version in second.stages["train"]] == ["a", "b", "c"]
+    assert second.golden == g1 | {"losses/new": "3"}
     assert (second.stages["train"][-1].why, second.stages["sweep"]) == ("why 2", first.stages["sweep"])
-    third = accept.accepted(second, "g2", {"train": "d"}, ["x"], "c3", "why 3")
+    third = accept.accepted(second, g2 | {"losses/new": "3"}, {"train": "d"}, ["x"], "c3", "why 3")
     assert {stage: [version.code for version in versions] for stage, versions in third.stages.items()} == {"train": ["d"]}
+
+
+@pytest.mark.parametrize(("loss", "words"), [(1.5, []), (2.5, ["--pages"])])
+def test_after_a_change_of_goldens_the_lock_is_told_of_pages_alone(layout, monkeypatch, capsys, loss, words):
+    write_text(code.GOLDEN, '{"losses": {"lolm": 1.5}}')
+    write(code.ACCEPTED, accept.accepted(None, code.golden_hashes(), {"train": "old"}, ["old"], "abc", "a comment"))
+    write_text(code.GOLDEN, f'{{"losses": {{"lolm": {loss}, "new": 0.5}}}}')
+    write_text(accept.LOCK, "stages:\n  train@smoke:\n    cmd: python -m pipeline.train --scale smoke --study smoke\n")
+    asked = []
+    run = lambda words, **options: asked.append(words) or SimpleNamespace(returncode=0, stdout="")  # noqa: E731
+    monkeypatch.setattr(accept.subprocess, "run", run)
+    for name in ("write_beside", "hold_goldens"):
+        monkeypatch.setattr(accept, name, lambda: None)
+    monkeypatch.setattr(accept, "stamp", lambda scale: 0)
+    monkeypatch.setattr("sys.argv", ["accept"])
+    accept.accept()
+    assert asked[-1][1:] == ["-m", "pipeline.accept", "--scale", "smoke", "--study", "smoke", *words]
+    assert ("golden numbers have changed" in capsys.readouterr().out) == bool(words)
 
 
 def test_goldens_that_do_not_hold_accept_nothing(layout, monkeypatch):
@@ -165,9 +195,43 @@ def test_a_run_that_diverged_is_not_tried_again_until_something_changes(layout, 
 
 def test_a_divergence_says_of_what_run_it_is(layout):
     header = read(layout.header(*KEY), RunHeader)
+    places = (layout.evaluation, layout.text_losses, layout.ablation, layout.layers, layout.downstream, layout.metrics)
+    for place in (*places, layout.recall):
+        for seed in (1, 2):
+            write_text(place("lolm", seed), "")
     train.record_divergence(layout, KEY, header, 3, "loss = nan")
     assert read(layout.divergence(*KEY), Divergence).header == header
     assert why(layout) is None
+    left = [place(*KEY) for place in (*places, layout.recall) if place(*KEY).exists()]
+    assert left == [layout.recall(*KEY)], "of a model of its own"
+    assert all(place("lolm", 2).exists() for place in places)
+
+
+class Text(ArrayStream):
+    checksum = "aa"
+
+    def verify(self):
+        pass
+
+
+@pytest.mark.parametrize(("force", "again"), [("", False), ("0", False), ("1", True)])
+def test_a_run_that_has_just_ended_is_trained_again_if_all_is_to_be(tmp_path, monkeypatch, capsys, force, again):
+    """Its scratch folder is there still, marked, so that a kill before DVC has recorded it costs nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train.TokenStream, "open", lambda folder, split: Text())
+    monkeypatch.setattr(train, "try_sync", lambda folder: None)
+    monkeypatch.setattr(identity, "data_of", lambda layout: DATA)
+    layout, run = (
+        Layout("smoke"),
+        short_run("transformer", training={"steps": 3, "threads": 0, "eval_tokens": 48, "snapshots": ()}),
+    )
+    trained = []
+    for said in ("", force):
+        monkeypatch.setenv("LOLM_FORCE", said)
+        train._train(layout, RunKey("transformer", 1), run, "cpu")
+        trained.append("was finished already" not in capsys.readouterr().err)
+    assert trained == [True, again]
+    assert read(layout.summary("transformer", 1), Summary).step == 3
 
 
 def test_a_measurement_is_of_its_run_and_of_its_inputs(layout):

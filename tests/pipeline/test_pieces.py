@@ -35,7 +35,7 @@ name = sys.argv[1]
 end_with_parent()
 def log(event):
     with open("events.txt", "a") as file:
-        file.write(f"{event} {name} {os.getpid()} {os.environ['OMP_NUM_THREADS']}\\n")
+        file.write(f"{event} {name} {os.getpid()} {os.environ['OMP_NUM_THREADS']} {os.environ['LOLM_IDENTITY']}\\n")
 log("start")
 time.sleep(float(os.environ.get("SLEEP", "0")))
 if name in os.environ.get("FAIL", "").split(","):
@@ -141,6 +141,7 @@ def test_a_failure_stops_no_other_and_is_named_at_the_end(folder, workers):
     done = drive(FAIL="lolm-1", LOLM_JOBS=workers)
     assert done.returncode == 2
     assert sorted(names()) == NAMES
+    assert [event[4] for event in events()] == names(), "each is told what it is to be made from"
     assert sorted(path.name for path in folder.glob("made-*")) == [f"made-{name}" for name in NAMES[1:]]
     assert "error: train lolm-1 failed with status 2" in done.stderr
     assert "3 of 4 were made; the same command goes on" in done.stderr
@@ -168,6 +169,24 @@ def test_a_stopped_stage_leaves_no_process_and_goes_on(folder, number, workers):
     assert not list(folder.glob("made-*"))
     assert drive().returncode == 0
     assert sorted(names("end")) == NAMES
+
+
+@pytest.mark.parametrize("after", ["as it was", "edited"])
+def test_a_stage_whose_code_was_edited_while_it_ran_does_not_count_as_made(tmp_path, monkeypatch, after):
+    """DVC would record the code that it finds at the end."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOLM_JOBS", "1")
+    versions = iter(["as it was", after])
+    monkeypatch.setattr(runs, "code_of", lambda name: next(versions))
+    monkeypatch.setattr(runs, "foreground", lambda command, environment: 0)
+    monkeypatch.setattr(progress, "estimate", lambda params, pieces: Estimate((1.0,) * len(pieces), True))
+    stage = Stage(load_params(ROOT / "params.yaml").select("smoke", "main"))
+    make = lambda: runs._make_all("recall", stage, {runs.Piece("lolm", 1): "no record"}, str)  # noqa: E731
+    if after == "as it was":
+        make()
+        return
+    with pytest.raises(runs.StageError, match="recall: its code was edited while it ran"):
+        make()
 
 
 def test_jobs_follow_cores_threads_and_device(monkeypatch):

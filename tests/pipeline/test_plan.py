@@ -140,6 +140,7 @@ def test_the_price_names_memory_hours_and_disk_of_every_arm(project, monkeypatch
     assert "RTX 4090" in hours.splitlines()[1]
     assert "GPU-hours of the study" in hours
     assert "disk: weights and snapshots" in hours
+    assert not Layout("smoke").plan("train").exists(), "stages that are at work depend on it"
 
 
 def test_the_whole_study_is_timed_where_it_can_be_meant_to_run(project, monkeypatch):

@@ -439,13 +439,18 @@ def test_recall_reaches_mlflow(project):
 
 def test_downstream_scores_reach_mlflow(project):
     finished_run()
-    tasks = {"piqa": TaskScores(100, "1", {"acc": TaskMetric(0.6, 0.1, 0.5, 0.4), "acc_norm": TaskMetric(0.7, 0.1, 0.5, None)})}
+    filtered = {"exact_match,strict-match": TaskMetric(0.2, None, None, None)}
+    tasks = {
+        "piqa": TaskScores(100, "1", {"acc": TaskMetric(0.6, 0.1, 0.5, 0.4), "acc_norm": TaskMetric(0.7, 0.1, 0.5, None)}),
+        "gsm8k": TaskScores(100, "3", filtered),
+    }
     header = read(LAYOUT.header(*KEY), RunHeader)
     write(LAYOUT.downstream(*KEY), Downstream(*KEY, header.name, header.fingerprint, "0.4.13", 64, None, tasks))
     assert tracking.sync_scale("smoke") == 1
     (run,) = runs()
     found = {name: value for name, value in run.data.metrics.items() if name.startswith("tasks/")}
-    assert found == {"tasks/piqa_acc": 0.6, "tasks/piqa_acc_norm": 0.7, "tasks/piqa_error": 0.1, "tasks/piqa_chance": 0.5}
+    piqa = {"tasks/piqa_acc": 0.6, "tasks/piqa_acc_norm": 0.7, "tasks/piqa_error": 0.1, "tasks/piqa_chance": 0.5}
+    assert found == piqa | {"tasks/gsm8k_exact_match_strict-match": 0.2}
     (model,) = models()
     assert {metric.key for metric in model.metrics} == set(found)
     assert tracking.sync_scale("smoke") == 0

@@ -59,6 +59,14 @@ def test_of_rates_that_seeds_could_swap_the_lowest_is_taken():
     assert search(sorted(losses), losses.__getitem__, extensions=1, tie=0.6).inside is False  # the lowest of all
 
 
+@pytest.mark.parametrize(("last", "inside"), [(2.484, False), (2.51, True)])
+def test_a_rate_with_no_worse_one_above_it_is_not_inside(last, inside):
+    """Of losses that only fall the lowest within the tie is taken; whether they rise again nobody has seen."""
+    losses = {0.5: 3.0, 1.0: 2.5, 2.0: 2.49, 4.0: 2.485, 8.0: last}
+    found = search([0.5, 1.0, 2.0], losses.__getitem__, extensions=2, tie=0.02)
+    assert (found.chosen, found.inside, found.losses) == (1.0, inside, losses)
+
+
 def test_a_trial_is_a_run_of_the_one_loop_and_leaves_nothing(tmp_path):
     run = short_run("transformer", training={"snapshots": ()})
     sampler = BatchSampler(ArrayStream(), 2, 24, 1)

@@ -9,6 +9,7 @@ from lolm.analysis.statistics import paired_difference, t_interval
 from lolm.claims.entry import Context, NotRun, NotTestable, Reading
 from lolm.claims.ledger import Control, Quantity
 from lolm.claims.measures.common import Read, difference, values
+from lolm.downstream.held_out_tasks import OWN
 from lolm.records.results import RunRecord
 from lolm.records.schema import TaskScores
 
@@ -22,7 +23,17 @@ def never(why: str) -> Callable[[Context], Reading]:
     return measure
 
 
-def on_tasks(context: Context) -> Reading:
+def on_public_tasks(context: Context) -> Reading:
+    """:func:`_on_tasks` that others have made."""
+    return _on_tasks(context, lambda name: name not in OWN)
+
+
+def on_own_tasks(context: Context) -> Reading:
+    """:func:`_on_tasks` made from the text whose loss is measured."""
+    return _on_tasks(context, OWN.__contains__)
+
+
+def _on_tasks(context: Context, wanted: Callable[[str], bool]) -> Reading:
     """Accuracy of LOLM minus its matched Transformer's, the mean over tasks on which either leaves chance, paired by seed."""
     pairs, results = context.pairs(), context.results
     unscored = [str(run.key) for pair in pairs for run in pair if not run.downstream]
@@ -34,7 +45,8 @@ def on_tasks(context: Context) -> Reading:
     alike = [
         name
         for name, first in every[0].items()
-        if all(name in tasks and (tasks[name].items, tasks[name].version) == (first.items, first.version) for tasks in every)
+        if wanted(name)
+        and all(name in tasks and (tasks[name].items, tasks[name].version) == (first.items, first.version) for tasks in every)
         and first.main.startswith("acc")
     ]
     errors = results.analysis.chance_errors

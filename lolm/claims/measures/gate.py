@@ -80,8 +80,13 @@ def level(context: Context) -> Reading:
     return Reading(sound, ours, runs, verdict=verdict, why=why)
 
 
+MOVED = 0.01  # a gate that is farther from its level at step 0 in the first log window has moved by then
+
+
 def gate_paths(runs: Sequence[RunRecord]) -> tuple[list[dict[float, float]], list[float], list[float]]:
     """The mean gate by step of each run, the steps that all have, and of each run the gate at the dip.
+
+    A path begins at the first log window, or where the gate has moved by then at its level in validation text at step 0.
 
     The lowest point of a noisy curve is low by selection, so the step of the dip is read off the mean curve of the *other*
     seeds; with one seed there is no other, and the value carries no interval.
@@ -90,6 +95,9 @@ def gate_paths(runs: Sequence[RunRecord]) -> tuple[list[dict[float, float]], lis
         NotRun: no runs, or fewer than three steps are common to all.
     """
     curves = [dict(zip(*run.points(names.GATE_LEVEL), strict=True)) for run in runs]
+    begins = [dict(zip(*run.points(names.VAL_GATE_MEAN), strict=True)).get(0) for run in runs]
+    if any(b is not None and curve and abs(curve[min(curve)] - b) > MOVED for b, curve in zip(begins, curves, strict=True)):
+        curves = [curve if b is None else {0: b} | curve for b, curve in zip(begins, curves, strict=True)]
     steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
     if len(steps) < 3:
         raise NotRun("too few log windows during training")
@@ -115,9 +123,7 @@ def reversal(context: Context) -> Reading:
     if not any(dip.per_seed):
         top = max(steps, key=lambda step: math.fsum(c[step] for c in curves))
         peak = t_value([c[top] for c in curves])
-        why += (
-            f" The first log window is the lowest: the gate rises to {peak:.2f} at step {top:g} and then ends at {mean_end:.2f}."
-        )
+        why += f" The beginning is the lowest: the gate rises to {peak:.2f} at step {top:g} and then ends at {mean_end:.2f}."
     return Reading(
         sound=dip,
         published=t_interval([min(c.values()) for c in curves], confidence),
@@ -125,8 +131,8 @@ def reversal(context: Context) -> Reading:
         verdict=every((above(dip, 0.0), above(climb, 0.0))),
         why=why,
         details={
-            "depth of the dip": Quantity.of(dip, "gate", "first log window minus the dip"),
-            "end minus start": Quantity.of(climb, "gate", "last log window minus the first"),
+            "depth of the dip": Quantity.of(dip, "gate", "beginning minus the dip"),
+            "end minus start": Quantity.of(climb, "gate", "last log window minus the beginning"),
         },
     )
 

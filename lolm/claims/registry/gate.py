@@ -19,7 +19,7 @@ from lolm.claims.rules import Above, Below, Within
 GROUP = "gate"
 HELD_OUT = "mean over tokens and dimensions, test split, noise off"
 LOGGED = "mean over training batches, published window, before the rate decays"
-DIP = "depth of the dip below the first log window; its step is taken from the other seeds, so that noise makes no dip"
+DIP = "depth of the dip below where the gate begins; its step is taken from the other seeds, so that noise makes no dip"
 
 ENTRIES = (
     Entry(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Value:
 
 @dataclass(frozen=True)
 class BudgetPoint:
-    """Test loss where a schedule of a run ended, nats a token, and what was spent by then."""
+    """Test loss where a schedule of a run ended, nats a token, and what was spent by then; the run's peak learning rate and
+    fingerprint."""
 
     arm: str
     scale: str
@@ -26,6 +27,8 @@ class BudgetPoint:
     tokens: int
     flops: float
     nats: float
+    learning_rate: float | None = None
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class Trend:
     """Change of a quantity when one of tokens and parameters grows tenfold, the other held; no law is in it.
 
     ``against`` is the other arm where the quantity is a gap between arms, or a multiplier: its change is a factor.
+    ``by_scale`` is the change over tokens at each size; ``tokens`` that of all, without a value where sizes are shown to differ.
     """
 
     quantity: str
@@ -114,6 +118,7 @@ class Trend:
     unit: str
     tokens: Value
     parameters: Value
+    by_scale: dict[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,7 @@ class BudgetSettings:
     confidence: float
     huber: float
     replicates: int
+    pooling_level: float
     inversion_statistic: str
 
 

@@ -9,7 +9,8 @@ from lolm.records.schema.training import Identity
 
 @dataclass(frozen=True)
 class TaskMetric:
-    """A score by one of a task's metrics, named as in the harness: ``acc``, ``acc_norm`` (log-probability a character), ….
+    """A score by one of a task's metrics, named as in the harness: ``acc``, ``acc_norm`` (log-probability a character), …; where
+    answers are filtered, with the filter's name, ``exact_match,strict-match``.
 
     Attributes:
         error: standard error over items, by the harness; None where it has none for the metric.
@@ -25,7 +26,8 @@ class TaskMetric:
 
 @dataclass(frozen=True)
 class TaskScores:
-    """Scores on one task, or on a group of tasks as the harness sums it up; ``parts`` has the accuracy of each of a group."""
+    """Scores on one task, or on a group of tasks as the harness sums it up, or else their mean; ``parts`` has the accuracy of
+    each of a group where all have one."""
 
     items: int
     version: str

@@ -10,9 +10,10 @@ from synthetic import Truth, law
 
 from lolm.accounting.count import account_run
 from lolm.accounting.counting import Counting
+from lolm.accounting.gpus import UTILISATION
 from lolm.analysis.effects import arm_effect
 from lolm.claims import build_ledger, to_records
-from lolm.claims.cost import PEAK_FLOPS, UTILISATION, needs
+from lolm.claims.cost import PEAK_FLOPS, needs
 from lolm.claims.measures.losses import tpu_pair
 from lolm.claims.measures.training import Contrast
 from lolm.claims.registry import ENTRIES

@@ -11,6 +11,18 @@ def test_gate_reversal(ledger_of):
     assert ledger_of(Truth(gate_path=(0.36, 0.17, 0.27)))["gate_reversal"].verdict == "fails"  # never above its start
 
 
+@pytest.mark.parametrize(("begin", "verdict", "dip"), [(0.36, "fails", 0.0), (0.899, "holds", 0.73)])
+def test_what_happened_before_the_first_log_window_is_part_of_the_path(results_of, begin, verdict, dip):
+    """From 0.36 to 0.9 within the first window, then down and up to 0.95: the start is that of step 0, and 0.45 is no dip."""
+    results = results_of(Truth(gate_path=(0.9, 0.45 if verdict == "fails" else 0.17, 0.95)))
+    first = {run.key: run.rows[0] | ({"val/gate_mean": begin} if run.arm == "lolm" else {}) for run in results.runs}
+    runs = tuple(replace(run, rows=(first[run.key], *run.rows[1:])) for run in results.runs)
+    claim = next(c for c in build_ledger(replace(results, runs=runs)) if c.id == "gate_reversal")
+    assert claim.verdict == verdict
+    assert claim.sound.value == pytest.approx(dip, abs=0.02)
+    assert claim.details["end minus start"].value == pytest.approx(0.95 - begin, abs=0.02)
+
+
 def test_noise_makes_no_dip(ledger_of):
     claim = ledger_of(Truth(gate_path=(0.36, 0.36, 0.36)), seeds=(1, 2, 3, 4, 5, 6))["gate_reversal"]
     assert claim.verdict != "holds"

@@ -30,17 +30,33 @@ def scored(results: ScaleResults, gain: float = 0.1, at: float = 0.6, without: t
     return replace(results, runs=runs)
 
 
-def claim(results):
-    return {claim.id: claim for claim in build_ledger(results)}["downstream_announced"]
+def claim(results, id="downstream_announced"):
+    return {claim.id: claim for claim in build_ledger(results)}[id]
 
 
 def test_a_gain_on_tasks_that_are_left_behind_chance(results_of):
     found = claim(scored(results_of(Truth())))
     assert found.verdict == "holds"
     assert found.sound.value == pytest.approx(0.1025)  # of blimp alone: piqa is at chance, lambada at none, cloze other items
-    assert found.sound.definition.endswith("2 standard errors above chance: blimp")
+    assert found.sound.definition.endswith("2 standard errors above chance, of those that others have made: blimp")
     assert set(found.details) == {"blimp", "piqa", "lambada_openai"}
     assert claim(scored(results_of(Truth()), gain=-0.05)).verdict == "fails"
+
+
+def test_tasks_made_of_the_text_itself_decide_a_claim_of_their_own(results_of):
+    """Cloze 0.05 ahead, public tasks behind: the one claim holds, the other fails."""
+    results = scored(results_of(Truth()), gain=-0.1)
+    runs = []
+    for run in results.runs:
+        own = TaskScores(100, "1", {"acc": TaskMetric(0.55 if run.arm == "lolm" else 0.5, 0.01, 0.25, 0.3)})
+        runs.append(replace(run, downstream=replace(run.downstream, tasks=run.downstream.tasks | {"cloze": own})))
+    results = replace(results, runs=tuple(runs))
+    assert claim(results).verdict == "fails"
+    assert "cloze" not in claim(results).details
+    found = claim(results, "downstream_own")
+    assert (found.verdict, found.sound.value) == ("holds", pytest.approx(0.05))
+    assert found.sound.definition.endswith("of those made from the test split: cloze")
+    assert not found.authors
 
 
 def test_how_far_beyond_chance_is_a_parameter(results_of):
@@ -48,7 +64,7 @@ def test_how_far_beyond_chance_is_a_parameter(results_of):
     analysis = replace(results.analysis, chance_errors=0.4)  # piqa is half an error above chance in both arms
     params = replace(results.params, analysis=analysis)
     found = claim(replace(results, params=params))
-    assert found.sound.definition.endswith("0.4 standard errors above chance: blimp, piqa")
+    assert found.sound.definition.endswith("0.4 standard errors above chance, of those that others have made: blimp, piqa")
     assert found.sound.value == pytest.approx(0.1025 / 2)
 
 
