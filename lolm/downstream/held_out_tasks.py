@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from lolm.records import names
+
 SEED = 0
 ITEMS = 1000  # at most; which ones of those that there are is drawn
 CANDIDATES = 4  # of a cloze
@@ -64,7 +66,7 @@ def minimal_pairs(texts: Iterable[str]) -> list[Item]:
     return _spread(texts, items)
 
 
-OWN: dict[str, Callable[[Iterable[str]], list[Item]]] = {"cloze": cloze, "minimal_pairs": minimal_pairs}
+OWN: dict[str, Callable[[Iterable[str]], list[Item]]] = {names.CLOZE: cloze, names.MINIMAL_PAIRS: minimal_pairs}
 
 
 def sentences_of(text: str) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ from lolm.data.errors import DataError
 from lolm.downstream.harness_models import HarnessModel
 from lolm.downstream.held_out_tasks import OWN
 from lolm.downstream.local_files import file_of, read_rows
+from lolm.records import names
 from lolm.records.schema import TaskMetric, TaskScores
 
 # Where the harness keeps the tasks that can be read from local files; to look through all of its tasks takes a minute.
@@ -215,7 +216,7 @@ def _own(name: str, held_out: Sequence[str]) -> dict[str, Any]:
         "doc_to_text": "context",
         "doc_to_choice": "choices",
         "doc_to_target": "gold",
-        "target_delimiter": " " if name == "cloze" else "",
+        "target_delimiter": " " if name == names.CLOZE else "",
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
         "metadata": {"version": 1},
     }

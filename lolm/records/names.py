@@ -127,6 +127,7 @@ def target(token_class: str) -> str:
 
 TRAIN, VAL, ANNEALED, GATES, REGIMES, EXPERTS, SPEED = "train", "val", "annealed", "gate", "regime", "moe", "speed"  # prefixes
 
+CLOZE, MINIMAL_PAIRS = "cloze", "minimal_pairs"  # downstream tasks made from the test split; all others are public
 TRAIN_LOSS, TRAIN_TOTAL = "train/loss", "train/total"  # of the tokens, and with the weighted auxiliary terms
 TRAIN_GRAD_NORM, TRAIN_LEARNING_RATE = "train/grad_norm", "train/lr"
 TOKENS_PER_SECOND = "speed/tokens_per_second"

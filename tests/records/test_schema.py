@@ -53,7 +53,7 @@ KINDS = (Budgets, RunHeader, Summary, Evaluation, Ablation, Layers, Recall, Swee
 
 ONE = Value(1.0, 0.5, 2.0, 3)
 BUDGETS = Budgets(
-    scales={"smoke": "main"}, settings=BudgetSettings(0.95, 0.001, 400, "mean"),
+    scales={"smoke": "main"}, settings=BudgetSettings(0.95, 0.001, 400, 0.1, "mean"),
     subject="lolm", baseline="transformer", made=1, asked=2, missing=("smoke: lolm-2",),
     training_flops=1e9, refused={"mamba": "too few"},
     points=(BudgetPoint("lolm", "smoke", 1, 100, 1000, 6e5, 3.0),),
@@ -62,7 +62,7 @@ BUDGETS = Budgets(
     multipliers=(PathMultiplier("transformer", False, 6e5, ONE, True),),
     slopes=(PathSlope("transformer", False, 1e5, 1e6, ONE, 1.0),),
     gaps=(MeasuredGap("transformer", "smoke", 1000, ONE),),
-    trends=(Trend("gap", "transformer", "nats", ONE, Value(None)),),
+    trends=(Trend("gap", "transformer", "nats", ONE, Value(None), {"smoke": ONE}),),
     dependency=(DependencyPoint("smoke", 1, 100, 1000, 0.1, 0.2, 0.1, 0.5, 0.6),),
     predictions=(Prediction("20m", "lolm", 10**7, 10**8, ONE, None),),
 )  # fmt: skip

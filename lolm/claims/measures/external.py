@@ -9,7 +9,7 @@ from lolm.analysis.statistics import paired_difference, t_interval
 from lolm.claims.entry import Context, NotRun, NotTestable, Reading
 from lolm.claims.ledger import Control, Quantity
 from lolm.claims.measures.common import Read, difference, values
-from lolm.downstream.held_out_tasks import OWN
+from lolm.records import names
 from lolm.records.results import RunRecord
 from lolm.records.schema import TaskScores
 
@@ -21,6 +21,9 @@ def never(why: str) -> Callable[[Context], Reading]:
         raise NotTestable(why)
 
     return measure
+
+
+OWN = (names.CLOZE, names.MINIMAL_PAIRS)
 
 
 def on_public_tasks(context: Context) -> Reading:
