@@ -62,7 +62,7 @@ BUDGETS = Budgets(
     multipliers=(PathMultiplier("transformer", False, 6e5, ONE, True),),
     slopes=(PathSlope("transformer", False, 1e5, 1e6, ONE, 1.0),),
     gaps=(MeasuredGap("transformer", "smoke", 1000, ONE),),
-    trends=(Trend("gap", "transformer", "nats", ONE, Value(None), {"smoke": ONE}),),
+    trends=(Trend("gap", "transformer", "nats", ONE, Value(None)),),
     dependency=(DependencyPoint("smoke", 1, 100, 1000, 0.1, 0.2, 0.1, 0.5, 0.6),),
     predictions=(Prediction("20m", "lolm", 10**7, 10**8, ONE, None),),
 )  # fmt: skip
