@@ -36,7 +36,7 @@ class Question:
     figure: str | None = None
 
 
-BUDGETS = "Does its lead grow with size and budget?"
+BUDGETS = "Does its lead last, and grow, with size and budget?"
 QUESTIONS = (
     Question(
         "Is the 2× true?",
@@ -80,7 +80,17 @@ QUESTIONS = (
         "Does the gate find its level, and does it say who contributes?",
         ("gate_target", "gate_free", "gate_surface", "gate_reversal", "gate_share"),
     ),
-    Question(BUDGETS, ("lead_with_budget", "lead_with_budget_modern", "lag_with_budget", "latent_value_grows")),
+    Question(
+        BUDGETS,
+        (
+            "lead_at_largest_budget",
+            "lead_at_largest_budget_modern",
+            "lead_with_budget",
+            "lead_with_budget_modern",
+            "lag_with_budget",
+            "latent_value_grows",
+        ),
+    ),
 )
 
 
