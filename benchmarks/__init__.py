@@ -57,7 +57,8 @@ def benchmark(settings: Settings, parts: Sequence[str], rounds: int, quiet: bool
             raise BenchmarkError(f"no part {name!r}{nearest(name, PARTS)}; there are {', '.join(PARTS)}")
     start = time.perf_counter()
     record: dict[str, Any] = {
-        "settings": {"scale": settings.scale, "arms": list(settings.arms), "parts": list(parts), "rounds": rounds},
+        "settings": {"scale": settings.scale, "arms": list(settings.arms), "parts": list(parts), "rounds": rounds}
+        | {"quick": settings.is_quick},
         "machine": described(),
     }
     with ExitStack() as stack:

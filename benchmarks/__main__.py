@@ -1,6 +1,7 @@
 """Measure how fast the code is on this machine: `make bench`. Beside the pipeline, because timings differ every time.
 
-Writes ``reports/benchmark.json`` and ``reports/figures/benchmark.svg`` (with ``.csv``), and fills one MLflow run.
+Writes ``reports/benchmark.json`` and ``reports/figures/benchmark.svg`` (with ``.csv``), and fills one MLflow run. With `--quick`
+the same under the name ``benchmark_quick``, which no page shows.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ def run() -> None:
     parser.add_argument("--parts", type=lambda value: value.split(","), default=list(PARTS), help=f"of {','.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="smallest sizes, to see that it works; says nothing about speed")
     args = parser.parse_args()
-    make = Settings.quick if args.quick else Settings
+    make, path = (Settings.quick, BENCHMARK.with_stem("benchmark_quick")) if args.quick else (Settings, BENCHMARK)
     record = benchmark(make(load_params(), args.scale, tuple(args.arms)), args.parts, args.rounds, quiet=False)
-    draw_benchmark(record)
-    write_json(BENCHMARK, record)
+    draw_benchmark(record, path)
+    write_json(path, record)
     for line in lines(record):
         print(line)
-    print(f"benchmark: {BENCHMARK}; `make report` shows it in the page")
-    try_sync_benchmark(BENCHMARK)
+    print(f"benchmark: {path}; " + ("no page shows it" if args.quick else f"`make report` shows it in the pages of {args.scale}"))
+    try_sync_benchmark(path)
 
 
 def lines(record: dict[str, Any], name: str = "") -> list[str]:

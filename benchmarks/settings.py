@@ -36,6 +36,7 @@ class Settings:
     worker_steps: int = 40
     generation_lengths: tuple[int, ...] = (128, 1024, 4096)  # tokens so far
     generation_tokens: int = 64
+    is_quick: bool = False  # the smallest of everything, see :meth:`quick`
 
     @classmethod
     def quick(cls, params: Params, scale: str, arms: tuple[str, ...]) -> Settings:
@@ -44,6 +45,7 @@ class Settings:
             params, scale, arms, matmul=64, copy_bytes=100_000, wide_tokens=64, scan_shapes=((1, 16, 16, 4),),
             memory_lengths=(256, 512, 1024), layer_width=32, growth_lengths=(16, 32), growth_tokens=32, growth_factors=(1, 2),
             text_bytes=60_000, worker_steps=2, generation_lengths=(16, 32, 64), generation_tokens=8,
+            is_quick=True,
         )  # fmt: skip
 
     def __post_init__(self) -> None:

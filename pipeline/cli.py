@@ -170,7 +170,7 @@ def doctor(args: argparse.Namespace) -> None:
         layout = Layout(scale)
         runs = list(layout.recorded_runs())
         there = sum((layout.weights(*key) / FINAL_WEIGHTS).exists() for key in runs)
-        missing = "" if there else f"; `make repro SCALE={scale}` makes them"
+        missing = "" if there else f"; `make repro SCALE={scale} STUDY=<study>` makes a study's"
         print(f"weights: {scale} has {there} of the {len(runs)} runs with records{missing}")
     for problem in problems:
         print(f"missing: {problem}")

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from lolm.analysis import layers
 from lolm.analysis.dependency import RemovalMethod, latent_share, statistic
+from lolm.analysis.recall import mean_accuracy
 from lolm.config import AnalysisConfig
 from lolm.records import Layout, RecordError, RunKey, read_json, write_json
 from lolm.records.results import RunRecord, load_run
@@ -20,7 +21,7 @@ def write_headline(layout: Layout, key: RunKey, analysis: AnalysisConfig, read_r
 
     Losses are of the test split once it was scored, of the validation split before. ``inversion`` is S by the declared statistic,
     nats a token, at the final weights, ``latent_share`` the latent branch's share of the gated signal beside it;
-    ``type_statistic`` is S_type; ``recall`` the mean accuracy over the recall tasks.
+    ``type_statistic`` is S_type; ``recall`` the mean accuracy over the recall tasks, left out where one of them diverged.
     """
     run, path = read_run(layout, key), layout.metrics(*key)
     if run is None:
@@ -37,9 +38,7 @@ def write_headline(layout: Layout, key: RunKey, analysis: AnalysisConfig, read_r
     values["inversion"] = statistic(run, RemovalMethod(analysis.inversion_statistic))
     values["latent_share"] = latent_share(run)
     values["type_statistic"] = layers.statistic(run.by_layer, analysis.type_statistic)
-    accuracies = [task.accuracy for task in run.recall.tasks.values() if task.accuracy is not None] if run.recall else []
-    if accuracies:
-        values["recall"] = sum(accuracies) / len(accuracies)
+    values["recall"] = mean_accuracy(run)
     kept = {name: value if isinstance(value, int) else round(value, 4) for name, value in values.items() if value is not None}
     with suppress(RecordError):  # none yet, or a broken one
         if read_json(path) == kept:

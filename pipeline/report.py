@@ -27,7 +27,7 @@ from lolm.report.study import curves, headline, own_claims, study_markdown, stud
 from pipeline.headline import ReadRun, write_headline
 from pipeline.stage import main, refuse_other_scale
 
-BENCHMARK = Path("reports") / "benchmark.json"  # of `make bench`, where it was run
+BENCHMARK = Path("reports") / "benchmark.json"  # of `make bench`, of one scale
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +76,8 @@ def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run, c
     drawn, entries = pictures(results), leaderboard(results)
     ledger = build_ledger(results, counting=counting or Counting(params))
     benchmark = read_mapping(BENCHMARK, **FORM) if BENCHMARK.exists() else None
+    if benchmark and benchmark["settings"]["scale"] != scale:
+        benchmark = None  # of models of other sizes
     timings = speed(benchmark) if benchmark else None
     texts = {
         "report.html": study_page(results, ledger, [*drawn, *([timings] if timings else [])], stale, benchmark),
@@ -96,11 +98,11 @@ def make(params: Params, scale: str, study: str, read_run: ReadRun = load_run, c
     return ledger
 
 
-def draw_benchmark(record: dict[str, Any]) -> None:
-    """The figure of a benchmark's record with the table behind it, where it has something to show."""
+def draw_benchmark(record: dict[str, Any], path: Path = BENCHMARK) -> None:
+    """The figure of a benchmark's record with the table behind it, where it has something to show, under the record's name."""
     if (picture := speed(record)) is not None:
-        write_text(BENCHMARK.parent / "figures" / "benchmark.svg", picture.svg)
-        write_text(BENCHMARK.parent / "figures" / "benchmark.csv", picture.csv())
+        write_text(path.parent / "figures" / f"{path.stem}.svg", picture.svg)
+        write_text(path.parent / "figures" / f"{path.stem}.csv", picture.csv())
 
 
 class UnresolvedError(ConfigError):

@@ -21,7 +21,7 @@ import yaml
 from lolm.accounting.resolve import resolve_run
 from lolm.config import Params, RunConfig, SizeRule, StudyConfig, load_params, to_mapping
 from lolm.records import Layout, RunKey, fingerprint_of, write, write_json, write_rows, write_text
-from lolm.records.results import model_of
+from lolm.records.results import RunRecord, ScaleResults, model_of
 from lolm.records.schema import (
     Ablation,
     Addend,
@@ -739,6 +739,18 @@ class _Run:
             state_elements=1024 * (1 + self.index),
             tasks=tasks,
         )
+
+
+def recall_diverged(results: ScaleResults, key: str, task: str = "mqar") -> ScaleResults:
+    """The same where training of one run (``lolm-2``) on a recall task diverged."""
+
+    def changed(run: RunRecord) -> RunRecord:
+        if str(run.key) != key or run.recall is None:
+            return run
+        gone = replace(run.recall.tasks[task], accuracy=None, nats=None, diverged=True, removed=())
+        return replace(run, recall=replace(run.recall, tasks=run.recall.tasks | {task: gone}))
+
+    return replace(results, runs=tuple(map(changed, results.runs)))
 
 
 def write_weights(root, arm, seed):

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from lolm.analysis.efficiency import at_budgets, timed
+from lolm.analysis.recall import attempt
 from lolm.analysis.statistics import Estimate, complete_interval, holm, p_value, solved
 from lolm.analysis.uncertainty import final_bits, final_loss, loss_difference
 from lolm.records.escape import csv_cell
@@ -153,8 +154,7 @@ def _entry(results: ScaleResults, arm: str, comparison: Comparison | None) -> En
 
 def _solved(results: ScaleResults, runs: Iterable[RunRecord], task: str) -> Estimate | None:
     """Over the runs that were trained on a task; one that diverged did not solve it."""
-    trained = [run for run in runs if run.recall is not None and task in run.recall.tasks]
-    found = [run.accuracy(task) or 0.0 for run in trained]
+    found = [accuracy for run in runs if (accuracy := attempt(run, task)) is not None]
     return solved(found, results.analysis.solved_accuracy, results.analysis.confidence) if found else None
 
 

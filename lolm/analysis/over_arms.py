@@ -24,10 +24,12 @@ class OverArms:
         found: Pearson's correlation in each seed, on Fisher's scale over seeds.
         p_value: two-sided, of the permutations of the number among the arms, the same in all seeds; exact up to eight arms. The
             interval says how far other seeds move a correlation, this whether so few arms could have it by chance.
+        arms: that have both numbers, in the order of the study.
     """
 
     found: Estimate
     p_value: float
+    arms: tuple[str, ...]
 
 
 def over_arms(results: ScaleResults, read: Callable[[RunRecord], float | None]) -> OverArms | None:
@@ -50,7 +52,8 @@ def over_arms(results: ScaleResults, read: Callable[[RunRecord], float | None]) 
     orders = _orders(len(found))
     fisher_OS = np.arctanh(np.einsum("soa,sa->os", number_SA[:, orders], s_SA).clip(-1 + 1e-9, 1 - 1e-9))
     extreme = np.abs(fisher_OS.mean(axis=1)) >= abs(fisher_OS[0].mean()) - 1e-9
-    return OverArms(t_interval(fisher_OS[0], results.analysis.confidence).map(math.tanh), float(extreme.mean()))
+    correlation = t_interval(fisher_OS[0], results.analysis.confidence).map(math.tanh)
+    return OverArms(correlation, float(extreme.mean()), tuple(found))
 
 
 def _orders(arms: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from lolm.analysis.effects import arm_effect
 from lolm.analysis.statistics import t_interval
 from lolm.claims.entry import NotRun
 from lolm.claims.ledger import Control, Quantity
-from lolm.claims.measures.common import again, difference, nats, quantity, removed, values
+from lolm.claims.measures.common import again, another_baseline, difference, nats, quantity, removed, values
 from lolm.claims.measures.gate import gate_paths, latent_share
 from lolm.claims.measures.inversion import control_depth
 from lolm.claims.measures.readouts import refitted_statistics
@@ -229,9 +229,11 @@ def random_halves(results: ScaleResults) -> list[Control]:
 def serial(results: ScaleResults) -> list[Control]:
     """The baseline without as many last blocks as LOLM has latent layers."""
     depth, pairs = control_depth(results, _subject(results))
-    if depth is None:
+    other = another_baseline(results) is not None
+    if depth is None or (other and not pairs):
         return []
-    name = f"a Transformer without its last {'block' if depth == 1 else f'{depth} blocks'}"
+    stack = results.label(results.params.selected.baseline) if other else "a Transformer"
+    name = f"{stack} without its last {'block' if depth == 1 else f'{depth} blocks'}"
     sentence = (
         "z is computed from h, so without latent the last layers of a serial stack are skipped; any stack suffers from that."
     )

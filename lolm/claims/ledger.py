@@ -10,6 +10,7 @@ A verdict speaks of one scale, its arms and its seeds alone:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,7 @@ class Quantity:
         origin: measured in runs, counted, or recomputed from what the authors printed.
         covers: what the interval covers, in words: seeds alone, or text as well.
         over: what ``n_seeds`` counts: seeds, or runs that differ in more than the seed.
+        confidence: level of the interval, in memory alone; nan without one, and where its record alone knows it.
     """
 
     value: float | None
@@ -73,6 +75,7 @@ class Quantity:
     origin: str = MEASURED
     covers: str = ""
     over: str = "seeds"
+    confidence: float = math.nan
 
     @classmethod
     def of(cls, estimate: Estimate, unit: str, definition: str, note: str | None = None) -> Quantity:
@@ -80,7 +83,7 @@ class Quantity:
         covers, own = estimate.covers, None if estimate.own is None else estimate.own.interval
         if own is not None:
             covers += f"; by its own variance alone {show_interval(*own, unit)}"
-        return cls(*found, note, covers=covers, over=estimate.over)
+        return cls(*found, note, covers=covers, over=estimate.over, confidence=estimate.confidence)
 
     @classmethod
     def missing(cls, unit: str, definition: str, note: str) -> Quantity:

@@ -32,8 +32,8 @@ def power_rows(ledger: Sequence[Claim], analysis: AnalysisConfig) -> list[PowerR
     """The measured claims of a ledger that one number decides against a threshold, those that need most seeds last.
 
     The effect is taken to be what was measured and the standard deviation that over these few seeds, so a number of seeds is an
-    order of magnitude. Left out are claims on equality, where the margin decides and no difference, and those that several
-    numbers decide together.
+    order of magnitude. Each is tested at its own level, which is higher where it is corrected for others. Left out are claims on
+    equality, where the margin decides and no difference, and those that several numbers decide together.
     """
     rows = []
     for claim in ledger:
@@ -46,6 +46,6 @@ def power_rows(ledger: Sequence[Claim], analysis: AnalysisConfig) -> list[PowerR
         distance, threshold = min((abs(values.value - scale(end)), end) for end in claim.judged_at)
         sd = (values.error or 0.0) * math.sqrt(values.n)
         if sd:
-            needed = seeds_needed(sd, distance, analysis.confidence, analysis.power)
+            needed = seeds_needed(sd, distance, found.confidence, analysis.power)
             rows.append(PowerRow(claim.id, claim.verdict, found, threshold, distance, sd, needed))
     return sorted(rows, key=lambda row: (row.seeds is None, row.seeds))

@@ -84,7 +84,7 @@ class Rule:
         raise NotImplementedError
 
     def text(self, unit: str, analysis: AnalysisConfig) -> str:
-        """The rule in words, as it stood before the runs."""
+        """The rule in words, with its thresholds."""
         raise NotImplementedError
 
     def why(self, estimate: Estimate, unit: str, analysis: AnalysisConfig) -> str:

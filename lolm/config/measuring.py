@@ -140,7 +140,7 @@ class DownstreamConfig:
 
 @dataclass(frozen=True)
 class AnalysisConfig:
-    """Statistics, fixed before the runs."""
+    """Statistics: what decides a claim, and how."""
 
     confidence: InnerShare = 0.95
     parameter_tolerance: PositiveShare = 0.005  # largest relative mismatch of arms that are called matched

@@ -7,9 +7,9 @@ import pandas as pd
 from lolm.analysis import dependency as dep
 from lolm.records import names
 from lolm.records.results import ScaleResults
-from lolm.report.tables import subjects, table
+from lolm.report.tables import ends, mean_references, subjects, table
 
-NO_LATENT, NO_SURFACE, SKIPPED = "g = 1 (no latent)", "g = 0 (no surface)", "Transformer without its last blocks"
+NO_LATENT, NO_SURFACE = "g = 1 (no latent)", "g = 0 (no surface)"
 TOWARD = {"toward 1": names.BLEND_TO_ONE, "toward 0": names.BLEND_TO_ZERO}
 REMOVED = {
     (names.GATE, 1.0): NO_LATENT,
@@ -49,6 +49,16 @@ def forced_gate(results: ScaleResults) -> pd.DataFrame:
     return table.assign(gate=kind, forced_to=table["value"])[columns]
 
 
+def references(results: ScaleResults) -> dict[str, float]:
+    """Mean loss of each trivial model on the tokens that the subject's interventions were scored on, nats a token."""
+    return mean_references([run.ablation.references for run in subjects(results) if run.ablation is not None])
+
+
+def skipped(results: ScaleResults) -> str:
+    """The serial control in words."""
+    return f"{results.label(results.baseline) if results.baseline else 'baseline'} without its last blocks"
+
+
 def damage(results: ScaleResults) -> pd.DataFrame:
     """Damage of g = 1 and g = 0, of the serial control in the baseline, and of moving the gate part of the way."""
     every, mine = conditions(results), _on_gate(results)
@@ -59,7 +69,7 @@ def damage(results: ScaleResults) -> pd.DataFrame:
     series = {
         NO_LATENT: gate[gate["value"] == 1.0],
         NO_SURFACE: gate[gate["value"] == 0.0],
-        SKIPPED: base[(base["intervention"] == names.SKIP_LAST_BLOCKS) & (base["value"] == depth)],
+        skipped(results): base[(base["intervention"] == names.SKIP_LAST_BLOCKS) & (base["value"] == depth)],
     } | {name: last[last["intervention"] == intervention].sort_values("value") for name, intervention in TOWARD.items()}
     parts = [part.assign(series=name, setting=part["value"]) for name, part in series.items() if len(part)]
     columns = ["series", "seed", "step", "setting", "damage_nats"]
@@ -74,7 +84,10 @@ def _on_gate(results: ScaleResults) -> pd.DataFrame:
 
 
 def dependency(results: ScaleResults) -> pd.DataFrame:
-    """S of every run by the declared removal, beside the latent branch's shares and the mean gate; and the call of its arm."""
+    """S of every run by the declared removal, beside the latent branch's shares and the mean gate; and the call of its arm.
+
+    ``low`` and ``high`` are the interval of the arm's S.
+    """
     method, rows = dep.primary(results), []
     for one in dep.calls(results):
         for run in results.of(one.arm):
@@ -87,12 +100,15 @@ def dependency(results: ScaleResults) -> pd.DataFrame:
                     "latent_share": dep.latent_share(run),
                 }
                 | {"latent_spread_share": dep.latent_share(run, spread=True), "gate": None if gate is None else gate.mean}
+                | ends(one.found)
                 | {"call": one.called, "call_corrected": one.corrected, "p_adjusted": one.p_value}
             )
     columns = (
         "arm",
         "seed",
         "inversion_nats",
+        "low",
+        "high",
         "latent_share",
         "latent_spread_share",
         "gate",
@@ -120,19 +136,24 @@ def effects(results: ScaleResults) -> pd.DataFrame:
 
 
 def inversion_statistic(results: ScaleResults) -> pd.DataFrame:
-    """S at the final weights by removal method, the declared one marked, and that of random halves (one row a draw)."""
+    """S at the final weights by removal method, the declared one marked, and that of random halves (one row a draw).
+
+    ``low`` and ``high`` are the interval of the mean by that method.
+    """
     runs, rows = subjects(results), []
     for method in dep.ways(runs[0]) if runs else ():
-        for run in runs if dep.over_seeds(runs, method, results.analysis) is not None else ():
+        found = dep.over_seeds(runs, method, results.analysis)
+        for run in runs if found is not None else ():
             rows.append(
                 {"removal": method.label, "method": method.way, "seed": run.seed, "declared": method == dep.primary(results)}
                 | {"nats": dep.statistic(run, method), "latent_share": dep.latent_share(run)}
+                | ends(found)
             )
     for run in runs if rows else ():
-        found = dep.null(run)
-        for draw in found.draws if found is not None else ():
+        null = dep.null(run)
+        for draw in null.draws if null is not None else ():
             rows.append({"removal": HALVES, "method": HALVES, "seed": run.seed, "declared": False, "nats": draw})
-    return table(("removal", "method", "seed", "declared", "nats", "latent_share"), rows)
+    return table(("removal", "method", "seed", "declared", "nats", "low", "high", "latent_share"), rows)
 
 
 def trajectory(results: ScaleResults) -> pd.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from lolm.analysis.uncertainty import TextSample
@@ -14,6 +16,7 @@ from lolm.records.schema import Score
 from lolm.report.render import render, si
 
 _COUNT = {"documents": int, "bytes": int}
+LEAST_UNITS = 10  # of text; the spread of draws from fewer says little of how far other text would move a loss
 CORPUS = {  # of the record, as far as a card reads it
     "splits": {"train": _COUNT},
     "sources": {"*": {"train_documents?": int}},
@@ -75,10 +78,12 @@ def _scores(run: RunRecord, step: int | None, annealed: bool) -> dict[str, Score
 
 
 def _over_text(run: RunRecord, analysis: AnalysisConfig) -> str | None:
-    """Interval of the test loss over passages of the text that was scored; None where losses by piece were not kept."""
+    """Interval of the test loss over passages of the text that was scored; None where losses by piece were not kept, or the text
+    is worth fewer than LEAST_UNITS of them."""
     sample = TextSample.of([run], analysis)
-    if sample is None:
+    if sample is None or sample.units < LEAST_UNITS:
         return None
-    tail = 50 * (1 - analysis.confidence)
-    low, high = np.percentile(sample.final(run), (tail, 100 - tail))
+    drawn_D, tail = sample.final(run), 50 * (1 - analysis.confidence)
+    wider = math.sqrt(sample.units / (sample.units - 1))  # a bootstrap's variance is that of the sample, not of the source
+    low, high = drawn_D.mean() + wider * (np.percentile(drawn_D, (tail, 100 - tail)) - drawn_D.mean())
     return f"{show_interval(float(low), float(high), 'nats')}, over {sample.unit} of the text"

@@ -65,7 +65,7 @@ def definitions(results: ScaleResults) -> list[tuple[str, str]]:
             f"±{analysis.equivalence_margin:g} nats; then a claim of a lower one fails, even where the interval lies below 0. "
             f"An inversion needs {analysis.inversion_margin:g} nats; gate levels and shares closer than "
             f"{analysis.gate_margin:g}, interval and all, count as equal. "
-            "All margins stood in params.yaml before the runs.",
+            "All margins stand in params.yaml; docs/protocol.md says since when.",
         ),
         (
             "Non-functional",

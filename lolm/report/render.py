@@ -102,8 +102,3 @@ def cell(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
-
-
-def between(values: list[int]) -> str:
-    """``200 to 2,000``: the ends of some whole numbers, once where they agree; ``no`` without any."""
-    return " to ".join(f"{value:,}" for value in dict.fromkeys((min(values), max(values)))) if values else "no"

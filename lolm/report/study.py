@@ -25,7 +25,8 @@ from lolm.report import rows, tables
 from lolm.report.definitions import definitions
 from lolm.report.figures import left_out
 from lolm.report.figures.picture import Picture
-from lolm.report.render import between, cell, figure, render, slug
+from lolm.report.figures.style import between
+from lolm.report.render import cell, figure, render, slug
 
 UNCOUNTED = ("arithmetic", "sanity")  # groups that say nothing of what these runs decide for
 SECONDS = (

@@ -1,8 +1,9 @@
 """The data behind each figure, as pandas tables read by column: for the page, for `dvc plots`, and for notebooks.
 
 Each function makes one table of a study's results; without the measurement it has its columns and no row. A row is one
-measurement of one run, so that means and intervals over seeds are left to the reader. Losses are nats a token unless a
-column's name says otherwise; empty cells were not measured.
+measurement of one run, so that means over seeds are left to the reader; ``low`` and ``high``, alike in all rows of a mean, are
+the interval that the page prints beside it. Losses are nats a token unless a column's name says otherwise; empty cells were not
+measured.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import pandas as pd
 from lolm.analysis import efficiency as eff
 from lolm.analysis.effects import OUTCOMES, arm_effects, main_effects
 from lolm.analysis.in_curve import heldout_curve
+from lolm.analysis.statistics import Estimate
+from lolm.analysis.uncertainty import final_bits
 from lolm.records import AXES, names
 from lolm.records.results import RunRecord, ScaleResults
+from lolm.records.schema import References
 
 LADDER = ("uniform", "unigram", "bigram")  # trivial models, worst first
 REFERENCES = {
@@ -45,6 +49,12 @@ def table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> pd.DataF
     return table
 
 
+def ends(found: Estimate | None) -> dict[str, float | None]:
+    """The interval of an estimate as the cells ``low`` and ``high``, empty without one."""
+    low, high = (found.interval if found else None) or (None, None)
+    return {"low": low, "high": high}
+
+
 def subjects(results: ScaleResults) -> tuple[RunRecord, ...]:
     return results.of(results.subject) if results.subject else ()
 
@@ -52,7 +62,11 @@ def subjects(results: ScaleResults) -> tuple[RunRecord, ...]:
 def references(results: ScaleResults, split: str = "test") -> dict[str, float]:
     """Mean loss of each trivial model over the evaluated runs, nats a token; ``split`` is ``test`` or ``validation``."""
     found = [run.evaluation for run in results.runs if run.evaluation is not None]
-    losses = [e.references if split == "test" else e.references_validation for e in found]
+    return mean_references([e.references if split == "test" else e.references_validation for e in found])
+
+
+def mean_references(losses: Sequence[References]) -> dict[str, float]:
+    """Mean loss of each trivial model; none without a loss."""
     return {name: math.fsum(getattr(one, name) for one in losses) / len(losses) for name in REFERENCES} if losses else {}
 
 
@@ -60,16 +74,21 @@ def references(results: ScaleResults, split: str = "test") -> dict[str, float]:
 
 
 def test_loss(results: ScaleResults) -> pd.DataFrame:
-    """Test loss of every run, and of trivial models on the same tokens (``kind`` is ``reference``)."""
+    """Test loss of every run, and of trivial models on the same tokens (``kind`` is ``reference``).
+
+    ``low`` and ``high`` are the leaderboard's interval of the arm's bits per byte.
+    """
+    intervals = {arm: ends(final_bits(results, arm)) for arm in results.arms}
     rows: list[dict[str, Any]] = [
         {"kind": "run", "arm": run.arm, "seed": run.seed, "bits_per_byte": e.test.bits_per_byte, "nats": e.test.nats}
+        | intervals[run.arm]
         for run in results.runs
         if (e := run.evaluation) is not None
     ]
     factor = rows[0]["bits_per_byte"] / rows[0]["nats"] if rows else 0.0  # the same test tokens for every run
     for name, nats in references(results).items():
         rows.append({"kind": "reference", "arm": name, "seed": None, "bits_per_byte": nats * factor, "nats": nats})
-    return table(("kind", "arm", "seed", "bits_per_byte", "nats"), rows)
+    return table(("kind", "arm", "seed", "bits_per_byte", "nats", "low", "high"), rows)
 
 
 def learning_curves(results: ScaleResults) -> pd.DataFrame:
@@ -105,11 +124,11 @@ def multipliers(results: ScaleResults) -> pd.DataFrame:
     for arm in results.arms:
         pairs = results.pairs(arm, results.baseline) if arm != results.baseline else ()
         for point in eff.at_budgets(pairs, "flops", results.analysis.confidence, results).points if pairs else ():
-            low, high = (point.estimate.interval if point.estimate else None) or (None, None)
             value = None if point.estimate is None else point.estimate.value
             rows.append(
-                {"arm": arm, "step": point.steps, "baseline_flops": point.baseline, "multiplier": value, "low": low, "high": high}
+                {"arm": arm, "step": point.steps, "baseline_flops": point.baseline, "multiplier": value}
                 | {"not_measured": point.reason}
+                | ends(point.estimate)
             )
     return table(columns, rows if any(row["multiplier"] is not None for row in rows) else ())
 
@@ -197,11 +216,10 @@ def training_arms(results: ScaleResults) -> pd.DataFrame:
     for key, outcome in OUTCOMES.items() if results.subject and results.family(results.subject) == "lolm" else ():
         for effect in read(results, key):
             if design or effect.name in family:
-                low, high = effect.difference.interval or (None, None)
                 rows += [
                     {"arm_or_factor": effect.name, "key": key, "outcome": outcome.name, "unit": outcome.unit, "pair": pair}
-                    | {"value": value, "difference": effect.difference.value, "low": low, "high": high}
-                    | {"p": effect.p_value, "p_adjusted": effect.adjusted}
+                    | {"value": value, "difference": effect.difference.value, "p": effect.p_value, "p_adjusted": effect.adjusted}
+                    | ends(effect.difference)
                     for pair, value in enumerate(effect.difference.per_seed, 1)
                 ]
     columns = ("arm_or_factor", "key", "outcome", "unit", "pair", "value", "difference", "low", "high", "p", "p_adjusted")

@@ -158,7 +158,7 @@ def test_s_over_arms_goes_with_what_it_was_made_from(results_of):
     results = results_of(Truth(latents=latents, shares=shares), arms=tuple(latents))
     over = over_arms(results, dep.latent_share)
     found = over.found
-    assert found.n == 4
+    assert (found.n, over.arms) == (4, tuple(latents))
     assert 0.99 < found.interval[0] < found.value < found.interval[1] <= 1
     assert over.p_value == pytest.approx(2 / 24)  # of 24 orders this one and its reverse
     assert over_arms(results, lambda run: 1.0) is None  # it does not vary

@@ -24,18 +24,20 @@ def bench(folder, *arguments):
 def test_a_quick_run_writes_record_figure_and_one_mlflow_run(tmp_path, monkeypatch):
     done = bench(tmp_path, "--arms", "transformer", "mamba", "--parts", "machine,steps,scan")
     assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "reports" / "benchmark.json").read_text())
+    assert not (tmp_path / "reports" / "benchmark.json").exists(), "what pages show is left alone"
+    record = json.loads((tmp_path / "reports" / "benchmark_quick.json").read_text())
+    assert record["settings"]["quick"] is True
     assert set(record) == {"settings", "machine", "steps", "scan"}
     assert record["machine"]["cores"] >= 1
     assert record["steps"]["base"]["arms"]["mamba"]["share_of_peak"]["n"] == 2
     assert "steps / wide / arms / mamba / share_of_peak: " in done.stdout
-    figure = (tmp_path / "reports" / "figures" / "benchmark.svg").read_text()
+    figure = (tmp_path / "reports" / "figures" / "benchmark_quick.svg").read_text()
     assert "Transformer, published form" in figure
-    assert "share of peak,wide,Mamba," in (tmp_path / "reports" / "figures" / "benchmark.csv").read_text()
+    assert "share of peak,wide,Mamba," in (tmp_path / "reports" / "figures" / "benchmark_quick.csv").read_text()
 
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    tracking.sync_benchmark(tmp_path / "reports" / "benchmark.json")  # again, which adds nothing
+    tracking.sync_benchmark(tmp_path / "reports" / "benchmark_quick.json")  # again, which adds nothing
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         (name,) = database.execute(
             "SELECT experiments.name FROM runs JOIN experiments USING (experiment_id) WHERE runs.name = 'benchmark'"

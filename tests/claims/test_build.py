@@ -148,6 +148,7 @@ def test_a_study_whose_baseline_has_a_latent_stream_says_nothing_of_the_publishe
         assert "latent stream of its own" in hybrid[id].why
     assert hybrid["inversion"].verdict == "holds"
     assert hybrid["gate_free"].verdict in ("holds", "inconclusive")
+    assert not any("without its last" in control.name for control in hybrid["inversion_preregistered"].controls)
 
 
 @pytest.mark.parametrize("baseline", ["mamba", "samba"])
@@ -158,6 +159,8 @@ def test_a_study_against_no_transformer_says_nothing_of_the_transformer(results_
         assert ledger[id].verdict == "not run"
         assert "is no Transformer" in ledger[id].why
     assert ledger["inversion"].verdict == "holds"
+    named = [control.name for control in ledger["inversion_preregistered"].controls if "without its last" in control.name]
+    assert named == [f"{baseline.capitalize()} without its last block"]
 
 
 def test_a_study_without_a_baseline_has_its_ledger(results_of):

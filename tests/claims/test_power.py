@@ -8,6 +8,7 @@ from synthetic import Truth
 from lolm.analysis.statistics import seeds_needed
 from lolm.claims import build_ledger
 from lolm.claims.power import power_rows
+from pipeline.power import needed_seeds
 
 
 def test_the_number_and_the_threshold_are_those_that_decided(results_of):
@@ -23,6 +24,23 @@ def test_the_number_and_the_threshold_are_those_that_decided(results_of):
     assert [row.seeds or math.inf for row in power_rows(ledger, results.analysis)] == sorted(
         row.seeds or math.inf for row in rows.values()
     )
+
+
+def test_a_contrast_is_tested_at_its_corrected_level(results_of, monkeypatch, capsys, tmp_path):
+    arms = ("lolm", "transformer", "lolm_sum", "lolm_no_latent")
+    truth = Truth(offsets={"lolm_sum": 0.02, "lolm_no_latent": -0.02})
+    results = results_of(truth, arms=arms[:2], studies={"gates": {"arms": arms}}, study="gates")
+    rows = {row.claim: row for row in power_rows(build_ledger(results), results.analysis)}
+    row, power = rows["gate_sum"], results.analysis.power
+    assert row.quantity.confidence == 0.975  # of two contrasts
+    assert row.seeds == seeds_needed(row.sd, row.distance, 0.975, power) > seeds_needed(row.sd, row.distance, 0.95, power)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["power"])
+    needed_seeds()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert next(line for line in lines if line[0] == "gate_sum")[-5:] == [
+        "97.5", f"{row.sd:.3g}", "4", str(row.seeds), row.verdict
+    ]  # fmt: skip
 
 
 def test_what_several_numbers_or_a_margin_decide_is_left_out(results_of):

@@ -19,17 +19,20 @@ import yaml
 from synthetic import Truth, write_results, write_scales
 
 from lolm import LolmError
+from lolm.analysis import dependency as dep
 from lolm.analysis.dependency import RemovalMethod, statistic
+from lolm.analysis.effects import OUTCOMES
 from lolm.analysis.leaderboard import leaderboard
+from lolm.analysis.statistics import t_interval
 from lolm.claims import build_ledger, merged_ledger
 from lolm.claims.ledger import VERDICTS
 from lolm.config import ConfigError, load_params
-from lolm.records import Layout, RunKey, read, read_json, write
+from lolm.records import Layout, RunKey, read, read_json, write, write_json
 from lolm.records.results import load_results, load_run
 from lolm.records.schema import Downstream, Recall
 from lolm.report import ablations, figures, rows, tables
 from lolm.report.figures import FIGURES, FigureEntry, left_out, pictures
-from lolm.report.figures.style import label_ends, new_figure, reference_lines, spread
+from lolm.report.figures.style import PALETTE, label_ends, new_figure, reference_lines, spread
 from lolm.report.front import QUESTIONS, front_figures, front_markdown, front_page, readme_block, study_lines
 from lolm.report.study import absent, curves, headline, own_claims, study_markdown, study_page, title
 from pipeline.front import front as front_stage
@@ -159,6 +162,120 @@ def test_tables_are_the_records(results):
     average = curves(results)
     assert list(dict.fromkeys(average["arm"])) == [results.label(arm) for arm in results.arms]
     assert len(average) == 2 * len(mine)
+
+
+def entry_of(name):
+    return next(entry for entry in FIGURES if entry.name == name)
+
+
+def lines_of(figure, axis):
+    """The coordinates of every line of a figure."""
+    return [tuple(line.get_data()[axis]) for axes in figure.axes for line in axes.lines]
+
+
+def test_intervals_of_tables_are_those_of_leaderboard_and_ledger(results):
+    def stated(table, kept):
+        low, high = (set(table.loc[kept, column]) for column in ("low", "high"))
+        return low.pop(), high.pop(), len(low | high)
+
+    losses = tables.test_loss(results)
+    for entry in leaderboard(results):
+        runs = losses["arm"] == entry.arm
+        assert stated(losses, runs) == (*entry.bits_per_byte.interval, 0)
+    assert losses.loc[losses["kind"] == "reference", "low"].isna().all()
+    every = ablations.inversion_statistic(results)
+    found = {way: dep.over_seeds(results.of("lolm"), way, results.analysis) for way in dep.ways(results.of("lolm")[0])}
+    measured = {way: one for way, one in found.items() if one is not None}
+    assert len(measured) > 3
+    for method, found in measured.items():
+        assert stated(every, every["removal"] == method.label) == (*found.interval, 0)
+    assert every.loc[every["method"] == ablations.HALVES, "low"].isna().all()
+    (call,), dependency = dep.calls(results), ablations.dependency(results)
+    assert stated(dependency, dependency["arm"] == "lolm") == (*call.found.interval, 0)
+
+
+@pytest.mark.parametrize("name", ["bits_per_byte", "inversion_statistic", "dependency_share", "training_arms"])
+def test_intervals_are_drawn_as_the_table_states_them(results, name):
+    entry = entry_of(name)
+    effect = {"arm_or_factor": "transformer", "key": "nats", "outcome": "test loss", "unit": "nats", "p_adjusted": 0.01}
+    table = pd.DataFrame([effect | {"value": value} for value in (0.1, 0.2, 0.4)]) if name in ALONE else entry.table(results)
+    figure = entry.draw(table.assign(low=-7.25, high=9.5), results)
+    assert (-7.25, 9.5) in lines_of(figure, int(name == "dependency_share"))
+
+
+def test_shares_of_a_branch_and_of_codes_have_their_own_units(results):
+    effect = {"arm_or_factor": "transformer", "unit": "share", "value": 0.1, "low": 0.0, "high": 0.2, "p_adjusted": 0.01}
+    table = pd.DataFrame([effect | {"key": key, "outcome": OUTCOMES[key].name} for key in ("share", "usage")])
+    axes = entry_of("training_arms").draw(table, results).axes
+    assert [(panel.get_title(), panel.get_xlabel()) for panel in axes] == [
+        ("latent share", "share of power"), ("code usage", "share of ln R")
+    ]  # fmt: skip
+
+
+def test_boundaries_name_their_lines_and_draw_intervals_on_both_sides(results):
+    entry = entry_of("boundaries")
+    table = entry.table(results)
+    left, right = entry.draw(table, results).axes[:2]
+    legend = right.get_legend()
+    named = {text.get_text(): line.get_color() for text, line in zip(legend.texts, legend.get_lines(), strict=True)}
+    assert named == {"gate": PALETTE[2], "latent share": PALETTE[3]}
+    rows = table[(table["kind"] == "sentence") & (table["arm"] == "transformer") & (table["first"] == 1)]
+    interval = t_interval(list(rows["gap_nats"]), results.analysis.confidence).interval
+    assert [1, 1, *interval] in [[*x, *y] for x, y in (line.get_data() for line in left.lines)]
+
+
+def test_the_mean_of_the_lead_ends_where_a_seeds_does(results):
+    rows = [("difference", seed, step, -0.1) for seed in (1, 2) for step in (20, 40, 60)]
+    rows += [("multiplier in step", 1, step, 2.0) for step in (20, 40, 60)] + [("multiplier in step", 2, 20, 8.0)]
+    rows += [("multiplier in flops", 1, 60, 3.0)]
+    right = entry_of("lead").draw(pd.DataFrame(rows, columns=["quantity", "seed", "step", "value"]), results).axes[1]
+    thick = [line.get_data() for line in right.lines if line.get_linewidth() > 1.5]
+    assert [(list(x), list(y)) for x, y in thick] == [([20], [pytest.approx(4.0)])]
+    thin = [list(line.get_ydata()) for line in right.lines if line.get_linewidth() == 0.6]
+    assert thin == [[2.0, 2.0, 2.0], [8.0], [3.0]]
+
+
+def test_a_run_that_diverged_on_a_recall_task_does_not_solve_it(results):
+    table = tables.recall(results)
+    mine = (table["task"] == "mqar") & (table["arm"] == "lolm")
+    lost = table.assign(accuracy=table["accuracy"].mask(mine & (table["seed"] == 1) | (table["arm"] == "transformer"), None))
+    solved = lost.assign(accuracy=lost["accuracy"].mask(mine & (table["seed"] > 1), 1.0))
+    axes = next(axes for axes in entry_of("recall").draw(solved, results).axes if axes.get_title().startswith("Multi"))
+    labels = {text.get_text() for text in axes.texts}
+    assert {f"{results.label('lolm')}, 2 of 3", f"{results.label('transformer')}, 0 of 3"} <= labels
+    assert [list(line.get_ydata()) for line in axes.lines if line.get_marker() == "x"] == [[0.0], [0.0, 0.0, 0.0]]
+
+
+def test_the_forced_gate_stands_beside_trivial_models_of_the_same_tokens(results):
+    def other(run):
+        if run.arm != "lolm":
+            return run
+        return replace(run, ablation=replace(run.ablation, references=replace(run.ablation.references, unigram=5.125)))
+
+    changed = replace(results, runs=tuple(map(other, results.runs)))
+    entry = entry_of("ablation_sweep")
+    levels = [line[0] for line in lines_of(entry.draw(entry.table(changed), changed), 1) if len(set(line)) == 1]
+    assert 5.125 in levels
+    assert tables.references(changed)["unigram"] not in levels
+
+
+def test_captions_count_seeds_as_the_table_does_and_tokens_of_each_line(several, results):
+    field = load_results(several, study="field")
+    assert [len(field.of(arm)) for arm in ("lolm", "transformer_modern", "mamba")] == [2, 1, 1]
+    assert "mean over 1 to 2 seeds;" in entry_of("learning_curves").picture(field).caption
+    assert entry_of("ablation_sweep").picture(field).caption.startswith("Mean over 2 seeds;")
+    run = results.runs[0]
+    curve, reference = run.header.run.training.eval_tokens, run.evaluation.subset_tokens or run.evaluation.tokens
+    caption = entry_of("learning_curves").picture(results).caption
+    assert f"during training on {curve:,} validation tokens" in caption
+    assert f"on {reference:,} validation tokens. The large" in caption
+
+
+def test_the_control_is_called_by_its_arm(several, results):
+    field = load_results(several, study="field")
+    for found, label in ((results, "Transformer, published form"), (field, "Transformer, modern")):
+        assert f"{label} without its last blocks" in set(ablations.damage(found)["series"])
+        assert f"the control: {label}, " in entry_of("damage").picture(found).caption
 
 
 def test_figures_carry_no_date(drawn):  # that they are the same twice, the stage's test says
@@ -613,11 +730,16 @@ def test_every_page_that_exists_is_made_again(reported, tmp_path, monkeypatch):
     page = folder / "reports/smoke/plain/report.html"
     before = page.read_bytes()
     page.write_text("")
+    shutil.copy(ROOT / "reports/benchmark.json", folder / "reports")
     monkeypatch.setattr(sys, "argv", ["report"])
     monkeypatch.setattr("pipeline.report.pictures", lambda results: [])
     report()
-    assert page.read_bytes() == before
+    assert page.read_bytes() == before, "the benchmark is of another scale"
     assert not (folder / "reports/smoke/main").exists()
+    record = read_json(folder / "reports/benchmark.json")
+    write_json(folder / "reports/benchmark.json", record | {"settings": record["settings"] | {"scale": "smoke"}})
+    report()
+    assert "<h2>Speed on the machine of the benchmark</h2>" in page.read_text(encoding="utf-8")
 
 
 def test_the_benchmarks_figure_is_made_again(tmp_path, monkeypatch):

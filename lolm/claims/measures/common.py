@@ -49,6 +49,12 @@ def difference(
     return Quantity.of(paired_difference(a, b, results.analysis.confidence), unit, definition)
 
 
+def diverged_on(task: str, runs: Sequence[RunRecord], results: ScaleResults) -> str:
+    """The runs whose training on a recall task diverged, as a sentence that follows another; empty without one."""
+    gone = [f"{results.label(run.arm)}, seed {run.seed}" for run in runs if task in run.diverged_tasks]
+    return f" Training on {task} diverged, so it was not solved: {'; '.join(gone)}." if gone else ""
+
+
 def another_baseline(results: ScaleResults) -> str | None:
     """Why the declared baseline is not of the kind of every published comparison, a Transformer; None where it is."""
     architecture = results.params.architectures.get(results.params.selected.baseline)

@@ -9,7 +9,7 @@ from lolm.analysis.over_arms import over_arms
 from lolm.analysis.statistics import t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Quantity
-from lolm.claims.measures.common import again, quantity, values
+from lolm.claims.measures.common import again, needed, quantity, values
 from lolm.claims.numbers import of_difference, show, show_estimate
 from lolm.claims.rules import within
 from lolm.records import names
@@ -99,21 +99,19 @@ class OverArms:
         over = over_arms(results, self.read)
         if over is None:
             raise NotRun(f"it takes S and {self.what} of four arms or more, in every seed; {again(results)}")
-        called = dep.calls(results)
+        called = [one for one in dep.calls(results) if one.arm in over.arms]
         details, means = {}, list[float]()
         for one in called:
             details[f"{results.label(one.arm)}: S"] = Quantity.of(
                 one.found, "nats", f"alone {one.called}, corrected {one.corrected}"
             )
-            read = values(results.of(one.arm), self.read)
-            if read is not None:
-                found = t_interval(read, context.confidence)
-                means.append(found.value)
-                details[f"{results.label(one.arm)}: {self.what}"] = Quantity.of(found, self.unit, self.what)
+            found = t_interval(needed(results.of(one.arm), self.read, self.what), context.confidence)
+            means.append(found.value)
+            details[f"{results.label(one.arm)}: {self.what}"] = Quantity.of(found, self.unit, self.what)
         runs = [run for one in called for run in results.of(one.arm)]
         rule, level = context.entry.rule, 1 - context.confidence
         chance = f"p {over.p_value:.2g} by permutation of {len(called)} arms"
-        margin, spread = context.analysis.gate_margin, max(means) - min(means) if means else 0.0
+        margin, spread = context.analysis.gate_margin, max(means) - min(means)
         unit = of_difference(self.unit)
         alike = f"the arms' means of {self.what} lie within {show(spread, unit)}, called equal" if spread < margin else ""
         by_chance = rule is not None and rule.verdict(over.found, context.analysis) != INCONCLUSIVE and over.p_value >= level

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from lolm.analysis import layers as by
 from lolm.analysis.statistics import Estimate, complete_interval, geometric_interval, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Quantity
-from lolm.claims.measures.common import again
+from lolm.claims.measures.common import again, diverged_on
 from lolm.claims.numbers import show, show_estimate
 from lolm.claims.rules import above, every, within
 from lolm.records import names
@@ -215,7 +216,7 @@ class TypeStatistic(OfArms):
 
 @dataclass(frozen=True)
 class Labellings(OfArms):
-    """Exact p over all ways to name the mixers' types, several arms together."""
+    """Exact p over all ways to name the mixers' types, several arms together; of one seed alone it decides nothing."""
 
     hybrids: tuple[str, ...]
 
@@ -236,12 +237,12 @@ class Labellings(OfArms):
             raise NotRun(f"no labellings were measured with {how} in the mixers' place")
         p = by.joint_p_value(list(found.values()))
         listed = "; ".join(f"{label}: p = {one.p_value:.3f} of {len(one.all)} labellings" for label, one in found.items())
-        level = 1 - context.confidence
+        level, one_seed = 1 - context.confidence, min(Counter(run.arm for run in runs).values()) < 2
         return Reading(
             sound=p,
             runs=runs,
-            verdict=HOLDS if p <= level else INCONCLUSIVE,
-            why=f"Joint exact p = {p:.3g} against {level:.2g}. {listed}.",
+            verdict=HOLDS if p <= level and not one_seed else INCONCLUSIVE,
+            why=f"Joint exact p = {p:.3g} against {level:.2g}. {listed}.{' One seed decides nothing.' if one_seed else ''}",
             values={"level": f"{level:.2g}"},
             details={label: Quantity(one.observed, "nats", "S_type, mean over seeds") for label, one in found.items()},
         )
@@ -320,12 +321,14 @@ class RecallByType(OfArms):
 
     def __call__(self, context: Context) -> Reading:
         runs, how = context.results.of(self.arm), context.analysis.type_statistic
-        lost = [[by.recall_lost(run, self.task, kind, how) for kind in names.MIXER_TYPES] for run in runs]
-        if not lost or any(None in pair for pair in lost):
+        trained = [run for run in runs if self.task not in run.diverged_tasks]
+        lost = [[by.recall_lost(run, self.task, kind, how) for kind in names.MIXER_TYPES] for run in trained]
+        if not runs or any(None in pair for pair in lost):
             raise NotRun(f"recall of {self.arm} was not scored without its types; {again(context.results)}")
         least = context.analysis.solved_accuracy
-        solved = [(run, pair) for run, pair in zip(runs, lost, strict=True) if (run.accuracy(self.task) or 0.0) >= least]
+        solved = [(run, pair) for run, pair in zip(trained, lost, strict=True) if (run.accuracy(self.task) or 0.0) >= least]
         counted = f"Solved (accuracy of {least:g} or more): {len(solved)} of {len(runs)} seeds."
+        counted += diverged_on(self.task, runs, context.results)
         if not solved:
             why = f"{counted} What was not learned cannot be lost."
             return Reading(runs=runs, verdict=INCONCLUSIVE, why=why, note="no run learned the task")

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from lolm.analysis.dependency import INVERTED, calls
 from lolm.analysis.effects import OUTCOMES, arm_effect, main_effects
 from lolm.analysis.effects import measure as outcome_of
+from lolm.analysis.recall import attempt
 from lolm.analysis.statistics import Estimate, paired_difference, share_difference, solved, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
-from lolm.claims.measures.common import Read, values
+from lolm.claims.measures.common import Read, difference, diverged_on, values
 from lolm.claims.numbers import of_difference
 from lolm.claims.rules import Above, Threshold, Within, above, below, every, resolve, why_of
 from lolm.records import names
@@ -226,7 +227,7 @@ class Emergent:
         level = 1 - (1 - results.analysis.confidence) / len(abilities)
         verdicts, details = [], {}
         for ability in abilities:
-            read, each = losses.get(ability, lambda run, task=ability: run.accuracy(task)), []  # type: ignore[misc]
+            read, each = losses.get(ability, lambda run, task=ability: attempt(run, task)), []  # type: ignore[misc]
             for part in self.parts:
                 pairs = results.pairs(results.subject, part)
                 mine, theirs = values([a for a, _ in pairs], read), values([b for _, b in pairs], read)
@@ -243,13 +244,13 @@ class Emergent:
                 details[f"{ability}, against {results.label(part)}"] = Quantity.of(found, unit, text)
             verdicts.append(every(above(found, 0.0) for found in each))
         held = [ability for ability, verdict in zip(abilities, verdicts, strict=True) if verdict == HOLDS]
-        lost = verdicts.count(FAILS)
+        lost, runs = verdicts.count(FAILS), [run for arm in self.arms(results) for run in results.of(arm)]
         return Reading(
             float(len(held)),
-            runs=[run for arm in self.arms(results) for run in results.of(arm)],
+            runs=runs,
             verdict=HOLDS if held else FAILS if lost == len(verdicts) else INCONCLUSIVE,
             why=f"Better than each part in {len(held)} of {len(verdicts)} ({', '.join(held) or 'none'}), shown not to be in "
-            f"{lost}.",
+            f"{lost}.{''.join(diverged_on(task, runs, results) for task in names.TASKS)}",
             values={"count": len(verdicts)},
             details=details,
         )
@@ -296,10 +297,10 @@ class RecallContrast:
         results, least = context.results, context.analysis.solved_accuracy
         first = self.arms(results)[0]
         pairs = results.pairs(first, self.arm)
-        found = [(a.accuracy(self.task), b.accuracy(self.task)) for a, b in pairs]
-        if not found or any(None in pair for pair in found):
+        sides = [[pair[i] for pair in pairs] for i in (0, 1)]
+        mine, theirs = (values(runs, lambda run: attempt(run, self.task)) for runs in sides)
+        if mine is None or theirs is None:
             raise NotRun(f"these runs do not measure recall for arms {first} and {self.arm}")
-        mine, theirs = ([float(pair[i]) for pair in found] for i in (0, 1))  # type: ignore[arg-type]
         ours, other = (solved(accuracies, least, context.confidence) for accuracies in (mine, theirs))
         counted = ", ".join(
             f"{results.label(arm)} {sum(one.per_seed):.0f} of {one.n}" for arm, one in ((first, ours), (self.arm, other))
@@ -308,13 +309,15 @@ class RecallContrast:
             f"solved by {results.label(arm)}": Quantity.of(one, "share", "share of runs, with the exact interval")
             for arm, one in ((first, ours), (self.arm, other))
         }
-        accuracy = t_interval([a - b for a, b in zip(mine, theirs, strict=True)], context.confidence)
-        details["difference of mean accuracies"] = Quantity.of(
-            accuracy, "points", "as if accuracies were spread about a mean, which they are not"
-        )
+        reached, others = (values(runs, lambda run: run.accuracy(self.task)) for runs in sides)
+        text = "as if accuracies were spread about a mean, which they are not"
+        missing = "a run that diverged has no accuracy"
+        details["difference of mean accuracies"] = difference(reached, others, results, "points", text, missing)
+        runs = [run for pair in pairs for run in pair]
         return Reading(
             share_difference(ours, other),
-            runs=[run for pair in pairs for run in pair],
-            more=f"Solved (accuracy of {least:g} or more): {counted}. A run either finds the solution or does not.",
+            runs=runs,
+            more=f"Solved (accuracy of {least:g} or more): {counted}. A run either finds the solution or does not."
+            f"{diverged_on(self.task, runs, results)}",
             details=details,
         )

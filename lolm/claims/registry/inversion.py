@@ -47,7 +47,7 @@ ENTRIES = (
         "share below one half (inverted); fails if S lies above and the share not below (latent majority), if S does not and "
         "lies within ±{inversion_band:g} nats (no inversion), or if none of it lies above {inversion_margin:g} (not inverted); "
         "not corrected "
-        "(analysis.inversion_statistic, here: {how}, inversion_margin and inversion_band, fixed before the runs)",
+        "(analysis.inversion_statistic, here: {how}, inversion_margin and inversion_band)",
         definition=f"{DEFINITION}, {{label}}, final weights, test split",
         published=("ratio_inversion", *NATS),
         caveats=(DECODER_STAYS, "The published minority is one by the gate's value, which is no share (gate_share)."),

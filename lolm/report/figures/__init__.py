@@ -15,24 +15,24 @@ REMOVALS = "an arm with recurrent and attention mixers whose types were removed 
 FIGURES: tuple[FigureEntry, ...] = (
     FigureEntry(
         "bits_per_byte", "Test loss in bits per byte", tables.test_loss, training.bits_per_byte,
-        "Independent of the tokenizer. Bar: mean over {seeds}, dots: seeds, line: {level} interval. Uniform, unigram and bigram "
-        "were estimated on the tokens that the runs trained on, the last on the whole training text.",
+        "Independent of the tokenizer. Bar: mean over {seeds}, dots: seeds, line: {level} interval, as on the leaderboard. "
+        "Uniform, unigram and bigram were estimated on the tokens that the runs trained on, the last on the whole training text.",
         "Test loss of each arm in bits per byte beside uniform, unigram and bigram models.",
         "an evaluated run",
     ),
     FigureEntry(
         "learning_curves", "Learning curves", tables.learning_curves, training.learning_curves,
-        "Held-out loss on a fixed validation set during training, mean over {seeds}; bands: {level} intervals of the mean, wider "
-        "than those of paired differences. Dotted: uniform guess, unigram and interpolated bigram model of the same training "
-        "tokens, on the same validation tokens. The large panel leaves out the first losses. Seconds depend on the machine and "
-        "on what else it did.",
+        "Held-out loss during training on {training_tokens} validation tokens, the same each time, mean over {seeds}; bands: "
+        "{own}; those of paired differences are narrower. Dotted: uniform guess, unigram and interpolated bigram model of the "
+        "same training tokens, on {reference_tokens} validation tokens. The large panel leaves out the first losses. Seconds "
+        "depend on the machine and on what else it did.",
         "Panels of held-out loss falling with training tokens, steps, FLOPs and seconds, for {arms}.",
         "a trained run",
     ),
     FigureEntry(
         "loss_at_ends", "Loss where schedules end", tables.schedule_ends, arms.loss_at_ends,
         "Each point is a model whose learning rate was annealed: the run itself, or a copy that ended its schedule earlier. Mean "
-        "over {seeds}, lines: {level} intervals of the mean. Sound multipliers are read from these points.",
+        "over {seeds}, lines: {own}. Sound multipliers are read from these points.",
         "Loss of each arm at its ends of schedule against training FLOPs.",
         "losses where learning-rate schedules end",
     ),
@@ -46,24 +46,26 @@ FIGURES: tuple[FigureEntry, ...] = (
     ),
     FigureEntry(
         "lead", "The lead during training", tables.lead, training.lead,
-        "Left: held-out loss of {subject} minus that of {baseline}, same seed, with a {level} interval of the mean. Right: cost "
-        "of the baseline over the subject's to the loss that the baseline has at that step; missing where the subject never "
-        "measures that loss. A multiplier read in the middle of a run compares unequal learning rates.",
+        "Left: held-out loss of {subject} minus that of {baseline}, same seed; band: {level} interval of seeds alone, by the "
+        "differences' own variance. Right: cost of the baseline over the subject's to the loss that the baseline has at that "
+        "step; missing where the subject never measures that loss, and the mean where that of one seed is. Thin: each seed; "
+        "thick: mean over {seeds}. A multiplier read in the middle of a run compares unequal learning rates.",
         "Two panels: the paired loss difference of subject and baseline over training, and the multiplier in steps and FLOPs.",
         "runs of subject and baseline with the same seeds",
     ),
     FigureEntry(
         "recall", "Recall against state", tables.recall, arms.recall,
         "Accuracy at the positions that a synthetic task asks, after training on it from scratch at the arm's own size; a point "
-        "a run, over {seeds}, and how many of an arm's runs solve it (grey line). One learning rate for all arms, "
-        "and the training is short: an arm that fails here may learn the task with more of it.",
+        "a run, over {seeds}, and how many of an arm's runs solve it (grey line). A cross at 0: a run that diverged, which does "
+        "not solve it. One learning rate for all arms, and the training is short: an arm that fails here may learn the task with "
+        "more of it.",
         "Accuracy of each run in recall tasks against the size of its state, with a line at chance.",
         "an arm trained on the recall tasks",
     ),
     FigureEntry(
         "by_position", "Loss by position", tables.by_position, arms.by_position,
-        "Mean test loss of the targets in bins whose edges double, over {seeds}. The n-th target has n tokens of context; how "
-        "far a curve falls is what the arm makes of it.",
+        "Mean test loss of the targets in bins whose edges double, over {seeds}; bands: {own}. The n-th target has n tokens of "
+        "context; how far a curve falls is what the arm makes of it.",
         "Test loss of each arm against the position in the window, falling with context.",
         "an evaluated run",
     ),
@@ -90,17 +92,17 @@ FIGURES: tuple[FigureEntry, ...] = (
     ),
     FigureEntry(
         "ablation_sweep", "Loss with the gate forced to a constant", ablations.forced_gate, interventions.ablation_sweep,
-        "Mean over {seeds}; the thick line is the final model, with {level} intervals; thin lines are earlier checkpoints. A "
-        "model above the dotted lines predicts worse than the unigram model, or than a uniform guess, and is non-functional.",
+        "Mean over {seeds}; the thick line is the final model, with {own}; thin lines are earlier checkpoints. A model above the "
+        "dotted lines predicts worse than the unigram model, or than a uniform guess, on the same tokens, and is non-functional.",
         "Loss against the forced gate value at several checkpoints, with lines for the learned gate, unigram and uniform losses.",
         LABORATORY,
     ),
     FigureEntry(
         "damage", "Damage done by interventions", ablations.damage, interventions.damage,
         "Loss under the intervention minus loss of the intact model on the same test tokens. Left: gate forced to 1 or 0, beside "
-        "the control: the baseline, where it is a plain Transformer, without its last blocks, as many as LOLM has latent layers. "
+        "the control: {baseline}, where it is a plain stack, without its last blocks, as many as LOLM has latent layers. "
         "Right: the learned gate moved part of the way to the constant.",
-        "Damage in nats of forcing the gate to 1 and to 0 and of skipping the Transformer's last blocks, at several checkpoints.",
+        "Damage in nats of forcing the gate to 1 and to 0 and of skipping the baseline's last blocks, at several checkpoints.",
         LABORATORY,
     ),
     FigureEntry(
@@ -112,16 +114,17 @@ FIGURES: tuple[FigureEntry, ...] = (
     ),
     FigureEntry(
         "inversion_statistic", "Which branch is missed more", ablations.inversion_statistic, laboratory.inversion_statistic,
-        "Inversion statistic at the final weights, {seeds}; bars: {level} intervals, ticks: seeds. Bold and blue: the declared "
-        "way, which alone decides; orange: the published one. Grey band: ±{margin} nats. Green: two random halves of all "
-        "dimensions in the branches' place.",
+        "Inversion statistic at the final weights, {seeds}; bars: {level} intervals, as in the ledger; ticks: seeds. Bold and "
+        "blue: the declared way, which alone decides; orange: the published one. Grey band: ±{margin} nats. Green: two random "
+        "halves of all dimensions in the branches' place.",
         "Inversion statistic with intervals for each way of removing the branches, and the values of random halves.",
         LABORATORY,
     ),
     FigureEntry(
         "dependency_share", "Which branch is missed more, and which is larger", ablations.dependency, laboratory.dependency_share,
-        "S by the declared removal at the final weights; dots: runs, crosses: {level} intervals of an arm. Grey band: "
-        "±{margin} nats. An inversion lies above the band and left of the dotted line: a smaller branch that is missed more.",
+        "S by the declared removal at the final weights; dots: runs, crosses: {level} intervals of an arm, for S as in the "
+        "ledger, for share and gate of seeds alone, by its own variance. Grey band: ±{margin} nats. An inversion lies above the "
+        "band and left of the dotted line: a smaller branch that is missed more.",
         "Inversion statistic of each arm against the latent branch's share of the gated signal, and against the mean gate.",
         LABORATORY,
     ),
@@ -129,34 +132,34 @@ FIGURES: tuple[FigureEntry, ...] = (
         "effects", "What h and z do, and by which way", ablations.effects, laboratory.effects,
         "Damage at the final weights when a stream is replaced, as declared, for all that reads it, at the fusion alone, for all "
         "but the fusion, or in the SSM's input alone; what follows is computed again. Branch alone: the other branch, memory and "
-        "regime at their means. {level} intervals, ticks: seeds.",
+        "regime at their means. Bars: {own}; ticks: seeds.",
         "Total, direct and indirect damage without surface stream and without latent stream in each arm.",
         LABORATORY,
     ),
     FigureEntry(
         "trajectory", "Dependency, gate and target over training", ablations.trajectory, laboratory.trajectory,
-        "{seeds} (thin), mean and {level} interval. Grey band: ±{margin} nats. Gate: held-out text; target: training batches.",
+        "{seeds} (thin), mean, and {own}. Grey band: ±{margin} nats. Gate: held-out text; target: training batches.",
         "Inversion statistic over training beside mean gate, its supervised target and the latent branch's share.",
         "branches of the subject removed at two checkpoints",
     ),
     FigureEntry(
         "readout_recovery", "Is it lost, or only unreadable?", ablations.readout_recovery, laboratory.readout_recovery,
         "Loss minus that of the intact model, after the same part of either was refitted on training text, stopped on validation "
-        "text, the intervention in place. Near 0, the information was there and the readout off its distribution.",
+        "text, the intervention in place. Near 0, the information was there and the readout off its distribution. Lines: {own}.",
         "Damage left after refitting temperature, norms, head or all weights, for each intervention.",
         LABORATORY,
     ),
     FigureEntry(
         "contributions", "What each addend contributes, beside the gate", ablations.contributions, laboratory.contributions,
-        "Final weights, held-out text; mean and {level} interval. Orange diamonds: the mean gate and one minus it, which are "
+        "Final weights, held-out text; mean over {seeds}, and {own}. Orange diamonds: the mean gate and one minus it, which are "
         "coefficients and no shares. A negative share works against the others.",
         "Share of variance, logit contribution and length of each addend of the fusion beside the mean gate.",
         LABORATORY,
     ),
     FigureEntry(
         "token_classes", "The gate and the branches by class of token", ablations.token_classes, laboratory.token_classes,
-        "Class of the input token or its position; classes overlap. Mean over {seeds} and {level} interval. The authors' page on "
-        "single tokens shows drawn values, not measurements.",
+        "Class of the input token or its position; classes overlap. Mean over {seeds}, and {own}. The authors' page on single "
+        "tokens shows drawn values, not measurements.",
         "Mean gate, and damage without latent and without surface, for function words, content words and other classes.",
         LABORATORY,
     ),
@@ -164,8 +167,7 @@ FIGURES: tuple[FigureEntry, ...] = (
         "type_statistic", "Which type of layer is missed more", layer_tables.type_statistic, layers.type_statistic,
         "Left: S_type, loss without all recurrent mixers minus loss without all attention mixers, each at its mean; green: the "
         "same were the types dealt out to the mixers otherwise, mean over seeds. Grey band: ±{type_margin} nats. Middle: damage "
-        "without each type. Right: the recurrent mixers' share of what the means take away. {seeds}; bars: {level} intervals, "
-        "ticks: seeds.",
+        "without each type. Right: the recurrent mixers' share of what the means take away. {seeds}; bars: {own}; ticks: seeds.",
         "S_type of each hybrid with intervals beside all other labellings, damage of each type, and the recurrent share.",
         REMOVALS,
     ),
@@ -178,22 +180,24 @@ FIGURES: tuple[FigureEntry, ...] = (
     ),
     FigureEntry(
         "types_over_training", "Types of layer over training", layer_tables.types_over_training, layers.types_over_training,
-        "S_type and the recurrent share at kept weights, mean over {seeds}; bands: {level} intervals. Grey: ±{type_margin} nats.",
+        "S_type and the recurrent share at kept weights, mean over {seeds}; bands: {own}. Grey: ±{type_margin} nats.",
         "S_type and the recurrent share of the removed norm over training steps, a line an arm.",
         REMOVALS,
     ),
     FigureEntry(
         "training_arms", "What training otherwise does", tables.training_arms, laboratory.training_arms,
         "Each arm minus the subject, paired by seed, or, in a factorial design, the main effect of each factor, high minus low "
-        "level; {level} intervals over seeds, ticks: seeds. Blue and bold: shown after Holm's correction within the panel.",
+        "level; {level} intervals as on the leaderboard and in the ledger, not corrected; ticks: seeds. Blue and bold: shown "
+        "after Holm's correction, in each outcome over all factors, or over all other arms of the study, of which those of the "
+        "subject's family are here.",
         "Differences of arms, or main effects of factors, in test loss, mean gate, inversion statistic and code usage.",
         "another arm of LOLM's family beside the subject, with the same seeds",
     ),
     FigureEntry(
         "boundaries", "After the boundaries of the text", boundaries.boundaries_table, boundaries.boundaries,
         "By the number of tokens since a sentence, paragraph or document began, the last of them. Left: loss of the other arms "
-        "minus that of {subject}; right: its mean gate and the latent branch's share of the power. Mean over {seeds}, bars: "
-        "{level} intervals. Test split, the first 64 tokens of each window left out.",
+        "minus that of {subject}, paired by seed; right: its mean gate and the latent branch's share of the power. Mean over "
+        "{seeds}, bars: {own}. Test split, the first 64 tokens of each window left out.",
         "Loss of the other arms minus the subject's, and its gate and latent share, by distance from a boundary.",
         "losses by the boundaries of the text (`ablation.boundary_tokens`)",
     ),

@@ -82,20 +82,25 @@ def multipliers(table: pd.DataFrame, results: ScaleResults) -> Any:
 
 
 def recall(table: pd.DataFrame, results: ScaleResults) -> Any:
-    """Accuracy of every run in each recall task against the state it carries, and how many of an arm's runs solve it."""
+    """Accuracy of every run in each recall task against the state it carries, and how many of an arm's runs solve it; one that
+    diverged does not."""
     look, tasks = looks(results), list(dict.fromkeys(table["task"]))
     figure, panels = new_figure(len(tasks), 1, label_room(len(look), 2.7) * len(tasks), sharex=True, squeeze=False)
     for task, axes in zip(tasks, panels[:, 0], strict=True):
         ends, of_task = [], table[table["task"] == task]
         for arm, style in look.items():
-            mine = of_task[of_task["arm"] == arm].dropna(subset=["accuracy"])
-            for state, runs in mine.groupby("state_elements")["accuracy"]:
+            for state, runs in of_task[of_task["arm"] == arm].groupby("state_elements")["accuracy"]:
+                right, counted = runs.dropna(), runs.fillna(0.0)
+                size, lost = 6.5 if style.bold else 4.5, len(runs) - len(right)
                 # each run: it solves the task or does not, and a mean would lie where no run is
                 with of_arm(axes, results, arm):
-                    axes.plot([state] * len(runs), runs, "o", color=style.colour, markersize=6.5 if style.bold else 4.5,
-                              alpha=0.7, zorder=style.order)  # fmt: skip
-                done = int((runs >= results.analysis.solved_accuracy).sum())
-                ends.append((float(state), float(runs.median()), f"{results.label(arm)}, {done} of {len(runs)}", style.colour))
+                    axes.plot(
+                        [state] * len(right), right, "o", color=style.colour, markersize=size, alpha=0.7, zorder=style.order
+                    )
+                    if lost:
+                        axes.plot([state] * lost, [0.0] * lost, "x", color=style.colour, markersize=size, zorder=style.order)
+                done = int((counted >= results.analysis.solved_accuracy).sum())
+                ends.append((float(state), float(counted.median()), f"{results.label(arm)}, {done} of {len(runs)}", style.colour))
         axes.axhline(results.analysis.solved_accuracy, color=FAINT, linewidth=0.8, zorder=0)
         axes.set_xscale("log", base=2)
         log_ticks(axes.xaxis, lambda v: f"{v:,.0f}", base=2)

@@ -24,7 +24,7 @@ _ARM = {
 _PEER = {"over_own": _OVER_ROUNDS}
 FORM = {  # of the record, as far as a report reads it, see lolm.records.store.has
     "machine": {"processor": str, "cores": int, "torch": str},
-    "settings": {"rounds": int},
+    "settings": {"rounds": int, "scale": str},
     "steps?": {f"{size}?": {"arms": {"*": _ARM}} for size in SIZES},
     "scan?": {"shapes?": {"*": {way: {"mambapy?": _PEER} for way in ("forward", "both")}}},
     "peers?": {"transformers?": {"*": _PEER}},
@@ -89,7 +89,7 @@ def speed(record: dict[str, Any]) -> Picture | None:
 
     return Picture(
         "benchmark",
-        "Speed on the machine that made the report",
+        "Speed on the machine of the benchmark",
         "Floating-point operations of a training step, as the accounting counts them, over the peak of matrix products measured "
         "in the same rounds; below, the time of other packages over ours for the same work. Points: medians; lines: quartiles "
         f"over {record['settings']['rounds']} rounds.",

@@ -39,21 +39,26 @@ def boundaries(table: pd.DataFrame, results: ScaleResults) -> Any:
             keys, found = estimates(mine, "first", "gap_nats", results.analysis.confidence)
             with of_arm(left, results, arm):
                 left.plot(keys, [e.value for e in found], color=style.colour, linestyle=style.dash, marker="o", markersize=3)
+                for key, e in zip(keys, found, strict=True):
+                    if e.interval:
+                        left.plot((key, key), e.interval, color=style.colour, linewidth=1)
             ends.append((float(keys[-1]), found[-1].value, results.label(arm), style.colour))
         left.axhline(0, color="#555555", linewidth=0.7)
         label_arms(left, results, ends)
         left.set_ylabel(f"{kind}: gap, nats")
         mine = of_kind[of_kind["arm"] == results.subject].dropna(subset=["gate"])
-        for column, colour in (("gate", PALETTE[2]), ("share", PALETTE[3])) if len(mine) else ():
+        series = (("gate", "gate", PALETTE[2]), ("share", "latent share", PALETTE[3]))
+        for column, label, colour in series if len(mine) else ():
             keys, found = estimates(mine, "first", column, results.analysis.confidence)
-            right.plot(keys, [e.value for e in found], color=colour, marker="o", markersize=3, label=column)
+            right.plot(keys, [e.value for e in found], color=colour, marker="o", markersize=3, label=label)
             for key, e in zip(keys, found, strict=True):
                 if e.interval:
                     right.plot((key, key), e.interval, color=colour, linewidth=1)
         right.set_xscale("log", base=2)
         right.set_xticks(firsts, [str(first) for first in firsts])
         right.minorticks_off()
-    panels[0, 1].legend(["gate", "latent share"][: len(panels[0, 1].lines)])
+    if len(panels[0, 1].lines):
+        panels[0, 1].legend()
     for axes in panels[-1]:
         axes.set_xlabel("tokens since the boundary, from")
     return figure

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lolm.records.results import ScaleResults
-from lolm.report.ablations import NO_LATENT, NO_SURFACE, SKIPPED, TOWARD
+from lolm.report.ablations import NO_LATENT, NO_SURFACE, TOWARD, references, skipped
 from lolm.report.figures.style import (
     GREY,
     GRID,
@@ -22,12 +22,12 @@ from lolm.report.figures.style import (
     reference_lines,
     seed_lines,
 )
-from lolm.report.tables import CODE_COUNTS, references
+from lolm.report.tables import CODE_COUNTS
 
 
 def ablation_sweep(table: pd.DataFrame, results: ScaleResults) -> Any:
     """Loss against the value the gate is forced to, per checkpoint."""
-    levels = {name: nats for name, nats in references(results).items() if name in ("uniform", "unigram")}
+    levels = {name: nats for name, nats in references(results).items() if name in ("uniform", "unigram")}  # on the curve's tokens
     figure, axes = new_figure(1, 1, 3.9)
     forced, learned = table[table["gate"] == "forced"], table[table["gate"] == "learned"]
     steps, ends = sorted(set(forced["step"])), []
@@ -61,12 +61,13 @@ def damage(table: pd.DataFrame, results: ScaleResults) -> Any:
     blended = bool(table["series"].isin(TOWARD).any())
     figure, panels = new_figure(1, 2 if blended else 1, 3.3, gridspec_kw={"width_ratios": (1.25, 1)} if blended else None)
     left = panels[0] if blended else panels
-    for name, colour in {NO_LATENT: PALETTE[0], NO_SURFACE: PALETTE[2], SKIPPED: PALETTE[1]}.items():
+    control = skipped(results)
+    for name, colour in {NO_LATENT: PALETTE[0], NO_SURFACE: PALETTE[2], control: PALETTE[1]}.items():
         mine = table[table["series"] == name]
         seed_lines(left, mine, "step", "damage_nats", colour)
         x, y = means(mine, "step", "damage_nats")
         if x:
-            dash: Any = (0, (5, 1.6)) if name == SKIPPED else "-"
+            dash: Any = (0, (5, 1.6)) if name == control else "-"
             left.plot(
                 [float(s) for s in x], y, color=colour, linewidth=1.9, marker="o", markersize=3.5, linestyle=dash, label=name
             )

@@ -10,7 +10,19 @@ from lolm.analysis.statistics import Estimate
 from lolm.records.names import LATENT, SURFACE
 from lolm.records.results import ScaleResults
 from lolm.report.ablations import HALVES, REFITTED, REMOVED
-from lolm.report.figures.style import GREY, GRID, PALETTE, bar, estimates, looks, named_lines, new_figure, of_arm, seed_lines
+from lolm.report.figures.style import (
+    GREY,
+    GRID,
+    PALETTE,
+    bar,
+    estimates,
+    looks,
+    named_lines,
+    new_figure,
+    of_arm,
+    seed_lines,
+    stated,
+)
 
 MARGIN = {"color": "#ececec", "zorder": 0}  # the band inside which S counts as 0
 
@@ -32,7 +44,7 @@ def inversion_statistic(table: pd.DataFrame, results: ScaleResults) -> Any:
     axes.axvline(0, color=GREY, linewidth=0.8)
     for i, removal in enumerate(removals):
         mine = ways[ways["removal"] == removal]
-        found = _over_seeds(mine, "nats", results.analysis.confidence)
+        found = stated(mine, "nats", results.analysis.confidence)
         declared, published = bool(mine["declared"].iloc[0]), mine["method"].iloc[0] == "gate"
         if found:
             bar(axes, len(names) - 1 - i, found, PALETTE[0] if declared else PALETTE[1] if published else GREY, declared)
@@ -54,11 +66,13 @@ def dependency_share(table: pd.DataFrame, results: ScaleResults) -> Any:
         axes.axhspan(-margin, margin, **MARGIN)
         axes.axhline(0, color=GREY, linewidth=0.8)
         axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (1.2, 1.2)))
-        for arm, mine in table[table[column].notna()].groupby("arm", sort=False):
-            colour, x, y = looks(results)[arm].colour, mine[column], mine["inversion_nats"]
+        for arm, mine in table.groupby("arm", sort=False):
+            if mine[column].isna().all():
+                continue
+            colour = looks(results)[arm].colour
             with of_arm(axes, results, arm):
-                axes.plot(x, y, "o", color=colour, markersize=3.5, alpha=0.5, markeredgewidth=0)
-            across, up = (_over_seeds(mine, name, confidence) for name in (column, "inversion_nats"))
+                axes.plot(mine[column], mine["inversion_nats"], "o", color=colour, markersize=3.5, alpha=0.5, markeredgewidth=0)
+            across, up = _over_seeds(mine, column, confidence), stated(mine, "inversion_nats", confidence)
             if across and up and across.interval and up.interval:
                 axes.plot(across.interval, (up.value, up.value), color=colour, linewidth=1.4)
                 axes.plot((across.value, across.value), up.interval, color=colour, linewidth=1.4)
@@ -218,15 +232,16 @@ def training_arms(table: pd.DataFrame, results: ScaleResults) -> Any:
     for axes, key in zip(panels[0], outcomes, strict=True):
         mine = table[table["key"] == key]
         for name, pairs in mine.groupby("arm_or_factor", sort=False):
-            found = _over_seeds(pairs, "value", results.analysis.confidence)
+            found = stated(pairs, "value", results.analysis.confidence)
             shown = bool(pairs["p_adjusted"].iloc[0] < 1 - results.analysis.confidence)  # an empty cell is not below
             if found:
                 bar(axes, len(names) - 1 - names.index(name), found, PALETTE[0] if shown else GREY, shown)
         axes.axvline(0, color=GREY, linewidth=0.8)
-        axes.set_title({"usage": "code usage", "inversion": "S, inversion"}.get(key, mine["outcome"].iloc[0]))
+        titles = {"usage": "code usage", "inversion": "S, inversion", "share": "latent share"}
+        axes.set_title(titles.get(key, mine["outcome"].iloc[0]))
         low, high = axes.get_xlim()
         axes.set_xlim(min(low, -1e-3), max(high, 1e-3))
-        axes.set_xlabel({"gate": "gate", "share": "share of ln R"}.get(mine["unit"].iloc[0], "nats"))
+        axes.set_xlabel({"gate": "gate", "share": "share of power", "usage": "share of ln R"}.get(key, "nats"))
         axes.locator_params(axis="x", nbins=4)
     labels = [results.label(name) if name in results.arms else name.replace("_", " ") for name in names]
     named_lines(panels[0][0], labels)

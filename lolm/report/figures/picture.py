@@ -11,7 +11,7 @@ import pandas as pd
 
 from lolm.records.escape import csv_text
 from lolm.records.results import ScaleResults
-from lolm.report.figures.style import seeds_text, svg_of
+from lolm.report.figures.style import between, svg_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,21 +68,36 @@ class FigureEntry:
         table = self.table(results)
         if table.empty:
             return None
-        said = words(results)
+        said = words(results, table)
         caption, alt = self.caption.format(**said), self.alt.format(**said)
         return Picture(self.name, self.title, caption, alt, table, lambda: self.draw(table, results))
 
 
-def words(results: ScaleResults) -> dict[str, str]:
-    """What captions may name: arms, seeds, level of intervals, margin of S, steps of the sweeps."""
+def words(results: ScaleResults, table: pd.DataFrame) -> dict[str, str]:
+    """What captions may name: arms, seeds, level of intervals, what those cover that a figure takes from its points (``own``),
+    margin of S, steps of the sweeps, tokens of the losses during training and of those of trivial models on the same split."""
     steps = [sweep.steps for sweep in results.sweeps.values()]
+    level, seeds = f"{100 * results.analysis.confidence:g} %", _seeds(results, table)
+    scored = [run.evaluation.subset_tokens or run.evaluation.tokens for run in results.runs if run.evaluation is not None]
     return {
         "subject": results.label(results.subject) if results.subject else "the subject",
         "baseline": results.label(results.baseline) if results.baseline else "the baseline",
         "arms": ", ".join(map(results.label, results.arms)),
-        "seeds": seeds_text(results.seeds) if len(results.seeds) > 1 else "one seed, which gives no interval",
-        "level": f"{100 * results.analysis.confidence:g} %",
+        "seeds": "one seed, which gives no interval" if max(seeds) == 1 else f"{between(seeds)} seeds",
+        "level": level,
+        "own": f"{level} intervals of seeds alone, by each arm's own variance",
         "margin": f"{results.analysis.inversion_margin:g}",
         "type_margin": f"{results.analysis.type_margin:g}",
         "sweep_steps": f"{max(steps):,}" if steps else "no",
+        "training_tokens": between([run.header.run.training.eval_tokens for run in results.runs]),
+        "reference_tokens": between(scored),
     }
+
+
+def _seeds(results: ScaleResults, table: pd.DataFrame) -> list[int]:
+    """How many seeds each arm has in a table; of one without seeds, in the results."""
+    if "seed" not in table:
+        return [len(results.of(arm)) for arm in results.arms]
+    rows = table.dropna(subset=["seed"])
+    groups = [mine for _, mine in rows.groupby("arm")] if "arm" in table else [rows]
+    return [mine["seed"].nunique() for mine in groups]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -271,6 +273,14 @@ def estimates(table: pd.DataFrame, by: Any, value: str, confidence: float) -> tu
     return list(found), list(found.values())
 
 
+def stated(table: pd.DataFrame, value: str, confidence: float) -> Estimate | None:
+    """Mean of a column with the interval that its table states, ``low`` to ``high`` in each row; None without a value."""
+    values = table[value].dropna().tolist()
+    low, high = table[["low", "high"]].iloc[0].astype(float)
+    interval = None if math.isnan(low) or math.isnan(high) else (float(low), float(high))
+    return Estimate(fmean(values), interval, len(values), tuple(values), confidence) if values else None
+
+
 def means(table: pd.DataFrame, by: str, value: str) -> tuple[list[Any], list[float]]:
     """Mean of a column's values that share a key, keys ascending."""
     keys, found = estimates(table, by, value, 0.5)
@@ -359,5 +369,6 @@ def named_lines(axes: Axes, names: Sequence[str], bold: Sequence[str] = ()) -> N
     axes.set_axisbelow(True)
 
 
-def seeds_text(seeds: Sequence[int]) -> str:
-    return "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
+def between(values: Sequence[int]) -> str:
+    """``200 to 2,000``: the ends of some whole numbers, once where they agree; ``no`` without any."""
+    return " to ".join(f"{value:,}" for value in dict.fromkeys((min(values), max(values)))) if values else "no"

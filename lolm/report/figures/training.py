@@ -26,6 +26,7 @@ from lolm.report.figures.style import (
     of_arm,
     reference_lines,
     seed_lines,
+    stated,
 )
 from lolm.report.tables import GATE_SERIES, LADDER, REFERENCES, references
 
@@ -79,14 +80,17 @@ def lead(table: pd.DataFrame, results: ScaleResults) -> Any:
     left.set_ylabel("nats a token; below 0: subject ahead")
     reach = max(1e-3, 1.25 * max(abs(value) for value in average[len(average) // 4 :]))
     left.set_ylim(min(-reach, 1.1 * min(average)), max(reach, 1.1 * max(average)))
-    ends = []
+    ends, pairs = [], difference["seed"].nunique()
     for axis, colour, dash in (("step", PALETTE[0], "-"), ("flops", PALETTE[3], (0, (5, 1.6)))):
         curve = table[table["quantity"] == f"multiplier in {axis}"]
         seed_lines(right, curve, "step", "value", colour)
-        x, logs = means(curve.assign(log=curve["value"].map(math.log)), "step", "log")
+        whole = curve[curve.groupby("step")["seed"].transform("nunique") == pairs]  # a mean over fewer would be of the best seeds
+        x, logs = means(whole.assign(log=whole["value"].map(math.log)), "step", "log")
         if x:
             right.plot([float(s) for s in x], [math.exp(v) for v in logs], color=colour, linewidth=1.9, linestyle=dash)
-            ends.append((math.exp(logs[-1]), "steps" if axis == "step" else "FLOPs", colour))
+        if len(curve):
+            last = math.exp(logs[-1]) if x else float(curve["value"].iloc[-1])
+            ends.append((last, "steps" if axis == "step" else "FLOPs", colour))
     right.axhline(1, color=GREY, linewidth=0.8)
     right.set_title("Multiplier at the baseline's loss there")
     right.set_ylabel("baseline's cost / subject's cost")
@@ -141,7 +145,8 @@ def bits_per_byte(table: pd.DataFrame, results: ScaleResults) -> Any:
         axes.annotate(f"{level:.3f}", (level, y), color=GREY, **beside)
     for y, arm in enumerate(arms, len(levels)):
         colour = looks(results)[arm].colour
-        _, (found,) = estimates(runs[runs["arm"] == arm], "arm", "bits_per_byte", results.analysis.confidence)
+        found = stated(runs[runs["arm"] == arm], "bits_per_byte", results.analysis.confidence)
+        assert found is not None
         if found.interval:
             axes.plot(found.interval, (y, y), color=colour, linewidth=1.4)
         axes.plot(found.per_seed, [y] * found.n, "o", color=colour, markersize=4, alpha=0.6, markeredgewidth=0)

@@ -84,6 +84,12 @@ def test_what_s_follows_over_arms(results_of):
     ledger = ledger_of(results_of(truth, arms=("transformer", *latents)))
     assert ledger["dependency_follows_share"].verdict == "holds"
     assert ledger["dependency_follows_gate"].verdict == "not run"  # all gates are alike
+    results = results_of(truth, arms=("transformer", *latents))
+    lacking = [_without_share(run) if run.arm == "lolm_half" else run for run in results.runs]  # which has S all the same
+    claim = ledger_of(replace(results, runs=tuple(lacking)))["dependency_follows_share"]
+    assert "by permutation of 4 arms" in claim.why
+    assert {run.split(" · ")[0] for run, _ in claim.runs} == set(latents) - {"lolm_half"}
+    assert {name.split(":")[0] for name in claim.details} == {results.label(arm) for arm in latents if arm != "lolm_half"}
     close = Truth(latents=latents, shares={arm: 0.6 - 0.03 * s for arm, s in latents.items()})
     alike = ledger_of(results_of(close, arms=("transformer", *latents)))["dependency_follows_share"]
     assert alike.verdict == "inconclusive"
@@ -105,6 +111,11 @@ def test_ways_that_agree_and_one_that_does_not(results_of):
     assert "gate minus" in claim.sound.definition
     alike = [replace(run, ablation=_without(run.ablation, "gate")) for run in results.runs]
     assert ledger_of(replace(results, runs=tuple(alike)))["inversion_ways"].verdict == "holds"
+
+
+def _without_share(run):
+    evaluation = replace(run.evaluation, gate=None)
+    return replace(run, evaluation=evaluation, ablation=replace(run.ablation, contributions=()))
 
 
 def _without(ablation, intervention):

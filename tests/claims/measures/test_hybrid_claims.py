@@ -1,8 +1,9 @@
 """Claims about other hybrids on records with known answers."""
 
 import pytest
-from synthetic import Truth
+from synthetic import Truth, recall_diverged
 
+from lolm.claims import build_ledger
 from lolm.claims.sentences import summary
 
 ARMS = ("samba", "griffin", "jamba", "hymba", "hawk", "mamba", "transformer_modern")
@@ -83,6 +84,21 @@ def test_what_was_not_learned_cannot_be_lost(hybrids_of):
     ledger = hybrids_of(Truth(solved=0.4))
     assert ledger["attention_recall"].verdict == ledger["recall_dissociation"].verdict == "inconclusive"
     assert "Solved (accuracy of 0.9 or more): 0 of 3 seeds" in ledger["attention_recall"].why
+
+
+def test_recall_is_asked_of_the_runs_whose_training_on_it_did_not_diverge(results_of):
+    results = results_of(Truth(solved=0.95, recall_lost=(0.0, 0.5)), studies={"hybrids": STUDY}, study="hybrids")
+    claim = next(claim for claim in build_ledger(recall_diverged(results, "samba-2")) if claim.id == "attention_recall")
+    assert (claim.verdict, claim.sound.n_seeds) == ("holds", 2)
+    assert "2 of 3 seeds. Training on mqar diverged, so it was not solved: Samba, seed 2. Accuracy" in claim.why
+
+
+def test_one_seed_says_nothing_of_labellings(ledger_of):
+    study = STUDY | {"seeds": (1,)}
+    claim = ledger_of(Truth(solved=0.95), studies={"hybrids": study}, study="hybrids")["types_labellings"]
+    assert claim.sound.value < 0.05
+    assert claim.verdict == "inconclusive"
+    assert claim.why.endswith(" One seed decides nothing.")
 
 
 def test_what_was_not_measured_is_not_run(hybrids_of):

@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from synthetic import Truth
+from synthetic import Truth, recall_diverged
 
 from lolm.claims import build_ledger
 from lolm.claims.entry import Context
@@ -61,6 +61,19 @@ def test_what_is_said_of_retrieval_is_of_its_two_arms(results_of):
     ledger = field(results_of)
     assert {name.split(" · ")[0] for name, _ in ledger["retrieval_pure"].runs} == {"transformer_modern", "mamba"}
     assert {name.split(" · ")[0] for name, _ in ledger["retrieval_mamba"].runs} == {"lolm", "mamba"}
+
+
+def test_a_run_whose_recall_diverged_is_one_that_did_not_solve_it(results_of):
+    results = results_of(Truth(jitter=0.0, solved=0.95), studies={"field": FIELD}, study="field")
+    ledger = {claim.id: claim for claim in build_ledger(recall_diverged(results, "mamba-2"))}
+    claim = ledger["retrieval_mamba"]
+    assert (claim.verdict, claim.sound.value) == ("inconclusive", 0.25)
+    assert "LOLM v3, sound 4 of 4, Mamba 3 of 4." in claim.why
+    for id in ("retrieval_mamba", "emergent_properties"):
+        assert ledger[id].why.endswith(" Training on mqar diverged, so it was not solved: Mamba, seed 2.")
+    mean = claim.details["difference of mean accuracies"]
+    assert (mean.value, mean.note) == (None, "a run that diverged has no accuracy")
+    assert ledger["emergent_properties"].details["mqar, against Mamba"].value == 0.25
 
 
 def test_sentences_begin_where_words_begin(ledger_of):
