@@ -242,7 +242,7 @@ def training_arms(table: pd.DataFrame, results: ScaleResults) -> Any:
         low, high = axes.get_xlim()
         axes.set_xlim(min(low, -1e-3), max(high, 1e-3))
         axes.set_xlabel({"gate": "gate", "share": "share of power", "usage": "share of ln R"}.get(key, "nats"))
-        axes.locator_params(axis="x", nbins=4)
+        axes.locator_params(axis="x", nbins=4 if len(outcomes) < 4 else 2)
     labels = [results.label(name) if name in results.arms else name.replace("_", " ") for name in names]
     named_lines(panels[0][0], labels)
     for axes in panels[0][1:]:
