@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 import yaml
 from builders import ROOT
@@ -133,6 +135,8 @@ def test_a_process_that_is_gone_or_another_is_taken_out_and_one_at_work_stays(fo
     other = subprocess.Popen(sleep)  # has the number of a DVC that was killed
     elsewhere = subprocess.Popen([*sleep, "dvc"], cwd="/")
     ours = subprocess.Popen([*sleep, "-m", "pipeline.dvc", "repro"], cwd=folder)
+    while not all(psutil.Process(process.pid).cmdline() for process in (other, elsewhere, ours)):
+        time.sleep(0.01)  # one that has only just replaced its parent's program has no words yet
     try:
         BUSY.write_text(held(ours.pid, other.pid, elsewhere.pid, ended.pid), encoding="utf-8")
         mend_rwlock()
