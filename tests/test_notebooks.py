@@ -20,14 +20,31 @@ def code_cells(path):
     return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
 
 
+def outputs_of(cell):
+    """What a cell leaves; what it prints is one output, though a kernel that is slow sends it in several."""
+    found = []
+    for output in cell["outputs"]:
+        if found and output["output_type"] == "stream" and found[-1].get("name") == output["name"]:
+            found[-1] = found[-1] | {"text": "".join(found[-1]["text"]) + "".join(output["text"])}
+        else:
+            found.append(dict(output))
+    return found
+
+
 def kinds(cells):
     """What each cell leaves: for each output its kind, or the kinds of content it comes in."""
-    return [[sorted(output["data"]) if "data" in output else output["name"] for output in cell["outputs"]] for cell in cells]
+    return [[sorted(output["data"]) if "data" in output else output["name"] for output in outputs_of(cell)] for cell in cells]
 
 
 def texts(cells):
-    outputs = [output for cell in cells for output in cell["outputs"]]
+    outputs = [output for cell in cells for output in outputs_of(cell)]
     return ["".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", "")) for output in outputs]
+
+
+def test_print_in_several_messages_is_one_output():
+    lines = [{"output_type": "stream", "name": "stdout", "text": [part]} for part in ("a", "b\n")]
+    cells = [{"outputs": [*lines, {"output_type": "stream", "name": "stderr", "text": "c"}]}]
+    assert (kinds(cells), texts(cells)) == ([["stdout", "stderr"]], ["ab\n", "c"])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
