@@ -30,7 +30,7 @@ from lolm import LolmError
 from lolm.config import RunConfig
 from lolm.config.arguments import argument
 from lolm.config.strict import nearest
-from lolm.corpus.tokenizer import Tokenizer
+from lolm.corpus.tokenizer import Tokenizer, tokenizer_of
 from lolm.data.batches import EvaluationSet
 from lolm.data.stream import TokenStream
 from lolm.export import from_hub, is_export, open_export
@@ -368,11 +368,7 @@ def _run(folder: Path, step: int | None, annealed: bool) -> LoadedModel:
     trained = load_run(layout.train(*key), folder)
     trained.check_data(layout)
     trained.kept(step, annealed)
-    tokenizer = Tokenizer.load(layout.tokenizer)
-    if tokenizer.vocab_size != trained.run.vocab_size:
-        raise LoadError(
-            f"{layout.tokenizer}: has {tokenizer.vocab_size} ids, the model {trained.run.vocab_size}; made after this training"
-        )
+    tokenizer = tokenizer_of(layout, trained.run.vocab_size)
     held_out = TokenStream.open(layout.shards, "validation") if layout.shards.is_dir() else None
     return LoadedModel(str(folder), trained.model, tokenizer, trained.run, load_records(layout, key), held_out)
 

@@ -4,7 +4,7 @@ or one of them."""
 
 from __future__ import annotations
 
-from lolm.corpus.tokenizer import Tokenizer
+from lolm.corpus.tokenizer import tokenizer_of
 from lolm.data.batches import EvaluationSet
 from lolm.interventions import EMPTY, Context, Intervention, force_gate, full_set, fusion_of, measure, replace_branch
 from lolm.laboratory.boundaries import score_boundaries
@@ -100,7 +100,7 @@ def _token_classes(
 ) -> list[TokenClass]:
     if fusion_of(model) is None:
         return []
-    tokenizer = Tokenizer.load(context.layout.tokenizer)
+    tokenizer = tokenizer_of(context.layout, context.run.vocab_size)
     return gate_by_class(model, test, tokenizer, context.preset.ablation.batch_size, statistics, step=step)
 
 
@@ -109,7 +109,7 @@ def _boundaries(context: RunContext, model: LanguageModel, statistics: Context) 
     if not config.boundary_tokens:
         return []
     test = context.held_out("test", config.boundary_tokens)
-    return score_boundaries(model, test, Tokenizer.load(context.layout.tokenizer), config.batch_size, statistics)
+    return score_boundaries(model, test, tokenizer_of(context.layout, context.run.vocab_size), config.batch_size, statistics)
 
 
 def inputs(stage: Stage, key: RunKey) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from lolm import LolmError
 from lolm.config import ConfigError
 from lolm.corpus.documents import iterate_split
-from lolm.corpus.tokenizer import Tokenizer
+from lolm.corpus.tokenizer import tokenizer_of
 from lolm.records import RunKey, read, write
 from lolm.records.schema import Downstream
 from pipeline.context import open_run
@@ -37,7 +37,8 @@ def downstream(stage: Stage, key: RunKey) -> None:
     tasks = Tasks(config.tasks, _folder(stage), texts)
     context = open_run(stage, key, inputs(stage, key))
     training = context.run.training
-    settings = Tokenizer.load(layout.tokenizer), training.seq_len, stage.preset.evaluation.batch_size * training.seq_len
+    tokenizer = tokenizer_of(layout, context.run.vocab_size)
+    settings = tokenizer, training.seq_len, stage.preset.evaluation.batch_size * training.seq_len
     model = TrainedModel(context.trained.at(training.steps), *settings)
     found = tasks.scores(model, BigramModel(context.bigram(), *settings), config.limit)
     asked: dict[str, Any] = {"harness": harness_version(), "max_length": training.seq_len, "limit": config.limit}

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lolm.corpus.tokenizer import Tokenizer
+from lolm.corpus.tokenizer import tokenizer_of
 from lolm.data.batches import EvaluationSet
 from lolm.evaluation.documents import sums_by_piece
 from lolm.evaluation.held_out import score_model, score_of, set_losses
@@ -55,7 +55,7 @@ def evaluate(stage: Stage, key: RunKey) -> None:
         lengths=score_lengths(model, whole.stream, part, seq_len, config.lengths, batch_size),
         samples=sample_texts(
             model,
-            Tokenizer.load(layout.tokenizer),
+            tokenizer_of(layout, run.vocab_size),
             whole.stream,
             config.samples,
             config.prompt_tokens,

@@ -19,7 +19,8 @@ import numpy as np
 from lolm.config import TokenizerConfig
 from lolm.corpus.documents import iterate_split, read_manifest
 from lolm.data.errors import DataError
-from lolm.records import made_by, named, read_json, sha256_of, write_bytes, write_json
+from lolm.data.stream import TokenStream
+from lolm.records import Layout, made_by, named, read_json, sha256_of, write_bytes, write_json
 
 MAX_LINE = 65_536  # bytes; longer lines are cut for the trainer, which would drop them
 META = "\u2581"  # SentencePiece's mark for a space
@@ -171,6 +172,25 @@ def build_tokenizer(config: TokenizerConfig, corpus: str | Path, folder: Path) -
     }
     write_json(folder / "tokenizer.json", facts)
     return facts | {"sample": {**sample, "share": round(sample["bytes"] / total, 6)}}
+
+
+def tokenizer_of(layout: Layout, vocab_size: int) -> Tokenizer:
+    """The tokenizer of a scale, for a model of so many ids that was trained on its shards.
+
+    Raises:
+        DataError: it is missing or broken; or another than the one that the shards, where they are there, were written with.
+    """
+    tokenizer = Tokenizer.load(layout.tokenizer)
+    if tokenizer.vocab_size != vocab_size:
+        raise DataError(f"{layout.tokenizer}: has {tokenizer.vocab_size} ids, the model {vocab_size}; made after its training")
+    if layout.shards.is_dir():
+        written_with = TokenStream.open(layout.shards, "validation").token_bytes
+        if not np.array_equal(tokenizer.token_bytes, written_with):
+            raise DataError(
+                f"{layout.tokenizer}: other pieces than those that {layout.shards} was written with; made after it: `dvc "
+                f"checkout` brings back what the project has recorded, `{made_by(layout.shards)}` writes the shards again"
+            )
+    return tokenizer
 
 
 class Tokenizer:

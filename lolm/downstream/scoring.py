@@ -20,6 +20,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from lolm import one_line
 from lolm.config import ConfigError, nearest
 from lolm.data.errors import DataError
 from lolm.downstream.harness_models import HarnessModel
@@ -44,8 +45,9 @@ class Tasks:
         held_out: texts that the own tasks are made of.
 
     Raises:
-        ConfigError: there is no such task, or the tasks that a name stands for have no metric in common.
-        DataError: its file is missing or broken, or the texts are too short for an own one.
+        ConfigError: there is no such task, one is named beside its group, or the tasks that a name stands for have no metric in
+            common.
+        DataError: its file is missing or broken, the hub is out of reach, or the texts are too short for an own one.
     """
 
     def __init__(self, wanted: Sequence[str], data: Path | None, held_out: Sequence[str]) -> None:
@@ -63,7 +65,7 @@ class Tasks:
             _read_locally(manager, data)
         of_harness = [name for name in wanted if name not in OWN]
         own = [_own(name, held_out) for name in wanted if name in OWN]
-        self.of_harness, self.own = manager.load(of_harness), manager.load(own)
+        self.of_harness, self.own = _loaded(manager, of_harness), manager.load(own)
         self.of = {name: self._leaves(name, manager) for name in wanted}
         for task in self.tasks.values():
             task.set_config("num_fewshot", 0)
@@ -204,6 +206,21 @@ def _items(name: str, held_out: Sequence[str]) -> datasets.Dataset:
     if not (items := OWN[name](held_out)):
         raise DataError(f"downstream.tasks: no sentence of the test split makes an item of {name}; leave it out")
     return datasets.Dataset.from_list(items)
+
+
+def _loaded(manager: TaskManager, wanted: Sequence[str]) -> dict[str, Any]:
+    """What the harness loads, with its errors as ours."""
+    try:
+        return manager.load(wanted)
+    except ConnectionError as error:
+        reason = one_line(error)
+        raise DataError(f"downstream.tasks: {reason}; without a network, downstream.data names a folder of their files") from None
+    except ValueError as error:
+        if not str(error).startswith("Duplicate task"):
+            raise
+        raise ConfigError(
+            f"downstream.tasks: {one_line(error)}; a group's record has the score of each of its tasks, name it alone"
+        ) from None
 
 
 def _own(name: str, held_out: Sequence[str]) -> dict[str, Any]:

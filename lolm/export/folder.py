@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from lolm import LolmError, one_line
 from lolm.config import RunConfig, load_params, to_mapping
 from lolm.config.arguments import argument
-from lolm.corpus.tokenizer import EOS, Tokenizer
+from lolm.corpus.tokenizer import EOS, Tokenizer, tokenizer_of
 from lolm.export.native import from_native, lacking, to_native
 from lolm.export.tokenizer import to_fast
 from lolm.external.load import transformers
@@ -109,9 +109,7 @@ def export(run: str | Path, to: str | Path | None = None, *, step: int | None = 
     name = str(key) if step is None else f"{key}-{'annealed' if annealed else 'step'}-{step}"
     folder = layout.artifacts / "exports" / name if to is None else Path(to)
     _refuse_to_replace(folder)
-    tokenizer = Tokenizer.load(layout.tokenizer)
-    if tokenizer.vocab_size != trained.run.vocab_size:
-        raise ExportError(f"{layout.tokenizer}: has {tokenizer.vocab_size} pieces, the run {trained.run.vocab_size}: made later")
+    tokenizer = tokenizer_of(layout, trained.run.vocab_size)
     with atomic_folder(folder) as new:
         write_model(new, trained.model, trained.run)
         to_fast(tokenizer).save_pretrained(new)

@@ -15,7 +15,7 @@ from lolm.data.batches import EvaluationSet
 from lolm.interventions import EMPTY, Context, Intervention, fusion_of, replace_branch
 from lolm.laboratory.cached_activations import CachedActivations, cached_activations
 from lolm.laboratory.token_classes import Text
-from lolm.laboratory.word_classes import classify
+from lolm.laboratory.word_classes import classify, sentence_starts
 from lolm.models.language_model import LanguageModel
 from lolm.records import names
 from lolm.records.names import BRANCHES, LATENT, SURFACE
@@ -29,17 +29,18 @@ CONTEXT = 64  # tokens of a window that are read before its first counted predic
 def boundaries_of(ids: np.ndarray, texts: list[bytes], eos_id: int) -> np.ndarray:
     """Which token begins what: (n,) int, an index of KINDS, −1 where nothing begins.
 
-    A sentence begins at the first piece of its first word (:func:`lolm.laboratory.word_classes.classify`), a paragraph where a
-    line break lies between that word and the one before, a document where its end mark does, or at the very first word.
+    A sentence begins at the first piece of its first word or number (:func:`lolm.laboratory.word_classes.sentence_starts`), a
+    paragraph where a line break lies between that and the word or number before, a document where its end mark does, or at the
+    very first.
     """
-    classes = classify(ids, texts, eos_id)
+    classes, starts = classify(ids, texts, eos_id), sentence_starts(ids, texts, eos_id)
     words = classes[names.FUNCTION_WORD] | classes[names.CONTENT_WORD] | classes[names.DIGIT]
     breaks = np.cumsum([b"\n" in texts[i] for i in ids.tolist()])
     ends = np.cumsum(ids == eos_id)
     kind = np.full(len(ids), -1)
-    before = -1  # the last token of a word
+    before = -1  # the last token of a word or number
     for i in np.flatnonzero(words).tolist():
-        if classes[names.SENTENCE_START][i]:
+        if starts[i]:
             document, paragraph = (counts[i] > counts[before] for counts in (ends, breaks))
             kind[i] = 2 if before < 0 or document else 1 if paragraph else 0
         before = i

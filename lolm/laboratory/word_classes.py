@@ -8,7 +8,8 @@ it was cut into, so that ``▁the`` is a function word where the text goes on wi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -72,38 +73,75 @@ def classify(ids: Sequence[int] | np.ndarray, texts: Sequence[bytes], eos_id: in
     found = {name: np.zeros(len(ids), dtype=bool) for name in names.TOKEN_CLASSES}
     found[names.ALL][:] = True
     found[names.END_OF_DOCUMENT] = ids == eos_id
-    ends = [*np.flatnonzero(found[names.END_OF_DOCUMENT]).tolist(), len(ids)]
-    start = 0
-    for end in ends:
-        _classify_document(slice(start, end), [texts[i] for i in ids[start:end].tolist()], opens or start > 0, found)
-        start = end + 1
+    for where, pieces in _documents(ids, texts, eos_id):
+        _classify_document(where, pieces, opens or where.start > 0, found)
     return found
 
 
-def _classify_document(where: slice, pieces: list[bytes], opens: bool, found: dict[str, np.ndarray]) -> None:
-    """Fill in ``found[·][where]``, the tokens of (a part of) one document."""
+def sentence_starts(ids: np.ndarray, texts: Sequence[bytes], eos_id: int) -> np.ndarray:
+    """Where a sentence begins, be it with a word or, unlike the class ``sentence_start``, with a number.
+
+    Args:
+        ids: (n,) token ids, the first of which begins a document.
+        texts, eos_id: as of :func:`classify`.
+
+    Returns:
+        (n,) bool, true at the token that holds the first letter or digit of each sentence.
+    """
+    found = np.zeros(len(ids), dtype=bool)
+    for where, pieces in _documents(ids, texts, eos_id):
+        for part in _parts(pieces, opens=True):
+            found[where.start + part.tokens.start] |= part.begins_sentence
+    return found
+
+
+def _documents(ids: np.ndarray, texts: Sequence[bytes], eos_id: int) -> Iterator[tuple[slice, list[bytes]]]:
+    """Where each document lies, without its end mark, and the texts of its tokens."""
+    start = 0
+    for end in [*np.flatnonzero(ids == eos_id).tolist(), len(ids)]:
+        yield slice(start, end), [texts[i] for i in ids[start:end].tolist()]
+        start = end + 1
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A run of letters, digits, white space or other characters of a document, and the tokens that hold a piece of it."""
+
+    kind: str
+    content: str
+    tokens: slice
+    begins_sentence: bool
+
+
+def _parts(pieces: list[bytes], opens: bool) -> Iterator[_Part]:
+    """The parts of (a part of) one document, in order."""
     # A byte that is no UTF-8 here, of a character cut at the end, becomes one character: offsets stay exact.
     text = b"".join(pieces).decode("utf-8", errors="surrogateescape")
     widths = [len(character.encode("utf-8", errors="surrogateescape")) for character in text]
     offsets = np.concatenate([[0], np.cumsum(widths, dtype=np.int64)])
     stops = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
-    kind, word_of = np.zeros(len(pieces), dtype=np.int64), np.full(len(pieces), -1)
-    words: list[tuple[int, bool, bool, bool]] = []  # first token, function word, capitalised, first of a sentence
     gap, before = "", ""  # what lies between the last word or number and here, and that word
     fresh = opens
     for part in _PART.finditer(text):
         first, last = np.searchsorted(stops, (offsets[part.start()], offsets[part.end()] - 1), side="right")
-        tokens = slice(int(first), int(last) + 1)
-        name, content = str(part.lastgroup), part.group()
-        kind[tokens] = np.maximum(kind[tokens], _KINDS[name])
-        if name in ("word", "digit"):
-            fresh = fresh or _ends_sentence(gap, before)
-            if name == "word":
-                word_of[tokens] = len(words)  # a token with parts of two words belongs to the later one
-                words.append((int(first), is_function_word(content), content[0].isupper(), fresh))
+        tokens, kind, content = slice(int(first), int(last) + 1), str(part.lastgroup), part.group()
+        if kind in ("word", "digit"):
+            yield _Part(kind, content, tokens, fresh or _ends_sentence(gap, before))
             gap, before, fresh = "", content, False
         else:
+            yield _Part(kind, content, tokens, False)
             gap += content
+
+
+def _classify_document(where: slice, pieces: list[bytes], opens: bool, found: dict[str, np.ndarray]) -> None:
+    """Fill in ``found[·][where]``, the tokens of (a part of) one document."""
+    kind, word_of = np.zeros(len(pieces), dtype=np.int64), np.full(len(pieces), -1)
+    words: list[tuple[int, bool, bool, bool]] = []  # first token, function word, capitalised, first of a sentence
+    for part in _parts(pieces, opens):
+        kind[part.tokens] = np.maximum(kind[part.tokens], _KINDS[part.kind])
+        if part.kind == "word":
+            word_of[part.tokens] = len(words)  # a token with parts of two words belongs to the later one
+            words.append((part.tokens.start, is_function_word(part.content), part.content[0].isupper(), part.begins_sentence))
     is_word = kind == _KINDS["word"]
     if words:
         starts, function, capital, sentence = (np.array(column)[word_of] for column in zip(*words, strict=True))

@@ -14,18 +14,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from builders import ROOT, make_model, make_run
+from minicorpus import make_texts
 from rules import RuleModel, certain
 from synthetic import keep_weights, write_results, write_weights
 
 import lolm
 from lolm.api import DTYPES, LoadedModel, LoadError
 from lolm.config import ConfigError
+from lolm.corpus.tokenizer import Tokenizer, tokenizer_of, train_tokenizer
 from lolm.data.errors import DataError
 from lolm.export import export
 from lolm.export.pyfunc import Predictor
 from lolm.generation import GenerationError, generate
 from lolm.interventions import InterventionError, change_site, force_gate
-from lolm.records import Layout, RecordError, RunKey, cooldown_path, read, snapshot_path, write, write_json
+from lolm.records import Layout, RecordError, RunKey, cooldown_path, read, sha256_of, snapshot_path, write, write_json
 from lolm.records.schema import RunHeader
 from lolm.training.checkpoint import CheckpointError
 from pipeline import cli
@@ -114,6 +116,27 @@ def test_a_run_is_not_opened_beside_data_that_it_was_not_trained_on(project, tmp
         ):
             opened(weights)
     assert not (layout.artifacts / "exports").exists()
+
+
+def test_a_tokenizer_made_again_beside_shards_of_the_one_before_is_refused(project, tmp_path):
+    layout = Layout("smoke", shutil.copytree(project, tmp_path / "project"))
+    weights, run = layout.weights("lolm", 1), read(layout.header("lolm", 1), RunHeader).run
+    before = Tokenizer.load(layout.tokenizer)
+    path = layout.tokenizer / "tokenizer.model"
+    path.write_bytes(train_tokenizer([text[::-1] for text in make_texts().values()], run.vocab_size))
+    write_json(layout.tokenizer / "tokenizer.json", {"model_sha256": sha256_of(path)})
+    assert Tokenizer.load(layout.tokenizer).pieces != before.pieces
+    for opened in (lolm.load, export, lambda _: tokenizer_of(layout, run.vocab_size)):
+        with pytest.raises(
+            DataError, match=r"smoke/tokenizer: other pieces than those that [^\n]*smoke/shards was written with; "
+        ):
+            opened(weights)
+    shutil.rmtree(
+        layout.shards
+    )  # as in a project of which weights and tokenizer alone were pulled: nothing says that it is another
+    assert lolm.load(weights).config == run
+    with pytest.raises(DataError, match=rf"has {run.vocab_size} ids, the model {run.vocab_size + 1}; made after its training"):
+        tokenizer_of(layout, run.vocab_size + 1)
 
 
 def test_held_out_text_is_compared_with_its_checksums_when_it_is_needed(project, tmp_path):

@@ -180,6 +180,13 @@ def test_tasks_that_have_no_metric_in_common_are_refused_before_they_are_scored(
         Tasks(["odd"], defined, [])
 
 
+def test_a_task_beside_its_group_and_a_hub_out_of_reach_are_one_line(defined):
+    with pytest.raises(ConfigError, match=r"downstream\.tasks: Duplicate task 'pair_a'.*'both'.*name it alone"):
+        Tasks(["both", "pair_a"], defined, [])
+    with pytest.raises(DataError, match=r"downstream\.tasks: .*nowhere.*downstream\.data names a folder"):
+        Tasks(["pair_b"], None, [])
+
+
 def test_filtered_answers_are_scored_without_examples(defined, tokenizer):
     class Writes(Planted):
         def continued(self, context, tokens):
@@ -208,7 +215,7 @@ def test_the_record_of_a_run(monkeypatch, data, folder, tmp_path):
     from pipeline import downstream as stage
 
     vocabulary = Tokenizer.load(data / "tokenizer").vocab_size
-    run = make_run("lolm", training={"seq_len": 24, "steps": 8, "cooldowns": ()})
+    run = make_run("lolm", vocab_size=vocabulary, training={"seq_len": 24, "steps": 8, "cooldowns": ()})
     model, asked = make_model("lolm", vocab_size=vocabulary), []
     context = SimpleNamespace(
         run=run,
@@ -217,7 +224,10 @@ def test_the_record_of_a_run(monkeypatch, data, folder, tmp_path):
         identity={"arm": "lolm", "seed": 1, "name": run.name, "fingerprint": "f00d", "inputs": "1234"},
     )
     layout = SimpleNamespace(
-        tokenizer=data / "tokenizer", corpus=data / "corpus", downstream=lambda *key: tmp_path / "record.json"
+        tokenizer=data / "tokenizer",
+        shards=data / "shards",
+        corpus=data / "corpus",
+        downstream=lambda *key: tmp_path / "record.json",
     )
     config = DownstreamConfig(("minimal_pairs", "blimp_wh_island"), str(folder), 3)
     made = SimpleNamespace(

@@ -31,6 +31,10 @@ def begun(text: str) -> dict[str, list[str]]:
         ("He| came|.|\n|“|She| went", {"paragraph": ["She"], "document": ["He"]}),
         ("He| came|.|\n|#Then| Mr|.| X|.| Go", {"document": ["He", "Then"]}),  # a title, an initial
         ("He|\n|came", {"document": ["He"]}),  # a wrapped line begins nothing
+        ("He| came|.| 1|2| men|.", {"sentence": [" 1"], "document": ["He"]}),  # a number begins a sentence as a word does,
+        ("He| came|.|\n|\n|12| men|.", {"paragraph": ["12"], "document": ["He"]}),  # a paragraph, and a document
+        ("He| came|.|#1|.|\n|\n|The| men", {"paragraph": ["The"], "document": ["He", "1"]}),
+        ("about| 1|.|5| of", {"document": ["about"]}),
     ],
 )
 def test_what_begins_where(text, expected):

@@ -51,7 +51,7 @@ def ablate(monkeypatch, tmp_path):
         def by_class(model, *args, step):
             return [TokenClass(step, "all", 7 if model is models[8] else 0, None, None, None, None, None)]
 
-        monkeypatch.setattr(stage.Tokenizer, "load", lambda path: None)
+        monkeypatch.setattr(stage, "tokenizer_of", lambda layout, vocab_size: None)
         monkeypatch.setattr(stage, "gate_by_class", by_class)
         before = {step: {k: v.clone() for k, v in model.state_dict().items()} for step, model in models.items()}
         write(tmp_path / "ablation.json.xz", stage.ablation(context_of(run, trained)))
@@ -172,7 +172,7 @@ def test_annealed_weights_under_the_settings_of_the_study_over_sizes(arm):
     context = InMemory(Layout("smoke"), SimpleNamespace(ablation=config), SimpleNamespace(run=run, **trained), "1234")
     texts = [b"", b"\n", b".", *(b" word" for _ in range(200))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage.Tokenizer, "load", lambda path: SimpleNamespace(texts=texts, eos_id=0))
+        patch.setattr(stage, "tokenizer_of", lambda layout, vocab_size: SimpleNamespace(texts=texts, eos_id=0))
         patch.setattr(stage, "gate_by_class", lambda *args, step: [])
         record = stage.ablation(context)
     assert record.annealed
