@@ -61,13 +61,13 @@ export: $(ready) ## every run of a study for the transformers library, into arti
 plan: $(ready) ## sizes, memory, hours and disk of a study, before anything runs; GPU=H100 refuses what does not fit there
 	@"$(python)" -m pipeline.plan $(chosen) $(if $(GPU),--gpu "$(GPU)") $(ARGS)
 
-status: $(ready) ## what of a study is made, what is being made, what is left and how long that takes
+status: $(ready) ## which runs of a study are made, running and left, and how long the rest takes
 	@$(if $(JOBS),LOLM_JOBS="$(JOBS)") "$(python)" -m pipeline.status $(chosen)
 
 gpu: ## the published comparisons on one GPU, in steps that fit ten minutes; needs no DVC and no MLflow (docs/scale.md); ARGS=<of pipeline.gpu>
 	@python="$(python)"; [ -x "$$python" ] || python="$(or $(PYTHON),python3)"; "$$python" -m pipeline.gpu $(ARGS)
 
-gpu-shards: $(ready) ## what `make gpu` reads, from the text in the folder texts into the folder carried
+gpu-shards: $(ready) ## prepare what `make gpu` reads: tokenizer and shards, from the text in texts/ into carried/
 	@"$(python)" -m pipeline.gpu --prepare $(ARGS)
 
 report: $(ready) ## every committed page again from the records in reports/, without training
@@ -85,7 +85,7 @@ accept: $(ready) tools ## after a refactor: if the goldens hold, results that ex
 bench: $(ready) ## speed on this machine, against its peak and other packages; ARGS=<of benchmarks>
 	@HF_HUB_OFFLINE=1 "$(python)" -m benchmarks $(ARGS)
 
-check: lint ## style, types, and the tests that take no time
+check: lint ## style, types, quick tests (under a minute)
 	@$(quiet) $(pytest) -m "not slow" $(ARGS)
 
 test: $(ready) tools ## all tests but the whole fault suite, of which it has a sample
@@ -96,7 +96,7 @@ faults: $(ready) tools ## kills, failing writes, damaged and invented files, som
 	@LOLM_FAULTS=$(or $(LOLM_FAULTS),1) $(quiet) $(pytest) -m faults $(ARGS) tests/faults
 	@"$(python)" tests/faults/table.py
 
-audit: $(ready) ## whether a fault is known of a pinned package: asks a public list (extra `audit`); ADVISORIES=folder reads a copy
+audit: $(ready) ## check pinned packages against a public list of known faults (extra `audit`); ADVISORIES=folder reads a copy
 ifdef ADVISORIES
 	@"$(python)" -m pipeline.audit "$(ADVISORIES)" $(ARGS)
 else
@@ -106,7 +106,7 @@ else
 	  { echo "error: the audit failed: either a package above has a known fault, or its list was out of reach (no network?)" >&2; exit 2; }
 endif
 
-golden: $(ready) tools ## whether the code computes what it computed: losses, gradients, measures of every family, what stages make
+golden: $(ready) tools ## compare losses, gradients, measures of every family and what stages make with the committed values
 	@$(quiet) "$(python)" -m pytest tests/golden $(ARGS)
 
 lint: $(ready) tools ## style and types

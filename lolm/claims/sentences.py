@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lolm.analysis.leaderboard import Entry as Row
-from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, NOT_RUN, Claim, decisive
+from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, NOT_RUN, UNTESTABLE, Claim, decisive
 from lolm.claims.numbers import show
 from lolm.claims.published import NUMBERS
 from lolm.records.results import ScaleResults
@@ -56,27 +56,27 @@ FINDINGS = (
     Finding(
         "efficiency_2x",
         "whether LOLM needs half the compute of the published form of the Transformer",
-        "To the same loss LOLM needs less than half the training FLOPs of the published form of the Transformer",
-        "To the same loss LOLM needs more than half the training FLOPs of the published form of the Transformer",
+        "To the same loss the published form of the Transformer needs more than twice LOLM's training FLOPs",
+        "To the same loss the published form of the Transformer needs less than twice LOLM's training FLOPs",
         "efficiency",
     ),
     Finding(
         "efficiency_direction",
         "whether LOLM needs less compute than the published form of the Transformer",
-        "To the same loss LOLM needs fewer training FLOPs than the published form of the Transformer",
-        "To the same loss LOLM needs no fewer training FLOPs than the published form of the Transformer",
+        "To the same loss the published form of the Transformer needs more training FLOPs than LOLM",
+        "To the same loss the published form of the Transformer needs no more training FLOPs than LOLM",
     ),
     Finding(
         "efficiency_2x_modern",
         "whether LOLM needs half the compute of the modern Transformer",
-        "To the same loss LOLM needs less than half the training FLOPs of the modern Transformer",
-        "To the same loss LOLM needs more than half the training FLOPs of the modern Transformer",
+        "To the same loss the modern Transformer needs more than twice LOLM's training FLOPs",
+        "To the same loss the modern Transformer needs less than twice LOLM's training FLOPs",
     ),
     Finding(
         "efficiency_direction_modern",
         "whether LOLM needs less compute than the modern Transformer",
-        "To the same loss LOLM needs fewer training FLOPs than the modern Transformer",
-        "To the same loss LOLM needs no fewer training FLOPs than the modern Transformer",
+        "To the same loss the modern Transformer needs more training FLOPs than LOLM",
+        "To the same loss the modern Transformer needs no more training FLOPs than LOLM",
     ),
     Finding(
         "matched_budget",
@@ -92,26 +92,26 @@ FINDINGS = (
     ),
     Finding(
         "efficiency_2x_published",
-        "whether LOLM as published needs half the compute of its baseline as published",
-        "To the same loss LOLM as published needs less than half the training FLOPs of its baseline as published",
-        "To the same loss LOLM as published needs more than half the training FLOPs of its baseline as published",
+        "whether under the published recipe LOLM needs half the compute of its baseline",
+        "Under the published recipe, to the same loss, the baseline needs more than twice LOLM's training FLOPs",
+        "Under the published recipe, to the same loss, the baseline needs less than twice LOLM's training FLOPs",
         "efficiency",
     ),
     Finding(
         "lead_over_published",
-        "whether LOLM under the sound recipe is ahead of the Transformer as published; test loss of that minus LOLM's",
-        "LOLM under the sound recipe has a lower test loss than the Transformer as published; loss of that minus LOLM's",
-        "LOLM under the sound recipe has no lower test loss than the Transformer as published; loss of that minus LOLM's",
+        "whether LOLM under the sound recipe is ahead of the Transformer under the published one, whose test loss minus LOLM's",
+        "LOLM under the sound recipe is ahead of the Transformer under the published one; the latter's loss minus LOLM's",
+        "LOLM under the sound recipe is not ahead of the Transformer under the published one; the latter's loss minus LOLM's",
     ),
     Finding(
         "sound_recipe_helps",
-        "whether the sound recipe helps the baseline; loss under the published one minus that under it",
-        "The sound recipe helps the baseline; loss under the published one minus that under it",
-        "The sound recipe does not help the baseline; loss under the published one minus that under it",
+        "whether the sound recipe helps the baseline; its test loss under the published recipe minus that under the sound one",
+        "The sound recipe helps the baseline; its test loss under the published recipe minus that under the sound one",
+        "The sound recipe does not help the baseline; its test loss under the published recipe minus that under the sound one",
     ),
     Finding(
         "inversion_preregistered",
-        "whether LOLM is inverted, its latent branch the smaller one by share and yet missed more",
+        "whether LOLM is inverted (its latent branch the smaller by share, yet missed more); S",
         "LOLM is inverted: its latent branch is the smaller one by share and is missed more. S, damage without it minus damage "
         "without the surface branch",
         "By the declared rule, which takes an S near 0 for none and is not corrected for other arms, LOLM shows no inversion; "
@@ -120,8 +120,8 @@ FINDINGS = (
     Finding(
         "inversion",
         "whether a forced gate damages LOLM more where it removes the latent branch than where it removes the surface branch",
-        "Removed as published, by a forced gate, the latent branch is missed more than the surface branch",
-        "Removed as published, by a forced gate, the latent branch is missed no more than the surface branch",
+        "By the published removal (a forced gate) the latent branch, minority or not, is missed more than the surface branch",
+        "By the published removal (a forced gate) the latent branch is missed no more than the surface branch",
     ),
     Finding(
         "latent_minority",
@@ -132,8 +132,8 @@ FINDINGS = (
     Finding(
         "dependency_follows_share",
         "whether over arms S follows the latent branch's share",
-        "Over the arms that have LOLM's fusion, whatever feeds it, S rises with the latent branch's share",
-        "Over the arms that have LOLM's fusion, whatever feeds it, S does not rise with the latent branch's share",
+        "Over the arms that have LOLM's fusion, S rises with the latent branch's share (correlation over arms)",
+        "Over the arms that have LOLM's fusion, S does not rise with the latent branch's share (correlation over arms)",
     ),
     Finding(
         "inversion_total",
@@ -145,7 +145,7 @@ FINDINGS = (
         "inversion_over_training",
         "whether the inversion is there at every stage of training",
         "By the forced gate the inversion is there at every checkpoint",
-        "By the forced gate the inversion is absent at one checkpoint at least",
+        "By the forced gate the inversion is absent at one checkpoint at least; the smallest loss at g = 1 minus at g = 0",
     ),
     Finding(
         "inversion_control",
@@ -156,8 +156,8 @@ FINDINGS = (
     Finding(
         "inversion_parallel",
         "whether truly parallel paths have the same inversion statistic",
-        "Truly parallel paths have the same inversion statistic within the margin",
-        "Truly parallel paths have another inversion statistic than the published serial wiring",
+        "Truly parallel paths have the same S as the published serial wiring, within the margin",
+        "Truly parallel paths differ in S from the published serial wiring",
     ),
     Finding(
         "gate_surface",
@@ -217,13 +217,13 @@ FINDINGS = (
     Finding(
         "neither_alone",
         "whether both a pure Mamba and a pure modern Transformer of the same size are worse than LOLM",
-        "Both a pure Mamba and a pure modern Transformer of the same size have a higher test loss than LOLM",
-        "A pure Mamba or a pure modern Transformer of the same size has no higher test loss than LOLM",
+        "Both a pure Mamba and a pure modern Transformer of the same size are worse than LOLM; the better's loss minus LOLM's",
+        "The better of a pure Mamba and a pure modern Transformer of the same size is not worse than LOLM; its loss minus LOLM's",
     ),
 )
 
 
-HYBRIDS = {"samba": "Samba", "griffin": "Griffin", "jamba": "Jamba", "hymba": "Hymba"}
+HYBRIDS = {"samba": "Samba", "griffin": "Griffin", "jamba": "Jamba", "hymba": "Hymba-style"}
 GENERALITY = (
     Shared(
         "recurrent_missed_{}",
@@ -234,14 +234,14 @@ GENERALITY = (
     Shared(
         "type_inversion_{}",
         "whether there is an inversion, a smaller recurrent part that is missed more",
-        "There is an inversion, a smaller recurrent part that is missed more; its share of what is written",
-        "There is no inversion, a smaller recurrent part that is missed more; its share of what is written",
+        "There is an inversion (a smaller recurrent part that is missed more): the recurrent mixers' share of what mixers write",
+        "There is no inversion (a smaller recurrent part that is missed more): the recurrent mixers' share of what mixers write",
         "recurrent share",
     ),
 )
 # What is said in one sentence each, by the claims that decide it.
 SUMMARY = {
-    "Efficiency": ("efficiency_2x", "lead_over_published", "efficiency_direction_modern"),
+    "Efficiency": ("efficiency_2x", "sound_recipe_helps", "lead_over_published", "efficiency_direction_modern", "neither_alone"),
     "Inversion": ("inversion_preregistered", "inversion", "dependency_follows_share"),
 }
 BUDGET = ("lead_at_largest_budget", "lead_with_budget", "lag_with_budget")  # once the study over sizes and budgets is whole
@@ -342,11 +342,14 @@ def tally(claims: Sequence[Claim]) -> str:
         [claim.statement for claim in some if claim.verdict == verdict]
         for some, verdict in ((supports, HOLDS), (supports, FAILS), ([c for c in counted if c.against], HOLDS))
     )
-    unsettled, unrun = (sum(claim.verdict == verdict for claim in supports) for verdict in (INCONCLUSIVE, NOT_RUN))
+    unsettled, unrun, untestable = (
+        sum(claim.verdict == verdict for claim in supports) for verdict in (INCONCLUSIVE, NOT_RUN, UNTESTABLE)
+    )
     text = (
         f"Of the claims with published numbers, each fact counted once, {len(held)} in LOLM's favour "
         f"{'holds' if len(held) == 1 else 'hold'} here, {len(failed)} {'fails' if len(failed) == 1 else 'fail'}, {unsettled} "
-        f"{'is' if unsettled == 1 else 'are'} not settled and {unrun} {'was' if unrun == 1 else 'were'} not run."
+        f"{'is' if unsettled == 1 else 'are'} not settled, {unrun} {'was' if unrun == 1 else 'were'} not run and {untestable} "
+        "cannot be tested at this scale."
     )
     text += f" What holds: {' '.join(held)}" if held else ""
     return text + (f" What holds of what speaks against LOLM: {' '.join(admitted)}" if admitted else "")

@@ -175,15 +175,15 @@ def readme_block(scale: str, params: Params, claims: Sequence[Claim]) -> str:
     """What the README says was found: the headline claims with their numbers and verdicts, made from the ledger alone."""
     by_id = {claim.id: claim for claim in claims}
     said = [by_id[finding.claim] for finding in FINDINGS if finding.claim in by_id]
-    unmeasured = [claim for claim in said if claim.verdict in (NOT_RUN, UNTESTABLE)]
-    measured = [claim for claim in said if claim not in unmeasured and claim.group != "budgets"]  # those are of other scales
+    missing = {verdict: sum(claim.verdict == verdict for claim in said) for verdict in (NOT_RUN, UNTESTABLE)}
+    measured = [claim for claim in said if claim.verdict not in missing and claim.group != "budgets"]  # those are of other scales
     level = f"{100 * params.analysis.confidence:g} %"
     return render(
         "readme.md",
         scale=scale,
         level=level,
         claims=measured,
-        unrun=len(unmeasured),
+        missing=missing,
         tally=tally(claims),
         summary=summary(claims),
     )
@@ -193,7 +193,7 @@ def laboratory_block(scale: str, params: Params, claims: Sequence[Claim]) -> str
     """What the page on the laboratory says was found: every decided claim that interventions or streams decide, as above."""
     said = [claim for claim in claims if claim.group in LABORATORY and claim.verdict in DECIDED and claim.sound is not None]
     level = f"{100 * params.analysis.confidence:g} %"
-    return render("readme.md", scale=scale, level=level, claims=said, unrun=0, tally="", summary={}, here="../")
+    return render("readme.md", scale=scale, level=level, claims=said, missing={}, tally="", summary={}, here="../")
 
 
 def pointer(target: str, title: str) -> str:

@@ -164,7 +164,7 @@ ENTRIES = (
     Entry(
         "matched_budget",
         GROUP,
-        "At the same number of training tokens LOLM has the lower held-out loss.",
+        "At the same number of training tokens LOLM has the lower held-out loss (LOLM's minus its baseline's).",
         matched_budget,
         rule_text="fails if the interval lies above 0, or if the arms are equivalent within {equivalence_margin:g} nats wherever "
         "it lies; otherwise holds if it lies below 0",
@@ -175,7 +175,8 @@ ENTRIES = (
         controls=COMPARED,
         figure="loss_at_ends",
         pair=True,
-        modern="At the same number of training tokens LOLM has a lower held-out loss than the modern Transformer.",
+        modern="At the same number of training tokens LOLM has a lower held-out loss than the modern Transformer (LOLM's minus "
+        "its).",
     ),
     Entry(
         "early_lead",
@@ -251,14 +252,15 @@ ENTRIES = (
     ),
     _recipe(
         "lead_over_published",
-        "LOLM under the sound recipe has a lower test loss than the Transformer as published, recipe included.",
+        "LOLM under the sound recipe has a lower test loss than the Transformer under the published one (its loss minus LOLM's).",
         "lolm",
         "LOLM's under the sound recipe",
         "The recipe goes with the arm, so this holds each at its own; the declared comparisons hold both at one.",
     ),
     _recipe(
         "sound_recipe_helps",
-        "The sound recipe is no handicap to the baseline: under it the Transformer of the published form has a lower test loss.",
+        "The sound recipe is no handicap to the baseline: its test loss is lower than under the published one (published minus "
+        "sound).",
         "transformer",
         "the same Transformer's under the sound recipe",
         "Initial values, norm before the head, decay and the rate chosen for it change together.",

@@ -40,8 +40,8 @@ ENTRIES = (
     Entry(
         "inversion_preregistered",
         GROUP,
-        "Dependency inversion, pre-registered: removing the latent branch, the minority of the gated signal, damages LOLM more "
-        "than removing the surface branch.",
+        "Dependency inversion, by the declared rule: removing the latent branch, the minority of the gated signal, damages LOLM "
+        "more than removing the surface branch.",
         declared,
         rule_text="holds if the interval of S over seeds lies above {inversion_margin:g} nats and that of the latent branch's "
         "share below one half (inverted); fails if S lies above and the share not below (latent majority), if S does not and "

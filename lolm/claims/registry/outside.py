@@ -177,7 +177,8 @@ ENTRIES = (
     Entry(
         "neither_alone",
         GROUP,
-        "Neither architecture suffices alone: a pure Mamba and a pure modern Transformer of LOLM's size are both worse.",
+        "Neither architecture suffices alone: a pure Mamba and a pure modern Transformer of LOLM's size are both worse (the "
+        "smaller difference to LOLM's loss).",
         BeatsAll(PURE),
         "field",
         rule_text="holds if both intervals lie above {equivalence_margin:g} nats, fails if none of either does",
