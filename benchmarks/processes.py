@@ -16,20 +16,22 @@ from typing import Any
 from benchmarks.settings import Settings
 from benchmarks.timing import Part, Samples, Unavailable, ratios, scaled, summary, timed
 from benchmarks.worker import Worker
-from lolm.records import read_json
+from lolm.records import Layout, RunKey, read
+from lolm.records.schema import Summary
 from pipeline.jobs import available_cores
 
 IMPORTS = {"interpreter": "pass", "lolm.config": "import lolm.config", "pipeline.train": "import pipeline.train"}
 DVC_STAGE = "corpus"
 COMPILE_LIMIT = 150.0  # seconds: a warm-up that is longer than this does not pay in any run of a laptop
-# Fills a new store from one finished run; prints seconds of the import with the store, and of the run.
+# Fills a new store from one finished run: scale, arm, seed; prints seconds of the import with the store, and of the run.
 SYNC = """
 import json, sys, time
 from lolm import tracking
+from lolm.records import Layout, RunKey
 start = time.perf_counter()
 tracking.prepare_store()
 ready = time.perf_counter()
-tracking.sync_run(sys.argv[1])
+tracking.sync_run(Layout(sys.argv[1]), RunKey(sys.argv[2], int(sys.argv[3])))
 print(json.dumps([ready - start, time.perf_counter() - ready]))
 """
 
@@ -42,20 +44,20 @@ def startup(settings: Settings, stack: ExitStack) -> Part:
         calls["dvc"] = idle_stage(settings.scale)
     except Unavailable as reason:
         skipped["dvc"] = {"skipped": str(reason)}
-    run = finished_run(settings.scale)
-    synced: list[list[float]] = []
+    layout, synced = Layout(settings.scale), list[list[float]]()
+    run = finished_run(layout)
     if run is None:
-        skipped["mlflow"] = {"skipped": f"artifacts/{settings.scale} has no finished run"}
+        skipped["mlflow"] = {"skipped": f"{layout.reports} has no finished run"}
     else:
-        calls["mlflow"] = lambda: synced.append(mlflow_seconds(run)) or sum(synced[-1])  # type: ignore[func-returns-value]
+        calls["mlflow"] = lambda: synced.append(mlflow_seconds(layout, run)) or sum(synced[-1])  # type: ignore[func-returns-value]
 
     def result(samples: Samples) -> dict[str, Any]:
         entry: dict[str, Any] = {f"import {name}": summary(samples[name]) for name in IMPORTS}
         if "dvc" in calls:
             entry["dvc"] = {"stage": f"{DVC_STAGE}@{settings.scale}", "seconds": summary(samples["dvc"])}
         if run is not None:
-            record = read_json(run / "summary.json")
-            training = record["seconds"] + record.get("annealing_seconds", 0.0)
+            record = read(layout.summary(*run), Summary)
+            training = record.seconds + record.annealing_seconds
             of_run = [seconds for _, seconds in synced]
             entry["mlflow"] = {
                 "store_seconds": summary([seconds for seconds, _ in synced]),
@@ -101,17 +103,16 @@ def idle_stage(scale: str) -> Callable[[], float]:
     return timed_process(command)
 
 
-def finished_run(scale: str) -> Path | None:
-    """Folder of a finished run of the scale."""
-    found = sorted(path.parent for path in (Path("artifacts") / scale / "runs").glob("*/summary.json"))
-    return found[0] if found else None
+def finished_run(layout: Layout) -> RunKey | None:
+    """A run of the scale that ended well, by its records."""
+    return next((key for key in layout.recorded_runs() if layout.summary(*key).exists()), None)
 
 
-def mlflow_seconds(run: Path) -> list[float]:
+def mlflow_seconds(layout: Layout, run: RunKey) -> list[float]:
     """Seconds to import MLflow and make a store, and to fill it from a run; in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         store = {"MLFLOW_TRACKING_URI": "", "DVC_ROOT": folder, "MLFLOW_DISABLE_TELEMETRY": "true"}
-        output = process([sys.executable, "-c", SYNC, str(run)], env=os.environ | store)
+        output = process([sys.executable, "-c", SYNC, layout.scale, run.arm, str(run.seed)], env=os.environ | store)
     return json.loads(output.strip().splitlines()[-1])
 
 

@@ -2,18 +2,20 @@
 
 import importlib
 import importlib.util
+import json
 from contextlib import ExitStack, suppress
 
 import pytest
 import torch
 from builders import PARAMS, make_model
 from rules import RuleModel, certain
+from synthetic import Truth, write_results
 
 from benchmarks import PARTS, BenchmarkError, Settings, benchmark
 from benchmarks.generation import PEERS, peer_of, steps_from, whole_pass
 from benchmarks.machine import bandwidth
 from benchmarks.peers import llama_of, mamba2_pair, mamba_pair
-from benchmarks.processes import side
+from benchmarks.processes import side, startup
 from benchmarks.scan import (
     bounds,
     memory_growth,
@@ -336,3 +338,23 @@ def test_verification_needs_shards(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack, pytest.raises(Unavailable, match="no shards of scale 'smoke' here"):
         PARTS["verification"](QUICK, stack)
+
+
+def test_filling_mlflow_from_a_finished_run_is_timed_with_its_share_of_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack:
+        part = startup(QUICK, stack)
+        assert "mlflow" not in part.measures
+        write_results(tmp_path, arms=("lolm",), seeds=(1,), truth=Truth(steps=40, log_every=20, eval_every=20))
+        recorded = startup(QUICK, stack)
+    known = {name: [1.0] for name in part.measures}
+    assert part.result(known)["mlflow"] == {"skipped": "reports/smoke has no finished run"}
+    whole = recorded.measures["mlflow"]()
+    entry = recorded.result(known)["mlflow"]
+    assert whole == pytest.approx(entry["store_seconds"]["median"] + entry["run_seconds"]["median"])
+    assert entry["run_seconds"]["median"] > 0
+    summary_of_run = json.loads((tmp_path / "reports/smoke/train/lolm-1/summary.json").read_text())
+    training = summary_of_run["seconds"] + summary_of_run["annealing_seconds"]
+    assert entry["training_seconds"] == training
+    assert entry["share_of_training"]["median"] == pytest.approx(entry["run_seconds"]["median"] / training)
+    assert not (tmp_path / "mlflow.db").exists(), "the store that is timed is thrown away"
