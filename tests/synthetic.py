@@ -15,12 +15,13 @@ from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 
 from lolm.accounting.resolve import resolve_run
 from lolm.config import Params, RunConfig, SizeRule, StudyConfig, load_params, to_mapping
-from lolm.records import Layout, RunKey, fingerprint_of, write, write_json, write_rows, write_text
+from lolm.records import Layout, RunKey, fingerprint_of, store, write, write_json, write_rows, write_text
 from lolm.records.results import RunRecord, ScaleResults, model_of
 from lolm.records.schema import (
     Ablation,
@@ -250,6 +251,7 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
+@patch.object(store, "PRESET", 0)  # to compress well would take half of the time
 def _write_scale(
     root: Path,
     params: Params,

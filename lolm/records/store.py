@@ -15,6 +15,7 @@ from lolm.records.files import RecordError, write_bytes
 from lolm.records.layout import scale_of_path
 
 T = TypeVar("T")
+PRESET = 6  # of xz
 
 MADE_BY = {  # by place, where * stands for folders too; all else by the pipeline
     "benchmark.json": "make bench",
@@ -149,7 +150,7 @@ def read_text(path: str | Path) -> str:
 def write_text(path: str | Path, text: str) -> None:
     """Write text whole or not at all, compressed where the name ends in ``.xz``: the same bytes for the same text."""
     content = text.encode("utf-8")
-    write_bytes(path, lzma.compress(content, preset=6) if Path(path).suffix == ".xz" else content)
+    write_bytes(path, lzma.compress(content, preset=PRESET) if Path(path).suffix == ".xz" else content)
 
 
 def parse_json(text: str, constant: Callable[[str], Any] | None = None) -> Any:

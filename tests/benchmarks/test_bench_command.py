@@ -5,8 +5,9 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
+
+import forks
 
 from lolm import tracking
 
@@ -17,7 +18,7 @@ def bench(folder, *arguments):
     shutil.copy(ROOT / "params.yaml", folder)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(folder), "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "benchmarks.__main__", "--scale", "smoke", "--quick", "--rounds", "2", *arguments]
+    command = [forks.interpreter(), "-m", "benchmarks.__main__", "--scale", "smoke", "--quick", "--rounds", "2", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

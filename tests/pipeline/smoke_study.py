@@ -25,7 +25,10 @@ def make(root: Path) -> None:
     params = yaml.safe_load(path.read_text(encoding="utf-8"))
     params |= {"scale": "smoke", "study": "main"}
     params["studies"]["main"]["seeds"] = list(SEEDS)
-    params["scales"]["smoke"]["training"]["steps"] = STEPS
+    smoke = params["scales"]["smoke"]
+    smoke["training"]["steps"] = STEPS
+    smoke["ablation"] |= {"refit_steps": 2, "refit_checks": 1, "fine_tune_steps": 1}
+    smoke["layers"]["draws"] = 1
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     git(root, "init", "-q")
     git(root, "add", "-A")
@@ -38,7 +41,7 @@ def _shorten(corpus: Path) -> None:
     with lzma.open(corpus, "rt", encoding="utf-8") as file:
         documents = [json.loads(line) for line in file]
     with lzma.open(corpus, "wt", encoding="utf-8", preset=0) as file:
-        file.writelines(json.dumps(document | {"text": document["text"][:8000]}) + "\n" for document in documents)
+        file.writelines(json.dumps(document | {"text": document["text"][:2000]}) + "\n" for document in documents)
 
 
 def copied(made: Path, folder: Path, *left_out: str) -> Path:

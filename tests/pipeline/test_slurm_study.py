@@ -12,7 +12,7 @@ import time
 import pytest
 import slurm_node
 import yaml
-from projects import command, dvc, environment, halting, process_of
+from projects import dvc, environment, halting, process_of, python
 from smoke_study import RUNS, copied, mlflow_rows
 
 from lolm.records import Layout, read
@@ -64,7 +64,7 @@ def test_a_study_on_slurm_is_the_study(made, layout, tmp_path):
         assert "[train lolm-2] lolm · smoke · seed 2: going on from step" in said
         assert "error: train lolm-1 failed with status -9" in said
         assert "3 of 4 were made; the same command goes on" in said
-        said = command(copy, *words, **slurm)
+        said = python(copy, *words[1:], **slurm)
     assert "train: 1 of 4 to make" in said
     assert "[train lolm-1] lolm · smoke · seed 1: going on from step" in said
     assert "evaluate: 1 of 4 to make" in said
