@@ -271,7 +271,7 @@ def _measured_multipliers(results: Sequence[ScaleResults], subject: str, arm: st
             tokens = (own.annealed("test", "tokens") or [()])[0] if split == "test" else ()
             for count, at in enumerate(tokens if curves else (), 1):
                 theirs, ours = (curve.until(count) for curve in curves[0])
-                value = measured(theirs, ours, max(theirs.best, ours.best), "flops").value
+                value = measured(theirs, ours, max(theirs.best, ours.best)).value
                 if value is not None:
                     found.append(Observation((r.scale, own.seed), own.header.parameters.total, at, math.log(value)))
             ends.append({row.tokens for row in found if row.run == (r.scale, own.seed)})

@@ -73,8 +73,6 @@ class Crossing:
 class Multiplier:
     """Baseline's position / subject's position at one loss; ``value`` is None with a ``reason``."""
 
-    axis: str
-    level: float
     baseline: float | None
     subject: float | None
     value: float | None
@@ -99,13 +97,13 @@ def crossing(curve: Curve, level: float) -> Crossing:
     return Crossing(None, f"never reaches {level:.4f} nats; its best is {curve.best:.4f}")
 
 
-def multiplier(baseline: Curve, subject: Curve, level: float, axis: str = "step") -> Multiplier:
+def multiplier(baseline: Curve, subject: Curve, level: float) -> Multiplier:
     """The multiplier at one loss level; refuses when either curve does not measure it."""
     a, b = crossing(baseline, level), crossing(subject, level)
     reasons = [f"{who} {c.reason}" for who, c in (("the baseline", a), ("the subject", b)) if c.position is None]
     if reasons:
-        return Multiplier(axis, level, a.position, b.position, None, "; ".join(reasons))
-    return Multiplier(axis, level, a.position, b.position, a.position / b.position, None)  # type: ignore[operator]
+        return Multiplier(a.position, b.position, None, "; ".join(reasons))
+    return Multiplier(a.position, b.position, a.position / b.position, None)  # type: ignore[operator]
 
 
 def between(losses: np.ndarray, i: int, share: float) -> np.ndarray:

@@ -361,19 +361,9 @@ def _nearest(run: RunRecord, metric: str, step: int) -> float | None:
     return None if not steps else values[min(range(len(steps)), key=lambda i: abs(steps[i] - step))]
 
 
-@dataclass(frozen=True)
-class Following:
-    """How closely a gate follows its target over log windows: Pearson's r (None where one is constant) and the RMS gap."""
-
-    correlation: float | None
-    rms_gap: float
-
-
-def follows(run: RunRecord) -> Following | None:
-    """Logged mean gate against the logged target of L_comp; None where either was not logged."""
+def follows(run: RunRecord) -> float | None:
+    """Pearson's r of logged mean gate and logged target of L_comp over log windows; None where either was not logged or is
+    constant."""
     gate, target = (dict(zip(*run.points(key), strict=True)) for key in (names.GATE_LEVEL, names.GATE_TARGET))
     steps = sorted(set(gate) & set(target))
-    if not steps:
-        return None
-    a, b = [gate[s] for s in steps], [target[s] for s in steps]
-    return Following(correlation(a, b), math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / len(steps)))
+    return correlation([gate[s] for s in steps], [target[s] for s in steps]) if steps else None

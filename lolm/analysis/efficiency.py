@@ -25,19 +25,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from lolm.analysis.curves import Curve as Curve
-from lolm.analysis.curves import CurveError as CurveError
-from lolm.analysis.curves import Multiplier, between, multiplier
-from lolm.analysis.curves import crossing as crossing
+from lolm.analysis.curves import Curve, Multiplier, between, multiplier
 from lolm.analysis.interpolants import INTERPOLANTS, log_crossings
 from lolm.analysis.statistics import Estimate, geometric_interval, t_interval
 from lolm.analysis.uncertainty import TextSample, estimate
 from lolm.records.results import RunRecord, ScaleResults
-from lolm.records.series import AXES as AXES
 
 
 @dataclass(frozen=True)
@@ -51,24 +46,23 @@ class Efficiency:
         reached: number of pairs in which the subject reaches the baseline's best loss.
     """
 
-    axis: str
     to_subject: tuple[Multiplier, ...]
     common: Estimate | None
     reached: int
     reason: str | None
 
 
-def efficiency(pairs: Iterable[tuple[Curve, Curve]], axis: str, confidence: float = 0.95) -> Efficiency:
+def efficiency(pairs: Iterable[tuple[Curve, Curve]], confidence: float = 0.95) -> Efficiency:
     """Multipliers over seeds from (baseline, subject) curves of paired runs."""
     pairs = list(pairs)
-    backward = tuple(multiplier(base, subject, subject.best, axis) for base, subject in pairs)
-    common = [multiplier(base, subject, max(base.best, subject.best), axis) for base, subject in pairs]
+    backward = tuple(multiplier(base, subject, subject.best) for base, subject in pairs)
+    common = [multiplier(base, subject, max(base.best, subject.best)) for base, subject in pairs]
     reached = sum(subject.best <= base.best for base, subject in pairs)
     failed = [m.reason for m in common if m.value is None]
     if failed or not common:
-        return Efficiency(axis, backward, None, reached, failed[0] if failed else "no paired runs")
+        return Efficiency(backward, None, reached, failed[0] if failed else "no paired runs")
     values = [m.value for m in common if m.value is not None]
-    return Efficiency(axis, backward, geometric_interval(values, confidence), reached, None)
+    return Efficiency(backward, geometric_interval(values, confidence), reached, None)
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,6 @@ class Budgets:
         change: multiplier at the largest budget over that at the smallest, of those measured; None with fewer than two.
     """
 
-    axis: str
     split: str
     points: tuple[Budget, ...]
     reached: int
@@ -229,7 +222,7 @@ def at_budgets(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleRe
             continue
         cut = [(base.until(count), subject.until(count)) for base, subject in curves]
         position = math.fsum(base.positions[-1] for base, _ in cut) / len(cut)
-        own, failed = _logs(cut, axis)
+        own, failed = _logs(cut)
         if failed:
             points.append(Budget(step, position, None, f"in {len(failed)} of {len(cut)} pairs {failed[0]}"))
             continue
@@ -241,11 +234,11 @@ def at_budgets(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleRe
         points.append(Budget(step, position, logs[-1].estimate(confidence, among).map(math.exp), None))
     reached = sum(subject.best <= base.best for base, subject in curves)
     after = () if untimed else [pair for pair in curves if pair[1].best > pair[0].best]
-    behind = [multiplier(base, subject, subject.best, axis).value for base, subject in after]
+    behind = [multiplier(base, subject, subject.best).value for base, subject in after]
     shares = [value for value in behind if value is not None]  # below 1: the baseline's cost over the subject's
     needed = geometric_interval(shares).value if shares else None
     change = logs[-1].minus(logs[0]).estimate(confidence, among).map(math.exp) if len(logs) > 1 else None
-    return Budgets(axis, split, tuple(points), reached, needed, change)
+    return Budgets(split, tuple(points), reached, needed, change)
 
 
 def _rivals(pairs: Pairs, among: ScaleResults | None) -> dict[str, Pairs]:
@@ -276,15 +269,15 @@ def _logs_at_ends(paired: _Paired, axis: str) -> tuple[dict[int, list[float]], s
     steps, curves, split = annealed_curves(paired.pairs, axis)
     found = {}
     for count, step in enumerate(steps, 1):
-        values, lacking = _logs([(base.until(count), subject.until(count)) for base, subject in curves], axis)
+        values, lacking = _logs([(base.until(count), subject.until(count)) for base, subject in curves])
         if not lacking:
             found[step] = values
     return found, split
 
 
-def _logs(curves: Sequence[tuple[Curve, Curve]], axis: str) -> tuple[list[float], list[str]]:
+def _logs(curves: Sequence[tuple[Curve, Curve]]) -> tuple[list[float], list[str]]:
     """ln of the multiplier of each pair of (baseline, subject) at the lowest loss that both reached; why it is missing."""
-    found = [multiplier(base, subject, max(base.best, subject.best), axis) for base, subject in curves]
+    found = [multiplier(base, subject, max(base.best, subject.best)) for base, subject in curves]
     return [math.log(m.value) for m in found if m.value is not None], [m.reason or "" for m in found if m.value is None]
 
 
@@ -314,7 +307,6 @@ def by_interpolant(pairs: Pairs, axis: str, step: int, confidence: float = 0.95)
 class Gap:
     """Loss of the subject minus the baseline's (nats) where both have spent the same; None with a ``reason``."""
 
-    axis: str
     split: str
     difference: Estimate | None
     reason: str | None
@@ -327,13 +319,13 @@ def gap_at(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleResult
     """
     steps, curves, split = annealed_curves(pairs, axis)
     if axis == "seconds" and (untimed := _untimed(pairs)):
-        return Gap(axis, split, None, untimed)
+        return Gap(split, None, untimed)
     if not curves:
-        return Gap(axis, split, None, "there are no common ends of schedule")
+        return Gap(split, None, "there are no common ends of schedule")
     own, missing = _gaps(curves)
     if missing:
         why = f"at its first end of schedule the {missing[0]} had spent more than the other in its whole run"
-        return Gap(axis, split, None, why)
+        return Gap(split, None, why)
     pool: dict[str, list[float]] = {}
     draws = None
     for arm, rivals in _rivals(pairs, among).items():
@@ -353,7 +345,7 @@ def gap_at(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleResult
             drawn.append(ours - theirs_D)
         draws = np.stack(drawn, axis=1)
     found = _Values(own, pool, draws, sample.units if sample else 0)
-    return Gap(axis, split, found.estimate(confidence, among), None)
+    return Gap(split, found.estimate(confidence, among), None)
 
 
 def _gaps(curves: Sequence[tuple[Curve, Curve]]) -> tuple[list[float], list[str]]:
@@ -369,17 +361,10 @@ def _gaps(curves: Sequence[tuple[Curve, Curve]]) -> tuple[list[float], list[str]
     return found, missing
 
 
-def along(baseline: Sequence[Curve], subject: Sequence[Curve], axis: str) -> list[dict[str, Any]]:
-    """Multiplier of each pair at each loss that the baseline measures: how the lead changes during training.
-
-    Returns rows of ``position`` (the baseline's), ``pair``, ``level`` and ``multiplier`` (or None).
-    """
-    rows: list[dict[str, Any]] = []
-    for pair, (base, other) in enumerate(zip(baseline, subject, strict=True)):
-        envelope = base.envelope()
-        for i, (position, level) in enumerate(zip(envelope.positions, envelope.losses, strict=True)):
-            if position <= 0 or (i and level == envelope.losses[i - 1]):
-                continue
-            found = multiplier(base, other, level, axis)
-            rows.append({"pair": pair, "position": position, "level": level, "multiplier": found.value})
-    return rows
+def along(baseline: Curve, subject: Curve) -> list[tuple[float, float | None]]:
+    """How the lead changes during training: (the baseline's position, multiplier) at each loss that the baseline measures."""
+    envelope, found = baseline.envelope(), []
+    for i, (position, level) in enumerate(zip(envelope.positions, envelope.losses, strict=True)):
+        if position > 0 and not (i and level == envelope.losses[i - 1]):
+            found.append((position, multiplier(baseline, subject, level).value))
+    return found

@@ -80,11 +80,6 @@ def missed_more(found: Estimate, margin: float) -> str:
     return NEITHER if -margin < low and high < margin else UNDECIDED
 
 
-def inverted(statistic: Estimate, share: Estimate, margin: float) -> bool:
-    """Whether the recurrent mixers are missed more although they write the smaller part."""
-    return missed_more(statistic, margin) == names.RECURRENT and share.interval is not None and share.interval[1] < 0.5
-
-
 def unused(damage: Estimate, margin: float) -> bool:
     """Whether a type is bypassed: removing all of it is shown to cost less than the margin, in either direction."""
     return damage.interval is not None and -margin < damage.interval[0] and damage.interval[1] < margin

@@ -6,40 +6,7 @@ A claim is an entry of :mod:`lolm.claims.registry`: data, with a measure from :m
 
 from __future__ import annotations
 
-from lolm.claims.build import build_ledger, has_lolm, merged_ledger, to_records, untrained
-from lolm.claims.entry import Entry
-from lolm.claims.ledger import (
-    FAILS,
-    GROUPS,
-    HOLDS,
-    INCONCLUSIVE,
-    NOT_RUN,
-    UNTESTABLE,
-    VERDICTS,
-    Claim,
-    Control,
-    Quantity,
-    decisive,
-)
-from lolm.claims.sentences import findings
+from lolm.claims.build import build_ledger, merged_ledger, to_records
+from lolm.claims.ledger import Claim
 
-__all__ = [
-    "FAILS",
-    "GROUPS",
-    "HOLDS",
-    "INCONCLUSIVE",
-    "NOT_RUN",
-    "UNTESTABLE",
-    "VERDICTS",
-    "Claim",
-    "Control",
-    "Entry",
-    "Quantity",
-    "build_ledger",
-    "decisive",
-    "findings",
-    "has_lolm",
-    "merged_ledger",
-    "to_records",
-    "untrained",
-]
+__all__ = ["Claim", "build_ledger", "merged_ledger", "to_records"]

@@ -295,13 +295,6 @@ def _joined(sentences: Sequence[str]) -> str:
     return f"{'; '.join([first, *(text[0].lower() + text[1:] if text[:4] != 'LOLM' else text for text in rest)])}."
 
 
-def findings(claims: Sequence[Claim]) -> list[str]:
-    """One sentence for each headline claim of a ledger, in the order above, and the count over all published facts at the end."""
-    known = {claim.id: claim for claim in claims}
-    said = [sentence(finding, known[finding.claim]) for finding in FINDINGS if finding.claim in known]
-    return [*said, tally(claims)] if said else []
-
-
 def sentence(finding: Finding, claim: Claim) -> str:
     """What a claim's verdict and number allow to be said."""
     if claim.verdict in (HOLDS, FAILS):

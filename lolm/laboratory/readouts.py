@@ -45,41 +45,6 @@ class Effort:
     checks: int = 10
 
 
-def refit_readout(
-    model: LanguageModel,
-    intervention: Intervention,
-    readout: str,
-    train: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    validation: EvaluationSet,
-    held_out: EvaluationSet,
-    batch_size: int,
-    effort: Effort = Effort(),
-    context: Context = EMPTY,
-    *,
-    step: int = 0,
-) -> Readout:
-    """Refit one readout of a damaged model, and of the intact one beside it, and score both. The model stays as it was.
-
-    What the readout reads is computed once and kept, so all text must fit into memory; a step takes one of the batches of
-    ``train``, in a random order that starts anew when it is through.
-
-    Args:
-        readout: ``temperature``, one number; ``affine``, gains and biases of the branch norms and the head's; ``head``, an
-            output map that starts from the embedding; ``head_scratch``, one that starts from zero; ``fine_tune``, all weights,
-            with the intervention in place at every step: not what the damaged streams hold, but what the path that is left
-            can learn to do. What the intervention knows (statistics, other documents) stays that of the learned model.
-        train: inputs and targets, each (B, T), of the training split.
-        validation, held_out: on which a refit stops, and which is scored at the end.
-        step: of the weights, for the row.
-
-    Raises:
-        InterventionError: another readout, no training text, or ``affine`` for a model whose norms have none.
-    """
-    return refit_readouts(model, [intervention], train, validation, held_out, batch_size, effort, context, [readout], step=step)[
-        0
-    ]
-
-
 def refit_readouts(
     model: LanguageModel,
     interventions: Iterable[Intervention],
@@ -93,7 +58,27 @@ def refit_readouts(
     *,
     step: int = 0,
 ) -> list[Readout]:
-    """:func:`refit_readout` of every readout under every intervention, the streams computed once for all of them."""
+    """Refit readouts of a model under each intervention, and of the intact one beside it, and score both. The model stays as it
+    was.
+
+    What the readouts read is computed once and kept, so all text must fit into memory; a step takes one of the batches of
+    ``train``, in a random order that starts anew when it is through.
+
+    Args:
+        train: inputs and targets, each (B, T), of the training split.
+        validation, held_out: on which a refit stops, and which is scored at the end.
+        readouts: ``temperature``, one number; ``affine``, gains and biases of the branch norms and the head's; ``head``, an
+            output map that starts from the embedding; ``head_scratch``, one that starts from zero; ``fine_tune``, all weights,
+            with the intervention in place at every step: not what the damaged streams hold, but what the path that is left
+            can learn to do. What the intervention knows (statistics, other documents) stays that of the learned model.
+        step: of the weights, for the rows.
+
+    Returns:
+        a row for each readout under each intervention, in this order.
+
+    Raises:
+        InterventionError: another readout, no training text, or ``affine`` for a model whose norms have none.
+    """
     readouts = list(readouts)
     for readout in readouts:
         if readout not in READOUTS:

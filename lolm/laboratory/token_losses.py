@@ -34,22 +34,6 @@ class TokenLosses:
     gate: np.ndarray | None
 
 
-def read_document(stream: TokenStream, document: int, start: int, length: int) -> np.ndarray:
-    """(n,) int64: at most ``length`` tokens of a document from its token ``start`` on, without its end.
-
-    Raises:
-        DataError: no such document, or it is shorter.
-    """
-    documents = len(stream.document_starts)
-    if not 0 <= document < documents:
-        raise DataError(f"document {document}: the {stream.split} split has documents 0 … {documents - 1}")
-    bounds = [*stream.document_starts.tolist(), len(stream)]
-    first, end = bounds[document] + start, bounds[document + 1] - 1
-    if not bounds[document] <= first < end or length < 1:
-        raise DataError(f"tokens {start} … {start + length - 1}: document {document} has {end - bounds[document]} tokens")
-    return stream.window(first, min(length, end - first))
-
-
 @torch.no_grad()
 def losses_by_token(
     model: LanguageModel,

@@ -125,7 +125,7 @@ def target(token_class: str) -> str:
 
 # ---------------------------------------------------------------------------------------------- metrics of a run's series
 
-TRAIN, VAL, ANNEALED, GATES, REGIMES, EXPERTS, SPEED = "train", "val", "annealed", "gate", "regime", "moe", "speed"  # prefixes
+TRAIN, VAL, ANNEALED = "train", "val", "annealed"  # prefixes
 
 CLOZE, MINIMAL_PAIRS = "cloze", "minimal_pairs"  # downstream tasks made from the test split; all others are public
 TRAIN_LOSS, TRAIN_TOTAL = "train/loss", "train/total"  # of the tokens, and with the weighted auxiliary terms

@@ -17,6 +17,7 @@ from lolm.analysis.uncertainty import final_bits, final_loss
 from lolm.claims.numbers import show, show_estimate
 from lolm.config import flatten, to_mapping
 from lolm.config.strict import as_text
+from lolm.records import AXES
 from lolm.records.results import ScaleResults
 from lolm.records.schema import Downstream, TaskMetric
 from lolm.report.render import estimate, si
@@ -197,7 +198,7 @@ def comparisons(results: ScaleResults) -> list[Row]:
     for arm in results.arms:
         pairs = results.pairs(arm, results.baseline) if arm != results.baseline else ()
         if pairs:
-            found = {axis: eff.at_budgets(pairs, axis, results.analysis.confidence, results) for axis in eff.AXES}
+            found = {axis: eff.at_budgets(pairs, axis, results.analysis.confidence, results) for axis in AXES}
             flops = found["flops"]
             steps = "—" if flops.largest is None else f"{flops.largest.steps:,}"
             changes = {None: "unknown", True: f"by {show(flops.change.value, 'x')}" if flops.change else "", False: "not shown"}

@@ -146,16 +146,10 @@ def lead(results: ScaleResults) -> pd.DataFrame:
     for axis in ("step", "flops"):
         for subject, base in pairs:
             steps = dict(zip(heldout_curve(base, axis).positions, heldout_curve(base, "step").positions, strict=True))
-            found = eff.along([heldout_curve(base, axis)], [heldout_curve(subject, axis)], axis)
             rows += [
-                {
-                    "quantity": f"multiplier in {axis}",
-                    "seed": subject.seed,
-                    "step": steps[r["position"]],
-                    "value": r["multiplier"],
-                }
-                for r in found
-                if r["multiplier"]
+                {"quantity": f"multiplier in {axis}", "seed": subject.seed, "step": steps[position], "value": value}
+                for position, value in eff.along(heldout_curve(base, axis), heldout_curve(subject, axis))
+                if value
             ]
     return table(("quantity", "seed", "step", "value"), rows)
 

@@ -7,16 +7,7 @@ and data sets in :mod:`lolm.tracking.models`, what pages show first in :mod:`lol
 
 from lolm.tracking.runs import sync_live, sync_run
 from lolm.tracking.scales import chart_page_of, sync_benchmark, sync_scale
-from lolm.tracking.stages import (
-    HAND_OVER,
-    HANDED_OVER,
-    RUNNER,
-    try_prepare_store,
-    try_sync,
-    try_sync_benchmark,
-    try_sync_run,
-    try_sync_scale,
-)
+from lolm.tracking.stages import HAND_OVER, HANDED_OVER, RUNNER, try_sync, try_sync_benchmark, try_sync_scale
 from lolm.tracking.store import TrackingError, experiment_name, prepare_store, store_uri
 
 __all__ = [
@@ -32,9 +23,7 @@ __all__ = [
     "sync_live",
     "sync_run",
     "sync_scale",
-    "try_prepare_store",
     "try_sync",
     "try_sync_benchmark",
-    "try_sync_run",
     "try_sync_scale",
 ]

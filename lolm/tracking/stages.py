@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lolm import redacted
-from lolm.records import Layout, RunKey, write_text
-from lolm.tracking.runs import sync_live, sync_run
+from lolm.records import write_text
+from lolm.tracking.runs import sync_live
 from lolm.tracking.scales import sync_benchmark, sync_scale
-from lolm.tracking.store import BusyError, in_use, prepare_store, store_lock
+from lolm.tracking.store import BusyError, in_use, store_lock
 
 RUNNER = "LOLM_RUNNER"  # set in the environment of the stages that the runner starts
 HAND_OVER = "LOLM_HAND_OVER"  # set in a job on another machine: MLflow is filled by the process alone that follows it
@@ -51,17 +51,6 @@ def _hand_over(folder: Path) -> None:
     if (folder / "metrics.jsonl").exists():
         for name in ("config.json", "metrics.jsonl"):
             write_text(folder / HANDED_OVER / name, (folder / name).read_text(encoding="utf-8"))
-
-
-def try_sync_run(layout: Layout, key: RunKey) -> None:
-    """:func:`sync_run` when a stage has written a run's records; left to the runner, if there is one."""
-    if not _left_to_runner():
-        _guarded(sync_run, layout, key)
-
-
-def try_prepare_store() -> None:
-    """:func:`prepare_store` under the same terms."""
-    _guarded(prepare_store)
 
 
 def try_sync_scale(scale: str) -> None:

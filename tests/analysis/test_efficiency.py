@@ -6,20 +6,11 @@ from types import SimpleNamespace
 import pytest
 from synthetic import write_results
 
-from lolm.analysis.efficiency import (
-    AXES,
-    Curve,
-    CurveError,
-    along,
-    annealed_curves,
-    at_budgets,
-    crossing,
-    efficiency,
-    gap_at,
-    multiplier,
-)
+from lolm.analysis.curves import Curve, CurveError, crossing, multiplier
+from lolm.analysis.efficiency import along, annealed_curves, at_budgets, efficiency, gap_at
 from lolm.analysis.in_curve import heldout_curve, training_curve, training_loss, window_rows
 from lolm.analysis.leaderboard import leaderboard
+from lolm.records import AXES
 from lolm.records.results import RunRecord, load_results
 from lolm.records.schema import ScheduleEnd, Score
 
@@ -73,7 +64,7 @@ def test_multiplier_says_who_is_not_measured():
 
 def test_both_directions_when_the_subject_is_behind():
     fine = [1.05**i for i in range(200)]
-    found = efficiency([(curve(1.0, fine), curve(0.8, fine)), (curve(1.0, fine), curve(0.8, fine))], "flops")
+    found = efficiency([(curve(1.0, fine), curve(0.8, fine)), (curve(1.0, fine), curve(0.8, fine))])
     assert found.reached == 0
     assert found.to_subject[0].value == pytest.approx(0.8, rel=1e-3)
     assert found.common.value == pytest.approx(0.8, rel=1e-3)
@@ -81,24 +72,24 @@ def test_both_directions_when_the_subject_is_behind():
 
 def test_common_level_is_always_measured():
     fine = [1.05**i for i in range(200)]
-    found = efficiency([(curve(1.0, fine), curve(1.2, fine)), (curve(1.0, fine), curve(0.9, fine))], "step")
+    found = efficiency([(curve(1.0, fine), curve(1.2, fine)), (curve(1.0, fine), curve(0.9, fine))])
     assert found.reached == 1
     assert found.common.per_seed == pytest.approx((1.2, 0.9), rel=1e-3)
 
 
 def test_no_overlap_gives_a_reason():
     low = Curve((1.0, 2.0), (1.0, 0.9))
-    found = efficiency([(curve(), low)], "step")
+    found = efficiency([(curve(), low)])
     assert found.common is None
     assert "first measurement" in found.reason
-    assert efficiency([], "step").reason == "no paired runs"
+    assert efficiency([]).reason == "no paired runs"
 
 
 def test_lead_along_the_run():
     fine = [1.05**i for i in range(200)]
-    rows = along([curve(1.0, fine)], [curve(2.0, fine)], "step")
-    assert rows[-1]["multiplier"] == pytest.approx(2, rel=1e-3)
-    assert rows[0]["multiplier"] is None  # the subject's first measurement is already lower
+    found = along(curve(1.0, fine), curve(2.0, fine))
+    assert found[-1] == (fine[-1], pytest.approx(2, rel=1e-3))
+    assert found[0] == (1.0, None)  # the subject's first measurement is already lower
 
 
 def test_loss_at_a_position():

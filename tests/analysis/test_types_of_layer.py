@@ -60,8 +60,6 @@ def test_s_and_its_normalised_forms():
 )
 def test_which_type_is_missed_more(interval, missed):
     assert by.missed_more(estimate(*interval), 0.05) == missed
-    assert by.inverted(estimate(*interval), estimate(0.3, 0.4), 0.05) == (missed == "recurrent")
-    assert not by.inverted(estimate(*interval), estimate(0.3, 0.6), 0.05)
     assert by.unused(estimate(*interval), 0.05) == (missed == "neither")
     assert by.missed_more(t_interval([0.3]), 0.05) == "inconclusive"
 

@@ -6,7 +6,8 @@ import pytest
 from builders import ROOT
 from synthetic import Truth, write_results
 
-from lolm.claims import build_ledger, decisive, merged_ledger
+from lolm.claims import build_ledger, merged_ledger
+from lolm.claims.ledger import decisive
 from lolm.claims.registry import ENTRIES
 from lolm.claims.sentences import tally
 from lolm.config import load_params

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from lolm.analysis.effects import OUTCOMES
-from lolm.claims import GROUPS, Entry, build_ledger
+from lolm.claims import build_ledger
 from lolm.claims.controls import CONTROLS
-from lolm.claims.entry import Reading
+from lolm.claims.entry import Entry, Reading
+from lolm.claims.ledger import GROUPS
 from lolm.claims.measures.training import Contrast, Ladder, RecallContrast
 from lolm.claims.published import NUMBERS, SOURCES
 from lolm.claims.registry import ENTRIES, by_id

@@ -6,10 +6,9 @@ import pytest
 from synthetic import Truth
 
 from lolm.analysis.leaderboard import leaderboard
-from lolm.claims import build_ledger, findings
 from lolm.claims.build import modern
 from lolm.claims.registry import ENTRIES, by_id
-from lolm.claims.sentences import FINDINGS, GENERALITY, generality, ranking, sentence
+from lolm.claims.sentences import FINDINGS, GENERALITY, generality, ranking, sentence, tally
 
 KNOWN = by_id([*ENTRIES, *(modern(entry) for entry in ENTRIES if entry.modern)])
 
@@ -48,12 +47,12 @@ def test_numbers_come_with_their_interval_and_seeds(ledger_of):
     assert "authors print" not in said["cpc_chance"]  # their number is the loss, ours the loss minus chance
 
 
-def test_findings_follow_the_verdicts(results_of):
-    said = findings(build_ledger(results_of(Truth(speed=3.0, flops_ratio=1.0))))
-    assert any("published form of the Transformer needs more than twice LOLM's training FLOPs" in text for text in said)
-    said = findings(build_ledger(results_of(Truth(speed=1.5, flops_ratio=1.0))))
-    assert any("published form of the Transformer needs less than twice LOLM's training FLOPs" in text for text in said)
-    assert said[-1].startswith("Of the claims with published numbers, each fact counted once")
+def test_findings_follow_the_verdicts(ledger_of):
+    finding = next(finding for finding in FINDINGS if finding.claim == "efficiency_2x")
+    for speed, said in ((3.0, "more than twice LOLM's training FLOPs"), (1.5, "less than twice LOLM's training FLOPs")):
+        ledger = ledger_of(Truth(speed=speed, flops_ratio=1.0))
+        assert f"published form of the Transformer needs {said}" in sentence(finding, ledger[finding.claim])
+    assert tally(list(ledger.values())).startswith("Of the claims with published numbers, each fact counted once")
 
 
 def test_where_the_subject_stands_among_many(results_of):

@@ -19,7 +19,7 @@ from known_models import (
 )
 
 from lolm.interventions import Intervention, InterventionError, change_branch, change_site, force_gate, match_norm, replace_branch
-from lolm.laboratory.readouts import Effort, refit_readout, refit_readouts
+from lolm.laboratory.readouts import Effort, refit_readouts
 from lolm.laboratory.temperature import fit_temperature
 from lolm.records.names import READOUTS
 
@@ -27,6 +27,12 @@ SET, VALIDATION, TRAIN = held_out(), held_out(seed=2), training(15)
 UNIFORM = math.log(WIDTH)
 MIRROR = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0)))[0]
 TURNED = change_site("o", "turned", lambda o, _: o @ MIRROR)  # loses nothing
+
+
+def refit_readout(model, intervention, readout, train, validation, scored, batch_size, *effort):
+    """The row of one readout under one intervention."""
+    (row,) = refit_readouts(model, [intervention], train, validation, scored, batch_size, *effort, readouts=[readout])
+    return row
 
 
 def calibrated(scale: float):

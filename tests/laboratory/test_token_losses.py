@@ -19,7 +19,7 @@ from lolm.interventions import (
     swap_gate,
     writes,
 )
-from lolm.laboratory.token_losses import losses_by_token, read_document
+from lolm.laboratory.token_losses import losses_by_token
 
 EOS = WIDTH - 1
 TEXT = ArrayStream(40, WIDTH, seed=3).tokens
@@ -96,14 +96,3 @@ def test_what_cannot_be_read():
         losses_by_token(model, TEXT, EOS, replace_branch("latent", "mean"))
     with pytest.raises(InterventionError, match="other documents"):
         losses_by_token(model, TEXT, EOS, replace_branch("latent", "resample"))
-
-
-def test_documents():
-    stream = ArrayStream(100, WIDTH)
-    stream.document_starts = np.array([0, 30])
-    assert read_document(stream, 0, 0, 1000).tolist() == stream.tokens[:29].tolist()  # the 30th token is the document's end
-    assert read_document(stream, 1, 10, 20).tolist() == stream.tokens[40:60].tolist()
-    assert read_document(stream, 1, 0, 1000).tolist() == stream.tokens[30:99].tolist()
-    for wrong in ((2, 0, 10), (-1, 0, 10), (0, 29, 1), (0, -1, 5), (0, 0, 0)):
-        with pytest.raises(DataError):
-            read_document(stream, *wrong)

@@ -491,9 +491,9 @@ def test_means_are_over_the_runs_of_the_study_as_they_are_now(project):
 def test_failure_is_one_warning(project, monkeypatch, capsys):
     Path("mlflow.db").write_bytes(b"this is no database" * 100)
     monkeypatch.setattr(stages, "_warned", False)
-    key = finished_run()
-    tracking.try_sync_run(LAYOUT, key)
-    tracking.try_sync_run(LAYOUT, key)
+    finished_run()
+    tracking.try_sync_scale("smoke")
+    tracking.try_sync_scale("smoke")
     error = capsys.readouterr().err
     assert error.count("warning: MLflow was not filled") == 1
     assert "python -m pipeline.track" in error
@@ -619,7 +619,7 @@ def test_secrets_of_the_environment_stand_nowhere(project):
     finished_run()
     write_text("reports/smoke/main/report.html", "said")
     write_json(Path("reports/smoke/main/claims.json"), [])
-    filling = "from lolm.tracking import stages; stages.try_prepare_store(); stages.try_sync_scale('smoke')"
+    filling = "from lolm.tracking import stages; stages.try_sync_scale('smoke')"
     said = []
     for words in (["-m", "pipeline.track"], ["-c", filling]):
         for secrets in (SECRETS, SECRETS | {"MLFLOW_TRACKING_URI": ""}):
@@ -664,7 +664,8 @@ def test_short_runs_do_not_pay_for_mlflow(project):
     assert runs() == []
     tracking.try_sync(scratch, min_interval=0.0)
     assert [run.info.status for run in runs()] == ["RUNNING"]
-    tracking.try_sync_run(LAYOUT, finished_run())
+    finished_run()
+    tracking.try_sync_scale("smoke")
     assert [run.info.status for run in runs()] == ["FINISHED"]
 
 
@@ -684,7 +685,7 @@ def test_a_job_on_another_machine_leaves_its_last_checkpoint_to_the_process_that
     cluster._fill_mlflow(synced)
     assert [points(run) for run in runs()] == [expected(rows(5))]
     finished_run()
-    tracking.try_sync_run(LAYOUT, RunKey("lolm", 1))
+    tracking.try_sync_scale("smoke")
     checkpoint(rows(20))
     (Path(".scratch/f00d") / FINISHED).touch()
     cluster._fill_mlflow(synced)
@@ -694,10 +695,7 @@ def test_a_job_on_another_machine_leaves_its_last_checkpoint_to_the_process_that
 def test_stages_of_the_runner_leave_it_to_the_runner(project):
     """A short run under the runner ends without loading MLflow; without a runner it fills MLflow itself."""
     finished_run()
-    code = (
-        "import sys; from lolm import tracking; from lolm.records import Layout, RunKey; "
-        "tracking.try_sync_run(Layout('smoke'), RunKey('lolm', 1)); print('mlflow' in sys.modules)"
-    )
+    code = "import sys; from lolm import tracking; tracking.try_sync_scale('smoke'); print('mlflow' in sys.modules)"
     for environment, loaded in (({tracking.RUNNER: "1"}, "False"), ({}, "True")):
         done = subprocess.run(
             [sys.executable, "-c", code],

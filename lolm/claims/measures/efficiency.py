@@ -28,13 +28,13 @@ def in_curve(results: ScaleResults, pairs: Pairs, axis: str = "step") -> eff.Eff
     """Multipliers of the pairs inside the runs, as the authors read theirs: training loss, before the rate decays."""
     window = results.analysis.published_window
     curves = [(training_before_decay(base, window, axis), training_before_decay(run, window, axis)) for run, base in pairs]
-    return eff.efficiency(curves, axis, results.analysis.confidence)
+    return eff.efficiency(curves, results.analysis.confidence)
 
 
 def in_heldout_curve(results: ScaleResults, pairs: Pairs) -> eff.Efficiency:
     """The same in steps on validation text."""
     curves = [(heldout_before_decay(base), heldout_before_decay(subject)) for subject, base in pairs]
-    return eff.efficiency(curves, "step", results.analysis.confidence)
+    return eff.efficiency(curves, results.analysis.confidence)
 
 
 def multiplier(threshold: float):

@@ -168,8 +168,7 @@ def target(context: Context) -> Reading:
     details = {
         "mean target": Quantity.of(t_interval(targets, confidence), "gate", "mean of sigmoid(5 (u_h - u_z)) on the test split")
     }
-    found = [follows(run) for run in runs]
-    tracks = [one.correlation for one in found if one is not None and one.correlation is not None]
+    tracks = [r for run in runs if (r := follows(run)) is not None]
     if len(tracks) == len(runs):
         details["correlation over training"] = Quantity.of(
             t_interval(tracks, confidence), "r", "Pearson correlation of logged gate and logged target over log windows"
