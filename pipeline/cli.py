@@ -90,8 +90,8 @@ def _say_compiling(device: str) -> None:
 
 def _colours(run) -> Callable[[float], int]:
     """The colour of a gate, the middle one being this model's mean on held-out text."""
-    gate = run.records.evaluation.gate if run.records is not None and run.records.evaluation is not None else None
-    middle, last = 0.5 if gate is None else gate.mean, len(LATENT_TO_SURFACE) - 1
+    mean = None if run.records is None else run.records.gate_mean
+    middle, last = 0.5 if mean is None else mean, len(LATENT_TO_SURFACE) - 1
     return lambda g: LATENT_TO_SURFACE[round(min(1.0, max(0.0, 0.5 + (g - middle) / (2 * REACH))) * last)]
 
 

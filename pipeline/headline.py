@@ -32,9 +32,9 @@ def write_headline(layout: Layout, key: RunKey, analysis: AnalysisConfig, read_r
     if evaluation is None:
         values["validation_nats"] = summary.val_nats
     else:
-        score, gate = evaluation.test, evaluation.gate
+        score = evaluation.test
         values |= {"test_nats": score.nats, "bits_per_byte": score.bits_per_byte, "accuracy": score.accuracy}
-        values["gate_mean"] = None if gate is None else gate.mean
+        values["gate_mean"] = run.gate_mean
     values["inversion"] = statistic(run, RemovalMethod(analysis.inversion_statistic))
     values["latent_share"] = latent_share(run)
     values["type_statistic"] = layers.statistic(run.by_layer, analysis.type_statistic)

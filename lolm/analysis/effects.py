@@ -38,16 +38,13 @@ def measure(results: ScaleResults, outcome: str) -> Measure:
     """How an outcome (a key of OUTCOMES) is read from a run."""
     pair = primary(results)
 
-    def gate(run: RunRecord) -> float | None:
-        return None if run.evaluation is None or run.evaluation.gate is None else run.evaluation.gate.mean
-
     def usage(run: RunRecord) -> float | None:
         regime = None if run.evaluation is None else run.evaluation.regime
         return None if regime is None or not regime.max_entropy else regime.usage_entropy_eval / regime.max_entropy
 
     return {
         "nats": lambda run: run.test_nats,
-        "gate": gate,
+        "gate": lambda run: run.gate_mean,
         "inversion": lambda run: statistic(run, pair),
         "share": latent_share,
         "usage": usage,

@@ -34,15 +34,11 @@ GATES = {
 }
 
 
-def _subject(results: ScaleResults) -> tuple[RunRecord, ...]:
-    return results.of(results.subject) if results.subject else ()
-
-
 def gate_changes(*names: str) -> Controls:
     """Damage when only a part of what the gate says is taken away."""
 
     def make(results: ScaleResults) -> list[Control]:
-        runs = _subject(results)
+        runs = results.subjects
         return [
             Control(f"gate {text}", quantity(removed(runs, name), results, "nats", f"damage with the gate {text}"), sentence)
             for name, (text, sentence) in GATES.items()
@@ -54,14 +50,14 @@ def gate_changes(*names: str) -> Controls:
 
 def refits(results: ScaleResults) -> list[Control]:
     """S after refits of the readout."""
-    return refitted_statistics(results, _subject(results))
+    return refitted_statistics(results, results.subjects)
 
 
 def fitted_temperature(value: float) -> Controls:
     """Damage at a constant gate with one temperature fitted to either loss."""
 
     def make(results: ScaleResults) -> list[Control]:
-        runs = _subject(results)
+        runs = results.subjects
 
         def fitted(run: RunRecord, intervention: str, at: float | None) -> float | None:
             found = run.condition(intervention, at)
@@ -155,7 +151,7 @@ def _recipes(results: ScaleResults) -> str:
 
 def addends(results: ScaleResults) -> list[Control]:
     """What the latent addend of the fusion contributes, beside the gate's value."""
-    runs = _subject(results)
+    runs = results.subjects
     sentence = "The gate multiplies branches whose length and direction are free; what an addend contributes is another number."
 
     def latent(run: RunRecord, key: str) -> float | None:
@@ -186,7 +182,7 @@ def minority(results: ScaleResults) -> list[Control]:
     """Whether the latent branch is the smaller one at all, which an inversion presupposes."""
     text = "latent branch's share of the power of the gated signal, test split"
     sentence = "An inversion says that the smaller branch is missed more; S grows with a branch's share whatever that is."
-    return [Control("share of the latent branch", quantity(latent_share(_subject(results)), results, "share", text), sentence)]
+    return [Control("share of the latent branch", quantity(latent_share(results.subjects), results, "share", text), sentence)]
 
 
 def permuted(stream: str) -> Controls:
@@ -194,7 +190,7 @@ def permuted(stream: str) -> Controls:
 
     def make(results: ScaleResults) -> list[Control]:
         text = f"damage when the {stream}'s output is permuted over positions"
-        found = quantity(removed(_subject(results), names.permuted(stream)), results, "nats", text)
+        found = quantity(removed(results.subjects, names.permuted(stream)), results, "nats", text)
         return [Control(f"{stream} permuted", found, "Keeps every value and takes away only which position gets which.")]
 
     return make
@@ -211,7 +207,7 @@ def trained_without(stream: str) -> Controls:
 def random_halves(results: ScaleResults) -> list[Control]:
     """S among random halves of the fused dimensions."""
     sentence = "Any two halves of the fused dimensions differ in what they carry; so much comes from splitting at random."
-    text, runs = "largest S in size among random halves, mean ablation", _subject(results)
+    text, runs = "largest S in size among random halves, mean ablation", results.subjects
     nulls = [null for null in map(dep.null, runs) if null is not None]
     if not nulls or len(nulls) < len(runs):
         return [Control("random halves", Quantity.missing("nats", text, again(results)), sentence)]
@@ -228,7 +224,7 @@ def random_halves(results: ScaleResults) -> list[Control]:
 
 def serial(results: ScaleResults) -> list[Control]:
     """The baseline without as many last blocks as LOLM has latent layers."""
-    depth, pairs = control_depth(results, _subject(results))
+    depth, pairs = control_depth(results, results.subjects)
     other = another_baseline(results) is not None
     if depth is None or (other and not pairs):
         return []

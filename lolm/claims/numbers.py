@@ -23,6 +23,11 @@ def show_interval(low: float, high: float, unit: str) -> str:
     return f"{left} to {right}{suffix}"
 
 
+def show_level(confidence: float) -> str:
+    """``95 %``."""
+    return f"{100 * confidence:g} %"
+
+
 def of_difference(unit: str) -> str:
     """The unit of a difference of two such numbers: of shares it is points, since it is no per cent of either."""
     return "points" if unit == "share" else unit

@@ -109,6 +109,11 @@ class RunRecord:
         """Held-out loss on the test split, nats a token."""
         return None if self.evaluation is None else self.evaluation.test.nats
 
+    @property
+    def gate_mean(self) -> float | None:
+        """Mean gate on the test split; None without a gate or an evaluation."""
+        return None if self.evaluation is None or self.evaluation.gate is None else self.evaluation.gate.mean
+
     def annealed(self, split: str, axis: str = "step") -> tuple[list[float], list[float]] | None:
         """Positions on an axis and losses (nats) where a learning-rate schedule ended, ascending; the run's own end is the last.
 
@@ -237,6 +242,11 @@ class ScaleResults:
         """The arm that the claims are about, if it was run."""
         name = self.params.selected.subject
         return name if name in self.arms else None
+
+    @property
+    def subjects(self) -> tuple[RunRecord, ...]:
+        """Runs of the subject; none if it was not run."""
+        return self.of(self.params.selected.subject)
 
     @property
     def baseline(self) -> str | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from lolm.analysis import dependency as dep
+from lolm.claims.measures.readouts import READOUT_NAMES
 from lolm.records import names
 from lolm.records.results import ScaleResults
-from lolm.report.tables import ends, mean_references, subjects, table
+from lolm.report.tables import ends, mean_references, table
 
 NO_LATENT, NO_SURFACE = "g = 1 (no latent)", "g = 0 (no surface)"
 TOWARD = {"toward 1": names.BLEND_TO_ONE, "toward 0": names.BLEND_TO_ZERO}
@@ -16,13 +17,6 @@ REMOVED = {
     (names.GATE, 0.0): NO_SURFACE,
     (names.replaced(names.LATENT, names.MEAN), None): "latent mean",
     (names.replaced(names.SURFACE, names.MEAN), None): "surface mean",
-}
-REFITTED = {
-    names.TEMPERATURE: "one temperature",
-    names.AFFINE: "gains and biases of the norms",
-    names.HEAD: "the head",
-    names.HEAD_SCRATCH: "a head from scratch",
-    names.FINE_TUNE: "all weights, briefly",
 }
 HALVES = "random halves"
 
@@ -51,7 +45,7 @@ def forced_gate(results: ScaleResults) -> pd.DataFrame:
 
 def references(results: ScaleResults) -> dict[str, float]:
     """Mean loss of each trivial model on the tokens that the subject's interventions were scored on, nats a token."""
-    return mean_references([run.ablation.references for run in subjects(results) if run.ablation is not None])
+    return mean_references([run.ablation.references for run in results.subjects if run.ablation is not None])
 
 
 def skipped(results: ScaleResults) -> str:
@@ -63,7 +57,7 @@ def damage(results: ScaleResults) -> pd.DataFrame:
     """Damage of g = 1 and g = 0, of the serial control in the baseline, and of moving the gate part of the way."""
     every, mine = conditions(results), _on_gate(results)
     gate, last = mine[mine["intervention"] == names.GATE], mine[mine["step"] == mine["step"].max()]
-    latent = subjects(results)[0].header.run.size.latent if results.subject else None
+    latent = results.subjects[0].header.run.size.latent if results.subject else None
     depth = latent.layers if latent is not None else 0  # the control skips as many blocks as LOLM has latent layers
     base = every[(every["arm"] == results.baseline) & every["seed"].isin(mine["seed"])]
     series = {
@@ -91,7 +85,6 @@ def dependency(results: ScaleResults) -> pd.DataFrame:
     method, rows = dep.primary(results), []
     for one in dep.calls(results):
         for run in results.of(one.arm):
-            gate = run.evaluation.gate if run.evaluation is not None else None
             rows.append(
                 {
                     "arm": one.arm,
@@ -99,7 +92,7 @@ def dependency(results: ScaleResults) -> pd.DataFrame:
                     "inversion_nats": dep.statistic(run, method),
                     "latent_share": dep.latent_share(run),
                 }
-                | {"latent_spread_share": dep.latent_share(run, spread=True), "gate": None if gate is None else gate.mean}
+                | {"latent_spread_share": dep.latent_share(run, spread=True), "gate": run.gate_mean}
                 | ends(one.found)
                 | {"call": one.called, "call_corrected": one.corrected, "p_adjusted": one.p_value}
             )
@@ -140,7 +133,7 @@ def inversion_statistic(results: ScaleResults) -> pd.DataFrame:
 
     ``low`` and ``high`` are the interval of the mean by that method.
     """
-    runs, rows = subjects(results), []
+    runs, rows = results.subjects, []
     for method in dep.ways(runs[0]) if runs else ():
         found = dep.over_seeds(runs, method, results.analysis)
         for run in runs if found is not None else ():
@@ -158,7 +151,7 @@ def inversion_statistic(results: ScaleResults) -> pd.DataFrame:
 
 def trajectory(results: ScaleResults) -> pd.DataFrame:
     """S over checkpoints by the declared removal method (where that has one checkpoint alone, by the forced gate)."""
-    runs, method = subjects(results), dep.primary(results)
+    runs, method = results.subjects, dep.primary(results)
     if len(dep.checkpoints(runs, method)) < 2:
         method = dep.RemovalMethod(names.GATE)
     found = dep.trajectory(runs, method)
@@ -175,13 +168,13 @@ def trajectory(results: ScaleResults) -> pd.DataFrame:
 def readout_recovery(results: ScaleResults) -> pd.DataFrame:
     """Damage before and after a readout is refitted, each against the model refitted without an intervention."""
     rows = []
-    for run in subjects(results):
+    for run in results.subjects:
         for r in run.ablation.readouts if run.ablation else ():
             name = REMOVED.get((r.intervention, r.value))
             if name is not None and r.intact is not None:
                 harm, left = r.damaged - r.full, r.refitted - r.intact
                 rows.append(
-                    {"intervention": name, "refitted": REFITTED.get(r.readout, r.readout), "seed": run.seed}
+                    {"intervention": name, "refitted": READOUT_NAMES.get(r.readout, r.readout), "seed": run.seed}
                     | {"damage_nats": harm, "left_nats": left, "recovered": r.recovered if harm > 0 else None}
                     | {"intact_change_nats": r.intact - r.full, "steps_kept": r.kept}
                 )
@@ -192,7 +185,7 @@ def readout_recovery(results: ScaleResults) -> pd.DataFrame:
 def contributions(results: ScaleResults) -> pd.DataFrame:
     """What each addend of the fusion contributes at the final weights, beside the gate's coefficient of it."""
     rows = []
-    for run in subjects(results):
+    for run in results.subjects:
         found = run.contribution()
         naive = {} if found is None or found.gate is None else {"surface": found.gate, "latent": 1 - found.gate}
         for name, addend in found.addends.items() if found is not None else ():
@@ -206,7 +199,7 @@ def token_classes(results: ScaleResults) -> pd.DataFrame:
     values = ("gate_mean", "damage_latent_mean", "damage_surface_mean")
     rows = [
         {"class": c.token_class, "seed": run.seed, "tokens": c.tokens} | {name: getattr(c, name) for name in values}
-        for run in subjects(results)
+        for run in results.subjects
         for c in (run.ablation.token_classes if run.ablation else ())
         if not c.token_class.startswith(names.target(""))
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from lolm.claims.numbers import show_level
 from lolm.config import Params
 from lolm.records.schema import BudgetPoint, Budgets, Value
 from lolm.report.render import render, si
@@ -29,7 +30,7 @@ def budgets_page(record: Budgets, params: Params, figure: str | None = None) -> 
         "budgets.md",
         record=record,
         labels=labels,
-        level=f"{100 * params.analysis.confidence:g} %",
+        level=show_level(params.analysis.confidence),
         figure=figure,
         shown=shown,
         si=si,

@@ -8,7 +8,7 @@ import numpy as np
 
 from lolm.analysis.uncertainty import TextSample
 from lolm.claims.ledger import decided_with, read_ledger
-from lolm.claims.numbers import show_interval
+from lolm.claims.numbers import show_interval, show_level
 from lolm.config import AnalysisConfig
 from lolm.records import Layout, names, read_mapping
 from lolm.records.results import RunRecord
@@ -59,7 +59,7 @@ def model_card(
         scores=_scores(run, step, annealed),
         corpus=corpus,
         interval=None if step else _over_text(run, analysis),
-        level=f"{100 * analysis.confidence:g} %",
+        level=show_level(analysis.confidence),
         claims=decided_with(run, read_ledger(ledger) if (ledger := layout.reports / "claims.json").exists() else []),
         si=si,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from lolm.claims.numbers import show_level
 from lolm.records.results import ScaleResults
 
 
 def definitions(results: ScaleResults) -> list[tuple[str, str]]:
     """What the words of the ledger mean here."""
     analysis = results.analysis
-    level = f"{100 * analysis.confidence:g} %"
+    level = show_level(analysis.confidence)
     return [
         (
             "Interval",

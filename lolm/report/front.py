@@ -8,6 +8,7 @@ from typing import Any
 
 from lolm.claims.build import modern
 from lolm.claims.ledger import DECIDED, NOT_RUN, UNTESTABLE, Claim, Control
+from lolm.claims.numbers import show_level
 from lolm.claims.published import NUMBERS
 from lolm.claims.registry import ENTRIES
 from lolm.claims.sentences import FINDINGS, HYBRIDS, generality, sentence, summary, tally
@@ -177,7 +178,7 @@ def readme_block(scale: str, params: Params, claims: Sequence[Claim]) -> str:
     said = [by_id[finding.claim] for finding in FINDINGS if finding.claim in by_id]
     missing = {verdict: sum(claim.verdict == verdict for claim in said) for verdict in (NOT_RUN, UNTESTABLE)}
     measured = [claim for claim in said if claim.verdict not in missing and claim.group != "budgets"]  # those are of other scales
-    level = f"{100 * params.analysis.confidence:g} %"
+    level = show_level(params.analysis.confidence)
     return render(
         "readme.md",
         scale=scale,
@@ -192,7 +193,7 @@ def readme_block(scale: str, params: Params, claims: Sequence[Claim]) -> str:
 def laboratory_block(scale: str, params: Params, claims: Sequence[Claim]) -> str:
     """What the page on the laboratory says was found: every decided claim that interventions or streams decide, as above."""
     said = [claim for claim in claims if claim.group in LABORATORY and claim.verdict in DECIDED and claim.sound is not None]
-    level = f"{100 * params.analysis.confidence:g} %"
+    level = show_level(params.analysis.confidence)
     return render("readme.md", scale=scale, level=level, claims=said, missing={}, tally="", summary={}, here="../")
 
 
@@ -221,7 +222,7 @@ def _context(
     return {
         "scale": scale,
         "here": here,
-        "level": f"{100 * params.analysis.confidence:g} %",
+        "level": show_level(params.analysis.confidence),
         "studies": study_lines(params, scale, results_by_study, pages),
         "absent": {name: gone for name in pages if name in results_by_study and (gone := absent(results_by_study[name]))},
         "questions": questions,

@@ -213,7 +213,7 @@ def dependency(results: ScaleResults) -> list[Row]:
     against = {effect.name: effect for effect in arm_effects(results, "inversion")}
     rows = []
     for one in dep.calls(results):
-        gates = [run.evaluation.gate.mean for run in results.of(one.arm) if run.evaluation and run.evaluation.gate]
+        gates = [run.gate_mean for run in results.of(one.arm) if run.gate_mean is not None]
         spread = dep.share_over_seeds(results.of(one.arm), results.analysis.confidence, spread=True)
         effect = against.get(one.arm)
         cells = (

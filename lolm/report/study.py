@@ -15,7 +15,7 @@ import pandas as pd
 from lolm.analysis.leaderboard import Entry, leaderboard
 from lolm.claims.build import has_lolm
 from lolm.claims.ledger import FAILS, GROUPS, HOLDS, INCONCLUSIVE, NOT_RUN, VERDICTS, Claim
-from lolm.claims.numbers import show_estimate
+from lolm.claims.numbers import show_estimate, show_level
 from lolm.claims.published import NUMBERS
 from lolm.claims.sentences import ranking
 from lolm.config import flatten
@@ -131,7 +131,7 @@ def _context(results: ScaleResults, ledger: Sequence[Claim], stale: Sequence[Run
         "groups": grouped(shown),
         "counts": counts(shown),
         "elsewhere": len(ledger) - len(shown) if has_lolm(results.params, results.study) else 0,
-        "level": f"{100 * results.analysis.confidence:g} %",
+        "level": show_level(results.analysis.confidence),
         "covers": covers(entries),
         "machine_note": SECONDS,
         "solved": f"{results.analysis.solved_accuracy:g}",

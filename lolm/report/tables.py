@@ -20,7 +20,7 @@ from lolm.analysis.in_curve import heldout_curve
 from lolm.analysis.statistics import Estimate
 from lolm.analysis.uncertainty import final_bits
 from lolm.records import AXES, names
-from lolm.records.results import RunRecord, ScaleResults
+from lolm.records.results import ScaleResults
 from lolm.records.schema import References
 
 LADDER = ("uniform", "unigram", "bigram")  # trivial models, worst first
@@ -53,10 +53,6 @@ def ends(found: Estimate | None) -> dict[str, float | None]:
     """The interval of an estimate as the cells ``low`` and ``high``, empty without one."""
     low, high = (found.interval if found else None) or (None, None)
     return {"low": low, "high": high}
-
-
-def subjects(results: ScaleResults) -> tuple[RunRecord, ...]:
-    return results.of(results.subject) if results.subject else ()
 
 
 def references(results: ScaleResults, split: str = "test") -> dict[str, float]:

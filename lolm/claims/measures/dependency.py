@@ -128,8 +128,3 @@ class OverArms:
             f"apart than {show(margin, unit)}",
             details=details,
         )
-
-
-def mean_gate(run: RunRecord) -> float | None:
-    """On held-out text; None without a gate."""
-    return None if run.evaluation is None or run.evaluation.gate is None else run.evaluation.gate.mean

@@ -36,9 +36,7 @@ def gated(context: Context) -> tuple[RunRecord, ...]:
 
 def held_out(run: RunRecord) -> float:
     """Mean gate on held-out text: of the evaluation, or of the last validation pass."""
-    if run.evaluation is not None and run.evaluation.gate is not None:
-        return run.evaluation.gate.mean
-    return run.points(names.VAL_GATE_MEAN)[1][-1]
+    return run.points(names.VAL_GATE_MEAN)[1][-1] if run.gate_mean is None else run.gate_mean
 
 
 def _logged(run: RunRecord, window: int) -> float:

@@ -75,7 +75,7 @@ def forced_gate(context: Context) -> Reading:
     details = {
         name: Quantity.of(t_interval(values, confidence), "nats", "test split, uncapped") for name, values in measured.items()
     }
-    gates, more = [r.evaluation.gate.mean for r in runs if r.evaluation and r.evaluation.gate], ""
+    gates, more = [r.gate_mean for r in runs if r.gate_mean is not None], ""
     if gates:
         nearer, further = ("1", "0") if sum(gates) / len(gates) > 0.5 else ("0", "1")
         more = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lolm.analysis.dependency import latent_share
 from lolm.claims.entry import Entry
-from lolm.claims.measures.dependency import OverArms, mean_gate, same_in_every_way, smaller
+from lolm.claims.measures.dependency import OverArms, same_in_every_way, smaller
 from lolm.claims.measures.effects import Effect, branch_alone
 from lolm.claims.measures.inversion import (
     DEFINITION,
@@ -227,7 +227,7 @@ ENTRIES = (
         "dependency_follows_gate",
         GROUP,
         "The dependency on a stream follows the mean gate: over arms S falls where the gate rises.",
-        OverArms("mean gate", mean_gate, "gate"),
+        OverArms("mean gate", lambda run: run.gate_mean, "gate"),
         "inversion",
         Below(),
         unit="r",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from lolm.claims.numbers import show_level
 from lolm.config import Params
 from lolm.records.schema import Budgets, Value
 from lolm.report.figures.picture import Picture
@@ -84,7 +85,7 @@ def budgets_picture(record: Budgets, params: Params) -> Picture | None:
         f"Above: test loss at every end of schedule of {record.made} of {record.asked} runs (dots), and the least loss at each "
         "compute by the law of each arm, dashed where its best size or tokens lie outside those measured. Below: FLOPs that "
         f"the arm needs for the least loss of {subject} at the FLOPs on the axis, over these. Bands: "
-        f"{100 * params.analysis.confidence:g} % bootstrap intervals over runs.",
+        f"{show_level(params.analysis.confidence)} bootstrap intervals over runs.",
         "Test loss against training FLOPs with a law for each arm, and the compute multiplier against each.",
         table,
         draw,

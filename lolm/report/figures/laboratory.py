@@ -6,13 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from lolm.analysis.statistics import Estimate
+from lolm.claims.measures.readouts import READOUT_NAMES
 from lolm.records.names import LATENT, SURFACE
 from lolm.records.results import ScaleResults
-from lolm.report.ablations import HALVES, REFITTED, REMOVED
+from lolm.report.ablations import HALVES, REMOVED
 from lolm.report.figures.style import (
     GREY,
     GRID,
+    MARGIN,
     PALETTE,
     bar,
     estimates,
@@ -20,17 +21,10 @@ from lolm.report.figures.style import (
     named_lines,
     new_figure,
     of_arm,
+    over_seeds,
     seed_lines,
     stated,
 )
-
-MARGIN = {"color": "#ececec", "zorder": 0}  # the band inside which S counts as 0
-
-
-def _over_seeds(table: pd.DataFrame, value: str, confidence: float) -> Estimate | None:
-    """The mean of a column over all rows with its interval; None where no row has it."""
-    _, found = estimates(table.assign(all=0), "all", value, confidence)
-    return found[0] if found else None
 
 
 def inversion_statistic(table: pd.DataFrame, results: ScaleResults) -> Any:
@@ -72,7 +66,7 @@ def dependency_share(table: pd.DataFrame, results: ScaleResults) -> Any:
             colour = looks(results)[arm].colour
             with of_arm(axes, results, arm):
                 axes.plot(mine[column], mine["inversion_nats"], "o", color=colour, markersize=3.5, alpha=0.5, markeredgewidth=0)
-            across, up = _over_seeds(mine, column, confidence), stated(mine, "inversion_nats", confidence)
+            across, up = over_seeds(mine, column, confidence), stated(mine, "inversion_nats", confidence)
             if across and up and across.interval and up.interval:
                 axes.plot(across.interval, (up.value, up.value), color=colour, linewidth=1.4)
                 axes.plot((across.value, across.value), up.interval, color=colour, linewidth=1.4)
@@ -101,7 +95,7 @@ def effects(table: pd.DataFrame, results: ScaleResults) -> Any:
         for stream, colour, shift in ((SURFACE, PALETTE[0], -0.16), (LATENT, PALETTE[2], 0.16)):
             for i, kind in enumerate(shown):
                 mine = table[(table["arm"] == arm) & (table["stream"] == stream) & (table["effect"] == kind)]
-                found = _over_seeds(mine, "damage_nats", results.analysis.confidence)
+                found = over_seeds(mine, "damage_nats", results.analysis.confidence)
                 if found:
                     bar(axes, len(shown) - 1 - i + shift, found, colour)
             axes.plot([], [], "o-", color=colour, label={SURFACE: "h, surface", LATENT: "z, latent"}[stream])
@@ -157,13 +151,13 @@ def trajectory(table: pd.DataFrame, results: ScaleResults) -> Any:
 def readout_recovery(table: pd.DataFrame, results: ScaleResults) -> Any:
     """Damage that is left after each refit."""
     shown = [name for name in REMOVED.values() if name in set(table["intervention"])]
-    kinds = ["as learned", *(kind for kind in REFITTED.values() if kind in set(table["refitted"]))]
+    kinds = ["as learned", *(kind for kind in READOUT_NAMES.values() if kind in set(table["refitted"]))]
     figure, panels = new_figure(1, len(shown), 0.95 + 0.3 * len(kinds), sharey=True, sharex=True, squeeze=False)
     for axes, name in zip(panels[0], shown, strict=True):
         mine = table[table["intervention"] == name]
         for i, kind in enumerate(kinds):
             rows = mine[mine["refitted"] == kind] if i else mine.drop_duplicates("seed")
-            found = _over_seeds(rows, "left_nats" if i else "damage_nats", results.analysis.confidence)
+            found = over_seeds(rows, "left_nats" if i else "damage_nats", results.analysis.confidence)
             if found:
                 y, colour = len(kinds) - 1 - i, PALETTE[0] if i else GREY
                 axes.barh(y, found.value, height=0.55, color=colour, alpha=0.35)
@@ -189,7 +183,7 @@ def contributions(table: pd.DataFrame, results: ScaleResults) -> Any:
     for axes, (column, title) in zip(panels, titles.items(), strict=True):
         for i, name in enumerate(names):
             mine = table[table["addend"] == name]
-            found, gates = _over_seeds(mine, column, results.analysis.confidence), mine["gate_or_one_minus_gate"].dropna()
+            found, gates = over_seeds(mine, column, results.analysis.confidence), mine["gate_or_one_minus_gate"].dropna()
             if found:
                 bar(axes, len(names) - 1 - i, found, PALETTE[0])
             if column == "variance_share" and len(gates):
@@ -212,7 +206,7 @@ def token_classes(table: pd.DataFrame, results: ScaleResults) -> Any:
         (right, "damage_surface_mean", PALETTE[0], -0.14),
     ):
         for i, name in enumerate(names):
-            found = _over_seeds(table[table["class"] == name], column, results.analysis.confidence)
+            found = over_seeds(table[table["class"] == name], column, results.analysis.confidence)
             if found:
                 bar(axes, len(names) - 1 - i + shift, found, colour)
     left.set_title("mean gate (1 = surface)")

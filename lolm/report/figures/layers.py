@@ -11,22 +11,22 @@ from lolm.records import names
 from lolm.records.results import ScaleResults
 from lolm.report.figures.style import (
     GREY,
+    MARGIN,
     PALETTE,
     arm_lines,
     bar,
-    estimates,
     label_arms,
     label_room,
     means,
     named_lines,
     new_figure,
+    over_seeds,
     seed_lines,
 )
 from lolm.report.layer_tables import LABELLING
 
 COLOURS = dict(zip((names.RECURRENT, names.ATTENTION, names.MLP, names.EXPERT_MLP, names.CONVOLUTION), PALETTE, strict=False))
 MARKERS = {names.RECURRENT: "o", names.ATTENTION: "s", names.MLP: "^", names.EXPERT_MLP: "v", names.CONVOLUTION: "D"}
-MARGIN = {"color": "#ececec", "zorder": 0}  # the band inside which S counts as 0
 
 
 def damage_by_layer(table: pd.DataFrame, results: ScaleResults) -> Any:
@@ -78,9 +78,9 @@ def type_statistic(table: pd.DataFrame, results: ScaleResults) -> Any:
             (middle, names.MLP, COLOURS[names.MLP], -0.2),
             (right, "share", PALETTE[0], 0.0),
         ):
-            _, found = estimates(runs.assign(all=0), "all", column, confidence)
+            found = over_seeds(runs, column, confidence)
             if found:
-                bar(panel, i + shift, found[0], colour, panel is left, MARKERS.get(column, "o"))
+                bar(panel, i + shift, found, colour, panel is left, MARKERS.get(column, "o"))
     named_lines(left, [results.label(arm) for arm in arms])
     right.set_xlim(0, 1)
     left.set_xlabel("S, nats a token")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lolm.claims.numbers import show_level
 from lolm.records.escape import csv_text
 from lolm.records.results import ScaleResults
 from lolm.report.figures.style import between, svg_of
@@ -77,7 +78,7 @@ def words(results: ScaleResults, table: pd.DataFrame) -> dict[str, str]:
     """What captions may name: arms, seeds, level of intervals, what those cover that a figure takes from its points (``own``),
     margin of S, steps of the sweeps, tokens of the losses during training and of those of trivial models on the same split."""
     steps = [sweep.steps for sweep in results.sweeps.values()]
-    level, seeds = f"{100 * results.analysis.confidence:g} %", _seeds(results, table)
+    level, seeds = show_level(results.analysis.confidence), _seeds(results, table)
     scored = [run.evaluation.subset_tokens or run.evaluation.tokens for run in results.runs if run.evaluation is not None]
     return {
         "subject": results.label(results.subject) if results.subject else "the subject",

@@ -28,6 +28,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), (0, (8, 2)))
 GREY, FAINT = "#555555", "#8a8a8a"
 GRID: dict[str, Any] = {"color": "#e6e6e6", "linewidth": 0.7}
+MARGIN: dict[str, Any] = {"color": "#ececec", "zorder": 0}  # the band inside which S counts as 0
 WIDTH = 7.4  # inches
 STYLE: dict[Any, Any] = {
     "font.size": 9.5,
@@ -215,11 +216,11 @@ def label_ends(
             axes.plot((points[i][0], start - 0.005), (points[i][1], y), transform=axes.transAxes, gid=gid, **leader)
 
 
-def band(axes: Axes, x: Sequence[float], estimates: Sequence[Estimate], look: Look) -> None:
+def band(axes: Axes, x: Sequence[float], estimates: Sequence[Estimate], colour: str) -> None:
     """Intervals of means along a line as a band, where all have one."""
     ends = [found.interval for found in estimates]
     if all(end is not None for end in ends):
-        axes.fill_between(x, [e[0] for e in ends], [e[1] for e in ends], color=look.colour, alpha=0.15, linewidth=0)  # type: ignore[index]
+        axes.fill_between(x, [e[0] for e in ends], [e[1] for e in ends], color=colour, alpha=0.15, linewidth=0)  # type: ignore[index]
 
 
 def log_ticks(axis: Any, form: Callable[[float], str], base: int = 10) -> None:
@@ -281,6 +282,12 @@ def stated(table: pd.DataFrame, value: str, confidence: float) -> Estimate | Non
     return Estimate(fmean(values), interval, len(values), tuple(values), confidence) if values else None
 
 
+def over_seeds(table: pd.DataFrame, value: str, confidence: float) -> Estimate | None:
+    """Mean of a column over all rows with its interval; None where no row has a value."""
+    values = table[value].dropna().tolist()
+    return t_interval(values, confidence) if values else None
+
+
 def means(table: pd.DataFrame, by: str, value: str) -> tuple[list[Any], list[float]]:
     """Mean of a column's values that share a key, keys ascending."""
     keys, found = estimates(table, by, value, 0.5)
@@ -328,7 +335,7 @@ def arm_lines(
             )  # fmt: skip
             if style.bold or len(look) <= 4:
                 if intervals == "band":
-                    band(axes, places, found, style)
+                    band(axes, places, found, style.colour)
                 for place, e in zip(places, found, strict=True) if intervals == "bars" else ():
                     if e.interval:
                         axes.plot((place, place), e.interval, color=style.colour, linewidth=1, zorder=style.order)

@@ -16,6 +16,7 @@ from lolm.report.figures.style import (
     GRID,
     PALETTE,
     arm_lines,
+    band,
     estimates,
     label_arms,
     label_ends,
@@ -71,9 +72,7 @@ def lead(table: pd.DataFrame, results: ScaleResults) -> Any:
     seed_lines(left, difference, "step", "value", PALETTE[0], linewidth=0.7)
     steps, found = estimates(difference, "step", "value", results.analysis.confidence)
     average = [e.value for e in found]
-    if all(e.interval for e in found):
-        low, high = zip(*(e.interval for e in found if e.interval), strict=True)
-        left.fill_between([float(s) for s in steps], low, high, color=PALETTE[0], alpha=0.15, linewidth=0)
+    band(left, [float(s) for s in steps], found, PALETTE[0])
     left.plot([float(s) for s in steps], average, color=PALETTE[0], linewidth=1.9)
     left.axhline(0, color=GREY, linewidth=0.8)
     left.set_title("Loss of subject minus baseline")

@@ -15,11 +15,12 @@ from lolm.analysis.effects import arm_effect
 from lolm.claims import build_ledger, to_records
 from lolm.claims.cost import PEAK_FLOPS, needs
 from lolm.claims.measures.losses import tpu_pair
+from lolm.claims.measures.readouts import READOUT_NAMES
 from lolm.claims.measures.training import Contrast
 from lolm.claims.registry import ENTRIES
 from lolm.config import ConfigError, load_params
 from lolm.records import names
-from lolm.report.ablations import REFITTED, REMOVED, readout_recovery
+from lolm.report.ablations import REMOVED, readout_recovery
 
 SEEDS = (1, 2, 3, 4)
 FULL = law(400, 1.5)  # loss of the synthetic LOLM at its end
@@ -214,7 +215,7 @@ def test_what_a_refit_brings_anyway_is_no_recovery(results_of):
     table = readout_recovery(results)
     removals = (("gate", 1.0), ("gate", 0.0), ("latent_mean", None), ("surface_mean", None))
     assert set(table["intervention"]) == {REMOVED[removal] for removal in removals}
-    head = table[table["refitted"] == REFITTED[names.HEAD]]
+    head = table[table["refitted"] == READOUT_NAMES[names.HEAD]]
     assert list(head[head["intervention"] == REMOVED["gate", 1.0]]["left_nats"]) == pytest.approx([2.0] * len(SEEDS), abs=0.02)
     assert all(head["recovered"].abs() < 0.02)
 
