@@ -44,6 +44,15 @@ def training_loss(run: RunRecord, window: int, until: float = math.inf) -> float
     return curve.losses[max([i for i, step in enumerate(curve.positions) if step <= until] or [0])]
 
 
+def window_mean(run: RunRecord, metric: str, window: int, until: float = math.inf) -> float | None:
+    """Mean of a logged metric over the last published window that ends by a step (default: the end), else the first that was
+    logged; None where none was."""
+    steps, logged = run.points(metric)
+    found = [value for step, value in zip(steps, logged, strict=True) if step <= until] or logged[:1]
+    last = found[-window_rows(run, window) :]
+    return math.fsum(last) / len(last) if last else None
+
+
 def constant_until(run: RunRecord) -> float:
     """Last step of the log at which the learning rate was at least PEAK of its highest.
 

@@ -10,7 +10,7 @@ from lolm.analysis.effects import arm_effect
 from lolm.analysis.statistics import t_interval
 from lolm.claims.entry import NotRun
 from lolm.claims.ledger import Control, Quantity
-from lolm.claims.measures.common import again, another_baseline, difference, nats, quantity, removed, values
+from lolm.claims.measures.common import addend, again, another_baseline, difference, nats, quantity, removed, values
 from lolm.claims.measures.gate import gate_paths, latent_share
 from lolm.claims.measures.inversion import control_depth
 from lolm.claims.measures.readouts import refitted_statistics
@@ -84,13 +84,7 @@ def arm(name: str, outcome: str, sentence: str) -> Controls:
         unit = "gate" if outcome == "gate" else "nats"
         text = f"{'mean gate' if outcome == 'gate' else 'test loss'} of arm {name} minus the subject's"
         missing = f"arm {name} is not in study {results.study}"
-        return [
-            Control(
-                f"arm {name}",
-                Quantity.missing(unit, text, missing) if found is None else Quantity.of(found, unit, text),
-                sentence,
-            )
-        ]
+        return [Control(f"arm {name}", Quantity.known(found, unit, text, missing), sentence)]
 
     return make
 
@@ -129,10 +123,8 @@ def conditioning(results: ScaleResults) -> Sequence[Control]:
         "test loss of the Transformer as published minus that with norm and small init",
     )
     found = arm_effect(results, "transformer_published", "nats", "transformer")
-    if found is None:
-        missing = "needs arm transformer_published beside transformer"
-        return [Control(name, Quantity.missing("nats", text, missing), sentence)]
-    return [Control(name, Quantity.of(found, "nats", text), sentence)]
+    missing = "needs arm transformer_published beside transformer"
+    return [Control(name, Quantity.known(found, "nats", text, missing), sentence)]
 
 
 def _recipes(results: ScaleResults) -> str:
@@ -154,12 +146,8 @@ def addends(results: ScaleResults) -> list[Control]:
     runs = results.subjects
     sentence = "The gate multiplies branches whose length and direction are free; what an addend contributes is another number."
 
-    def latent(run: RunRecord, key: str) -> float | None:
-        row = run.contribution()
-        return None if row is None or names.LATENT not in row.addends else getattr(row.addends[names.LATENT], key)
-
     return [
-        Control(name, quantity(values(runs, lambda r, k=key: latent(r, k)), results, unit, text), sentence)  # type: ignore[misc]
+        Control(name, quantity(values(runs, lambda r, k=key: addend(r, names.LATENT, k)), results, unit, text), sentence)  # type: ignore[misc]
         for key, unit, name, text in (
             (
                 "variance_share",

@@ -86,9 +86,18 @@ class Quantity:
         return cls(*found, note, covers=covers, over=estimate.over, confidence=estimate.confidence)
 
     @classmethod
-    def missing(cls, unit: str, definition: str, note: str) -> Quantity:
+    def missing(cls, unit: str, definition: str, note: str | None, n_seeds: int = 0) -> Quantity:
         """What these runs do not carry, and why."""
-        return cls(None, unit, definition, note=note)
+        return cls(None, unit, definition, n_seeds=n_seeds, note=note)
+
+    @classmethod
+    def known(
+        cls, found: Estimate | None, unit: str, definition: str, missing: str | None, n_seeds: int = 0, note: str | None = None
+    ) -> Quantity:
+        """An estimate, with ``note``; without one what is ``missing``, of ``n_seeds`` seeds."""
+        if found is None:
+            return cls.missing(unit, definition, missing, n_seeds)
+        return cls.of(found, unit, definition, note)
 
     @property
     def shown(self) -> str:

@@ -201,4 +201,4 @@ def _estimate(value: Value, over: str = "runs") -> Estimate | None:
 def _quantity(value: Value, unit: str, definition: str, over: str = "runs") -> Quantity:
     found = _estimate(value, over)
     missing = "no finite value, or shown to differ between sizes"
-    return Quantity.missing(unit, definition, missing) if found is None else Quantity.of(found, unit, definition)
+    return Quantity.known(found, unit, definition, missing)

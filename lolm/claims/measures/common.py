@@ -35,18 +35,16 @@ def needed(runs: Sequence[RunRecord], read: Read, missing: str) -> list[float]:
 
 def quantity(found: Sequence[float] | None, results: ScaleResults, unit: str, definition: str, missing: str = "") -> Quantity:
     """The mean over seeds, or a quantity that says what is missing."""
-    if found is None:
-        return Quantity.missing(unit, definition, missing or again(results))
-    return Quantity.of(t_interval(found, results.analysis.confidence), unit, definition)
+    mean = None if found is None else t_interval(found, results.analysis.confidence)
+    return Quantity.known(mean, unit, definition, missing or again(results))
 
 
 def difference(
     a: Sequence[float] | None, b: Sequence[float] | None, results: ScaleResults, unit: str, definition: str, missing: str = ""
 ) -> Quantity:
     """The paired difference, or a quantity that says what is missing."""
-    if a is None or b is None:
-        return Quantity.missing(unit, definition, missing or again(results))
-    return Quantity.of(paired_difference(a, b, results.analysis.confidence), unit, definition)
+    paired = None if a is None or b is None else paired_difference(a, b, results.analysis.confidence)
+    return Quantity.known(paired, unit, definition, missing or again(results))
 
 
 def diverged_on(task: str, runs: Sequence[RunRecord], results: ScaleResults) -> str:
@@ -113,6 +111,12 @@ def nats(run: RunRecord, intervention: str, value: float | None = None, step: in
         at = "" if value is None else f" = {value:g}"
         raise NotRun(f"{run.name}: the intervention {intervention}{at} was not measured")
     return found.nats
+
+
+def addend(run: RunRecord, branch: str, key: str) -> float | None:
+    """A number of a branch's addend at the fusion, at the final weights; None where it was not measured."""
+    row = run.contribution()
+    return None if row is None or branch not in row.addends else getattr(row.addends[branch], key)
 
 
 def parameters(results: ScaleResults, arm: str | None) -> int:

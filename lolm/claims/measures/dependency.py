@@ -9,7 +9,7 @@ from lolm.analysis.over_arms import over_arms
 from lolm.analysis.statistics import t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Quantity
-from lolm.claims.measures.common import again, needed, quantity, values
+from lolm.claims.measures.common import addend, again, needed, quantity, values
 from lolm.claims.numbers import of_difference, show, show_estimate
 from lolm.claims.rules import within
 from lolm.records import names
@@ -25,29 +25,23 @@ def smaller(context: Context) -> Reading:
     if found is None:
         raise NotRun(f"the branches' shares were not measured; {again(results)}")
 
-    def latent(key: str) -> Read:
-        def read(run: RunRecord) -> float | None:
-            row = run.contribution()
-            return None if row is None or names.LATENT not in row.addends else getattr(row.addends[names.LATENT], key)
-
-        return read
-
     def length(run: RunRecord) -> float | None:
-        lengths = [latent("mean_norm")(run), getattr(_addend(run, names.SURFACE), "mean_norm", None)]
-        return None if None in lengths else lengths[0] / sum(lengths)  # type: ignore[operator, arg-type]
+        latent, surface = (addend(run, branch, "mean_norm") for branch in (names.LATENT, names.SURFACE))
+        return None if latent is None or surface is None else latent / (latent + surface)
 
     asked: dict[str, tuple[Read, str]] = {
-        "share of the variance of the branches": (latent("spread_share"), "Σ_d Var over tokens, latent over both branches"),
+        "share of the variance of the branches": (
+            lambda run: addend(run, names.LATENT, "spread_share"),
+            "Σ_d Var over tokens, latent over both branches",
+        ),
         "share of the branches' lengths": (length, "mean length of the latent addend over that of both"),
-        "share of the variance of o": (latent("variance_share"), "Σ_d Cov(addend, o) over Σ_d Var(o), of all addends"),
+        "share of the variance of o": (
+            lambda run: addend(run, names.LATENT, "variance_share"),
+            "Σ_d Cov(addend, o) over Σ_d Var(o), of all addends",
+        ),
     }
     details = {name: quantity(values(runs, read), results, "share", text) for name, (read, text) in asked.items()}
     return Reading(found, runs=runs, details=details)
-
-
-def _addend(run: RunRecord, name: str):
-    row = run.contribution()
-    return None if row is None else row.addends.get(name)
 
 
 def same_in_every_way(context: Context) -> Reading:

@@ -78,25 +78,17 @@ def _details(results: ScaleResults, pairs: Pairs, flops: eff.Budgets) -> Mapping
     for axis in ("step", "tokens", "seconds"):
         found = measured(results, pairs, axis)
         definition, name = f"the same in {AXIS_NAMES[axis]}", f"multiplier in {AXIS_NAMES[axis]}"
-        details[name] = (
-            Quantity(None, "x", definition, n_seeds=len(pairs), note=found.reason)
-            if found.estimate is None
-            else Quantity.of(found.estimate, "x", definition, _note(found, len(pairs)))
-        )
+        note = _note(found, len(pairs))
+        details[name] = Quantity.known(found.estimate, "x", definition, found.reason, len(pairs), note)
     for point in flops.points:
-        details[f"in FLOPs at the schedule of {point.steps:,} steps"] = (
-            Quantity(None, "x", "the same at a smaller budget", n_seeds=len(pairs), note=point.reason)
-            if point.estimate is None
-            else Quantity.of(point.estimate, "x", f"the same, both arms annealed by step {point.steps:,}")
-        )
+        annealed = f"the same, both arms annealed by step {point.steps:,}"
+        definition = "the same at a smaller budget" if point.estimate is None else annealed
+        name = f"in FLOPs at the schedule of {point.steps:,} steps"
+        details[name] = Quantity.known(point.estimate, "x", definition, point.reason, len(pairs))
     if flops.largest is not None:
         for name, other in eff.by_interpolant(pairs, "flops", flops.largest.steps, results.analysis.confidence).items():
             definition = f"the same points, {name} between them; its interval over seeds alone"
-            details[f"in FLOPs, {name}"] = (
-                Quantity(None, "x", definition, n_seeds=len(pairs), note="gives none here")
-                if other is None
-                else Quantity.of(other, "x", definition)
-            )
+            details[f"in FLOPs, {name}"] = Quantity.known(other, "x", definition, "gives none here", len(pairs))
     if flops.change is not None:
         details["change over budgets"] = Quantity.of(
             flops.change, "x", "multiplier in FLOPs at the largest over the smallest budget"
@@ -105,11 +97,8 @@ def _details(results: ScaleResults, pairs: Pairs, flops: eff.Budgets) -> Mapping
         ("inside the runs, in FLOPs", in_curve(results, pairs, "flops"), "as published, in training FLOPs"),
         ("inside the runs, validation loss", in_heldout_curve(results, pairs), "as published, but on validation text"),
     ):
-        details[name] = (
-            Quantity(None, "x", definition, n_seeds=len(pairs), note=inside.reason)
-            if inside.common is None
-            else Quantity.of(inside.common, "x", definition, _reached(inside, len(pairs)))
-        )
+        reached = _reached(inside, len(pairs))
+        details[name] = Quantity.known(inside.common, "x", definition, inside.reason, len(pairs), reached)
     return details
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lolm.analysis import dependency
 from lolm.analysis.dependency import follows
-from lolm.analysis.in_curve import constant_until, window_rows
+from lolm.analysis.in_curve import constant_until, window_mean
 from lolm.analysis.statistics import Estimate, paired_difference, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, NOT_RUN, UNTESTABLE, Quantity
@@ -39,18 +39,18 @@ def held_out(run: RunRecord) -> float:
     return run.points(names.VAL_GATE_MEAN)[1][-1] if run.gate_mean is None else run.gate_mean
 
 
-def _logged(run: RunRecord, window: int) -> float:
-    """Mean gate on training batches over the last published window before the rate decays, as the levels are read."""
-    (steps, logged), end = run.points(names.GATE_LEVEL), constant_until(run)
-    values = [level for step, level in zip(steps, logged, strict=True) if step <= end] or logged[:1]
-    values = values[-window_rows(run, window) :]
-    return math.fsum(values) / len(values)
+def _logged(run: RunRecord, window: int, until: float) -> float:
+    """Mean gate on training batches over the last published window by a step, as the levels are read."""
+    found = window_mean(run, names.GATE_LEVEL, window, until)
+    assert found is not None, "gated runs have logged it"
+    return found
 
 
 def _levels(context: Context, runs: Sequence[RunRecord]) -> tuple[Estimate, Estimate]:
     """(on training batches, on held-out text)"""
     window, confidence = context.analysis.published_window, context.confidence
-    return t_interval([_logged(r, window) for r in runs], confidence), t_interval([held_out(r) for r in runs], confidence)
+    logged = [_logged(run, window, constant_until(run)) for run in runs]
+    return t_interval(logged, confidence), t_interval([held_out(run) for run in runs], confidence)
 
 
 def mean_gate(context: Context) -> Reading:
@@ -188,13 +188,8 @@ def target(context: Context) -> Reading:
 def settles(context: Context) -> Reading:
     """Mean gate on training batches at the last step of the constant rate, minus that after 5/33 of these steps."""
     runs, window = gated(context), context.analysis.published_window
-    early: list[float] = []
-    late: list[float] = []
-    for run in runs:
-        (steps, levels), rows, end = run.points(names.GATE_LEVEL), window_rows(run, window), constant_until(run)
-        for found, until in ((early, SETTLED * end), (late, end)):
-            before = [value for step, value in zip(steps, levels, strict=True) if step <= until] or levels[:1]
-            found.append(math.fsum(before[-rows:]) / len(before[-rows:]))
+    early, late = ([_logged(run, window, share * constant_until(run)) for run in runs] for share in (SETTLED, 1.0))
+    end = constant_until(runs[-1])
     return Reading(
         paired_difference(late, early, context.confidence),
         runs=runs,

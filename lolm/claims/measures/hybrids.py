@@ -24,12 +24,9 @@ Read = Callable[[RunRecord, str], float | None]  # of a run, and what stands in 
 class OfArms:
     """A measure whose arms are named, whatever the subject of the study is."""
 
-    def _named(self) -> tuple[str, ...]:
-        raise NotImplementedError
-
     def arms(self, results: ScaleResults) -> tuple[str, ...]:
         """Arms whose runs it takes in a study."""
-        return self._named()
+        raise NotImplementedError
 
     def runs(self, context: Context, arm: str) -> tuple[RunRecord, ...]:
         """Runs of an arm whose layers were removed; raises NotRun."""
@@ -101,7 +98,7 @@ class OfRuns(OfArms):
     two_sided: bool = False
     sizes: Callable[[RunRecord], list[float]] | None = None
 
-    def _named(self) -> tuple[str, ...]:
+    def arms(self, results: ScaleResults) -> tuple[str, ...]:
         return (self.arm,) if self.other is None else (self.arm, self.other)
 
     def __call__(self, context: Context) -> Reading:
@@ -151,7 +148,7 @@ class TypeStatistic(OfArms):
     arm: str
     minority: bool = False
 
-    def _named(self) -> tuple[str, ...]:
+    def arms(self, results: ScaleResults) -> tuple[str, ...]:
         return (self.arm,)
 
     def __call__(self, context: Context) -> Reading:
@@ -220,7 +217,7 @@ class Labellings(OfArms):
 
     hybrids: tuple[str, ...]
 
-    def _named(self) -> tuple[str, ...]:
+    def arms(self, results: ScaleResults) -> tuple[str, ...]:
         return self.hybrids
 
     def __call__(self, context: Context) -> Reading:
@@ -254,7 +251,7 @@ class OverTraining(OfArms):
 
     arm: str
 
-    def _named(self) -> tuple[str, ...]:
+    def arms(self, results: ScaleResults) -> tuple[str, ...]:
         return (self.arm,)
 
     def __call__(self, context: Context) -> Reading:
@@ -281,7 +278,7 @@ class TrainedWithout(OfArms):
 
     pairs: tuple[tuple[str, str, str], ...]
 
-    def _named(self) -> tuple[str, ...]:
+    def arms(self, results: ScaleResults) -> tuple[str, ...]:
         return tuple(dict.fromkeys(arm for hybrid, _, without in self.pairs for arm in (hybrid, without)))
 
     def __call__(self, context: Context) -> Reading:
@@ -316,7 +313,7 @@ class RecallByType(OfArms):
     task: str
     dissociated: bool = False
 
-    def _named(self) -> tuple[str, ...]:
+    def arms(self, results: ScaleResults) -> tuple[str, ...]:
         return (self.arm,)
 
     def __call__(self, context: Context) -> Reading:

@@ -14,7 +14,6 @@ from lolm.claims.numbers import show
 from lolm.claims.rules import Above, above, below, every, why_of
 from lolm.records import names
 from lolm.records.results import RunRecord, ScaleResults
-from lolm.records.schema import TokenClass
 
 VERDICT_OF = {
     dep.INVERTED: HOLDS, dep.MAJORITY: FAILS, dep.NO_INVERSION: FAILS, dep.NOT_INVERTED: FAILS, dep.UNDECIDED: INCONCLUSIVE,
@@ -302,7 +301,9 @@ def by_token_class(context: Context) -> Reading:
     """Mean gate at function words minus mean gate at content words."""
     runs, confidence = context.subject(), context.confidence
     kinds = {"function": names.FUNCTION_WORD, "content": names.CONTENT_WORD}
-    classes = {kind: [_class(run, name) for run in runs] for kind, name in kinds.items()}
+    classes = {
+        kind: [None if run.ablation is None else run.ablation.token_class(name) for run in runs] for kind, name in kinds.items()
+    }
     if any(row is None or row.gate_mean is None for rows in classes.values() for row in rows):
         raise NotRun(f"the gate was not measured by token class; {again(context.results)}")
     rows = {kind: [row for row in found if row is not None] for kind, found in classes.items()}
@@ -330,9 +331,3 @@ def by_token_class(context: Context) -> Reading:
         sentence = "The gate is a coefficient; which stream a class depends on shows in what its removal costs there."
         controls = (Control("S at content minus S at function words", s, sentence),)
     return Reading(found, runs=runs, details=details, controls=controls)
-
-
-def _class(run: RunRecord, token_class: str) -> TokenClass | None:
-    """The row of a class of token."""
-    rows = () if run.ablation is None else run.ablation.token_classes
-    return next((row for row in rows if row.token_class == token_class), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lolm.analysis.in_curve import constant_until, training_loss, window_rows
+from lolm.analysis.in_curve import constant_until, training_loss, window_mean
 from lolm.analysis.statistics import t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import Control, Quantity
@@ -78,15 +78,11 @@ class Level:
     def _read(self, run: RunRecord, window: int, until: float) -> float | None:
         if self.kind == "loss":
             return training_loss(run, window, until)
-        steps, logged = run.points(METRICS[self.kind.removesuffix("_excess")])
-        found = [value for step, value in zip(steps, logged, strict=True) if step <= until] or logged[:1]
-        if not found:
-            return None
         if self.kind == "codes":
-            return found[-1] / _codes(run) if run.header.run.size.regime else None
-        found = found[-window_rows(run, window) :]
-        mean = math.fsum(found) / len(found)
-        if self.kind != "cpc_excess":
+            last = window_mean(run, METRICS["codes"], 1, until)
+            return last / _codes(run) if last is not None and run.header.run.size.regime else None
+        mean = window_mean(run, METRICS[self.kind.removesuffix("_excess")], window, until)
+        if mean is None or self.kind != "cpc_excess":
             return mean
         summary = None if run.evaluation is None else run.evaluation.cpc
         return None if summary is None else mean - math.log(summary.candidates)

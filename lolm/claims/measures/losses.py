@@ -93,11 +93,7 @@ def matched_budget(context: Context) -> Reading:
     for axis, name in (("flops", "FLOPs"), ("seconds", "seconds")):
         definition = f"{split} loss of LOLM minus baseline at the {name} that both spent, interpolated between ends of schedules"
         at = found[axis]
-        details[f"difference at equal {name}"] = (
-            Quantity(None, "nats", definition, n_seeds=len(pairs), note=at.reason)
-            if at.difference is None
-            else Quantity.of(at.difference, "nats", definition)
-        )
+        details[f"difference at equal {name}"] = Quantity.known(at.difference, "nats", definition, at.reason, len(pairs))
     return Reading(
         difference,
         before_decay(pairs, context).map(gap_share),

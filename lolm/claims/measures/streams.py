@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lolm.analysis.in_curve import window_rows
+from lolm.analysis.in_curve import window_mean
 from lolm.analysis.statistics import equivalence, t_interval
 from lolm.claims.entry import Context, NotRun, Reading
 from lolm.claims.ledger import FAILS, HOLDS, INCONCLUSIVE, Control, Quantity
@@ -136,16 +136,12 @@ def collapse(context: Context) -> Reading:
     )
 
 
-def _ends(context: Context, run: RunRecord, metric: str) -> float | None:
-    found = run.points(metric)[1][-window_rows(run, context.analysis.published_window) :]
-    return math.fsum(found) / len(found) if found else None
-
-
 def memory_loss(context: Context) -> Reading:
     """The memory's loss over the published window at the end of the run."""
     runs = context.subject()
     form = runs[0].header.run.architecture.objectives.memory if runs[0].family == "lolm" else None
-    found = values(runs, lambda run: _ends(context, run, names.train_term(names.MEMORY_TERM)))
+    window = context.analysis.published_window
+    found = values(runs, lambda run: window_mean(run, names.train_term(names.MEMORY_TERM), window))
     if form != "attention" or found is None:
         raise NotRun("these runs hold no LOLM whose memory loss is the entropy of attention, and logged")
     text = "damage when the memory's output is replaced by its mean"

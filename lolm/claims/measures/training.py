@@ -131,8 +131,7 @@ class Contrast:
                 continue
             found, text = replace(self, outcome=key).difference(results), f"{outcome.definition}, the same difference"
             unit = of_difference(outcome.unit)
-            quantity = Quantity.missing(unit, text, "not measured in both") if found is None else Quantity.of(found, unit, text)
-            made.append(Control(outcome.name, quantity, sentence))
+            made.append(Control(outcome.name, Quantity.known(found, unit, text, "not measured in both"), sentence))
         return tuple(made)
 
 
