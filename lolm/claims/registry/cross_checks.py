@@ -17,11 +17,12 @@ WINDOW = "1 - exp({:.4f} - {:.4f}), losses of LOLM and the baseline; their perpl
 NOISE_REGIME_LOSS = -2.13
 
 
-def _of(key: str) -> float:
+def value(key: str) -> float:
+    """A printed number, in its unit."""
     return NUMBERS[key].value
 
 
-def _check(
+def check(
     id: str, statement: str, keys: str, theirs: Shown, ours: Shown | None, verdict: str, why: str, rule: str, **more
 ) -> Claim:
     """``theirs`` is what the printed numbers give by their definition, ``ours`` by a sound one."""
@@ -44,12 +45,12 @@ def _tables() -> list[Claim]:
     off = max(abs(_gap(lolm, base) - printed) for _, lolm, base, printed in TPU_WINDOWS)
     steps = sum(count for count, _ in TPU_WINS)
     wins = sum(count * share for count, share in TPU_WINS) / steps
-    last, window, none = _of("scratch_full"), _of("tpu_window_end"), _of("scratch_no_ssm")
-    at_20k, late = _of("ppl_lolm_train_20k"), _of("ppl_lolm_late")
-    quoted = 1 - _of("withdrawn_lolm") / _of("withdrawn_baseline")
-    size = _of("params_319m") / _of("params_254m") - 1
+    last, window, none = value("scratch_full"), value("tpu_window_end"), value("scratch_no_ssm")
+    at_20k, late = value("ppl_lolm_train_20k"), value("ppl_lolm_late")
+    quoted = 1 - value("withdrawn_lolm") / value("withdrawn_baseline")
+    size = value("params_319m") / value("params_254m") - 1
     return [
-        _check(
+        check(
             "scaling_table",
             "The scaling table's perplexities are those of its losses (2.62, 4.15, 3.57, 3.50 nats).",
             "nats_20m nats_149m nats_304m nats_157b",
@@ -59,31 +60,30 @@ def _tables() -> list[Claim]:
             f"exp(loss) differs from the printed perplexity by at most {100 * worst:.1f} %, which rounding explains.",
             "holds if each agrees within the rounding of its loss, 0.5 %",
         ),
-        _check(
+        check(
             "step_20k",
             "At step 20,000 the 1.57B model has perplexity 33.2.",
             "ppl_lolm_late ppl_lolm_train_20k ppl_scaling_157b",
             (late, "perplexity", "the table's column, labelled step 20K"),
             (at_20k, "perplexity", "training loss logged at step 20,000"),
             FAILS,
-            f"The column mixes steps and modes: 33.2 is of step {_of('lolm_steps_late'):,.0f}, another source prints 34.5 in its "
-            f"place, which is evaluation mode, and training at step 20,000 gives {at_20k}. The 304M figure is of step 20,000 in "
-            f"one "
-            "source and 33,000 in another.",
+            f"The column mixes steps and modes: 33.2 is of step {value('lolm_steps_late'):,.0f}, another source prints 34.5 in "
+            f"its place, which is evaluation mode, and training at step 20,000 gives {at_20k}. The 304M figure is of step 20,000 "
+            "in one source and 33,000 in another.",
             "fails if the label's step has another value",
         ),
-        _check(
+        check(
             "blog_steps",
             "LOLM reaches in 10,000 steps what its baseline has after 20,000, at perplexities 33.2 and 39.1.",
             "blog_steps ppl_lolm_late ppl_baseline_late lolm_steps_late baseline_steps_late",
-            (_of("baseline_steps_20k") / _of("lolm_steps_10k"), "x", "as the page has it"),
-            (_of("baseline_steps_late") / _of("lolm_steps_late"), "x", "steps that the paper gives for 39.1 and 33.2"),
+            (value("baseline_steps_20k") / value("lolm_steps_10k"), "x", "as the page has it"),
+            (value("baseline_steps_late") / value("lolm_steps_late"), "x", "steps that the paper gives for 39.1 and 33.2"),
             FAILS,
             "The paper gives these perplexities for steps 26,250 and 23,700: unequal losses at nearly equal steps, and no "
             "multiplier.",
             "fails if the paper gives the perplexities for other steps",
         ),
-        _check(
+        check(
             "tpu_table",
             "On TPU LOLM is 43.5 % ahead at step 3,000 and 4.4 % behind at step 50,000.",
             "tpu_gap_3k tpu_gap_50k",
@@ -99,7 +99,7 @@ def _tables() -> list[Claim]:
                 for step, lolm, base, _ in TPU_WINDOWS
             },
         ),
-        _check(
+        check(
             "wins",
             "On TPU LOLM wins 39.2 % of the steps.",
             "stepwise_wins",
@@ -111,7 +111,7 @@ def _tables() -> list[Claim]:
             "holds if the weighted mean is within half a point",
             against=True,
         ),
-        _check(
+        check(
             "final_loss",
             "LOLM's final loss on TPU is 5.3243 (perplexity 205).",
             "scratch_full tpu_window_end scratch_gain",
@@ -123,7 +123,7 @@ def _tables() -> list[Claim]:
             "of 16.9 % without SSM holds one step against a mean of 50.",
             "fails if the two differ by more than rounding",
         ),
-        _check(
+        check(
             "withdrawn",
             "On TPU LOLM's perplexity is 7.6 % lower than its baseline's (withdrawn).",
             "withdrawn_gap withdrawn_lolm withdrawn_baseline withdrawn_lolm_15k withdrawn_baseline_15k params_254m",
@@ -139,14 +139,14 @@ def _tables() -> list[Claim]:
 
 
 def _sizes() -> list[Claim]:
-    ratio = _of("params_157b") / _of("params_20m")
+    ratio = value("params_157b") / value("params_20m")
     orders = math.log10(ratio)
-    matched = max(_of("params_157b") / _of("params_baseline_157b"), _of("params_319m") / _of("params_317m")) - 1
-    other = _of("params_319m") / _of("params_304m") - 1
-    unmatched = _of("params_319m") / _of("params_254m") - 1
-    rates = _of("rate_lolm_tpu") / _of("rate_baseline_tpu")
+    matched = max(value("params_157b") / value("params_baseline_157b"), value("params_319m") / value("params_317m")) - 1
+    other = value("params_319m") / value("params_304m") - 1
+    unmatched = value("params_319m") / value("params_254m") - 1
+    rates = value("rate_lolm_tpu") / value("rate_baseline_tpu")
     return [
-        _check(
+        check(
             "four_orders",
             "The results span four orders of magnitude of size (20.5M to 1.57B).",
             "four_orders params_20m params_157b",
@@ -156,7 +156,7 @@ def _sizes() -> list[Claim]:
             f"The ratio is {ratio:.0f}: {orders:.1f} orders of magnitude.",
             "fails if log10 of the ratio is below 4",
         ),
-        _check(
+        check(
             "matched",
             "LOLM and its baseline have equally many parameters.",
             "params_157b params_baseline_157b params_319m params_317m",
@@ -166,7 +166,7 @@ def _sizes() -> list[Claim]:
             "0.1 % at 1.57B, 0.8 % on TPU.",
             "holds if they differ by less than 1 %",
         ),
-        _check(
+        check(
             "hardware",
             "The same architecture runs on every kind of hardware.",
             "params_304m params_319m",
@@ -177,27 +177,27 @@ def _sizes() -> list[Claim]:
             "residual or norm there, a plain SSM with both and without convolution here.",
             "fails if the counts differ",
         ),
-        _check(
+        check(
             "size_307m",
             "The LOLM of the downstream table is the complete model.",
             "downstream_size params_307m params_319m",
-            (_of("params_307m"), "count", "parameters of decoder, plain SSM and gate"),
-            (_of("params_319m"), "count", "parameters of the complete model"),
+            (value("params_307m"), "count", "parameters of decoder, plain SSM and gate"),
+            (value("params_319m"), "count", "parameters of the complete model"),
             FAILS,
             "No complete configuration has 307M parameters; without memory and regime there are 307,412,992.",
             "fails if the complete model's count does not round to the printed one",
         ),
-        _check(
+        check(
             "unmatched",
             "On WikiText-103 and HellaSwag LOLM is ahead of its baseline (2,026 against 2,166; 26 against 22 %).",
             "unmatched_wikitext unmatched_baseline params_319m params_254m",
-            (1 - _of("unmatched_wikitext") / _of("unmatched_baseline"), "share", "1 - 2,026 / 2,166"),
+            (1 - value("unmatched_wikitext") / value("unmatched_baseline"), "share", "1 - 2,026 / 2,166"),
             (unmatched, "share", "LOLM's parameters over that baseline's, minus 1"),
             FAILS,
             f"LOLM has {100 * unmatched:.0f} % more parameters than it; the matched baseline is ahead, 1,837 against 2,046.",
             "fails if the arms' parameters differ by more than 1 %",
         ),
-        _check(
+        check(
             "identical_setup",
             "On TPU both models are trained with identical hyperparameters.",
             "rate_lolm_tpu rate_baseline_tpu",
@@ -208,12 +208,12 @@ def _sizes() -> list[Claim]:
             "another precision than LOLM's. Which of them ran is not published.",
             "fails if the committed configurations differ",
         ),
-        _check(
+        check(
             "convergence",
             "The 304M model trains to convergence in about 4 hours.",
             "hours_readme hours_header",
-            (_of("hours_readme"), "hours", "as the README has it"),
-            (_of("hours_header"), "hours", "as its configuration has it"),
+            (value("hours_readme"), "hours", "as the README has it"),
+            (value("hours_header"), "hours", "as its configuration has it"),
             FAILS,
             "The header of its configuration gives about 79 hours.",
             "fails if the two printed durations differ",
@@ -222,12 +222,12 @@ def _sizes() -> list[Claim]:
 
 
 def _pythia() -> list[Claim]:
-    ahead = 1 - _of("pythia_4b") / _of("ppl_304m_pythia")
-    late = 1 - _of("readme_late_lolm") / _of("readme_late_pythia")
-    twice = _of("ppl_304m_pythia") / _of("wikitext_full") - 1
-    gap = 1 - _of("ppl_304m_pythia") / _of("pythia_2b")
+    ahead = 1 - value("pythia_4b") / value("ppl_304m_pythia")
+    late = 1 - value("readme_late_lolm") / value("readme_late_pythia")
+    twice = value("ppl_304m_pythia") / value("wikitext_full") - 1
+    gap = 1 - value("ppl_304m_pythia") / value("pythia_2b")
     return [
-        _check(
+        check(
             "pythia_gap",
             "LOLM-304M's perplexity is 52.2 % lower than Pythia-410M's.",
             "pythia_gap ppl_304m_pythia pythia_2b",
@@ -237,13 +237,13 @@ def _pythia() -> list[Claim]:
             "The quotient is right. It compares two tokenizers, two corpora, and a Pythia that is likely still in its warm-up.",
             "holds if the printed perplexities give the printed share",
         ),
-        _check(
+        check(
             "pythia_4b",
             "With about 4 B tokens Pythia-410M is ahead of LOLM-304M (54.32 against 68.37), in context too.",
             "pythia_4b ppl_304m_pythia pythia_context_4b pythia_context",
             (ahead, "share", "1 - 54.32 / 68.37"),
             (
-                _of("pythia_context_4b") - _of("pythia_context"),
+                value("pythia_context_4b") - value("pythia_context"),
                 "points",
                 "Pythia's context advantage minus LOLM's, 45.7 and 45.4 %",
             ),
@@ -254,7 +254,7 @@ def _pythia() -> list[Claim]:
             "holds if the printed perplexity is the lower one",
             against=True,
         ),
-        _check(
+        check(
             "late_17",
             "LOLM's loss falls by 17.0 % from early to late positions.",
             "pythia_late readme_late_lolm readme_late_pythia",
@@ -265,11 +265,11 @@ def _pythia() -> list[Claim]:
             "quantities.",
             "fails if another printed pair gives the same share",
         ),
-        _check(
+        check(
             "wikitext_twice",
             "LOLM-304M has one perplexity on WikiText-103.",
             "wikitext_full ppl_304m_pythia",
-            (_of("wikitext_full"), "perplexity", "component ablation"),
+            (value("wikitext_full"), "perplexity", "component ablation"),
             (twice, "share", "68.37 over 59.23, minus 1"),
             FAILS,
             "Put down to random batches; both scripts are deterministic and differ in separators and number of windows.",
@@ -279,13 +279,13 @@ def _pythia() -> list[Claim]:
 
 
 def _meanings() -> list[Claim]:
-    cpc, memory, gate = _of("cpc_157b"), _of("memory_loss_157b"), _of("gate_exact")
-    regime = (_of("logged_total") - _of("logged_token") - 0.5 * cpc - 0.05 * memory - 0.01 * gate) / 0.3
+    cpc, memory, gate = value("cpc_157b"), value("memory_loss_157b"), value("gate_exact")
+    regime = (value("logged_total") - value("logged_token") - 0.5 * cpc - 0.05 * memory - 0.01 * gate) / 0.3
     cap = math.exp(CLIP_NATS)
-    first = math.log(_of("wikitext_gate_one") / _of("wikitext_full"))
-    second = _of("gate_one_nats") - _of("learned_nats")
+    first = math.log(value("wikitext_gate_one") / value("wikitext_full"))
+    second = value("gate_one_nats") - value("learned_nats")
     return [
-        _check(
+        check(
             "regime_noise",
             "At 1.57B the regime layer is in use (64 of 64 codes alive).",
             "codes_157b logged_total logged_token cpc_157b",
@@ -297,27 +297,27 @@ def _meanings() -> list[Claim]:
             f"{NOISE_REGIME_LOSS}. The total is rounded to ±0.005, which is ±0.03 here.",
             "fails if the two differ by less than 0.1",
         ),
-        _check(
+        check(
             "all_contribute",
             "All components contribute.",
             "no_memory",
-            (_of("no_memory"), "share", "the paper's own row of the memory"),
+            (value("no_memory"), "share", "the paper's own row of the memory"),
             None,
             FAILS,
             "The paper's ablation of the 304M model has +0.0 % without memory, and that of the 1.57B model no such row.",
             "fails if one component's printed change is 0",
         ),
-        _check(
+        check(
             "superexponential",
             "The inversion grows superexponentially with scale.",
             "inversion_304m gate_one_ppl wikitext_full",
-            (cap / _of("ppl_lolm_eval_20k"), "x", "plotted at 1.57B: the cap over 34.47"),
+            (cap / value("ppl_lolm_eval_20k"), "x", "plotted at 1.57B: the cap over 34.47"),
             (second / first, "x", "damage at g = 1 in nats, 1.57B over 304M: 73.3 over 2.1"),
             FAILS,
             "Two points of two recipes and two texts, a percentage and the cap of a script; a trend takes more than two points.",
             "fails if a plotted value is the cap",
         ),
-        _check(
+        check(
             "projected_inversion",
             "At 7B the inversion will be 500 million, at 13B 5 billion.",
             "projected_inversion",
