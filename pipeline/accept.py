@@ -32,14 +32,13 @@ from pipeline.code import (
     still_hold,
 )
 from pipeline.dvc import override
-from pipeline.dvc_state import write_beside
+from pipeline.dvc_state import LOCK, write_beside
 from pipeline.run import child_environment
 from pipeline.runs import THREAD_VARIABLES
 from pipeline.stage import Stage, main
 
 STAGES = ("sweep", "train", "evaluate", "ablate", "layers", "recall", "downstream")
 RESTS_ON_NONE = ("plan", "report", "front")  # stages that no result rests on
-LOCK = Path("dvc.lock")
 
 
 class AcceptError(LolmError):

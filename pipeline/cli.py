@@ -138,20 +138,19 @@ def export(args: argparse.Namespace) -> None:
 def doctor(args: argparse.Namespace) -> None:
     """What this project finds on this machine; exit status 1 where something is missing that it needs."""
     import platform
-    from importlib.metadata import PackageNotFoundError, version
 
     import torch
 
     from lolm.ops.backends import OPS, kernel_of
     from lolm.records import FINAL_WEIGHTS, Layout, recorded_scales
+    from pipeline.environment import installed
 
     problems = []
     print(f"lolm {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    for package in ("torch", "numba", "numpy", "triton", "sentencepiece", "safetensors", "dvc", "mlflow"):
-        try:
-            print(f"  {package} {version(package)}")
-        except PackageNotFoundError:
-            print(f"  {package} is not installed")
+    packages = ("torch", "numba", "numpy", "triton", "sentencepiece", "safetensors", "dvc", "mlflow")
+    versions = installed(packages)
+    for package in packages:
+        print(f"  {package} {versions.get(package, 'is not installed')}")
     device = training_device()
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     print(f"device: {device}, {name}; {torch.get_num_threads()} threads of PyTorch")

@@ -26,11 +26,10 @@ from typing import Any
 
 from lolm import LolmError, tracking
 from lolm.config import ClusterConfig
-from lolm.training.scratch import FINISHED
+from lolm.training.scratch import FINISHED, SCRATCH
 from pipeline.environment import DEVICE, IDENTITY, PARENT
 from pipeline.jobs import Failure, Job, ended_with_us, show
 
-SCRATCH = Path(".scratch")
 FOLDER = SCRATCH / "cluster"
 SETTLING = 3.0  # seconds that a failed task waits, since Slurm may have ended its command first and comes to the task next
 # A task counts as ended when so many looks at the queue have missed it, over so many seconds: a requeued one is missing a while.

@@ -1,8 +1,10 @@
-"""What the pipeline reads from the environment: the names of the variables, and what they say, checked."""
+"""What the pipeline reads from the environment: the names of the variables, and what they say, checked; versions of packages."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from lolm.config import ConfigError, Problem
@@ -52,3 +54,14 @@ def check() -> None:
             problems += error.problems
     if problems:
         raise ConfigError(*problems)
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -9,7 +9,6 @@ Writes ``reports/external/<name>.json``.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import math
 from collections.abc import Iterable, Iterator
 
@@ -27,6 +26,7 @@ from lolm.laboratory.layers import measure_layers
 from lolm.records import Layout, names, write
 from lolm.records.layout import external_record
 from lolm.records.schema import External
+from pipeline.environment import installed
 from pipeline.stage import main, training_device
 
 # What the library computes a recurrence or a convolution with, where it is installed; else its reference in PyTorch.
@@ -67,7 +67,7 @@ def measured(name: str, config: ExternalConfig, layout: Layout) -> External:
         text=scored.checksum,
         tokenizer=tokenizer_checksum(tokenizer),
         device=torch.cuda.get_device_name() if device == "cuda" else device,
-        versions=dict(installed(LIBRARIES)),
+        versions=installed(LIBRARIES),
         measured=measure_layers(model, scored, others, config.layers, seed=config.seed, step=0),  # type: ignore[arg-type]
         caveats=tuple(model.caveats),
     )
@@ -100,15 +100,6 @@ def text_of(name: str, config: ExternalConfig, tokenizer, vocab_size: int, layou
     else:
         scored, others = windows(texts_of(name, config, layout, "test"), 2)
     return scored, others
-
-
-def installed(packages: Iterable[str]) -> Iterable[tuple[str, str]]:
-    """(package, version) of those that are installed."""
-    for package in packages:
-        try:
-            yield package, importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
 
 
 def described(record: External) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from lolm.records import fingerprint_of, read, sha256_of, write
 from lolm.records.files import write_bytes
 from pipeline.carried import MOST, index_hash
 from pipeline.code import accepted_versions, code_of
+from pipeline.environment import installed
 from pipeline.stage import training_device
 
 STAGES = ("sweep", "train", "evaluate", "ablate")
@@ -91,13 +91,7 @@ def _text_of(piece: str) -> str:
 
 def software() -> dict[str, str]:
     """Versions of what computes."""
-    found = {"python": platform.python_version()}
-    for name in ("torch", "triton", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version()} | installed(("torch", "triton", "numpy"))
 
 
 def is_made(piece: str, roots: Sequence[Path]) -> bool:

@@ -20,7 +20,7 @@ from lolm.records import RunKey, fingerprint_of, names, read, write
 from lolm.records.results import model_of
 from lolm.records.schema import Recall, RecallTask, TypeRecall
 from lolm.training.progress import DivergenceError
-from lolm.training.scratch import remove
+from lolm.training.scratch import SCRATCH, remove
 from lolm.training.trial import run_trial
 from pipeline.code import code_of
 from pipeline.configured import run_of
@@ -28,7 +28,6 @@ from pipeline.identity import inputs_of
 from pipeline.runs import per_run
 from pipeline.stage import Stage, main, training_device
 
-SCRATCH = Path(".scratch")
 WARM_UP = 0.1  # share of the steps
 
 

@@ -22,12 +22,11 @@ from lolm import LolmError, one_line, tracking
 from lolm.config import load_params
 from lolm.config.ranges import Count
 from lolm.records import Layout, sha256_of
+from lolm.training.scratch import SCRATCH, clear_finished
 from pipeline import cluster, stage
 from pipeline.dvc_state import LOCK, keep_lock, mend_lock, mend_rwlock
 from pipeline.environment import FORCE, JOBS, LAUNCHER, STAGES, Launcher
 from pipeline.jobs import foreground, keep_bytecode
-
-SCRATCH = Path(".scratch")
 
 
 class PipelineError(LolmError):
@@ -53,8 +52,6 @@ def run() -> None:
         before = sha256_of(LOCK) if LOCK.exists() else ""
         status = foreground(command(args.scale, args.study, "repro", *(["--force"] if args.force else [])), environment)
         if status or args.force or not LOCK.exists() or sha256_of(LOCK) != before:  # else nothing was made
-            from lolm.training.scratch import clear_finished  # with PyTorch behind it
-
             tracking.try_sync_scale(params.scale)  # also what was made before a failure
             if not status:
                 clear_finished(SCRATCH)

@@ -19,7 +19,7 @@ from lolm.evaluation.held_out import validation_metrics
 from lolm.records import fingerprint_of, from_record, names, read, read_mapping, write, write_json
 from lolm.records.schema import Rate, Sweep, Trial
 from lolm.training.progress import DivergenceError
-from lolm.training.scratch import remove
+from lolm.training.scratch import SCRATCH, remove
 from lolm.training.sweep import choose, search
 from lolm.training.trial import run_trial
 from pipeline.configured import untuned
@@ -27,8 +27,6 @@ from pipeline.environment import FORCE, said
 from pipeline.identity import data_of, inputs_of
 from pipeline.runs import per_arm
 from pipeline.stage import Stage, main, training_device
-
-SCRATCH = Path(".scratch")
 
 
 def sweep(stage: Stage, arm: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -24,7 +23,7 @@ from lolm.tracking import try_sync
 from lolm.training import ranks
 from lolm.training.loop import Trainer
 from lolm.training.progress import DivergenceError
-from lolm.training.scratch import FINISHED, clear_finished, remove
+from lolm.training.scratch import FINISHED, SCRATCH, clear_finished, remove
 from pipeline.code import code_of
 from pipeline.configured import run_of
 from pipeline.environment import ALONE, FORCE, said
@@ -34,7 +33,6 @@ from pipeline.runs import Piece, command, per_run
 from pipeline.stage import Stage, main, training_device
 from pipeline.torchrun import launch
 
-SCRATCH = Path(".scratch")
 KEPT_SECONDS = 600.0  # a finished run's scratch outlives DVC's recording of it, see Trainer.fit
 
 

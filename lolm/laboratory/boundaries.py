@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from lolm.data.batches import EvaluationSet
 from lolm.interventions import EMPTY, Context, Intervention, fusion_of, replace_branch
 from lolm.laboratory.cached_activations import CachedActivations, cached_activations
-from lolm.laboratory.token_classes import Text
+from lolm.laboratory.token_classes import Text, scores_of
 from lolm.laboratory.word_classes import classify, sentence_starts
 from lolm.models.language_model import LanguageModel
 from lolm.records import names
@@ -97,17 +96,9 @@ def score_boundaries(
 
 
 def _scores(model: LanguageModel, cached: CachedActivations, removals: dict[str, Intervention]) -> dict[str, np.ndarray]:
-    """Of each position of a batch, (N,): loss, gate, the latent branch's share of the power, added loss without a branch."""
-
-    def nats(intervention: Intervention) -> np.ndarray:
-        logits_NV = model.logits(cached.fused(model, intervention)).float().flatten(0, 1)
-        return F.cross_entropy(logits_NV, cached.targets_N, reduction="none").double().cpu().numpy()
-
-    streams, fusion = cached.streams, fusion_of(model)
-    found = {"nats": nats(Intervention(names.NONE))}
-    found |= {branch: nats(removal) - found["nats"] for branch, removal in removals.items()}
+    """:func:`scores_of` with ``share``, the latent branch's of the power."""
+    streams, fusion, found = cached.streams, fusion_of(model), scores_of(model, cached, removals)
     if fusion is not None and streams.g is not None:
-        found["gate"] = streams.g.double().mean(dim=-1).flatten().cpu().numpy()
         addends = fusion.addends(fusion.terms(streams.h, streams.z, streams.m, streams.r), streams.g)
         surface, latent = (addends[name].double().square().sum(dim=-1) for name in (SURFACE, LATENT))
         found["share"] = (latent / (surface + latent)).flatten().cpu().numpy()

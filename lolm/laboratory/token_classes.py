@@ -7,7 +7,6 @@ is read at the position, and as ``target_<class>`` by the token that is predicte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -62,15 +61,6 @@ def window_classes(held_out: EvaluationSet, window: int, tokenizer: Text) -> dic
     return inputs | targets | ranges
 
 
-@dataclass(frozen=True)
-class TokenScores:
-    """Scores of single positions, each (N,) float64: loss in nats, mean gate over dimensions, added loss without a branch."""
-
-    nats: np.ndarray
-    gate: np.ndarray | None
-    damage: dict[str, np.ndarray]
-
-
 @torch.no_grad()
 def gate_by_class(
     model: LanguageModel,
@@ -104,36 +94,38 @@ def gate_by_class(
     if fusion is None:
         raise InterventionError("gate and branches by token class are those of a fusion; this model is one stack")
     removals = {b: replace_branch(b, names.MEAN) for b in BRANCHES if getattr(fusion, b) is not None}
-    parts = [_score(model, cached, removals) for cached in cached_activations(model, held_out.batches(batch_size), context)]
-    nats = np.concatenate([part.nats for part in parts])
-    gate = None if parts[0].gate is None else np.concatenate([part.gate for part in parts])  # type: ignore[misc]
-    damage = {b: np.concatenate([part.damage[b] for part in parts]) for b in removals}
+    parts = [scores_of(model, cached, removals) for cached in cached_activations(model, held_out.batches(batch_size), context)]
+    scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     members = [window_classes(held_out, i, tokenizer) for i in range(len(held_out))]
     rows = []
     for name in class_names():
         member = np.concatenate([of[name] for of in members])
         if not member.any():
             continue
+        mean = {key: float(values[member].mean()) for key, values in scores.items()}
         rows.append(
             TokenClass(
                 step=step,
                 token_class=name,
                 tokens=int(member.sum()),
-                nats=float(nats[member].mean()),
-                gate_mean=None if gate is None else float(gate[member].mean()),
-                gate_std=None if gate is None else float(gate[member].std()),
-                damage_latent_mean=float(damage[LATENT][member].mean()) if LATENT in damage else None,
-                damage_surface_mean=float(damage[SURFACE][member].mean()) if SURFACE in damage else None,
+                nats=mean["nats"],
+                gate_mean=mean.get("gate"),
+                gate_std=float(scores["gate"][member].std()) if "gate" in scores else None,
+                damage_latent_mean=mean.get(LATENT),
+                damage_surface_mean=mean.get(SURFACE),
             )
         )
     return rows
 
 
-def _score(model: LanguageModel, cached: CachedActivations, removals: dict[str, Intervention]) -> TokenScores:
+def scores_of(model: LanguageModel, cached: CachedActivations, removals: dict[str, Intervention]) -> dict[str, np.ndarray]:
+    """Of each position of a batch, (N,) float64: ``nats``; ``gate``, its mean over dimensions, where there is one; and by branch
+    the loss that its removal adds."""
+
     def nats(intervention: Intervention) -> np.ndarray:
         logits_NV = model.logits(cached.fused(model, intervention)).float().flatten(0, 1)
         return F.cross_entropy(logits_NV, cached.targets_N, reduction="none").double().cpu().numpy()
 
-    full, g = nats(Intervention(names.NONE)), cached.streams.g
-    gate = None if g is None else g.double().mean(dim=-1).flatten().cpu().numpy()
-    return TokenScores(full, gate, {b: nats(removal) - full for b, removal in removals.items()})
+    found, g = {"nats": nats(Intervention(names.NONE))}, cached.streams.g
+    found |= {branch: nats(removal) - found["nats"] for branch, removal in removals.items()}
+    return found if g is None else found | {"gate": g.double().mean(dim=-1).flatten().cpu().numpy()}

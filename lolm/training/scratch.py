@@ -10,6 +10,7 @@ from pathlib import Path
 from lolm.records import atomic_folder, link, read, read_rows, sha256_of, write, write_rows
 from lolm.records.schema import RunHeader, Summary
 
+SCRATCH = Path(".scratch")  # of a project: what is on the way
 FINISHED = "finished"  # marks the scratch folder of a run that has ended
 BRANCHES = "branches"  # checkpoints where cooldowns leave the trunk
 
