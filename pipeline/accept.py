@@ -12,14 +12,13 @@ import argparse
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lolm import LolmError
 from lolm.config import load_params
-from lolm.records import Layout, RunKey, read, recorded_scales, write
-from lolm.records.schema import Ablation, Evaluation, Layers, Recall, RunHeader, Sweep
+from lolm.records import Layout, read, recorded_scales, write
+from lolm.records.schema import RunHeader
 from pipeline.code import (
     ACCEPTED,
     PACKAGES,
@@ -35,7 +34,7 @@ from pipeline.dvc import override
 from pipeline.dvc_state import LOCK, write_beside
 from pipeline.run import child_environment
 from pipeline.runs import THREAD_VARIABLES
-from pipeline.stage import Stage, main
+from pipeline.stage import main
 
 STAGES = ("sweep", "train", "evaluate", "ablate", "layers", "recall", "downstream")
 RESTS_ON_NONE = ("plan", "report", "front")  # stages that no result rests on
@@ -69,9 +68,6 @@ def accept() -> None:
     present = {stage: code_hash(f"pipeline.{stage}") for stage in STAGES}
     commit, subject = _git("rev-parse", "--short", "HEAD"), _git("log", "-1", "--format=%s")
     write(ACCEPTED, accepted(old, golden, present, codes_of_records(), commit, args.why or subject))
-    stamped = sum(stamp(scale) for scale in recorded_scales())
-    if stamped:
-        print(f"{stamped} records of before now say what they were made from")
     for scale, study in studies_in(LOCK):
         words = [sys.executable, "-m", "pipeline.accept", "--scale", scale, "--study", study, *(["--pages"] if changed else [])]
         if subprocess.run(words, check=False).returncode:
@@ -121,45 +117,6 @@ def codes_of_records() -> Iterator[str]:
         for key in layout.recorded_runs():
             if layout.header(*key).exists():
                 yield read(layout.header(*key), RunHeader).code
-
-
-def stamp(scale: str) -> int:
-    """Let records that do not say what they were made from say that it was the present inputs, where their run is the present
-    one and its weights and data are here; returns how many."""
-    from pipeline import ablate, evaluate, layers, recall, sweep, train
-
-    params, layout, count = load_params(), Layout(scale), 0
-    if scale not in params.scales or not (layout.shards / "index.json").exists():
-        return 0
-    stage = Stage(params.select(scale))
-    for path in sorted((layout.reports / "sweep").glob("*.json")):
-        chosen = read(path, Sweep)
-        if not chosen.inputs and chosen.arm in params.architectures:
-            write(path, replace(chosen, inputs=sweep.inputs(stage, chosen.arm)))
-            count += 1
-    for key in layout.recorded_runs():
-        if not _present(stage, key, train.why):
-            continue
-        measurements = (
-            (layout.evaluation(*key), Evaluation, evaluate.inputs),
-            (layout.ablation(*key), Ablation, ablate.inputs),
-            (layout.layers(*key), Layers, layers.inputs),
-            (layout.recall(*key), Recall, recall.inputs),
-        )
-        for path, kind, inputs in measurements:
-            record = read(path, kind) if path.exists() else None
-            if record is not None and not record.inputs:
-                write(path, replace(record, inputs=inputs(stage, key)))
-                count += 1
-    return count
-
-
-def _present(stage: Stage, key: RunKey, why: Callable[[Stage, RunKey], str | None]) -> bool:
-    """Whether a run is there and of the present parameters and code."""
-    try:
-        return not stage.layout.divergence(*key).exists() and why(stage, key) is None
-    except LolmError:  # an arm or a sweep that is no more
-        return False
 
 
 def studies_in(lock: Path) -> list[tuple[str, str]]:

@@ -170,7 +170,6 @@ def test_after_a_change_of_goldens_the_lock_is_told_of_pages_alone(layout, monke
     monkeypatch.setattr(accept.subprocess, "run", run)
     for name in ("write_beside", "hold_goldens"):
         monkeypatch.setattr(accept, name, lambda: None)
-    monkeypatch.setattr(accept, "stamp", lambda scale: 0)
     monkeypatch.setattr("sys.argv", ["accept"])
     accept.accept()
     assert asked[-1][1:] == ["-m", "pipeline.accept", "--scale", "smoke", "--study", "smoke", *words]

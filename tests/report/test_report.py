@@ -602,8 +602,10 @@ def test_readme_says_no_more_than_the_verdicts(front):
     by_statement = {claim.statement: claim for claim in claims}
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("| LOLM")]
     assert rows
-    for statement, printed, ours, verdict in rows:
+    for statement, printed, inside, ours, verdict in rows:
         claim = by_statement[statement]
+        published = claim.as_published
+        assert inside.startswith("—" if published is None or published.value is None else published.shown_whole)
         assert verdict == claim.verdict
         assert printed == claim.published_shown
         assert ours.startswith(claim.sound.shown_whole)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from lolm.analysis import efficiency as eff
@@ -37,13 +39,31 @@ def in_heldout_curve(results: ScaleResults, pairs: Pairs) -> eff.Efficiency:
     return eff.efficiency(curves, results.analysis.confidence)
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """Pairs of runs of a study, known by which objects they are: claims at two thresholds ask for the same readings."""
+
+    ids: tuple[int, ...]
+    results: ScaleResults = field(compare=False)  # held, so that no other object can have its id
+    pairs: Pairs = field(compare=False)
+
+
+@lru_cache(maxsize=8)
+def _readings(compared: _Compared) -> tuple[eff.Budgets, eff.Efficiency, Mapping[str, Quantity]]:
+    """Multiplier in FLOPs where schedules ended, inside the runs as published, and the details beside them."""
+    results, pairs = compared.results, compared.pairs
+    flops = measured(results, pairs, "flops")
+    return flops, in_curve(results, pairs), _details(results, pairs, flops)
+
+
 def multiplier(threshold: float):
     """The multiplier in FLOPs at the largest budget that can be measured, claimed to lie above ``threshold``."""
 
     def measure(context: Context) -> Reading:
         results, pairs = context.results, context.pairs()
         margin = results.analysis.interpolation_margin
-        flops, published = measured(results, pairs, "flops"), in_curve(results, pairs)
+        ids = (id(results), *(id(run) for pair in pairs for run in pair))
+        flops, published, details = _readings(_Compared(ids, results, pairs))
         if flops.largest is None or flops.estimate is None:
             verdict, why = INCONCLUSIVE, f"No multiplier can be measured: {flops.reason}."
         else:
@@ -60,7 +80,7 @@ def multiplier(threshold: float):
             note=_note(flops, len(pairs)),
             published_note=published.reason if published.common is None else _reached(published, len(pairs)),
             rule_note=f", nor would if it were {100 * margin:g} % higher" if threshold > 1 else "",
-            details=_details(results, pairs, flops),
+            details=dict(details),
         )
 
     return measure
