@@ -99,23 +99,23 @@ FINDINGS = (
     ),
     Finding(
         "lead_over_published",
-        "whether LOLM under the sound recipe is ahead of the Transformer under the published one, whose test loss minus LOLM's",
-        "LOLM under the sound recipe is ahead of the Transformer under the published one; the latter's loss minus LOLM's",
-        "LOLM under the sound recipe is not ahead of the Transformer under the published one; the latter's loss minus LOLM's",
+        "whether LOLM under the sound recipe is ahead of the Transformer under the published one (its loss minus LOLM's)",
+        "LOLM under the sound recipe is ahead of the Transformer under the published one (the latter's loss minus LOLM's)",
+        "LOLM under the sound recipe is not ahead of the Transformer under the published one (the latter's loss minus LOLM's)",
     ),
     Finding(
         "sound_recipe_helps",
-        "whether the sound recipe helps the baseline; its test loss under the published recipe minus that under the sound one",
-        "The sound recipe helps the baseline; its test loss under the published recipe minus that under the sound one",
-        "The sound recipe does not help the baseline; its test loss under the published recipe minus that under the sound one",
+        "whether the sound recipe helps the baseline (its test loss under the published recipe minus that under the sound one)",
+        "The sound recipe helps the baseline (its test loss under the published recipe minus that under the sound one)",
+        "The sound recipe does not help the baseline (its test loss under the published recipe minus that under the sound one)",
     ),
     Finding(
         "inversion_preregistered",
-        "whether LOLM is inverted (its latent branch the smaller by share, yet missed more); S",
-        "LOLM is inverted: its latent branch is the smaller one by share and is missed more. S, damage without it minus damage "
-        "without the surface branch",
-        "By the declared rule, which takes an S near 0 for none and is not corrected for other arms, LOLM shows no inversion; "
-        "S, damage without the latent branch minus damage without the surface branch",
+        "whether LOLM is inverted (its latent branch the smaller by share, yet missed more), by S",
+        "LOLM is inverted: its latent branch is the smaller one by share and is missed more (S, damage without it minus damage "
+        "without the surface branch)",
+        "By the declared rule, which takes an S near 0 for none and is not corrected for other arms, LOLM shows no inversion "
+        "(S, damage without the latent branch minus damage without the surface branch)",
     ),
     Finding(
         "inversion",
@@ -145,7 +145,7 @@ FINDINGS = (
         "inversion_over_training",
         "whether the inversion is there at every stage of training",
         "By the forced gate the inversion is there at every checkpoint",
-        "By the forced gate the inversion is absent at one checkpoint at least; the smallest loss at g = 1 minus at g = 0",
+        "By the forced gate the inversion is absent at one checkpoint at least (the smallest loss at g = 1 minus at g = 0)",
     ),
     Finding(
         "inversion_control",
@@ -217,8 +217,8 @@ FINDINGS = (
     Finding(
         "neither_alone",
         "whether both a pure Mamba and a pure modern Transformer of the same size are worse than LOLM",
-        "Both a pure Mamba and a pure modern Transformer of the same size are worse than LOLM; the better's loss minus LOLM's",
-        "The better of a pure Mamba and a pure modern Transformer of the same size is not worse than LOLM; its loss minus LOLM's",
+        "Both a pure Mamba and a pure modern Transformer of the same size are worse than LOLM (the better's loss minus LOLM's)",
+        "The better of a pure Mamba and a pure modern Transformer of the same size is not worse than LOLM (its minus LOLM's loss)",
     ),
 )
 
