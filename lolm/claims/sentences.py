@@ -218,7 +218,7 @@ FINDINGS = (
         "neither_alone",
         "whether both a pure Mamba and a pure modern Transformer of the same size are worse than LOLM",
         "Both a pure Mamba and a pure modern Transformer of the same size are worse than LOLM (the better's loss minus LOLM's)",
-        "The better of a pure Mamba and a pure modern Transformer of the same size is not worse than LOLM (its minus LOLM's loss)",
+        "The better of a pure Mamba and a pure modern Transformer of its size is not worse than LOLM (its loss minus LOLM's)",
     ),
 )
 
