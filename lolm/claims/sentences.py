@@ -174,8 +174,8 @@ FINDINGS = (
     Finding(
         "lead_at_largest_budget",
         "whether LOLM is ahead of the published form of the Transformer with the most tokens",
-        "With the most tokens LOLM has a lower loss than the published form of the Transformer, whose loss minus LOLM's is",
-        "With the most tokens LOLM has a higher loss than the published form of the Transformer, whose loss minus LOLM's is",
+        "With the most tokens LOLM has a lower loss than the published form of the Transformer (its loss minus LOLM's)",
+        "With the most tokens LOLM has a higher loss than the published form of the Transformer (its loss minus LOLM's)",
         each="at ",
     ),
     Finding(
@@ -301,7 +301,8 @@ def sentence(finding: Finding, claim: Claim) -> str:
         words = finding.holds if claim.verdict == HOLDS else finding.fails
         return f"{words}{_number(claim, finding)}."
     if claim.verdict == INCONCLUSIVE:
-        number = _number(claim, finding) or f" ({claim.why.partition('.')[0]})"
+        why = claim.why.partition(".")[0]
+        number = _number(claim, finding) or f" ({why[:1].lower() if why[1:2].islower() else why[:1]}{why[1:]})"
         return f"Not settled by these runs: {finding.subject}{number}."
     if claim.verdict == NOT_RUN:
         return f"Not run: {finding.subject} (`{claim.command}`)."
