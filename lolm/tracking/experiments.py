@@ -19,6 +19,9 @@ from lolm.tracking.series import VAL_TOKENS
 VIEW_TAG = "mlflow.sharedViewState."  # and the view's name, which its address has
 EVERY_ARM = "arms"  # the view without a study
 STUDIES_TAG = "studies"  # of a run: those that have its arm
+# Of a run: its arm, by which charts group. MLflow colours a group by a hash of "tag", this key and the value, one of 29 colours;
+# by "arm" Mamba, Samba and a Transformer had the same.
+GROUP_TAG = "arm.name"
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # no traces and prompts; an address says it too
 NOTE_TAG = "mlflow.note.content"
 LONGEST_TAG = 5000  # characters, MLflow's limit for a tag of an experiment
@@ -104,7 +107,7 @@ def _chart_view(study: str = "") -> str:
     state = {
         "selectedColumns": ["metrics.`eval/test_nats`", "metrics.`eval/test_bits_per_byte`", "params.`parameters.total`"],
         "runsHiddenMode": "SHOW_ALL",
-        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "arm"}]},
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": GROUP_TAG}]},
         "groupsExpanded": {},
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,

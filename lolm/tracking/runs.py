@@ -35,7 +35,7 @@ from lolm.records import (
 from lolm.records.results import RunRecord, load_run
 from lolm.records.schema import Divergence, Identity, RunHeader
 from lolm.records.series import Row
-from lolm.tracking.experiments import NOTE_TAG, say_studies
+from lolm.tracking.experiments import GROUP_TAG, NOTE_TAG, say_studies
 from lolm.tracking.models import ANNEALED, TEST, TRAIN, VALIDATION, data_of, data_set, log_data, log_models
 from lolm.tracking.notes import LEDGER, first_note, note_of
 from lolm.tracking.series import (
@@ -60,7 +60,7 @@ from lolm.tracking.store import (
     training_experiment,
 )
 
-FORM = 2  # of what is said of a run; with another one a store that has all records is filled anew
+FORM = 3  # of what is said of a run; with another one a store that has all records is filled anew
 FORM_TAG = "mlflow.lolm.form"
 LINES = "lines"  # beside the stages, in the tag of what was sent
 
@@ -285,7 +285,8 @@ def _tags(header: RunHeader) -> dict[str, str]:
 
 def identity_tags(found: Identity, scale: str) -> dict[str, str]:
     """Tags by which a run is found."""
-    return {"stage": "train", "arm": found.arm, "seed": str(found.seed), "scale": scale, "fingerprint": found.fingerprint}
+    own = {"stage": "train", "arm": found.arm, "seed": str(found.seed), "scale": scale, "fingerprint": found.fingerprint}
+    return own | {GROUP_TAG: found.arm}
 
 
 def unknown(layout: Layout, known: Sequence[str] | set[str]) -> list[RunKey]:

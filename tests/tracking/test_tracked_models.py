@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 from builders import ROOT
@@ -21,7 +23,7 @@ from lolm.export.pyfunc import _load_pyfunc
 from lolm.models.build import build_model
 from lolm.records import Layout, RunKey, cooldown_path, read, sha256_of, snapshot_path, write_json
 from lolm.records.schema import RunHeader
-from lolm.tracking.experiments import EVERY_ARM, LONGEST_TAG, SECTIONS, STUDIES_TAG, VIEW_TAG, chart_page
+from lolm.tracking.experiments import EVERY_ARM, GROUP_TAG, LONGEST_TAG, SECTIONS, STUDIES_TAG, VIEW_TAG, chart_page
 from lolm.tracking.models import EXAMPLE
 from lolm.tracking.notes import LONGEST
 from lolm.tracking.runs import finished_view
@@ -179,12 +181,31 @@ def test_the_chart_view_compares_arms_by_metrics_that_runs_have(synced):
     state = json.loads(view)
     first, *_ = state["compareRunCharts"]
     assert (first["metricKey"], first["selectedXAxisMetricKey"]) == ("val/nats", "val/tokens")
-    assert state["groupBy"]["groupByKeys"] == [{"mode": "param", "groupByData": "arm"}]
+    assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": GROUP_TAG}]
+    assert run.data.tags[GROUP_TAG] == run.data.tags["arm"]
     assert {metric for charts in SECTIONS.values() for metric in charts} <= set(run.data.metrics)
     assert "arm" in run.data.params
     assert "searchFilter" not in state
     assert f"({chart_page(experiment.experiment_id)})" in experiment.tags["mlflow.note.content"]
     assert len(run.data.metrics) <= 45
+
+
+def test_no_two_arms_of_a_study_have_one_colour():
+    """By MLflow's rule for a group's colour, and the palette of its page as it is installed."""
+    script = next((Path(mlflow.__file__).parent / "server/js/build/static/js").glob("main.*.js")).read_text(encoding="utf-8")
+    assert ".charCodeAt(r))%255,n=(n+t)%255;return r.T[(t|n<<8)%r.T.length]" in script
+    palette = re.search(r'const r=\[("#a6630c"(?:,"#[0-9a-f]{6}")+)\]', script)[1].split(",")
+
+    def colour(arm: str) -> str:
+        first = second = 0
+        for character in f"tag.{GROUP_TAG}.{arm}":
+            first = (first + ord(character)) % 255
+            second = (second + first) % 255
+        return palette[(first | second << 8) % len(palette)]
+
+    studies = load_params(ROOT / "params.yaml").studies
+    alike = {name for name, study in studies.items() if len({colour(arm) for arm in study.arms}) < len(study.arms)}
+    assert alike <= {"baselines", "isolation", "parts", "regime", "zoo"}, "many arms for 29 colours"
 
 
 def test_the_charts_of_a_study_show_the_runs_of_its_arms(synced):

@@ -33,6 +33,7 @@ from lolm.records.schema import (
     TaskScores,
 )
 from lolm.tracking import scales, stages, store
+from lolm.tracking.experiments import GROUP_TAG
 from lolm.tracking.runs import finished_view
 from lolm.tracking.series import ablation_points, claim_points, evaluation_points, mean_points, recall_points
 from lolm.tracking.store import BusyError, open_client
@@ -151,6 +152,7 @@ def test_run_is_complete_and_readable(project):
     assert run.data.params["flops_per_token.training"] == "750000.0"
     tags = run.data.tags
     wanted = {"stage": "train", "arm": "lolm", "seed": "1", "scale": "smoke", "fingerprint": "f00d", "kernels": "cpu"}
+    wanted[GROUP_TAG] = "lolm"
     assert wanted.items() <= tags.items()
     assert "100,000 parameters" in tags["mlflow.note.content"]
     assert len([tag for tag in tags if not tag.startswith("mlflow.")]) == len(wanted), "bookkeeping is out of sight"
