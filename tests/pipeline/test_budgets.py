@@ -314,7 +314,7 @@ def test_a_law_that_is_wrong_decides_nothing(project, record):
     assert claim.details["by the laws"].value == 1.2
     (said,) = summary([claim]).values()
     assert "whether LOLM's lead over the published form of the Transformer grows" in said
-    assert said.endswith("(The law does not fit: Transformer, published form).")
+    assert said.endswith("(the law does not fit: Transformer, published form).")
 
 
 def test_a_change_over_a_short_range_decides_nothing(project, record):
