@@ -214,7 +214,7 @@ def at_budgets(pairs: Pairs, axis: str, confidence: float = 0.95, among: ScaleRe
     sample = None if among is None or split != "test" else TextSample.of([run for pair in pairs for run in pair], among.analysis)
     # (baseline, subject) of each pair in draws of text, (D, ends) each
     drawn = [] if sample is None else [(sample.ends(base, steps), sample.ends(subject, steps)) for subject, base in pairs]
-    others = {} if untimed else {arm: _logs_at_ends(_Paired.of(rivals), axis) for arm, rivals in _rivals(pairs, among).items()}
+    others = {} if untimed else {arm: _logs_at_ends(Paired.of(rivals), axis) for arm, rivals in _rivals(pairs, among).items()}
     points, logs = [], []
     for count, step in enumerate(steps, 1):
         if untimed:
@@ -252,19 +252,25 @@ def _rivals(pairs: Pairs, among: ScaleResults | None) -> dict[str, Pairs]:
 
 
 @dataclass(frozen=True)
-class _Paired:
-    """Pairs of runs, known by which runs they are: each arm's are asked for in the interval of every other arm."""
+class Paired:
+    """Pairs of runs, known by which objects they are, so that what is asked again is kept: each arm's are asked for in the
+    interval of every other arm, and the readings of a study by each of its claims.
+
+    Attributes:
+        pairs, results: held, so that no other object can have their ids.
+    """
 
     ids: tuple[int, ...]
     pairs: Pairs = field(compare=False)
+    results: ScaleResults | None = field(compare=False)
 
     @classmethod
-    def of(cls, pairs: Pairs) -> _Paired:
-        return cls(tuple(id(run) for pair in pairs for run in pair), pairs)
+    def of(cls, pairs: Pairs, results: ScaleResults | None = None) -> Paired:
+        return cls((id(results), *(id(run) for pair in pairs for run in pair)), pairs, results)
 
 
 @lru_cache(maxsize=4096)
-def _logs_at_ends(paired: _Paired, axis: str) -> tuple[dict[int, list[float]], str]:
+def _logs_at_ends(paired: Paired, axis: str) -> tuple[dict[int, list[float]], str]:
     """ln of the multiplier of each pair by end of schedule, without ends at which one is missing; and the split."""
     steps, curves, split = annealed_curves(paired.pairs, axis)
     found = {}

@@ -290,9 +290,14 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _joined(sentences: Sequence[str]) -> str:
-    """One sentence of several, each of which begins with a word that is no name."""
+    """One sentence of several."""
     first, *rest = (text.removesuffix(".") for text in sentences)
-    return f"{'; '.join([first, *(text[0].lower() + text[1:] if text[:4] != 'LOLM' else text for text in rest)])}."
+    return f"{'; '.join([first, *map(_inside, rest)])}."
+
+
+def _inside(text: str) -> str:
+    """A sentence as it stands inside another: its first letter is small, but of what has no small letters, as LOLM and S."""
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
 def sentence(finding: Finding, claim: Claim) -> str:
@@ -301,8 +306,7 @@ def sentence(finding: Finding, claim: Claim) -> str:
         words = finding.holds if claim.verdict == HOLDS else finding.fails
         return f"{words}{_number(claim, finding)}."
     if claim.verdict == INCONCLUSIVE:
-        why = claim.why.partition(".")[0]
-        number = _number(claim, finding) or f" ({why[:1].lower() if why[1:2].islower() else why[:1]}{why[1:]})"
+        number = _number(claim, finding) or f" ({_inside(claim.why.partition('.')[0])})"
         return f"Not settled by these runs: {finding.subject}{number}."
     if claim.verdict == NOT_RUN:
         return f"Not run: {finding.subject} (`{claim.command}`)."

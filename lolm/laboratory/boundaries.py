@@ -14,7 +14,7 @@ from lolm.data.batches import EvaluationSet
 from lolm.interventions import EMPTY, Context, Intervention, fusion_of, replace_branch
 from lolm.laboratory.cached_activations import CachedActivations, cached_activations
 from lolm.laboratory.token_classes import Text, scores_of
-from lolm.laboratory.word_classes import classify, sentence_starts
+from lolm.laboratory.word_classes import words_and_starts
 from lolm.models.language_model import LanguageModel
 from lolm.records import names
 from lolm.records.names import BRANCHES, LATENT, SURFACE
@@ -28,12 +28,11 @@ CONTEXT = 64  # tokens of a window that are read before its first counted predic
 def boundaries_of(ids: np.ndarray, texts: list[bytes], eos_id: int) -> np.ndarray:
     """Which token begins what: (n,) int, an index of KINDS, −1 where nothing begins.
 
-    A sentence begins at the first piece of its first word or number (:func:`lolm.laboratory.word_classes.sentence_starts`), a
+    A sentence begins at the first piece of its first word or number (:func:`lolm.laboratory.word_classes.words_and_starts`), a
     paragraph where a line break lies between that and the word or number before, a document where its end mark does, or at the
     very first.
     """
-    classes, starts = classify(ids, texts, eos_id), sentence_starts(ids, texts, eos_id)
-    words = classes[names.FUNCTION_WORD] | classes[names.CONTENT_WORD] | classes[names.DIGIT]
+    words, starts = words_and_starts(ids, texts, eos_id)
     breaks = np.cumsum([b"\n" in texts[i] for i in ids.tolist()])
     ends = np.cumsum(ids == eos_id)
     kind = np.full(len(ids), -1)

@@ -78,21 +78,23 @@ def classify(ids: Sequence[int] | np.ndarray, texts: Sequence[bytes], eos_id: in
     return found
 
 
-def sentence_starts(ids: np.ndarray, texts: Sequence[bytes], eos_id: int) -> np.ndarray:
-    """Where a sentence begins, be it with a word or, unlike the class ``sentence_start``, with a number.
+def words_and_starts(ids: np.ndarray, texts: Sequence[bytes], eos_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which tokens hold a piece of a word or number, and where a sentence begins, be it with a word or, unlike the class
+    ``sentence_start``, with a number.
 
     Args:
         ids: (n,) token ids, the first of which begins a document.
         texts, eos_id: as of :func:`classify`.
 
     Returns:
-        (n,) bool, true at the token that holds the first letter or digit of each sentence.
+        two (n,) bool; the second is true at the token that holds the first letter or digit of each sentence.
     """
-    found = np.zeros(len(ids), dtype=bool)
+    words, starts = np.zeros(len(ids), dtype=bool), np.zeros(len(ids), dtype=bool)
     for where, pieces in _documents(ids, texts, eos_id):
         for part in _parts(pieces, opens=True):
-            found[where.start + part.tokens.start] |= part.begins_sentence
-    return found
+            words[where][part.tokens] |= part.kind in ("word", "digit")
+            starts[where][part.tokens.start] |= part.begins_sentence
+    return words, starts
 
 
 def _documents(ids: np.ndarray, texts: Sequence[bytes], eos_id: int) -> Iterator[tuple[slice, list[bytes]]]:

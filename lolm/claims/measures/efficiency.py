@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -14,11 +13,11 @@ from lolm.claims.entry import Context, Reading
 from lolm.claims.ledger import FAILS, INCONCLUSIVE, Quantity
 from lolm.claims.numbers import show, show_interval
 from lolm.claims.rules import Above, above, why_of
-from lolm.records.results import RunRecord, ScaleResults
+from lolm.records.results import ScaleResults
 
 AXIS_NAMES = {"step": "steps", "tokens": "tokens", "flops": "training FLOPs", "seconds": "seconds"}
 
-Pairs = tuple[tuple[RunRecord, RunRecord], ...]
+Pairs = eff.Pairs
 
 
 def measured(results: ScaleResults, pairs: Pairs, axis: str) -> eff.Budgets:
@@ -39,19 +38,11 @@ def in_heldout_curve(results: ScaleResults, pairs: Pairs) -> eff.Efficiency:
     return eff.efficiency(curves, results.analysis.confidence)
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """Pairs of runs of a study, known by which objects they are: claims at two thresholds ask for the same readings."""
-
-    ids: tuple[int, ...]
-    results: ScaleResults = field(compare=False)  # held, so that no other object can have its id
-    pairs: Pairs = field(compare=False)
-
-
 @lru_cache(maxsize=8)
-def _readings(compared: _Compared) -> tuple[eff.Budgets, eff.Efficiency, Mapping[str, Quantity]]:
+def _readings(paired: eff.Paired) -> tuple[eff.Budgets, eff.Efficiency, Mapping[str, Quantity]]:
     """Multiplier in FLOPs where schedules ended, inside the runs as published, and the details beside them."""
-    results, pairs = compared.results, compared.pairs
+    pairs, results = paired.pairs, paired.results
+    assert results is not None
     flops = measured(results, pairs, "flops")
     return flops, in_curve(results, pairs), _details(results, pairs, flops)
 
@@ -62,8 +53,7 @@ def multiplier(threshold: float):
     def measure(context: Context) -> Reading:
         results, pairs = context.results, context.pairs()
         margin = results.analysis.interpolation_margin
-        ids = (id(results), *(id(run) for pair in pairs for run in pair))
-        flops, published, details = _readings(_Compared(ids, results, pairs))
+        flops, published, details = _readings(eff.Paired.of(pairs, results))
         if flops.largest is None or flops.estimate is None:
             verdict, why = INCONCLUSIVE, f"No multiplier can be measured: {flops.reason}."
         else:
