@@ -85,7 +85,7 @@ accept: $(ready) tools ## after a refactor: if the goldens hold, results that ex
 bench: $(ready) ## speed on this machine, against its peak and other packages; ARGS=<of benchmarks>
 	@HF_HUB_OFFLINE=1 "$(python)" -m benchmarks $(ARGS)
 
-check: lint ## style, types, quick tests (under a minute)
+check: lint ## style, types, quick tests, two minutes on two cores
 	@$(quiet) $(pytest) -m "not slow" $(ARGS)
 
 test: $(ready) tools ## all tests but the whole fault suite, of which it has a sample
