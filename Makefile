@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help repro smoke budgets external downstream export plan status gpu gpu-shards report power accept bench check test faults audit golden lint format notebooks ui track environment clean lock FORCE
+.PHONY: help repro smoke budgets external downstream export plan status gpu gpu-shards report power accept bench check test test-all faults audit golden lint format notebooks ui track environment clean lock FORCE
 
 PORT ?= 5000
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -85,10 +85,13 @@ accept: $(ready) tools ## after a refactor: if the goldens hold, results that ex
 bench: $(ready) ## speed on this machine, against its peak and other packages; ARGS=<of benchmarks>
 	@HF_HUB_OFFLINE=1 "$(python)" -m benchmarks $(ARGS)
 
-check: lint ## style, types, quick tests, two minutes on two cores
-	@$(quiet) $(pytest) -m "not slow" $(ARGS)
+check: lint ## style, types, quick tests, a minute on two cores
+	@$(quiet) $(pytest) -m "not slow and not system" $(ARGS)
 
-test: $(ready) tools ## all tests but the whole fault suite, of which it has a sample
+test: $(ready) tools ## all tests but those of whole systems, six minutes on two cores
+	@$(quiet) $(pytest) -m "not system and not faults" $(ARGS)
+
+test-all: $(ready) tools ## and studies under DVC and Slurm, processes that are killed, compilers, servers: what CI runs, twelve minutes
 	@$(quiet) $(pytest) -m "not faults" $(ARGS)
 
 faults: $(ready) tools ## kills, failing writes, damaged and invented files, some 15 minutes; its table goes into docs/reliability.md

@@ -47,12 +47,16 @@ LONGEST = (
 )  # fmt: skip
 
 
+# Fixtures that take long, whichever test is the first to ask for one.
+COSTLY = {"staged"}
+
+
 def pytest_collection_modifyitems(items):
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     took_long = set(slow.LIST.read_text(encoding="utf-8").split())
     for item in items:
-        if slow.function_of(item.nodeid) in took_long:
+        if slow.function_of(item.nodeid) in took_long or not COSTLY.isdisjoint(item.fixturenames):
             item.add_marker("slow")
 
 
@@ -102,11 +106,18 @@ def tokenizer(data) -> Tokenizer:
     return Tokenizer.load(data / "tokenizer")
 
 
-@pytest.fixture
-def results_of(tmp_path):
-    """Results of synthetic records with known answers, of four seeds if nothing is said: of the study main, or of ``study``."""
+@pytest.fixture(scope="module")
+def results_of():
+    """Results of synthetic records with known answers, of four seeds if nothing is said: of the study main, or of ``study``. The
+    same are made once a module, and their files are gone."""
+    made = {}
 
     def build(truth=None, study=None, **kwargs):
-        return load_results(write_results(tmp_path, truth=truth, **{"seeds": (1, 2, 3, 4)} | kwargs), study=study)
+        asked = repr((truth, study, kwargs))
+        if asked not in made:
+            with tempfile.TemporaryDirectory(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")) as folder:
+                root = write_results(Path(folder), truth=truth, **{"seeds": (1, 2, 3, 4)} | kwargs)
+                made[asked] = load_results(root, study=study)
+        return made[asked]
 
     return build

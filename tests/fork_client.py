@@ -1,6 +1,7 @@
 """Stands for a fork, see forks.py: passes on what it was asked and signals it gets, and ends as the fork does.
 
-What is no module of this project, and what imports something else first, becomes a process of its own.
+What is no module of this project, what imports something else first, and what interprets Triton's kernels, which is settled as
+Triton is imported, becomes a process of its own.
 """
 
 import array
@@ -15,7 +16,8 @@ executable, address, *words = sys.argv[1:]
 module = words[1] if len(words) > 1 and words[0] == "-m" else ""
 path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 first = any(os.path.exists(os.path.join(folder, "sitecustomize.py")) for folder in path if folder)
-if first or not (module == "dvc" or module.startswith(("pipeline.", "benchmarks."))):
+own = "TRITON_INTERPRET" in os.environ or first and "FORK_FIRST" not in os.environ
+if own or not (module in ("dvc", "ipykernel_launcher") or module.startswith(("pipeline.", "benchmarks."))):
     os.execv(executable, [executable, *words])
 parent = os.getppid()
 asked = json.dumps({"words": words[1:], "folder": os.getcwd(), "environment": dict(os.environ)}).encode()

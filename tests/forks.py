@@ -1,9 +1,9 @@
-"""`python -m` of stages, the benchmark and DVC as forks of one process that has imported the libraries behind them.
+"""`python -m` of stages, the benchmark, DVC and notebooks' kernels as forks of one process that has their libraries imported.
 
 Most of what such a process takes, two seconds on a core, goes into importing PyTorch, MLflow and DVC. Nothing of this project is
 imported before the fork: a copy of the project runs its own code. What a fork shares with others, and a process of its own would
-not, are the seed of Python's hashes and that parts of libraries are there which nobody imported; tests of these, and of processes
-that are killed, start ``sys.executable`` themselves.
+not, are the seed of Python's hashes and that parts of libraries are there which nobody imported; tests of these start
+``sys.executable`` themselves. A fork is killed with the process that stands for it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,13 @@ LIBRARIES = (
     *("scipy.stats", "scipy.optimize", "pandas"),
     *("pyarrow.parquet", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
     *("jinja2", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "dvc.cli.parser", "dvc.repo", "dvc.render.convert"),
+    # What these import no sooner than they are used.
+    *("torch.utils._device", "pyarrow.pandas_compat", "pandas.io.formats.csvs", "cffi", "pycparser.c_parser"),
+    *("networkx", "ruamel.yaml", "dulwich.worktree", "scmrepo.git", "configobj", "flatten_dict", "platformdirs"),
+    *("dvc.scm", "dvc.data_cloud", "dvc.cachemgr", "dvc.lock", "dvc.rwlock", "dvc.dirs", "dvc.utils.strictyaml"),
+    *("dvc.repo.index", "dvc.repo.graph", "dvc.repo.stage", "dvc.repo.reproduce", "dvc.repo.trie", "dvc.repo.open_repo"),
+    *("dvc.repo.metrics", "dvc.repo.params", "dvc.repo.plots", "dvc.repo.datasets", "dvc.repo.artifacts"),
+    *("dvc_data.hashfile.db.local", "fsspec.implementations.memory"),
 )
 CLIENT = Path(__file__).with_name("fork_client.py")
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,11 +77,23 @@ def stage(folder: Path, name: str, *words: str, **variables: str) -> subprocess.
     return subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, timeout=120, check=False)
 
 
+def begun(folder: Path, code: str, **variables: str) -> subprocess.Popen[str]:
+    """A process of that code, which may import this project's library, begun in a folder."""
+    place = Path(tempfile.mkdtemp(dir=Path(interpreter()).parents[1]))
+    (place / "pipeline").mkdir()
+    (place / "pipeline/__init__.py").touch()
+    (place / "pipeline/own.py").write_text(code, encoding="utf-8")
+    own = {"PYTHONPATH": f"{place}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}  # whose folder is a new one each time
+    command, pipe = [interpreter(), "-m", "pipeline.own"], subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=os.environ | own | variables, stdout=pipe, stderr=pipe, text=True)
+
+
 def _serve(address: str, stand_in: str) -> None:
     sys.path.pop(0)  # this folder
     for name in LIBRARIES:
         import_module(name)
     assert not {"lolm", "pipeline", "benchmarks"} & set(sys.modules)
+    sys.modules["numba"].njit(lambda: 0)()  # sets up its compiler, which takes longer than to load a compiled kernel
     gc.freeze()  # what is shared stays shared
     sys.executable = stand_in
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait for a client's process
@@ -105,7 +124,8 @@ def _attend(client: socket.socket) -> NoReturn:
     if (process := os.fork()) == 0:
         client.close()
         _become(asked, descriptors.tolist(), own)
-    client.sendall(process.to_bytes(8, "big"))
+    with suppress(OSError):  # the client has ended already
+        client.sendall(process.to_bytes(8, "big"))
     threading.Thread(target=_end_with, args=(client, process), daemon=True).start()
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     with suppress(OSError):
@@ -116,8 +136,9 @@ def _attend(client: socket.socket) -> NoReturn:
 def _end_with(client: socket.socket, process: int) -> None:
     with suppress(OSError):
         client.recv(1)  # nothing comes: the client has ended
-    with suppress(OSError):
-        os.killpg(process, signal.SIGKILL)
+    for end in (os.killpg, os.kill):  # it may have no group of its own yet
+        with suppress(OSError):
+            end(process, signal.SIGKILL)
 
 
 def _become(asked: dict, descriptors: list[int], parent: int) -> NoReturn:
@@ -141,6 +162,8 @@ def _become(asked: dict, descriptors: list[int], parent: int) -> NoReturn:
     sys.argv = asked["words"]
     status = 0
     try:
+        if first := os.environ.get("FORK_FIRST"):  # see projects.in_forks
+            exec(Path(first).read_text(encoding="utf-8"), {})
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

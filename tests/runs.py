@@ -1,15 +1,11 @@
-"""A run of a few steps on a stream in memory. As a script: ``runs.py FOLDER STEP`` kills itself before that step."""
+"""A run of a few steps on a stream in memory."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from builders import ArrayStream, make_run
 
 from lolm.config import RunConfig
@@ -84,11 +80,3 @@ def records(folder: Path) -> list[dict[str, float]]:
 def files(folder: Path) -> dict[str, bytes]:
     """Weights of a finished run, byte for byte."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.glob("weights/**/*.safetensors"))}
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    try:
-        train(short_run(), Path(sys.argv[1]), int(sys.argv[2]))
-    except Killed:
-        os.kill(os.getpid(), signal.SIGKILL)

@@ -74,6 +74,7 @@ from lolm.records.schema import (
 BRANCHES = (("attention", "attention", "attention"), ("ssm", "mamba1", "recurrent"))  # of Hymba: name, kind, type
 REPLACEMENTS = ("zero", "mean", "resample", "gaussian")
 PROJECT = Path(__file__).resolve().parents[1]
+FastDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the first needs libyaml
 FLOOR, HEIGHT, EXPONENT, OFFSET = 2.0, 8.0, 0.3, 4.0
 UNIFORM, UNIGRAM, BIGRAM = 6.238, 5.4, 4.4
 TOKENS_PER_STEP = 1024
@@ -241,7 +242,7 @@ def _study(fields: dict[str, Any]) -> StudyConfig:
 
 
 def _write_params(root: Path, params: Params) -> None:
-    write_text(root / "params.yaml", yaml.safe_dump(_plain(to_mapping(params)), sort_keys=False))
+    write_text(root / "params.yaml", yaml.dump(_plain(to_mapping(params)), Dumper=FastDumper, sort_keys=False))
 
 
 def _plain(value: Any) -> Any:
@@ -251,7 +252,8 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-@patch.object(store, "PRESET", 0)  # to compress well would take half of the time
+@patch.object(store, "INDENT", None)  # to compress well, and to indent, would take most of the time
+@patch.object(store, "PRESET", 0)
 def _write_scale(
     root: Path,
     params: Params,

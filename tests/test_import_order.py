@@ -1,6 +1,7 @@
 """Arrows between packages point one way, modules form no circle, files stay short, and what reads records needs no torch."""
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -49,14 +50,19 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(path: Path, of_types: bool = True) -> set[str]:
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(path: Path, of_types: bool = True) -> frozenset[str]:
     """Modules that a file imports, wherever in it; names of a package that are modules count as these.
 
     Args:
         of_types: also what stands under ``if TYPE_CHECKING``, which is no import when the code runs.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    hidden = set()
+    tree, hidden = parsed(path), set()
     if not of_types:
         for node in ast.walk(tree):
             if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
@@ -71,7 +77,7 @@ def imports(path: Path, of_types: bool = True) -> set[str]:
             assert not node.level, f"{path}: relative import"
             inside = {f"{node.module}.{alias.name}" for alias in node.names} & set(MODULES)
             found |= inside or {str(node.module)}
-    return found
+    return frozenset(found)
 
 
 def rank(module: str) -> int:

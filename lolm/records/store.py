@@ -16,6 +16,7 @@ from lolm.records.layout import scale_of_path
 
 T = TypeVar("T")
 PRESET = 6  # of xz
+INDENT: int | None = 2  # of JSON
 
 MADE_BY = {  # by place, where * stands for folders too; all else by the pipeline
     "benchmark.json": "make bench",
@@ -62,7 +63,18 @@ def write(path: str | Path, record: Any) -> None:
 
 def to_record(record: Any) -> dict[str, Any]:
     """The plain mapping of a record, as it stands in its file."""
-    return _renamed(dataclasses.asdict(record), ALIASES)
+    return {ALIASES.get(field.name, field.name): _plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
+
+
+def _plain(value: Any) -> Any:
+    """Records as mappings and tuples as lists, at every depth."""
+    if dataclasses.is_dataclass(value):
+        return to_record(value)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return list(value) if PLAIN.issuperset(map(type, value)) else [_plain(inner) for inner in value]
+    return value
 
 
 def read_json(path: str | Path) -> Any:
@@ -132,7 +144,7 @@ def _at(path: str | Path, place: str) -> bool:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write JSON with sorted keys, whole or not at all. NaN and infinity are refused (ValueError)."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=INDENT, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_text(path: str | Path) -> str:

@@ -55,10 +55,14 @@ def allocated(run) -> int:
     return peak + 2 * parameters + sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
 
 
-@pytest.mark.parametrize("arm", ["lolm", "transformer", "transformer_modern", "mamba", "samba", "jamba_moe"])
+# The fewest layers with a block on either side of where the peak may lie; of Jamba one period.
+LAYERS = {"lolm": 3, "transformer": 3, "transformer_modern": 3, "mamba": 3, "samba": 6, "jamba_moe": 8}
+
+
+@pytest.mark.parametrize("arm", LAYERS)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_peak_of_a_step_is_the_allocators(arm, checkpointing):
-    run = small(arm, activation_checkpointing=checkpointing, accumulation=1 + checkpointing)
+    run = small(arm, LAYERS[arm], activation_checkpointing=checkpointing, accumulation=1 + checkpointing)
     assert step_memory(run, gpu=False).peak == pytest.approx(allocated(run), rel=0.03)
 
 
@@ -75,18 +79,18 @@ def test_two_small_depths_tell_the_memory_of_any(arm, layers, checkpointing):
 @pytest.mark.parametrize("arm", ["lolm", "samba"])
 @pytest.mark.parametrize("gpu", [False, True])
 def test_two_small_batches_tell_the_memory_of_any(arm, gpu, monkeypatch):
-    run = small(arm, batch_size=640)
+    run = small(arm, len(small(arm).architecture.surface.pattern), batch_size=640)
     found = []
     for few in (memory.FEW_TOKENS, 32768):
         monkeypatch.setattr(memory, "FEW_TOKENS", few)
         found.append(step_memory(run, gpu))
-    assert found[1] != step_memory(small(arm, batch_size=512), gpu)
+    assert found[1] != step_memory(change(run, training={"batch_size": 128}), gpu)
     for name in ("activations", "loss", "peak"):
         assert getattr(found[1], name) == pytest.approx(getattr(found[0], name), rel=0.005)
 
 
 def test_the_largest_batch_that_can_be_asked_for_is_told_in_seconds():
-    assert step_memory(small("transformer", batch_size=2**20), gpu=False).peak > 2**40
+    assert step_memory(small("transformer", 1, batch_size=2**20), gpu=False).peak > 2**40
 
 
 def kept(function, *inputs) -> int:

@@ -67,7 +67,7 @@ def test_flops_are_a_profilers_on_a_stack_of_attention():
 
 WIDE = make_run(
     "transformer", vocab_size=512, training={"seq_len": 512, "batch_size": 32, "accumulation": 2, "precision": "bf16"},
-    size={"d_model": 512, "d_ff": 2048, "n_heads": 8, "n_layers": 8},
+    size={"d_model": 512, "d_ff": 2048, "n_heads": 8, "n_layers": 3},
 )  # fmt: skip
 
 
@@ -80,7 +80,10 @@ def test_what_does_not_fit_is_told_with_what_does():
     batch, accumulation = map(int, re.search(r"what fits: batch_size: (\d+), accumulation: (\d+); or", text).groups())
     assert batch * accumulation == 64  # the same step
     assert memory_of(WIDE, True, batch_size=batch).peak <= half.usable < memory_of(WIDE, True, batch_size=2 * batch).peak
-    assert re.search(r"or batch_size: (32|64), accumulation: \d, activation_checkpointing: true", text)
+    again, accumulation = map(int, re.search(r"or batch_size: (\d+), accumulation: (\d), activation_ch.*: true", text).groups())
+    assert again > batch
+    assert again * accumulation == 64
+    assert memory_of(WIDE, True, batch_size=again, activation_checkpointing=True).peak <= half.usable
 
 
 def test_more_devices_are_offered_where_one_cannot_hold_the_weights():
@@ -97,7 +100,7 @@ def test_a_step_of_a_few_operations_is_not_looked_at():
 
 CONTRASTING = make_run(
     "lolm", vocab_size=512, training={"seq_len": 512, "batch_size": 16, "accumulation": 2},
-    size={"d_model": 512, "d_ff": 2048, "n_heads": 8, "n_layers": 8}, objectives={"negatives": "batch"},
+    size={"d_model": 512, "d_ff": 2048, "n_heads": 8, "n_layers": 3}, objectives={"negatives": "batch"},
 )  # fmt: skip
 
 

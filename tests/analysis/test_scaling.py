@@ -167,8 +167,8 @@ def bent(points_, factor):
 def test_a_law_that_does_not_fit_is_shown_wrong():
     """Beyond what the noise makes; of laws that hold one in twenty is called wrong."""
     draw = np.random.default_rng(5)
-    found = [fit_laws(points({"a": SLOW}, noise=0.002, draw=draw), replicates=60, seed=i)[0]["a"].form for i in range(60)]
-    assert np.mean(np.array(found) < 0.05) < 0.2
+    found = [fit_laws(points({"a": SLOW}, noise=0.002, draw=draw), replicates=60, seed=i)[0]["a"].form for i in range(30)]
+    assert np.sum(np.array(found) < 0.05) <= 4  # P = 0.016 of more by chance
     assert np.median(found) > 0.2
     for shared in (False, True):
         fits = fit_laws(bent(points({"slow": SLOW, "fast": FAST}, noise=0.002), 0.03), replicates=100, shared=shared)[0]
@@ -199,12 +199,13 @@ def test_fits_are_the_same_twice():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [3, 5])
-def test_intervals_cover_the_truth(count):
-    """Of 100 simulated studies at most 9 may miss, where 5 are expected: P = 0.03 by chance. The protocol has a longer one."""
-    draw, hits, sets = np.random.default_rng(count), {"multiplier": 0, "tenfold": 0, "alpha": 0}, 100
+def test_intervals_cover_the_truth():
+    """Of 100 simulated studies, half of three seeds and half of five, at most 9 may miss, where 5 are expected: P = 0.03 by
+    chance. The protocol has a longer one."""
+    hits, sets = {"multiplier": 0, "tenfold": 0, "alpha": 0}, 100
     ends = (6 * 3e5 * 512_000, 6 * 2.4e6 * 512_000 * 16)
-    for number in range(sets):
+    draws = {count: np.random.default_rng(count) for count in (3, 5)}
+    for number, (count, draw) in enumerate(sets // 2 * [*draws.items()]):
         found = points({"slow": SLOW, "fast": FAST}, (count,) * 4, 0.002, draw)
         fits, _ = fit_laws(found, replicates=100, seed=number)
         reads = {"multiplier": lambda b, s: multiplier(b, s, 2e13), "tenfold": tenfold(*ends), "alpha": lambda _, s: s.alpha}

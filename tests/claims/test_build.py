@@ -1,6 +1,7 @@
 """Ledgers of one study and of a scale: what decides, what was not run, what diverged, what these models cannot show."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from builders import ROOT
@@ -12,7 +13,7 @@ from lolm.claims.registry import ENTRIES
 from lolm.claims.sentences import tally
 from lolm.config import load_params
 from lolm.records import RecordError
-from lolm.records.results import load_results
+from lolm.records.results import load_results, load_run
 
 SEEDS = (1, 2, 3, 4)
 FIELD = {"arms": ("lolm", "transformer", "transformer_modern", "mamba"), "seeds": SEEDS, "baseline": "transformer_modern"}
@@ -25,8 +26,8 @@ def merged(tmp_path):
 
     def build(studies, truth=None, run=("main",), **kwargs):
         write_results(tmp_path, seeds=SEEDS, truth=truth, studies=studies, **kwargs)
-        results = {name: load_results(tmp_path, study=name) for name in run}
-        params = load_params(tmp_path / "params.yaml")
+        params, read_run = load_params(tmp_path / "params.yaml"), cache(load_run)
+        results = {name: load_results(tmp_path, "smoke", params, name, read_run=read_run) for name in run}
         return {claim.id: claim for claim in merged_ledger(results, params, "smoke")}, results
 
     return build

@@ -3,11 +3,12 @@
 import math
 
 import pytest
-from synthetic import Truth
+from synthetic import Truth, write_results
 
 from lolm.analysis.statistics import seeds_needed
 from lolm.claims import build_ledger
 from lolm.claims.power import power_rows
+from lolm.records.results import load_results
 from pipeline.power import needed_seeds
 
 
@@ -26,10 +27,11 @@ def test_the_number_and_the_threshold_are_those_that_decided(results_of):
     )
 
 
-def test_a_contrast_is_tested_at_its_corrected_level(results_of, monkeypatch, capsys, tmp_path):
+def test_a_contrast_is_tested_at_its_corrected_level(monkeypatch, capsys, tmp_path):
     arms = ("lolm", "transformer", "lolm_sum", "lolm_no_latent")
     truth = Truth(offsets={"lolm_sum": 0.02, "lolm_no_latent": -0.02})
-    results = results_of(truth, arms=arms[:2], studies={"gates": {"arms": arms}}, study="gates")
+    write_results(tmp_path, arms=arms[:2], seeds=(1, 2, 3, 4), truth=truth, studies={"gates": {"arms": arms}})
+    results = load_results(tmp_path, study="gates")
     rows = {row.claim: row for row in power_rows(build_ledger(results), results.analysis)}
     row, power = rows["gate_sum"], results.analysis.power
     assert row.quantity.confidence == 0.975  # of two contrasts

@@ -1,7 +1,7 @@
 """``dvc exp run -S``: every scalar of the file can be overridden by DVC's own code, and exactly that one changes."""
 
+import pickle
 import shutil
-from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -70,13 +70,13 @@ def override_of(at: tuple[str, ...], value: Any) -> str:
     return f"{at[0]}={text}"
 
 
-@pytest.mark.parametrize("at", SCALARS[:: len(SCALARS) // 12], ids=".".join)
-def test_one_scalar_by_an_override_of_dvc(tmp_path, at):
-    value = another(RAW_LEAVES[at])
-    path = overridden(tmp_path, override_of(at, value))
+def test_scalars_by_overrides_of_dvc(tmp_path):
+    """A dozen from all over the file in one round trip, each of which changes alone."""
+    wanted = {at: another(RAW_LEAVES[at]) for at in SCALARS[:: len(SCALARS) // 12]}
+    path = overridden(tmp_path, *(override_of(at, value) for at, value in wanted.items()))
     found, problems = parse(path.read_text(encoding="utf-8"))
     assert problems == []
-    assert leaves(found) == RAW_LEAVES | {at: value}
+    assert leaves(found) == RAW_LEAVES | wanted
 
 
 RAW_LEAVES = leaves(RAW)
@@ -92,36 +92,36 @@ def differences(old: Any, new: Any, where: str = "") -> set[str]:
     return set() if old == new else {where}
 
 
-@pytest.mark.parametrize(
-    ("override", "changed"),
-    [
-        ("scale=smoke", {"scale"}),
-        ("scale=20m", {"scale"}),
-        ("study=field", {"study"}),
-        ("scales={1570m: {sizes: {lolm: {d_model: 1024}}}}", {"scales.1570m.sizes.lolm.d_model"}),
-        ("scales={1570m: {sizes: {lolm: {learning_rate: 1e-5}}}}", {"scales.1570m.sizes.lolm.learning_rate"}),
-        ("scales.smoke.sizes.lolm.d_model=48", {"scales.smoke.sizes.lolm.d_model"}),
-        ("scales.mini.training.steps=5000", {"scales.mini.training.steps"}),
-        ("analysis.confidence=0.9", {"analysis.confidence"}),
-        ("studies.main.seeds=[4,5]", {"studies.main.seeds"}),
-        ("architectures.lolm_bias_zero.gate.bias=0.25", {"architectures.lolm_bias_zero.gate.bias"}),
-        ("architectures.lolm_sum.label='x, y'", {"architectures.lolm_sum.label"}),
-        (
-            "scales.tiny.sizes.lolm.d_model=160",  # and in the scales that take it over
-            {f"scales.{scale}.sizes.lolm.d_model" for scale in ("tiny", "budget_tiny", "context")},
-        ),
-        (
-            "scales.tiny.training.log_every=20",
-            {f"scales.{scale}.training.log_every" for scale in ("tiny", "nano", "micro", "mini", "context")},
-        ),
-    ],
-)
-def test_overrides_change_what_they_say_and_what_takes_it_over(tmp_path, override, changed):
+CHANGED = {
+    "scale=20m": {"scale"},
+    "study=field": {"study"},
+    "scales={1570m: {sizes: {lolm: {d_model: 1024}}}}": {"scales.1570m.sizes.lolm.d_model"},
+    "scales={1570m: {sizes: {lolm: {learning_rate: 1e-5}}}}": {"scales.1570m.sizes.lolm.learning_rate"},
+    "scales.smoke.sizes.lolm.d_model=48": {"scales.smoke.sizes.lolm.d_model"},
+    "scales.mini.training.steps=5000": {"scales.mini.training.steps"},
+    "analysis.confidence=0.9": {"analysis.confidence"},
+    "studies.main.seeds=[4,5]": {"studies.main.seeds"},
+    "architectures.lolm_bias_zero.gate.bias=0.25": {"architectures.lolm_bias_zero.gate.bias"},
+    "architectures.lolm_sum.label='x, y'": {"architectures.lolm_sum.label"},
+    "scales.tiny.sizes.lolm.d_model=160": {  # and in the scales that take it over
+        f"scales.{scale}.sizes.lolm.d_model" for scale in ("tiny", "budget_tiny", "context")
+    },
+    "scales.tiny.training.log_every=20": {
+        f"scales.{scale}.training.log_every" for scale in ("tiny", "nano", "micro", "mini", "context")
+    },
+}
+
+
+@pytest.mark.parametrize("overrides", [("scale=smoke",), tuple(CHANGED)], ids=["one", "a dozen at once"])
+def test_overrides_change_what_they_say_and_what_takes_it_over(tmp_path, overrides):
+    """No two of them change the same, so that what a dozen change is told apart."""
     try:
-        params = load_params(overridden(tmp_path, override))
+        params = load_params(overridden(tmp_path, *overrides))
     except ConfigError as error:  # 160 wide with 4 heads is fine, so nothing here may clash
-        raise AssertionError(override) from error
-    assert differences(PARAMS, params) == changed
+        raise AssertionError(overrides) from error
+    changed = [CHANGED.get(override, {"scale"}) for override in overrides]
+    assert sum(map(len, changed)) == len(set().union(*changed))
+    assert differences(PARAMS, params) == set().union(*changed)
 
 
 def test_after_an_override_the_file_can_be_overridden_again(tmp_path):
@@ -139,18 +139,18 @@ def extended(scale: str) -> list[str]:
 
 
 def test_every_scalar_takes_part_in_what_is_resolved():
-    """A value of the file that nothing reads would be one that an override changes in vain. Without the scales that are not made
-    from tiny, which are resolved on their own."""
-    scales = RAW["scales"]
-    ours = [name for name in scales if "tiny" in extended(name)]
-    few = RAW | {"scales": {name: scales[name] for name in ours}}
-    before, dead = params_from(few), []
+    """A value of the file that nothing reads would be one that an override changes in vain. Without the other scales, which are
+    resolved on their own, and what is made at them."""
+    scales, studies = RAW["scales"], RAW["studies"]
+    few = RAW | {"scales": {name: scales[name] for name in extended("mini")}, "budgets": {}}
+    few["studies"] = {name: study for name, study in studies.items() if "scale" not in study}
+    packed, before, dead = pickle.dumps(few), params_from(few), []
     for at in SCALARS:
         if at[-1] in ("extends", "source") or at[-1] in ("name", "match", "like") or isinstance(RAW_LEAVES[at], bool | str):
             continue  # another name or kind is another file, or none
         if at[0] not in ("analysis", "scales") or at[1] not in ("tiny", "confidence", "mini"):
             continue
-        raw = deepcopy(few)
+        raw = pickle.loads(packed)
         node = raw
         for key in at[:-1]:
             node = node[key]

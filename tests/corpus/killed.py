@@ -12,8 +12,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import datasets  # noqa: F401  (once, before the forks)
+import datasets  # noqa: F401  (once, before the forks, and what it imports as it streams)
 import pyarrow.parquet  # noqa: F401
+import scipy.io  # noqa: F401
+import torch  # noqa: F401
 
 from lolm.config import CorpusConfig, ShardsConfig
 from lolm.corpus import build, documents, shards

@@ -74,7 +74,7 @@ def interrupted(tmp_path_factory, data):
     return folder, json.loads(done.stdout.splitlines()[-1]), settings
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @pytest.mark.parametrize("name", SOURCES)
 def test_killed_corpus_is_the_undisturbed_one(interrupted, tmp_path, monkeypatch, name):
     folder, kills, settings = interrupted
@@ -94,7 +94,7 @@ def test_killed_corpus_is_the_undisturbed_one(interrupted, tmp_path, monkeypatch
     assert not (folder / f"{name}.scratch").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_killed_shards_are_the_undisturbed_ones(interrupted, tokenizer, tmp_path):
     folder, kills, _ = interrupted
     write_shards(ShardsConfig(1000), folder / SOURCES[0], tokenizer, tmp_path)

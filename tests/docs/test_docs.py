@@ -4,13 +4,16 @@ import dataclasses
 import os
 import re
 import shutil
+import tempfile
 import tomllib
 import types
 import typing
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from builders import PARAMS
 
 from lolm.config import Params, ScaleConfig, load_params
 from pipeline.environment import KINDS
@@ -111,15 +114,23 @@ def test_settings_exist(page):
             assert found, key
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "params.yaml"], ids=lambda page: page.name)
-def test_overrides_that_are_shown_give_a_file_that_loads(page, tmp_path):
-    """By DVC's own code; a key that is not in the file, or a value that clashes with others, is an error."""
+@cache
+def overridden(*overrides):
+    """The settings with these overrides in the file, by DVC's own code."""
     from dvc.utils.hydra import apply_overrides
 
+    with tempfile.TemporaryDirectory() as folder:
+        path = shutil.copy(ROOT / "params.yaml", folder)
+        apply_overrides(path, list(overrides))
+        return load_params(path)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "params.yaml"], ids=lambda page: page.name)
+def test_overrides_that_are_shown_give_a_file_that_loads(page):
+    """A key that is not in the file, or a value that clashes with others, is an error."""
     for line in re.findall(r"dvc exp run( -S [^#`\n]*)", page.read_text(encoding="utf-8")):
-        path = shutil.copy(ROOT / "params.yaml", tmp_path)
-        apply_overrides(path, re.findall(r"-S (\S+)", line) if "'" not in line else re.findall(r"-S '([^']+)'", line))
-        assert load_params(path) != load_params(ROOT / "params.yaml"), line
+        overrides = re.findall(r"-S (\S+)", line) if "'" not in line else re.findall(r"-S '([^']+)'", line)
+        assert overridden(*overrides) != PARAMS, line
 
 
 @pytest.mark.parametrize("path", SOURCE, ids=lambda path: str(path.relative_to(ROOT)))

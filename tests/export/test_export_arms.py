@@ -28,6 +28,7 @@ NATIVE = {
 }
 TOKENS = random_tokens(3, 70)  # beyond windows, and several chunks of memory
 BYTES = SimpleNamespace(encode=lambda text: np.frombuffer(text.encode(), np.uint8).astype(np.int64) % VOCAB, eos_id=1)
+PROMPT, NEW = 28, 6  # what is generated goes on beyond a window and a chunk of memory, at 32
 READS = 40  # tokens at a time, in requests to the harness
 PAIRS = [
     ("The cat sat on the", " mat and slept"),
@@ -98,9 +99,10 @@ def row(tmp_path_factory):
         state, again = theirs.state_dict(), loaded(folder / "again").state_dict()
         weights = state.keys() == again.keys() and all(torch.equal(state[name], again[name]) for name in state)
         theirs.generation_config.eos_token_id = None  # goes on behind the end of a document, as ours
-        options = {"max_new_tokens": 12, "do_sample": False, "attention_mask": torch.ones(2, 20)}
-        cached, full = (theirs.generate(TOKENS[:2, :20], use_cache=cache, **options) for cache in (True, False))
-        generation = torch.equal(cached, full) and torch.equal(cached[:, 20:], greedy(ours, TOKENS[:2, :20], 12))
+        prompts = TOKENS[:2, :PROMPT]
+        options = {"max_new_tokens": NEW, "do_sample": False, "attention_mask": torch.ones(2, PROMPT)}
+        cached, full = (theirs.generate(prompts, use_cache=cache, **options) for cache in (True, False))
+        generation = torch.equal(cached, full) and torch.equal(cached[:, PROMPT:], greedy(ours, prompts, NEW))
         return Row(type(theirs).__name__, max(float(x.abs().max()) for x in found), weights, generation, harness(ours))
 
     return measured
@@ -144,6 +146,7 @@ def test_beams_are_the_same_with_a_cache_and_without(arm, tmp_path):
     torch.testing.assert_close(after, whole, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_table_in_the_docs(row):
     cells = {arm: row(arm).cells() for arm in ARMS}
     most, count = Counter(map(tuple, cells.values())).most_common(1)[0]

@@ -14,7 +14,7 @@ from lolm.external import ExternalModel, TextWindows, load_model  # noqa: E402
 from lolm.laboratory.layers import measure_layers  # noqa: E402
 
 TEXT, OTHERS = (TextWindows(random_tokens(4, 25, seed=seed).numpy(), 150, VOCAB) for seed in (1, 2))
-CONFIG = LayersConfig(tokens=96, batch_size=2, draws=1)
+CONFIG = LayersConfig(tokens=96, batch_size=4, draws=1)
 
 
 def hybrid(**size):

@@ -39,14 +39,21 @@ def tokenizer():
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch, tokenizer):
-    """A project folder with params.yaml, a text and a Falcon-H1 of random weights."""
+@pytest.fixture(scope="module")
+def falcon(tmp_path_factory, tokenizer):
+    """Folder of a Falcon-H1 of random weights."""
     kind, options, _ = CASES["falcon_h1"]
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(kind(**options | {"vocab_size": 320}))
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    folder = tmp_path_factory.mktemp("falcon")
+    transformers.AutoModelForCausalLM.from_config(kind(**options | {"vocab_size": 320})).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, falcon):
+    """A project folder with params.yaml, a text and a model."""
+    shutil.copytree(falcon, tmp_path / "model")
     (tmp_path / "text.txt").write_text(SENTENCE * 60, encoding="utf-8")
     section = """\
 external:

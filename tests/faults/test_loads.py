@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,7 @@ def project(folder: Path, **changes: dict) -> Path:
     return folder
 
 
+@cache
 def paragraphs() -> list[str]:
     """Of the corpus that comes with the project."""
     config = load_params(ROOT / "params.yaml").scales["tiny"].corpus

@@ -32,6 +32,7 @@ from lolm.mixers.site import Site
 from lolm.records import names
 
 ARMS = ["samba", "griffin", "hymba", "jamba_moe", "transformer", "lolm", "lolm_conv_latent"]
+SHORTER = {"jamba_moe": {"n_layers": 5}}  # of eight, with all that its pattern has
 CONFIG = LayersConfig(tokens=192, batch_size=3, draws=3)
 VOCAB, CYCLE = 32, 17  # of ArrayStream: token i is mostly followed by i + 1
 
@@ -61,7 +62,7 @@ def measured(model, **changes):
 @pytest.mark.parametrize("arm", ARMS)
 def test_nothing_is_recomputed_wrongly_and_nothing_stays_behind(arm):
     """To the bit: a prefix that is computed once changes no score, and the model is what it was."""
-    model = make_model(arm, vocab_size=VOCAB)
+    model = make_model(arm, vocab_size=VOCAB, size=SHORTER.get(arm))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     tokens = next(held_out().batches(4))[0]
     with torch.no_grad():
@@ -111,7 +112,7 @@ def test_what_is_measured_of_a_model():
 
 
 def test_experts_are_a_type_of_their_own_where_there_are_other_mlps():
-    model = make_model("jamba_moe", vocab_size=VOCAB)
+    model = make_model("jamba_moe", vocab_size=VOCAB, size=SHORTER["jamba_moe"])
     sites = sites_by_type(model)
     assert set(sites["experts"]) < set(sites["mlp"])
     assert measured(model).damage(sites["experts"], "zero") is not None
@@ -216,9 +217,12 @@ class Planted(nn.Module):
         return sum(site(gain * told) for gain, site in zip(self.gains, self.places.values(), strict=True))
 
 
-def call(models, margin=0.05):
-    """(which type is missed more, its share of the norm, which types are unused), over models as over seeds."""
-    runs = [measure_layers(m, held_out(i), held_out(i + 9), CONFIG, seed=i, step=8) for i, m in enumerate(models)]
+def measured_as_over_seeds(models):
+    return [measure_layers(m, held_out(i), held_out(i + 9), CONFIG, seed=i, step=8) for i, m in enumerate(models)]
+
+
+def told(runs, margin=0.05):
+    """(which type is missed more, its share of the norm, which types are unused), over the runs of all seeds."""
     found = t_interval([by.statistic(run, "mean") for run in runs])
     unused = {k for k in names.MIXER_TYPES if by.unused(t_interval([by.damage(run, k, "mean") for run in runs]), margin)}
     return by.missed_more(found, margin), by.share(runs[0]), unused
@@ -234,7 +238,7 @@ def call(models, margin=0.05):
     ],
 )
 def test_types_that_write_nothing_everything_or_the_same_are_told(gains, missed, share, unused):
-    assert call([Planted(gains) for _ in range(3)]) == (missed, pytest.approx(share), unused)
+    assert told(measured_as_over_seeds([Planted(gains) for _ in range(3)])) == (missed, pytest.approx(share), unused)
 
 
 def test_a_labelling_of_equal_mixers_is_as_good_as_any():
@@ -287,10 +291,9 @@ def out_of(kind):
 )
 def test_a_bypassed_branch_is_found_out(arm, frozen, missed, share, bypassed):
     """As in Transformers converted to hybrids (arXiv 2510.05901): trained, with one type that says nothing."""
-    models = [trained(arm, frozen, seed) for seed in (1, 2)]
-    found = call(models)
-    assert found[1:] == (pytest.approx(share), {bypassed})
-    s = t_interval([by.statistic(measured(model), "mean") for model in models])
+    runs = measured_as_over_seeds([trained(arm, frozen, seed) for seed in (1, 2)])
+    assert told(runs)[1:] == (pytest.approx(share), {bypassed})
+    s = t_interval([by.statistic(run, "mean") for run in runs])
     assert (s.value > 0.3) if missed == "recurrent" else (s.value < -0.3)
 
 

@@ -121,7 +121,7 @@ def test_a_map_without_a_bias_makes_nothing_of_nothing(readout):
 @pytest.mark.parametrize(("readout", "removal"), [("affine", LOST), ("affine", BOTH_LOST), ("fine_tune", BOTH_LOST)])
 def test_what_is_lost_leaves_a_constant_and_no_constant_beats_the_entropy(readout, removal):
     """Biases learn how often each token comes, which is worth something: so much, and no more."""
-    found = refit_readout(reader(False, True), removal, readout, TRAIN, VALIDATION, SET, 4, Effort(300, 5e-2, 300, 1e-2))
+    found = refit_readout(reader(False, True), removal, readout, TRAIN, VALIDATION, SET, 4, Effort(300, 5e-2, 100, 1e-2))
     assert entropy_of_targets(SET) > found.full
     assert entropy_of_targets(SET) - 1e-6 < found.refitted < UNIFORM
 
@@ -129,7 +129,7 @@ def test_what_is_lost_leaves_a_constant_and_no_constant_beats_the_entropy(readou
 def test_fine_tuning_teaches_the_path_that_is_left_what_no_readout_can():
     """The surface of this reader says nothing, though it could: nothing but its own map stands between it and the token."""
     model = reader(surface=False, latent=True)
-    effort = Effort(fine_tune_steps=300, fine_tune_rate=1e-2)
+    effort = Effort(fine_tune_steps=100, fine_tune_rate=1e-2)
     for removal in (LOST, force_gate(1.0)):
         found = refit_readout(model, removal, "fine_tune", TRAIN, VALIDATION, SET, 4, effort)
         assert found.damaged == pytest.approx(UNIFORM, rel=1e-6)

@@ -21,17 +21,19 @@ def counts_chunks(arm: str) -> bool:
 
 
 @every_arm
-@pytest.mark.parametrize("position", [0, 15, 16, 39])
-def test_a_token_changes_no_earlier_logit(arm, position):
+def test_a_token_changes_no_earlier_logit(arm):
     model = make_model(arm)
     tokens = random_tokens(2, 40)
-    changed = tokens.clone()
-    changed[:, position] = (tokens[:, position] + 1) % VOCAB
     with torch.no_grad():
-        before, after = model(tokens), model(changed)
-    # An expert's other tokens may change how its product is summed, by rounding and no more.
-    torch.testing.assert_close(before[:, :position], after[:, :position], rtol=0, atol=1e-6 if has_experts(arm) else 0)
-    assert ((before[:, position] - after[:, position]).abs().amax(dim=-1) > 0).all()
+        before = model(tokens)
+    for position in (0, 15, 16, 39):
+        changed = tokens.clone()
+        changed[:, position] = (tokens[:, position] + 1) % VOCAB
+        with torch.no_grad():
+            after = model(changed)
+        # An expert's other tokens may change how its product is summed, by rounding and no more.
+        torch.testing.assert_close(before[:, :position], after[:, :position], rtol=0, atol=1e-6 if has_experts(arm) else 0)
+        assert ((before[:, position] - after[:, position]).abs().amax(dim=-1) > 0).all(), position
 
 
 def test_causality_holds_with_parallel_streams_and_in_training():
@@ -43,13 +45,14 @@ def test_causality_holds_with_parallel_streams_and_in_training():
     torch.testing.assert_close(a[:, :20], b[:, :20], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("length", [1, 5, 16, 17, 33, 39])
 @pytest.mark.parametrize("arm", [arm for arm in ARMS if not counts_chunks(arm)])
-def test_a_prefix_gives_what_the_whole_text_gives(arm, length):
+def test_a_prefix_gives_what_the_whole_text_gives(arm):
     model = make_model(arm)
     tokens = random_tokens(2, 40)
     with torch.no_grad():
-        torch.testing.assert_close(model(tokens[:, :length]), model(tokens)[:, :length], rtol=1e-4, atol=1e-5)
+        whole = model(tokens)
+        for length in (1, 5, 16, 17, 33, 39):
+            torch.testing.assert_close(model(tokens[:, :length]), whole[:, :length], rtol=1e-4, atol=1e-5)
 
 
 def test_a_fixed_number_of_chunks_makes_the_output_depend_on_the_length():

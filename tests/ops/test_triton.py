@@ -12,7 +12,10 @@ import torch
 
 from lolm.ops.backends import KERNELS, OPS, example, halved
 
-pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed; it is for Linux, extra `test`")
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed; it is for Linux, extra `test`"),
+]
 HERE = Path(__file__).parent
 FAST = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a program may have of a processor's fast memory (CUDA's tables)
 LAUNCHED = {
@@ -22,11 +25,11 @@ LAUNCHED = {
 }
 
 
-@pytest.mark.parametrize("file", sorted(path.name for path in (HERE / "interpreted").glob("*.py") if path.stem != "interpreter"))
-def test_equals_the_reference_in_the_interpreter(file):
+def test_equals_the_reference_in_the_interpreter():
     # A process of its own: whether a kernel is compiled or interpreted is decided once, when it is defined.
+    files = sorted(path.name for path in (HERE / "interpreted").glob("*.py") if path.stem != "interpreter")
     paths = os.pathsep.join(str(p) for p in (HERE.parents[1], HERE, HERE.parent / "mixers"))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--confcutdir", HERE / "interpreted", file]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--confcutdir", HERE / "interpreted", *files]
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=HERE / "interpreted", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
@@ -62,7 +65,6 @@ def compiled(monkeypatch):
     return lambda capability: setattr(launch, "capability", capability) or kernels
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("op", OPS)
 def test_compiles_for_gpus(op, capability, compiled):
@@ -77,22 +79,30 @@ def test_compiles_for_gpus(op, capability, compiled):
         assert len(kernel.asm["cubin"]) > 1000
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("capability", FAST)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(("op", "sizes"), [("ssd", (1, 70, 1024, 128, 128)), ("window_attention", (1, 200, 256, 128, 70))])
 def test_the_widest_that_is_taken_fits_into_fast_memory(op, sizes, dtype, capability, compiled, monkeypatch, tmp_path):
     """Eight heads of 128 to a map, and 128 states: a GPU would refuse the launch. What comes after the memory was given out
-    (LLVM's passes and the assembler) takes minutes and is left out."""
+    (the way into LLVM, its passes and the assembler) takes minutes and is left out."""
     from triton.backends.nvidia import compiler
 
-    def named(self, source, metadata, *_):
-        metadata["name"] = "kernel"
+    make_llir = compiler.CUDABackend.make_llir
+
+    def give_out(self, module, metadata, *rest):
+        def stop(passes, *_):
+            passes.run(module, "make_llir")
+            raise InterruptedError
+
+        monkeypatch.setattr(compiler.nvidia.passes.ttgpuir, "add_to_llvmir", stop)
+        with pytest.raises(InterruptedError):
+            make_llir(self, module, metadata, *rest)
+        metadata["name"], metadata["shared"] = "kernel", module.get_int_attr("ttg.shared")
         return ""
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # what is not made whole is nobody else's
-    monkeypatch.setattr(compiler.llvm, "optimize_module", lambda *_: None)
-    monkeypatch.setattr(compiler.CUDABackend, "make_ptx", named)
+    monkeypatch.setattr(compiler.CUDABackend, "make_llir", give_out)
+    monkeypatch.setattr(compiler.CUDABackend, "make_ptx", lambda *_: "")
     monkeypatch.setattr(compiler.CUDABackend, "make_cubin", lambda *_: b"")
     kernels = compiled(capability)
     inputs = [x.requires_grad_() if torch.is_tensor(x) else x for x in halved(example(op, sizes, "cpu"), dtype)]

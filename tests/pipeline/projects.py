@@ -51,6 +51,11 @@ def halting(folder: Path, *fingerprints: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder), "HALTED": " ".join(fingerprints)}
 
 
+def in_forks(variables: dict[str, str]) -> dict[str, str]:
+    """An environment whose PYTHONPATH is a folder with a ``sitecustomize.py``, which forks run as well, see forks.py."""
+    return variables | {"FORK_FIRST": str(Path(variables["PYTHONPATH"], "sitecustomize.py"))}
+
+
 def process_of(root: Path, stage: str, arm: str, seed: int) -> tuple[int, int] | None:
     """The process that makes a piece of a project, and its parent; None while there is none."""
     words = [f"pipeline.{stage}", "--arm", arm, "--seed", str(seed)]

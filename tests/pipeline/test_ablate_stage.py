@@ -154,7 +154,8 @@ def test_training_batches_are_those_that_would_have_come_next():
 def test_annealed_weights_under_the_settings_of_the_study_over_sizes(arm):
     """At ends of schedules in place of snapshots, without random halves, groups of dimensions and refits; and at boundaries."""
     own = load_params(Path(__file__).resolve().parents[2] / "params.yaml").scales["budget_nano"].ablation
-    config = replace(own, tokens=96, batch_size=2, calibration_tokens=48, refit_tokens=96, boundary_tokens=96)
+    short = {"refit_tokens": 96, "refit_validation_tokens": 96, "refit_steps": 1, "refit_checks": 1, "fine_tune_steps": 1}
+    config = replace(own, tokens=96, batch_size=2, calibration_tokens=48, boundary_tokens=96, **short)
     run = make_run(
         arm,
         training={

@@ -7,17 +7,17 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
+import forks
 import pytest
-from projects import environment, halting, process_of, python
+from projects import environment, halting, in_forks, process_of, python
 from smoke_study import SEEDS, copied
 
 from lolm.records import Layout, read, read_series
 from lolm.records.schema import Divergence, RunHeader
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 
 def test_killed_run_goes_on_and_ends_bit_identical(made, layout, tmp_path):
@@ -25,8 +25,9 @@ def test_killed_run_goes_on_and_ends_bit_identical(made, layout, tmp_path):
     copy = copied(made, tmp_path / "killed", "plots", ".scratch")
     ours, fingerprint = Layout("smoke", copy), read(layout.header("lolm", 1), RunHeader).fingerprint
     shutil.rmtree(ours.weights("lolm", 1))
-    variables = environment(copy, **halting(tmp_path / "halting", fingerprint))
-    process = subprocess.Popen([sys.executable, "-m", "pipeline.train"], cwd=copy, env=variables)
+    words = [forks.interpreter(), "-m", "pipeline.train"]
+    variables = environment(copy, words[0], **in_forks(halting(tmp_path / "halting", fingerprint)))
+    process = subprocess.Popen(words, cwd=copy, env=variables)
     deadline = time.monotonic() + 300
     while not (copy / ".scratch" / fingerprint / "checkpoint.pt").exists():
         assert process.poll() is None, "ended before it could be killed"

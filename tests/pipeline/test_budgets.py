@@ -2,10 +2,8 @@
 
 import io
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from contextlib import chdir, redirect_stdout
 from dataclasses import replace
@@ -13,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from unittest import mock
 
+import forks
 import pytest
 import yaml
 from synthetic import EXPONENT, FLOOR, SIZE_EXPONENT, SIZE_HEIGHT, write_scales
@@ -179,8 +178,8 @@ def test_the_stage_writes_record_page_figure_and_decides_claims(project):
 
     assert claim().verdict == "not run"
     assert summary([claim()]) == {}, "nothing is said of a study that was not run"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", "pipeline.budgets"], cwd=project, env=environment, check=True)
+    done = forks.stage(project, "budgets")
+    assert done.returncode == 0, done.stderr
     folder = project / "reports" / "budgets"
     assert {path.name for path in folder.iterdir()} == {"budgets.json", "budgets.md", "budgets.svg", "budgets.csv"}
     assert read(folder / "budgets.json", Budgets).missing == ()

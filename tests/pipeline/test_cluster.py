@@ -136,13 +136,17 @@ def tell_slurm(*words):
     subprocess.run(words, check=True)
 
 
-def has_left(ident):
+def number_of(ident):
+    """What Slurm's processes call a task."""
+    words = ["squeue", "--me", "--noheader", "--format=%A", f"--jobs={ident}"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def has_left(number):
     """Whether Slurm itself has no process for a task on the node any more.
 
     That comes after the task's state; one that began anew before would be ended by what the first one still reports.
     """
-    words = ["squeue", "--me", "--noheader", "--format=%A", f"--jobs={ident}"]
-    number = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile
             if f"slurmstepd: [{number}.".encode() in (process / "cmdline").read_bytes():
@@ -150,7 +154,7 @@ def has_left(ident):
     return True
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @on_slurm
 def test_a_failed_a_killed_a_warned_and_a_requeued_task(folder):
     """One exits with an error, one is killed, one is warned as at the end of its time, one requeued by the scheduler."""
@@ -166,7 +170,8 @@ def test_a_failed_a_killed_a_warned_and_a_requeued_task(folder):
     tell_slurm("scontrol", "requeue", requeued)
     driver.until(lambda: queue()[requeued][0] == "PENDING")
     for ident in (warned, requeued):  # Slurm waits two minutes: late news of the first try would end the second
-        driver.until(lambda ident=ident: has_left(ident))
+        number = number_of(ident)
+        driver.until(lambda number=number: has_left(number))
         tell_slurm("scontrol", "update", f"jobid={ident}", "starttime=now+5")
     Path("go").touch()
     said = driver.end(2)
@@ -189,7 +194,7 @@ def test_a_failed_a_killed_a_warned_and_a_requeued_task(folder):
     assert not list(cluster.FOLDER.glob("*.pkl"))
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @on_slurm
 def test_after_a_driver_that_died_nothing_is_submitted_twice(folder):
     first = Driver("first", LOLM_JOBS="1")
@@ -208,7 +213,7 @@ def test_after_a_driver_that_died_nothing_is_submitted_twice(folder):
     assert names("end") == NAMES
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @on_slurm
 def test_a_stopped_driver_leaves_no_job(folder):
     driver = Driver()
@@ -220,7 +225,7 @@ def test_a_stopped_driver_leaves_no_job(folder):
     assert names("end") == NAMES
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @on_slurm
 def test_what_slurm_refuses_is_one_line(folder):
     text = Path("driver.py").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from smoke_study import copied
 from lolm.records import Layout, read
 from lolm.records.schema import Ablation, Evaluation, Recall
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 
 def test_dvcs_own_overrides_change_exactly_what_they_name_and_the_runner_still_works(made, layout, tmp_path):

@@ -12,6 +12,8 @@ import pytest
 from projects import environment, python
 from test_pieces import gone, wait_for
 
+pytestmark = pytest.mark.slow  # the server of forks is
+
 STAGE = """
 import atexit, os, sys
 atexit.register(print, "at exit")

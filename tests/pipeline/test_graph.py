@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import pytest
 import yaml
 
@@ -116,9 +116,9 @@ def test_the_lock_of_head_is_of_the_code_of_head(tmp_path):
     params = yaml.safe_load(git("show", "HEAD:params.yaml"))
     if f"train@{params['scale']}" not in lock.get("stages", {}):
         pytest.skip("HEAD has no results of its own scale")
-    git("clone", "--quiet", "--shared", "--depth", "1", "--no-local", f"file://{ROOT}", str(tmp_path / "clone"), cwd=tmp_path)
+    git("clone", "--quiet", "--shared", str(ROOT), str(tmp_path / "clone"), cwd=tmp_path)  # nothing is packed
     environment = os.environ | {"DVC_SITE_CACHE_DIR": str(tmp_path / "site"), "DVC_NO_ANALYTICS": "1"}
-    words = [sys.executable, "-m", "dvc", "status", "--json"]
+    words = [forks.interpreter(), "-m", "dvc", "status", "--json"]
     done = subprocess.run(words, cwd=tmp_path / "clone", env=environment, capture_output=True, text=True, check=True)
     for stage, changes in json.loads(done.stdout).items():
         assert "changed command" not in changes, stage

@@ -49,6 +49,7 @@ def test_interpolation_and_recorded_params_see_the_override_and_the_file_stays(p
     assert (project / "params.yaml").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_dvc_that_reads_its_parameters_elsewhere_is_refused_before_it_does_anything(project, monkeypatch):
     """The hook is one of DVC's own tables; where DVC stops to look there, scale and study would be silently those of the file."""
     from dvc.utils import serialize

@@ -55,6 +55,7 @@ def changed(**chosen) -> set[str]:
 
 
 RUNS = {"train", "evaluate", "ablate", "layers", "recall"}  # stages with a piece for each run
+ALONE = {"arms": ["transformer"], "seeds": [1], "subject": "transformer", "baseline": ""}  # a step of LOLM takes longer to count
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,8 @@ def test_a_busy_machine_is_taken_for_no_slower_one(monkeypatch):
 
 def test_several_devices_share_weights_and_hours_or_are_refused_as_training_would(project, monkeypatch, capsys):
     monkeypatch.delenv("DVC_STAGE", raising=False)
-    words = ["plan", "--scale", "149m", "--study", "main", "--devices"]
+    rewritten(lambda params: params["studies"].update(alone=ALONE))
+    words = ["plan", "--scale", "149m", "--study", "alone", "--devices"]
     hours = {}
     for devices in (1, 16):
         monkeypatch.setattr("sys.argv", [*words, str(devices)])
@@ -203,13 +205,14 @@ def test_several_devices_share_weights_and_hours_or_are_refused_as_training_woul
 
 
 def test_a_step_that_does_not_fit_is_refused_by_the_stage_with_what_does(project, monkeypatch, capsys):
-    rewritten(setting("smoke", "training", batch_size=2**11))
-    monkeypatch.setattr(plan.Target, "here", lambda: plan.Target("a small machine", 1e8, False))
+    rewritten(setting("smoke", "training", batch_size=2**8))
+    rewritten(lambda params: params["studies"].update(alone=ALONE))
+    monkeypatch.setattr(plan.Target, "here", lambda: plan.Target("a small machine", 2e7, False))
     monkeypatch.setattr("lolm.accounting.price.SURELY_FITS", 0)
-    monkeypatch.setattr("sys.argv", ["plan", "--scale", "smoke", "--study", "smoke"])
+    monkeypatch.setattr("sys.argv", ["plan", "--scale", "smoke", "--study", "alone"])
     monkeypatch.setenv("DVC_STAGE", "plan")
     with pytest.raises(
-        ConfigError, match=r"step of lolm takes .* GiB a device with batch_size 2048, .*what fits: batch_size: \d+"
+        ConfigError, match=r"step of transformer takes .* GiB a device with batch_size 256, .*what fits: batch_size: \d+"
     ):
         plan.plan()
     assert not Layout("smoke").plan("train").exists()

@@ -54,7 +54,7 @@ def forget(project):
     shutil.rmtree(project / "artifacts/smoke/runs")
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_push_and_pull_through_s3(project, bucket):
     folder = project / "artifacts/smoke"
     dvc("init", "--no-scm")

@@ -92,6 +92,7 @@ def test_a_stopped_runner_leaves_no_process(project, number):
     assert Path("params.yaml").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_second_runner_is_refused(project):
     from filelock import FileLock
 

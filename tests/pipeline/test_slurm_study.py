@@ -6,19 +6,19 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
+import forks
 import pytest
 import slurm_node
 import yaml
-from projects import dvc, environment, halting, process_of, python
+from projects import dvc, environment, halting, in_forks, process_of, python
 from smoke_study import RUNS, copied, mlflow_rows
 
 from lolm.records import Layout, read
 from lolm.records.schema import Evaluation, RunHeader
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 
 @pytest.mark.skipif(not slurm_node.INSTALLED, reason="Slurm is not installed: apt-get install slurm-wlm munge")
@@ -35,11 +35,12 @@ def test_a_study_on_slurm_is_the_study(made, layout, tmp_path):
         shutil.rmtree(ours.train(*key))
     ours.evaluation("transformer", 1).unlink()
     fingerprints = [read(layout.header("lolm", seed), RunHeader).fingerprint for seed in (1, 2)]
-    words = [sys.executable, "-m", "pipeline.run", "--launcher", "slurm"]
+    words = [forks.interpreter(), "-m", "pipeline.run", "--launcher", "slurm"]
     with slurm_node.started() as slurm:
         output = tmp_path / "first.out"
         with open(output, "wb") as file:
-            variables = environment(copy, **slurm, **halting(tmp_path / "halting", *fingerprints))
+            halted = in_forks(halting(tmp_path / "halting", *fingerprints))
+            variables = environment(copy, words[0], **slurm, **halted)
             runner = subprocess.Popen(words, cwd=copy, env=variables, stdout=file, stderr=subprocess.STDOUT)
         for seed, fingerprint in zip((1, 2), fingerprints, strict=True):
             deadline = time.monotonic() + 300

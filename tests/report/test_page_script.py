@@ -80,7 +80,7 @@ def test_positions_of_values_are_those_of_the_drawing(results):
         assert np.isclose(means, (tokens, nats), rtol=1e-4).all(axis=1).any()
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt-get install chromium")
 def test_in_a_browser(results, tmp_path):
     ledger = build_ledger(results)

@@ -28,6 +28,7 @@ from lolm.claims import build_ledger, merged_ledger
 from lolm.claims.ledger import VERDICTS
 from lolm.config import ConfigError, load_params
 from lolm.records import Layout, RunKey, read, read_json, write, write_json
+from lolm.records.escape import csv_text
 from lolm.records.results import load_results, load_run
 from lolm.records.schema import Downstream, Recall
 from lolm.report import ablations, figures, rows, tables
@@ -40,6 +41,7 @@ from pipeline.front import make as make_front
 from pipeline.front import scale_results, with_block
 from pipeline.report import load_study, make, report
 
+ROOT = Path(__file__).resolve().parents[2]
 OF_HYBRIDS = {"type_statistic", "types_over_training"}  # need an arm with both types of mixer
 ALONE = {"training_arms", *OF_HYBRIDS}  # the first needs another arm of LOLM's family
 TWENTY = (
@@ -52,16 +54,63 @@ PLAIN = {
     "arms": ["mamba", "transformer_modern"], "seeds": [1, 2], "subject": "mamba", "baseline": "transformer_modern",
     "recall": ["mamba"],
 }  # fmt: skip
+HYBRIDS = PLAIN | {"arms": ["samba", "hymba", "transformer_modern"], "subject": "samba", "recall": ["samba"]}
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    return load_results(write_results(tmp_path_factory.mktemp("results")))
+def records(tmp_path_factory):
+    """Of ``main`` and of a study of hybrids."""
+    return write_results(tmp_path_factory.mktemp("records"), studies={"hybrids": HYBRIDS}, truth=SHORT)
 
 
 @pytest.fixture(scope="module")
-def drawn(results):
-    return pictures(results)
+def results(records):
+    return load_results(records)
+
+
+@pytest.fixture(scope="module")
+def staged(records, tmp_path_factory):
+    """Two folders with these records and what the stages made of them: in the first as commands; in the second one after another
+    in this process, where each figure is drawn from its table as anyone reads it from the file. And the second's pictures."""
+    folders = [shutil.copytree(records, tmp_path_factory.mktemp(name) / "project") for name in ("commands", "process")]
+    asked = [("report", "--scale", "smoke", "--study", study) for study in ("main", "hybrids")]
+    asked.append(("front", "--scale", "smoke", "--readme"))
+    found = {}
+
+    def kept(results):
+        found[results.study] = pictures(results)
+        return found[results.study]
+
+    for folder in folders:
+        (folder / "docs").mkdir()
+        for page in ("README.md", "docs/laboratory.md"):
+            (folder / page).write_text("<!-- findings:begin -->\n<!-- findings:end -->\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOLM_RUNNER", "1")  # MLflow is left alone
+        for module, *arguments in asked:
+            done = forks.stage(folders[0], module, *arguments)
+            assert done.returncode == 0, done.stderr
+        patch.chdir(folders[1])
+        patch.setattr("pipeline.report.pictures", kept)
+        patch.setattr(figures, "FIGURES", tuple(map(drawn_from_the_file, FIGURES)))
+        for module, *arguments in asked:
+            patch.setattr(sys, "argv", [module, *arguments])
+            {"report": report, "front": front_stage}[module]()
+    return *folders, found
+
+
+def drawn_from_the_file(entry):
+    """The entry of a figure that is drawn from its table as it stands in its file."""
+
+    def draw(table, results):
+        return entry.draw(pd.read_csv(io.StringIO(csv_text(table)), float_precision="round_trip"), results)
+
+    return replace(entry, draw=draw)
+
+
+@pytest.fixture(scope="module")
+def drawn(staged):
+    return staged[2]["main"]
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +120,6 @@ def several(tmp_path_factory):
     return write_results(
         folder, studies={"field": FIELD, "plain": PLAIN}, not_run=("mamba-2",), diverged=("transformer_modern-2",)
     )
-
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Page(HTMLParser):
@@ -126,15 +172,15 @@ def test_every_figure_is_drawn_under_its_title_with_its_table(drawn):
         assert not re.search(r"[{}]", picture.caption + picture.alt)
 
 
-def test_a_figure_reads_its_table_alone(results, drawn):
-    """The table as anyone reads it from the file draws the same figure."""
-    entries = {entry.name: entry for entry in FIGURES}
-    for picture in drawn:
-        read = pd.read_csv(io.StringIO(picture.csv()), float_precision="round_trip")
-        again = FigureEntry(
-            picture.name, picture.title, lambda _, read=read: read, entries[picture.name].draw, "", "", ""
-        ).picture(results)
-        assert again.svg == picture.svg, picture.name
+def test_a_figure_reads_its_table_alone(staged):
+    """The table as anyone reads it from the file draws the same figure as the stage's own."""
+    commands, _, found = staged
+    for study, drawn in found.items():
+        written = commands / "reports/smoke" / study
+        for picture in drawn:
+            assert (written / f"figures/{picture.name}.svg").read_text(encoding="utf-8") == picture.svg, picture.name
+            assert (written / f"tables/{picture.name}.csv").read_text(encoding="utf-8") == picture.csv()
+    assert {picture.name for picture in found["hybrids"]} >= OF_HYBRIDS
 
 
 def test_adding_a_figure_is_one_function_and_one_entry(results, monkeypatch):
@@ -356,23 +402,23 @@ def test_ledger_reads_as_a_report(results):
     assert all(line.endswith("|") for line in text.splitlines() if line.startswith("|"))
 
 
-@pytest.mark.parametrize(
-    ("arms", "seeds"),
-    [
-        (("lolm",), (1, 2)),
-        (("lolm", "transformer"), (1,)),
-        (("lolm", "transformer", "transformer_modern", "lolm_published"), (1, 2)),
-    ],
-)
-def test_any_arms_and_seeds(tmp_path, arms, seeds):
-    results = load_results(write_results(tmp_path, arms=arms, seeds=seeds, truth=SHORT))
-    drawn, ledger = pictures(results), build_ledger(results)
-    text = study_page(results, ledger, drawn)
-    Page(text)
-    assert ("One seed gives no interval, so no measured claim is decided." in text) == (len(seeds) == 1)
-    assert {"learning_curves", "bits_per_byte"} <= {picture.name for picture in drawn}
-    assert ("lead" in {picture.name for picture in drawn}) == ({"lolm", "transformer"} <= set(arms))
-    assert study_markdown(results, ledger)
+ONE_SEED = "One seed gives no interval, so no measured claim is decided."
+
+
+def test_any_arms_of_one_seed(tmp_path):
+    """One arm alone, and as many as it takes for all figures; those that show the same of both are drawn once."""
+    known = {}
+    for name, arms in {"one": TWENTY[:1], "many": TWENTY[:7]}.items():
+        results = load_results(write_results(tmp_path / name, arms=arms, seeds=(1,), truth=SHORT))
+        drawn, ledger = pictures(results), build_ledger(results)
+        text = study_page(results, ledger, [p for p in drawn if p.name not in known or not p.table.equals(known[p.name].table)])
+        Page(text)
+        assert ONE_SEED in text
+        known = {picture.name: picture for picture in drawn}
+        assert {"learning_curves", "bits_per_byte"} <= set(known)
+        assert ("lead" in known) == ("transformer" in arms)
+        assert study_markdown(results, ledger)
+    assert list(known) == [entry.name for entry in FIGURES]
 
 
 def test_page_says_what_an_arm_changes(tmp_path):
@@ -400,18 +446,11 @@ def test_page_without_lolm_does_not_speak_of_it(several):
         assert "LOLM" not in text
 
 
-def test_a_study_of_hybrids_has_their_claims_and_figures(tmp_path):
-    study = PLAIN | {"arms": ["samba", "hymba", "transformer_modern"], "subject": "samba", "recall": ["samba"]}
-    results = load_results(write_results(tmp_path, studies={"hybrids": study}, truth=SHORT), study="hybrids")
-    ledger, drawn = build_ledger(results), pictures(results)
+def test_a_study_of_hybrids_has_their_claims_and_figures(records, staged):
+    results, drawn = load_results(records, study="hybrids"), staged[2]["hybrids"]
+    ledger = build_ledger(results)
     assert {claim.group for claim in own_claims(results, ledger)} == {"hybrids", "sanity"}
     assert OF_HYBRIDS | {"damage_by_layer"} <= {picture.name for picture in drawn}
-    for entry in FIGURES:
-        if entry.name in OF_HYBRIDS:  # the table as anyone reads it from the file draws the same figure
-            picture = entry.picture(results)
-            read = pd.read_csv(io.StringIO(picture.csv()), float_precision="round_trip")
-            again = FigureEntry(entry.name, entry.title, lambda _, read=read: read, entry.draw, "", "", "").picture(results)
-            assert again.svg == picture.svg
     for text in (study_page(results, ledger, drawn), study_markdown(results, ledger)):
         assert "recurrent mixers" in text
         assert "LOLM" not in re.sub(r"<style>.*?</style>|<section id=\"figures\">.*?</section>", "", text, flags=re.S)
@@ -445,13 +484,16 @@ def test_page_of_twenty_arms(tmp_path):
     results = load_results(write_results(tmp_path, arms=TWENTY, seeds=(1, 2), truth=replace(SHORT, speeds=speeds)))
     drawn = pictures(results)
     assert [picture.name for picture in drawn] == [entry.name for entry in FIGURES]
-    text = study_page(results, build_ledger(results), drawn)
+    (curves,) = (picture for picture in drawn if picture.name == "learning_curves")  # all are drawn of seven arms, above
+    ledger = build_ledger(results)
+    text = study_page(results, ledger, [curves])
     Page(text)
+    assert ONE_SEED not in text
+    assert study_markdown(results, ledger)
     board = text[text.index('id="leaderboard"') : text.index('id="ledger"')]
     assert board.count("<tr") == 21
-    curves = next(picture.svg for picture in drawn if picture.name == "learning_curves")
     labels = {results.label(arm) for arm in TWENTY}
-    heights = sorted(y for y, label in text_heights(curves) if label in labels)
+    heights = sorted(y for y, label in text_heights(curves.svg) if label in labels)
     assert len(heights) == len(labels) == 20
     assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) > 9  # no label on another
 
@@ -517,7 +559,7 @@ def test_front_page_leads_to_no_page_that_is_not_made(front, several):
 
 
 def test_front_page_leads_to_the_front_pages_of_other_scales_that_are_there(tmp_path, monkeypatch):
-    monkeypatch.chdir(write_results(tmp_path))
+    monkeypatch.chdir(write_results(tmp_path, arms=("lolm",), seeds=(1,), truth=SHORT))
     monkeypatch.setattr("pipeline.front.present_scales", lambda params: ["smoke", "nano", "tiny"])
 
     def linked(made=()):
@@ -621,32 +663,17 @@ def test_readme_says_no_more_than_the_verdicts(front):
 @pytest.mark.parametrize("beside", [["smoke"], ["tiny", "smoke"]])
 def test_a_trial_does_not_replace_the_pages_of_another_scale(tmp_path, monkeypatch, beside):
     """As in `dvc exp run -S scale=smoke` in a clone, whose reports/claims.md are those of tiny."""
-    monkeypatch.chdir(write_results(tmp_path))
+    monkeypatch.chdir(write_results(tmp_path, arms=("lolm",), seeds=(1,), truth=SHORT))
     monkeypatch.setattr("pipeline.front.present_scales", lambda params: beside)
     make_front(load_params(), "smoke")
     assert Path("reports/smoke/claims.md").exists()
     assert Path("reports/claims.md").exists() == ("tiny" not in beside)
 
 
-def test_stages_write_the_same_bytes_in_two_folders_and_links_resolve(tmp_path, monkeypatch):
+def test_stages_write_the_same_bytes_in_two_folders_and_links_resolve(staged):
     """Once as commands, once in this process, which has drawn other things before."""
     written = []
-    for name in ("a", "b"):
-        folder = write_results(tmp_path / name, studies={"plain": PLAIN}, truth=SHORT)
-        (folder / "docs").mkdir()
-        for page in ("README.md", "docs/laboratory.md"):
-            (folder / page).write_text("<!-- findings:begin -->\n<!-- findings:end -->\n")
-        asked = [("report", "--scale", "smoke", "--study", study) for study in ("main", "plain")]
-        asked.append(("front", "--scale", "smoke", "--readme"))
-        monkeypatch.chdir(folder)
-        monkeypatch.setenv("LOLM_RUNNER", "1")
-        for module, *arguments in asked:
-            if name == "a":
-                done = forks.stage(folder, module, *arguments)  # LOLM_RUNNER: MLflow is left alone
-                assert done.returncode == 0, done.stderr
-            else:
-                monkeypatch.setattr(sys, "argv", [module, *arguments])
-                {"report": report, "front": front_stage}[module]()
+    for folder in staged[:2]:
         assert "| LOLM " in (folder / "README.md").read_text()
         reports = folder / "reports"
         written.append({str(p.relative_to(reports)): p.read_bytes() for p in sorted(reports.rglob("*")) if p.is_file()})
@@ -660,7 +687,7 @@ def test_stages_write_the_same_bytes_in_two_folders_and_links_resolve(tmp_path, 
         "leaderboard.csv",
         "leaderboard.json",
     }
-    assert {f"smoke/{study}/{name}" for study in ("main", "plain") for name in made} <= set(written[0])
+    assert {f"smoke/{study}/{name}" for study in ("main", "hybrids") for name in made} <= set(written[0])
     shown = [entry.name for entry in FIGURES if entry.name not in ALONE]
     assert {f"smoke/main/{path}" for name in shown for path in (f"figures/{name}.svg", f"tables/{name}.csv")} <= set(written[0])
     assert {"index.html", "claims.md", "claims.json", "report.html", "smoke/index.html", "smoke/claims.json"} <= set(written[0])
@@ -835,6 +862,7 @@ def test_a_study_without_a_scale_is_made_where_it_has_a_page_and_at_the_scale_of
     assert capsys.readouterr().out == "report: nothing to make of study main: no records at smoke\n"
 
 
+@pytest.mark.slow
 def test_a_broken_record_is_named_and_the_last_report_stays(reported, tmp_path):
     folder = shutil.copytree(reported, tmp_path / "copy")
     page = folder / "reports/smoke/plain/report.html"

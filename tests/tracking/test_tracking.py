@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import forks
 import pytest
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
@@ -51,7 +52,7 @@ def made(tmp_path_factory):
     return Layout("smoke", write_results(tmp_path_factory.mktemp("made"), seeds=(1,), truth=truth))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _records(made):
     global MADE
     MADE = made
@@ -192,13 +193,35 @@ def test_run_in_progress_becomes_the_finished_one(project):
     assert points(run) == expected(rows(20))
 
 
+@pytest.fixture(scope="module")
+def begun(migrated, tmp_path_factory):
+    """A project whose run goes on and has been sent once, for :func:`test_killed_between_any_two_calls`, and a copy of it."""
+    folder = tmp_path_factory.mktemp("begun") / "project"
+    (folder / ".dvc").mkdir(parents=True)
+    shutil.copy(migrated, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
+            patch.delenv(variable, raising=False)
+        patch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")  # no connection outlives the file that it was opened to
+        patch.chdir(folder)
+        evaluated()
+        write(LAYOUT.ablation(*KEY), ablation())
+        tracking.sync_live(live_run(rows(5)))
+        live_run(rows(12))
+    return folder, shutil.copytree(folder, folder.with_name("copy"))
+
+
 @pytest.mark.parametrize("call", range(1, 22))
-def test_killed_between_any_two_calls(project, monkeypatch, call):
-    """The process dies right after the n-th call to the store, training resumes, and every point is there once."""
-    evaluated()
-    write(LAYOUT.ablation(*KEY), ablation())
-    tracking.sync_live(live_run(rows(5)))
-    scratch = live_run(rows(12))
+def test_killed_between_any_two_calls(project, begun, monkeypatch, call):
+    """The process dies right after the n-th call to the store, training resumes, and every point is there once.
+
+    Always in the same place, so that MLflow has its engine and what that has compiled already.
+    """
+    folder, copy = begun
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder)
+    monkeypatch.chdir(folder)
+    scratch = Path(".scratch/f00d")
 
     class Killed(BaseException):
         pass
@@ -239,9 +262,9 @@ def test_killed_between_any_two_calls(project, monkeypatch, call):
     train_on()
     (run,) = runs()
     measured = ("eval/", "intervention/", "position/", "length/")
-    trained = Counter({p: n for p, n in points(run).items() if not p[0].startswith(measured)})
-    assert trained == expected(rows(20))
-    assert set(points(run).values()) == {1}
+    found = points(run)
+    assert Counter({p: n for p, n in found.items() if not p[0].startswith(measured)}) == expected(rows(20))
+    assert set(found.values()) == {1}
     assert run.data.metrics["eval/test_nats"] == 4.5
     (model,) = models()
     assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
@@ -557,8 +580,7 @@ def test_a_copied_project_keeps_its_artifacts_to_itself(project, monkeypatch):
     shutil.copytree(project, copy)
     monkeypatch.chdir(copy)
     write_text("reports/smoke/main/report.html", "second")
-    command = [sys.executable, "-c", "from lolm import tracking; tracking.sync_scale('smoke')"]
-    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    assert forks.stage(copy, "track").returncode == 0
     (run,) = runs("lolm-reports")
     (model,) = models()
     assert run.info.artifact_uri.startswith((copy / "mlartifacts").as_uri() + "/lolm-reports/")
@@ -604,8 +626,10 @@ def test_a_store_is_made_and_migrated_in_an_odd_folder(tmp_path, monkeypatch):
     with sqlite3.connect("mlflow.db") as database:
         assert database.execute("SELECT count(*) FROM experiments").fetchone() == (1,)
     assert list(tmp_path.iterdir()) == [root]
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", tracking.store_uri()]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    upgrade = f"import runpy, sys; sys.argv = ['mlflow', 'db', 'upgrade', {tracking.store_uri()!r}]; "
+    done = forks.begun(root, upgrade + "runpy.run_module('mlflow', run_name='__main__')")
+    assert "Updating database tables" in done.communicate(timeout=120)[1]
+    assert done.returncode == 0
     assert list(tmp_path.iterdir()) == [root]
     assert {path.name for path in root.iterdir()} <= {".dvc", "mlflow.db", "mlflow.db.lock"}
 
@@ -622,12 +646,11 @@ def test_secrets_of_the_environment_stand_nowhere(project):
     write_text("reports/smoke/main/report.html", "said")
     write_json(Path("reports/smoke/main/claims.json"), [])
     filling = "from lolm.tracking import stages; stages.try_sync_scale('smoke')"
-    said = []
-    for words in (["-m", "pipeline.track"], ["-c", filling]):
-        for secrets in (SECRETS, SECRETS | {"MLFLOW_TRACKING_URI": ""}):
-            environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"} | secrets
-            done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
-            said.append(done.stdout + done.stderr)
+    elsewhere = SECRETS | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    both = (elsewhere, elsewhere | {"MLFLOW_TRACKING_URI": ""})
+    tracked = [forks.stage(project, "track", **secrets) for secrets in both]
+    said = [done.stdout + done.stderr for done in tracked]
+    said += ["".join(forks.begun(project, filling, **secrets).communicate(timeout=120)) for secrets in both]
     assert "error: http://***@127.0.0.1:9: cannot be used" in said[0]
     assert "runs and reports written" in said[1]
     files = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
@@ -697,26 +720,21 @@ def test_a_job_on_another_machine_leaves_its_last_checkpoint_to_the_process_that
 def test_stages_of_the_runner_leave_it_to_the_runner(project):
     """A short run under the runner ends without loading MLflow; without a runner it fills MLflow itself."""
     finished_run()
-    code = "import sys; from lolm import tracking; tracking.try_sync_scale('smoke'); print('mlflow' in sys.modules)"
-    for environment, loaded in (({tracking.RUNNER: "1"}, "False"), ({}, "True")):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            check=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.stdout.strip() == loaded, done.stderr
-        assert len(runs()) == (loaded == "True")
+    code = "import sys; from lolm import tracking; tracking.try_sync_scale('smoke')"
+    command = [sys.executable, "-c", code + "; assert 'mlflow' not in sys.modules"]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT), tracking.RUNNER: "1"})
+    assert runs() == []
+    done = forks.begun(project, code)
+    assert done.communicate(timeout=120)[1] == ""
+    assert len(runs()) == 1
 
 
 @pytest.mark.slow
-def test_two_processes_prepare_the_store(tmp_path):
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    environment |= {"DVC_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT)}
+def test_two_processes_prepare_the_store(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     code = "from lolm import tracking; from lolm.records import Layout; tracking.prepare_store()"
-    command = [sys.executable, "-c", code + "; print(repr(tracking.chart_page_of(Layout('tiny'), 'main')))"]
-    both = [subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    code += "; print(repr(tracking.chart_page_of(Layout('tiny'), 'main')))"
+    both = [forks.begun(tmp_path, code, DVC_ROOT=str(tmp_path)) for _ in range(2)]
     assert [process.communicate(timeout=300)[0].strip() for process in both] == ["''", "''"]
     assert [process.returncode for process in both] == [0, 0]
     with sqlite3.connect(tmp_path / "mlflow.db") as database:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import forks
 import psutil
 import pytest
 from builders import ROOT
@@ -58,13 +59,13 @@ def test_a_server_listens_on_the_loopback_address_and_refuses_foreign_names(tmp_
         port = probe.getsockname()[1]
     dropped = ("MLFLOW_TRACKING_URI", "MLFLOW_SERVER_ALLOWED_HOSTS", "DVC_ROOT")
     own = {key: value for key, value in os.environ.items() if key not in dropped} | {"PYTHONPATH": str(ROOT)}
-    words = [sys.executable, "-m", "pipeline.ui", "--port", str(port)]
+    words = [forks.interpreter(), "-m", "pipeline.ui", "--port", str(port)]
     with subprocess.Popen(words, cwd=tmp_path, env=own, stdout=subprocess.PIPE, text=True) as server:
         try:
             while f"http://127.0.0.1:{port}/" not in server.stdout.readline():
                 assert server.poll() is None, (tmp_path / ui.LOG).read_text(encoding="utf-8")
                 time.sleep(0.01)
-            tree = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+            tree = psutil.Process().children(recursive=True)  # forks, and what they start, are of one server of ours
             listening = {c.laddr.ip for p in tree for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
             assert listening == {"127.0.0.1"}
             assert {answered(port, f"{name}:{port}") for name in ("127.0.0.1", "localhost")} == {200}

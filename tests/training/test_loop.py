@@ -1,11 +1,11 @@
 """The loop: what it writes, and that a run which is killed anywhere ends as if it had not been."""
 
 import math
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,14 +178,18 @@ def test_leftovers_of_a_kill_in_the_middle_of_a_write_do_not_stay(straight, tmp_
     same(tmp_path, straight["transformer"])
 
 
-@pytest.mark.slow
+def train_and_be_killed(folder: Path, stop: int) -> None:
+    with suppress(Killed):
+        train(short_run(), folder, stop)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_process_that_is_killed_goes_on_in_another(straight, tmp_path, capsys):
     """SIGKILL, which nothing can catch, between two checkpoints."""
-    here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": f"{here.parents[1]}:{here.parent}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(here.parent / "runs.py"), str(tmp_path), "6"]
-    killed = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = multiprocessing.get_context("fork").Process(target=train_and_be_killed, args=(tmp_path, 6))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     capsys.readouterr()
     train(short_run(), tmp_path)
     assert "going on from step 4" in capsys.readouterr().err
@@ -344,7 +348,7 @@ def test_records_hold_no_absolute_path_or_time(straight):
     assert str(straight["lolm"]) not in text
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_torch_compile_takes_the_same_steps_around_the_compiled_kernels(tmp_path):
     losses = []

@@ -87,7 +87,7 @@ def alone(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_two_processes_make_what_one_makes(alone, tmp_path):
     """Over 20 steps, for LOLM and for every mixer, with dropout and noise; an odd vocabulary leaves the last row its training."""
     wrote = together(2, tmp_path / "group", trained, str(tmp_path), ["lolm", "mixers"])
@@ -101,7 +101,7 @@ def test_two_processes_make_what_one_makes(alone, tmp_path):
         assert (end != start).any(dim=1).all()
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_checkpoint_of_two_goes_on_on_one_and_on_four_and_of_one_on_four(tmp_path, capsys):
     """The next losses are the same; four have fewer rows of some weights than processes."""
     (tmp_path / "alone").mkdir()
@@ -188,7 +188,7 @@ def traps(folder: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_traps(tmp_path):
     """Cooldowns, which go back to other weights; tokens that are not scored; the head read in blocks; heads that are not trained;
     bfloat16 with exact decay rates; a loss that is not finite on one process alone."""
@@ -225,7 +225,7 @@ main(lambda: launch("a run", [sys.executable, *sys.argv[1:]], 2, 1))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_process_that_dies_ends_the_others_in_one_line_and_the_next_start_goes_on(tmp_path):
     here = Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": f"{here.parents[1]}:{here.parent}", "OMP_NUM_THREADS": "1"}

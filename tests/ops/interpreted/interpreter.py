@@ -1,6 +1,6 @@
 """Imported first by the files beside it: Triton's kernels then run in its interpreter, on CPU tensors.
 
-No conftest, and no name that pytest looks for: :mod:`test_triton` starts these files in processes of their own, because what a
+No conftest, and no name that pytest looks for: :mod:`test_triton` starts these files in a process of their own, because what a
 kernel becomes is decided when it is defined.
 """
 
@@ -34,3 +34,18 @@ def patch_once(patch=interpreter._patch_lang):
 
 
 interpreter._patch_lang = patch_once()
+
+
+def numpys(get=interpreter._get_np_dtype):
+    """It makes a table of all types at every call."""
+    known = {}
+
+    def kept(triton_type):
+        if triton_type.name not in known:
+            known[triton_type.name] = get(triton_type)
+        return known[triton_type.name]
+
+    return kept
+
+
+interpreter._get_np_dtype = numpys()
