@@ -484,16 +484,16 @@ def test_page_of_twenty_arms(tmp_path):
     results = load_results(write_results(tmp_path, arms=TWENTY, seeds=(1, 2), truth=replace(SHORT, speeds=speeds)))
     drawn = pictures(results)
     assert [picture.name for picture in drawn] == [entry.name for entry in FIGURES]
-    (curves,) = (picture for picture in drawn if picture.name == "learning_curves")  # all are drawn of seven arms, above
     ledger = build_ledger(results)
-    text = study_page(results, ledger, [curves])
+    text = study_page(results, ledger, drawn)
     Page(text)
     assert ONE_SEED not in text
     assert study_markdown(results, ledger)
     board = text[text.index('id="leaderboard"') : text.index('id="ledger"')]
     assert board.count("<tr") == 21
     labels = {results.label(arm) for arm in TWENTY}
-    heights = sorted(y for y, label in text_heights(curves.svg) if label in labels)
+    (curves,) = (picture.svg for picture in drawn if picture.name == "learning_curves")
+    heights = sorted(y for y, label in text_heights(curves) if label in labels)
     assert len(heights) == len(labels) == 20
     assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) > 9  # no label on another
 
