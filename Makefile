@@ -91,7 +91,7 @@ check: lint ## style, types, quick tests, a minute on two cores
 test: $(ready) tools ## all tests but those of whole systems, six minutes on two cores
 	@$(quiet) $(pytest) -m "not system and not faults" $(ARGS)
 
-test-all: $(ready) tools ## and studies under DVC and Slurm, processes that are killed, compilers, servers: what CI runs, twelve minutes
+test-all: $(ready) tools ## and studies under DVC and Slurm, processes that are killed, compilers, servers: what CI runs, nine minutes
 	@$(quiet) $(pytest) -m "not faults" $(ARGS)
 
 faults: $(ready) tools ## kills, failing writes, damaged and invented files, some 15 minutes; its table goes into docs/reliability.md

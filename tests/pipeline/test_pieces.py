@@ -155,6 +155,7 @@ def test_a_failure_stops_no_other_and_is_named_at_the_end(folder, workers):
     assert names()[4:] == ["lolm-1"], "the same command makes what is missing and nothing else"
 
 
+@pytest.mark.system
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at /proc")
 @pytest.mark.parametrize(
     ("number", "workers"), [(signal.SIGINT, "2"), (signal.SIGTERM, "2"), (signal.SIGTERM, "1"), (signal.SIGKILL, "2")]

@@ -74,7 +74,7 @@ def test_it_makes_what_is_asked_once_and_leaves_the_parameters_alone(project):
     assert Path("params.yaml").read_bytes() == before
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_runner_leaves_no_process(project, number):

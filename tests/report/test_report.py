@@ -405,20 +405,17 @@ def test_ledger_reads_as_a_report(results):
 ONE_SEED = "One seed gives no interval, so no measured claim is decided."
 
 
-def test_any_arms_of_one_seed(tmp_path):
-    """One arm alone, and as many as it takes for all figures; those that show the same of both are drawn once."""
-    known = {}
-    for name, arms in {"one": TWENTY[:1], "many": TWENTY[:7]}.items():
-        results = load_results(write_results(tmp_path / name, arms=arms, seeds=(1,), truth=SHORT))
-        drawn, ledger = pictures(results), build_ledger(results)
-        text = study_page(results, ledger, [p for p in drawn if p.name not in known or not p.table.equals(known[p.name].table)])
-        Page(text)
-        assert ONE_SEED in text
-        known = {picture.name: picture for picture in drawn}
-        assert {"learning_curves", "bits_per_byte"} <= set(known)
-        assert ("lead" in known) == ("transformer" in arms)
-        assert study_markdown(results, ledger)
-    assert list(known) == [entry.name for entry in FIGURES]
+@pytest.mark.parametrize(("arms", "seeds"), [(("lolm",), (1, 2)), (("lolm", "transformer"), (1,))])
+def test_any_arms_and_seeds(tmp_path, arms, seeds):
+    """Many are those of :func:`test_page_of_twenty_arms`."""
+    results = load_results(write_results(tmp_path, arms=arms, seeds=seeds, truth=SHORT))
+    drawn, ledger = pictures(results), build_ledger(results)
+    text = study_page(results, ledger, drawn)
+    Page(text)
+    assert (ONE_SEED in text) == (len(seeds) == 1)
+    assert {"learning_curves", "bits_per_byte"} <= {picture.name for picture in drawn}
+    assert ("lead" in {picture.name for picture in drawn}) == ("transformer" in arms)
+    assert study_markdown(results, ledger)
 
 
 def test_page_says_what_an_arm_changes(tmp_path):

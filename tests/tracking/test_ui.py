@@ -50,6 +50,7 @@ def answered(port: int, host: str) -> int:
     return connection.getresponse().status
 
 
+@pytest.mark.system
 def test_a_server_listens_on_the_loopback_address_and_refuses_foreign_names(tmp_path, migrated):
     shutil.copy(migrated, tmp_path / "mlflow.db")
     shutil.copy(ROOT / "params.yaml", tmp_path)
