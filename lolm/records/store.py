@@ -63,18 +63,7 @@ def write(path: str | Path, record: Any) -> None:
 
 def to_record(record: Any) -> dict[str, Any]:
     """The plain mapping of a record, as it stands in its file."""
-    return {ALIASES.get(field.name, field.name): _plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
-
-
-def _plain(value: Any) -> Any:
-    """Records as mappings and tuples as lists, at every depth."""
-    if dataclasses.is_dataclass(value):
-        return to_record(value)
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return list(value) if PLAIN.issuperset(map(type, value)) else [_plain(inner) for inner in value]
-    return value
+    return _renamed(record, ALIASES)
 
 
 def read_json(path: str | Path) -> Any:
@@ -189,7 +178,9 @@ def _parsed(text: str, path: str | Path) -> Any:
 
 
 def _renamed(value: Any, names: dict[str, str]) -> Any:
-    """The same plain value with keys renamed, at every depth."""
+    """The same value with keys renamed, at every depth; records become mappings of their fields."""
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {names.get(key, key): _renamed(inner, names) for key, inner in value.items()}
     if isinstance(value, list | tuple):

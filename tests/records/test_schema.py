@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import lzma
+from dataclasses import dataclass
 
 import pytest
 from synthetic import write_results
@@ -298,3 +299,13 @@ def test_a_record_with_a_name_that_nobody_can_ask_for_is_refused(tmp_path):
         write(path, dataclasses.replace(record, **change))
         with pytest.raises(RecordError, match=r"ablate/lolm-1\.json\.xz: no (intervention|class of tokens|readout) '"):
             load_results(tmp_path)
+
+
+@dataclass(frozen=True)
+class Counted:
+    counts: dict[str, int]
+
+
+def test_a_name_that_python_keeps_is_written_as_it_was_read():
+    raw = {"counts": {"class": 1}}
+    assert to_record(from_record(Counted, raw, "a.json")) == raw
