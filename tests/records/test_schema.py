@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import lzma
-from dataclasses import dataclass
 
 import pytest
 from synthetic import write_results
@@ -301,7 +300,7 @@ def test_a_record_with_a_name_that_nobody_can_ask_for_is_refused(tmp_path):
             load_results(tmp_path)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Counted:
     counts: dict[str, int]
 
